@@ -1,0 +1,187 @@
+"""Statements that recount what must always hold: each returns only what is off."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from sql import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Miscount:
+    """A course whose seat counter is not the number of the students seated."""
+
+    course_id: int
+    seats_taken: int
+    counted: int
+
+
+@dataclass(frozen=True, slots=True)
+class Oversold:
+    """A course with more students seated than any capacity that it has ever had."""
+
+    course_id: int
+    seats_taken: int
+    largest_capacity: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unexplained:
+    """A state that differs from what its last event says; None where there is no row, or no event."""
+
+    student_id: int
+    course_id: int
+    status: str | None
+    status_by_event: str | None
+    place: int | None
+    place_by_event: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Unversioned:
+    """A student or course whose version is not the one that its last event tells."""
+
+    kind: str
+    id: int
+    version: int | None
+    version_by_event: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A position that no event has, though a later event exists."""
+
+    after_position: int
+    next_position: int
+
+
+FIND_MISCOUNTS: Final = """
+SELECT courses.id AS course_id, courses.seats_taken, count(student_courses.student_id) AS counted
+FROM courses
+LEFT JOIN student_courses
+    ON student_courses.course_id = courses.id
+    AND student_courses.status IN ('enrolled', 'completed')
+GROUP BY courses.id
+HAVING courses.seats_taken <> count(student_courses.student_id)
+ORDER BY courses.id
+"""
+
+
+async def find_miscounts(connection: Connection) -> list[Miscount]:
+    """Recount the seats of every course."""
+    return [Miscount(*row) for row in await connection.fetch(FIND_MISCOUNTS)]
+
+
+FIND_OVERSOLD: Final = """
+SELECT courses.id AS course_id, courses.seats_taken, max((events.after ->> 'capacity')::bigint) AS largest_capacity
+FROM courses
+INNER JOIN events
+    ON events.course_id = courses.id
+    AND events.student_id IS NULL
+    AND events.after -> 'capacity' IS NOT NULL
+WHERE courses.seats_taken > courses.capacity
+GROUP BY courses.id
+HAVING bool_and(events.after ->> 'capacity' IS NOT NULL)
+    AND courses.seats_taken > max((events.after ->> 'capacity')::bigint)
+ORDER BY courses.id
+"""
+
+
+async def find_oversold(connection: Connection) -> list[Oversold]:
+    """Find courses that are above capacity without the capacity having been lowered."""
+    return [Oversold(*row) for row in await connection.fetch(FIND_OVERSOLD)]
+
+
+FIND_UNEXPLAINED: Final = """
+WITH last AS (
+    SELECT DISTINCT ON (student_id, course_id) student_id, course_id, after ->> 'status' AS status
+    FROM events
+    WHERE student_id IS NOT NULL
+        AND course_id IS NOT NULL
+    ORDER BY student_id, course_id, position DESC
+),
+joined AS (
+    SELECT student_id, course_id, max(position) AS place
+    FROM events
+    WHERE type = 'enrollment.enrolled'
+    GROUP BY student_id, course_id
+)
+SELECT
+    coalesce(student_courses.student_id, last.student_id) AS student_id,
+    coalesce(student_courses.course_id, last.course_id) AS course_id,
+    student_courses.status,
+    last.status AS status_by_event,
+    student_courses.place,
+    joined.place AS place_by_event
+FROM student_courses
+FULL JOIN last
+    ON last.student_id = student_courses.student_id
+    AND last.course_id = student_courses.course_id
+LEFT JOIN joined
+    ON joined.student_id = student_courses.student_id
+    AND joined.course_id = student_courses.course_id
+WHERE student_courses.status IS DISTINCT FROM last.status
+    OR student_courses.place IS DISTINCT FROM joined.place
+ORDER BY 1, 2
+"""
+
+
+async def find_unexplained(connection: Connection) -> list[Unexplained]:
+    """Compare every row of ``student_courses`` with the last event of its student and course."""
+    return [Unexplained(*row) for row in await connection.fetch(FIND_UNEXPLAINED)]
+
+
+FIND_UNVERSIONED: Final = """
+WITH things AS (
+    SELECT 'student' AS kind, id, version
+    FROM students
+    UNION ALL
+    SELECT 'course', id, version
+    FROM courses
+),
+last AS (
+    SELECT DISTINCT ON (kind, id) kind, id, version
+    FROM (
+        SELECT
+            split_part(type, '.', 1) AS kind,
+            coalesce(student_id, course_id) AS id,
+            (after ->> 'version')::bigint AS version,
+            position
+        FROM events
+        WHERE student_id IS NULL
+            OR course_id IS NULL
+    ) AS told
+    ORDER BY kind, id, position DESC
+)
+SELECT
+    coalesce(things.kind, last.kind) AS kind,
+    coalesce(things.id, last.id) AS id,
+    things.version,
+    last.version AS version_by_event
+FROM things
+FULL JOIN last
+    ON last.kind = things.kind
+    AND last.id = things.id
+WHERE things.version IS DISTINCT FROM last.version
+ORDER BY 1, 2
+"""
+
+
+async def find_unversioned(connection: Connection) -> list[Unversioned]:
+    """Compare the version of every student and course with its last event; a deleted one has no version."""
+    return [Unversioned(*row) for row in await connection.fetch(FIND_UNVERSIONED)]
+
+
+FIND_GAPS: Final = """
+SELECT after_position, next_position
+FROM (
+    SELECT lag(position, 1, 0::bigint) OVER (ORDER BY position) AS after_position, position AS next_position
+    FROM events
+) AS steps
+WHERE next_position <> after_position + 1
+ORDER BY next_position
+"""
+
+
+async def find_gaps(connection: Connection) -> list[Gap]:
+    """Find what is missing between 1 and the newest position."""
+    return [Gap(*row) for row in await connection.fetch(FIND_GAPS)]

@@ -1,0 +1,143 @@
+"""Statements about students."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from sql import Connection, columns
+
+
+@dataclass(frozen=True, slots=True)
+class Student:
+    """A student. ``version`` counts the changes of the editable fields."""
+
+    id: int
+    external_id: str | None
+    given_name: str
+    family_name: str
+    email: str
+    version: int
+    created_at: datetime
+    updated_at: datetime
+
+
+GET_STUDENT: Final = """
+SELECT id, external_id, given_name, family_name, email, version, created_at, updated_at
+FROM students
+WHERE id = $1::bigint
+"""
+
+
+async def get_student(connection: Connection, student_id: int) -> Student | None:
+    """Read one student."""
+    row = await connection.fetchrow(GET_STUDENT, student_id)
+    return Student(*row) if row else None
+
+
+LIST_STUDENTS: Final = """
+SELECT id, external_id, given_name, family_name, email, version, created_at, updated_at
+FROM students
+WHERE id > $1::bigint
+ORDER BY id
+LIMIT $2::bigint
+"""
+
+
+async def list_students(connection: Connection, after_id: int, limit: int) -> list[Student]:
+    """Read a page of students by id."""
+    return [Student(*row) for row in await connection.fetch(LIST_STUDENTS, after_id, limit)]
+
+
+FIND_STUDENTS_BY_EMAIL: Final = """
+SELECT id, external_id, given_name, family_name, email, version, created_at, updated_at
+FROM students
+WHERE lower(email COLLATE "C") = lower($1::text COLLATE "C")
+"""
+
+
+async def find_students_by_email(connection: Connection, email: str) -> list[Student]:
+    """Read the one student with an address, in any case of its letters."""
+    return [Student(*row) for row in await connection.fetch(FIND_STUDENTS_BY_EMAIL, email)]
+
+
+FIND_STUDENTS_BY_EXTERNAL_ID: Final = """
+SELECT id, external_id, given_name, family_name, email, version, created_at, updated_at
+FROM students
+WHERE external_id = $1::text
+"""
+
+
+async def find_students_by_external_id(connection: Connection, external_id: str) -> list[Student]:
+    """Read the one student with an external id."""
+    return [Student(*row) for row in await connection.fetch(FIND_STUDENTS_BY_EXTERNAL_ID, external_id)]
+
+
+LOAD_STUDENTS: Final = """
+SELECT id, external_id, given_name, family_name, email, version, created_at, updated_at
+FROM students
+WHERE id = ANY($1::bigint[])
+"""
+
+
+async def load_students(connection: Connection, ids: list[int]) -> list[Student]:
+    """Read students by id, in no order."""
+    return [Student(*row) for row in await connection.fetch(LOAD_STUDENTS, ids)]
+
+
+MATCH_STUDENTS: Final = """
+SELECT id, external_id, given_name, family_name, email, version, created_at, updated_at
+FROM students
+WHERE external_id = ANY($1::text[])
+    OR lower(email COLLATE "C") = ANY($2::text[])
+"""
+
+
+async def match_students(connection: Connection, external_ids: list[str], emails: list[str]) -> list[Student]:
+    """Read the students that hold any of these external ids or of these addresses in small letters."""
+    return [Student(*row) for row in await connection.fetch(MATCH_STUDENTS, external_ids, emails)]
+
+
+RESERVE_STUDENT_IDS: Final = """
+SELECT nextval('students_id_seq')
+FROM generate_series(1, $1::bigint)
+"""
+
+
+async def reserve_student_ids(connection: Connection, count: int) -> list[int]:
+    """Take new ids; those not used are lost."""
+    return [row[0] for row in await connection.fetch(RESERVE_STUDENT_IDS, count)]
+
+
+SAVE_STUDENTS: Final = """
+INSERT INTO students (id, external_id, given_name, family_name, email, version, created_at, updated_at)
+SELECT
+    unnest($1::bigint[]), unnest($2::text[]), unnest($3::text[]), unnest($4::text[]), unnest($5::text[]),
+    unnest($6::bigint[]), unnest($7::timestamptz[]), unnest($8::timestamptz[])
+ON CONFLICT (id) DO UPDATE SET
+    external_id = excluded.external_id,
+    given_name = excluded.given_name,
+    family_name = excluded.family_name,
+    email = excluded.email,
+    version = excluded.version,
+    updated_at = excluded.updated_at
+"""
+
+
+async def save_students(connection: Connection, students: Sequence[Student]) -> None:
+    """Insert or update students.
+
+    Raises ``asyncpg.UniqueViolationError`` where an external id or an address is held by another.
+    """
+    await connection.execute(SAVE_STUDENTS, *columns(students))
+
+
+DELETE_STUDENTS: Final = """
+DELETE FROM students
+WHERE id = ANY($1::bigint[])
+"""
+
+
+async def delete_students(connection: Connection, ids: list[int]) -> None:
+    """Delete students; raises ``asyncpg.ForeignKeyViolationError`` for one who was ever enrolled."""
+    await connection.execute(DELETE_STUDENTS, ids)
