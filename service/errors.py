@@ -1,0 +1,152 @@
+"""What may be refused: each domain error with its code, its HTTP status and its sentence.
+
+A leaf: it knows neither HTTP nor SQL, so that the registrar raises what the web layer answers.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """One reason within an error: where it lies and, under ``params``, the numbers behind it.
+
+    ``pointer`` is a JSON pointer into the body as a URI fragment (RFC 6901 section 6); ``parameter`` names a
+    parameter of the path or the query, or a header.
+    """
+
+    code: str
+    detail: str
+    pointer: str | None = None
+    parameter: str | None = None
+    params: Mapping[str, object] = field(default_factory=dict)
+
+
+class DomainError(Exception):
+    """A request that can't be done as it is. ``code`` and ``status`` are stable; sentences may be reworded."""
+
+    code: str
+    status: ClassVar[int]
+    title: str
+    retry_after: ClassVar[int | None] = None
+    """Seconds after which another try makes sense."""
+
+    def __init__(self, detail: str, errors: Sequence[Detail] = ()) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.errors = tuple(errors)
+
+
+class StudentNotFound(DomainError):
+    """No student has this id."""
+
+    code, status, title = "student_not_found", 404, "Student not found"
+
+    def __init__(self, student_id: int) -> None:
+        super().__init__(f"There is no student {student_id}.")
+
+
+class CourseNotFound(DomainError):
+    """No course has this id."""
+
+    code, status, title = "course_not_found", 404, "Course not found"
+
+    def __init__(self, course_id: int) -> None:
+        super().__init__(f"There is no course {course_id}.")
+
+
+class NotEnrolled(DomainError):
+    """The student was never enrolled in the course nor waited for it."""
+
+    code, status, title = "not_enrolled", 404, "Not enrolled"
+
+    def __init__(self, student_id: int, course_id: int) -> None:
+        super().__init__(f"Student {student_id} has never been enrolled in course {course_id}.")
+
+
+class EnrollmentRefused(DomainError):
+    """Nothing was enrolled: ``errors`` lists every reason for every course.
+
+    Where all reasons have one code, ``type`` names that code.
+    """
+
+    code, status, title = "enrollment_refused", 409, "Enrollment refused"
+
+    def __init__(self, errors: Sequence[Detail]) -> None:
+        super().__init__("Nothing was enrolled. " + " ".join(error.detail for error in errors), errors)
+        codes = {error.code for error in errors}
+        if len(codes) == 1:
+            [self.code] = codes
+            self.title = self.code.replace("_", " ").capitalize()
+
+
+class UnknownCourses(EnrollmentRefused):
+    """Nothing was enrolled, and at least one of the courses does not exist: ``errors`` lists every reason."""
+
+    status = 422
+
+
+class EmailTaken(DomainError):
+    """Another student has this e-mail address, perhaps in other letters' case."""
+
+    code, status, title = "email_taken", 409, "E-mail address taken"
+
+    def __init__(self) -> None:
+        sentence = "Another student has this e-mail address; letters' case makes no difference."
+        super().__init__(sentence, [Detail(self.code, sentence, pointer="#/email")])
+
+
+class ExternalIdTaken(DomainError):
+    """Another student, or another course, has this external id."""
+
+    code, status, title = "external_id_taken", 409, "External id taken"
+
+    def __init__(self) -> None:
+        sentence = "Another one has this external id."
+        super().__init__(sentence, [Detail(self.code, sentence, pointer="#/external_id")])
+
+
+class InUse(DomainError):
+    """What has ever been part of an enrollment is not deleted: history is kept."""
+
+    code, status, title = "in_use", 409, "In use"
+
+    def __init__(self, thing: str = "It") -> None:
+        super().__init__(f"{thing} has been part of an enrollment and is not deleted: history is kept.")
+
+
+class PreconditionFailed(DomainError):
+    """The thing is not in the version that If-Match names, or If-None-Match: * met one that exists."""
+
+    code, status, title = "precondition_failed", 412, "Precondition failed"
+
+
+class Unavailable(DomainError):
+    """The database can't be reached, or is too busy; nothing was changed."""
+
+    code, status, title = "unavailable", 503, "Unavailable"
+    retry_after = 1
+
+
+class OutcomeUnknown(DomainError):
+    """The connection broke while the change was being committed: it may or may not have happened."""
+
+    code, status, title = "outcome_unknown", 503, "Outcome unknown"
+    retry_after = 1
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The connection to the database broke while the change was being committed. It may have been made: "
+            "read the state, or repeat the call if it is one that is safe to repeat."
+        )
+
+
+CONSTRAINTS: Mapping[str, type[DomainError]] = {
+    "students_email_key": EmailTaken,
+    "students_external_id_key": ExternalIdTaken,
+    "courses_external_id_key": ExternalIdTaken,
+    "student_courses_student_id_fkey": InUse,
+    "student_courses_course_id_fkey": InUse,
+}
+"""What the violation of a constraint means to a caller. Every other constraint guards against a bug of ours."""

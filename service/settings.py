@@ -1,0 +1,78 @@
+"""The only reader of the environment, and every limit of the service with the reason for its number."""
+
+from pathlib import Path
+
+from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """What an operator may set: each field is read from the environment variable of its name in capitals.
+
+    Times are in seconds, sizes in bytes.
+    """
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+
+    host: str = "127.0.0.1"
+    """Loopback unless an operator says otherwise: nothing authenticates a caller in this stage."""
+
+    port: int = Field(default=8080, ge=0, le=65535)
+    """The customary port of an unprivileged HTTP service; 0 takes a free one."""
+
+    database_url: str | None = None
+    """PostgreSQL 15 or newer, as postgresql://user:password@host:port/name; without one the embedded server serves."""
+
+    database_schema: str = Field(default="public", pattern=r"^[a-z_][a-z0-9_]{0,62}$")
+    """One schema holds one institution."""
+
+    data_dir: Path = Path(".data")
+    """Where the embedded server keeps its files between runs."""
+
+    migrate_on_start: bool = True
+    """Off where a job of its own migrates before the replicas start."""
+
+    pool_size: PositiveInt = 10
+    """One connection writes at a time, the others read; a PostgreSQL with its default 100 carries ten processes."""
+
+    acquire_timeout: PositiveFloat = 5.0
+    """A caller who has waited this long for a connection is better served by a 503 and another try."""
+
+    statement_timeout: PositiveFloat = 5.0
+    """No statement of the service takes a tenth of this on a million rows; the server gives up first."""
+
+    command_timeout: PositiveFloat = 7.0
+    """Above statement_timeout, so that it only ever ends a statement whose server no longer answers."""
+
+    lock_timeout: PositiveFloat = 4.0
+    """Below statement_timeout, so that a wait for the writer's lock is told apart from a slow statement."""
+
+    idle_in_transaction_timeout: PositiveFloat = 5.0
+    """How long a frozen process can hold the writer's lock against all others."""
+
+    write_timeout: PositiveFloat = 10.0
+    """How long a change may wait for its turn to be written, in the queue of its process."""
+
+    connect_timeout: PositiveFloat = 5.0
+    """A server on the same network answers within milliseconds, or is not there."""
+
+    retry_ceiling: PositiveFloat = 5.0
+    """The longest pause between two tries to reach a database that is not there yet: it doubles up to this."""
+
+    migrate_timeout: PositiveFloat = 600.0
+    """How long a start waits for another process to finish migrating; an index over 10⁷ rows takes minutes."""
+
+    body_limit: PositiveInt = 1024 * 1024
+    """The largest request that makes sense, a list of 100 ids, is under 3 KiB; this is room to grow, not a target."""
+
+    body_timeout: PositiveFloat = 10.0
+    """A body under body_limit arrives within this on a poor mobile line; a slower one only holds a connection."""
+
+    keepalive_timeout: PositiveFloat = 75.0
+    """Above the 60 s of common load balancers, so that it is they who close idle connections."""
+
+    drain_seconds: float = Field(default=0.0, ge=0)
+    """How long to say "not ready" before the listener closes: set it to a load balancer's check interval."""
+
+    shutdown_timeout: PositiveFloat = 8.0
+    """What is in flight may take this long to finish; below the 10 s after which `docker stop` kills."""
