@@ -1,0 +1,156 @@
+"""The command line: serve (the default), migrate, check, demo."""
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import logging.config
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+import uvloop
+from aiohttp import web
+
+from service.app import BRING_UP, create_app
+from service.check import check
+from service.demo import fill
+from service.embedded import EmbeddedError, embedded_server
+from service.migrate import DatabaseUnavailable, UnfitDatabase, migrate
+from service.settings import Settings
+from service.web.endpoint import DRAINING
+
+logger = logging.getLogger("service")
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {
+        "json": {
+            "()": "pythonjsonlogger.json.JsonFormatter",
+            "fmt": "%(asctime)s %(levelname)s %(name)s %(message)s",
+            "rename_fields": {"asctime": "time", "levelname": "level", "name": "logger"},
+            "datefmt": "%Y-%m-%dT%H:%M:%S%z",
+        }
+    },
+    "handlers": {"stdout": {"class": "logging.StreamHandler", "stream": "ext://sys.stdout", "formatter": "json"}},
+    "root": {"level": "INFO", "handlers": ["stdout"]},
+    "loggers": {"yoyo": {"level": "WARNING"}},
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m service", description=__doc__)
+    commands = {
+        "serve": (serve, "serve HTTP until SIGTERM or Ctrl-C (the default)"),
+        "migrate": (run_migrations, "bring the database to this version's schema"),
+        "check": (run_check, "recount every invariant and say what is off"),
+        "demo": (run_demo, "fill an empty database with a small campus"),
+    }
+    parser.add_argument(
+        "command",
+        nargs="?",
+        default="serve",
+        choices=commands,
+        help="; ".join(f"{name}: {text}" for name, (_, text) in commands.items()),
+    )
+    command = commands[parser.parse_args(arguments).command][0]
+    logging.config.dictConfig(LOGGING)
+    try:
+        with database(Settings()) as settings:
+            return command(settings)
+    except (EmbeddedError, DatabaseUnavailable, UnfitDatabase) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+@contextlib.contextmanager
+def database(settings: Settings) -> Iterator[Settings]:
+    """Name a database to work on: that of DATABASE_URL, or else the embedded one, started."""
+    if settings.database_url is not None:
+        yield settings
+        return
+    with embedded_server(settings.data_dir) as url:
+        yield settings.model_copy(update={"database_url": url})
+
+
+def serve(settings: Settings) -> int:
+    """Serve until a signal says stop, then finish what is in flight."""
+    return _run(_serve(settings))
+
+
+def run_migrations(settings: Settings) -> int:
+    """Apply the migrations that are missing."""
+    assert settings.database_url is not None
+    applied = migrate(settings.database_url, schema=settings.database_schema, timeout=settings.migrate_timeout)
+    print("\n".join(f"applied {name}" for name in applied) or "nothing to do: the schema is up to date")
+    return 0
+
+
+def run_check(settings: Settings) -> int:
+    """Recount every invariant; 1 where anything is off."""
+    return _run(check(settings))
+
+
+def run_demo(settings: Settings) -> int:
+    """Fill an empty database; 1 where it holds something already."""
+    run_migrations(settings)
+    return _run(fill(settings))
+
+
+def _run(main: Coroutine[Any, Any, int]) -> int:
+    new_loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        return runner.run(main)
+
+
+async def _serve(settings: Settings) -> int:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stop.set)
+    app = create_app(settings)
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        keepalive_timeout=settings.keepalive_timeout,
+        shutdown_timeout=settings.shutdown_timeout,
+    )
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, settings.host, settings.port).start()
+    except OSError as error:
+        await runner.cleanup()
+        print(f"error: can't listen on {settings.host}:{settings.port}: {error.strerror}", file=sys.stderr)
+        return 1
+    _greet(settings, runner)
+    stopping = asyncio.create_task(_until(stop))
+    await asyncio.wait({stopping, app[BRING_UP]}, return_when=asyncio.FIRST_COMPLETED)
+    failure = app[BRING_UP].exception() if app[BRING_UP].done() else None
+    if failure is None:
+        await stopping
+    app[DRAINING].set()
+    await asyncio.sleep(settings.drain_seconds)
+    await runner.cleanup()
+    if failure is not None:
+        logger.error("the database can't be used", exc_info=failure)
+        print(f"error: {failure}", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _until(stop: asyncio.Event) -> None:
+    await stop.wait()
+
+
+def _greet(settings: Settings, runner: web.AppRunner) -> None:
+    port = runner.addresses[0][1]
+    host = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104 - compared, not bound
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    print(f"API page: {url}/docs\nTry it:   curl -s {url}/courses\nStop it:  Ctrl-C", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""Where everything is wired together, and nowhere else."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Iterator
+
+from aiohttp import web
+
+from service import __version__, courses, enrollments, students
+from service.database import Database
+from service.errors import DomainError, EnrollmentRefused, Unavailable, UnknownCourses
+from service.keys import DATABASE, REGISTRAR
+from service.migrate import DatabaseUnavailable, migrate
+from service.registrar import Registrar
+from service.registrar.rules import RULES
+from service.settings import Settings
+from service.web import health, openapi
+from service.web.endpoint import BODY_TIMEOUT, DRAINING, endpoints_of, register
+from service.web.health import READINESS
+from service.web.openapi import DOCUMENT, PROBLEMS, About, ProblemType
+
+logger = logging.getLogger(__name__)
+
+BRING_UP: web.AppKey[asyncio.Task[None]] = web.AppKey("bring_up", asyncio.Task)
+"""Ends when the database serves; fails where waiting for it can't help."""
+
+ABOUT = About(
+    title="Enrollment service",
+    version=__version__,
+    description=(
+        "The system of record for students, courses and enrollments. Errors are `application/problem+json` (RFC 9457); "
+        "every refusal carries a stable code. Lists are paged: pass `next` on as `cursor`. "
+        "Times are RFC 3339 in UTC."
+    ),
+    tags=[
+        ("students", "Who may be enrolled."),
+        ("courses", "What one may be enrolled in: each course is one offering, with its seats."),
+        ("enrollments", "Which student is in which course. A seat is never sold twice."),
+        ("health", "For load balancers and orchestrators."),
+        ("openapi", "This document, the page that shows it, and what each kind of problem means."),
+    ],
+)
+
+
+def create_app(settings: Settings) -> web.Application:
+    """Build the service; its database is brought up in the background once it starts."""
+    app = web.Application(client_max_size=settings.body_limit)
+    endpoints = endpoints_of(students, courses, enrollments, health, openapi)
+    register(app, endpoints)
+    database = Database(settings)
+    app[DATABASE] = database
+    app[REGISTRAR] = Registrar(database, write_timeout=settings.write_timeout)
+    app[BODY_TIMEOUT] = settings.body_timeout
+    app[DRAINING] = asyncio.Event()
+    app[READINESS] = database.ping
+    app[DOCUMENT] = json.dumps(openapi.build(ABOUT, endpoints), ensure_ascii=False).encode()
+    app[PROBLEMS] = problem_types()
+
+    async def lifetime(app: web.Application) -> AsyncIterator[None]:
+        app[BRING_UP] = asyncio.create_task(bring_up(database, settings))
+        yield
+        app[BRING_UP].cancel()
+        await asyncio.wait([app[BRING_UP]])
+        await database.close()
+
+    app.cleanup_ctx.append(lifetime)
+    return app
+
+
+async def bring_up(database: Database, settings: Settings) -> None:
+    """Migrate and open the pool, waiting with growing pauses for a database that is not there yet.
+
+    Raises:
+        Exception: what waiting can't mend, such as a migration that fails.
+    """
+    pause = 0.1
+    while True:
+        try:
+            if settings.migrate_on_start and settings.database_url is not None:
+                # A thread, since yoyo is synchronous and the health endpoints must answer meanwhile.
+                await asyncio.to_thread(
+                    migrate, settings.database_url, schema=settings.database_schema, timeout=settings.migrate_timeout
+                )
+            await database.open()
+            await database.ping()
+        except (DatabaseUnavailable, Unavailable) as error:
+            logger.warning("waiting for the database", extra={"reason": str(error).strip(), "pause": pause})
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, settings.retry_ceiling)
+        else:
+            return
+
+
+def problem_types() -> list[ProblemType]:
+    """List every kind of problem: the domain errors, and the rules whose refusals may stand alone."""
+    found = [ProblemType.of(error.code, error.status, error.__doc__ or "", error.title) for error in _errors()]
+    for rule in RULES:
+        status = UnknownCourses.status if rule.__name__ == "course_not_found" else EnrollmentRefused.status
+        found.append(ProblemType.of(rule.__name__, status, rule.__doc__ or ""))
+    return found
+
+
+def _errors(parent: type[DomainError] = DomainError) -> Iterator[type[DomainError]]:
+    for child in parent.__subclasses__():
+        yield child
+        yield from _errors(child)

@@ -1,0 +1,134 @@
+"""Students: what callers send of them, and the handlers."""
+
+from typing import Annotated
+
+from pydantic import ConfigDict, Field, with_config
+from typing_extensions import TypedDict
+
+from service.errors import Detail, EmailTaken, ExternalIdTaken, InUse, PreconditionFailed, StudentNotFound
+from service.keys import DATABASE, REGISTRAR
+from service.registrar.changes import Create, Delete, Edit, Origin, Replace
+from service.values import Email, ExternalId, IdInPath, Input, Name
+from service.web.endpoint import Call, ETags, Reply, endpoint
+from service.web.paging import Page, Paging, decode_cursor, page_of
+from service.web.problems import invalid
+from sql.students import (
+    Student,
+    find_students_by_email,
+    find_students_by_external_id,
+    get_student,
+    list_students,
+)
+
+
+class StudentFields(Input):
+    """All of a student that a caller writes, but the external id."""
+
+    given_name: Name
+    family_name: Name
+    email: Email
+
+
+class NewStudent(StudentFields):
+    """A student to create."""
+
+    external_id: ExternalId | None = None
+
+
+@with_config(ConfigDict(extra="forbid", strict=True))
+class StudentChanges(TypedDict, total=False):
+    """A JSON merge patch (RFC 7396): what is absent stays as it is, null removes."""
+
+    external_id: ExternalId | None
+    given_name: Name
+    family_name: Name
+    email: Email
+
+
+class StudentQuery(Paging):
+    """A page, or one filter: both find one student at most."""
+
+    email: Annotated[Email | None, Field(description="Only the student with this address, in any case.")] = None
+    external_id: Annotated[ExternalId | None, Field(description="Only the student with this external id.")] = None
+
+
+@endpoint("POST", "/students", status=201, problems=[EmailTaken, ExternalIdTaken])
+async def create_student(call: Call, body: NewStudent) -> Reply[Student]:
+    """Create a student."""
+    student = await call[REGISTRAR].submit(
+        Create(origin=Origin(call.request_id, call.actor), thing=Student, values=body.model_dump())
+    )
+    return Reply(student, 201, {"Location": f"/students/{student.id}"})
+
+
+@endpoint("GET", "/students")
+async def search_students(call: Call, query: StudentQuery) -> Page[Student]:
+    """List students by id, or find one by e-mail address or by external id."""
+    if query.email is not None and query.external_id is not None:
+        raise invalid([Detail("too_many_filters", "Take one filter a call.", parameter="external_id")])
+    after = decode_cursor(query.cursor, "students")
+    async with call[DATABASE].reading() as connection:
+        if query.email is not None:
+            found = await find_students_by_email(connection, query.email)
+        elif query.external_id is not None:
+            found = await find_students_by_external_id(connection, query.external_id)
+        else:
+            found = await list_students(connection, after, query.limit + 1)
+    return page_of(found, query.limit, "students", lambda student: student.id)
+
+
+@endpoint("GET", "/students/{student_id}", problems=[StudentNotFound])
+async def read_student(call: Call, student_id: IdInPath) -> Student:
+    """Read a student."""
+    async with call[DATABASE].reading() as connection:
+        student = await get_student(connection, student_id)
+    if student is None:
+        raise StudentNotFound(student_id)
+    return student
+
+
+@endpoint(
+    "PATCH",
+    "/students/{student_id}",
+    problems=[StudentNotFound, EmailTaken, ExternalIdTaken, PreconditionFailed],
+)
+async def edit_student(call: Call, student_id: IdInPath, body: StudentChanges, if_match: ETags) -> Student:
+    """Change some fields of a student."""
+    return await call[REGISTRAR].submit(
+        Edit(origin=Origin(call.request_id, call.actor), thing=Student, id=student_id, values=body, if_match=if_match)
+    )
+
+
+@endpoint(
+    "PUT",
+    "/students/by-external-id/{external_id}",
+    status=(200, 201),
+    problems=[EmailTaken, PreconditionFailed],
+)
+async def put_student(
+    call: Call, external_id: ExternalId, body: StudentFields, if_match: ETags, if_none_match: ETags
+) -> Reply[Student]:
+    """Create or replace the student with an external id.
+
+    Safe to repeat: the same call again changes nothing.
+    """
+    replaced = await call[REGISTRAR].submit(
+        Replace(
+            origin=Origin(call.request_id, call.actor),
+            thing=Student,
+            external_id=external_id,
+            values=body.model_dump(),
+            if_match=if_match,
+            if_none_match=if_none_match,
+        )
+    )
+    headers = {"Location": f"/students/{replaced.thing.id}"} if replaced.created else {}
+    return Reply(replaced.thing, 201 if replaced.created else 200, headers)
+
+
+@endpoint("DELETE", "/students/{student_id}", status=204, problems=[StudentNotFound, InUse, PreconditionFailed])
+async def delete_student(call: Call, student_id: IdInPath, if_match: ETags) -> None:
+    """Delete a student who was never enrolled in any course."""
+    await call[REGISTRAR].submit(
+        Delete(origin=Origin(call.request_id, call.actor), thing=Student, id=student_id, if_match=if_match)
+    )

@@ -1,0 +1,1 @@
+"""What HTTP is: it knows nothing of students."""

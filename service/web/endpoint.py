@@ -1,0 +1,326 @@
+"""@endpoint: what every handler has in common. Parse, validate, call, serialise, log, register.
+
+A handler is a function of a ``Call`` and of parameters told apart by name: one for each name in the path's braces,
+``body`` for the JSON body, ``query`` for a model of the query, ``if_match`` and ``if_none_match`` for entity tags.
+What their annotations say is validated, and is the API document.
+"""
+
+import asyncio
+import inspect
+import logging
+import re
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any, Generic, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
+from uuid import uuid4
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
+
+from service.errors import Detail, DomainError, Unavailable
+from service.web.paging import Page
+from service.web.problems import (
+    BadJson,
+    BodyTooLarge,
+    BodyTooSlow,
+    ExpectationFailed,
+    InternalError,
+    Invalid,
+    MethodNotAllowed,
+    NoSuchPath,
+    UnsupportedMediaType,
+    details_of,
+    invalid,
+    problem_response,
+)
+
+logger = logging.getLogger("service.access")
+
+BODY_TIMEOUT = web.AppKey("body_timeout", float)
+"""Seconds that a body may take to arrive."""
+
+DRAINING = web.AppKey("draining", asyncio.Event)
+"""Set while the service shuts down: answers then ask their callers to close the connection."""
+
+Answer = TypeVar("Answer")
+Key = TypeVar("Key")
+ETags: TypeAlias = frozenset[str] | None
+"""The versions that a precondition header names, ``*`` for any; None without the header."""
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+ACTOR = re.compile(r"[!-~](?:[ -~]{0,198}[!-~])?")
+ETAG = re.compile(r'(?:W/)?"[!#-~]*"')
+MEDIA_TYPES = {
+    "PATCH": ("application/merge-patch+json", "application/json"),
+}
+JSON_ONLY = ("application/json",)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a handler may know of a request besides its parameters."""
+
+    request: web.Request
+    request_id: str
+    actor: str | None
+
+    def __getitem__(self, key: web.AppKey[Key]) -> Key:
+        """Look up what ``create_app`` has put into the application."""
+        return self.request.app[key]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply(Generic[Answer]):
+    """An answer with a status or headers of its own."""
+
+    body: Answer
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A handler with all that was found out about it when it was registered."""
+
+    method: str
+    path: str
+    handler: Callable[..., Awaitable[Any]]
+    statuses: tuple[int, ...]
+    problems: tuple[type[DomainError], ...]
+    path_model: type[BaseModel] | None
+    query_model: type[BaseModel] | None
+    body: TypeAdapter[Any] | None
+    answer: TypeAdapter[Any] | None
+    answer_type: Any
+    headers: tuple[str, ...]
+
+    @property
+    def writes(self) -> bool:
+        """Whether it may change something, so that the events tell an actor."""
+        return self.method not in {"GET", "HEAD"}
+
+    @property
+    def media_types(self) -> tuple[str, ...]:
+        """The media types that its body may have."""
+        return MEDIA_TYPES.get(self.method, JSON_ONLY)
+
+    async def __call__(self, request: web.Request) -> web.Response:
+        """Answer a request; every error is a problem, and every request a line in the log."""
+        started = time.perf_counter()
+        request_id = _request_id(request)
+        try:
+            response = await self._answer(request, request_id)
+        except DomainError as error:
+            response = problem_response(error, instance=request.rel_url.raw_path, request_id=request_id)
+        except Exception:
+            logger.exception("a fault of the service", extra={"request_id": request_id, "route": self.path})
+            fault = InternalError("A fault of the service; it is logged under this request id.")
+            response = problem_response(fault, instance=request.rel_url.raw_path, request_id=request_id)
+        response.headers["X-Request-Id"] = request_id
+        if request.app[DRAINING].is_set():
+            response.force_close()
+        logger.info(
+            "request",
+            extra={
+                "method": request.method,
+                "route": self.path,
+                "status": response.status,
+                "duration_ms": round((time.perf_counter() - started) * 1000, 3),
+                "request_id": request_id,
+            },
+        )
+        return response
+
+    async def _answer(self, request: web.Request, request_id: str) -> web.Response:
+        actor = request.headers.get("X-Actor") if self.writes else None
+        if actor is not None and not ACTOR.fullmatch(actor):
+            sentence = "X-Actor is 1 to 200 printable ASCII characters, with no space at its ends."
+            raise invalid([Detail("invalid_actor", sentence, parameter="X-Actor")])
+        arguments: dict[str, Any] = {}
+        if self.path_model is not None:
+            arguments.update(_validated(self.path_model, request.match_info))
+        if self.query_model is not None:
+            arguments["query"] = _query(self.query_model, request)
+        elif request.rel_url.raw_query_string and self is not unrouted:
+            _query(_NoQuery, request)
+        for name in self.headers:
+            arguments[name] = _etags(request, name)
+        if self.body is not None:
+            arguments["body"] = await self._body(request)
+        answer = await self.handler(Call(request, request_id, actor), **arguments)
+        return self._response(request, answer)
+
+    async def _body(self, request: web.Request) -> Any:
+        if request.content_type not in self.media_types or (request.charset or "utf-8").lower() != "utf-8":
+            raise UnsupportedMediaType(f"Send the body as {self.media_types[0]} in UTF-8.")
+        assert self.body is not None
+        try:
+            async with asyncio.timeout(request.app[BODY_TIMEOUT]):
+                text = await request.read()
+        except TimeoutError as error:
+            raise BodyTooSlow("The body did not arrive in time.") from error
+        except web.HTTPRequestEntityTooLarge as error:
+            raise BodyTooLarge(f"A body has at most {request.app._client_max_size} bytes.") from error  # noqa: SLF001
+        except (web.RequestPayloadError, ConnectionError) as error:
+            raise BadJson("The body did not arrive whole.") from error
+        try:
+            return self.body.validate_json(text)
+        except ValidationError as error:
+            details = details_of(error, parameters=False)
+            if details[0].code == "json_invalid":
+                raise BadJson(f"{details[0].detail}.") from error
+            raise invalid(details) from error
+
+    def _response(self, request: web.Request, answer: Any) -> web.Response:
+        status, headers = self.statuses[0], {}
+        if isinstance(answer, web.Response):
+            return answer
+        if isinstance(answer, Reply):
+            status, headers, answer = answer.status, dict(answer.headers), answer.body
+        if self.answer is None:
+            return web.Response(status=status, headers=headers)
+        version = getattr(answer, "version", None)
+        if version is not None:
+            headers["ETag"] = f'"{version}"'
+        if isinstance(answer, Page) and answer.next is not None:
+            url = request.rel_url.update_query(cursor=answer.next)
+            headers["Link"] = f'<{url}>; rel="next"'
+        return web.Response(
+            body=self.answer.dump_json(answer), status=status, headers=headers, content_type="application/json"
+        )
+
+
+def endpoint(
+    method: str, path: str, *, status: int | tuple[int, ...] = 200, problems: Iterable[type[DomainError]] = ()
+) -> Callable[[Callable[..., Awaitable[Any]]], Endpoint]:
+    """Make an endpoint of a handler.
+
+    ``status`` is the status of success, or all of them, the usual one first; ``problems`` are the errors that the
+    handler may raise, besides those that every endpoint of its shape has.
+    """
+
+    def decorate(handler: Callable[..., Awaitable[Any]]) -> Endpoint:
+        hints = get_type_hints(handler, include_extras=True)
+        returns = hints.pop("return")
+        names = list(inspect.signature(handler).parameters)[1:]
+        in_path = re.findall(r"{(\w+)}", path)
+        headers = tuple(name for name in names if name in HEADERS)
+        assert set(names) == {*in_path, *headers, *(set(names) & {"body", "query"})}, f"{handler.__name__}: {names}"
+        body = TypeAdapter(hints["body"]) if "body" in names else None
+        path_model = (
+            create_model(
+                "Path", __config__=ConfigDict(extra="forbid"), **{name: (hints[name], ...) for name in in_path}
+            )  # type: ignore[call-overload]
+            if in_path
+            else None
+        )
+        if get_origin(returns) is Reply:
+            [returns] = get_args(returns)
+        raw = returns is web.Response
+        statuses = status if isinstance(status, tuple) else (status,)
+        shaped: tuple[type[DomainError], ...] = (Unavailable,)
+        if in_path or "query" in names or headers or body is not None or method != "GET":
+            shaped += (Invalid,)
+        if body is not None:
+            shaped += (BadJson, BodyTooSlow, BodyTooLarge, UnsupportedMediaType)
+        return Endpoint(
+            method=method,
+            path=path,
+            handler=handler,
+            statuses=statuses,
+            problems=(*problems, *shaped),
+            path_model=path_model,
+            query_model=hints["query"] if "query" in names else None,
+            body=body,
+            answer=None if raw or returns is type(None) else TypeAdapter(returns),
+            answer_type=None if raw else returns,
+            headers=headers,
+        )
+
+    return decorate
+
+
+HEADERS = {"if_match": "If-Match", "if_none_match": "If-None-Match"}
+
+
+def endpoints_of(*modules: ModuleType) -> list[Endpoint]:
+    """List the endpoints that modules define, in the order of their definition."""
+    return [item for module in modules for item in vars(module).values() if isinstance(item, Endpoint)]
+
+
+def register(app: web.Application, endpoints: Iterable[Endpoint]) -> None:
+    """Route endpoints, and answer every other path and method with a problem."""
+    for item in endpoints:
+        app.router.add_route(item.method, item.path, item, expect_handler=_expect)
+        if item.method == "GET":
+            app.router.add_route("HEAD", item.path, item, expect_handler=_expect)
+    app.router.add_route("*", "/{tail:.*}", unrouted, expect_handler=_expect)
+
+
+async def _unrouted(call: Call, tail: str) -> None:
+    """Say that there is nothing here, or not with this method."""
+    allowed: set[str] = set()
+    for resource in call.request.app.router.resources():
+        if resource.canonical != "/{tail}":
+            allowed |= (await resource.resolve(call.request))[1]
+    raise MethodNotAllowed(allowed) if allowed else NoSuchPath("Nothing is served here; /docs shows what is.")
+
+
+unrouted = endpoint("*", "/{tail}")(_unrouted)
+
+
+async def _expect(request: web.Request) -> web.StreamResponse | None:
+    """Answer ``Expect: 100-continue``, and refuse every other expectation (RFC 9110 section 10.1.1)."""
+    if request.headers.get("Expect", "").lower() != "100-continue":
+        error = ExpectationFailed("The only expectation that is met is 100-continue.")
+        return problem_response(error, instance=request.rel_url.raw_path, request_id=_request_id(request))
+    if request.transport is not None:
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    return None
+
+
+class _NoQuery(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+def _request_id(request: web.Request) -> str:
+    given = request.headers.get("X-Request-Id", "")
+    return given if REQUEST_ID.fullmatch(given) else uuid4().hex
+
+
+def _validated(model: type[BaseModel], values: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        return dict(model.model_validate_strings(dict(values)))
+    except ValidationError as error:
+        raise invalid(details_of(error, parameters=True)) from error
+
+
+def _query(model: type[BaseModel], request: web.Request) -> BaseModel:
+    values = request.query
+    for name in values:
+        if len(values.getall(name)) > 1:
+            raise invalid([Detail("repeated", "It is given more than once.", parameter=name)])
+    try:
+        return model.model_validate_strings(dict(values))
+    except ValidationError as error:
+        raise invalid(details_of(error, parameters=True)) from error
+
+
+def _etags(request: web.Request, name: str) -> ETags:
+    """Read If-Match or If-None-Match: a list of entity tags or ``*`` (RFC 9110 section 13.1).
+
+    A weak tag never matches strongly, so it names no version.
+    """
+    lines = request.headers.getall(HEADERS[name], None)
+    if lines is None:
+        return None
+    text = ", ".join(lines).strip()
+    if text == "*":
+        return frozenset("*")
+    tags = [tag.strip() for tag in text.split(",")]
+    if not all(ETAG.fullmatch(tag) for tag in tags):
+        sentence = 'It is a list of entity tags like "3", or *.'
+        raise invalid([Detail("invalid_etag", sentence, parameter=HEADERS[name])])
+    return frozenset(tag[1:-1] for tag in tags if not tag.startswith("W/"))

@@ -1,0 +1,156 @@
+"""Any error as ``application/problem+json`` (RFC 9457)."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+from aiohttp import web
+from pydantic import Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from service.errors import Detail, DomainError
+
+PROBLEM_JSON = "application/problem+json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProblemDetail:
+    """One reason within a problem. Some codes tell more members: the README lists them."""
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "allow"}
+
+    code: Annotated[str, Field(description="Stable: programs go by this, not by the sentence.")]
+    detail: Annotated[str, Field(description="A sentence for people.")]
+    pointer: Annotated[str | None, Field(description="Where in the body it lies: a JSON pointer as URI fragment.")] = (
+        None
+    )
+    parameter: Annotated[str | None, Field(description="The parameter of path or query, or the header.")] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """A problem as RFC 9457 has it, with the request's id and every single reason."""
+
+    type: Annotated[str, Field(description="Names the kind of problem, and where it is explained.")]
+    title: str
+    status: int
+    detail: str
+    instance: Annotated[str, Field(description="The path that was called.")]
+    request_id: str
+    errors: list[ProblemDetail]
+
+
+class BadJson(DomainError):
+    """The body is not JSON in UTF-8."""
+
+    code, status, title = "bad_json", 400, "Body is not JSON"
+
+
+class NoSuchPath(DomainError):
+    """Nothing is served at this path."""
+
+    code, status, title = "no_such_path", 404, "No such path"
+
+
+class MethodNotAllowed(DomainError):
+    """The path does not take this method; the header Allow lists those it takes."""
+
+    code, status, title = "method_not_allowed", 405, "Method not allowed"
+
+    def __init__(self, allowed: Iterable[str]) -> None:
+        self.allowed = ", ".join(sorted(allowed))
+        super().__init__(f"This path takes {self.allowed}.")
+
+
+class BodyTooSlow(DomainError):
+    """The body did not arrive in time."""
+
+    code, status, title = "body_too_slow", 408, "Body too slow"
+
+
+class BodyTooLarge(DomainError):
+    """The body is larger than the service reads."""
+
+    code, status, title = "body_too_large", 413, "Body too large"
+
+
+class UnsupportedMediaType(DomainError):
+    """The body is not declared as JSON."""
+
+    code, status, title = "unsupported_media_type", 415, "Unsupported media type"
+
+
+class ExpectationFailed(DomainError):
+    """The header Expect asks for something other than 100-continue."""
+
+    code, status, title = "expectation_failed", 417, "Expectation failed"
+
+
+class Invalid(DomainError):
+    """The request is not of the form that the API document gives: ``errors`` lists every place."""
+
+    code, status, title = "invalid", 422, "Invalid request"
+
+
+class InternalError(DomainError):
+    """A fault of the service, logged under the request's id."""
+
+    code, status, title = "internal_error", 500, "Internal error"
+
+
+def invalid(details: Iterable[Detail]) -> Invalid:
+    """Make one error of many details."""
+    details = tuple(details)
+    return Invalid("; ".join(f"{detail.pointer or detail.parameter}: {detail.detail}" for detail in details), details)
+
+
+def details_of(error: ValidationError, *, parameters: bool) -> list[Detail]:
+    """Say what Pydantic found, naming parameters, or else pointing into the body."""
+    return [_detail(item, parameters=parameters) for item in error.errors(include_url=False, include_input=False)]
+
+
+def _detail(item: ErrorDetails, *, parameters: bool) -> Detail:
+    path = [str(part).replace("~", "~0").replace("/", "~1") for part in item["loc"]]
+    if parameters:
+        return Detail(item["type"], item["msg"], parameter=path[0] if path else "query")
+    return Detail(item["type"], item["msg"], pointer="".join(["#", *(f"/{part}" for part in path)]))
+
+
+def type_of(code: str) -> str:
+    """Name a kind of problem: a URI reference that is served."""
+    return f"/problems/{code.replace('_', '-')}"
+
+
+def problem_response(error: DomainError, *, instance: str, request_id: str) -> web.Response:
+    """Answer with an error."""
+    body: dict[str, Any] = {
+        "type": type_of(error.code),
+        "title": error.title,
+        "status": error.status,
+        "detail": error.detail,
+        "instance": instance,
+        "request_id": request_id,
+        "errors": [_member(detail) for detail in error.errors],
+    }
+    headers: dict[str, str] = {}
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
+    if isinstance(error, MethodNotAllowed):
+        headers["Allow"] = error.allowed
+    return web.Response(
+        body=json.dumps(body, ensure_ascii=False).encode("utf-8", "backslashreplace"),
+        status=error.status,
+        headers=headers,
+        content_type=PROBLEM_JSON,
+    )
+
+
+def _member(detail: Detail) -> Mapping[str, object]:
+    place = {"pointer": detail.pointer, "parameter": detail.parameter}
+    return {
+        "code": detail.code,
+        **{name: value for name, value in place.items() if value is not None},
+        **detail.params,
+        "detail": detail.detail,
+    }
