@@ -17,7 +17,7 @@ from service.app import BRING_UP, create_app
 from service.check import check
 from service.demo import fill
 from service.embedded import EmbeddedError, embedded_server
-from service.migrate import DatabaseUnavailable, UnfitDatabase, migrate
+from service.migrate import DatabaseUnavailable, MigrationFailed, UnfitDatabase, migrate
 from service.settings import Settings
 from service.web.endpoint import DRAINING
 
@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with database(Settings()) as settings:
             return command(settings)
-    except (EmbeddedError, DatabaseUnavailable, UnfitDatabase) as error:
+    except (EmbeddedError, DatabaseUnavailable, UnfitDatabase, MigrationFailed) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 

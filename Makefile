@@ -1,0 +1,74 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+TEST_PROCESSES ?= 2
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+.PHONY: help
+help: ## say what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "make run honours HOST, PORT, DATABASE_URL and DATA_DIR; make test honours TEST_DATABASE_URL and ARGS (for pytest)."
+
+.PHONY: run
+run: $(VENV)/.local ## serve on http://127.0.0.1:8080 with a PostgreSQL of its own
+	@exec $(BIN)/python -m service
+
+.PHONY: test
+test: $(VENV)/.dev ## run the whole suite against a real PostgreSQL
+	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) -q $(ARGS)
+
+.PHONY: lint
+lint: $(VENV)/.dev ## check style, types, imports, migrations and the Dockerfile
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/mypy --no-error-summary
+	@report=$$($(BIN)/lint-imports --no-logo) || { echo "$$report"; exit 1; }
+	@report=$$($(BIN)/squawk --config .squawk.toml $(filter-out %.rollback.sql,$(wildcard migrations/*.sql)) 2>&1) || { echo "$$report"; exit 1; }
+	@$(BIN)/hadolint --config .hadolint.yaml Dockerfile
+	@echo "lint: nothing to complain of"
+
+.PHONY: format
+format: $(VENV)/.dev ## put the code into the project's format
+	@$(BIN)/ruff check --quiet --fix-only .
+	@$(BIN)/ruff format .
+
+# The lock covers every system and Python that pyproject.toml allows. The smaller files are cut from the largest.
+COMPILE := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
+	--generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate
+
+.PHONY: lock
+lock: $(VENV)/.dev ## choose the newest versions that fit and lock them with their hashes
+	@$(COMPILE) --upgrade --extra embedded --extra dev --output-file requirements/dev.txt pyproject.toml
+	@$(COMPILE) --constraint requirements/dev.txt --extra embedded --output-file requirements/local.txt pyproject.toml
+	@$(COMPILE) --constraint requirements/dev.txt --output-file requirements/runtime.txt pyproject.toml
+	@echo setuptools | $(COMPILE) --upgrade --output-file requirements/build.txt -
+	@git --no-pager diff --stat -- requirements
+
+# One package comes as source only. It is pure Python, and what builds it is locked too.
+INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input --require-hashes --only-binary=:all:
+INSTALL_FROM_SOURCE := --no-binary=openapi-ui-bundles --no-build-isolation
+
+$(VENV)/.local: requirements/local.txt requirements/build.txt | $(BIN)/python
+	@echo "installing what the service needs into $(VENV)"
+	@$(INSTALL) -r requirements/build.txt
+	@$(INSTALL) $(INSTALL_FROM_SOURCE) -r $<
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt requirements/build.txt | $(BIN)/python
+	@echo "installing what development needs into $(VENV)"
+	@$(INSTALL) -r requirements/build.txt
+	@$(INSTALL) $(INSTALL_FROM_SOURCE) -r $<
+	@touch $@ $(VENV)/.local
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "This needs Python 3.11 or newer; name one: make $(MAKECMDGOALS) PYTHON=python3.13" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "Python's venv is not installed here. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@echo "making a virtual environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
