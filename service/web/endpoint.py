@@ -253,10 +253,10 @@ def endpoints_of(*modules: ModuleType) -> list[Endpoint]:
 def register(app: web.Application, endpoints: Iterable[Endpoint]) -> None:
     """Route endpoints, and answer every other path and method with a problem."""
     for item in endpoints:
-        app.router.add_route(item.method, item.path, item, expect_handler=_expect)
+        app.router.add_route(item.method, item.path, item.__call__, expect_handler=_expect)
         if item.method == "GET":
-            app.router.add_route("HEAD", item.path, item, expect_handler=_expect)
-    app.router.add_route("*", "/{tail:.*}", unrouted, expect_handler=_expect)
+            app.router.add_route("HEAD", item.path, item.__call__, expect_handler=_expect)
+    app.router.add_route("*", "/{tail:.*}", unrouted.__call__, expect_handler=_expect)
 
 
 async def _unrouted(call: Call, tail: str) -> None:
