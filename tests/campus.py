@@ -1,0 +1,208 @@
+"""Steps that many tests take, and what every answer of the service keeps to."""
+
+import asyncio
+import itertools
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+from multidict import CIMultiDictProxy
+from pytest_aiohttp import AiohttpClient
+from yarl import URL
+
+from service.app import create_app
+from service.settings import Settings
+from sql import Connection
+from tests.conftest import Client
+
+PROBLEM_JSON = "application/problem+json"
+TABLES = ("feed", "students", "courses", "student_courses", "events")
+numbers = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A response, read to its end."""
+
+    status: int
+    headers: CIMultiDictProxy[str]
+    body: Any
+
+    @property
+    def etag(self) -> str:
+        return self.headers["ETag"]
+
+
+async def call(
+    client: Client,
+    method: str,
+    path: str,
+    body: object = None,
+    *,
+    data: bytes | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Answer:
+    """Send a request, whose path stands as it goes over the wire, and read the answer; ``body`` is sent as JSON."""
+    sent = {**(headers or {})}
+    if body is not None:
+        data = json.dumps(body).encode()
+    if data is not None and not any(name.lower() == "content-type" for name in sent):
+        sent["Content-Type"] = "application/json"
+    async with client.request(method, URL(path, encoded=True), data=data, headers=sent) as response:
+        text = await response.read()
+        is_json = response.content_type in {"application/json", PROBLEM_JSON}
+        return Answer(response.status, response.headers, json.loads(text) if is_json and text else text)
+
+
+def problem(answer: Answer, status: int, code: str) -> dict[str, Any]:
+    """Assert that an answer is this problem, in the form that every problem has, and return its body."""
+    assert answer.headers["Content-Type"].startswith(PROBLEM_JSON), answer
+    body: dict[str, Any] = answer.body
+    assert (answer.status, body["type"]) == (status, f"/problems/{code.replace('_', '-')}"), answer
+    assert body["status"] == status
+    assert body["title"]
+    assert body["detail"]
+    assert body["instance"].startswith("/")
+    assert body["request_id"] == answer.headers["X-Request-Id"]
+    assert all(error["code"] and error["detail"] for error in body["errors"])
+    return body
+
+
+def places(answer: Answer) -> list[tuple[str, str]]:
+    """List the code and the place of every single reason of an invalid request."""
+    body = problem(answer, 422, "invalid")
+    return [(error["code"], error.get("pointer") or error["parameter"]) for error in body["errors"]]
+
+
+def student_fields(**fields: object) -> dict[str, object]:
+    """Make the body of a student like no other."""
+    number = next(numbers)
+    return {"given_name": "Ada", "family_name": f"Number{number}", "email": f"s{number}@campus.example", **fields}
+
+
+def course_fields(**fields: object) -> dict[str, object]:
+    """Make the body of a course like no other."""
+    number = next(numbers)
+    return {"code": f"C{number}", "title": f"Course {number}", **fields}
+
+
+async def create(client: Client, path: str, body: object) -> dict[str, Any]:
+    answer = await call(client, "POST", path, body)
+    assert answer.status == 201, answer
+    created: dict[str, Any] = answer.body
+    return created
+
+
+async def new_student(client: Client, **fields: object) -> int:
+    """Create a student and return the id."""
+    id: int = (await create(client, "/students", student_fields(**fields)))["id"]
+    return id
+
+
+async def new_course(client: Client, **fields: object) -> int:
+    """Create a course and return its id."""
+    id: int = (await create(client, "/courses", course_fields(**fields)))["id"]
+    return id
+
+
+async def enroll(client: Client, student_id: int, *course_ids: int, mode: str = "atomic") -> Answer:
+    return await call(client, "POST", f"/students/{student_id}/enroll", {"course_ids": list(course_ids), "mode": mode})
+
+
+async def drop(client: Client, student_id: int, course_id: int) -> Answer:
+    return await call(client, "DELETE", f"/students/{student_id}/courses/{course_id}")
+
+
+async def read(client: Client, path: str) -> Any:
+    """Read what is there."""
+    answer = await call(client, "GET", path)
+    assert answer.status == 200, answer
+    return answer.body
+
+
+async def walk(client: Client, path: str) -> list[list[Any]]:
+    """Follow a list from page to page as its Link headers say, and return the items of each page."""
+    pages = []
+    here: str | None = path
+    while here is not None:
+        answer = await call(client, "GET", here)
+        assert answer.status == 200, answer
+        pages.append(answer.body["items"])
+        link = answer.headers.get("Link")
+        assert (link is None) == (answer.body["next"] is None)
+        if link is not None:
+            here, _, relation = link.removeprefix("<").partition(">; ")
+            assert relation == 'rel="next"'
+            assert URL(here).query["cursor"] == answer.body["next"]
+        else:
+            here = None
+        assert len(pages) < 100, "the pages do not end"
+    return pages
+
+
+async def events(connection: Connection) -> list[dict[str, Any]]:
+    """Read every event in order, with its states as values."""
+    rows = await connection.fetch("SELECT * FROM events ORDER BY position")
+    states = {"before", "after"}
+    return [
+        {name: json.loads(value) if name in states and value is not None else value for name, value in row.items()}
+        for row in rows
+    ]
+
+
+async def everything(connection: Connection) -> dict[str, list[tuple[object, ...]]]:
+    """Read every row of every table."""
+    return {table: [tuple(row) for row in await connection.fetch(f"TABLE {table} ORDER BY 1, 2")] for table in TABLES}
+
+
+async def until(condition: Callable[[], Awaitable[object]], what: str) -> None:
+    """Wait for something that comes about by itself."""
+    for _ in range(1000):
+        if await condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"waited in vain for: {what}")
+
+
+async def served(aiohttp_client: AiohttpClient, settings: Settings) -> Client:
+    """Serve with settings of the test's own and return a client once the service is ready."""
+    client = await aiohttp_client(create_app(settings))
+
+    async def ready() -> bool:
+        return (await call(client, "GET", "/health/ready")).status == 200
+
+    await until(ready, "readiness")
+    return client
+
+
+@asynccontextmanager
+async def busy(database_url: str) -> AsyncIterator[Connection]:
+    """Hold the writer's lock, as another process of the service would; the connection can give it up early."""
+    connection = await asyncpg.connect(database_url)
+    try:
+        await connection.execute("BEGIN")
+        await connection.execute("SELECT FROM feed FOR UPDATE")
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def waiting_writer(connection: Connection) -> int:
+    """Wait until the service waits for the writer's lock, and return the process id of that session."""
+    find = """
+        SELECT pid
+        FROM pg_stat_activity
+        WHERE datname = current_database()
+            AND application_name = 'enrollment-service'
+            AND wait_event_type = 'Lock'
+    """
+
+    async def waits() -> bool:
+        return await connection.fetchval(find) is not None
+
+    await until(waits, "a writer that waits for its turn")
+    pid: int = await connection.fetchval(find)
+    return pid

@@ -1,0 +1,192 @@
+"""A real PostgreSQL for every test: one server a run, one migrated template, and a clone of it for each test."""
+
+import asyncio
+import os
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+import psycopg
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient
+
+from service.embedded import embedded_server
+from service.migrate import migrate
+from service.settings import Settings
+from sql import Connection
+
+PREFIX = "enrollment_test"
+ABANDONED_SECONDS = 3600
+"""A run that ended without cleaning up is surely over by now."""
+FAST = {
+    # What is lost with a crash of the machine is of no use to anybody.
+    "fsync": "off",
+    "full_page_writes": "off",
+    # Copying a template is twice as fast when nothing of it goes to the log.
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
+    "max_connections": "200",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A PostgreSQL to test on, and how the databases of this run are named and copied there."""
+
+    url: str
+    run: str
+    strategy: str
+
+    @property
+    def template(self) -> str:
+        return f"{self.run}_template"
+
+    def url_of(self, database: str) -> str:
+        return urlunsplit(urlsplit(self.url)._replace(path=f"/{database}"))
+
+    def connect(self) -> psycopg.Connection[Any]:
+        return psycopg.connect(self.url, autocommit=True)
+
+
+SERVER = pytest.StashKey[Server]()
+STACK = pytest.StashKey[ExitStack]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[STACK] = ExitStack()
+    # The tests say themselves what the service is told.
+    for name in Settings.model_fields:
+        os.environ.pop(name.upper(), None)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    config.stash[STACK].close()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Hand the one server of the run to each process of pytest-xdist."""
+    node.workerinput["server"] = asdict(_server(node.config))
+
+
+def _server(config: pytest.Config) -> Server:
+    if SERVER not in config.stash:
+        workerinput = getattr(config, "workerinput", None)
+        if workerinput is None:
+            config.stash[SERVER] = config.stash[STACK].enter_context(_started_server())
+        else:
+            config.stash[SERVER] = Server(**workerinput["server"])
+    return config.stash[SERVER]
+
+
+@contextmanager
+def _started_server() -> Iterator[Server]:
+    run = f"{PREFIX}_{int(time.time())}_{secrets.token_hex(3)}"
+    with ExitStack() as stack:
+        url = os.environ.get("TEST_DATABASE_URL")
+        if url:
+            server = Server(url, run, strategy="WAL_LOG")
+        else:
+            folder = Path(tempfile.mkdtemp(prefix="enrollment-test-"))
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            # As root, the server runs under another account, which has to get through.
+            folder.chmod(0o711)
+            server = Server(stack.enter_context(embedded_server(folder, options=FAST)), run, strategy="FILE_COPY")
+        with server.connect() as admin:
+            _drop_abandoned(admin)
+            admin.execute(f"CREATE DATABASE {server.template} TEMPLATE template0 ENCODING 'UTF8'")
+        stack.callback(_drop_run, server)
+        migrate(server.url_of(server.template), timeout=10.0)
+        yield server
+
+
+def _drop_abandoned(admin: psycopg.Connection[Any]) -> None:
+    names = admin.execute("SELECT datname FROM pg_database WHERE starts_with(datname, %s)", [f"{PREFIX}_"]).fetchall()
+    for (name,) in names:
+        started = int(name.removeprefix(f"{PREFIX}_").partition("_")[0])
+        if started < time.time() - ABANDONED_SECONDS:
+            admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+def _drop_run(server: Server) -> None:
+    if server.strategy == "FILE_COPY":
+        return
+    with server.connect() as admin:
+        rows = admin.execute("SELECT datname FROM pg_database WHERE starts_with(datname, %s)", [server.run]).fetchall()
+        for (name,) in rows:
+            admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def server(request: pytest.FixtureRequest) -> Server:
+    return _server(request.config)
+
+
+@pytest.fixture(scope="session")
+def admin(server: Server) -> Iterator[psycopg.Connection[Any]]:
+    """A connection that may make and drop databases."""
+    with server.connect() as connection:
+        yield connection
+
+
+@pytest.fixture
+def database_url(server: Server, admin: psycopg.Connection[Any]) -> Iterator[str]:
+    """A database of this test alone, migrated and empty."""
+    yield from _database(server, admin, server.template)
+
+
+@pytest.fixture
+def empty_database_url(server: Server, admin: psycopg.Connection[Any]) -> Iterator[str]:
+    """A database of this test alone, on which no migration ran."""
+    yield from _database(server, admin, "template0")
+
+
+def _database(server: Server, admin: psycopg.Connection[Any], template: str) -> Iterator[str]:
+    name = f"{server.run}_{secrets.token_hex(6)}"
+    admin.execute(f"CREATE DATABASE {name} TEMPLATE {template} ENCODING 'UTF8' STRATEGY {server.strategy}")
+    try:
+        yield server.url_of(name)
+    finally:
+        admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def settings(database_url: str) -> Settings:
+    return Settings(database_url=database_url, migrate_on_start=False, port=0)
+
+
+@pytest.fixture
+async def connection(database_url: str) -> AsyncIterator[Connection]:
+    """A connection to the test's database, to see what the service left there."""
+    connection = await asyncpg.connect(database_url)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+Client = TestClient[web.Request, web.Application]
+
+
+@pytest.fixture
+async def client(settings: Settings, aiohttp_client: Callable[[web.Application], Awaitable[Client]]) -> Client:
+    """A client of the service, which is ready."""
+    # Imported here, so that a mistake in the service fails the tests of the service and no others.
+    from service.app import create_app
+
+    client = await aiohttp_client(create_app(settings))
+    async with asyncio.timeout(10):
+        while True:
+            async with client.get("/health/ready") as response:
+                if response.status == 200:
+                    return client
+            await asyncio.sleep(0.01)

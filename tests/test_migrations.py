@@ -1,0 +1,486 @@
+"""Migrations: up and down, over rows, interrupted, and many at once."""
+
+import pwd
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import psycopg
+import pytest
+from psycopg import sql
+
+import service.migrate
+from service.migrate import MIGRATIONS, DatabaseUnavailable, MigrationFailed, UnfitDatabase, migrate, rollback
+from tests.conftest import Server
+
+Connection = psycopg.Connection[Any]
+Rows = dict[str, list[tuple[Any, ...]]]
+
+NAMES = sorted(path.stem for path in MIGRATIONS.glob("*.sql") if not path.stem.endswith(".rollback"))
+
+# What a database holds that stands at this migration: each table that it creates gets rows, each column a value.
+FILL = {
+    "0001_create_feed": """
+        INSERT INTO events (position, type, occurred_at, actor, request_id, reason, student_id, course_id, before, after)
+        VALUES (1, 'student.created', '2026-01-02T03:04:05.678901Z', 'registrar', 'a1', 'é "quoted"', 1, NULL, NULL, '{"version":1}'),
+               (2, 'course.created', '2026-01-02T03:04:06Z', NULL, 'a2', NULL, NULL, 1, '{"n":[1,2]}', NULL)
+    """,
+    "0002_create_students": """
+        INSERT INTO students (id, external_id, given_name, family_name, email, version, created_at, updated_at)
+        VALUES (1, 'S-1', 'Zoë', 'O''Brien', 'zoe@example.org', 3, '2026-01-01Z', '2026-01-02Z'),
+               (2, NULL, '李', '', 'Li.4@Example.org', 1, '2026-01-01Z', '2026-01-01Z'),
+               (9223372036854775807, 'last', 'x', 'y', 'last@example.org', 1, 'infinity', 'infinity')
+    """,
+    "0003_create_courses": """
+        INSERT INTO courses (id, external_id, code, title, credits, capacity, seats_taken, version, created_at, updated_at)
+        VALUES (1, 'C-1', 'MATH101', 'Calculus', 4.5, 30, 2, 7, '2026-01-01Z', '2026-01-02Z'),
+               (2, NULL, 'MATH101', 'Calculus, again', 0, NULL, 0, 1, '2026-01-01Z', '2026-01-01Z'),
+               (3, NULL, 'ART1', 'Closed', 99, 0, 0, 1, '2026-01-01Z', '2026-01-01Z')
+    """,
+    "0004_create_student_courses": """
+        INSERT INTO student_courses (student_id, course_id, status, place, joined_at, updated_at)
+        VALUES (1, 1, 'enrolled', 1, '2026-01-03Z', '2026-01-03Z'), (2, 1, 'completed', 2, '2026-01-03Z', '2026-01-04Z'),
+               (2, 2, 'dropped', 3, '2026-01-03Z', '2026-01-05Z')
+    """,
+}
+
+CATALOG = """
+    SELECT 'column', table_name, column_name, concat_ws(' ', ordinal_position, data_type, is_nullable, column_default, identity_generation)
+    FROM information_schema.columns WHERE table_schema = current_schema
+    UNION ALL
+    SELECT 'constraint', conrelid::regclass::text, conname, pg_get_constraintdef(oid)
+    FROM pg_constraint WHERE connamespace = current_schema::regnamespace
+    UNION ALL
+    SELECT 'relation', relname, relkind::text, concat_ws(' ', reloptions::text, CASE WHEN relkind = 'i' THEN pg_get_indexdef(oid) END)
+    FROM pg_class WHERE relnamespace = current_schema::regnamespace
+    UNION ALL
+    SELECT 'function', proname, prokind::text, prosrc FROM pg_proc WHERE pronamespace = current_schema::regnamespace
+    UNION ALL
+    SELECT 'type', typname, typtype::text, '' FROM pg_type
+    WHERE typnamespace = current_schema::regnamespace AND typtype IN ('d', 'e', 'r')
+"""
+
+
+def catalog(connection: Connection) -> list[tuple[str, ...]]:
+    """List what the schema is made of, without what yoyo keeps there."""
+    rows = connection.execute(CATALOG).fetchall()
+    return sorted(row for row in rows if "yoyo" not in row[1])
+
+
+def tables(connection: Connection) -> list[str]:
+    return sorted(name for kind, name, relkind, _ in catalog(connection) if kind == "relation" and relkind == "r")
+
+
+def rows(connection: Connection, columns: dict[str, list[str]] | None = None) -> Rows:
+    """Read every row of every table, or of the given columns."""
+    wanted = columns_of(connection) if columns is None else columns
+    return {
+        table: sorted(
+            connection.execute(
+                sql.SQL("SELECT {} FROM {}").format(
+                    sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(name)) for name in names),
+                    sql.Identifier(table),
+                )
+            ).fetchall(),
+            key=repr,
+        )
+        for table, names in wanted.items()
+    }
+
+
+def columns_of(connection: Connection) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {table: [] for table in tables(connection)}
+    for kind, table, name, _ in catalog(connection):
+        if kind == "column":
+            found[table].append(name)
+    return found
+
+
+@pytest.fixture
+def database(empty_database_url: str) -> Iterator[Connection]:
+    with psycopg.connect(empty_database_url, autocommit=True) as connection:
+        yield connection
+
+
+Upto = Callable[[str | None], Path]
+
+
+@pytest.fixture
+def upto(tmp_path: Path) -> Upto:
+    """Make a folder with the migrations up to a name, that one included; None is none at all."""
+
+    def make(name: str | None) -> Path:
+        folder = tmp_path / f"upto_{name}"
+        folder.mkdir()
+        for each in NAMES:
+            if name is not None and each <= name:
+                shutil.copy(MIGRATIONS / f"{each}.sql", folder)
+                shutil.copy(MIGRATIONS / f"{each}.rollback.sql", folder)
+        return folder
+
+    return make
+
+
+def previous(name: str) -> str | None:
+    index = NAMES.index(name)
+    return NAMES[index - 1] if index else None
+
+
+def fill(connection: Connection, upto: str | None) -> None:
+    for name in NAMES:
+        if upto is not None and name <= upto:
+            connection.execute(FILL.get(name, ""))
+
+
+def start(url: str, folder: Path = MIGRATIONS) -> subprocess.Popen[str]:
+    program = (
+        "import sys; from pathlib import Path; from service.migrate import migrate; "
+        "print(*migrate(sys.argv[1], timeout=30.0, migrations=Path(sys.argv[2])))"
+    )
+    return subprocess.Popen([sys.executable, "-c", program, url, str(folder)], stdout=subprocess.PIPE, text=True)
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def test_migrations_are_numbered_without_a_gap_and_each_depends_on_the_one_before() -> None:
+    assert [int(name.partition("_")[0]) for name in NAMES] == list(range(1, len(NAMES) + 1))
+    for name in NAMES[1:]:
+        text = (MIGRATIONS / f"{name}.sql").read_text()
+        assert text.startswith(f"-- depends: {previous(name)}\n"), name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_migration_has_a_rollback_that_does_something(name: str) -> None:
+    text = (MIGRATIONS / f"{name}.rollback.sql").read_text()
+    assert re.sub(r"--.*", "", text).strip()
+
+
+def test_no_rollback_lacks_its_migration() -> None:
+    assert {path.name.removesuffix(".rollback.sql") for path in MIGRATIONS.glob("*.rollback.sql")} == set(NAMES)
+
+
+def test_up_down_up_ends_where_it_began(empty_database_url: str, database: Connection) -> None:
+    assert migrate(empty_database_url) == NAMES
+    up = catalog(database)
+    assert rollback(empty_database_url) == NAMES[::-1]
+    assert catalog(database) == []
+    assert migrate(empty_database_url) == NAMES
+    assert catalog(database) == up
+
+
+def test_a_second_run_applies_nothing(empty_database_url: str) -> None:
+    migrate(empty_database_url)
+    assert migrate(empty_database_url) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_step_over_existing_rows_keeps_every_row_up_and_down(
+    name: str, empty_database_url: str, database: Connection, upto: Upto
+) -> None:
+    migrate(empty_database_url, migrations=upto(previous(name)))
+    fill(database, previous(name))
+    columns_before, catalog_before, rows_before = columns_of(database), catalog(database), rows(database)
+    this = upto(name)
+
+    assert migrate(empty_database_url, migrations=this) == [name]
+    catalog_after = catalog(database)
+    assert rows(database, columns_before) == rows_before
+
+    assert rollback(empty_database_url, migrations=this, count=1) == [name]
+    assert catalog(database) == catalog_before
+    assert rows(database) == rows_before
+
+    assert migrate(empty_database_url, migrations=this) == [name]
+    assert catalog(database) == catalog_after
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_rows_of_these_tests_reach_every_table_and_column(
+    name: str, empty_database_url: str, database: Connection, upto: Upto
+) -> None:
+    migrate(empty_database_url, migrations=upto(name))
+    fill(database, name)
+    for table, columns in columns_of(database).items():
+        filled = database.execute(
+            sql.SQL("SELECT {} FROM {}").format(
+                sql.SQL(", ").join(sql.SQL("count({})").format(sql.Identifier(column)) for column in columns),
+                sql.Identifier(table),
+            )
+        ).fetchone()
+        assert filled is not None
+        assert all(filled), f"give {table} a value for each column in FILL"
+
+
+def test_student_courses_comes_over_existing_students_and_courses(
+    empty_database_url: str, database: Connection, upto: Upto
+) -> None:
+    migrate(empty_database_url, migrations=upto("0003_create_courses"))
+    fill(database, "0003_create_courses")
+    before = rows(database)
+    assert len(before["students"]) == len(before["courses"]) == 3
+
+    assert migrate(empty_database_url, migrations=upto("0004_create_student_courses")) == [
+        "0004_create_student_courses"
+    ]
+
+    after = rows(database)
+    assert after.pop("student_courses") == []
+    assert after == before
+    key = database.execute(
+        "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = 'student_courses_pkey'"
+    ).fetchone()
+    assert key == ("PRIMARY KEY (student_id, course_id)",)
+    enroll = (
+        "INSERT INTO student_courses (student_id, course_id, status, place, joined_at, updated_at) "
+        "VALUES (%s, %s, %s, 1, now(), now())"
+    )
+    for student_id, course_id in [(1, 1), (1, 2), (2, 1)]:
+        database.execute(enroll, [student_id, course_id, "enrolled"])
+    for student_id, course_id, status, constraint in [
+        (1, 1, "enrolled", "student_courses_pkey"),
+        (404, 1, "enrolled", "student_courses_student_id_fkey"),
+        (1, 404, "enrolled", "student_courses_course_id_fkey"),
+        (2, 2, "expelled", "student_courses_status_check"),
+    ]:
+        with pytest.raises(psycopg.errors.IntegrityError) as refused:
+            database.execute(enroll, [student_id, course_id, status])
+        assert refused.value.diag.constraint_name == constraint
+    for table in ("students", "courses"):
+        with pytest.raises(psycopg.errors.ForeignKeyViolation):
+            database.execute(sql.SQL("DELETE FROM {} WHERE id = 1").format(sql.Identifier(table)))
+    assert len(rows(database)["student_courses"]) == 3
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A copy of the migrations, to which a test adds one."""
+    return Path(shutil.copytree(MIGRATIONS, tmp_path / "migrations"))
+
+
+def add(folder: Path, name: str, text: str) -> None:
+    (folder / f"{name}.sql").write_text(f"-- depends: {NAMES[-1]}\n\n{text}")
+
+
+def test_a_failed_migration_leaves_schema_and_rows_as_they_were(
+    empty_database_url: str, database: Connection, folder: Path
+) -> None:
+    migrate(empty_database_url)
+    fill(database, NAMES[-1])
+    before = catalog(database), rows(database)
+    add(
+        folder,
+        "9999_broken",
+        "ALTER TABLE students ADD COLUMN nickname text; UPDATE students SET given_name = 'x'; "
+        "DELETE FROM student_courses; CREATE TABLE extra (id bigint); ALTER TABLE courses ADD CHECK (capacity > 1000);",
+    )
+
+    with pytest.raises(MigrationFailed, match="9999_broken"):
+        migrate(empty_database_url, migrations=folder)
+
+    assert (catalog(database), rows(database)) == before
+    add(folder, "9999_broken", "ALTER TABLE students ADD COLUMN nickname text;")
+    assert migrate(empty_database_url, migrations=folder) == ["9999_broken"]
+
+
+def test_what_came_before_a_failed_migration_stays_applied(empty_database_url: str, folder: Path) -> None:
+    add(folder, "9999_broken", "SELECT 1 / 0;")
+    with pytest.raises(MigrationFailed):
+        migrate(empty_database_url, migrations=folder)
+    assert migrate(empty_database_url) == []
+
+
+def test_a_migration_that_cannot_be_marked_as_applied_is_undone(
+    empty_database_url: str, database: Connection, folder: Path
+) -> None:
+    migrate(empty_database_url)
+    before = catalog(database)
+    add(
+        folder,
+        "9999_marked",
+        "CREATE TABLE extra (id bigint); ALTER TABLE _yoyo_migration ADD CHECK (false) NOT VALID;",
+    )
+    with pytest.raises(MigrationFailed):
+        migrate(empty_database_url, migrations=folder)
+    assert catalog(database) == before
+
+
+def test_many_processes_at_once_apply_each_migration_once(empty_database_url: str, database: Connection) -> None:
+    processes = [start(empty_database_url) for _ in range(6)]
+    outputs = [process.communicate(timeout=60)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * 6
+    assert sorted(name for output in outputs for name in output.split()) == NAMES
+    applied = database.execute("SELECT migration_id FROM _yoyo_migration ORDER BY migration_id").fetchall()
+    assert [name for (name,) in applied] == NAMES
+
+
+def sleeps(connection: Connection) -> bool:
+    return connection.execute(
+        "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%pg_sleep%' AND pid <> pg_backend_pid()"
+    ).fetchone() == (1,)
+
+
+def test_a_migration_killed_in_the_middle_does_not_block_the_next_start(
+    empty_database_url: str, database: Connection, folder: Path
+) -> None:
+    migrate(empty_database_url)
+    before = catalog(database)
+    add(folder, "9999_slow", "CREATE TABLE extra (id bigint); SELECT pg_sleep(60);")
+    process = start(empty_database_url, folder)
+    wait_for(lambda: sleeps(database))
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=10)
+
+    started = time.monotonic()
+    add(folder, "9999_slow", "CREATE TABLE extra (id bigint);")
+    assert migrate(empty_database_url, migrations=folder, timeout=20.0) == ["9999_slow"]
+
+    assert time.monotonic() - started < 10
+    assert set(catalog(database)) > set(before)
+
+
+def test_an_index_is_built_concurrently_while_another_process_waits_its_turn(
+    empty_database_url: str, database: Connection, folder: Path
+) -> None:
+    migrate(empty_database_url)
+    (folder / "9999_index.sql").write_text(
+        f"-- transactional: false\n-- depends: {NAMES[-1]}\n\n"
+        "DROP INDEX CONCURRENTLY IF EXISTS extra_idx;\n"
+        "CREATE INDEX CONCURRENTLY extra_idx ON students (given_name);\n"
+    )
+    # The build waits for every transaction that is older than itself.
+    with psycopg.connect(empty_database_url) as old:
+        old.execute("LOCK TABLE students IN ROW EXCLUSIVE MODE")
+        processes = [start(empty_database_url, folder) for _ in range(2)]
+        wait_for(
+            lambda: (
+                database.execute(
+                    "SELECT count(*) FILTER (WHERE query LIKE 'DROP INDEX%%' OR query LIKE 'CREATE INDEX%%') = 1 "
+                    "AND count(*) FILTER (WHERE query LIKE '%%pg_try_advisory_lock%%') = 1 FROM pg_stat_activity "
+                    "WHERE datname = current_database() AND application_name = 'enrollment-service migrate'",
+                    [],
+                ).fetchone()
+                == (True,)
+            )
+        )
+    outputs = [process.communicate(timeout=60)[0] for process in processes]
+    assert sorted(output.split() for output in outputs) == [[], ["9999_index"]]
+    assert database.execute("SELECT indisvalid FROM pg_index WHERE indexrelid = 'extra_idx'::regclass").fetchone() == (
+        True,
+    )
+
+
+def test_a_lock_row_left_behind_does_not_block_the_next_start(empty_database_url: str, database: Connection) -> None:
+    migrate(empty_database_url)
+    database.execute("INSERT INTO yoyo_lock (locked, ctime, pid) VALUES (1, now(), 4194304)")
+    started = time.monotonic()
+    assert migrate(empty_database_url) == []
+    assert time.monotonic() - started < 5
+
+
+def test_who_waits_for_another_process_waits_no_longer_than_told(
+    empty_database_url: str, database: Connection, folder: Path
+) -> None:
+    add(folder, "9999_slow", "SELECT pg_sleep(60);")
+    process = start(empty_database_url, folder)
+    try:
+        wait_for(lambda: sleeps(database))
+        with pytest.raises(DatabaseUnavailable, match="Another process"):
+            migrate(empty_database_url, timeout=0.3)
+        stop = threading.Event()
+        threading.Timer(0.3, stop.set).start()
+        with pytest.raises(DatabaseUnavailable, match="stopped"):
+            migrate(empty_database_url, timeout=60.0, stop=stop)
+    finally:
+        process.kill()
+        process.communicate(timeout=10)
+
+
+def test_a_migration_waits_for_a_reader_no_longer_than_the_lock_timeout(
+    empty_database_url: str, database: Connection, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service.migrate, "LOCK_SECONDS", 1)
+    migrate(empty_database_url)
+    before = catalog(database)
+    add(folder, "9999_wide", "ALTER TABLE students ADD COLUMN nickname text;")
+    with psycopg.connect(empty_database_url) as reader:
+        reader.execute("SELECT count(*) FROM students")
+        with pytest.raises(DatabaseUnavailable, match="lock"):
+            migrate(empty_database_url, migrations=folder)
+        assert catalog(database) == before
+    assert migrate(empty_database_url, migrations=folder) == ["9999_wide"]
+
+
+def test_an_account_without_a_name_can_migrate(empty_database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(uid: int) -> NoReturn:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    assert migrate(empty_database_url) == NAMES
+    assert migrate(empty_database_url) == []
+
+
+def test_each_schema_is_migrated_on_its_own(empty_database_url: str, database: Connection) -> None:
+    for schema in ("north", "south"):
+        assert migrate(empty_database_url, schema=schema) == NAMES
+    assert catalog(database) == []
+    database.execute("SET search_path TO south")
+    assert "student_courses" in tables(database)
+    assert rollback(empty_database_url, schema="north") == NAMES[::-1]
+    assert "student_courses" in tables(database)
+
+
+def test_a_database_that_may_lose_what_it_confirmed_is_refused(empty_database_url: str, database: Connection) -> None:
+    name = sql.Identifier(database.info.dbname)
+    database.execute(sql.SQL("ALTER DATABASE {} SET synchronous_commit = off").format(name))
+    with pytest.raises(UnfitDatabase, match="synchronous_commit"):
+        migrate(empty_database_url)
+    assert catalog(database) == []
+
+
+def test_a_database_that_does_not_speak_utf_8_is_refused(server: Server, admin: Connection) -> None:
+    name = f"{server.run}_ascii"
+    admin.execute(
+        f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE_PROVIDER libc LC_COLLATE 'C' LC_CTYPE 'C'"
+    )
+    try:
+        with pytest.raises(UnfitDatabase, match="UTF8"):
+            migrate(server.url_of(name))
+    finally:
+        admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def test_a_database_that_accepts_no_connections_is_not_available(empty_database_url: str, admin: Connection) -> None:
+    name = sql.Identifier(urlsplit(empty_database_url).path[1:])
+    admin.execute(sql.SQL("ALTER DATABASE {} WITH ALLOW_CONNECTIONS false").format(name))
+    with pytest.raises(DatabaseUnavailable):
+        migrate(empty_database_url)
+
+
+def test_a_server_that_is_not_there_is_not_available(tmp_path: Path) -> None:
+    with pytest.raises(DatabaseUnavailable):
+        migrate(f"postgresql://postgres@/enrollment?host={tmp_path}")
+
+
+def test_a_url_may_hold_what_has_to_be_quoted(server: Server, admin: Connection) -> None:
+    name = f"{server.run}_ü%/ odd?"
+    admin.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name)))
+    try:
+        url = urlunsplit(urlsplit(server.url)._replace(path="/" + quote(name, safe="")))
+        assert migrate(url) == NAMES
+    finally:
+        admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))

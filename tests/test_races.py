@@ -1,0 +1,190 @@
+"""What other systems lose: many callers at the same moment, over real connections to a real server."""
+
+import asyncio
+import itertools
+import random
+from collections import Counter
+from collections.abc import Awaitable, Iterable
+from typing import Any, TypeVar, cast
+
+import pytest
+from pytest_aiohttp import AiohttpClient
+
+from service.check import INVARIANTS
+from service.settings import Settings
+from sql import Connection
+from tests.campus import call, drop, enroll, new_course, new_student, served, student_fields
+from tests.conftest import Client
+
+Answer = TypeVar("Answer")
+
+
+class Replicas:
+    """Two services on one database, called in turn: what holds between requests has to hold between processes."""
+
+    def __init__(self, clients: list[Client]) -> None:
+        self._turns = itertools.cycle(clients)
+
+    def request(self, *arguments: Any, **options: Any) -> Any:
+        """Call the next of them."""
+        return next(self._turns).request(*arguments, **options)
+
+
+@pytest.fixture
+async def client(settings: Settings, aiohttp_client: AiohttpClient) -> Client:
+    return cast(Client, Replicas([await served(aiohttp_client, settings) for _ in range(2)]))
+
+
+async def at_once(calls: Iterable[Awaitable[Answer]]) -> list[Answer]:
+    return await asyncio.gather(*calls)
+
+
+async def students(client: Client, count: int) -> list[int]:
+    return [await new_student(client) for _ in range(count)]
+
+
+async def assert_whole(connection: Connection) -> None:
+    for invariant, find in INVARIANTS.items():
+        assert list(await find(connection)) == [], invariant
+
+
+async def test_of_500_students_at_once_exactly_one_gets_the_last_seat(client: Client, connection: Connection) -> None:
+    course = await new_course(client, capacity=1)
+    racers = await students(client, 500)
+
+    answers = await at_once(enroll(client, student, course) for student in racers)
+
+    assert Counter(answer.status for answer in answers) == {201: 1, 409: 499}
+    refusals = [error["code"] for answer in answers for error in answer.body.get("errors", [])]
+    assert refusals == ["course_full"] * 499
+    assert await connection.fetchval("SELECT count(*) FROM student_courses") == 1
+    await assert_whole(connection)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+async def test_overlapping_courses_in_opposite_orders_do_not_deadlock(
+    client: Client, connection: Connection, seed: int
+) -> None:
+    chance = random.Random(seed)
+    courses = [await new_course(client, capacity=chance.choice([5, 20, None])) for _ in range(8)]
+    racers = await students(client, 60)
+    wishes = [chance.sample(courses, 5) for _ in racers]
+
+    forward = [enroll(client, student, *wish, mode="partial") for student, wish in zip(racers, wishes, strict=True)]
+    backward = [
+        enroll(client, student, *reversed(wish), mode="atomic") for student, wish in zip(racers, wishes, strict=True)
+    ]
+    answers = await at_once(call for pair in zip(forward, backward, strict=True) for call in pair)
+
+    assert {answer.status for answer in answers} <= {200, 201, 409}
+    await assert_whole(connection)
+
+
+async def test_the_same_enrollment_50_times_at_once_is_one_row_and_one_event(
+    client: Client, connection: Connection
+) -> None:
+    course = await new_course(client, capacity=10)
+    student = await new_student(client)
+
+    answers = await at_once(enroll(client, student, course) for _ in range(50))
+
+    assert Counter(answer.status for answer in answers) == {201: 1, 200: 49}
+    assert await connection.fetchval("SELECT count(*) FROM student_courses") == 1
+    assert await connection.fetchval("SELECT count(*) FROM events WHERE type = 'enrollment.enrolled'") == 1
+    assert await connection.fetchval("SELECT seats_taken FROM courses") == 1
+    await assert_whole(connection)
+
+
+async def test_enrolling_and_dropping_at_once_never_loses_or_invents_a_seat(
+    client: Client, connection: Connection
+) -> None:
+    course = await new_course(client, capacity=3)
+    racers = await students(client, 20)
+    chance = random.Random(4)
+
+    async def churn(student: int) -> list[int]:
+        statuses = []
+        for _ in range(8):
+            if chance.random() < 0.5:
+                statuses.append((await enroll(client, student, course)).status)
+            else:
+                statuses.append((await drop(client, student, course)).status)
+        return statuses
+
+    statuses = await at_once(churn(student) for student in racers)
+
+    assert {status for each in statuses for status in each} <= {200, 201, 404, 409}
+    await assert_whole(connection)
+    seats_taken, seated = await connection.fetchrow(  # type: ignore[misc]
+        "SELECT seats_taken, (SELECT count(*) FROM student_courses WHERE status = 'enrolled') FROM courses"
+    )
+    assert seats_taken == seated <= 3
+
+
+async def test_students_created_changed_and_deleted_while_others_enroll_them(
+    client: Client, connection: Connection
+) -> None:
+    courses = [await new_course(client, capacity=None) for _ in range(3)]
+    statuses: Counter[tuple[str, int]] = Counter()
+
+    async def send(what: str, method: str, path: str, body: object = None) -> Any:
+        answer = await call(client, method, path, body)
+        statuses[what, answer.status] += 1
+        return answer.body
+
+    async def life() -> None:
+        fields = student_fields()
+        student = await send("create", "POST", "/students", fields)
+        path = f"/students/{student['id']}"
+        await at_once(
+            [
+                send("enroll", "POST", f"{path}/enroll", {"course_ids": courses}),
+                send("edit", "PATCH", path, {"given_name": "Grace"}),
+                send("delete", "DELETE", path),
+                send("enroll", "POST", f"{path}/enroll", {"course_ids": courses[:1]}),
+                send("create again", "POST", "/students", fields),
+            ]
+        )
+
+    await at_once(life() for _ in range(40))
+
+    assert {status for _, status in statuses} <= {200, 201, 204, 404, 409}
+    assert statuses["create", 201] == 40
+    await assert_whole(connection)
+
+
+async def test_a_course_can_not_be_deleted_under_those_who_enroll_in_it(client: Client, connection: Connection) -> None:
+    racers = await students(client, 20)
+    for _ in range(5):
+        course = await new_course(client, capacity=5)
+
+        answers, deleted = await asyncio.gather(
+            at_once(enroll(client, student, course) for student in racers),
+            call(client, "DELETE", f"/courses/{course}"),
+        )
+
+        enrolled = sum(answer.status == 201 for answer in answers)
+        assert (deleted.status == 204) == (enrolled == 0)
+        assert enrolled in {0, 5}
+    await assert_whole(connection)
+
+
+async def test_capacity_lowered_during_a_rush_sells_no_seat_more(client: Client, connection: Connection) -> None:
+    course = await new_course(client, capacity=50)
+    racers = await students(client, 100)
+
+    answers, lowered = await asyncio.gather(
+        at_once(enroll(client, student, course) for student in racers),
+        call(client, "PATCH", f"/courses/{course}", {"capacity": 10}),
+    )
+
+    assert lowered.status == 200
+    sold_before, sold_after = await connection.fetchrow(  # type: ignore[misc]
+        """
+        SELECT count(*) FILTER (WHERE position < lowered), count(*) FILTER (WHERE position > lowered)
+        FROM events, (SELECT position AS lowered FROM events WHERE type = 'course.updated') AS change
+        WHERE type = 'enrollment.enrolled'
+        """
+    )
+    assert sold_before + sold_after == sum(answer.status == 201 for answer in answers) == max(10, sold_before)
+    await assert_whole(connection)

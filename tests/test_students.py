@@ -1,0 +1,565 @@
+"""Students: create, read, list, edit, replace, delete."""
+
+import asyncio
+import base64
+from collections import Counter
+
+import pytest
+
+from sql import Connection
+from tests.campus import (
+    call,
+    create,
+    enroll,
+    events,
+    everything,
+    new_course,
+    new_student,
+    places,
+    problem,
+    read,
+    student_fields,
+    walk,
+)
+from tests.conftest import Client
+
+LINES_OF_TEXT = ["X", "é", "李", "O'Brien-Smith Jr.", " Ada", "Ada ", "x" * 200, "🎓", "\u00a0x", '"', "\\", "<b>"]
+NO_LINES_OF_TEXT = [
+    "",
+    " ",
+    "\u2003",
+    "\u00a0",
+    "x" * 201,
+    "a\x00b",
+    "a\nb",
+    "a\tb",
+    "\x7fb",
+    "a\x1f",
+    1,
+    True,
+    None,
+    [],
+]
+
+EMAILS = ["a@b", "A.B+c@d.example", "!#$%&'*/=?^_`{|}~@x", "x" * 252 + "@y"]
+NO_EMAILS = ["", "a", "@b", "a@", "a@b@c", "a b@c", "ä@b", "a@b\n", "a\x00@b", "x" * 253 + "@y", 1, None, ["a@b"]]
+
+EXTERNAL_IDS = [
+    "1",
+    "a/b",
+    "/",
+    "?",
+    "#",
+    "%",
+    "%2F",
+    "a.b",
+    ".a",
+    "...a",
+    "~",
+    "!",
+    "x" * 200,
+    "a+b",
+    "a;b",
+    '"',
+    "\\",
+]
+NO_EXTERNAL_IDS = ["", ".", "..", "...", " ", "a b", "a\x00", "é", "\t", "x" * 201, 1, False]
+
+
+async def test_a_new_student_is_read_back_as_created(client: Client) -> None:
+    fields = {"given_name": "Zoë", "family_name": "李", "email": "Zoe@Campus.example", "external_id": "S/1"}
+
+    created = await call(client, "POST", "/students", fields)
+
+    assert created.status == 201
+    assert created.body.items() >= fields.items()
+    assert created.body["version"] == 1
+    assert created.body["created_at"] == created.body["updated_at"]
+    assert created.body["created_at"].endswith("Z")
+    assert created.headers["Location"] == f"/students/{created.body['id']}"
+    found = await call(client, "GET", created.headers["Location"])
+    assert (found.status, found.body, found.etag) == (200, created.body, created.etag)
+    assert found.etag == '"1"'
+
+
+async def test_an_external_id_may_be_left_away_by_many(client: Client) -> None:
+    for _ in range(2):
+        student = await create(client, "/students", student_fields())
+        assert student["external_id"] is None
+
+
+@pytest.mark.parametrize(
+    ("field", "good", "bad"),
+    [
+        ("given_name", LINES_OF_TEXT, NO_LINES_OF_TEXT),
+        ("family_name", LINES_OF_TEXT, NO_LINES_OF_TEXT),
+        ("email", EMAILS, NO_EMAILS),
+        ("external_id", [*EXTERNAL_IDS, None], NO_EXTERNAL_IDS),
+    ],
+)
+async def test_a_field_takes_what_it_says_and_nothing_else(
+    client: Client, connection: Connection, field: str, good: list[object], bad: list[object]
+) -> None:
+    ids = []
+    for value in good:
+        created = await create(client, "/students", student_fields(**{field: value}))
+        assert created[field] == value
+        ids.append(created["id"])
+    before = await everything(connection)
+
+    for value in bad:
+        answer = await call(client, "POST", "/students", student_fields(**{field: value}))
+        assert [place for _, place in places(answer)] == [f"#/{field}"], value
+        answer = await call(client, "PATCH", f"/students/{ids[0]}", {field: value})
+        assert [place for _, place in places(answer)] == [f"#/{field}"], value
+
+    assert await everything(connection) == before
+
+
+async def test_missing_and_unknown_fields_are_each_pointed_at(client: Client) -> None:
+    answer = await call(client, "POST", "/students", {"given_name": "Ada", "e/mail~": "x", "id": 7})
+
+    assert sorted(places(answer)) == [
+        ("extra_forbidden", "#/e~1mail~0"),
+        ("extra_forbidden", "#/id"),
+        ("missing", "#/email"),
+        ("missing", "#/family_name"),
+    ]
+
+
+async def test_a_body_that_is_no_object_is_invalid(client: Client) -> None:
+    for body in (b"[]", b"null", b'"x"', b"7", b"true"):
+        assert [place for _, place in places(await call(client, "POST", "/students", data=body))] == ["#"]
+
+
+async def test_what_is_no_id_is_invalid_on_every_method(client: Client) -> None:
+    for id in ("0", "-1", str(2**63), "9" * 40, "x", "1.0", "+1", "1e3", "%201", "%D9%A1", "1_0", "%00", "%ff"):
+        for method, body in (("GET", None), ("PATCH", {}), ("DELETE", None)):
+            answer = await call(client, method, f"/students/{id}", body)
+            assert [place for _, place in places(answer)] == ["student_id"], (method, id)
+
+
+async def test_the_largest_id_is_just_unknown(client: Client) -> None:
+    for method, body in (("GET", None), ("PATCH", {"given_name": "X"}), ("DELETE", None)):
+        problem(await call(client, method, f"/students/{2**63 - 1}", body), 404, "student_not_found")
+
+
+async def test_a_list_shows_every_student_once_by_id_over_all_its_pages(client: Client) -> None:
+    ids = [await new_student(client) for _ in range(7)]
+
+    pages = await walk(client, "/students?limit=3")
+
+    assert [len(page) for page in pages] == [3, 3, 1]
+    assert [student["id"] for page in pages for student in page] == ids
+
+
+async def test_a_list_that_ends_with_a_full_page_has_no_empty_page_behind_it(client: Client) -> None:
+    ids = [await new_student(client) for _ in range(4)]
+
+    pages = await walk(client, "/students?limit=2")
+
+    assert [[student["id"] for student in page] for page in pages] == [ids[:2], ids[2:]]
+
+
+async def test_an_empty_list_is_one_empty_page(client: Client) -> None:
+    assert await read(client, "/students") == {"items": [], "next": None}
+
+
+async def test_a_page_goes_on_behind_students_deleted_and_before_those_created_meanwhile(client: Client) -> None:
+    ids = [await new_student(client) for _ in range(4)]
+    first = await read(client, "/students?limit=2")
+    assert (await call(client, "DELETE", f"/students/{ids[1]}")).status == 204
+    assert (await call(client, "DELETE", f"/students/{ids[2]}")).status == 204
+    ids.append(await new_student(client))
+
+    rest = await read(client, f"/students?limit=9&cursor={first['next']}")
+
+    assert [student["id"] for student in rest["items"]] == ids[3:]
+
+
+async def test_a_page_holds_50_unless_told_otherwise_and_500_at_most(client: Client, connection: Connection) -> None:
+    await connection.execute(
+        "INSERT INTO students (given_name, family_name, email) SELECT 'A', 'B', 'a@' || n FROM generate_series(1, 501) AS n"
+    )
+
+    assert len((await read(client, "/students"))["items"]) == 50
+    assert len((await read(client, "/students?limit=1"))["items"]) == 1
+    assert len((await read(client, "/students?limit=500"))["items"]) == 500
+    for limit in ("0", "501", "-1", "x", "", "1.0", "%D9%A1", str(2**70)):
+        assert [place for _, place in places(await call(client, "GET", f"/students?limit={limit}"))] == ["limit"]
+
+
+async def test_a_student_is_found_by_email_in_any_case_and_by_external_id_to_the_letter(client: Client) -> None:
+    await new_student(client)
+    student = await create(client, "/students", student_fields(email="Ada@Campus.example", external_id="A/1?&"))
+
+    for query in ("email=ADA@campus.EXAMPLE", "email=ada%40campus.example", "external_id=A%2F1%3F%26"):
+        assert await read(client, f"/students?{query}") == {"items": [student], "next": None}
+    for query in ("email=nobody@campus.example", "external_id=a/1?%26", "external_id=nobody"):
+        assert await read(client, f"/students?{query}") == {"items": [], "next": None}
+
+
+async def test_more_than_one_filter_is_invalid(client: Client) -> None:
+    answer = await call(client, "GET", "/students?email=a@b&external_id=x")
+
+    assert places(answer) == [("too_many_filters", "external_id")]
+
+
+async def test_a_filter_that_nobody_can_have_is_invalid(client: Client) -> None:
+    for name, value in (
+        ("email", "x"),
+        ("email", ""),
+        ("email", "a@%00"),
+        ("external_id", ""),
+        ("external_id", "a%20b"),
+    ):
+        answer = await call(client, "GET", f"/students?{name}={value}")
+        assert [place for _, place in places(answer)] == [name], value
+
+
+def cursor_of(text: str) -> str:
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+async def test_a_garbled_cursor_is_invalid(client: Client) -> None:
+    garbled = ["", "x", "%00", "%C3%A9", "AAAA", "x" * 500]
+    garbled += map(
+        cursor_of,
+        [
+            "7",
+            "null",
+            '["students"]',
+            '["students",-1]',
+            '["students",true]',
+            '["students",1.5]',
+            '["students","1"]',
+            f'["students",{2**63}]',
+            '["courses",1]',
+            '{"students":1,"x":2}',
+            "[" * 300,
+        ],
+    )
+    for cursor in garbled:
+        answer = await call(client, "GET", f"/students?cursor={cursor}")
+        assert places(answer) == [("invalid_cursor", "cursor")], cursor
+    assert [place for _, place in places(await call(client, "GET", f"/students?cursor={'x' * 501}"))] == ["cursor"]
+
+
+async def test_a_cursor_of_another_list_is_invalid(client: Client) -> None:
+    for _ in range(2):
+        await new_course(client)
+    cursor = (await read(client, "/courses?limit=1"))["next"]
+
+    assert places(await call(client, "GET", f"/students?cursor={cursor}")) == [("invalid_cursor", "cursor")]
+
+
+async def test_a_patch_changes_what_it_names_and_counts_a_version(client: Client) -> None:
+    student = await create(client, "/students", student_fields(external_id="S1"))
+
+    answer = await call(client, "PATCH", f"/students/{student['id']}", {"given_name": "Grace", "external_id": None})
+
+    assert (answer.status, answer.etag) == (200, '"2"')
+    assert answer.body == {
+        **student,
+        "given_name": "Grace",
+        "external_id": None,
+        "version": 2,
+        "updated_at": answer.body["updated_at"],
+    }
+    assert answer.body["updated_at"] > student["updated_at"]
+    assert await read(client, f"/students/{student['id']}") == answer.body
+
+
+async def test_a_patch_is_json_or_a_merge_patch(client: Client) -> None:
+    id = await new_student(client)
+
+    for media_type in ("application/json", "application/merge-patch+json", 'application/json; charset="UTF-8"'):
+        headers = {"Content-Type": media_type}
+        answer = await call(client, "PATCH", f"/students/{id}", {"given_name": media_type}, headers=headers)
+        assert (answer.status, answer.body["given_name"]) == (200, media_type)
+
+
+async def test_a_patch_that_changes_nothing_is_no_event_and_no_version(client: Client, connection: Connection) -> None:
+    student = await create(client, "/students", student_fields(external_id="S1"))
+    before = await everything(connection)
+    same = {name: student[name] for name in ("given_name", "family_name", "email", "external_id")}
+
+    for patch in ({}, same, {"email": student["email"]}):
+        answer = await call(client, "PATCH", f"/students/{student['id']}", patch)
+        assert (answer.status, answer.body) == (200, student)
+
+    assert await everything(connection) == before
+
+
+async def test_a_required_field_can_not_be_removed(client: Client) -> None:
+    id = await new_student(client)
+
+    answer = await call(client, "PATCH", f"/students/{id}", {"given_name": None, "version": 9, "id": 1})
+
+    assert sorted(place for _, place in places(answer)) == ["#/given_name", "#/id", "#/version"]
+
+
+async def test_a_student_may_change_the_case_of_an_own_address(client: Client) -> None:
+    id = await new_student(client, email="ada@campus.example")
+
+    answer = await call(client, "PATCH", f"/students/{id}", {"email": "Ada@campus.example"})
+
+    assert (answer.status, answer.body["email"], answer.body["version"]) == (200, "Ada@campus.example", 2)
+
+
+async def test_a_put_creates_then_leaves_be_then_replaces(client: Client, connection: Connection) -> None:
+    path = "/students/by-external-id/S1"
+    body = student_fields()
+
+    created = await call(client, "PUT", path, body)
+    again = await call(client, "PUT", path, body)
+    replaced = await call(client, "PUT", path, {**body, "given_name": "Grace"})
+
+    assert created.status == 201
+    assert created.body.items() >= {**body, "external_id": "S1", "version": 1}.items()
+    assert created.headers["Location"] == f"/students/{created.body['id']}"
+    assert (again.status, again.body, again.etag) == (200, created.body, created.etag)
+    assert "Location" not in again.headers
+    assert (replaced.status, replaced.etag) == (200, '"2"')
+    assert replaced.body == {
+        **created.body,
+        "given_name": "Grace",
+        "version": 2,
+        "updated_at": replaced.body["updated_at"],
+    }
+    assert [event["type"] for event in await events(connection)] == ["student.created", "student.updated"]
+
+
+async def test_a_put_takes_any_external_id_percent_encoded_in_its_path(client: Client) -> None:
+    for external_id in EXTERNAL_IDS:
+        encoded = "".join(f"%{byte:02X}" for byte in external_id.encode())
+        answer = await call(client, "PUT", f"/students/by-external-id/{encoded}", student_fields())
+        assert (answer.status, answer.body["external_id"]) == (201, external_id)
+        assert await read(client, f"/students?external_id={encoded}") == {"items": [answer.body], "next": None}
+
+
+async def test_a_put_refuses_what_no_external_id_can_be(client: Client) -> None:
+    for path in ("%20", "a%20b", "%00", "%C3%A9", "x" * 201, "%2E%2E%2E"):
+        answer = await call(client, "PUT", f"/students/by-external-id/{path}", student_fields())
+        assert [place for _, place in places(answer)] == ["external_id"], path
+
+
+async def test_a_put_takes_the_external_id_from_its_path_only(client: Client) -> None:
+    answer = await call(client, "PUT", "/students/by-external-id/S1", student_fields(external_id="S1"))
+
+    assert places(answer) == [("extra_forbidden", "#/external_id")]
+
+
+async def test_a_put_leaves_nothing_of_its_fields_away(client: Client) -> None:
+    answer = await call(client, "PUT", "/students/by-external-id/S1", {"given_name": "Ada"})
+
+    assert [place for _, place in places(answer)] == ["#/family_name", "#/email"]
+
+
+async def test_a_put_only_if_nothing_is_there_yet_creates_once(client: Client, connection: Connection) -> None:
+    path, headers = "/students/by-external-id/S1", {"If-None-Match": "*"}
+    assert (await call(client, "PUT", path, student_fields(), headers=headers)).status == 201
+    before = await everything(connection)
+
+    problem(await call(client, "PUT", path, student_fields(), headers=headers), 412, "precondition_failed")
+
+    assert await everything(connection) == before
+
+
+async def test_a_put_that_must_match_does_not_create(client: Client, connection: Connection) -> None:
+    for tag in ("*", '"1"'):
+        answer = await call(client, "PUT", "/students/by-external-id/S1", student_fields(), headers={"If-Match": tag})
+        problem(answer, 412, "precondition_failed")
+    assert await events(connection) == []
+
+
+async def test_a_change_of_the_version_that_is_meant_is_made(client: Client) -> None:
+    id = await new_student(client)
+
+    version = 1
+    for tags in ('"{}"', '"7000", "{}"', '"{}","7000"', 'W/"7000", "{}"', "*"):
+        headers = {"If-Match": tags.format(version)}
+        answer = await call(client, "PATCH", f"/students/{id}", {"given_name": f"N{version}"}, headers=headers)
+        version += 1
+        assert (answer.status, answer.etag) == (200, f'"{version}"'), tags
+    assert (await call(client, "DELETE", f"/students/{id}", headers={"If-Match": f'"{version}"'})).status == 204
+
+
+async def test_a_put_of_the_version_that_is_meant_is_made(client: Client) -> None:
+    await new_student(client, external_id="S1")
+
+    for tag in ('"1"', "*"):
+        answer = await call(client, "PUT", "/students/by-external-id/S1", student_fields(), headers={"If-Match": tag})
+        assert answer.status == 200, tag
+
+
+async def test_a_change_of_another_version_is_not_made(client: Client, connection: Connection) -> None:
+    id = await new_student(client, external_id="S1")
+    before = await everything(connection)
+
+    for tag in ('"2"', '"0"', '"01"', '""', 'W/"1"', '"x"', '"2", "3"'):
+        for method, path, body in (
+            ("PATCH", f"/students/{id}", {"given_name": "X"}),
+            ("PATCH", f"/students/{id}", {}),
+            ("PUT", "/students/by-external-id/S1", student_fields()),
+            ("DELETE", f"/students/{id}", None),
+        ):
+            answer = await call(client, method, path, body, headers={"If-Match": tag})
+            problem(answer, 412, "precondition_failed")
+
+    assert await everything(connection) == before
+
+
+async def test_what_is_no_entity_tag_is_invalid(client: Client) -> None:
+    id = await new_student(client)
+
+    for tag in ("1", "", '"1', '"1" "2"', "W/1", '"1", *', "*, *", '"a b"', 'w/"1"'):
+        answer = await call(client, "PATCH", f"/students/{id}", {"given_name": "X"}, headers={"If-Match": tag})
+        assert places(answer) == [("invalid_etag", "If-Match")], tag
+
+
+async def test_a_put_unless_it_is_in_a_version_replaces_every_other_version(client: Client) -> None:
+    path = "/students/by-external-id/S1"
+    assert (await call(client, "PUT", path, student_fields())).status == 201
+
+    problem(
+        await call(client, "PUT", path, student_fields(), headers={"If-None-Match": '"1"'}), 412, "precondition_failed"
+    )
+    assert (await call(client, "PUT", path, student_fields(), headers={"If-None-Match": '"7"'})).status == 200
+
+
+async def test_a_deleted_student_is_gone(client: Client) -> None:
+    id = await new_student(client, email="ada@campus.example", external_id="S1")
+
+    answer = await call(client, "DELETE", f"/students/{id}")
+
+    assert (answer.status, answer.body) == (204, b"")
+    for method in ("GET", "DELETE"):
+        problem(await call(client, method, f"/students/{id}"), 404, "student_not_found")
+    again = await new_student(client, email="ADA@campus.example", external_id="S1")
+    assert again != id
+
+
+async def test_a_student_who_was_ever_enrolled_is_not_deleted(client: Client, connection: Connection) -> None:
+    student, course = await new_student(client), await new_course(client)
+    await enroll(client, student, course)
+    before = await everything(connection)
+
+    problem(await call(client, "DELETE", f"/students/{student}"), 409, "in_use")
+    assert await everything(connection) == before
+    assert (await call(client, "DELETE", f"/students/{student}/courses/{course}")).status == 200
+    problem(await call(client, "DELETE", f"/students/{student}"), 409, "in_use")
+    assert (await read(client, f"/students/{student}"))["id"] == student
+
+
+@pytest.mark.parametrize(
+    ("taken", "code", "pointer"),
+    [
+        ({"email": "ADA@campus.EXAMPLE"}, "email_taken", "#/email"),
+        ({"external_id": "S1"}, "external_id_taken", "#/external_id"),
+    ],
+)
+async def test_what_is_unique_is_not_given_twice(
+    client: Client, connection: Connection, taken: dict[str, str], code: str, pointer: str
+) -> None:
+    await new_student(client, email="ada@campus.example", external_id="S1")
+    other = await new_student(client, external_id="S2")
+    before = await everything(connection)
+
+    answers = [
+        await call(client, "POST", "/students", student_fields(**taken)),
+        await call(client, "PATCH", f"/students/{other}", taken),
+    ]
+    if "email" in taken:
+        answers += [
+            await call(client, "PUT", "/students/by-external-id/S2", student_fields(**taken)),
+            await call(client, "PUT", "/students/by-external-id/S3", student_fields(**taken)),
+        ]
+
+    for answer in answers:
+        [error] = problem(answer, 409, code)["errors"]
+        assert (error["code"], error["pointer"]) == (code, pointer)
+    assert await everything(connection) == before
+
+
+async def test_external_ids_differ_by_the_case_of_their_letters(client: Client) -> None:
+    assert await new_student(client, external_id="s1") != await new_student(client, external_id="S1")
+
+
+async def test_of_50_creations_of_one_address_at_once_exactly_one_succeeds(
+    client: Client, connection: Connection
+) -> None:
+    spellings = ["ada@campus.example", "Ada@Campus.Example", "ADA@CAMPUS.EXAMPLE"]
+
+    answers = await asyncio.gather(
+        *(call(client, "POST", "/students", student_fields(email=spellings[number % 3])) for number in range(50))
+    )
+
+    assert Counter(answer.status for answer in answers) == {201: 1, 409: 49}
+    for answer in answers:
+        if answer.status == 409:
+            problem(answer, 409, "email_taken")
+    assert await connection.fetchval("SELECT count(*) FROM students") == 1
+    assert await connection.fetchval("SELECT count(*) FROM events") == 1
+
+
+async def test_of_50_puts_of_one_external_id_at_once_exactly_one_creates(
+    client: Client, connection: Connection
+) -> None:
+    body = student_fields()
+
+    answers = await asyncio.gather(*(call(client, "PUT", "/students/by-external-id/S1", body) for _ in range(50)))
+
+    assert Counter(answer.status for answer in answers) == {201: 1, 200: 49}
+    assert len({answer.body["id"] for answer in answers}) == 1
+    assert await connection.fetchval("SELECT count(*) FROM events") == 1
+
+
+async def test_of_many_changes_of_one_version_at_once_exactly_one_is_made(client: Client) -> None:
+    id = await new_student(client)
+
+    answers = await asyncio.gather(
+        *(
+            call(client, "PATCH", f"/students/{id}", {"given_name": f"N{number}"}, headers={"If-Match": '"1"'})
+            for number in range(20)
+        )
+    )
+
+    assert Counter(answer.status for answer in answers) == {200: 1, 412: 19}
+    assert (await read(client, f"/students/{id}"))["version"] == 2
+
+
+async def test_every_change_is_told_with_the_names_of_the_fields_and_nothing_personal(
+    client: Client, connection: Connection
+) -> None:
+    headers = {"X-Actor": "registrar's office", "X-Request-Id": "r-1"}
+    body = {
+        "given_name": "Secret",
+        "family_name": "Person",
+        "email": "secret@campus.example",
+        "external_id": "Secret-1",
+    }
+    created = await call(client, "POST", "/students", body, headers=headers)
+    path = f"/students/{created.body['id']}"
+    await call(client, "PATCH", path, {"email": "secret2@campus.example", "given_name": "Secret"})
+    await call(client, "DELETE", path)
+
+    told = await events(connection)
+
+    assert [event["position"] for event in told] == [1, 2, 3]
+    assert [event["type"] for event in told] == ["student.created", "student.updated", "student.deleted"]
+    fields = ["external_id", "given_name", "family_name", "email"]
+    assert [event["before"] for event in told] == [
+        None,
+        {"fields": ["email"], "version": 1},
+        {"fields": fields, "version": 2},
+    ]
+    assert [event["after"] for event in told] == [
+        {"fields": fields, "version": 1},
+        {"fields": ["email"], "version": 2},
+        None,
+    ]
+    assert {(event["student_id"], event["course_id"]) for event in told} == {(created.body["id"], None)}
+    assert (told[0]["actor"], told[0]["request_id"]) == ("registrar's office", "r-1")
+    assert told[1]["actor"] is None
+    assert "secret" not in str(told).lower()
