@@ -12,8 +12,9 @@ from typing import Any
 
 import uvloop
 from aiohttp import web
+from pydantic import ValidationError
 
-from service.app import BRING_UP, create_app
+from service.app import BRING_UP, create_app, make_runner
 from service.check import check
 from service.demo import fill
 from service.embedded import EmbeddedError, embedded_server
@@ -58,12 +59,20 @@ def main(arguments: list[str] | None = None) -> int:
     )
     command = commands[parser.parse_args(arguments).command][0]
     logging.config.dictConfig(LOGGING)
+    # Outside the loop too a SIGTERM unwinds what is under way: the embedded server is stopped, not orphaned.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with database(Settings()) as settings:
             return command(settings)
     except (EmbeddedError, DatabaseUnavailable, UnfitDatabase, MigrationFailed) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except ValidationError as error:
+        for item in error.errors():
+            print(f"error: {'_'.join(map(str, item['loc'])).upper()}: {item['msg']}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
 
 
 @contextlib.contextmanager
@@ -112,12 +121,7 @@ async def _serve(settings: Settings) -> int:
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
     app = create_app(settings)
-    runner = web.AppRunner(
-        app,
-        access_log=None,
-        keepalive_timeout=settings.keepalive_timeout,
-        shutdown_timeout=settings.shutdown_timeout,
-    )
+    runner = make_runner(app, settings)
     await runner.setup()
     try:
         await web.TCPSite(runner, settings.host, settings.port).start()

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import threading
 from collections.abc import AsyncIterator, Iterator
 
 from aiohttp import web
@@ -15,10 +16,11 @@ from service.migrate import DatabaseUnavailable, migrate
 from service.registrar import Registrar
 from service.registrar.rules import RULES
 from service.settings import Settings
-from service.web import health, openapi
+from service.web import health, openapi, page
 from service.web.endpoint import BODY_TIMEOUT, DRAINING, endpoints_of, register
 from service.web.health import READINESS
 from service.web.openapi import DOCUMENT, PROBLEMS, About, ProblemType
+from service.web.page import PAGE
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +40,7 @@ ABOUT = About(
         ("courses", "What one may be enrolled in: each course is one offering, with its seats."),
         ("enrollments", "Which student is in which course. A seat is never sold twice."),
         ("health", "For load balancers and orchestrators."),
-        ("openapi", "This document, the page that shows it, and what each kind of problem means."),
+        ("openapi", "This document, and what each kind of problem means."),
     ],
 )
 
@@ -47,7 +49,7 @@ def create_app(settings: Settings) -> web.Application:
     """Build the service; its database is brought up in the background once it starts."""
     app = web.Application(client_max_size=settings.body_limit)
     endpoints = endpoints_of(students, courses, enrollments, health, openapi)
-    register(app, endpoints)
+    register(app, [*endpoints, *endpoints_of(page)])
     database = Database(settings)
     app[DATABASE] = database
     app[REGISTRAR] = Registrar(database, write_timeout=settings.write_timeout)
@@ -56,10 +58,13 @@ def create_app(settings: Settings) -> web.Application:
     app[READINESS] = database.ping
     app[DOCUMENT] = json.dumps(openapi.build(ABOUT, endpoints), ensure_ascii=False).encode()
     app[PROBLEMS] = problem_types()
+    app[PAGE] = page.page(ABOUT)
 
     async def lifetime(app: web.Application) -> AsyncIterator[None]:
-        app[BRING_UP] = asyncio.create_task(bring_up(database, settings))
+        stop = threading.Event()
+        app[BRING_UP] = asyncio.create_task(bring_up(database, settings, stop))
         yield
+        stop.set()
         app[BRING_UP].cancel()
         await asyncio.wait([app[BRING_UP]])
         await database.close()
@@ -68,8 +73,20 @@ def create_app(settings: Settings) -> web.Application:
     return app
 
 
-async def bring_up(database: Database, settings: Settings) -> None:
+def make_runner(app: web.Application, settings: Settings) -> web.AppRunner:
+    """Make what serves the application as in production."""
+    return web.AppRunner(
+        app,
+        access_log=None,
+        keepalive_timeout=settings.keepalive_timeout,
+        shutdown_timeout=settings.shutdown_timeout,
+    )
+
+
+async def bring_up(database: Database, settings: Settings, stop: threading.Event) -> None:
     """Migrate and open the pool, waiting with growing pauses for a database that is not there yet.
+
+    ``stop`` ends the wait for another process that is migrating, which no cancellation reaches.
 
     Raises:
         Exception: what waiting can't mend, such as a migration that fails.
@@ -80,7 +97,11 @@ async def bring_up(database: Database, settings: Settings) -> None:
             if settings.migrate_on_start and settings.database_url is not None:
                 # A thread, since yoyo is synchronous and the health endpoints must answer meanwhile.
                 await asyncio.to_thread(
-                    migrate, settings.database_url, schema=settings.database_schema, timeout=settings.migrate_timeout
+                    migrate,
+                    settings.database_url,
+                    schema=settings.database_schema,
+                    timeout=settings.migrate_timeout,
+                    stop=stop,
                 )
             await database.open()
             await database.ping()

@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import asyncpg
 
-from service.migrate import DatabaseUnavailable
+from service.migrate import DatabaseUnavailable, UnfitDatabase
 from service.settings import Settings
 from sql import Connection
 from sql import check as sql
@@ -35,6 +35,8 @@ async def check(settings: Settings) -> int:
     try:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             return report({text: await find(connection) for text, find in INVARIANTS.items()})
+    except asyncpg.UndefinedTableError as error:
+        raise UnfitDatabase("The database is not migrated: run `python -m service migrate` first.") from error
     finally:
         await connection.close()
 

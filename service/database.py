@@ -10,13 +10,14 @@ import asyncpg
 from service.errors import CONSTRAINTS, OutcomeUnknown, Unavailable
 from service.settings import Settings
 from sql import Connection
-from sql.feed import lock_feed
+from sql.feed import get_epoch, lock_feed
 
 logger = logging.getLogger(__name__)
 
-TRANSIENT = frozenset({"08", "25", "53", "57", "58"})
+TRANSIENT = frozenset({"08", "25", "28", "3D", "53", "57", "58"})
 """SQLSTATE classes that speak of the server's condition and not of the statement: connection, transaction state
-(a standby is read-only), resources, operator intervention, system (PostgreSQL manual, appendix A)."""
+(a standby is read-only), authorization, a database not there yet, resources, operator intervention, system
+(PostgreSQL manual, appendix A)."""
 
 LOCK_NOT_AVAILABLE = "55P03"
 
@@ -59,9 +60,12 @@ class Database:
             pool.terminate()
 
     async def ping(self) -> None:
-        """Ask the server for a sign of life; raises ``Unavailable`` without one."""
-        async with self.reading() as connection:
-            await connection.execute("SELECT")
+        """Read a row that is always there; raises ``Unavailable`` where the server or the schema is not."""
+        try:
+            async with self.reading() as connection:
+                await get_epoch(connection)
+        except asyncpg.UndefinedTableError as error:
+            raise Unavailable("The database is not migrated.") from error
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[Connection]:
@@ -75,7 +79,7 @@ class Database:
         try:
             async with self._pool.acquire(timeout=self._settings.acquire_timeout) as connection:
                 yield connection
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
             raise _domain_error(error) from error
 
     @asynccontextmanager
@@ -136,8 +140,8 @@ async def _keep_session(_connection: Connection) -> None:
 async def _set_keepalive(connection: Connection) -> None:
     """Notice a server that vanished without a word, which asyncpg's own sockets would wait for without end."""
     transport = connection._transport  # type: ignore[union-attr]  # noqa: SLF001
-    sock: socket.socket = transport.get_extra_info("socket")
-    if sock.family == socket.AF_UNIX:
+    sock: socket.socket | None = transport.get_extra_info("socket")
+    if sock is None or sock.family == socket.AF_UNIX:
         return
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 20000)):

@@ -46,6 +46,18 @@ async def lock_feed(connection: Connection) -> UUID:
     return epoch
 
 
+GET_EPOCH: Final = """
+SELECT epoch
+FROM feed
+"""
+
+
+async def get_epoch(connection: Connection) -> UUID:
+    """Read which feed this is, without a lock."""
+    epoch: UUID = await connection.fetchval(GET_EPOCH)
+    return epoch
+
+
 LOAD_HEAD: Final = """
 SELECT
     clock_timestamp() AS now,

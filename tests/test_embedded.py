@@ -21,6 +21,7 @@ import pytest
 from service import embedded
 from service.embedded import EmbeddedError, embedded_server
 from service.migrate import migrate
+from tests.conftest import fast_folder
 
 FAST = {"fsync": "off"}
 
@@ -44,7 +45,7 @@ except KeyboardInterrupt:
 @pytest.fixture
 def data_dir() -> Iterator[Path]:
     """A folder that every account may pass through: pytest's own is private, and root's server runs as another."""
-    parent = Path(tempfile.mkdtemp(prefix="enrollment-test-"))
+    parent = Path(tempfile.mkdtemp(prefix="enrollment-test-", dir=fast_folder()))
     parent.chmod(0o711)
     yield parent / "data"
     shutil.rmtree(parent)

@@ -104,7 +104,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Enroll(Change[tuple[Result, ...]]):
-    """Give a student seats in courses, distinct and in the order asked; answered with a result each."""
+    """Give a student seats in courses, in the order asked; answered with a result for each distinct one."""
 
     student_id: int
     course_ids: tuple[int, ...]

@@ -75,9 +75,9 @@ def enroll(ledger: Ledger, change: Enroll) -> tuple[Result, ...]:
     """
     if ledger.students.get(change.student_id) is None:
         raise StudentNotFound(change.student_id)
-    results = tuple(_ask(ledger, change, course_id) for course_id in change.course_ids)
+    results = tuple(_ask(ledger, change, course_id) for course_id in dict.fromkeys(change.course_ids))
     if change.mode == "atomic" and any(result.refusals for result in results):
-        raise _refused(results)
+        raise _refused(results, change.course_ids)
     return results
 
 
@@ -94,15 +94,15 @@ def _ask(ledger: Ledger, change: Enroll, course_id: int) -> Result:
     return Result(course_id, "enrolled", course, "enrolled")
 
 
-def _refused(results: Sequence[Result]) -> EnrollmentRefused:
+def _refused(results: Sequence[Result], asked: Sequence[int]) -> EnrollmentRefused:
     errors = [
         Detail(
             refusal.code,
             rules.sentence(refusal),
-            pointer=f"#/course_ids/{index}",
+            pointer=f"#/course_ids/{asked.index(result.course_id)}",
             params={"course_id": refusal.course_id, **refusal.params},
         )
-        for index, result in enumerate(results)
+        for result in results
         for refusal in result.refusals
     ]
     unknown = any(error.code == "course_not_found" for error in errors)

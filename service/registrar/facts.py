@@ -56,7 +56,7 @@ async def record(connection: Connection, ledger: Ledger) -> None:
 
 def _pairs(change: Change[Any]) -> list[tuple[int, int]]:
     if isinstance(change, Enroll):
-        return [(change.student_id, course_id) for course_id in change.course_ids]
+        return [(change.student_id, course_id) for course_id in set(change.course_ids)]
     if isinstance(change, Drop):
         return [(change.student_id, change.course_id)]
     return []
