@@ -21,6 +21,10 @@ from sql.courses import get_course, list_courses, list_courses_by_code
 class CourseFields(Input):
     """All of a course that a caller writes, but the external id."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"code": "MATH101", "title": "Calculus I", "credits": 4, "capacity": 30}]}
+    )
+
     code: CourseCode
     title: Name
     credits: Credits = 0.0
@@ -33,7 +37,7 @@ class NewCourse(CourseFields):
     external_id: ExternalId | None = None
 
 
-@with_config(ConfigDict(extra="forbid", strict=True))
+@with_config(ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"capacity": 40}]}))
 class CourseChanges(TypedDict, total=False):
     """A JSON merge patch (RFC 7396): what is absent stays as it is, null removes."""
 

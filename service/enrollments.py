@@ -22,6 +22,8 @@ from sql.students import get_student
 class EnrollmentRequest(Input):
     """Which courses a student is to be enrolled in."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"course_ids": [1, 2], "mode": "atomic"}]})
+
     course_ids: Annotated[
         list[IdInBody], Field(min_length=1, max_length=100, description="An id that stands twice counts once.")
     ]
@@ -159,7 +161,7 @@ async def enroll_student(call: Call, student_id: IdInPath, body: EnrollmentReque
         Enroll(
             origin=Origin(call.request_id, call.actor),
             student_id=student_id,
-            course_ids=tuple(dict.fromkeys(body.course_ids)),
+            course_ids=tuple(body.course_ids),
             mode=body.mode,
         )
     )

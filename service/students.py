@@ -24,6 +24,12 @@ from sql.students import (
 class StudentFields(Input):
     """All of a student that a caller writes, but the external id."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"given_name": "Ada", "family_name": "Lovelace", "email": "ada@campus.example"}]
+        }
+    )
+
     given_name: Name
     family_name: Name
     email: Email
@@ -35,7 +41,9 @@ class NewStudent(StudentFields):
     external_id: ExternalId | None = None
 
 
-@with_config(ConfigDict(extra="forbid", strict=True))
+@with_config(
+    ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"email": "ada.king@campus.example"}]})
+)
 class StudentChanges(TypedDict, total=False):
     """A JSON merge patch (RFC 7396): what is absent stays as it is, null removes."""
 

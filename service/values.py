@@ -38,7 +38,7 @@ def _halves(value: float) -> float:
 Whole = BeforeValidator(_whole)
 
 IdInBody = Annotated[int, Field(ge=1, le=LARGEST), Whole]
-IdInPath = Annotated[int, Field(ge=1, le=LARGEST), Digits]
+IdInPath = Annotated[int, Field(ge=1, le=LARGEST, description="The service's own id of it."), Digits]
 
 Name = Annotated[
     str,

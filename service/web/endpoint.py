@@ -14,12 +14,13 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Generic, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
+from urllib.parse import unquote_to_bytes
 from uuid import uuid4
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
 
-from service.errors import Detail, DomainError, Unavailable
+from service.errors import Detail, DomainError, OutcomeUnknown, Unavailable
 from service.web.paging import Page
 from service.web.problems import (
     BadJson,
@@ -138,6 +139,7 @@ class Endpoint:
         if actor is not None and not ACTOR.fullmatch(actor):
             sentence = "X-Actor is 1 to 200 printable ASCII characters, with no space at its ends."
             raise invalid([Detail("invalid_actor", sentence, parameter="X-Actor")])
+        _check_text(request)
         arguments: dict[str, Any] = {}
         if self.path_model is not None:
             arguments.update(_validated(self.path_model, request.match_info))
@@ -164,6 +166,8 @@ class Endpoint:
         except web.HTTPRequestEntityTooLarge as error:
             raise BodyTooLarge(f"A body has at most {request.app._client_max_size} bytes.") from error  # noqa: SLF001
         except (web.RequestPayloadError, ConnectionError) as error:
+            # Nothing more can be read: without this the server tries, and logs a fault.
+            request.content.feed_eof()
             raise BadJson("The body did not arrive whole.") from error
         try:
             return self.body.validate_json(text)
@@ -193,12 +197,18 @@ class Endpoint:
 
 
 def endpoint(
-    method: str, path: str, *, status: int | tuple[int, ...] = 200, problems: Iterable[type[DomainError]] = ()
+    method: str,
+    path: str,
+    *,
+    status: int | tuple[int, ...] = 200,
+    problems: Iterable[type[DomainError]] = (),
+    needs_database: bool = True,
 ) -> Callable[[Callable[..., Awaitable[Any]]], Endpoint]:
     """Make an endpoint of a handler.
 
     ``status`` is the status of success, or all of them, the usual one first; ``problems`` are the errors that the
-    handler may raise, besides those that every endpoint of its shape has.
+    handler may raise, besides those that every endpoint of its shape has. Without ``needs_database`` the document says
+    that the endpoint answers whatever the state of the database.
     """
 
     def decorate(handler: Callable[..., Awaitable[Any]]) -> Endpoint:
@@ -220,11 +230,11 @@ def endpoint(
             [returns] = get_args(returns)
         raw = returns is web.Response
         statuses = status if isinstance(status, tuple) else (status,)
-        shaped: tuple[type[DomainError], ...] = (Unavailable,)
-        if in_path or "query" in names or headers or body is not None or method != "GET":
-            shaped += (Invalid,)
+        shaped: tuple[type[DomainError], ...] = (Invalid,)
         if body is not None:
             shaped += (BadJson, BodyTooSlow, BodyTooLarge, UnsupportedMediaType)
+        if needs_database:
+            shaped += (Unavailable,) if method == "GET" else (Unavailable, OutcomeUnknown)
         return Endpoint(
             method=method,
             path=path,
@@ -288,6 +298,15 @@ class _NoQuery(BaseModel):
 def _request_id(request: web.Request) -> str:
     given = request.headers.get("X-Request-Id", "")
     return given if REQUEST_ID.fullmatch(given) else uuid4().hex
+
+
+def _check_text(request: web.Request) -> None:
+    """Refuse a path or a query whose bytes are no UTF-8, which would otherwise be taken by the letter."""
+    if "%" in request.raw_path:
+        try:
+            unquote_to_bytes(request.raw_path).decode()
+        except UnicodeDecodeError as error:
+            raise invalid([Detail("not_utf_8", "It should be UTF-8, percent-encoded.", parameter="path")]) from error
 
 
 def _validated(model: type[BaseModel], values: Mapping[str, str]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ class Draining(Unavailable):
     code, title = "draining", "Shutting down"
 
 
-@endpoint("GET", "/health/live")
+@endpoint("GET", "/health/live", needs_database=False)
 async def live(_call: Call) -> Health:
     """Tell that the process runs.
 

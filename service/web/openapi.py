@@ -1,22 +1,36 @@
-"""The API document, OpenAPI 3.1, made of the very endpoints that serve; and the page that shows it."""
+"""The API document, OpenAPI 3.1, made of the very endpoints that serve."""
 
 import inspect
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from importlib.resources import files
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 
 from aiohttp import web
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema
 
 from service.errors import DomainError
 from service.web.endpoint import HEADERS, Call, Endpoint, endpoint
+from service.web.paging import Page
 from service.web.problems import PROBLEM_JSON, NoSuchPath, Problem, type_of
 
 REF = "#/components/schemas/{model}"
 Mode = Literal["validation", "serialization"]
+
+ETAGS = r'^(\*|(W/)?"[!#-~]*"(, ?(W/)?"[!#-~]*")*)$'
+REQUEST_HEADERS = {
+    "if_match": "Do it only if the thing is in this version: an ETag, several, or * for any version.",
+    "if_none_match": "Do it only if the thing is not in this version; * does it only if there is no such thing yet.",
+}
+ANSWER_HEADERS = {
+    "X-Request-Id": "The id of the request: the caller's own or a new one. The log and the events tell it too.",
+    "ETag": "The version, in quotes: pass it on as If-Match to change this version only.",
+    "Location": "The path of what was created.",
+    "Link": "The next page, with rel=next; absent on the last one.",
+    "Retry-After": "Seconds after which another try makes sense.",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +61,27 @@ def build(about: About, endpoints: Sequence[Endpoint]) -> dict[str, Any]:
         "servers": [{"url": "/"}],
         "tags": [{"name": name, "description": description} for name, description in about.tags],
         "paths": paths,
-        "components": {"schemas": schemas.components},
+        "components": {
+            "schemas": schemas.components,
+            "headers": {
+                name: {"description": description, "schema": {"type": "string"}}
+                for name, description in ANSWER_HEADERS.items()
+            },
+        },
     }
+
+
+class _Generator(GenerateJsonSchema):
+    """Names a page of students ``StudentPage``, and requires what an answer always has, its defaults too."""
+
+    def normalize_name(self, name: str) -> str:
+        """Put the kind of page last."""
+        return super().normalize_name(re.sub(r"^(\w+)\[(\w+)\]$", r"\2\1", name))
+
+    def field_is_required(self, field: Any, total: bool) -> bool:
+        """Tell whether a member is always there."""
+        always = self.mode == "serialization" and field["type"] != "typed-dict-field"
+        return always or super().field_is_required(field, total)
 
 
 class _Schemas:
@@ -66,21 +99,25 @@ class _Schemas:
             for place, model in (("path", item.path_model), ("query", item.query_model)):
                 if model is not None:
                     parameters.append((f"{name} {place}", "validation", TypeAdapter(model)))
-        self._bodies, definitions = TypeAdapter.json_schemas(bodies, ref_template=REF)
-        self.components = {name: _without_titles(schema) for name, schema in definitions["$defs"].items()}
+        self._bodies, definitions = TypeAdapter.json_schemas(bodies, ref_template=REF, schema_generator=_Generator)
+        self.components = {name: _for_readers(schema) for name, schema in definitions["$defs"].items()}
         self._parameters, definitions = TypeAdapter.json_schemas(parameters, ref_template=REF)
         self._models = definitions.get("$defs", {})
 
     def of(self, use: str, mode: Mode) -> dict[str, Any]:
-        schema: dict[str, Any] = _without_titles(self._bodies[use, mode])
+        schema: dict[str, Any] = _for_readers(self._bodies[use, mode])
         return schema
+
+    def resolved(self, schema: dict[str, Any]) -> dict[str, Any]:
+        """Look up what a schema is that only refers to another one."""
+        return self.components[schema["$ref"].rsplit("/", 1)[1]] if "$ref" in schema else schema
 
     def parameters(self, use: str) -> tuple[dict[str, Any], list[str]]:
         """Return the schemas by name, and the names of those required."""
         schema = self._parameters[use, "validation"]
         if "$ref" in schema:
             schema = self._models[schema["$ref"].rsplit("/", 1)[1]]
-        return {name: _without_titles(item) for name, item in schema["properties"].items()}, schema.get("required", [])
+        return {name: _for_readers(item) for name, item in schema["properties"].items()}, schema.get("required", [])
 
 
 def _operation_id(item: Endpoint) -> str:
@@ -89,20 +126,22 @@ def _operation_id(item: Endpoint) -> str:
 
 def _operation(item: Endpoint, schemas: _Schemas) -> dict[str, Any]:
     name = _operation_id(item)
-    summary, _, description = (item.handler.__doc__ or "").strip().partition("\n")
+    summary, _, description = _prose(item.handler.__doc__ or "").partition("\n")
     operation: dict[str, Any] = {
         "operationId": name,
         "tags": [item.handler.__module__.rsplit(".", 1)[1]],
         "summary": summary.removesuffix("."),
-        "description": re.sub(r"\n +", "\n", description).strip(),
+        "description": description.strip(),
         "parameters": list(_parameters(item, schemas)),
         "responses": _responses(item, schemas),
     }
     if item.body is not None:
-        schema = schemas.of(name, "validation")
+        content: dict[str, Any] = {"schema": schemas.of(name, "validation")}
+        if examples := schemas.resolved(content["schema"]).get("examples"):
+            content["example"] = examples[0]
         operation["requestBody"] = {
             "required": True,
-            "content": {media_type: {"schema": schema} for media_type in item.media_types},
+            "content": dict.fromkeys(item.media_types, content),
         }
     return {key: value for key, value in operation.items() if value}
 
@@ -117,13 +156,7 @@ def _parameters(item: Endpoint, schemas: _Schemas) -> Iterable[dict[str, Any]]:
         yield _parameter(
             HEADERS[header],
             "header",
-            {
-                "type": "string",
-                "pattern": r'^(\*|"[0-9]+")$',
-                "description": "The ETag of the version that is meant, or * for any that exists."
-                if header == "if_match"
-                else "* to do it only where nothing exists yet.",
-            },
+            {"type": "string", "pattern": ETAGS, "description": REQUEST_HEADERS[header]},
             required=False,
         )
     if item.writes:
@@ -148,48 +181,68 @@ def _parameter(name: str, place: str, schema: dict[str, Any], *, required: bool)
 
 def _not_null(schema: dict[str, Any]) -> dict[str, Any]:
     """Say of an optional parameter what it is when it is there: null can't be written in a URL."""
-    variants = [variant for variant in schema.get("anyOf", []) if variant != {"type": "null"}]
-    if not variants:
-        return schema
-    rest = {key: value for key, value in schema.items() if key not in {"anyOf", "default"}}
-    return {**(variants[0] if len(variants) == 1 else {"anyOf": variants}), **rest}
+    match schema.get("type"):
+        case [kind, "null"]:
+            return {"type": kind, **{key: value for key, value in schema.items() if key not in {"type", "default"}}}
+    return schema
 
 
 def _responses(item: Endpoint, schemas: _Schemas) -> dict[str, Any]:
     responses: dict[str, Any] = {}
     for status in item.statuses:
-        response: dict[str, Any] = {"description": HTTPStatus(status).phrase, "headers": {"X-Request-Id": _TEXT}}
+        headers = ["X-Request-Id"]
+        response: dict[str, Any] = {"description": HTTPStatus(status).phrase}
         if item.answer is not None:
             response["content"] = {"application/json": {"schema": schemas.of(_operation_id(item), "serialization")}}
-            if getattr(item.answer_type, "__dataclass_fields__", {}).get("version"):
-                response["headers"]["ETag"] = {"description": "The version, in quotes.", **_TEXT}
-        responses[str(status)] = response
+            if "version" in getattr(item.answer_type, "__dataclass_fields__", {}):
+                headers += ["ETag", "Location"] if status == 201 else ["ETag"]
+            if get_origin(item.answer_type) is Page:
+                headers.append("Link")
+        elif item.answer_type is None:
+            response["content"] = {"application/json": {"schema": {"type": "object"}}}
+        responses[str(status)] = {**response, "headers": _headers(headers)}
     by_status: dict[int, list[type[DomainError]]] = {}
     for problem in item.problems:
         by_status.setdefault(problem.status, []).append(problem)
     for status, problems in sorted(by_status.items()):
         responses[str(status)] = {
             "description": "\n\n".join(
-                f"`{problem.code}`: {(problem.__doc__ or '').strip()}" for problem in dict.fromkeys(problems)
+                f"`{problem.code}`: {_prose(problem.__doc__ or '')}" for problem in dict.fromkeys(problems)
             ),
-            "headers": {"X-Request-Id": _TEXT},
+            "headers": _headers(["X-Request-Id", *(["Retry-After"] if problems[0].retry_after else [])]),
             "content": {PROBLEM_JSON: {"schema": {"$ref": REF.format(model="Problem")}}},
         }
     return responses
 
 
-_TEXT: dict[str, Any] = {"schema": {"type": "string"}}
+def _headers(names: Iterable[str]) -> dict[str, Any]:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
-def _without_titles(schema: Any) -> Any:
-    """Leave away the titles that Pydantic makes of field names: they say nothing that the names don't."""
-    if isinstance(schema, dict):
-        return {
-            key: _without_titles(value) for key, value in schema.items() if key != "title" or not isinstance(value, str)
-        }
+def _for_readers(schema: Any) -> Any:
+    """Leave out the titles that Pydantic makes of field names, join null to the type, write prose as Markdown."""
     if isinstance(schema, list):
-        return [_without_titles(item) for item in schema]
-    return schema
+        return [_for_readers(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    match schema.get("anyOf"):
+        case [{"type": str(kind), **rest}, {"type": "null"}]:
+            others = {key: value for key, value in schema.items() if key != "anyOf"}
+            schema = {"type": [kind, "null"], **rest, **others}
+    readable: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key == "description" and isinstance(value, str):
+            readable[key] = _prose(value)
+        elif key == "examples":
+            readable[key] = value
+        elif key != "title" or not isinstance(value, str):
+            readable[key] = _for_readers(value)
+    return readable
+
+
+def _prose(docstring: str) -> str:
+    """Make Markdown of a docstring."""
+    return inspect.cleandoc(docstring).replace("``", "`")
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,54 +258,24 @@ class ProblemType:
     def of(cls, code: str, status: int, description: str, title: str = "") -> "ProblemType":
         """Describe the problem with this code."""
         title = title or code.replace("_", " ").capitalize()
-        return cls(type_of(code), title, status, inspect.cleandoc(description).replace("``", "`"))
+        return cls(type_of(code), title, status, _prose(description))
 
 
 DOCUMENT = web.AppKey("document", bytes)
 PROBLEMS: web.AppKey[list[ProblemType]] = web.AppKey("problems", list)
 
-PAGE = b"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Enrollment service: API</title>
-<link rel="icon" href="data:,">
-<script src="/docs/rapidoc-min.js" defer></script>
-</head>
-<body>
-<rapi-doc spec-url="/openapi.json" render-style="read" theme="light" primary-color="#1f5f99"
-  load-fonts="false" regular-font="system-ui, sans-serif" mono-font="ui-monospace, monospace"
-  show-header="false" allow-server-selection="false" allow-authentication="false"
-  allow-spec-file-download="true" schema-style="table" schema-description-expanded="true"
-  show-method-in-nav-bar="as-colored-text" use-path-in-nav-bar="true" default-api-server="/"></rapi-doc>
-</body>
-</html>
-"""
-SCRIPT = files("openapi_ui_bundles.rapidoc") / "vendor" / "rapidoc-min.js"
 
-
-@endpoint("GET", "/openapi.json")
+@endpoint("GET", "/openapi.json", needs_database=False)
 async def read_document(call: Call) -> web.Response:
     """Read this document."""
     return web.Response(body=call.request.app[DOCUMENT], content_type="application/json")
 
 
-@endpoint("GET", "/docs")
-async def show_page(_call: Call) -> web.Response:
-    """Show the API page."""
-    return web.Response(body=PAGE, content_type="text/html", charset="utf-8")
-
-
-@endpoint("GET", "/docs/rapidoc-min.js")
-async def read_script(_call: Call) -> web.Response:
-    """Read the script of the API page."""
-    headers = {"Cache-Control": "max-age=3600"}
-    return web.Response(body=SCRIPT.read_bytes(), content_type="text/javascript", charset="utf-8", headers=headers)
-
-
-@endpoint("GET", "/problems/{name}", problems=[NoSuchPath])
-async def explain_problem(call: Call, name: str) -> ProblemType:
+@endpoint("GET", "/problems/{name}", problems=[NoSuchPath], needs_database=False)
+async def explain_problem(
+    call: Call,
+    name: Annotated[str, Field(description="The last part of the `type`.", examples=["course-full"])],
+) -> ProblemType:
     """Explain the `type` of a problem."""
     for problem in call[PROBLEMS]:
         if problem.type == f"/problems/{name}":

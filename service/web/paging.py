@@ -58,7 +58,7 @@ def decode_cursor(cursor: str | None, of: str) -> int:
     except (binascii.Error, ValueError, TypeError, RecursionError):
         made_by, after = None, None
     if made_by != of or type(after) is not int or not 0 <= after < 2**63:
-        sentence = "This is not a cursor of this list: take `next` of a page of it as it is, or leave it away."
+        sentence = "This is not a cursor of this list: take `next` of a page of it as it is, or leave it out."
         raise invalid([Detail("invalid_cursor", sentence, parameter="cursor")])
     return after
 

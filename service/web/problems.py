@@ -3,29 +3,28 @@
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, NotRequired
 
 from aiohttp import web
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError, with_config
 from pydantic_core import ErrorDetails
+from typing_extensions import TypedDict
 
 from service.errors import Detail, DomainError
 
 PROBLEM_JSON = "application/problem+json"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProblemDetail:
+@with_config(ConfigDict(extra="allow"))
+class ProblemDetail(TypedDict):
     """One reason within a problem. Some codes tell more members: the README lists them."""
 
-    __pydantic_config__: ClassVar[Any] = {"extra": "allow"}
-
     code: Annotated[str, Field(description="Stable: programs go by this, not by the sentence.")]
+    pointer: NotRequired[
+        Annotated[str, Field(description="Where in the body it lies: a JSON pointer as URI fragment.")]
+    ]
+    parameter: NotRequired[Annotated[str, Field(description="The parameter of path or query, or the header.")]]
     detail: Annotated[str, Field(description="A sentence for people.")]
-    pointer: Annotated[str | None, Field(description="Where in the body it lies: a JSON pointer as URI fragment.")] = (
-        None
-    )
-    parameter: Annotated[str | None, Field(description="The parameter of path or query, or the header.")] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +132,7 @@ def problem_response(error: DomainError, *, instance: str, request_id: str) -> w
         "request_id": request_id,
         "errors": [_member(detail) for detail in error.errors],
     }
-    headers: dict[str, str] = {}
+    headers = {"X-Request-Id": request_id}
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
     if isinstance(error, MethodNotAllowed):
