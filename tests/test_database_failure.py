@@ -1,0 +1,325 @@
+"""A database that is busy, breaks, is late or changes under the service."""
+
+import asyncio
+from collections.abc import Iterator
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+import psycopg
+import pytest
+from pytest_aiohttp import AiohttpClient
+
+from service.app import create_app
+from service.check import INVARIANTS
+from service.migrate import migrate
+from service.settings import Settings
+from sql import Connection
+from tests.campus import (
+    Answer,
+    busy,
+    call,
+    drop,
+    enroll,
+    events,
+    everything,
+    new_course,
+    new_student,
+    problem,
+    read,
+    served,
+    student_fields,
+    until,
+    waiting_writer,
+)
+from tests.conftest import Client
+
+
+async def status_of(client: Client, path: str) -> int:
+    return (await call(client, "GET", path)).status
+
+
+def unavailable(answer: Answer) -> None:
+    problem(answer, 503, "unavailable")
+    assert int(answer.headers["Retry-After"]) > 0
+
+
+async def writes_all(client: Client, student: int, course: int) -> list[Answer]:
+    """Try every kind of change at once."""
+    answers = await asyncio.gather(
+        call(client, "POST", "/students", student_fields()),
+        call(client, "PATCH", f"/courses/{course}", {"title": "X"}),
+        call(client, "PUT", "/students/by-external-id/S1", student_fields()),
+        call(client, "DELETE", f"/courses/{course}"),
+        enroll(client, student, course),
+        drop(client, student, course),
+    )
+    return list(answers)
+
+
+async def test_a_pool_of_which_every_connection_is_in_use_turns_callers_away_and_recovers(
+    settings: Settings, aiohttp_client: AiohttpClient, database_url: str, connection: Connection
+) -> None:
+    client = await served(aiohttp_client, settings.model_copy(update={"pool_size": 1, "acquire_timeout": 0.2}))
+
+    async with busy(database_url):
+        writing = asyncio.create_task(call(client, "POST", "/students", student_fields()))
+        await waiting_writer(connection)
+        unavailable(await call(client, "GET", "/students"))
+        unavailable(await call(client, "GET", "/health/ready"))
+        assert await status_of(client, "/health/live") == 200
+
+    assert (await writing).status == 201
+    assert await status_of(client, "/students") == 200
+    assert await status_of(client, "/health/ready") == 200
+
+
+async def test_a_writer_who_does_not_get_its_turn_gives_up_and_has_written_nothing(
+    settings: Settings, aiohttp_client: AiohttpClient, database_url: str, connection: Connection
+) -> None:
+    limits = {"lock_timeout": 0.1, "write_timeout": 5.0}
+    client = await served(aiohttp_client, settings.model_copy(update=limits))
+    student, course = await new_student(client), await new_course(client)
+    before = await everything(connection)
+
+    async with busy(database_url):
+        for answer in await writes_all(client, student, course):
+            unavailable(answer)
+        assert await status_of(client, f"/students/{student}") == 200
+
+    assert await everything(connection) == before
+    assert (await enroll(client, student, course)).status == 201
+
+
+async def test_a_change_that_waits_too_long_behind_others_of_its_process_is_turned_away(
+    settings: Settings, aiohttp_client: AiohttpClient, database_url: str, connection: Connection
+) -> None:
+    client = await served(aiohttp_client, settings.model_copy(update={"write_timeout": 0.2}))
+
+    async with busy(database_url):
+        first = asyncio.create_task(call(client, "POST", "/students", student_fields()))
+        await waiting_writer(connection)
+        unavailable(await call(client, "POST", "/students", student_fields()))
+
+    assert (await first).status == 201
+    assert [event["type"] for event in await events(connection)] == ["student.created"]
+
+
+async def test_a_statement_that_takes_too_long_is_ended(
+    settings: Settings, aiohttp_client: AiohttpClient, connection: Connection
+) -> None:
+    client = await served(aiohttp_client, settings.model_copy(update={"statement_timeout": 0.1}))
+    await connection.execute("BEGIN")
+    await connection.execute("LOCK TABLE students")
+
+    unavailable(await call(client, "GET", "/students"))
+    unavailable(await call(client, "POST", "/students", student_fields()))
+
+    await connection.execute("ROLLBACK")
+    assert await new_student(client)
+
+
+async def test_a_connection_lost_before_the_commit_writes_nothing_and_the_next_change_works(
+    client: Client, connection: Connection, database_url: str
+) -> None:
+    student, course = await new_student(client), await new_course(client, capacity=1)
+    before = await everything(connection)
+
+    async with busy(database_url):
+        enrolling = asyncio.create_task(enroll(client, student, course))
+        await connection.execute("SELECT pg_terminate_backend($1)", await waiting_writer(connection))
+        unavailable(await enrolling)
+
+    assert await everything(connection) == before
+    assert (await enroll(client, student, course)).status == 201
+
+
+async def test_a_connection_lost_amid_the_writing_writes_nothing(
+    client: Client, connection: Connection, database_url: str
+) -> None:
+    student, course = await new_student(client), await new_course(client, capacity=1)
+    before = await everything(connection)
+    blocker = await asyncpg.connect(database_url)
+    await blocker.execute("BEGIN")
+    await blocker.execute("LOCK TABLE student_courses IN SHARE MODE")
+
+    enrolling = asyncio.create_task(enroll(client, student, course))
+    await connection.execute("SELECT pg_terminate_backend($1)", await waiting_writer(connection))
+    unavailable(await enrolling)
+
+    await blocker.close()
+    assert await everything(connection) == before
+    assert (await enroll(client, student, course)).status == 201
+
+
+async def test_all_connections_lost_while_idle_are_replaced(client: Client, connection: Connection) -> None:
+    await asyncio.gather(*(call(client, "GET", "/students") for _ in range(20)))
+    ours = "FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'enrollment-service'"
+    assert await connection.fetchval(f"SELECT count(pg_terminate_backend(pid)) {ours}") > 1
+    statuses = []
+
+    async def served_again() -> bool:
+        statuses.append(await status_of(client, "/students"))
+        return statuses[-1] == 200
+
+    await until(served_again, "the pool to heal")
+    assert set(statuses) <= {200, 503}
+    assert await new_student(client)
+
+
+TERMINATE_AT_COMMIT = """
+CREATE FUNCTION break_connection() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END $$;
+CREATE CONSTRAINT TRIGGER break_connection AFTER INSERT ON events
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION break_connection();
+"""
+CANCEL_AT_COMMIT = TERMINATE_AT_COMMIT.replace("PERFORM pg_terminate_backend(pg_backend_pid())", "PERFORM pg_sleep(60)")
+FAIL_AT_COMMIT = TERMINATE_AT_COMMIT.replace(
+    "PERFORM pg_terminate_backend(pg_backend_pid())", "RAISE EXCEPTION 'hidden'"
+)
+
+
+@pytest.mark.parametrize("fault", [TERMINATE_AT_COMMIT, CANCEL_AT_COMMIT])
+async def test_a_connection_lost_during_the_commit_is_told_as_an_unknown_outcome(
+    settings: Settings, aiohttp_client: AiohttpClient, connection: Connection, fault: str
+) -> None:
+    client = await served(aiohttp_client, settings.model_copy(update={"command_timeout": 0.3}))
+    await connection.execute(fault)
+
+    answer = await call(client, "POST", "/students", student_fields())
+
+    problem(answer, 503, "outcome_unknown")
+    assert int(answer.headers["Retry-After"]) > 0
+    await connection.execute("DROP FUNCTION break_connection() CASCADE")
+    assert await new_student(client)
+
+
+async def test_a_commit_that_is_refused_is_a_fault_that_wrote_nothing(client: Client, connection: Connection) -> None:
+    before = await everything(connection)
+    await connection.execute(FAIL_AT_COMMIT)
+
+    answer = await call(client, "POST", "/students", student_fields())
+
+    problem(answer, 500, "internal_error")
+    assert "hidden" not in str(answer.body)
+    assert await everything(connection) == before
+    await connection.execute("DROP FUNCTION break_connection() CASCADE")
+    assert await new_student(client)
+
+
+@pytest.fixture
+def late_database(database_url: str) -> Iterator[str]:
+    """The address of a database that is not there yet; a test may create it."""
+    parts = urlsplit(database_url)
+    name = f"{parts.path.removeprefix('/')}_late"
+    try:
+        yield urlunsplit(parts._replace(path=f"/{name}"))
+    finally:
+        with psycopg.connect(database_url, autocommit=True) as connection:
+            connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+@pytest.mark.parametrize("migrate_on_start", [True, False])
+async def test_a_database_that_comes_late_is_waited_for(
+    settings: Settings,
+    aiohttp_client: AiohttpClient,
+    connection: Connection,
+    late_database: str,
+    migrate_on_start: bool,
+) -> None:
+    changes = {"database_url": late_database, "migrate_on_start": migrate_on_start, "retry_ceiling": 0.1}
+    client = await aiohttp_client(create_app(settings.model_copy(update=changes)))
+
+    for _ in range(2):
+        assert await status_of(client, "/health/live") == 200
+        for path in ("/health/ready", "/students", "/courses/1"):
+            unavailable(await call(client, "GET", path))
+        unavailable(await call(client, "POST", "/students", student_fields()))
+        await asyncio.sleep(0.2)
+    name = urlsplit(late_database).path.removeprefix("/")
+    await connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
+
+    if not migrate_on_start:
+        unavailable(await call(client, "GET", "/health/ready"))
+        await asyncio.to_thread(migrate, late_database)
+
+    async def ready() -> bool:
+        return await status_of(client, "/health/ready") == 200
+
+    await until(ready, "readiness")
+    assert await new_student(client)
+    await client.close()
+
+
+async def test_a_database_that_is_not_migrated_is_not_ready(
+    settings: Settings, aiohttp_client: AiohttpClient, empty_database_url: str
+) -> None:
+    changes = {"database_url": empty_database_url, "migrate_on_start": False, "retry_ceiling": 0.1}
+    client = await aiohttp_client(create_app(settings.model_copy(update=changes)))
+
+    for _ in range(3):
+        unavailable(await call(client, "GET", "/health/ready"))
+        await asyncio.sleep(0.05)
+
+
+async def test_a_database_that_is_taken_away_is_unavailable_until_it_is_back(
+    settings: Settings, aiohttp_client: AiohttpClient, connection: Connection, late_database: str
+) -> None:
+    name = urlsplit(late_database).path.removeprefix("/")
+    await connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
+    late = settings.model_copy(update={"database_url": late_database, "migrate_on_start": True})
+    client = await served(aiohttp_client, late)
+    student = await new_student(client)
+    terminate = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = $1"
+
+    async def renamed(old: str, new: str) -> bool:
+        await connection.fetchval(terminate, old)
+        try:
+            await connection.execute(f"ALTER DATABASE {old} RENAME TO {new}")
+        except asyncpg.ObjectInUseError:
+            return False
+        return True
+
+    await until(lambda: renamed(name, f"{name}_away"), "the database to be free")
+    try:
+        await status_of(client, "/students")
+        unavailable(await call(client, "GET", f"/students/{student}"))
+        unavailable(await call(client, "POST", "/students", student_fields()))
+        unavailable(await call(client, "GET", "/health/ready"))
+        assert await status_of(client, "/health/live") == 200
+    finally:
+        await until(lambda: renamed(f"{name}_away", name), "the database to be free")
+    assert (await read(client, f"/students/{student}"))["id"] == student
+    await client.close()
+
+
+async def test_a_change_of_the_schema_between_two_calls_does_not_surface(
+    client: Client, connection: Connection
+) -> None:
+    student, course = await new_student(client, external_id="S1"), await new_course(client)
+    for change in (
+        "ALTER TABLE students ADD COLUMN nickname text, ALTER COLUMN given_name TYPE varchar(200)",
+        "ALTER TABLE courses ADD COLUMN room text, ALTER COLUMN title TYPE varchar(200)",
+        "ALTER TABLE student_courses ADD COLUMN note text, ALTER COLUMN status TYPE varchar(20)",
+        "ALTER TABLE students DROP COLUMN nickname, ALTER COLUMN given_name TYPE text",
+    ):
+        # Two rounds, so that several connections have plans that grow stale.
+        for _ in range(2):
+            answers = await asyncio.gather(
+                *(
+                    call(client, "GET", path)
+                    for path in (f"/students/{student}", f"/courses/{course}")
+                    for _ in range(4)
+                ),
+                *(call(client, "GET", f"/students/{student}/courses") for _ in range(4)),
+                call(client, "PUT", "/students/by-external-id/S1", student_fields()),
+                call(client, "PATCH", f"/courses/{course}", {"title": change}),
+                enroll(client, student, course),
+                drop(client, await new_student(client), course),
+            )
+            assert {answer.status for answer in answers} <= {200, 201, 404}
+            answer = await drop(client, student, course)
+            assert answer.status == 200
+        await connection.execute(change)
+    assert (await enroll(client, student, course)).status == 201
+    for invariant, find in INVARIANTS.items():
+        assert list(await find(connection)) == [], invariant

@@ -1,0 +1,494 @@
+"""What HTTP asks of every path: problems, headers, limits, and faults that tell nothing of the inside."""
+
+import asyncio
+import gzip
+import json
+import logging
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from uuid import UUID
+
+import pytest
+from aiohttp import web
+from pytest_aiohttp import AiohttpClient
+
+from service.app import BRING_UP, create_app, make_runner
+from service.settings import Settings
+from sql import Connection
+from tests.campus import (
+    PROBLEM_JSON,
+    Answer,
+    busy,
+    call,
+    events,
+    everything,
+    new_course,
+    new_student,
+    places,
+    problem,
+    read,
+    served,
+    student_fields,
+    until,
+    waiting_writer,
+)
+from tests.conftest import Client
+
+
+@asynccontextmanager
+async def raw(client: Client) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """Open a connection of which the test writes every byte."""
+    assert client.port is not None
+    reader, writer = await asyncio.open_connection(client.host, client.port)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
+async def receive(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:
+    """Read one response that has a length."""
+    head = (await reader.readuntil(b"\r\n\r\n")).decode()
+    first, *lines = head.strip().split("\r\n")
+    headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+    return int(first.split()[1]), headers, await reader.readexactly(int(headers["content-length"]))
+
+
+async def exchange(client: Client, request: bytes) -> tuple[int, dict[str, str], bytes]:
+    async with raw(client) as (reader, writer):
+        writer.write(request)
+        return await receive(reader)
+
+
+def requests_logged(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    return [record for record in caplog.records if record.name == "service.access" and record.msg == "request"]
+
+
+def faults_logged(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    return [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+async def test_a_path_that_is_not_served_is_a_problem(client: Client) -> None:
+    for path in ("/", "/nothing", "/students/", "/students/1/nothing", "/%00", "/students/1/courses/1/"):
+        for method in ("GET", "POST", "DELETE", "OPTIONS"):
+            problem(await call(client, method, path), 404, "no_such_path")
+
+
+async def test_a_method_that_a_path_does_not_take_is_a_problem_that_tells_those_it_takes(client: Client) -> None:
+    for method, path, allowed in (
+        ("DELETE", "/students", "GET, HEAD, POST"),
+        ("OPTIONS", "/courses", "GET, HEAD, POST"),
+        ("PUT", "/students/1", "DELETE, GET, HEAD, PATCH"),
+        ("POST", "/courses/1", "DELETE, GET, HEAD, PATCH"),
+        ("GET", "/students/by-external-id/x", "PUT"),
+        ("GET", "/students/1/enroll", "POST"),
+        ("PATCH", "/students/1/courses/1", "DELETE"),
+        ("POST", "/health/live", "GET, HEAD"),
+        ("PROPFIND", "/health/live", "GET, HEAD"),
+    ):
+        answer = await call(client, method, path)
+        problem(answer, 405, "method_not_allowed")
+        assert answer.headers["Allow"] == allowed, (method, path)
+
+
+async def test_the_server_as_a_whole_is_not_a_path(client: Client) -> None:
+    status, _, body = await exchange(client, b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n")
+
+    assert status == 404
+    assert inside_of(body.decode()) == []
+
+
+async def test_a_body_that_is_not_json_is_a_problem(client: Client) -> None:
+    for data in (
+        b"",
+        b"{",
+        b"{} {}",
+        b"{'a': 1}",
+        b'{"a": 1,}',
+        b"\xff\xfe{}",
+        b'"\xff"',
+        b'{"given_name": "\\ud800"}',
+        b"\x00",
+        b"[" * 100_000,
+        '{"a": 1}'.encode("utf-16"),
+    ):
+        problem(await call(client, "POST", "/students", data=data), 400, "bad_json")
+
+
+async def test_a_name_that_stands_twice_in_a_body_does_no_harm(client: Client, connection: Connection) -> None:
+    data = b'{"code": "A", "code": "B", "title": "T"}'
+
+    assert (await call(client, "POST", "/courses", data=data)).status in {201, 400, 422}
+    assert len(await events(connection)) <= 1
+
+
+async def test_a_body_of_another_media_type_is_a_problem(client: Client) -> None:
+    id = await new_student(client)
+    for method, path, media_types in (
+        ("POST", "/students", ("text/plain", "application/x-www-form-urlencoded", "application/merge-patch+json", "")),
+        ("PATCH", f"/students/{id}", ("text/json", "application/json-patch+json", "application/jsonx")),
+        ("POST", "/students", ("application/json; charset=latin-1", "application/json; charset=nonsense", "garbage")),
+    ):
+        for media_type in media_types:
+            answer = await call(client, method, path, {}, headers={"Content-Type": media_type})
+            problem(answer, 415, "unsupported_media_type")
+
+
+async def test_a_body_above_the_limit_is_a_problem_however_it_is_sent(
+    settings: Settings, aiohttp_client: AiohttpClient
+) -> None:
+    limit = 2000
+    client = await served(aiohttp_client, settings.model_copy(update={"body_limit": limit}))
+    body = json.dumps(student_fields()).encode()
+
+    async def in_chunks(data: bytes) -> AsyncIterator[bytes]:
+        yield data[:1000]
+        yield data[1000:]
+
+    assert (await call(client, "POST", "/students", data=body.ljust(limit))).status == 201
+    problem(await call(client, "POST", "/students", data=body.ljust(limit + 1)), 413, "body_too_large")
+    zipped = {"Content-Encoding": "gzip"}
+    answer = await call(client, "POST", "/students", data=gzip.compress(body.ljust(1_000_000)), headers=zipped)
+    problem(answer, 413, "body_too_large")
+    headers = {"Content-Type": "application/json"}
+    async with client.post("/students", data=in_chunks(body.ljust(limit + 1)), headers=headers) as response:
+        assert response.status == 413
+        assert response.content_type == PROBLEM_JSON
+
+
+async def test_a_body_in_gzip_or_deflate_is_read(client: Client) -> None:
+    data = gzip.compress(json.dumps(student_fields()).encode())
+
+    assert (await call(client, "POST", "/students", data=data, headers={"Content-Encoding": "gzip"})).status == 201
+
+
+async def test_a_body_that_is_not_in_the_encoding_it_names_is_a_problem(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = json.dumps(student_fields()).encode()
+
+    for encoding in ("gzip", "deflate"):
+        async with served_for_real(settings) as (host, port):
+            reader, writer = await asyncio.open_connection(host, port)
+            writer.write(
+                b"POST /students HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                b"Content-Encoding: " + encoding.encode() + b"\r\nContent-Length: %d\r\n\r\n" % len(data) + data
+            )
+            status, _, body = await receive(reader)
+            writer.close()
+            await writer.wait_closed()
+        assert status == 400, body
+        assert b"Traceback" not in body
+    assert faults_logged(caplog) == []
+
+
+async def test_a_body_that_comes_too_slowly_is_a_problem(settings: Settings, aiohttp_client: AiohttpClient) -> None:
+    client = await served(aiohttp_client, settings.model_copy(update={"body_timeout": 0.05}))
+
+    async with raw(client) as (reader, writer):
+        writer.write(
+            b"POST /students HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
+        )
+        status, headers, body = await receive(reader)
+
+    assert (status, headers["content-type"].partition(";")[0]) == (408, PROBLEM_JSON)
+    assert json.loads(body)["type"] == "/problems/body-too-slow"
+
+
+async def test_continue_is_the_only_expectation_that_is_met(client: Client) -> None:
+    body = json.dumps(student_fields()).encode()
+    head = b"POST /students HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n" % len(body)
+
+    async with raw(client) as (reader, writer):
+        writer.write(head + b"Expect: 100-continue\r\n\r\n")
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(body)
+        assert (await receive(reader))[0] == 201
+    for path in (b"/students", b"/nothing"):
+        status, headers, text = await exchange(client, head.replace(b"/students", path) + b"Expect: tea\r\n\r\n" + body)
+        assert (status, headers["content-type"].partition(";")[0]) == (417, PROBLEM_JSON)
+        assert json.loads(text)["type"] == "/problems/expectation-failed"
+        assert headers["x-request-id"] == json.loads(text)["request_id"]
+
+
+@asynccontextmanager
+async def served_for_real(settings: Settings) -> AsyncIterator[tuple[str, int]]:
+    """Serve as in production, where a handler goes on when its caller leaves; aiohttp's test server cancels it."""
+    app = create_app(settings)
+    runner = make_runner(app, settings)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        await app[BRING_UP]
+        host, port = runner.addresses[0][:2]
+        yield host, port
+    finally:
+        await runner.cleanup()
+
+
+async def test_a_caller_who_leaves_amid_the_body_is_no_fault(
+    settings: Settings, connection: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    before = await everything(connection)
+    body = json.dumps(student_fields()).encode()
+    head = b"POST /students HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+
+    async with served_for_real(settings) as (host, port):
+        for framing in (b"Content-Length: %d\r\n\r\n" % (len(body) + 1), b"Transfer-Encoding: chunked\r\n\r\n99\r\n"):
+            caplog.clear()
+            _, writer = await asyncio.open_connection(host, port)
+            writer.write(head + framing + body)
+            await writer.drain()
+            writer.close()
+            await writer.wait_closed()
+
+            async def logged() -> bool:
+                return bool(requests_logged(caplog))
+
+            await until(logged, "the request in the log")
+            assert faults_logged(caplog) == []
+            assert [vars(record)["status"] for record in requests_logged(caplog)] == [400]
+    assert await everything(connection) == before
+
+
+async def test_a_change_is_finished_though_its_caller_has_left(
+    settings: Settings, connection: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    body = json.dumps(student_fields()).encode()
+    assert settings.database_url is not None
+
+    async with served_for_real(settings) as (host, port):
+        async with busy(settings.database_url):
+            _, writer = await asyncio.open_connection(host, port)
+            writer.write(
+                b"POST /students HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                b"Content-Length: %d\r\n\r\n" % len(body) + body
+            )
+            await waiting_writer(connection)
+            writer.close()
+            await writer.wait_closed()
+
+        async def logged() -> bool:
+            return bool(requests_logged(caplog))
+
+        await until(logged, "the request in the log")
+    assert await connection.fetchval("SELECT count(*) FROM students") == 1
+    assert faults_logged(caplog) == []
+
+
+async def test_a_request_that_is_no_http_is_refused_without_a_word_of_the_inside(client: Client) -> None:
+    for request in (
+        b"nonsense\r\n\r\n",
+        b"GET /students HTTP/1.1\r\nHost: x\r\nbad header\r\n\r\n",
+        b"GET /students HTTP/1.1\r\nHost: x\r\nX-Long: " + b"x" * 100_000 + b"\r\n\r\n",
+        b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"POST /students HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+    ):
+        status, _, body = await exchange(client, request)
+        assert status == 400, request[:40]
+        assert inside_of(body.decode()) == []
+
+
+async def test_a_request_id_is_taken_and_returned_and_told_by_the_events(
+    client: Client, connection: Connection
+) -> None:
+    ids = ["x", "a.b_c:d/e+f=@-9", "0" * 128, "7f3c0f9e-8d38-4b1e-9f7d-0a3f1b2c4d5e"]
+
+    for id in ids:
+        answer = await call(client, "POST", "/students", student_fields(), headers={"X-Request-Id": id})
+        assert answer.headers["X-Request-Id"] == id
+    assert [event["request_id"] for event in await events(connection)] == ids
+    for path in ("/nothing", "/students/0", "/health/live"):
+        assert (await call(client, "GET", path, headers={"X-Request-Id": "mine"})).headers["X-Request-Id"] == "mine"
+
+
+async def test_a_request_id_is_made_where_none_or_none_fit_is_given(client: Client) -> None:
+    seen = set()
+    for headers in (
+        {},
+        {"X-Request-Id": ""},
+        {"X-Request-Id": "a b"},
+        {"X-Request-Id": "x" * 129},
+        {"X-Request-Id": "ü"},
+    ):
+        made = (await call(client, "GET", "/health/live", headers=headers)).headers["X-Request-Id"]
+        assert UUID(made).hex == made
+        seen.add(made)
+    assert len(seen) == 5
+
+
+async def test_a_query_parameter_that_is_not_known_is_invalid_everywhere(client: Client) -> None:
+    student, course = await new_student(client), await new_course(client)
+    for method, path, body in (
+        ("GET", "/students", None),
+        ("GET", f"/students/{student}", None),
+        ("POST", "/students", student_fields()),
+        ("PATCH", f"/students/{student}", {}),
+        ("DELETE", f"/students/{student}", None),
+        ("PUT", "/students/by-external-id/x", student_fields()),
+        ("GET", f"/students/{student}/courses", None),
+        ("GET", f"/courses/{course}/students", None),
+        ("POST", f"/students/{student}/enroll", {"course_ids": [course]}),
+        ("GET", "/health/live", None),
+        ("GET", "/openapi.json", None),
+    ):
+        answer = await call(client, method, f"{path}?dry_run=true", body)
+        assert places(answer) == [("extra_forbidden", "dry_run")], (method, path)
+
+
+async def test_a_query_parameter_given_twice_is_invalid(client: Client) -> None:
+    for query in ("limit=1&limit=2", "limit=1&limit=1", "email=a@b&email=a@b"):
+        answer = await call(client, "GET", f"/students?{query}")
+        assert places(answer) == [("repeated", query.partition("=")[0])]
+
+
+async def test_bytes_that_are_no_text_in_a_path_or_a_query_are_refused(client: Client) -> None:
+    student = await new_student(client, external_id="%ff")
+    course = await new_course(client)
+    await call(client, "POST", f"/students/{student}/enroll", {"course_ids": [course]})
+
+    for method, path, body in (
+        ("PUT", "/students/by-external-id/%ff", student_fields()),
+        ("GET", "/students?external_id=%ff", None),
+        ("GET", "/students?%ff=1", None),
+        ("GET", "/courses?code=%ED%A0%80", None),
+        ("DELETE", f"/students/{student}/courses/{course}?reason=%ff", None),
+    ):
+        answer = await call(client, method, path, body)
+        assert answer.status in {400, 422}, (method, path, answer)
+
+
+async def test_an_actor_is_a_line_of_printable_ascii(client: Client, connection: Connection) -> None:
+    for actor in ("x", "registrar's office <office@campus.example>", "x" * 200):
+        assert (await call(client, "POST", "/students", student_fields(), headers={"X-Actor": actor})).status == 201
+        assert (await events(connection))[-1]["actor"] == actor
+    before = await everything(connection)
+
+    for actor in ("", "x" * 201, "é", "\x80"):
+        answer = await call(client, "POST", "/students", student_fields(), headers={"X-Actor": actor})
+        assert places(answer) == [("invalid_actor", "X-Actor")], actor
+
+    assert await everything(connection) == before
+    assert (await call(client, "GET", "/students", headers={"X-Actor": "é"})).status == 200
+
+
+async def test_head_answers_as_get_does_without_the_body(client: Client) -> None:
+    id = await new_student(client)
+    for path in (f"/students/{id}", "/students", "/health/live", "/openapi.json", "/students/0", "/nothing"):
+        get, head = await call(client, "GET", path), await call(client, "HEAD", path)
+        assert (head.status, head.body) == (get.status, b"")
+        for name in ("Content-Type", "Content-Length", "ETag"):
+            assert head.headers.get(name) == get.headers.get(name), (path, name)
+
+
+async def problems_of(client: Client) -> AsyncIterator[Answer]:
+    """Provoke problems of many kinds."""
+    student, course = await new_student(client, email="ada@campus.example"), await new_course(client, capacity=0)
+    path = f"/students/{student}"
+    yield await call(client, "GET", "/nothing")
+    yield await call(client, "PROPFIND", "/students")
+    yield await call(client, "POST", "/students", data=b"{")
+    yield await call(client, "POST", "/students", {})
+    yield await call(client, "POST", "/students", {}, headers={"Content-Type": "text/plain"})
+    yield await call(client, "POST", "/students", student_fields(email="ada@campus.example"))
+    yield await call(client, "GET", "/students/99")
+    yield await call(client, "PATCH", path, {}, headers={"If-Match": '"9"'})
+    yield await call(client, "POST", f"{path}/enroll", {"course_ids": [course]})
+    yield await call(client, "POST", f"{path}/enroll", {"course_ids": [99]})
+    yield await call(client, "POST", f"{path}/enroll", {"course_ids": [99, course]})
+    yield await call(client, "DELETE", f"{path}/courses/{course}")
+
+
+async def test_the_type_of_a_problem_is_an_address_that_explains_it(client: Client) -> None:
+    types = set()
+    async for answer in problems_of(client):
+        body = answer.body
+        explained = await read(client, body["type"])
+        assert explained.keys() == {"type", "title", "status", "description"}
+        assert (explained["type"], explained["title"]) == (body["type"], body["title"])
+        assert explained["description"]
+        types.add(body["type"])
+    assert len(types) == 12
+    problem(await call(client, "GET", "/problems/nothing"), 404, "no_such_path")
+
+
+async def test_the_instance_of_a_problem_is_the_path_that_was_called(client: Client) -> None:
+    for path in ("/students/0", "/nothing/%20x", "/students/0/courses?limit=3"):
+        assert (await call(client, "GET", path)).body["instance"] == path.partition("?")[0]
+
+
+async def test_every_request_is_a_line_in_the_log(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="service.access")
+
+    await call(client, "GET", "/students/7?x=1", headers={"X-Request-Id": "r-1"})
+    await call(client, "POST", "/students", student_fields(), headers={"X-Request-Id": "r-2"})
+    await call(client, "GET", "/nothing", headers={"X-Request-Id": "r-3"})
+
+    lines = [vars(record) for record in requests_logged(caplog)]
+    names = ("method", "route", "status", "request_id")
+    assert [tuple(line[name] for name in names) for line in lines] == [
+        ("GET", "/students/{student_id}", 422, "r-1"),
+        ("POST", "/students", 201, "r-2"),
+        ("GET", "/{tail}", 404, "r-3"),
+    ]
+    assert all(isinstance(line["duration_ms"], float) for line in lines)
+
+
+async def test_the_log_tells_nothing_personal(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, logger="service")
+
+    await call(client, "POST", "/students", student_fields(email="secret@campus.example"))
+    await call(client, "POST", "/students", student_fields(email="secret@campus.example"))
+    await call(client, "GET", "/students?email=secret@campus.example")
+
+    assert len(requests_logged(caplog)) == 3
+    assert all("secret" not in str(vars(record)) for record in caplog.records)
+
+
+def inside_of(text: str) -> list[str]:
+    """Find what only the inside of the service could have said."""
+    return re.findall(r"Traceback|File \"|SELECT|relation|asyncpg|Undefined|hidden|\.py\b|select ", text)
+
+
+async def test_a_fault_tells_nothing_of_the_inside_but_the_log_does_and_it_passes(
+    client: Client, connection: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    id = await new_student(client)
+    await connection.execute("ALTER TABLE students RENAME TO hidden")
+
+    answers = [
+        await call(client, "GET", f"/students/{id}", headers={"X-Request-Id": "r-1"}),
+        await call(client, "POST", "/students", student_fields(), headers={"X-Request-Id": "r-2"}),
+        await call(client, "POST", f"/students/{id}/enroll", {"course_ids": [1]}, headers={"X-Request-Id": "r-3"}),
+    ]
+
+    for answer in answers:
+        body = problem(answer, 500, "internal_error")
+        assert body["errors"] == []
+        assert inside_of(json.dumps(body)) == []
+    faults = faults_logged(caplog)
+    assert [vars(record)["request_id"] for record in faults] == ["r-1", "r-2", "r-3"]
+    assert all(record.exc_info and "hidden" not in str(record.exc_info[1]) for record in faults)
+    await connection.execute("ALTER TABLE hidden RENAME TO students")
+    assert (await read(client, f"/students/{id}"))["id"] == id
+    assert await new_student(client) > id
+    assert [event["position"] for event in await events(connection)] == [1, 2]
+
+
+async def test_a_constraint_that_guards_against_a_bug_is_a_fault_that_shows_no_values_and_writes_nothing(
+    client: Client, connection: Connection
+) -> None:
+    await connection.execute("ALTER TABLE students ADD CONSTRAINT students_bug_check CHECK (given_name <> 'Secret')")
+    before = await everything(connection)
+
+    answer = await call(client, "POST", "/students", student_fields(given_name="Secret"))
+
+    body = json.dumps(problem(answer, 500, "internal_error"))
+    assert "Secret" not in body
+    assert "students_bug_check" not in body
+    assert await everything(connection) == before
+    assert await new_student(client)

@@ -1,0 +1,377 @@
+"""The program as operators run it: real processes, signals and exit statuses."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+import asyncpg
+import pytest
+
+from service.check import INVARIANTS, check
+from service.settings import Settings
+from sql import Connection
+from tests.campus import busy, events, everything, student_fields, until, waiting_writer
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(slots=True)
+class Running:
+    """A process of the service, with the lines that it has written so far."""
+
+    process: asyncio.subprocess.Process
+    log: list[str] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
+    url: str = ""
+
+    async def ended(self) -> int:
+        async with asyncio.timeout(20):
+            return await self.process.wait()
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a command ended and what it wrote."""
+
+    status: int
+    out: str
+    err: str
+
+
+def environment(**variables: object) -> dict[str, str]:
+    return {**os.environ, "PORT": "0", **{name: str(value) for name, value in variables.items()}}
+
+
+async def run(*arguments: str, **variables: object) -> Ended:
+    """Run a command of the service to its end."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-W", "error", "-m", "service", *arguments),
+        cwd=ROOT,
+        env=environment(**variables),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(30):
+        out, err = await process.communicate()
+    assert process.returncode is not None
+    return Ended(process.returncode, out.decode(), err.decode())
+
+
+@asynccontextmanager
+async def serving(**variables: object) -> AsyncIterator[Running]:
+    """Run the service until the test is done with it; it is ready when the test gets it."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-W", "error", "-m", "service"),
+        cwd=ROOT,
+        env=environment(**variables),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    running = Running(process)
+    readers = [
+        asyncio.create_task(collect(process.stdout, running.log)),
+        asyncio.create_task(collect(process.stderr, running.told)),
+    ]
+    try:
+        async with asyncio.timeout(20):
+            while not any("Stop it" in line for line in running.told):
+                assert not readers[1].done(), running
+                await asyncio.sleep(0.01)
+            [page] = [line for line in running.told if line.startswith("API page: ")]
+            running.url = page.removeprefix("API page: ").removesuffix("/docs")
+            async with aiohttp.ClientSession() as session:
+                while (await session.get(f"{running.url}/health/ready")).status != 200:
+                    await asyncio.sleep(0.01)
+        yield running
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+        await asyncio.gather(*readers)
+
+
+async def collect(stream: asyncio.StreamReader, lines: list[str]) -> None:
+    while line := await stream.readline():
+        lines.append(line.decode().rstrip("\n"))
+
+
+async def test_the_service_serves_and_says_where_and_logs_json_and_ends_with_0(
+    empty_database_url: str,
+) -> None:
+    async with serving(DATABASE_URL=empty_database_url) as running, aiohttp.ClientSession() as session:
+        assert re.fullmatch(r"http://127\.0\.0\.1:[0-9]+", running.url)
+        [command] = [line for line in running.told if line.startswith("Try it: ")]
+        assert command.split()[2:] == ["curl", "-s", f"{running.url}/courses"]
+        async with session.get(f"{running.url}/courses") as response:
+            assert await response.json() == {"items": [], "next": None}
+        async with session.get(f"{running.url}/docs") as response:
+            assert (response.status, response.content_type) == (200, "text/html")
+        async with session.post(
+            f"{running.url}/students", json=student_fields(), headers={"X-Request-Id": "r-1"}
+        ) as response:
+            assert response.status == 201
+
+        running.process.send_signal(signal.SIGTERM)
+        assert await running.ended() == 0
+
+    lines = [json.loads(line) for line in running.log]
+    assert all({"time", "level", "logger", "message"} <= line.keys() for line in lines)
+    [line] = [line for line in lines if line.get("request_id") == "r-1"]
+    assert line.items() >= {"method": "POST", "route": "/students", "status": 201, "level": "INFO"}.items()
+    assert line["duration_ms"] > 0
+    assert {line["level"] for line in lines} == {"INFO"}
+
+
+async def test_ctrl_c_ends_the_service_cleanly(database_url: str) -> None:
+    async with serving(DATABASE_URL=database_url) as running:
+        running.process.send_signal(signal.SIGINT)
+        assert await running.ended() == 0
+    assert "Traceback" not in "\n".join(running.told)
+
+
+async def test_sigterm_finishes_what_is_in_flight_and_tells_callers_to_close(
+    database_url: str, connection: Connection
+) -> None:
+    async with serving(DATABASE_URL=database_url, DRAIN_SECONDS=0.3) as running, aiohttp.ClientSession() as session:
+        async with session.get(f"{running.url}/students") as response:
+            assert "Connection" not in response.headers
+
+        async def create() -> tuple[int, str | None]:
+            async with session.post(f"{running.url}/students", json=student_fields()) as response:
+                return response.status, response.headers.get("Connection")
+
+        async def ready() -> tuple[int, str]:
+            async with session.get(f"{running.url}/health/ready") as response:
+                return response.status, (await response.json()).get("type", "")
+
+        async with busy(database_url):
+            creating = asyncio.create_task(create())
+            await waiting_writer(connection)
+            running.process.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(5):
+                while (await ready()) != (503, "/problems/draining"):
+                    await asyncio.sleep(0.01)
+
+            async def closed() -> bool:
+                try:
+                    await ready()
+                except aiohttp.ClientConnectionError:
+                    return True
+                return False
+
+            await until(closed, "the listener to be closed")
+            assert not creating.done()
+
+        assert await creating == (201, "close")
+        assert await running.ended() == 0
+    assert [event["type"] for event in await events(connection)] == ["student.created"]
+    assert {json.loads(line)["level"] for line in running.log} == {"INFO"}
+
+
+async def test_idle_connections_do_not_hold_up_the_end(database_url: str) -> None:
+    async with serving(DATABASE_URL=database_url) as running, aiohttp.ClientSession() as session:
+        async with session.get(f"{running.url}/students"):
+            pass
+        port = int(running.url.rpartition(":")[2])
+        _, silent = await asyncio.open_connection("127.0.0.1", port)
+
+        running.process.send_signal(signal.SIGTERM)
+        assert await running.ended() == 0
+        silent.close()
+        await silent.wait_closed()
+
+
+async def test_a_port_in_use_is_said_clearly(database_url: str) -> None:
+    async with serving(DATABASE_URL=database_url) as running:
+        port = running.url.rpartition(":")[2]
+
+        ended = await run(DATABASE_URL=database_url, PORT=port)
+
+    assert ended.status == 1
+    assert ended.err.startswith(f"error: can't listen on 127.0.0.1:{port}: ")
+    assert "address already in use" in ended.err.lower()
+    assert "Traceback" not in ended.err
+
+
+async def test_settings_that_make_no_sense_are_said_clearly(database_url: str) -> None:
+    ended = await run("check", DATABASE_URL=database_url, PORT="eighty")
+
+    assert ended.status == 1
+    assert "port" in ended.err.lower()
+    assert "Traceback" not in ended.err
+
+
+async def test_a_command_that_does_not_exist_is_said_clearly() -> None:
+    ended = await run("chekc", DATABASE_URL="postgresql://nowhere.invalid/x")
+
+    assert ended.status == 2
+    assert "chekc" in ended.err
+    assert "Traceback" not in ended.err
+
+
+async def test_migrate_applies_what_is_missing_and_then_nothing(empty_database_url: str) -> None:
+    first = await run("migrate", DATABASE_URL=empty_database_url)
+    again = await run("migrate", DATABASE_URL=empty_database_url)
+
+    assert (first.status, again.status) == (0, 0)
+    names = sorted(path.stem for path in (ROOT / "migrations").glob("*.sql") if "rollback" not in path.name)
+    assert [line.removeprefix("applied ") for line in first.out.splitlines() if line.startswith("applied ")] == names
+    assert "nothing to do" in again.out
+
+
+async def test_commands_say_clearly_that_the_database_can_not_be_reached(tmp_path: Path) -> None:
+    nowhere = f"postgresql://postgres@/postgres?host={tmp_path}"
+
+    for command in ("migrate", "check", "demo"):
+        ended = await run(command, DATABASE_URL=nowhere)
+        assert ended.status == 1, command
+        assert "can't be reached" in ended.err, command
+        assert "Traceback" not in ended.err, command
+
+
+async def test_check_says_clearly_that_a_database_is_not_migrated(empty_database_url: str) -> None:
+    ended = await run("check", DATABASE_URL=empty_database_url)
+
+    assert ended.status == 1
+    assert ended.err.startswith("error: ")
+    assert "Traceback" not in ended.err
+
+
+async def test_a_migration_that_is_refused_is_said_clearly(empty_database_url: str) -> None:
+    connection = await asyncpg.connect(empty_database_url)
+    await connection.execute("CREATE TABLE courses ()")
+    await connection.close()
+
+    for command in ("migrate", "serve"):
+        ended = await run(command, DATABASE_URL=empty_database_url)
+        assert ended.status == 1, command
+        assert "0003_create_courses" in ended.err, command
+        assert "Traceback" not in ended.err, command
+
+
+async def test_the_demo_fills_an_empty_database_once_and_is_whole(empty_database_url: str, settings: Settings) -> None:
+    first = await run("demo", DATABASE_URL=empty_database_url)
+    again = await run("demo", DATABASE_URL=empty_database_url)
+    checked = await run("check", DATABASE_URL=empty_database_url)
+
+    assert first.status == 0, first.err
+    assert "200 students, 30 courses" in first.out
+    assert (again.status, again.err) == (
+        1,
+        "error: the demo fills an empty database only, and this one holds something\n",
+    )
+    assert checked.status == 0
+    assert [line for line in checked.out.splitlines() if line.startswith("ok ")] == [
+        f"ok    {invariant}" for invariant in INVARIANTS
+    ]
+    async with serving(DATABASE_URL=empty_database_url) as running, aiohttp.ClientSession() as session:
+        async with session.get(f"{running.url}/courses?limit=500") as response:
+            courses = (await response.json())["items"]
+        async with session.get(f"{running.url}/students?limit=500") as response:
+            students = (await response.json())["items"]
+    assert (len(courses), len(students)) == (30, 200)
+    full = [course for course in courses if course["seats_free"] == 0 and course["capacity"]]
+    assert 1 < len(full) < 30
+    assert sum(course["seats_taken"] for course in courses) > 500
+
+
+SEATED = """
+INSERT INTO students (id, given_name, family_name, email) VALUES (1, 'A', 'B', 'a@b'), (2, 'C', 'D', 'c@d');
+INSERT INTO courses (id, code, title, capacity, seats_taken) VALUES (1, 'C', 'T', 2, 2);
+INSERT INTO student_courses (student_id, course_id, status, place, joined_at, updated_at)
+VALUES (1, 1, 'enrolled', 4, now(), now()), (2, 1, 'enrolled', 5, now(), now());
+INSERT INTO events (position, type, occurred_at, request_id, student_id, course_id, after)
+VALUES
+    (1, 'student.created', now(), 'r', 1, NULL, '{"fields": [], "version": 1}'),
+    (2, 'student.created', now(), 'r', 2, NULL, '{"fields": [], "version": 1}'),
+    (3, 'course.created', now(), 'r', NULL, 1, '{"capacity": 2, "version": 1}'),
+    (4, 'enrollment.enrolled', now(), 'r', 1, 1, '{"status": "enrolled"}'),
+    (5, 'enrollment.enrolled', now(), 'r', 2, 1, '{"status": "enrolled"}'),
+    (6, 'student.created', now(), 'r', 3, NULL, '{"fields": [], "version": 1}'),
+    (7, 'student.deleted', now(), 'r', 3, NULL, NULL);
+"""
+TAMPERINGS = [
+    ("seat counter", "UPDATE courses SET seats_taken = 1", "course_id=1, seats_taken=1, counted=2"),
+    (
+        "above the capacity",
+        'UPDATE courses SET capacity = 1; UPDATE events SET after = \'{"capacity": 1, "version": 1}\' WHERE position = 3',
+        "course_id=1, seats_taken=2, largest_capacity=1",
+    ),
+    ("last event says", "UPDATE student_courses SET place = 9 WHERE student_id = 1", "place=9, place_by_event=4"),
+    ("last event says", "UPDATE student_courses SET status = 'dropped' WHERE place = 5", "status_by_event=enrolled"),
+    ("last event says", "DELETE FROM student_courses WHERE student_id = 2", "status=None, status_by_event=enrolled"),
+    ("last event says", "DELETE FROM events WHERE position = 5", "status=enrolled, status_by_event=None"),
+    ("version of its last event", "UPDATE students SET version = 2 WHERE id = 1", "kind=student, id=1, version=2"),
+    ("version of its last event", "UPDATE courses SET version = 3", "kind=course, id=1, version=3, version_by_event=1"),
+    ("version of its last event", "DELETE FROM events WHERE position = 7", "kind=student, id=3, version=None"),
+    ("contiguous from 1", "DELETE FROM events WHERE position = 6", "after_position=5, next_position=7"),
+    ("contiguous from 1", "UPDATE events SET position = 100 WHERE position = 1", "after_position=0, next_position=2"),
+]
+
+
+async def test_check_names_the_invariant_that_is_broken_and_what_breaks_it(
+    settings: Settings, connection: Connection, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert await check(settings) == 0
+    await connection.execute(SEATED)
+    assert await check(settings) == 0
+    capsys.readouterr()
+
+    for invariant, tampering, fault in TAMPERINGS:
+        before = await everything(connection)
+        await connection.execute(f"CREATE SCHEMA kept; {copies('public', 'kept')}")
+        await connection.execute(tampering)
+        assert await check(settings) == 1, tampering
+        lines = capsys.readouterr().out.splitlines()
+        broken = [number for number, line in enumerate(lines) if line.startswith("FAULT") and invariant in line]
+        assert len(broken) == 1, (tampering, lines)
+        assert fault in lines[broken[0] + 1], tampering
+        await connection.execute(
+            "TRUNCATE events, student_courses, courses, students; "
+            + copies("kept", "public")
+            + "DROP SCHEMA kept CASCADE"
+        )
+        assert await everything(connection) == before
+    assert {name for name in INVARIANTS if any(invariant in name for invariant, _, _ in TAMPERINGS)} == set(INVARIANTS)
+
+
+def copies(source: str, target: str) -> str:
+    """Write the statements that copy all rows to another schema."""
+    tables = ("students", "courses", "student_courses", "events")
+    if target == "kept":
+        return "".join(f"CREATE TABLE {target}.{table} AS TABLE {source}.{table};" for table in tables)
+    return "".join(f"INSERT INTO {target}.{table} TABLE {source}.{table};" for table in tables)
+
+
+async def test_check_shows_20_faults_and_counts_the_rest(
+    settings: Settings, connection: Connection, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await connection.execute(
+        "INSERT INTO students (given_name, family_name, email) SELECT 'A', 'B', 'a@' || n FROM generate_series(1, 23) AS n"
+    )
+
+    assert await check(settings) == 1
+
+    lines = capsys.readouterr().out.splitlines()
+    assert len([line for line in lines if "kind=student" in line]) == 20
+    assert "      and 3 more" in lines
+
+
+async def test_check_ends_with_1_where_anything_is_off(database_url: str, connection: Connection) -> None:
+    await connection.execute(SEATED)
+    await connection.execute("UPDATE courses SET seats_taken = 5")
+
+    ended = await run("check", DATABASE_URL=database_url)
+
+    assert ended.status == 1
+    assert "FAULT the seat counter is the number of seated students" in ended.out

@@ -1,0 +1,58 @@
+"""Schemathesis plays a caller who tries everything that the API document allows, and much that it does not."""
+
+import asyncio
+import logging
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.conftest import Client
+
+CONFIG: Final = Path(__file__).with_name("schemathesis.toml")
+
+
+class Answers(logging.Handler):
+    """Counts what was answered: by method, route and status."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: Counter[tuple[str, str, int]] = Counter()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.seen[record.__dict__["method"], record.__dict__["route"], record.__dict__["status"]] += 1
+
+
+@pytest.fixture
+def answers() -> Iterator[Answers]:
+    """What the service answers in a test, without a line for each in the test's report."""
+    logger, answers = logging.getLogger("service.access"), Answers()
+    level = logger.level
+    logger.addHandler(answers)
+    logger.propagate = False
+    logger.setLevel(logging.INFO)
+    yield answers
+    logger.removeHandler(answers)
+    logger.propagate = True
+    logger.setLevel(level)
+
+
+async def test_the_service_keeps_to_its_document(client: Client, answers: Answers) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIG)),
+        *("run", str(client.make_url("/openapi.json")), "--no-color"),
+        cwd=CONFIG.parent,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
+    assert not [answer for answer in answers.seen if answer[2] >= 500]
+
+    # It got through to what each operation does, and did not only knock.
+    document = await (await client.get("/openapi.json")).json()
+    operations = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
+    assert operations <= {(method, path) for method, path, status in answers.seen if status < 300}

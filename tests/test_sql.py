@@ -1,0 +1,334 @@
+"""Every statement against the migrated schema: it prepares, it is what its function says, and it uses the index."""
+
+import ast
+import importlib
+import inspect
+import json
+import pkgutil
+import re
+import types
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from uuid import UUID
+
+import pytest
+
+import sql
+from service.errors import CONSTRAINTS
+from sql import Connection
+from sql.courses import Course
+from sql.enrollments import Enrollment
+from sql.feed import Event
+from sql.students import Student
+
+FOLDER = Path(inspect.getfile(sql)).parent
+MODULES = [importlib.import_module(f"sql.{module.name}") for module in pkgutil.iter_modules([str(FOLDER)])]
+STATEMENTS: dict[str, tuple[str, Callable[..., Awaitable[object]]]] = {
+    name: (value, getattr(module, name.lower()))
+    for module in MODULES
+    for name, value in vars(module).items()
+    if name.isupper() and isinstance(value, str) and hasattr(module, name.lower())
+}
+each_statement = pytest.mark.parametrize("name", STATEMENTS)
+
+TYPES: dict[type, set[str]] = {
+    bool: {"bool"},
+    int: {"int8"},
+    float: {"float8"},
+    str: {"text", "json"},
+    datetime: {"timestamptz"},
+    UUID: {"uuid"},
+}
+"""What the driver makes of a type of the database, and the other way round."""
+
+GUARDS = {
+    "courses_capacity_check",
+    "courses_credits_check",
+    "courses_pkey",
+    "courses_seats_taken_check",
+    "events_pkey",
+    "events_position_check",
+    "feed_one_row_check",
+    "feed_pkey",
+    "student_courses_pkey",
+    "student_courses_status_check",
+    "students_pkey",
+}
+"""Constraints that only a bug of the service can violate: validation or the lock keeps everybody else from it."""
+
+
+def trees() -> Iterator[tuple[Path, ast.Module]]:
+    for path in sorted(FOLDER.glob("*.py")):
+        yield path, ast.parse(path.read_text())
+
+
+def without_none(hint: Any) -> Any:
+    if get_origin(hint) in {Union, types.UnionType}:
+        [hint] = [part for part in get_args(hint) if part is not type(None)]
+    if get_origin(hint) is Literal:
+        [hint] = {type(value) for value in get_args(hint)}
+    return hint
+
+
+def parameters_of(function: Callable[..., object]) -> list[tuple[Any, bool]]:
+    """List the Python type of each parameter of the statement, and whether an array of it is sent."""
+    hints = get_type_hints(function)
+    names = list(inspect.signature(function).parameters)
+    assert hints[names[0]] == Connection
+    expected: list[tuple[Any, bool]] = []
+    for hint in (without_none(hints[name]) for name in names[1:]):
+        [item] = get_args(hint) or [None]
+        if is_dataclass(item):
+            assert get_origin(hint) is Sequence
+            row = get_type_hints(item)
+            expected += [(without_none(row[field.name]), True) for field in fields(item)]
+        else:
+            expected.append((hint if item is None else without_none(item), item is not None))
+    return expected
+
+
+def row_of(function: Callable[..., object]) -> Any:
+    """Find the type of one row, or of the one column, that a function returns; NoneType for none."""
+    hint = without_none(get_type_hints(function)["return"])
+    return get_args(hint)[0] if get_origin(hint) is list else hint
+
+
+def test_every_statement_has_its_function_and_every_function_its_statement() -> None:
+    for path, tree in trees():
+        names = {
+            node.target.id
+            for node in tree.body
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id.isupper()
+        }
+        functions = {node.name for node in tree.body if isinstance(node, ast.AsyncFunctionDef)}
+        assert {name.lower() for name in names} == functions, path.name
+        assert not any(isinstance(node, ast.Assign) for node in tree.body), f"{path.name}: annotate with Final"
+        for node in tree.body:
+            if isinstance(node, ast.AsyncFunctionDef):
+                used = {item.id for item in ast.walk(node) if isinstance(item, ast.Name) and item.id in names}
+                assert used == {node.name.upper()}, f"{path.name}: {node.name} runs {used}"
+    assert len(STATEMENTS) > 20
+
+
+def test_no_statement_is_put_together_from_parts() -> None:
+    for path, tree in trees():
+        for node in ast.walk(tree):
+            assert not isinstance(node, ast.JoinedStr), f"{path.name}:{node.lineno}: an f-string"
+            assert not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Mod)), (
+                f"{path.name}:{node.lineno}: + or %"
+            )
+            assert not (isinstance(node, ast.Attribute) and node.attr in {"format", "format_map", "replace", "join"}), (
+                f"{path.name}:{node.lineno}: .{node.attr}"
+            )
+
+
+def test_sql_imports_nothing_but_the_driver_and_the_standard_library() -> None:
+    for path, tree in trees():
+        modules = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        modules |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        assert not {module for module in modules if module.partition(".")[0] in {"service", "tests"}}, path.name
+
+
+@each_statement
+def test_a_statement_leaves_nothing_behind_in_the_session(name: str) -> None:
+    statement, _ = STATEMENTS[name]
+
+    assert statement.split()[0] in {"SELECT", "INSERT", "UPDATE", "DELETE", "WITH"}
+    assert ";" not in statement
+    left_behind = (
+        r"advisory|set_config|setval|\b(LISTEN|NOTIFY|PREPARE|DECLARE|HOLD|TEMP|TEMPORARY|DISCARD|INTO TABLE)\b"
+    )
+    assert not re.search(left_behind, statement, re.IGNORECASE)
+
+
+@each_statement
+def test_a_statement_names_its_columns(name: str) -> None:
+    statement, _ = STATEMENTS[name]
+
+    assert not re.search(r"SELECT\s+\*|\.\*|RETURNING\s+\*|\bpublic\.", statement)
+
+
+async def test_every_statement_takes_and_gives_what_its_function_says(connection: Connection) -> None:
+    for name, (statement, function) in STATEMENTS.items():
+        prepared = await connection.prepare(statement)
+
+        sent = [(parameter.name.removesuffix("[]"), parameter.kind) for parameter in prepared.get_parameters()]
+        expected = parameters_of(function)
+        assert len(sent) == len(expected), name
+        for number, ((type_name, kind), (python_type, many)) in enumerate(zip(sent, expected, strict=True), start=1):
+            assert (kind == "array") == many, f"{name} ${number}"
+            assert type_name in TYPES[python_type], f"{name} ${number}"
+
+        columns = [(column.name, column.type.name) for column in prepared.get_attributes()]
+        row = row_of(function)
+        if row is type(None):
+            assert columns == [], name
+        elif is_dataclass(row):
+            hints = get_type_hints(row)
+            assert [column for column, _ in columns] == [field.name for field in fields(row)], name
+            for column, type_name in columns:
+                assert type_name in TYPES[without_none(hints[column])], f"{name}: {column}"
+        else:
+            [(column, type_name)] = columns
+            assert type_name in TYPES[row], f"{name}: {column}"
+
+
+def test_what_is_written_as_arrays_stands_in_the_order_of_the_fields() -> None:
+    written = []
+    for name, (statement, function) in STATEMENTS.items():
+        hints = get_type_hints(function)
+        for hint in hints.values():
+            [item] = get_args(hint)[:1] or [None]
+            if get_origin(hint) is Sequence and is_dataclass(item):
+                listed = re.search(r"(?:INSERT INTO \w+|unnest\([^()]*\) AS \w+) \(([^()]*)\)", statement)
+                assert listed is not None, name
+                columns = [column.strip() for column in listed[1].split(",")]
+                assert columns == [field.name for field in fields(item)], name
+                numbers = [int(number) for number in re.findall(r"\$([0-9]+)::", statement)]
+                assert numbers == list(range(1, len(columns) + 1)), name
+                written.append(name)
+    assert len(written) >= 5
+
+
+@pytest.mark.parametrize(
+    ("table", "row"), [("students", Student), ("courses", Course), ("student_courses", Enrollment), ("events", Event)]
+)
+async def test_a_field_may_be_none_just_where_its_column_may_be_null(
+    connection: Connection, table: str, row: type
+) -> None:
+    rows = await connection.fetch(
+        "SELECT column_name, is_nullable FROM information_schema.columns WHERE table_name = $1", table
+    )
+    nullable = {column: answer == "YES" for column, answer in rows}
+
+    hints = get_type_hints(row)
+
+    assert hints.keys() == nullable.keys()
+    assert {name: type(None) in get_args(hint) for name, hint in hints.items()} == nullable
+
+
+async def test_every_constraint_is_named_and_means_something_to_callers_or_guards_against_a_bug(
+    connection: Connection,
+) -> None:
+    rows = await connection.fetch(
+        """
+        SELECT conname
+        FROM pg_constraint
+        WHERE connamespace = 'public'::regnamespace
+            AND contype <> 'n'
+            AND NOT starts_with(conrelid::regclass::text, '_yoyo')
+            AND NOT starts_with(conrelid::regclass::text, 'yoyo')
+        UNION
+        SELECT indexrelid::regclass::text
+        FROM pg_index
+        INNER JOIN pg_class ON pg_class.oid = indrelid
+        WHERE indisunique
+            AND relnamespace = 'public'::regnamespace
+            AND NOT starts_with(relname, '_yoyo')
+            AND NOT starts_with(relname, 'yoyo')
+        """
+    )
+    names = {row[0] for row in rows}
+
+    assert names == GUARDS | CONSTRAINTS.keys()
+    assert not GUARDS & CONSTRAINTS.keys()
+
+
+FILLED = """
+INSERT INTO students (external_id, given_name, family_name, email)
+SELECT 'S' || n, 'Ada', 'N' || n, 's' || n || '@campus.example' FROM generate_series(1, 20000) AS n;
+INSERT INTO courses (external_id, code, title, capacity)
+SELECT 'C' || n, 'CODE' || n % 1000, 'T', 100 FROM generate_series(1, 10000) AS n;
+INSERT INTO student_courses (student_id, course_id, status, place, joined_at, updated_at)
+SELECT 1 + n % 20000, 1 + n / 4, CASE n % 5 WHEN 0 THEN 'dropped' ELSE 'enrolled' END, n + 1, now(), now()
+FROM generate_series(0, 39999) AS n;
+INSERT INTO events (position, type, occurred_at, request_id)
+SELECT n, 'student.created', now(), 'r' FROM generate_series(1, 20000) AS n;
+ANALYZE students, courses, student_courses, events, feed;
+"""
+BIG_TABLES = {"students", "courses", "student_courses", "events"}
+INDEXES = {
+    "GET_STUDENT": {"students_pkey"},
+    "LIST_STUDENTS": {"students_pkey"},
+    "FIND_STUDENTS_BY_EMAIL": {"students_email_key"},
+    "FIND_STUDENTS_BY_EXTERNAL_ID": {"students_external_id_key"},
+    "LOAD_STUDENTS": {"students_pkey"},
+    "MATCH_STUDENTS": {"students_external_id_key", "students_email_key"},
+    "SAVE_STUDENTS": {"students_pkey"},
+    "DELETE_STUDENTS": {"students_pkey"},
+    "RESERVE_STUDENT_IDS": set(),
+    "GET_COURSE": {"courses_pkey"},
+    "LIST_COURSES": {"courses_pkey"},
+    "LIST_COURSES_BY_CODE": {"courses_code_idx"},
+    "FIND_COURSES_BY_EXTERNAL_ID": {"courses_external_id_key"},
+    "LOAD_COURSES": {"courses_pkey"},
+    "MATCH_COURSES": {"courses_external_id_key"},
+    "SAVE_COURSES": {"courses_pkey"},
+    "SAVE_SEATS": {"courses_pkey"},
+    "DELETE_COURSES": {"courses_pkey"},
+    "RESERVE_COURSE_IDS": set(),
+    "LOAD_ENROLLMENTS": {"student_courses_pkey"},
+    "LOAD_STUDENTS_IN_USE": {"student_courses_pkey"},
+    "LOAD_COURSES_IN_USE": {"student_courses_course_id_idx"},
+    "SAVE_ENROLLMENTS": {"student_courses_pkey"},
+    "LIST_COURSES_OF_STUDENT": {"student_courses_pkey", "courses_pkey"},
+    "LIST_STUDENTS_OF_COURSE": {"student_courses_course_id_idx", "students_pkey"},
+    "LOCK_FEED": set(),
+    "GET_EPOCH": set(),
+    "LOAD_HEAD": {"events_pkey"},
+    "RECORD_EVENTS": set(),
+}
+"""The indexes that the plan of each statement of a request must use. Those of ``check`` read everything on purpose."""
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", []):
+        yield from nodes(child)
+
+
+async def test_every_statement_of_a_request_finds_its_rows_by_index(connection: Connection) -> None:
+    await connection.execute(FILLED)
+    await connection.execute("SET plan_cache_mode = force_generic_plan")
+    requested = {name for name in STATEMENTS if not name.startswith("FIND_") or name in INDEXES}
+    assert requested == INDEXES.keys()
+
+    for name, indexes in INDEXES.items():
+        statement, _ = STATEMENTS[name]
+        count = len((await connection.prepare(statement)).get_parameters())
+        await connection.execute(f"PREPARE statement AS {statement}")
+        nulls = f"({', '.join(['NULL'] * count)})" if count else ""
+        text = await connection.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE statement{nulls}")
+        await connection.execute("DEALLOCATE statement")
+        found = list(nodes(json.loads(text)[0]["Plan"]))
+
+        used = {node["Index Name"] for node in found if "Index Name" in node}
+        used |= {index for node in found for index in node.get("Conflict Arbiter Indexes", [])}
+        scanned = {node["Relation Name"] for node in found if node["Node Type"] == "Seq Scan"}
+        assert used == indexes, (name, text)
+        assert not scanned & BIG_TABLES, (name, text)
+        assert not [node for node in found if node["Node Type"] == "Sort"], (name, text)
+
+
+async def test_no_statement_changes_the_session_that_it_runs_in(connection: Connection) -> None:
+    async def session() -> list[tuple[object, ...]]:
+        rows = await connection.fetch("SELECT name, setting FROM pg_settings WHERE source = 'session' ORDER BY name")
+        held = await connection.fetch("SELECT locktype FROM pg_locks WHERE locktype = 'advisory'")
+        temporary = await connection.fetch("SELECT relname FROM pg_class WHERE relpersistence = 't'")
+        cursors = await connection.fetch("SELECT name FROM pg_cursors")
+        return [tuple(row) for row in (*rows, *held, *temporary, *cursors)]
+
+    statements = [await connection.prepare(statement) for statement, _ in STATEMENTS.values()]
+    before = await session()
+    for prepared in statements:
+        nothing: list[list[object] | None] = [
+            [] if parameter.kind == "array" else None for parameter in prepared.get_parameters()
+        ]
+        if "generate_series" not in prepared.get_query():
+            await prepared.fetch(*nothing)
+
+    assert await session() == before
+    assert not connection.is_in_transaction()
