@@ -40,7 +40,7 @@ class Page:
         id = next(self._ids)
         await self._socket.send_json({"id": id, "method": method, "params": params})
         while True:
-            message = json.loads((await self._socket.receive_str()))
+            message = json.loads(await self._socket.receive_str())
             if message.get("id") == id:
                 assert "error" not in message, message
                 return message["result"]
