@@ -16,11 +16,14 @@ from pydantic import ValidationError
 
 from service.app import BRING_UP, create_app, make_runner
 from service.check import check
+from service.database import Database
 from service.demo import fill
 from service.embedded import EmbeddedError, embedded_server
+from service.errors import DomainError
 from service.migrate import DatabaseUnavailable, MigrationFailed, UnfitDatabase, migrate
 from service.settings import Settings
 from service.web.endpoint import DRAINING
+from sql.feed import renew_epoch
 
 logger = logging.getLogger("service")
 
@@ -48,6 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
         "serve": (serve, "serve HTTP until SIGTERM or Ctrl-C (the default)"),
         "migrate": (run_migrations, "bring the database to this version's schema"),
         "check": (run_check, "recount every invariant and say what is off"),
+        "feed": (run_feed, "feed renew: begin a new epoch, after which readers start anew"),
         "demo": (run_demo, "fill an empty database with a small campus"),
     }
     parser.add_argument(
@@ -57,7 +61,11 @@ def main(arguments: list[str] | None = None) -> int:
         choices=commands,
         help="; ".join(f"{name}: {text}" for name, (_, text) in commands.items()),
     )
-    command = commands[parser.parse_args(arguments).command][0]
+    parser.add_argument("what", nargs="?", choices=["renew"], help="with feed")
+    given = parser.parse_args(arguments)
+    if (given.command == "feed") != (given.what == "renew"):
+        parser.error("say: python -m service feed renew")
+    command = commands[given.command][0]
     logging.config.dictConfig(LOGGING)
     # Outside the loop too a SIGTERM unwinds what is under way: the embedded server is stopped, not orphaned.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -107,6 +115,26 @@ def run_demo(settings: Settings) -> int:
     """Fill an empty database; 1 where it holds something already."""
     run_migrations(settings)
     return _run(fill(settings))
+
+
+def run_feed(settings: Settings) -> int:
+    """Begin a new epoch of the feed."""
+    return _run(_renew(settings))
+
+
+async def _renew(settings: Settings) -> int:
+    database = Database(settings)
+    await database.open()
+    try:
+        async with database.writing() as connection:
+            epoch = await renew_epoch(connection)
+    except DomainError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    finally:
+        await database.close()
+    print(f"the feed's epoch is {epoch} now: cursors made before are refused")
+    return 0
 
 
 def _run(main: Coroutine[Any, Any, int]) -> int:

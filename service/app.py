@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator, Iterator
 
 from aiohttp import web
 
-from service import __version__, courses, enrollments, students
-from service.database import Database
+from service import __version__, courses, enrollments, events, holds, overrides, students, terms
+from service.database import Database, renew_epoch_of_copy
 from service.errors import DomainError, EnrollmentRefused, Unavailable, UnknownCourses
+from service.events import POLLER, Poller
 from service.keys import DATABASE, REGISTRAR
 from service.migrate import DatabaseUnavailable, migrate
 from service.registrar import Registrar
@@ -21,6 +22,7 @@ from service.web.endpoint import BODY_TIMEOUT, DRAINING, endpoints_of, register
 from service.web.health import READINESS
 from service.web.openapi import DOCUMENT, PROBLEMS, About, ProblemType
 from service.web.page import PAGE
+from sql.feed import get_writer_age
 
 logger = logging.getLogger(__name__)
 
@@ -36,9 +38,13 @@ ABOUT = About(
         "Times are RFC 3339 in UTC."
     ),
     tags=[
+        ("terms", "When courses take place, and until when one may enroll, drop and withdraw."),
         ("students", "Who may be enrolled."),
         ("courses", "What one may be enrolled in: each course is one offering, with its seats."),
         ("enrollments", "Which student is in which course. A seat is never sold twice."),
+        ("holds", "What keeps a student from enrolling or dropping."),
+        ("overrides", "Each lifts one rule for one student and one course, once."),
+        ("events", "The change feed and the audit in one."),
         ("health", "For load balancers and orchestrators."),
         ("openapi", "This document, and what each kind of problem means."),
     ],
@@ -48,14 +54,19 @@ ABOUT = About(
 def create_app(settings: Settings) -> web.Application:
     """Build the service; its database is brought up in the background once it starts."""
     app = web.Application(client_max_size=settings.body_limit)
-    endpoints = endpoints_of(students, courses, enrollments, health, openapi)
+    endpoints = endpoints_of(terms, students, courses, enrollments, holds, overrides, events, health, openapi)
     register(app, [*endpoints, *endpoints_of(page)])
     database = Database(settings)
     app[DATABASE] = database
     app[REGISTRAR] = Registrar(database, write_timeout=settings.write_timeout)
+    app[POLLER] = Poller(database, interval=settings.poll_interval)
     app[BODY_TIMEOUT] = settings.body_timeout
     app[DRAINING] = asyncio.Event()
-    app[READINESS] = database.ping
+
+    async def readiness() -> float | None:
+        return await ready(app)
+
+    app[READINESS] = readiness
     app[DOCUMENT] = json.dumps(openapi.build(ABOUT, endpoints), ensure_ascii=False).encode()
     app[PROBLEMS] = problem_types()
     app[PAGE] = page.page(ABOUT)
@@ -63,14 +74,29 @@ def create_app(settings: Settings) -> web.Application:
     async def lifetime(app: web.Application) -> AsyncIterator[None]:
         stop = threading.Event()
         app[BRING_UP] = asyncio.create_task(bring_up(database, settings, stop))
+        sweeping = asyncio.create_task(sweep(app[REGISTRAR], app[BRING_UP], settings.sweep_interval))
         yield
         stop.set()
+        sweeping.cancel()
+        app[POLLER].close()
         app[BRING_UP].cancel()
-        await asyncio.wait([app[BRING_UP]])
+        await asyncio.wait([app[BRING_UP], sweeping])
         await database.close()
 
     app.cleanup_ctx.append(lifetime)
     return app
+
+
+async def ready(app: web.Application) -> float | None:
+    """Return the age in seconds of the oldest writing transaction, None where none is under way.
+
+    Raises ``Unavailable`` until the database has been brought up, and whenever it does not answer.
+    """
+    if not app[BRING_UP].done():
+        raise Unavailable("The service is starting: the database has not answered yet.")
+    await app[DATABASE].ping()
+    async with app[DATABASE].reading() as connection:
+        return await get_writer_age(connection)
 
 
 def make_runner(app: web.Application, settings: Settings) -> web.AppRunner:
@@ -105,12 +131,29 @@ async def bring_up(database: Database, settings: Settings, stop: threading.Event
                 )
             await database.open()
             await database.ping()
+            await renew_epoch_of_copy(database)
         except (DatabaseUnavailable, Unavailable) as error:
             logger.warning("waiting for the database", extra={"reason": str(error).strip(), "pause": pause})
             await asyncio.sleep(pause)
             pause = min(pause * 2, settings.retry_ceiling)
         else:
             return
+
+
+async def sweep(registrar: Registrar, ready: asyncio.Task[None], interval: float) -> None:
+    """Promote, every so often, whom the clock alone has made eligible."""
+    await asyncio.wait([ready])
+    while True:
+        await asyncio.sleep(interval)
+        try:
+            promoted = await registrar.sweep()
+        except DomainError as error:
+            logger.warning("the sweep was put off", extra={"reason": str(error)})
+        except Exception:
+            logger.exception("a fault in the sweep")
+        else:
+            if promoted:
+                logger.info("the sweep promoted", extra={"promoted": promoted})
 
 
 def problem_types() -> list[ProblemType]:

@@ -1,21 +1,80 @@
 """Courses: what callers send and see of them, and the handlers."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated
+from itertools import pairwise
+from typing import Annotated, Literal, Self
 
-from pydantic import ConfigDict, Field, with_config
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, model_validator, with_config
+from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
-from service.errors import CourseNotFound, Detail, ExternalIdTaken, InUse, PreconditionFailed
+from service.errors import (
+    CodeTaken,
+    CourseNotFound,
+    Detail,
+    ExternalIdTaken,
+    InUse,
+    OwnRequirement,
+    PreconditionFailed,
+    UnknownTerm,
+)
 from service.keys import DATABASE, REGISTRAR
-from service.registrar.changes import Create, Delete, Edit, Origin, Replace
-from service.values import Capacity, CourseCode, Credits, ExternalId, IdInPath, Input, Name
+from service.registrar.changes import Cancel, Create, Delete, Edit, Group, Origin, Replace, Require
+from service.registrar.facts import groups_of
+from service.registrar.rules import DAYS
+from service.values import (
+    Capacity,
+    Clock,
+    CourseCode,
+    Credits,
+    ExternalId,
+    IdInBody,
+    IdInPath,
+    IdInQuery,
+    Input,
+    Name,
+    ReasonQuery,
+    WaitlistCapacity,
+)
 from service.web.endpoint import Call, ETags, Reply, endpoint
 from service.web.paging import Page, Paging, decode_cursor, page_of
 from service.web.problems import invalid
 from sql import courses as sql
-from sql.courses import get_course, list_courses, list_courses_by_code
+from sql.courses import CourseStatus, get_course, list_courses, list_courses_by_code
+from sql.requirements import RequirementKind, load_requirements
+
+
+class Meeting(Input):
+    """A weekly meeting, [start, end), in the institution's own time."""
+
+    day: Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+    start: Clock
+    end: Clock
+
+    @model_validator(mode="after")
+    def check_order(self) -> Self:
+        """Refuse a meeting that ends before it has begun."""
+        if self.start >= self.end:
+            raise PydanticCustomError("inverted_meeting", "start should be before end")
+        return self
+
+
+def _apart(meetings: Sequence[Meeting]) -> tuple[Meeting, ...]:
+    """Put meetings in order of the week, and refuse those at the same time."""
+    ordered = sorted(meetings, key=lambda meeting: (DAYS.index(meeting.day), meeting.start))
+    for one, other in pairwise(ordered):
+        if one.day == other.day and other.start < one.end:
+            raise PydanticCustomError("overlapping_meetings", "meetings of one course should not overlap")
+    return tuple(ordered)
+
+
+Meetings = Annotated[
+    tuple[Meeting, ...],
+    Field(max_length=50, strict=False, description="When it meets each week."),
+    AfterValidator(_apart),
+]
 
 
 class CourseFields(Input):
@@ -28,7 +87,10 @@ class CourseFields(Input):
     code: CourseCode
     title: Name
     credits: Credits = 0.0
+    term_id: IdInBody | None = None
     capacity: Capacity | None = None
+    waitlist_capacity: WaitlistCapacity | None = None
+    meetings: Meetings = ()
 
 
 class NewCourse(CourseFields):
@@ -45,13 +107,17 @@ class CourseChanges(TypedDict, total=False):
     code: CourseCode
     title: Name
     credits: Credits
+    term_id: IdInBody | None
     capacity: Capacity | None
+    waitlist_capacity: WaitlistCapacity | None
+    meetings: Meetings
 
 
 class CourseQuery(Paging):
     """A page, perhaps filtered by one thing."""
 
     code: Annotated[CourseCode | None, Field(description="Only courses with this code.")] = None
+    term_id: Annotated[IdInQuery | None, Field(description="Only courses in this term.")] = None
     external_id: Annotated[ExternalId | None, Field(description="Only the course with this external id.")] = None
 
 
@@ -64,12 +130,28 @@ class Course:
     code: str
     title: str
     credits: Credits
+    term_id: int | None
     capacity: Annotated[int | None, Field(description="Seats: null is unlimited, 0 is closed.")]
+    waitlist_capacity: Annotated[int | None, Field(description="Places in line: null is unlimited, 0 is no waitlist.")]
+    meetings: list[Meeting]
+    status: CourseStatus
     seats_taken: int
     seats_free: Annotated[int | None, Field(description="Seats to be had now: null is unlimited.")]
+    waitlisted: Annotated[int, Field(description="How many wait.")]
     version: Annotated[int, Field(description="Counts the changes of the editable fields, not those of the seats.")]
     created_at: datetime
     updated_at: datetime
+
+
+MEETINGS = TypeAdapter(list[Meeting])
+
+
+def _values(fields: Mapping[str, object]) -> dict[str, object]:
+    """Turn what a caller wrote into what is stored."""
+    values = dict(fields)
+    if "meetings" in values:
+        values["meetings"] = MEETINGS.dump_json(list(values["meetings"])).decode()  # type: ignore[call-overload]
+    return values
 
 
 def course_of(row: sql.Course) -> Course:
@@ -80,34 +162,42 @@ def course_of(row: sql.Course) -> Course:
         code=row.code,
         title=row.title,
         credits=row.credits,
+        term_id=row.term_id,
         capacity=row.capacity,
+        waitlist_capacity=row.waitlist_capacity,
+        meetings=MEETINGS.validate_json(row.meetings),
+        status=row.status,
         seats_taken=row.seats_taken,
         seats_free=None if row.capacity is None else max(0, row.capacity - row.seats_taken),
+        waitlisted=row.waitlisted,
         version=row.version,
         created_at=row.created_at,
         updated_at=row.updated_at,
     )
 
 
-@endpoint("POST", "/courses", status=201, problems=[ExternalIdTaken])
+@endpoint("POST", "/courses", status=201, problems=[ExternalIdTaken, CodeTaken, UnknownTerm])
 async def create_course(call: Call, body: NewCourse) -> Reply[Course]:
     """Create a course."""
     row = await call[REGISTRAR].submit(
-        Create(origin=Origin(call.request_id, call.actor), thing=sql.Course, values=dict(body))
+        Create(origin=Origin(call.request_id, call.actor), thing=sql.Course, values=_values(dict(body)))
     )
     return Reply(course_of(row), 201, {"Location": f"/courses/{row.id}"})
 
 
 @endpoint("GET", "/courses")
 async def search_courses(call: Call, query: CourseQuery) -> Page[Course]:
-    """List courses by id, all of them or those with a code, or find one by external id."""
-    if query.code is not None and query.external_id is not None:
-        raise invalid([Detail("too_many_filters", "Take one filter a call.", parameter="external_id")])
-    of = "courses" if query.code is None else f"courses {query.code}"
+    """List courses by id: all of them, those with a code, those of a term, or the one with an external id."""
+    filters = [name for name in ("code", "term_id", "external_id") if getattr(query, name) is not None]
+    if len(filters) > 1:
+        raise invalid([Detail("too_many_filters", "Take one filter a call.", parameter=filters[-1])])
+    of = f"courses {filters[0]} {getattr(query, filters[0])}" if filters else "courses"
     after = decode_cursor(query.cursor, of)
     async with call[DATABASE].reading() as connection:
         if query.external_id is not None:
             rows = await sql.find_courses_by_external_id(connection, query.external_id)
+        elif query.term_id is not None:
+            rows = await sql.list_courses_of_term(connection, query.term_id, after, query.limit + 1)
         elif query.code is not None:
             rows = await list_courses_by_code(connection, query.code, after, query.limit + 1)
         else:
@@ -125,7 +215,11 @@ async def read_course(call: Call, course_id: IdInPath) -> Course:
     return course_of(row)
 
 
-@endpoint("PATCH", "/courses/{course_id}", problems=[CourseNotFound, ExternalIdTaken, PreconditionFailed])
+@endpoint(
+    "PATCH",
+    "/courses/{course_id}",
+    problems=[CourseNotFound, ExternalIdTaken, CodeTaken, UnknownTerm, OwnRequirement, PreconditionFailed],
+)
 async def edit_course(call: Call, course_id: IdInPath, body: CourseChanges, if_match: ETags) -> Course:
     """Change some fields of a course.
 
@@ -136,27 +230,32 @@ async def edit_course(call: Call, course_id: IdInPath, body: CourseChanges, if_m
             origin=Origin(call.request_id, call.actor),
             thing=sql.Course,
             id=course_id,
-            values=body,
+            values=_values(body),
             if_match=if_match,
         )
     )
     return course_of(row)
 
 
-@endpoint("PUT", "/courses/by-external-id/{external_id}", status=(200, 201), problems=[PreconditionFailed])
+@endpoint(
+    "PUT",
+    "/courses/by-external-id/{external_id}",
+    status=(200, 201),
+    problems=[CodeTaken, UnknownTerm, OwnRequirement, PreconditionFailed],
+)
 async def put_course(
     call: Call, external_id: ExternalId, body: CourseFields, if_match: ETags, if_none_match: ETags
 ) -> Reply[Course]:
     """Create or replace the course with an external id.
 
-    What the body leaves away is set to its default. Safe to repeat: the same call again changes nothing.
+    What the body leaves out is set to its default. Safe to repeat: the same call again changes nothing.
     """
     replaced = await call[REGISTRAR].submit(
         Replace(
             origin=Origin(call.request_id, call.actor),
             thing=sql.Course,
             external_id=external_id,
-            values=dict(body),
+            values=_values(dict(body)),
             if_match=if_match,
             if_none_match=if_none_match,
         )
@@ -171,3 +270,61 @@ async def delete_course(call: Call, course_id: IdInPath, if_match: ETags) -> Non
     await call[REGISTRAR].submit(
         Delete(origin=Origin(call.request_id, call.actor), thing=sql.Course, id=course_id, if_match=if_match)
     )
+
+
+@endpoint("POST", "/courses/{course_id}/cancel", problems=[CourseNotFound])
+async def cancel_course(call: Call, course_id: IdInPath, query: ReasonQuery) -> Course:
+    """Cancel a course for good.
+
+    Everyone in it or waiting for it is dropped, whatever the deadlines. Cancelling it again changes nothing.
+    """
+    return course_of(
+        await call[REGISTRAR].submit(
+            Cancel(origin=Origin(call.request_id, call.actor, query.reason), course_id=course_id)
+        )
+    )
+
+
+class RequirementGroup(Input):
+    """A group of course codes, of which any one counts."""
+
+    kind: Annotated[
+        RequirementKind,
+        Field(
+            description="pre: one of them must have been passed. co: one of them must be had, or asked for along with it. "
+            "anti: none of them may be had, nor asked for along with it."
+        ),
+    ]
+    any_of: Annotated[
+        tuple[CourseCode, ...],
+        Field(min_length=1, max_length=50, strict=False, description="A code need not be one of a course here."),
+    ]
+
+
+class Requirements(Input):
+    """All requirements of a course: every group must be satisfied."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"groups": [{"kind": "pre", "any_of": ["MATH101"]}]}]})
+
+    groups: Annotated[tuple[RequirementGroup, ...], Field(max_length=50, strict=False)]
+
+
+@endpoint("PUT", "/courses/{course_id}/requirements", problems=[CourseNotFound, OwnRequirement])
+async def set_requirements(call: Call, course_id: IdInPath, body: Requirements) -> Requirements:
+    """Set all requirements of a course; an empty list of groups removes them."""
+    groups = tuple(Group(group.kind, tuple(sorted(set(group.any_of)))) for group in body.groups)
+    change = Require(origin=Origin(call.request_id, call.actor), course_id=course_id, groups=groups)
+    return _requirements(await call[REGISTRAR].submit(change))
+
+
+@endpoint("GET", "/courses/{course_id}/requirements", problems=[CourseNotFound])
+async def read_requirements(call: Call, course_id: IdInPath) -> Requirements:
+    """Read the requirements of a course."""
+    async with call[DATABASE].reading() as connection:
+        if await get_course(connection, course_id) is None:
+            raise CourseNotFound(course_id)
+        return _requirements(groups_of(await load_requirements(connection, [course_id])))
+
+
+def _requirements(groups: tuple[Group, ...]) -> Requirements:
+    return Requirements(groups=tuple(RequirementGroup(kind=group.kind, any_of=group.codes) for group in groups))

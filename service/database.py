@@ -10,7 +10,7 @@ import asyncpg
 from service.errors import CONSTRAINTS, OutcomeUnknown, Unavailable
 from service.settings import Settings
 from sql import Connection
-from sql.feed import get_epoch, lock_feed
+from sql.feed import get_epoch, is_copy, lock_feed, renew_epoch
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +83,19 @@ class Database:
             raise _domain_error(error) from error
 
     @asynccontextmanager
+    async def viewing(self) -> AsyncIterator[Connection]:
+        """Lend a connection within a transaction that sees one moment of the database and writes nothing.
+
+        Raises:
+            Unavailable: as ``reading``.
+        """
+        async with (
+            self.reading() as connection,
+            connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            yield connection
+
+    @asynccontextmanager
     async def writing(self) -> AsyncIterator[Connection]:
         """Lend a connection within a transaction that holds the writer's lock, and commit it at the end.
 
@@ -108,6 +121,16 @@ class Database:
                 if connection.is_closed() or _sqlstate(error)[:2] in TRANSIENT:
                     raise OutcomeUnknown from error
                 raise
+
+
+async def renew_epoch_of_copy(database: Database) -> None:
+    """Begin a new epoch of the feed where the database is not the one that the old epoch was made for."""
+    async with database.reading() as connection:
+        copied = await is_copy(connection)
+    if copied:
+        async with database.writing() as connection:
+            if await is_copy(connection):
+                await renew_epoch(connection)
 
 
 def _domain_error(error: Exception) -> Exception:

@@ -90,7 +90,10 @@ async def _fill(registrar: Registrar) -> tuple[int, int]:
                     "code": code,
                     "title": title,
                     "credits": float(credits),
+                    "term_id": None,
                     "capacity": capacity,
+                    "waitlist_capacity": None,
+                    "meetings": "[]",
                 },
             )
         )
@@ -107,6 +110,7 @@ async def _fill(registrar: Registrar) -> tuple[int, int]:
                     "given_name": given_name,
                     "family_name": family_name,
                     "email": f"{given_name}.{family_name}@campus.example".lower(),
+                    "max_credits": None,
                 },
             )
         )

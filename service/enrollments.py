@@ -1,22 +1,59 @@
 """Enrollments: what callers send and see of them, and the handlers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Literal, NotRequired, cast
+from typing import Annotated, Literal, NotRequired, Self, TypeAlias, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
-from service.errors import CourseNotFound, EnrollmentRefused, NotEnrolled, StudentNotFound, UnknownCourses
+from service.errors import (
+    AlreadyCompleted,
+    CourseNotFound,
+    DomainError,
+    DropRefused,
+    EnrollmentRefused,
+    NotEnrolled,
+    NotInCourse,
+    StudentNotFound,
+    UnknownCourses,
+)
 from service.keys import DATABASE, REGISTRAR
-from service.registrar.changes import Drop, Enroll, Mode, Origin, Refusal, Result
+from service.registrar.changes import (
+    Complete,
+    Drop,
+    Enroll,
+    Mode,
+    Moved,
+    OnFull,
+    Origin,
+    Refusal,
+    Result,
+    Swap,
+)
 from service.registrar.rules import sentence
-from service.values import Credits, IdInBody, IdInPath, Input, Name
+from service.values import Credits, Grade, IdInBody, IdInPath, Input, ReasonQuery, Truth
 from service.web.endpoint import Call, Reply, endpoint
 from service.web.paging import Page, Paging, decode_cursor, page_of
+from service.web.problems import Problem, problem_of
 from sql.courses import Course, get_course
-from sql.enrollments import Status, list_courses_of_student, list_students_of_course
+from sql.enrollments import (
+    Status,
+    count_ahead,
+    list_courses_of_student,
+    list_line,
+    list_students_of_course,
+)
 from sql.students import get_student
+
+CourseIds = Annotated[
+    list[IdInBody], Field(min_length=1, max_length=100, description="An id that stands twice counts once.")
+]
+OnFullField = Annotated[
+    OnFull, Field(description="What to do where no seat is free: fail, or waitlist to get a place in line.")
+]
 
 
 class EnrollmentRequest(Input):
@@ -24,12 +61,39 @@ class EnrollmentRequest(Input):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"course_ids": [1, 2], "mode": "atomic"}]})
 
-    course_ids: Annotated[
-        list[IdInBody], Field(min_length=1, max_length=100, description="An id that stands twice counts once.")
-    ]
+    course_ids: CourseIds
     mode: Annotated[
         Mode, Field(description="atomic: all of them or nothing. partial: each that can be had, in the order asked.")
     ] = "atomic"
+    on_full: OnFullField = "fail"
+
+
+class SwapRequest(Input):
+    """Which courses a student leaves for which others. `on_full: waitlist` takes exactly one to add."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"drop": [1], "add": [2]}]})
+
+    drop: CourseIds
+    add: CourseIds
+    on_full: OnFullField = "fail"
+
+    @model_validator(mode="after")
+    def check_courses(self) -> Self:
+        """Refuse what can't be meant."""
+        if set(self.drop) & set(self.add):
+            raise PydanticCustomError("swap_with_itself", "a course should stand in drop or in add, not in both")
+        if self.on_full == "waitlist" and len(set(self.add)) > 1:
+            raise PydanticCustomError("too_many_adds", "on_full waitlist takes exactly one course to add")
+        return self
+
+
+class CompletionRequest(Input):
+    """How a student has completed a course."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"passed": True, "grade": "A-"}]})
+
+    passed: bool
+    grade: Annotated[Grade | None, Field(description="As the institution writes it.")] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +104,7 @@ class CourseInfo:
     code: str
     title: str
     credits: Credits
+    term_id: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,12 +136,44 @@ class Unchanged:
     course: CourseInfo
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waitlisted:
+    """The student has got a place in line."""
+
+    course_id: int
+    outcome: Literal["waitlisted"] = "waitlisted"
+    position: Annotated[int, Field(description="Counted from 1.")]
+    course: CourseInfo
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Left:
+    """What became of a course to drop; kept is one that leaves only when the add gets its seat."""
+
+    course_id: int
+    outcome: Literal["dropped", "withdrawn", "kept"]
+    course: CourseInfo
+
+
+Timestamp = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
+
+
 class Reason(TypedDict):
-    """One reason of a refusal: the code of a rule, and the numbers that the rule tells."""
+    """One reason of a refusal: the code of a rule, and what that rule tells."""
 
     code: str
+    opens_at: NotRequired[Timestamp]
+    closed_at: NotRequired[Timestamp]
+    reason: NotRequired[str]
+    any_of: NotRequired[list[str]]
+    course_code: NotRequired[str]
+    with_course_id: NotRequired[int]
+    held: NotRequired[float]
+    asked: NotRequired[float]
+    limit: NotRequired[float]
     capacity: NotRequired[int]
     seats_taken: NotRequired[int]
+    waitlist_capacity: NotRequired[int]
     detail: Annotated[str, Field(description="A sentence for people.")]
 
 
@@ -89,12 +186,24 @@ class Refused:
     errors: list[Reason]
 
 
+EnrollmentResult: TypeAlias = Annotated[
+    Enrolled | Waitlisted | Unchanged | Left | Refused, Field(discriminator="outcome")
+]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Enrollments:
     """What became of each course, in the order asked."""
 
     student_id: int
-    results: list[Annotated[Enrolled | Unchanged | Refused, Field(discriminator="outcome")]]
+    results: list[EnrollmentResult]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preview(Enrollments):
+    """What would become of each course; nothing was changed."""
+
+    dry_run: Literal[True] = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,15 +212,20 @@ class StudentCourse:
 
     course_id: int
     status: Status
+    position: Annotated[int | None, Field(description="The place in line counted from 1; null who does not wait.")]
     joined_at: datetime
+    passed: bool | None
+    grade: str | None
     course: CourseInfo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DroppedCourse(StudentCourse):
-    """A student's course after a drop."""
+class MovedCourse(StudentCourse):
+    """A student's course after a drop or a completion."""
 
-    outcome: Annotated[Literal["dropped", "unchanged"], Field(description="unchanged: it was dropped already.")]
+    outcome: Annotated[
+        Literal["dropped", "withdrawn", "completed", "unchanged"], Field(description="unchanged: it was so already.")
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,28 +234,33 @@ class CourseStudent:
 
     student_id: int
     status: Status
+    position: Annotated[int | None, Field(description="The place in line counted from 1; null who does not wait.")]
     joined_at: datetime
     student: StudentInfo
+
+
+class DryRun(BaseModel):
+    """Whether only to ask."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dry_run: Annotated[bool, Truth, Field(description="true: only tell what would be answered.")] = False
 
 
 class StudentCoursesQuery(Paging):
     """A page of a student's courses."""
 
-    status: Annotated[Status, Field(description="Only courses in this status.")] = "enrolled"
-
-
-class DropQuery(BaseModel):
-    """Why a course is dropped."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    reason: Annotated[Name | None, Field(description="Told by the event.")] = None
+    status: Annotated[
+        Status | None, Field(description="Only courses in this status; by default those enrolled and waitlisted.")
+    ] = None
 
 
 class CourseStudentsQuery(Paging):
     """A page of a course's students."""
 
-    status: Annotated[Status, Field(description="Only students in this status.")] = "enrolled"
+    status: Annotated[
+        Status, Field(description="Only students in this status; those waitlisted come in the order of the line.")
+    ] = "enrolled"
 
 
 @endpoint(
@@ -150,42 +269,88 @@ class CourseStudentsQuery(Paging):
     status=(201, 200),
     problems=[StudentNotFound, EnrollmentRefused, UnknownCourses],
 )
-async def enroll_student(call: Call, student_id: IdInPath, body: EnrollmentRequest) -> Reply[Enrollments]:
+async def enroll_student(
+    call: Call, student_id: IdInPath, query: DryRun, body: EnrollmentRequest
+) -> Reply[Preview | Enrollments]:
     """Enroll a student in courses.
 
-    201 when the student got a seat in any of them, 200 when nothing changed. A course that the student is in already
-    is `unchanged`: repeating the call is safe. In mode `atomic` one refusal refuses all, and `errors` lists every
-    reason for every course; in mode `partial` each course has a result of its own.
+    201 when the student got a seat or a place in line in any of them, 200 when nothing changed. A course that the
+    student is in already, or waits for, is `unchanged`: repeating the call is safe. In mode `atomic` one refusal
+    refuses all, and `errors` lists every reason for every course; in mode `partial` each course has a result of its own.
     """
-    results = await call[REGISTRAR].submit(
-        Enroll(
-            origin=Origin(call.request_id, call.actor),
-            student_id=student_id,
-            course_ids=tuple(body.course_ids),
-            mode=body.mode,
-        )
+    return await _answer(call, enrollment(call, student_id, body), dry_run=query.dry_run)
+
+
+def enrollment(call: Call, student_id: int, body: EnrollmentRequest) -> Enroll:
+    """Make a change of a request."""
+    return Enroll(
+        origin=Origin(call.request_id, call.actor),
+        student_id=student_id,
+        course_ids=tuple(body.course_ids),
+        mode=body.mode,
+        on_full=body.on_full,
     )
-    created = any(result.outcome == "enrolled" for result in results)
-    return Reply(
-        Enrollments(student_id=student_id, results=[_result(result) for result in results]), 201 if created else 200
+
+
+async def _answer(call: Call, change: Enroll | Swap, *, dry_run: bool) -> Reply[Preview | Enrollments]:
+    """Make a change, or only ask what it would answer."""
+    results = await (call[REGISTRAR].preview(change) if dry_run else call[REGISTRAR].submit(change))
+    shown = [_result(result) for result in results]
+    if dry_run:
+        return Reply(Preview(student_id=change.student_id, results=shown), 200)
+    return Reply(Enrollments(student_id=change.student_id, results=shown), 201 if created(results) else 200)
+
+
+def created(results: Sequence[Result]) -> bool:
+    """Tell whether the student got anything."""
+    return any(result.outcome in {"enrolled", "waitlisted"} for result in results)
+
+
+@endpoint(
+    "POST",
+    "/students/{student_id}/swap",
+    status=(201, 200),
+    problems=[StudentNotFound, EnrollmentRefused, UnknownCourses],
+)
+async def swap_courses(
+    call: Call, student_id: IdInPath, query: DryRun, body: SwapRequest
+) -> Reply[Preview | Enrollments]:
+    """Drop courses and enroll in others, all or nothing.
+
+    The adds are judged as if the drops were gone, so that their time and credits are free. If the one to add only gets
+    a place in line, the drops are `kept`, and leave in the moment that it gets its seat.
+    """
+    change = Swap(
+        origin=Origin(call.request_id, call.actor),
+        student_id=student_id,
+        drop=tuple(body.drop),
+        add=tuple(body.add),
+        on_full=body.on_full,
     )
+    return await _answer(call, change, dry_run=query.dry_run)
 
 
 @endpoint("GET", "/students/{student_id}/courses", problems=[StudentNotFound])
 async def list_student_courses(call: Call, student_id: IdInPath, query: StudentCoursesQuery) -> Page[StudentCourse]:
     """List a student's courses by course id."""
-    of = f"courses of {student_id} {query.status}"
+    statuses: list[Status] = ["enrolled", "waitlisted"] if query.status is None else [query.status]
+    of = f"courses of {student_id} {' '.join(statuses)}"
     after = decode_cursor(query.cursor, of)
     async with call[DATABASE].reading() as connection:
-        rows = await list_courses_of_student(connection, student_id, [query.status], after, query.limit + 1)
+        rows = await list_courses_of_student(connection, student_id, statuses, after, query.limit + 1)
         if not rows and await get_student(connection, student_id) is None:
             raise StudentNotFound(student_id)
     items = [
         StudentCourse(
             course_id=row.course_id,
             status=row.status,
+            position=row.position,
             joined_at=row.joined_at,
-            course=CourseInfo(id=row.course_id, code=row.code, title=row.title, credits=row.credits),
+            passed=row.passed,
+            grade=row.grade,
+            course=CourseInfo(
+                id=row.course_id, code=row.code, title=row.title, credits=row.credits, term_id=row.term_id
+            ),
         )
         for row in rows
     ]
@@ -195,54 +360,93 @@ async def list_student_courses(call: Call, student_id: IdInPath, query: StudentC
 @endpoint(
     "DELETE",
     "/students/{student_id}/courses/{course_id}",
-    problems=[StudentNotFound, NotEnrolled],
+    problems=[StudentNotFound, NotEnrolled, AlreadyCompleted, DropRefused],
 )
-async def drop_course(call: Call, student_id: IdInPath, course_id: IdInPath, query: DropQuery) -> DroppedCourse:
-    """Drop a student's course; the seat is free for the next one at once.
+async def drop_course(call: Call, student_id: IdInPath, course_id: IdInPath, query: ReasonQuery) -> MovedCourse:
+    """Drop a student's course, or leave its waitlist; the next in line has the seat at once.
 
-    Dropping what is dropped already is `unchanged`: repeating the call is safe.
+    From the term's `drop_until` on it is a withdrawal. What is dropped already is `unchanged`: repeating is safe.
     """
-    dropped = await call[REGISTRAR].submit(
-        Drop(origin=Origin(call.request_id, call.actor, query.reason), student_id=student_id, course_id=course_id)
-    )
-    return DroppedCourse(
+    change = Drop(origin=Origin(call.request_id, call.actor, query.reason), student_id=student_id, course_id=course_id)
+    return _moved(await call[REGISTRAR].submit(change))
+
+
+@endpoint(
+    "POST",
+    "/students/{student_id}/courses/{course_id}/complete",
+    problems=[StudentNotFound, CourseNotFound, NotInCourse],
+)
+async def complete_course(
+    call: Call, student_id: IdInPath, course_id: IdInPath, body: CompletionRequest
+) -> MovedCourse:
+    """Say that a student has completed a course, or correct what was said."""
+    change = Complete(
+        origin=Origin(call.request_id, call.actor),
+        student_id=student_id,
         course_id=course_id,
-        status=dropped.enrollment.status,
-        joined_at=dropped.enrollment.joined_at,
-        course=_info(dropped.course),
-        outcome=dropped.outcome,
+        passed=body.passed,
+        grade=body.grade,
+    )
+    return _moved(await call[REGISTRAR].submit(change))
+
+
+def _moved(moved: Moved) -> MovedCourse:
+    row = moved.enrollment
+    return MovedCourse(
+        course_id=row.course_id,
+        status=row.status,
+        position=None,
+        joined_at=row.joined_at,
+        passed=row.passed,
+        grade=row.grade,
+        course=_info(moved.course),
+        outcome=moved.outcome,
     )
 
 
 @endpoint("GET", "/courses/{course_id}/students", problems=[CourseNotFound])
 async def list_course_students(call: Call, course_id: IdInPath, query: CourseStudentsQuery) -> Page[CourseStudent]:
-    """List a course's students by student id: its roster."""
+    """List a course's students by student id: its roster. Those waitlisted come in the order of the line."""
     of = f"students of {course_id} {query.status}"
     after = decode_cursor(query.cursor, of)
+    ahead = 0
     async with call[DATABASE].reading() as connection:
-        rows = await list_students_of_course(connection, course_id, query.status, after, query.limit + 1)
+        if query.status == "waitlisted":
+            rows = await list_line(connection, course_id, after, query.limit + 1)
+            ahead = await count_ahead(connection, course_id, after) if after else 0
+        else:
+            rows = await list_students_of_course(connection, course_id, query.status, after, query.limit + 1)
         if not rows and await get_course(connection, course_id) is None:
             raise CourseNotFound(course_id)
     items = [
         CourseStudent(
             student_id=row.student_id,
             status=row.status,
+            position=ahead + number if row.status == "waitlisted" else None,
             joined_at=row.joined_at,
             student=StudentInfo(
                 id=row.student_id, given_name=row.given_name, family_name=row.family_name, email=row.email
             ),
         )
-        for row in rows
+        for number, row in enumerate(rows, start=1)
     ]
-    return page_of(items, query.limit, of, lambda item: item.student_id)
+    keys = {row.student_id: row.place if query.status == "waitlisted" else row.student_id for row in rows}
+    return page_of(items, query.limit, of, lambda item: keys[item.student_id])
 
 
-def _result(result: Result) -> Enrolled | Unchanged | Refused:
+def _result(result: Result) -> EnrollmentResult:
     if result.course is None or result.outcome == "refused":
         return Refused(course_id=result.course_id, errors=[_reason(refusal) for refusal in result.refusals])
-    if result.outcome == "unchanged" and result.status is not None:
-        return Unchanged(course_id=result.course_id, status=result.status, course=_info(result.course))
-    return Enrolled(course_id=result.course_id, course=_info(result.course))
+    info = _info(result.course)
+    if result.outcome == "unchanged":
+        assert result.status is not None
+        return Unchanged(course_id=result.course_id, status=result.status, course=info)
+    if result.outcome == "waitlisted":
+        assert result.position is not None
+        return Waitlisted(course_id=result.course_id, position=result.position, course=info)
+    if result.outcome == "enrolled":
+        return Enrolled(course_id=result.course_id, course=info)
+    return Left(course_id=result.course_id, outcome=result.outcome, course=info)
 
 
 def _reason(refusal: Refusal) -> Reason:
@@ -250,4 +454,72 @@ def _reason(refusal: Refusal) -> Reason:
 
 
 def _info(course: Course) -> CourseInfo:
-    return CourseInfo(id=course.id, code=course.code, title=course.title, credits=course.credits)
+    return CourseInfo(
+        id=course.id, code=course.code, title=course.title, credits=course.credits, term_id=course.term_id
+    )
+
+
+class BulkItem(EnrollmentRequest):
+    """One student's request of many."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"student_id": 1, "course_ids": [1, 2]}]})
+
+    student_id: IdInBody
+
+
+class BulkRequest(Input):
+    """Up to 1,000 requests, and up to 2,000 courses in them."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"items": [{"student_id": 1, "course_ids": [1, 2]}]}]})
+
+    items: Annotated[list[BulkItem], Field(min_length=1, max_length=1000)]
+
+    @model_validator(mode="after")
+    def check_size(self) -> Self:
+        """Refuse more pairs than one transaction takes."""
+        if sum(len(set(item.course_ids)) for item in self.items) > BULK_PAIRS:
+            raise PydanticCustomError("too_many_pairs", "items should ask for at most 2000 courses in all")
+        return self
+
+
+BULK_PAIRS = 2000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BulkOutcome:
+    """What became of one item: the status and the body that the call alone would have had."""
+
+    status: int
+    body: Enrollments | Problem
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BulkOutcomes:
+    """What became of each item, in the order asked."""
+
+    items: list[BulkOutcome]
+
+
+@endpoint("POST", "/enrollments")
+async def enroll_many(call: Call, body: BulkRequest) -> BulkOutcomes:
+    """Enroll many students in one transaction, each for itself.
+
+    Items are judged in the order asked, each after those before it; a refused one leaves the others as they are.
+    """
+    changes = [enrollment(call, item.student_id, item) for item in body.items]
+    outcomes = await call[REGISTRAR].submit_all(changes)
+    return BulkOutcomes(
+        items=[_bulk_outcome(call, change, outcome) for change, outcome in zip(changes, outcomes, strict=True)]
+    )
+
+
+def _bulk_outcome(call: Call, change: Enroll, outcome: tuple[Result, ...] | Exception) -> BulkOutcome:
+    if isinstance(outcome, DomainError):
+        path = f"/students/{change.student_id}/enroll"
+        return BulkOutcome(status=outcome.status, body=problem_of(outcome, instance=path, request_id=call.request_id))
+    if isinstance(outcome, Exception):
+        raise outcome
+    return BulkOutcome(
+        status=201 if created(outcome) else 200,
+        body=Enrollments(student_id=change.student_id, results=[_result(result) for result in outcome]),
+    )

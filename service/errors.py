@@ -56,6 +56,101 @@ class CourseNotFound(DomainError):
         super().__init__(f"There is no course {course_id}.")
 
 
+class TermNotFound(DomainError):
+    """No term has this id."""
+
+    code, status, title = "term_not_found", 404, "Term not found"
+
+    def __init__(self, term_id: int) -> None:
+        super().__init__(f"There is no term {term_id}.")
+
+
+class UnknownTerm(DomainError):
+    """The course is to be in a term that does not exist."""
+
+    code, status, title = "unknown_term", 422, "Unknown term"
+
+    def __init__(self, term_id: int | None = None) -> None:
+        sentence = f"There is no term {term_id}." if term_id is not None else "There is no such term."
+        super().__init__(sentence, [Detail(self.code, sentence, pointer="#/term_id")])
+
+
+class HoldNotFound(DomainError):
+    """The student has no hold with this id."""
+
+    code, status, title = "hold_not_found", 404, "Hold not found"
+
+    def __init__(self, hold_id: int) -> None:
+        super().__init__(f"The student has no hold {hold_id}.")
+
+
+class OverrideNotFound(DomainError):
+    """The student has no override with this id."""
+
+    code, status, title = "override_not_found", 404, "Override not found"
+
+    def __init__(self, override_id: int) -> None:
+        super().__init__(f"The student has no override {override_id}.")
+
+
+class CodeTaken(DomainError):
+    """Another course of the term, or another term, has this code."""
+
+    code, status, title = "code_taken", 409, "Code taken"
+
+    def __init__(self) -> None:
+        sentence = "Another one has this code: it is unique among terms, and within a term among courses."
+        super().__init__(sentence, [Detail(self.code, sentence, pointer="#/code")])
+
+
+class OwnRequirement(DomainError):
+    """A course can't require its own code."""
+
+    code, status, title = "own_requirement", 422, "A course can't require its own code"
+
+    def __init__(self, course_code: str, pointer: str = "#/code") -> None:
+        sentence = f"The course would require {course_code}, its own code."
+        super().__init__(sentence, [Detail(self.code, sentence, pointer=pointer)])
+
+
+class TermDates(DomainError):
+    """Two dates of a term are in the wrong order."""
+
+    code, status, title = "term_dates", 422, "Dates out of order"
+
+    def __init__(self, first: str = "starts_on", second: str = "ends_on") -> None:
+        sentence = f"{first} must not be after {second}."
+        super().__init__(sentence, [Detail(self.code, sentence, pointer=f"#/{first}")])
+
+
+class AlreadyCompleted(DomainError):
+    """The student has completed the course: that stays."""
+
+    code, status, title = "already_completed", 409, "Already completed"
+
+    def __init__(self, course_id: int) -> None:
+        super().__init__(f"The student has completed course {course_id}; it is not dropped.")
+
+
+class NotInCourse(DomainError):
+    """Only who is enrolled in a course, or has completed it, completes it."""
+
+    code, status, title = "not_enrolled", 409, "Not enrolled"
+
+    def __init__(self, student_id: int, course_id: int) -> None:
+        super().__init__(f"Student {student_id} is not enrolled in course {course_id}.")
+
+
+class DropRefused(DomainError):
+    """Nothing was dropped: ``errors`` lists every reason. Where all have one code, ``type`` names that code."""
+
+    code, status, title = "drop_refused", 409, "Drop refused"
+
+    def __init__(self, errors: Sequence[Detail]) -> None:
+        super().__init__("Nothing was dropped. " + " ".join(error.detail for error in errors), errors)
+        self.code, self.title = _common(errors) or (self.code, self.title)
+
+
 class NotEnrolled(DomainError):
     """The student was never enrolled in the course nor waited for it."""
 
@@ -66,7 +161,7 @@ class NotEnrolled(DomainError):
 
 
 class EnrollmentRefused(DomainError):
-    """Nothing was enrolled: ``errors`` lists every reason for every course.
+    """Nothing was changed: ``errors`` lists every reason for every course.
 
     Where all reasons have one code, ``type`` names that code.
     """
@@ -74,11 +169,17 @@ class EnrollmentRefused(DomainError):
     code, status, title = "enrollment_refused", 409, "Enrollment refused"
 
     def __init__(self, errors: Sequence[Detail]) -> None:
-        super().__init__("Nothing was enrolled. " + " ".join(error.detail for error in errors), errors)
-        codes = {error.code for error in errors}
-        if len(codes) == 1:
-            [self.code] = codes
-            self.title = self.code.replace("_", " ").capitalize()
+        super().__init__("Nothing was changed. " + " ".join(error.detail for error in errors), errors)
+        self.code, self.title = _common(errors) or (self.code, self.title)
+
+
+def _common(errors: Sequence[Detail]) -> tuple[str, str] | None:
+    """Return the code, and a title made of it, that all details have, if they have one."""
+    codes = {error.code for error in errors}
+    if len(codes) != 1:
+        return None
+    [code] = codes
+    return code, code.replace("_", " ").capitalize()
 
 
 class UnknownCourses(EnrollmentRefused):
@@ -146,6 +247,9 @@ CONSTRAINTS: Mapping[str, type[DomainError]] = {
     "students_email_key": EmailTaken,
     "students_external_id_key": ExternalIdTaken,
     "courses_external_id_key": ExternalIdTaken,
+    "courses_term_id_code_key": CodeTaken,
+    "courses_term_id_fkey": UnknownTerm,
+    "terms_code_key": CodeTaken,
     "student_courses_student_id_fkey": InUse,
     "student_courses_course_id_fkey": InUse,
 }

@@ -62,8 +62,14 @@ class Settings(BaseSettings):
     migrate_timeout: PositiveFloat = 600.0
     """How long a start waits for another process to finish migrating; an index over 10⁷ rows takes minutes."""
 
+    sweep_interval: PositiveFloat = 60.0
+    """How late a promotion may come that only the clock brings about, such as a hold that runs out."""
+
+    poll_interval: PositiveFloat = 0.2
+    """How late a waiting reader of the feed may learn of an event; one question a process, however many wait."""
+
     body_limit: PositiveInt = 1024 * 1024
-    """The largest request that makes sense, a list of 100 ids, is under 3 KiB; this is room to grow, not a target."""
+    """Ten times the largest request that makes sense: 1,000 items of a bulk request are some 100 KiB."""
 
     body_timeout: PositiveFloat = 10.0
     """A body under body_limit arrives within this on a poor mobile line; a slower one only holds a connection."""

@@ -8,7 +8,7 @@ from typing_extensions import TypedDict
 from service.errors import Detail, EmailTaken, ExternalIdTaken, InUse, PreconditionFailed, StudentNotFound
 from service.keys import DATABASE, REGISTRAR
 from service.registrar.changes import Create, Delete, Edit, Origin, Replace
-from service.values import Email, ExternalId, IdInPath, Input, Name
+from service.values import CreditLimit, Email, ExternalId, IdInPath, Input, Name
 from service.web.endpoint import Call, ETags, Reply, endpoint
 from service.web.paging import Page, Paging, decode_cursor, page_of
 from service.web.problems import invalid
@@ -33,6 +33,7 @@ class StudentFields(Input):
     given_name: Name
     family_name: Name
     email: Email
+    max_credits: CreditLimit | None = None
 
 
 class NewStudent(StudentFields):
@@ -51,6 +52,7 @@ class StudentChanges(TypedDict, total=False):
     given_name: Name
     family_name: Name
     email: Email
+    max_credits: CreditLimit | None
 
 
 class StudentQuery(Paging):

@@ -1,5 +1,7 @@
 """The types of values that inputs share."""
 
+import re
+from datetime import UTC, date, datetime
 from typing import Annotated
 
 from pydantic import (
@@ -35,10 +37,30 @@ def _halves(value: float) -> float:
     return value
 
 
+def _rfc_3339(value: object) -> object:
+    """Take an instant in words only, where Pydantic takes a number of seconds too."""
+    if not isinstance(value, str) or not RFC_3339.fullmatch(value):
+        raise PydanticCustomError("datetime_parsing", "Input should be like 2026-09-01T08:00:00Z")
+    return value
+
+
+def _iso_day(value: object) -> object:
+    """Take a day in words only."""
+    if not isinstance(value, str) or not ISO_DAY.fullmatch(value):
+        raise PydanticCustomError("date_parsing", "Input should be like 2026-09-01")
+    return value
+
+
+RFC_3339 = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?([Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
+ISO_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+
 Whole = BeforeValidator(_whole)
 
 IdInBody = Annotated[int, Field(ge=1, le=LARGEST), Whole]
-IdInPath = Annotated[int, Field(ge=1, le=LARGEST, description="The service's own id of it."), Digits]
+IdInQuery = Annotated[int, Field(ge=1, le=LARGEST), Digits]
+IdInPath = Annotated[int, Field(ge=1, le=LARGEST, description="The service's own id of it.", examples=[1]), Digits]
 
 Name = Annotated[
     str,
@@ -75,7 +97,63 @@ Credits = Annotated[
 Capacity = Annotated[int, Field(ge=0, le=LARGEST, description="Seats: null is unlimited, 0 is closed."), Whole]
 
 
+WaitlistCapacity = Annotated[
+    int, Field(ge=0, le=LARGEST, description="Places in line: null is unlimited, 0 is no waitlist."), Whole
+]
+CreditLimit = Annotated[
+    float,
+    Field(ge=0, le=999, allow_inf_nan=False, description="The most credits in one term, halves allowed."),
+    AfterValidator(_halves),
+    PlainSerializer(lambda value: int(value) if value == int(value) else value),
+    WithJsonSchema({"type": "number", "minimum": 0, "maximum": 999, "multipleOf": 0.5}),
+]
+Clock = Annotated[str, StringConstraints(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]
+"""A time of day as HH:MM, local to the institution."""
+
+
+def _in_utc(value: datetime) -> datetime:
+    """Refuse an instant without an offset, and one that PostgreSQL and Python write differently."""
+    if value.tzinfo is None:
+        raise PydanticCustomError("timezone_naive", "Input should have an offset, such as Z")
+    try:
+        return value.astimezone(UTC)
+    except OverflowError as error:
+        raise PydanticCustomError("datetime_out_of_range", "Input should be within the years 1 to 9999") from error
+
+
+Instant = Annotated[
+    datetime,
+    Field(strict=False, description="An instant as RFC 3339 has it, such as 2026-09-01T08:00:00Z."),
+    BeforeValidator(_rfc_3339),
+    AfterValidator(_in_utc),
+]
+Day = Annotated[date, Field(strict=False, description="A day as YYYY-MM-DD."), BeforeValidator(_iso_day)]
+
+
 class Input(BaseModel):
     """What a caller sends: unknown fields are errors, and nothing is guessed from a value of another type."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+Grade = Annotated[
+    str, StringConstraints(min_length=1, max_length=20, pattern=r"^[!-~]+(?: [!-~]+)*$"), Field(examples=["A-"])
+]
+
+
+def _truth(text: object) -> object:
+    """Take the words of JSON only, where Pydantic takes "on", "1" and "yes" too."""
+    if text not in ("true", "false"):
+        raise PydanticCustomError("bool_parsing", "Input should be true or false")
+    return text
+
+
+Truth = BeforeValidator(_truth)
+
+
+class ReasonQuery(BaseModel):
+    """Why something is done."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    reason: Annotated[Name | None, Field(description="Told by the event.")] = None

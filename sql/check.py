@@ -8,11 +8,13 @@ from sql import Connection
 
 @dataclass(frozen=True, slots=True)
 class Miscount:
-    """A course whose seat counter is not the number of the students seated."""
+    """A course whose counters are not the numbers of the students seated and waiting."""
 
     course_id: int
     seats_taken: int
-    counted: int
+    seated: int
+    waitlisted: int
+    waiting: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +22,7 @@ class Oversold:
     """A course with more students seated than any capacity that it has ever had."""
 
     course_id: int
-    seats_taken: int
+    seated: int
     largest_capacity: int
 
 
@@ -55,39 +57,54 @@ class Gap:
 
 
 FIND_MISCOUNTS: Final = """
-SELECT courses.id AS course_id, courses.seats_taken, count(student_courses.student_id) AS counted
+SELECT
+    courses.id AS course_id,
+    courses.seats_taken,
+    count(*) FILTER (WHERE student_courses.status IN ('enrolled', 'completed')) AS seated,
+    courses.waitlisted,
+    count(*) FILTER (WHERE student_courses.status = 'waitlisted') AS waiting
 FROM courses
-LEFT JOIN student_courses
-    ON student_courses.course_id = courses.id
-    AND student_courses.status IN ('enrolled', 'completed')
+LEFT JOIN student_courses ON student_courses.course_id = courses.id
 GROUP BY courses.id
-HAVING courses.seats_taken <> count(student_courses.student_id)
+HAVING courses.seats_taken <> count(*) FILTER (WHERE student_courses.status IN ('enrolled', 'completed'))
+    OR courses.waitlisted <> count(*) FILTER (WHERE student_courses.status = 'waitlisted')
 ORDER BY courses.id
 """
 
 
 async def find_miscounts(connection: Connection) -> list[Miscount]:
-    """Recount the seats of every course."""
+    """Recount the seats and the line of every course."""
     return [Miscount(*row) for row in await connection.fetch(FIND_MISCOUNTS)]
 
 
 FIND_OVERSOLD: Final = """
-SELECT courses.id AS course_id, courses.seats_taken, max((events.after ->> 'capacity')::bigint) AS largest_capacity
+WITH seated AS (
+    SELECT student_courses.course_id, count(*) AS seated
+    FROM student_courses
+    LEFT JOIN overrides
+        ON overrides.id = student_courses.override_id
+        AND overrides.rule = 'course_full'
+    WHERE student_courses.status IN ('enrolled', 'completed')
+        AND overrides.id IS NULL
+    GROUP BY student_courses.course_id
+)
+SELECT courses.id AS course_id, seated.seated, max((events.after ->> 'capacity')::bigint) AS largest_capacity
 FROM courses
+INNER JOIN seated ON seated.course_id = courses.id
 INNER JOIN events
     ON events.course_id = courses.id
     AND events.student_id IS NULL
     AND events.after -> 'capacity' IS NOT NULL
-WHERE courses.seats_taken > courses.capacity
-GROUP BY courses.id
+WHERE seated.seated > courses.capacity
+GROUP BY courses.id, seated.seated
 HAVING bool_and(events.after ->> 'capacity' IS NOT NULL)
-    AND courses.seats_taken > max((events.after ->> 'capacity')::bigint)
+    AND seated.seated > max((events.after ->> 'capacity')::bigint)
 ORDER BY courses.id
 """
 
 
 async def find_oversold(connection: Connection) -> list[Oversold]:
-    """Find courses that are above capacity without the capacity having been lowered."""
+    """Find courses with more students than they ever had capacity for, those seated by an override left aside."""
     return [Oversold(*row) for row in await connection.fetch(FIND_OVERSOLD)]
 
 
@@ -97,12 +114,13 @@ WITH last AS (
     FROM events
     WHERE student_id IS NOT NULL
         AND course_id IS NOT NULL
+        AND starts_with(type, 'enrollment.')
     ORDER BY student_id, course_id, position DESC
 ),
 joined AS (
     SELECT student_id, course_id, max(position) AS place
     FROM events
-    WHERE type = 'enrollment.enrolled'
+    WHERE type IN ('enrollment.enrolled', 'enrollment.waitlisted', 'enrollment.promoted')
     GROUP BY student_id, course_id
 )
 SELECT
@@ -137,18 +155,20 @@ WITH things AS (
     UNION ALL
     SELECT 'course', id, version
     FROM courses
+    UNION ALL
+    SELECT 'term', id, version
+    FROM terms
 ),
 last AS (
     SELECT DISTINCT ON (kind, id) kind, id, version
     FROM (
         SELECT
             split_part(type, '.', 1) AS kind,
-            coalesce(student_id, course_id) AS id,
+            coalesce(term_id, course_id, student_id) AS id,
             (after ->> 'version')::bigint AS version,
             position
         FROM events
-        WHERE student_id IS NULL
-            OR course_id IS NULL
+        WHERE split_part(type, '.', 1) IN ('student', 'course', 'term')
     ) AS told
     ORDER BY kind, id, position DESC
 )

@@ -3,25 +3,33 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 from sql import Connection, columns
+
+CourseStatus: TypeAlias = Literal["open", "cancelled"]
 
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """A course: one offering. ``capacity`` counts seats, null is unlimited; ``credits`` come in halves.
+    """A course: one offering, in at most one term. ``capacity`` counts seats, ``waitlist_capacity`` places in line.
 
-    ``version`` counts the changes of the editable fields, not those of the seats.
+    Of both, None is unlimited. ``credits`` come in halves; ``meetings`` is a JSON array. ``version`` counts the changes
+    of the editable fields, not those of the seats.
     """
 
     id: int
     external_id: str | None
+    term_id: int | None
     code: str
     title: str
     credits: float
     capacity: int | None
+    waitlist_capacity: int | None
+    meetings: str
+    status: CourseStatus
     seats_taken: int
+    waitlisted: int
     version: int
     created_at: datetime
     updated_at: datetime
@@ -29,14 +37,17 @@ class Course:
 
 @dataclass(frozen=True, slots=True)
 class Seats:
-    """The seat counter of a course."""
+    """The counters of a course."""
 
     course_id: int
     seats_taken: int
+    waitlisted: int
 
 
 GET_COURSE: Final = """
-SELECT id, external_id, code, title, credits, capacity, seats_taken, version, created_at, updated_at
+SELECT
+    id, external_id, term_id, code, title, credits, capacity, waitlist_capacity, meetings, status, seats_taken,
+    waitlisted, version, created_at, updated_at
 FROM courses
 WHERE id = $1::bigint
 """
@@ -49,7 +60,9 @@ async def get_course(connection: Connection, course_id: int) -> Course | None:
 
 
 LIST_COURSES: Final = """
-SELECT id, external_id, code, title, credits, capacity, seats_taken, version, created_at, updated_at
+SELECT
+    id, external_id, term_id, code, title, credits, capacity, waitlist_capacity, meetings, status, seats_taken,
+    waitlisted, version, created_at, updated_at
 FROM courses
 WHERE id > $1::bigint
 ORDER BY id
@@ -63,7 +76,9 @@ async def list_courses(connection: Connection, after_id: int, limit: int) -> lis
 
 
 LIST_COURSES_BY_CODE: Final = """
-SELECT id, external_id, code, title, credits, capacity, seats_taken, version, created_at, updated_at
+SELECT
+    id, external_id, term_id, code, title, credits, capacity, waitlist_capacity, meetings, status, seats_taken,
+    waitlisted, version, created_at, updated_at
 FROM courses
 WHERE code = $1::text
     AND id > $2::bigint
@@ -78,7 +93,9 @@ async def list_courses_by_code(connection: Connection, code: str, after_id: int,
 
 
 FIND_COURSES_BY_EXTERNAL_ID: Final = """
-SELECT id, external_id, code, title, credits, capacity, seats_taken, version, created_at, updated_at
+SELECT
+    id, external_id, term_id, code, title, credits, capacity, waitlist_capacity, meetings, status, seats_taken,
+    waitlisted, version, created_at, updated_at
 FROM courses
 WHERE external_id = $1::text
 """
@@ -90,7 +107,9 @@ async def find_courses_by_external_id(connection: Connection, external_id: str) 
 
 
 LOAD_COURSES: Final = """
-SELECT id, external_id, code, title, credits, capacity, seats_taken, version, created_at, updated_at
+SELECT
+    id, external_id, term_id, code, title, credits, capacity, waitlist_capacity, meetings, status, seats_taken,
+    waitlisted, version, created_at, updated_at
 FROM courses
 WHERE id = ANY($1::bigint[])
 """
@@ -102,15 +121,20 @@ async def load_courses(connection: Connection, ids: list[int]) -> list[Course]:
 
 
 MATCH_COURSES: Final = """
-SELECT id, external_id, code, title, credits, capacity, seats_taken, version, created_at, updated_at
+SELECT
+    id, external_id, term_id, code, title, credits, capacity, waitlist_capacity, meetings, status, seats_taken,
+    waitlisted, version, created_at, updated_at
 FROM courses
 WHERE external_id = ANY($1::text[])
+    OR (term_id = ANY($2::bigint[]) AND code = ANY($3::text[]))
 """
 
 
-async def match_courses(connection: Connection, external_ids: list[str]) -> list[Course]:
-    """Read the courses that hold any of these external ids."""
-    return [Course(*row) for row in await connection.fetch(MATCH_COURSES, external_ids)]
+async def match_courses(
+    connection: Connection, external_ids: list[str], term_ids: list[int], codes: list[str]
+) -> list[Course]:
+    """Read the courses that hold any of these external ids, or any of these codes in any of these terms."""
+    return [Course(*row) for row in await connection.fetch(MATCH_COURSES, external_ids, term_ids, codes)]
 
 
 RESERVE_COURSE_IDS: Final = """
@@ -124,21 +148,60 @@ async def reserve_course_ids(connection: Connection, count: int) -> list[int]:
     return [row[0] for row in await connection.fetch(RESERVE_COURSE_IDS, count)]
 
 
+LOAD_PROMOTABLE: Final = """
+SELECT id
+FROM courses
+WHERE waitlisted > 0
+    AND status = 'open'
+    AND (capacity IS NULL OR seats_taken < capacity)
+ORDER BY id
+"""
+
+
+async def load_promotable(connection: Connection) -> list[int]:
+    """Read the ids of the courses that have both a free seat and somebody who waits."""
+    return [row[0] for row in await connection.fetch(LOAD_PROMOTABLE)]
+
+
+LIST_COURSES_OF_TERM: Final = """
+SELECT
+    id, external_id, term_id, code, title, credits, capacity, waitlist_capacity, meetings, status, seats_taken,
+    waitlisted, version, created_at, updated_at
+FROM courses
+WHERE term_id = $1::bigint
+    AND id > $2::bigint
+ORDER BY id
+LIMIT $3::bigint
+"""
+
+
+async def list_courses_of_term(connection: Connection, term_id: int, after_id: int, limit: int) -> list[Course]:
+    """Read a page of a term's courses by id."""
+    return [Course(*row) for row in await connection.fetch(LIST_COURSES_OF_TERM, term_id, after_id, limit)]
+
+
 SAVE_COURSES: Final = """
 INSERT INTO courses (
-    id, external_id, code, title, credits, capacity, seats_taken, version, created_at, updated_at
+    id, external_id, term_id, code, title, credits, capacity, waitlist_capacity, meetings, status, seats_taken,
+    waitlisted, version, created_at, updated_at
 )
 SELECT
-    unnest($1::bigint[]), unnest($2::text[]), unnest($3::text[]), unnest($4::text[]),
-    unnest($5::double precision[]), unnest($6::bigint[]), unnest($7::bigint[]), unnest($8::bigint[]),
-    unnest($9::timestamptz[]), unnest($10::timestamptz[])
+    unnest($1::bigint[]), unnest($2::text[]), unnest($3::bigint[]), unnest($4::text[]), unnest($5::text[]),
+    unnest($6::double precision[]), unnest($7::bigint[]), unnest($8::bigint[]), unnest($9::json[]),
+    unnest($10::text[]), unnest($11::bigint[]), unnest($12::bigint[]), unnest($13::bigint[]),
+    unnest($14::timestamptz[]), unnest($15::timestamptz[])
 ON CONFLICT (id) DO UPDATE SET
     external_id = excluded.external_id,
+    term_id = excluded.term_id,
     code = excluded.code,
     title = excluded.title,
     credits = excluded.credits,
     capacity = excluded.capacity,
+    waitlist_capacity = excluded.waitlist_capacity,
+    meetings = excluded.meetings,
+    status = excluded.status,
     seats_taken = excluded.seats_taken,
+    waitlisted = excluded.waitlisted,
     version = excluded.version,
     updated_at = excluded.updated_at
 """
@@ -147,15 +210,17 @@ ON CONFLICT (id) DO UPDATE SET
 async def save_courses(connection: Connection, courses: Sequence[Course]) -> None:
     """Insert or update courses.
 
-    Raises ``asyncpg.UniqueViolationError`` where an external id is held by another.
+    Raises ``asyncpg.UniqueViolationError`` where an external id, or a code within a term, is held by another.
     """
     await connection.execute(SAVE_COURSES, *columns(courses))
 
 
 SAVE_SEATS: Final = """
 UPDATE courses
-SET seats_taken = counted.seats_taken
-FROM unnest($1::bigint[], $2::bigint[]) AS counted (course_id, seats_taken)
+SET
+    seats_taken = counted.seats_taken,
+    waitlisted = counted.waitlisted
+FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS counted (course_id, seats_taken, waitlisted)
 WHERE courses.id = counted.course_id
 """
 

@@ -12,7 +12,12 @@ Status: TypeAlias = Literal["enrolled", "waitlisted", "completed", "dropped", "w
 
 @dataclass(frozen=True, slots=True)
 class Enrollment:
-    """One row of ``student_courses``; ``place`` is the position of the event that put the student there."""
+    """One row of ``student_courses``; ``place`` is the position of the event that put the student there.
+
+    ``passed`` and ``grade`` are None until completed; ``override_id`` is of the override that seated the student.
+    ``swap_drops`` is a JSON array of the courses that leave when the student gets this one, ``skipped`` one of the
+    refusals for which the last promotion passed the student by.
+    """
 
     student_id: int
     course_id: int
@@ -20,18 +25,27 @@ class Enrollment:
     place: int
     joined_at: datetime
     updated_at: datetime
+    passed: bool | None = None
+    grade: str | None = None
+    override_id: int | None = None
+    swap_drops: str | None = None
+    skipped: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class CourseOfStudent:
-    """A student's course, with what a reader wants to know of the course."""
+    """A student's course, with what a reader wants to know of the course; ``position`` counts from 1 in its line."""
 
     course_id: int
     status: Status
+    position: int | None
     joined_at: datetime
+    passed: bool | None
+    grade: str | None
     code: str
     title: str
     credits: float
+    term_id: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +54,7 @@ class StudentOfCourse:
 
     student_id: int
     status: Status
+    place: int
     joined_at: datetime
     given_name: str
     family_name: str
@@ -47,17 +62,91 @@ class StudentOfCourse:
 
 
 LOAD_ENROLLMENTS: Final = """
-SELECT student_courses.student_id, student_courses.course_id, status, place, joined_at, updated_at
+SELECT
+    student_id, course_id, status, place, joined_at, updated_at, passed, grade, override_id, swap_drops, skipped
 FROM student_courses
-INNER JOIN unnest($1::bigint[], $2::bigint[]) AS asked (student_id, course_id)
-    ON student_courses.student_id = asked.student_id
-    AND student_courses.course_id = asked.course_id
+WHERE student_id = ANY($1::bigint[])
+    AND (status IN ('enrolled', 'waitlisted', 'completed') OR course_id = ANY($2::bigint[]))
 """
 
 
 async def load_enrollments(connection: Connection, student_ids: list[int], course_ids: list[int]) -> list[Enrollment]:
-    """Read the states of distinct (student, course) pairs, given as two lists of one length."""
+    """Read what students have: the courses that they are in, wait for or have completed, and these ones in any state."""
     return [Enrollment(*row) for row in await connection.fetch(LOAD_ENROLLMENTS, student_ids, course_ids)]
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Somebody who has a seat in one course waits for another."""
+
+    seated_in: int
+    waits_for: int
+
+
+LOAD_WAITS_OF_COURSES: Final = """
+SELECT DISTINCT seated.course_id AS seated_in, waiting.course_id AS waits_for
+FROM student_courses AS seated
+INNER JOIN student_courses AS waiting
+    ON waiting.student_id = seated.student_id
+    AND waiting.status = 'waitlisted'
+WHERE seated.course_id = ANY($1::bigint[])
+    AND seated.status = 'enrolled'
+"""
+
+
+async def load_waits_of_courses(connection: Connection, course_ids: list[int]) -> list[Wait]:
+    """Tell what those who are enrolled in these courses wait for."""
+    return [Wait(*row) for row in await connection.fetch(LOAD_WAITS_OF_COURSES, course_ids)]
+
+
+LOAD_WAITS_OF_TERMS: Final = """
+SELECT DISTINCT courses.term_id AS seated_in, waiting.course_id AS waits_for
+FROM courses
+INNER JOIN student_courses AS standing
+    ON standing.course_id = courses.id
+    AND standing.status IN ('enrolled', 'waitlisted')
+INNER JOIN student_courses AS waiting
+    ON waiting.student_id = standing.student_id
+    AND waiting.status = 'waitlisted'
+WHERE courses.term_id = ANY($1::bigint[])
+"""
+
+
+async def load_waits_of_terms(connection: Connection, term_ids: list[int]) -> list[Wait]:
+    """Tell what those who are in courses of these terms, or wait for them, wait for."""
+    return [Wait(*row) for row in await connection.fetch(LOAD_WAITS_OF_TERMS, term_ids)]
+
+
+LOAD_LINE: Final = """
+SELECT
+    student_id, course_id, status, place, joined_at, updated_at, passed, grade, override_id, swap_drops, skipped
+FROM student_courses
+WHERE course_id = $1::bigint
+    AND status = 'waitlisted'
+    AND place > $2::bigint
+ORDER BY place
+LIMIT $3::bigint
+"""
+
+
+async def load_line(connection: Connection, course_id: int, after_place: int, limit: int) -> list[Enrollment]:
+    """Read the next of those who wait for a course, in order."""
+    return [Enrollment(*row) for row in await connection.fetch(LOAD_LINE, course_id, after_place, limit)]
+
+
+LOAD_ROSTER: Final = """
+SELECT
+    student_id, course_id, status, place, joined_at, updated_at, passed, grade, override_id, swap_drops, skipped
+FROM student_courses
+WHERE course_id = ANY($1::bigint[])
+    AND status IN ('enrolled', 'waitlisted')
+ORDER BY course_id, place
+"""
+
+
+async def load_roster(connection: Connection, course_ids: list[int]) -> list[Enrollment]:
+    """Read everyone who is in these courses or waits for them, by place."""
+    return [Enrollment(*row) for row in await connection.fetch(LOAD_ROSTER, course_ids)]
 
 
 LOAD_STUDENTS_IN_USE: Final = """
@@ -85,15 +174,23 @@ async def load_courses_in_use(connection: Connection, course_ids: list[int]) -> 
 
 
 SAVE_ENROLLMENTS: Final = """
-INSERT INTO student_courses (student_id, course_id, status, place, joined_at, updated_at)
+INSERT INTO student_courses (
+    student_id, course_id, status, place, joined_at, updated_at, passed, grade, override_id, swap_drops, skipped
+)
 SELECT
     unnest($1::bigint[]), unnest($2::bigint[]), unnest($3::text[]), unnest($4::bigint[]),
-    unnest($5::timestamptz[]), unnest($6::timestamptz[])
+    unnest($5::timestamptz[]), unnest($6::timestamptz[]), unnest($7::boolean[]), unnest($8::text[]),
+    unnest($9::bigint[]), unnest($10::json[]), unnest($11::json[])
 ON CONFLICT (student_id, course_id) DO UPDATE SET
     status = excluded.status,
     place = excluded.place,
     joined_at = excluded.joined_at,
-    updated_at = excluded.updated_at
+    updated_at = excluded.updated_at,
+    passed = excluded.passed,
+    grade = excluded.grade,
+    override_id = excluded.override_id,
+    swap_drops = excluded.swap_drops,
+    skipped = excluded.skipped
 """
 
 
@@ -104,14 +201,30 @@ async def save_enrollments(connection: Connection, enrollments: Sequence[Enrollm
 
 LIST_COURSES_OF_STUDENT: Final = """
 SELECT
-    student_courses.course_id, student_courses.status, student_courses.joined_at,
-    courses.code, courses.title, courses.credits
-FROM student_courses
-INNER JOIN courses ON courses.id = student_courses.course_id
-WHERE student_courses.student_id = $1::bigint
-    AND student_courses.status = ANY($2::text[])
-    AND student_courses.course_id > $3::bigint
-ORDER BY student_courses.course_id
+    mine.course_id,
+    mine.status,
+    CASE
+        WHEN mine.status = 'waitlisted' THEN (
+            SELECT count(*)
+            FROM student_courses AS line
+            WHERE line.course_id = mine.course_id
+                AND line.status = 'waitlisted'
+                AND line.place <= mine.place
+        )
+    END AS position,
+    mine.joined_at,
+    mine.passed,
+    mine.grade,
+    courses.code,
+    courses.title,
+    courses.credits,
+    courses.term_id
+FROM student_courses AS mine
+INNER JOIN courses ON courses.id = mine.course_id
+WHERE mine.student_id = $1::bigint
+    AND mine.status = ANY($2::text[])
+    AND mine.course_id > $3::bigint
+ORDER BY mine.course_id
 LIMIT $4::bigint
 """
 
@@ -126,7 +239,7 @@ async def list_courses_of_student(
 
 LIST_STUDENTS_OF_COURSE: Final = """
 SELECT
-    student_courses.student_id, student_courses.status, student_courses.joined_at,
+    student_courses.student_id, student_courses.status, student_courses.place, student_courses.joined_at,
     students.given_name, students.family_name, students.email
 FROM student_courses
 INNER JOIN students ON students.id = student_courses.student_id
@@ -144,3 +257,37 @@ async def list_students_of_course(
     """Read a page of a course's students in one status by student id."""
     rows = await connection.fetch(LIST_STUDENTS_OF_COURSE, course_id, status, after_student_id, limit)
     return [StudentOfCourse(*row) for row in rows]
+
+
+COUNT_AHEAD: Final = """
+SELECT count(*)
+FROM student_courses
+WHERE course_id = $1::bigint
+    AND status = 'waitlisted'
+    AND place <= $2::bigint
+"""
+
+
+async def count_ahead(connection: Connection, course_id: int, place: int) -> int:
+    """Count those who wait for a course up to a place."""
+    ahead: int = await connection.fetchval(COUNT_AHEAD, course_id, place)
+    return ahead
+
+
+LIST_LINE: Final = """
+SELECT
+    student_courses.student_id, student_courses.status, student_courses.place, student_courses.joined_at,
+    students.given_name, students.family_name, students.email
+FROM student_courses
+INNER JOIN students ON students.id = student_courses.student_id
+WHERE student_courses.course_id = $1::bigint
+    AND student_courses.status = 'waitlisted'
+    AND student_courses.place > $2::bigint
+ORDER BY student_courses.place
+LIMIT $3::bigint
+"""
+
+
+async def list_line(connection: Connection, course_id: int, after_place: int, limit: int) -> list[StudentOfCourse]:
+    """Read a page of those who wait for a course, in order."""
+    return [StudentOfCourse(*row) for row in await connection.fetch(LIST_LINE, course_id, after_place, limit)]

@@ -29,6 +29,7 @@ class Event:
     reason: str | None
     student_id: int | None
     course_id: int | None
+    term_id: int | None
     before: str | None
     after: str | None
 
@@ -43,18 +44,6 @@ FOR UPDATE
 async def lock_feed(connection: Connection) -> UUID:
     """Wait for the turn to write: until this transaction ends, no other one writes."""
     epoch: UUID = await connection.fetchval(LOCK_FEED)
-    return epoch
-
-
-GET_EPOCH: Final = """
-SELECT epoch
-FROM feed
-"""
-
-
-async def get_epoch(connection: Connection) -> UUID:
-    """Read which feed this is, without a lock."""
-    epoch: UUID = await connection.fetchval(GET_EPOCH)
     return epoch
 
 
@@ -74,14 +63,120 @@ async def load_head(connection: Connection) -> Head:
 
 RECORD_EVENTS: Final = """
 INSERT INTO events (
-    position, type, occurred_at, actor, request_id, reason, student_id, course_id, before, after
+    position, type, occurred_at, actor, request_id, reason, student_id, course_id, term_id, before, after
 )
 SELECT
     unnest($1::bigint[]), unnest($2::text[]), unnest($3::timestamptz[]), unnest($4::text[]), unnest($5::text[]),
-    unnest($6::text[]), unnest($7::bigint[]), unnest($8::bigint[]), unnest($9::json[]), unnest($10::json[])
+    unnest($6::text[]), unnest($7::bigint[]), unnest($8::bigint[]), unnest($9::bigint[]),
+    unnest($10::json[]), unnest($11::json[])
 """
 
 
 async def record_events(connection: Connection, events: Sequence[Event]) -> None:
     """Append events, whose positions follow the newest one."""
     await connection.execute(RECORD_EVENTS, *columns(events))
+
+
+GET_EPOCH: Final = """
+SELECT
+    epoch,
+    coalesce((SELECT max(position) FROM events), 0) AS position
+FROM feed
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """Which feed this is, and the position of its newest event, 0 before the first."""
+
+    epoch: UUID
+    position: int
+
+
+async def get_epoch(connection: Connection) -> Epoch:
+    """Read which feed this is and where it stands."""
+    row = await connection.fetchrow(GET_EPOCH)
+    assert row is not None
+    return Epoch(*row)
+
+
+LIST_EVENTS: Final = """
+SELECT position, type, occurred_at, actor, request_id, reason, student_id, course_id, term_id, before, after
+FROM events
+WHERE position > $1::bigint
+ORDER BY position
+LIMIT $2::bigint
+"""
+
+
+async def list_events(connection: Connection, after_position: int, limit: int) -> list[Event]:
+    """Read the events that follow a position, in order."""
+    return [Event(*row) for row in await connection.fetch(LIST_EVENTS, after_position, limit)]
+
+
+LIST_HISTORY: Final = """
+SELECT position, type, occurred_at, actor, request_id, reason, student_id, course_id, term_id, before, after
+FROM events
+WHERE student_id = $1::bigint
+    AND course_id = $2::bigint
+    AND position > $3::bigint
+ORDER BY position
+LIMIT $4::bigint
+"""
+
+
+async def list_history(
+    connection: Connection, student_id: int, course_id: int, after_position: int, limit: int
+) -> list[Event]:
+    """Read the events of one student in one course, in order."""
+    rows = await connection.fetch(LIST_HISTORY, student_id, course_id, after_position, limit)
+    return [Event(*row) for row in rows]
+
+
+GET_WRITER_AGE: Final = """
+SELECT extract(epoch FROM max(clock_timestamp() - activity.xact_start))::double precision AS seconds
+FROM pg_locks AS locks
+INNER JOIN pg_stat_activity AS activity ON activity.pid = locks.pid
+WHERE locks.relation = 'feed'::regclass
+    AND locks.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND locks.mode = 'RowShareLock'
+"""
+
+
+async def get_writer_age(connection: Connection) -> float | None:
+    """Tell for how many seconds the oldest writing transaction has been going on; None where none is."""
+    seconds: float | None = await connection.fetchval(GET_WRITER_AGE)
+    return seconds
+
+
+RENEW_EPOCH: Final = """
+UPDATE feed
+SET
+    epoch = gen_random_uuid(),
+    system_identifier = control.system_identifier,
+    timeline = checkpoint.timeline_id,
+    database_oid = (SELECT oid::bigint FROM pg_database WHERE datname = current_database())
+FROM pg_control_system() AS control, pg_control_checkpoint() AS checkpoint
+RETURNING epoch
+"""
+
+
+async def renew_epoch(connection: Connection) -> UUID:
+    """Begin a new epoch, so that no cursor made before is taken any more."""
+    epoch: UUID = await connection.fetchval(RENEW_EPOCH)
+    return epoch
+
+
+IS_COPY: Final = """
+SELECT
+    feed.system_identifier IS DISTINCT FROM control.system_identifier
+    OR feed.timeline IS DISTINCT FROM checkpoint.timeline_id
+    OR feed.database_oid IS DISTINCT FROM (SELECT oid::bigint FROM pg_database WHERE datname = current_database())
+FROM feed, pg_control_system() AS control, pg_control_checkpoint() AS checkpoint
+"""
+
+
+async def is_copy(connection: Connection) -> bool:
+    """Tell whether the epoch was made for another server, timeline or database than this."""
+    copied: bool = await connection.fetchval(IS_COPY)
+    return copied

@@ -10,20 +10,24 @@ from sql import Connection, columns
 
 @dataclass(frozen=True, slots=True)
 class Student:
-    """A student. ``version`` counts the changes of the editable fields."""
+    """A student. ``max_credits`` is the most in one term, None leaves it to the term.
+
+    ``version`` counts the changes of the editable fields.
+    """
 
     id: int
     external_id: str | None
     given_name: str
     family_name: str
     email: str
+    max_credits: float | None
     version: int
     created_at: datetime
     updated_at: datetime
 
 
 GET_STUDENT: Final = """
-SELECT id, external_id, given_name, family_name, email, version, created_at, updated_at
+SELECT id, external_id, given_name, family_name, email, max_credits, version, created_at, updated_at
 FROM students
 WHERE id = $1::bigint
 """
@@ -36,7 +40,7 @@ async def get_student(connection: Connection, student_id: int) -> Student | None
 
 
 LIST_STUDENTS: Final = """
-SELECT id, external_id, given_name, family_name, email, version, created_at, updated_at
+SELECT id, external_id, given_name, family_name, email, max_credits, version, created_at, updated_at
 FROM students
 WHERE id > $1::bigint
 ORDER BY id
@@ -50,7 +54,7 @@ async def list_students(connection: Connection, after_id: int, limit: int) -> li
 
 
 FIND_STUDENTS_BY_EMAIL: Final = """
-SELECT id, external_id, given_name, family_name, email, version, created_at, updated_at
+SELECT id, external_id, given_name, family_name, email, max_credits, version, created_at, updated_at
 FROM students
 WHERE lower(email COLLATE "C") = lower($1::text COLLATE "C")
 """
@@ -62,7 +66,7 @@ async def find_students_by_email(connection: Connection, email: str) -> list[Stu
 
 
 FIND_STUDENTS_BY_EXTERNAL_ID: Final = """
-SELECT id, external_id, given_name, family_name, email, version, created_at, updated_at
+SELECT id, external_id, given_name, family_name, email, max_credits, version, created_at, updated_at
 FROM students
 WHERE external_id = $1::text
 """
@@ -74,7 +78,7 @@ async def find_students_by_external_id(connection: Connection, external_id: str)
 
 
 LOAD_STUDENTS: Final = """
-SELECT id, external_id, given_name, family_name, email, version, created_at, updated_at
+SELECT id, external_id, given_name, family_name, email, max_credits, version, created_at, updated_at
 FROM students
 WHERE id = ANY($1::bigint[])
 """
@@ -86,7 +90,7 @@ async def load_students(connection: Connection, ids: list[int]) -> list[Student]
 
 
 MATCH_STUDENTS: Final = """
-SELECT id, external_id, given_name, family_name, email, version, created_at, updated_at
+SELECT id, external_id, given_name, family_name, email, max_credits, version, created_at, updated_at
 FROM students
 WHERE external_id = ANY($1::text[])
     OR lower(email COLLATE "C") = ANY($2::text[])
@@ -110,15 +114,16 @@ async def reserve_student_ids(connection: Connection, count: int) -> list[int]:
 
 
 SAVE_STUDENTS: Final = """
-INSERT INTO students (id, external_id, given_name, family_name, email, version, created_at, updated_at)
+INSERT INTO students (id, external_id, given_name, family_name, email, max_credits, version, created_at, updated_at)
 SELECT
     unnest($1::bigint[]), unnest($2::text[]), unnest($3::text[]), unnest($4::text[]), unnest($5::text[]),
-    unnest($6::bigint[]), unnest($7::timestamptz[]), unnest($8::timestamptz[])
+    unnest($6::double precision[]), unnest($7::bigint[]), unnest($8::timestamptz[]), unnest($9::timestamptz[])
 ON CONFLICT (id) DO UPDATE SET
     external_id = excluded.external_id,
     given_name = excluded.given_name,
     family_name = excluded.family_name,
     email = excluded.email,
+    max_credits = excluded.max_credits,
     version = excluded.version,
     updated_at = excluded.updated_at
 """

@@ -19,7 +19,7 @@ from sql import Connection
 from tests.conftest import Client
 
 PROBLEM_JSON = "application/problem+json"
-TABLES = ("feed", "students", "courses", "student_courses", "events")
+TABLES = ("students", "courses", "terms", "student_courses", "requirements", "holds", "overrides", "events")
 numbers = itertools.count(1)
 
 

@@ -8,9 +8,15 @@ ACCEPTED: Final = frozenset({200, 201, 204})
 REFUSED: Final = frozenset({404, 409, 412})
 """The request is of the right form, and what it names is not there, or not in a state for it."""
 
-BEYOND_SCHEMAS: Final = frozenset({"course_not_found", "invalid_cursor", "too_many_filters", "invalid_etag"})
-"""Reasons for a 422 that no schema can tell beforehand: the cursors and courses that exist, one filter a call. Entity
-tags are among them since Schemathesis 4.32 never writes a quote into a header, whatever its pattern."""
+BEYOND_SCHEMAS: Final = frozenset(
+    {
+        *{"invalid_cursor", "too_many_filters", "unknown_term", "own_requirement"},
+        *{"term_dates", "hold_dates", "inverted_meeting", "overlapping_meetings"},
+        *{"swap_with_itself", "too_many_adds", "too_many_pairs", "invalid_etag"},
+    }
+)
+"""Reasons for a 422 that no schema can tell beforehand: the cursors and terms that exist, and what does not fit together.
+Entity tags are among them since Schemathesis 4.32 never writes a quote into a header, whatever its pattern."""
 
 
 @schemathesis.check
@@ -21,6 +27,10 @@ def valid_request_is_understood(
     meta = case.meta
     if meta is None or meta.generation.mode.is_negative or response.status_code in ACCEPTED | REFUSED | {405}:
         return
+    if "/None" in case.formatted_path:
+        return  # A link followed with the null of an event that concerns no student.
     codes = {error["code"] for error in response.json()["errors"]}
+    if "course_not_found" in codes:
+        return  # Refused for a course that does not exist, and perhaps for others' rules too.
     assert response.status_code == 422, f"a valid request is answered {response.status_code}"
     assert codes <= BEYOND_SCHEMAS, f"a valid request is refused: {sorted(codes - BEYOND_SCHEMAS)}"

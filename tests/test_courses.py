@@ -318,7 +318,16 @@ async def test_of_50_creations_with_one_external_id_at_once_exactly_one_succeeds
 
 async def test_every_change_is_told_with_the_state_before_and_after(client: Client, connection: Connection) -> None:
     headers = {"X-Actor": "timetable office"}
-    fields = {"code": "C1", "title": "One", "credits": 1.5, "capacity": 3, "external_id": None}
+    fields = {
+        "code": "C1",
+        "title": "One",
+        "credits": 1.5,
+        "capacity": 3,
+        "external_id": None,
+        "term_id": None,
+        "waitlist_capacity": 2,
+        "meetings": [{"day": "mon", "start": "09:00", "end": "10:00"}],
+    }
     created = await call(client, "POST", "/courses", fields, headers=headers)
     path = f"/courses/{created.body['id']}"
     patched = await call(client, "PATCH", path, {"capacity": None, "title": "One"}, headers={"X-Request-Id": "r-2"})

@@ -58,12 +58,12 @@ async def test_student_enrollment_success(client: Client, connection: Connection
             {
                 "course_id": choir,
                 "outcome": "enrolled",
-                "course": {"id": choir, "code": "MUS105", "title": "Choir", "credits": 0},
+                "course": {"id": choir, "code": "MUS105", "title": "Choir", "credits": 0, "term_id": None},
             },
             {
                 "course_id": maths,
                 "outcome": "enrolled",
-                "course": {"id": maths, "code": "MATH101", "title": "Calculus I", "credits": 4.5},
+                "course": {"id": maths, "code": "MATH101", "title": "Calculus I", "credits": 4.5, "term_id": None},
             },
         ],
     }
@@ -101,12 +101,18 @@ async def test_retrieve_student_courses(client: Client) -> None:
         {
             "course_id": maths,
             "status": "enrolled",
-            "course": {"id": maths, "code": "MATH101", "title": "Calculus I", "credits": 4},
+            "position": None,
+            "passed": None,
+            "grade": None,
+            "course": {"id": maths, "code": "MATH101", "title": "Calculus I", "credits": 4, "term_id": None},
         },
         {
             "course_id": choir,
             "status": "enrolled",
-            "course": {"id": choir, "code": "MUS105", "title": "Choir", "credits": 0.5},
+            "position": None,
+            "passed": None,
+            "grade": None,
+            "course": {"id": choir, "code": "MUS105", "title": "Choir", "credits": 0.5, "term_id": None},
         },
     ]
     assert all(time.endswith("Z") for time in joined)
@@ -125,7 +131,7 @@ async def test_retrieve_course_students(client: Client) -> None:
     assert roster["next"] is None
     assert all(item.pop("joined_at").endswith("Z") for item in roster["items"])
     assert roster["items"] == [
-        {"student_id": id, "status": "enrolled", "student": {"id": id, **body}}
+        {"student_id": id, "status": "enrolled", "position": None, "student": {"id": id, **body}}
         for id, body in zip((ada, grace), fields, strict=True)
     ]
 
@@ -382,8 +388,11 @@ async def test_a_drop_frees_the_seat_and_keeps_the_row(client: Client, connectio
         {
             "course_id": course,
             "status": "dropped",
+            "position": None,
             "joined_at": joined,
-            "course": {"id": course, "code": "C1", "title": "One", "credits": 3},
+            "passed": None,
+            "grade": None,
+            "course": {"id": course, "code": "C1", "title": "One", "credits": 3, "term_id": None},
             "outcome": "dropped",
         },
     )

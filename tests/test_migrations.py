@@ -50,10 +50,40 @@ FILL = {
         VALUES (1, 1, 'enrolled', 1, '2026-01-03Z', '2026-01-03Z'), (2, 1, 'completed', 2, '2026-01-03Z', '2026-01-04Z'),
                (2, 2, 'dropped', 3, '2026-01-03Z', '2026-01-05Z')
     """,
+    "0005_create_terms": """
+        INSERT INTO terms (id, code, name, starts_on, ends_on, enroll_from, enroll_until, drop_until, withdraw_until, max_credits)
+        VALUES (1, '2026F', 'Fall', '2026-09-01', '2026-12-18', '2026-08-01Z', '2026-09-08Z', '2026-09-15Z', '2026-11-01Z', 18.5),
+               (2, '2027S', 'Spring', '2027-01-01', '2027-01-01', NULL, NULL, NULL, NULL, NULL)
+    """,
+    "0006_place_courses_in_terms": """
+        UPDATE courses SET term_id = 1, waitlist_capacity = 0, meetings = '[{"day":"mon","start":"09:00","end":"10:00"}]',
+               status = 'cancelled', waitlisted = 1
+        WHERE id = 1
+    """,
+    "0007_limit_credits_of_students": "UPDATE students SET max_credits = 0.5 WHERE id = 1",
+    "0008_create_requirements": """
+        INSERT INTO requirements (course_id, kind, group_number, code) VALUES (1, 'pre', 1, 'X'), (1, 'anti', 2, 'Y')
+    """,
+    "0009_create_holds": """
+        INSERT INTO holds (id, student_id, reason, blocks_enroll, blocks_drop, starts_at, ends_at, created_at)
+        VALUES (1, 1, 'fees', true, false, '2026-01-01Z', 'infinity', '2026-01-01Z')
+    """,
+    "0010_create_overrides": """
+        INSERT INTO overrides (id, student_id, course_id, rule, author, reason, expires_at, used_at, created_at)
+        VALUES (1, 1, 1, 'hold', 'dean', 'so', '2026-01-03Z', '2026-01-02Z', '2026-01-01Z')
+    """,
+    "0011_wait_and_complete": """
+        UPDATE student_courses SET passed = true, grade = 'A-', override_id = 1, swap_drops = '[2]', skipped = '[]'
+        WHERE student_id = 2 AND course_id = 1
+    """,
+    "0012_follow_the_feed": """
+        UPDATE feed SET system_identifier = 1, timeline = 2, database_oid = 3;
+        INSERT INTO events (position, type, occurred_at, request_id, term_id) VALUES (3, 'term.created', now(), 'a3', 1)
+    """,
 }
 
 CATALOG = """
-    SELECT 'column', table_name, column_name, concat_ws(' ', ordinal_position, data_type, is_nullable, column_default, identity_generation)
+    SELECT 'column', table_name, column_name, concat_ws(' ', row_number() OVER (PARTITION BY table_name ORDER BY ordinal_position), data_type, is_nullable, column_default, identity_generation)
     FROM information_schema.columns WHERE table_schema = current_schema
     UNION ALL
     SELECT 'constraint', conrelid::regclass::text, conname, pg_get_constraintdef(oid)

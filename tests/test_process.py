@@ -301,11 +301,11 @@ VALUES
     (7, 'student.deleted', now(), 'r', 3, NULL, NULL);
 """
 TAMPERINGS = [
-    ("seat counter", "UPDATE courses SET seats_taken = 1", "course_id=1, seats_taken=1, counted=2"),
+    ("seat counter", "UPDATE courses SET seats_taken = 1", "course_id=1, seats_taken=1, seated=2"),
     (
         "above the capacity",
         'UPDATE courses SET capacity = 1; UPDATE events SET after = \'{"capacity": 1, "version": 1}\' WHERE position = 3',
-        "course_id=1, seats_taken=2, largest_capacity=1",
+        "course_id=1, seated=2, largest_capacity=1",
     ),
     ("last event says", "UPDATE student_courses SET place = 9 WHERE student_id = 1", "place=9, place_by_event=4"),
     ("last event says", "UPDATE student_courses SET status = 'dropped' WHERE place = 5", "status_by_event=enrolled"),
@@ -337,7 +337,7 @@ async def test_check_names_the_invariant_that_is_broken_and_what_breaks_it(
         assert len(broken) == 1, (tampering, lines)
         assert fault in lines[broken[0] + 1], tampering
         await connection.execute(
-            "TRUNCATE events, student_courses, courses, students; "
+            "TRUNCATE events, student_courses, requirements, holds, overrides, courses, students, terms; "
             + copies("kept", "public")
             + "DROP SCHEMA kept CASCADE"
         )

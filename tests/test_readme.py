@@ -11,6 +11,7 @@ from typing import Any, Final
 from pydantic_core import PydanticUndefined
 
 from service.app import problem_types
+from service.registrar.rules import RULES
 from service.settings import Settings
 from sql import Connection
 from tests.campus import Answer, call, read
@@ -19,6 +20,7 @@ from tests.conftest import Client
 README: Final = Path(__file__).parent.parent / "README.md"
 ADDRESS: Final = "http://127.0.0.1:8080"
 EXAMPLE: Final = re.compile(r"```sh\n(curl [^\n]*)\n```\n\n```json (\d+)\n(.*?)```", re.DOTALL)
+FEED_CURSOR: Final = re.compile(r'"next": "[A-Za-z0-9_-]{44,}"')
 INSTANT: Final = re.compile(r'"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z"')
 
 
@@ -53,8 +55,8 @@ def examples(text: str) -> Iterator[Example]:
 
 
 def settled(body: Any) -> Any:
-    """Put what differs from run to run aside: instants and the ids of requests."""
-    text = INSTANT.sub('"<instant>"', json.dumps(body))
+    """Put what differs from run to run aside: instants, the ids of requests, and the epoch of the feed."""
+    text = FEED_CURSOR.sub('"next": "<cursor>"', INSTANT.sub('"<instant>"', json.dumps(body)))
     return json.loads(re.sub(r'"request_id": "[^"]*"', '"request_id": "<id>"', text))
 
 
@@ -98,6 +100,11 @@ def rows_after(heading: str) -> list[list[str]]:
             break
         rows.append([cell.strip() for cell in line.strip("|").split("|")])
     return rows
+
+
+def test_the_table_of_rules_is_that_of_the_code() -> None:
+    described = [code.strip("`") for code, _, _ in rows_after("## The rules")]
+    assert described == [*(rule.__name__ for rule in RULES), "drop_closed"]
 
 
 def test_the_table_of_settings_is_that_of_the_code() -> None:

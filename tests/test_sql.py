@@ -9,7 +9,7 @@ import re
 import types
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from uuid import UUID
@@ -39,6 +39,7 @@ TYPES: dict[type, set[str]] = {
     int: {"int8"},
     float: {"float8"},
     str: {"text", "json"},
+    date: {"date"},
     datetime: {"timestamptz"},
     UUID: {"uuid"},
 }
@@ -46,6 +47,25 @@ TYPES: dict[type, set[str]] = {
 
 GUARDS = {
     "courses_capacity_check",
+    "courses_status_check",
+    "courses_waitlist_capacity_check",
+    "courses_waitlisted_check",
+    "holds_blocks_check",
+    "holds_pkey",
+    "holds_student_id_fkey",
+    "overrides_course_id_fkey",
+    "overrides_pkey",
+    "overrides_student_id_fkey",
+    "requirements_course_id_fkey",
+    "requirements_kind_check",
+    "requirements_pkey",
+    "student_courses_override_id_fkey",
+    "students_max_credits_check",
+    "terms_dates_check",
+    "terms_drop_check",
+    "terms_enroll_check",
+    "terms_max_credits_check",
+    "terms_pkey",
     "courses_credits_check",
     "courses_pkey",
     "courses_seats_taken_check",
@@ -245,11 +265,23 @@ SELECT 'C' || n, 'CODE' || n % 1000, 'T', 100 FROM generate_series(1, 10000) AS 
 INSERT INTO student_courses (student_id, course_id, status, place, joined_at, updated_at)
 SELECT 1 + n % 20000, 1 + n / 4, CASE n % 5 WHEN 0 THEN 'dropped' ELSE 'enrolled' END, n + 1, now(), now()
 FROM generate_series(0, 39999) AS n;
-INSERT INTO events (position, type, occurred_at, request_id)
-SELECT n, 'student.created', now(), 'r' FROM generate_series(1, 20000) AS n;
-ANALYZE students, courses, student_courses, events, feed;
+INSERT INTO student_courses (student_id, course_id, status, place, joined_at, updated_at)
+SELECT n, 10000, 'waitlisted', 50000 + n, now(), now() FROM generate_series(1, 2000) AS n;
+UPDATE courses SET waitlisted = 2000 WHERE id = 10000;
+INSERT INTO events (position, type, occurred_at, request_id, student_id, course_id)
+SELECT n, 'enrollment.enrolled', now(), 'r', n, n % 100 FROM generate_series(1, 20000) AS n;
+INSERT INTO terms (code, name, starts_on, ends_on)
+SELECT 'T' || n, 'Term', now(), now() FROM generate_series(1, 1000) AS n;
+UPDATE courses SET term_id = 1 + id / 11;
+INSERT INTO requirements (course_id, kind, group_number, code)
+SELECT n, 'pre', 1, 'X' FROM generate_series(1, 10000) AS n;
+INSERT INTO holds (student_id, reason, blocks_enroll, blocks_drop, created_at)
+SELECT n, 'fees', true, true, now() FROM generate_series(1, 10000) AS n;
+INSERT INTO overrides (student_id, course_id, rule, author, reason, created_at)
+SELECT n, n, 'hold', 'dean', 'so', now() FROM generate_series(1, 10000) AS n;
+ANALYZE students, courses, student_courses, events, feed, terms, requirements, holds, overrides;
 """
-BIG_TABLES = {"students", "courses", "student_courses", "events"}
+BIG_TABLES = {"students", "courses", "student_courses", "events", "requirements", "holds", "overrides"}
 INDEXES = {
     "GET_STUDENT": {"students_pkey"},
     "LIST_STUDENTS": {"students_pkey"},
@@ -265,7 +297,40 @@ INDEXES = {
     "LIST_COURSES_BY_CODE": {"courses_code_idx"},
     "FIND_COURSES_BY_EXTERNAL_ID": {"courses_external_id_key"},
     "LOAD_COURSES": {"courses_pkey"},
-    "MATCH_COURSES": {"courses_external_id_key"},
+    "MATCH_COURSES": {"courses_external_id_key", "courses_code_idx", "courses_term_id_idx"},
+    "LIST_COURSES_OF_TERM": {"courses_term_id_idx"},
+    "LOAD_PROMOTABLE": {"courses_waitlisted_idx"},
+    "GET_TERM": {"terms_pkey"},
+    "LIST_TERMS": {"terms_pkey"},
+    "LOAD_TERMS": {"terms_pkey"},
+    "MATCH_TERMS": {"terms_code_key"},
+    "LOAD_TERMS_IN_USE": {"courses_term_id_idx"},
+    "SAVE_TERMS": {"terms_pkey"},
+    "DELETE_TERMS": {"terms_pkey"},
+    "RESERVE_TERM_IDS": set(),
+    "LOAD_REQUIREMENTS": {"requirements_pkey"},
+    "CLEAR_REQUIREMENTS": {"requirements_pkey"},
+    "ADD_REQUIREMENTS": set(),
+    "LIST_HOLDS": {"holds_student_id_idx"},
+    "LOAD_HOLDS": {"holds_student_id_idx"},
+    "FIND_HOLDS": {"holds_pkey"},
+    "SAVE_HOLDS": {"holds_pkey"},
+    "RESERVE_HOLD_IDS": set(),
+    "LIST_OVERRIDES": {"overrides_student_id_idx"},
+    "LOAD_OVERRIDES": {"overrides_student_id_idx"},
+    "FIND_OVERRIDES": {"overrides_pkey"},
+    "SAVE_OVERRIDES": {"overrides_pkey"},
+    "RESERVE_OVERRIDE_IDS": set(),
+    "LOAD_LINE": {"student_courses_line_idx"},
+    "LIST_LINE": {"student_courses_line_idx", "students_pkey"},
+    "COUNT_AHEAD": {"student_courses_line_idx"},
+    "LOAD_ROSTER": {"student_courses_course_id_idx"},
+    "LOAD_WAITS_OF_COURSES": {"student_courses_course_id_idx", "student_courses_pkey"},
+    "LIST_EVENTS": {"events_pkey"},
+    "LIST_HISTORY": {"events_student_id_course_id_idx"},
+    "GET_WRITER_AGE": set(),
+    "RENEW_EPOCH": set(),
+    "IS_COPY": set(),
     "SAVE_COURSES": {"courses_pkey"},
     "SAVE_SEATS": {"courses_pkey"},
     "DELETE_COURSES": {"courses_pkey"},
@@ -274,14 +339,18 @@ INDEXES = {
     "LOAD_STUDENTS_IN_USE": {"student_courses_pkey"},
     "LOAD_COURSES_IN_USE": {"student_courses_course_id_idx"},
     "SAVE_ENROLLMENTS": {"student_courses_pkey"},
-    "LIST_COURSES_OF_STUDENT": {"student_courses_pkey", "courses_pkey"},
+    "LIST_COURSES_OF_STUDENT": {"student_courses_pkey", "courses_pkey", "student_courses_line_idx"},
     "LIST_STUDENTS_OF_COURSE": {"student_courses_course_id_idx", "students_pkey"},
     "LOCK_FEED": set(),
-    "GET_EPOCH": set(),
+    "GET_EPOCH": {"events_pkey"},
     "LOAD_HEAD": {"events_pkey"},
     "RECORD_EVENTS": set(),
 }
 """The indexes that the plan of each statement of a request must use. Those of ``check`` read everything on purpose."""
+
+
+WIDE = {"LOAD_WAITS_OF_TERMS"}
+"""What reads a whole term on purpose, when the office edits one."""
 
 
 def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -293,7 +362,7 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 async def test_every_statement_of_a_request_finds_its_rows_by_index(connection: Connection) -> None:
     await connection.execute(FILLED)
     await connection.execute("SET plan_cache_mode = force_generic_plan")
-    requested = {name for name in STATEMENTS if not name.startswith("FIND_") or name in INDEXES}
+    requested = {name for name in STATEMENTS if not name.startswith("FIND_") or name in INDEXES} - WIDE
     assert requested == INDEXES.keys()
 
     for name, indexes in INDEXES.items():

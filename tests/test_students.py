@@ -548,7 +548,7 @@ async def test_every_change_is_told_with_the_names_of_the_fields_and_nothing_per
 
     assert [event["position"] for event in told] == [1, 2, 3]
     assert [event["type"] for event in told] == ["student.created", "student.updated", "student.deleted"]
-    fields = ["external_id", "given_name", "family_name", "email"]
+    fields = ["external_id", "given_name", "family_name", "email", "max_credits"]
     assert [event["before"] for event in told] == [
         None,
         {"fields": ["email"], "version": 1},

@@ -1,16 +1,20 @@
 """The registrar: the one engine through which everything is changed. Lock, load, decide, record."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar, cast
 
 import asyncpg
 
 from service.database import Database
 from service.errors import Unavailable
-from service.registrar.changes import Change
+from service.registrar.changes import Change, Origin, Sweep
 from service.registrar.decide import Outcome, decide
-from service.registrar.facts import load, record
+from service.registrar.facts import load, open_ledger, record
+from service.registrar.ledger import Ledger
+from sql import Connection
+from sql.courses import load_promotable
 
 Answer = TypeVar("Answer")
 
@@ -29,29 +33,64 @@ class Registrar:
         Raises:
             DomainError: the change is refused and nothing is written, or the database could not be had.
         """
+        [outcome] = await self.submit_all([change])
+        return cast(Answer, _answer(outcome))
+
+    async def submit_all(self, changes: Sequence[Change[Any]]) -> list[Outcome]:
+        """Make many changes in one transaction, each for itself, and return what each answers or raises."""
+        async with self._my_turn():
+            try:
+                return await self._transact(changes)
+            except asyncpg.InvalidCachedStatementError:
+                # The driver only had to forget a plan that a migration made stale: nothing was written.
+                return await self._transact(changes)
+
+    async def preview(self, change: Change[Answer]) -> Answer:
+        """Return what a change would answer now; nothing is written, and nothing is locked.
+
+        Raises: as ``submit``.
+        """
+        async with self._database.viewing() as connection:
+            [outcome], _ = await _decide_all(connection, [change])
+        return cast(Answer, _answer(outcome))
+
+    async def sweep(self) -> int:
+        """Promote whom the clock alone has made eligible, and return how many."""
+        async with self._database.reading() as connection:
+            course_ids = await load_promotable(connection)
+        if not course_ids:
+            return 0
+        return await self.submit(Sweep(origin=Origin(request_id="sweep"), course_ids=tuple(course_ids)))
+
+    @asynccontextmanager
+    async def _my_turn(self) -> AsyncIterator[None]:
         try:
             async with asyncio.timeout(self._write_timeout):
                 await self._turn.acquire()
         except TimeoutError as error:
             raise Unavailable("Too many changes wait to be written.") from error
         try:
-            [outcome] = await self._run([change])
+            yield
         finally:
             self._turn.release()
-        if isinstance(outcome, Exception):
-            raise outcome
-        return cast(Answer, outcome)
-
-    async def _run(self, changes: Sequence[Change[Any]]) -> list[Outcome]:
-        """Run changes in one transaction; run them again where the driver only had to forget a plan made stale."""
-        try:
-            return await self._transact(changes)
-        except asyncpg.InvalidCachedStatementError:
-            return await self._transact(changes)
 
     async def _transact(self, changes: Sequence[Change[Any]]) -> list[Outcome]:
         async with self._database.writing() as connection:
-            ledger = await load(connection, changes)
-            outcomes = decide(ledger, changes)
+            outcomes, ledger = await _decide_all(connection, changes)
             await record(connection, ledger)
         return outcomes
+
+
+async def _decide_all(connection: Connection, changes: Sequence[Change[Any]]) -> tuple[list[Outcome], Ledger]:
+    """Load and decide in turns, until every change has its outcome."""
+    ledger = await open_ledger(connection, changes)
+    outcomes: list[Outcome] = []
+    while (missing := decide(ledger, changes, outcomes)) is not None:
+        await load(connection, ledger, missing)
+    return outcomes, ledger
+
+
+def _answer(outcome: Outcome) -> Any:
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome

@@ -1,17 +1,26 @@
-"""What may be asked of the registrar and what it answers: plain immutable values."""
+"""What may be asked of the registrar and what it answers: plain immutable values.
+
+The rules and the seats know nothing but this module, which hands the rows that they judge on to them.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Generic, Literal, TypeVar
+from datetime import datetime
+from typing import Generic, Literal, TypeAlias, TypeVar
 
-from sql.courses import Course
+from sql.courses import Course as Course
 from sql.enrollments import Enrollment, Status
+from sql.holds import Hold as Hold
+from sql.overrides import Override
+from sql.requirements import RequirementKind
 from sql.students import Student
+from sql.terms import Term as Term
 
-Mode = Literal["atomic", "partial"]
+Mode: TypeAlias = Literal["atomic", "partial"]
+OnFull: TypeAlias = Literal["fail", "waitlist"]
 
 Answer = TypeVar("Answer")
-Thing = TypeVar("Thing", Student, Course)
+Thing = TypeVar("Thing", Student, Course, Term)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +83,70 @@ class Replace(Change[Replaced[Thing]]):
 class Delete(Change[None]):
     """Delete a thing that was never part of an enrollment."""
 
-    thing: type[Student | Course]
+    thing: type[Student | Course | Term]
     id: int
     if_match: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
+class Group:
+    """A group of course codes: any one of them satisfies it, or for ``anti`` offends it."""
+
+    kind: RequirementKind
+    codes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Require(Change[tuple[Group, ...]]):
+    """Set all requirements of a course; answered with them as they are now."""
+
+    course_id: int
+    groups: tuple[Group, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlaceHold(Change[Hold]):
+    """Place a hold on a student."""
+
+    student_id: int
+    reason: str
+    blocks_enroll: bool
+    blocks_drop: bool
+    starts_at: datetime | None = None
+    ends_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndHold(Change[Hold]):
+    """End a hold now; one that has ended stays as it is."""
+
+    student_id: int
+    hold_id: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrantOverride(Change[Override]):
+    """Lift one rule for one student and one course, once."""
+
+    student_id: int
+    course_id: int
+    rule: str
+    author: str
+    reason: str
+    expires_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndOverride(Change[Override]):
+    """End an override now; one that is used or has expired stays as it is."""
+
+    student_id: int
+    override_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a student does not get a course: the code of a rule and the parameters it tells."""
+    """Why a student does not get a course, or keeps it: the code of a rule and the parameters it tells."""
 
     code: str
     course_id: int
@@ -90,51 +155,107 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of one course of an ``Enroll``.
+    """What became of one course.
 
-    ``status`` is the standing status after the change; ``course`` is missing where there is no such course.
+    ``status`` is the standing status after the change, ``position`` the place in line counted from 1; ``course`` is
+    missing where there is no such course.
     """
 
     course_id: int
-    outcome: Literal["enrolled", "unchanged", "refused"]
+    outcome: Literal["enrolled", "waitlisted", "unchanged", "refused", "dropped", "withdrawn", "kept"]
     course: Course | None
     status: Status | None = None
+    position: int | None = None
     refusals: tuple[Refusal, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Enroll(Change[tuple[Result, ...]]):
-    """Give a student seats in courses, in the order asked; answered with a result for each distinct one."""
+    """Give a student seats in courses, or places in line, in the order asked; a result for each distinct one."""
 
     student_id: int
     course_ids: tuple[int, ...]
     mode: Mode = "atomic"
+    on_full: OnFull = "fail"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Swap(Change[tuple[Result, ...]]):
+    """Drop courses and enroll in others, all or nothing; a result for each distinct drop, then for each add."""
+
+    student_id: int
+    drop: tuple[int, ...]
+    add: tuple[int, ...]
+    on_full: OnFull = "fail"
 
 
 @dataclass(frozen=True, slots=True)
-class Dropped:
-    """What became of a ``Drop``: the row as it is now."""
+class Moved:
+    """What became of a student in a course: the row as it is now."""
 
-    outcome: Literal["dropped", "unchanged"]
+    outcome: Literal["dropped", "withdrawn", "completed", "unchanged"]
     enrollment: Enrollment
     course: Course
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Drop(Change[Dropped]):
-    """Take a student out of a course."""
+class Drop(Change[Moved]):
+    """Take a student out of a course, or out of its line."""
 
     student_id: int
     course_id: int
 
 
-@dataclass(frozen=True, slots=True)
-class Application:
-    """All that the rules may know of one student asking for one course.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Complete(Change[Moved]):
+    """Say that a student has completed a course, or correct what was said."""
 
-    ``seated`` tells whether a seat was free for the student when its turn came.
-    """
+    student_id: int
+    course_id: int
+    passed: bool
+    grade: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancel(Change[Course]):
+    """Cancel a course for good: everyone in it or waiting for it is dropped."""
 
     course_id: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep(Change[int]):
+    """Promote whom the clock alone has made eligible; answered with how many."""
+
+    course_ids: tuple[int, ...]
+
+
+Seat: TypeAlias = Literal["seat", "line", "none"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Application:
+    """All that the rules may know of one student asking for one course, as it stood when its turn came.
+
+    ``seat`` is what the student would get, ``on_full`` what was asked for otherwise. ``has`` are the codes of the
+    student's other courses, those waited for and those passed too; ``asked`` the codes of the other courses of this
+    request. ``seated`` are the other courses with a seat of the student's, each with its term. Credits are those in
+    the course's term: ``held`` before this request, ``asked_credits`` those of it.
+    """
+
+    now: datetime
+    course_id: int
     course: Course | None
-    seated: bool
+    term: Term | None = None
+    completed: bool = False
+    seat: Seat = "none"
+    on_full: OnFull = "fail"
+    holds: tuple[Hold, ...] = ()
+    groups: tuple[Group, ...] = ()
+    passed: frozenset[str] = frozenset()
+    has: frozenset[str] = frozenset()
+    asked: frozenset[str] = frozenset()
+    seated: tuple[tuple[Course, Term | None], ...] = ()
+    held: float = 0.0
+    asked_credits: float = 0.0
+    limit: float | None = None

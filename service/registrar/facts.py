@@ -3,16 +3,43 @@
 Both are set-based: the number of statements does not grow with the changes.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Generic
 
-from service.registrar.changes import Change, Create, Delete, Drop, Edit, Enroll, Replace, Thing
-from service.registrar.ledger import Ledger, Table
-from service.registrar.records import COURSE, STUDENT, Kind
-from sql import Connection, courses, enrollments, feed, students
+from service.registrar.changes import (
+    Cancel,
+    Change,
+    Complete,
+    Create,
+    Delete,
+    Drop,
+    Edit,
+    EndHold,
+    EndOverride,
+    Enroll,
+    GrantOverride,
+    Group,
+    PlaceHold,
+    Replace,
+    Require,
+    Swap,
+    Sweep,
+    Thing,
+)
+from service.registrar.ledger import Ledger, Line, Missing, Table
+from service.registrar.records import COURSE, STUDENT, TERM, Kind
+from sql import Connection, courses, enrollments, feed, holds, overrides, requirements, students, terms
 from sql.courses import Course, Seats
+from sql.holds import Hold
+from sql.overrides import Override
+from sql.requirements import Requirement
 from sql.students import Student
+from sql.terms import Term
+
+WAITERS = 20
+"""How many of a line are read at once: the first of them mostly gets the seat."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +49,7 @@ class Store(Generic[Thing]):
     thing: type[Thing]
     kind: Kind[Thing]
     load: Callable[[Connection, list[int]], Awaitable[list[Thing]]]
-    match: Callable[[Connection, list[str], list[Mapping[str, object]]], Awaitable[list[Thing]]]
+    match: Callable[[Connection, list[str], list[Mapping[str, Any]]], Awaitable[list[Thing]]]
     """Reads those with an external id of the list, or with another unique key of the values."""
     load_in_use: Callable[[Connection, list[int]], Awaitable[list[int]]]
     reserve_ids: Callable[[Connection, int], Awaitable[list[int]]]
@@ -30,62 +57,190 @@ class Store(Generic[Thing]):
     delete: Callable[[Connection, list[int]], Awaitable[None]]
 
 
-async def load(connection: Connection, changes: Sequence[Change[Any]]) -> Ledger:
+async def open_ledger(connection: Connection, changes: Sequence[Change[Any]]) -> Ledger:
     """Read the clock, the newest position and all that these changes name; call it under the lock."""
     ledger = Ledger(await feed.load_head(connection))
-    pairs = sorted({pair for change in changes for pair in _pairs(change)})
-    if pairs:
-        student_ids, course_ids = (list(ids) for ids in zip(*pairs, strict=True))
-        for enrollment in await enrollments.load_enrollments(connection, student_ids, course_ids):
-            ledger.enrollments.load((enrollment.student_id, enrollment.course_id), enrollment)
-    await _load_things(connection, ledger, STUDENTS, changes, {student_id for student_id, _ in pairs})
-    await _load_things(connection, ledger, COURSES, changes, {course_id for _, course_id in pairs})
+    await _load_named(connection, ledger, TERMS, changes)
+    await _load_named(connection, ledger, STUDENTS, changes)
+    await _load_named(connection, ledger, COURSES, changes)
+    if placed := sum(isinstance(change, PlaceHold) for change in changes):
+        ledger.free_ids[Hold] = (await holds.reserve_hold_ids(connection, placed))[::-1]
+    if granted := sum(isinstance(change, GrantOverride) for change in changes):
+        ledger.free_ids[Override] = (await overrides.reserve_override_ids(connection, granted))[::-1]
+    await load(connection, ledger, _named(changes))
     return ledger
+
+
+def _named(changes: Sequence[Change[Any]]) -> Missing:
+    """Say what changes are sure to ask for, so that it is loaded in one go."""
+    named = Missing()
+    for change in changes:
+        match change:
+            case Enroll(student_id=student_id, course_ids=course_ids):
+                named.students.add(student_id)
+                named.courses.update(course_ids)
+            case Swap(student_id=student_id, drop=drop, add=add):
+                named.students.add(student_id)
+                named.courses.update(drop, add)
+            case Drop() | Complete() | GrantOverride():
+                named.students.add(change.student_id)
+                named.courses.add(change.course_id)
+            case Cancel(course_id=course_id):
+                named.courses.add(course_id)
+                named.rosters.add(course_id)
+                named.waits_of_courses.add(course_id)
+            case Require(course_id=course_id):
+                named.courses.add(course_id)
+            case PlaceHold(student_id=student_id):
+                named.students.add(student_id)
+            case EndHold(student_id=student_id, hold_id=hold_id):
+                named.students.add(student_id)
+                named.holds.add(hold_id)
+            case EndOverride(student_id=student_id, override_id=override_id):
+                named.students.add(student_id)
+                named.overrides.add(override_id)
+            case Sweep(course_ids=course_ids):
+                named.courses.update(course_ids)
+            case Edit(thing=thing, id=id) if thing is Course:
+                named.courses.add(id)
+            case _:
+                pass
+    return named
+
+
+async def load(connection: Connection, ledger: Ledger, missing: Missing) -> None:
+    """Read what is missing, and what goes with it."""
+    wanted = missing.courses | missing.rosters
+    for course_id, after in missing.lines.items():
+        line = ledger.lines.setdefault(course_id, Line())
+        rows = await enrollments.load_line(connection, course_id, after, WAITERS)
+        line.waiters += [(row.place, row.student_id) for row in rows]
+        line.complete = len(rows) < WAITERS
+        missing.students.update(row.student_id for row in rows)
+    if missing.rosters:
+        for row in await enrollments.load_roster(connection, sorted(missing.rosters)):
+            ledger.load_enrollment(row)
+        ledger.known["rosters"] |= missing.rosters
+    if missing.holds:
+        for hold in await holds.find_holds(connection, sorted(missing.holds)):
+            ledger.load_hold(hold)
+    if missing.overrides:
+        for override in await overrides.find_overrides(connection, sorted(missing.overrides)):
+            ledger.load_override(override)
+    if missing.waits_of_courses:
+        ledger.waits_of_courses.update({id: set() for id in missing.waits_of_courses})
+        for wait in await enrollments.load_waits_of_courses(connection, sorted(missing.waits_of_courses)):
+            ledger.waits_of_courses[wait.seated_in].add(wait.waits_for)
+    if missing.waits_of_terms:
+        ledger.waits_of_terms.update({id: set() for id in missing.waits_of_terms})
+        for wait in await enrollments.load_waits_of_terms(connection, sorted(missing.waits_of_terms)):
+            ledger.waits_of_terms[wait.seated_in].add(wait.waits_for)
+    wanted |= await _load_students(connection, ledger, missing.students - ledger.known["students"], wanted)
+    await _load_courses(connection, ledger, wanted - ledger.known["courses"], missing.terms)
+
+
+async def _load_students(connection: Connection, ledger: Ledger, new: set[int], asked: set[int]) -> set[int]:
+    """Read students with all that they have, and return the ids of the courses that it names."""
+    if not new:
+        return set()
+    ids = sorted(new)
+    for student in await students.load_students(connection, ids):
+        ledger.students.load(student.id, student)
+    named = set()
+    for row in await enrollments.load_enrollments(connection, ids, sorted(asked)):
+        ledger.load_enrollment(row)
+        named.add(row.course_id)
+    for hold in await holds.load_holds(connection, ids, ledger.now):
+        ledger.load_hold(hold)
+    for override in await overrides.load_overrides(connection, ids, ledger.now):
+        ledger.load_override(override)
+    ledger.known["students"] |= new
+    return named
+
+
+async def _load_courses(connection: Connection, ledger: Ledger, new: set[int], terms_wanted: set[int]) -> None:
+    """Read courses with their requirements, and terms."""
+    wanted = set(terms_wanted)
+    if new:
+        ids = sorted(new)
+        for course in await courses.load_courses(connection, ids):
+            ledger.courses.load(course.id, course)
+            if course.term_id is not None:
+                wanted.add(course.term_id)
+        for course_id, rows in groupby(
+            await requirements.load_requirements(connection, ids), lambda row: row.course_id
+        ):
+            ledger.requirements.load(course_id, groups_of(rows))
+        ledger.known["courses"] |= new
+    wanted -= ledger.known["terms"]
+    if wanted:
+        for term in await terms.load_terms(connection, sorted(wanted)):
+            ledger.terms.load(term.id, term)
+        ledger.known["terms"] |= wanted
+
+
+def groups_of(rows: Iterable[Requirement]) -> tuple[Group, ...]:
+    """Put the codes of one course together again, group by group."""
+    return tuple(
+        Group(kind, tuple(row.code for row in members))
+        for (_, kind), members in groupby(rows, lambda row: (row.group_number, row.kind))
+    )
+
+
+async def _load_named(
+    connection: Connection, ledger: Ledger, store: Store[Thing], changes: Sequence[Change[Any]]
+) -> None:
+    """Load the things of one kind that changes name by id, by external id, or by a unique key that they want."""
+    table = store.kind.table(ledger)
+    ours = [change for change in changes if getattr(change, "thing", None) is store.thing]
+    if not ours:
+        return
+    ids = sorted({change.id for change in ours if isinstance(change, Edit | Delete)})
+    if ids:
+        for thing in await store.load(connection, ids):
+            table.load(thing.id, thing)
+    values: list[Mapping[str, Any]] = []
+    for change in ours:
+        if isinstance(change, Create | Replace):
+            values.append(change.values)
+        elif isinstance(change, Edit):
+            standing = table.get(change.id)
+            values.append({**({} if standing is None else _keys(standing)), **change.values})
+    if values:
+        external_ids = [change.external_id for change in ours if isinstance(change, Replace)]
+        external_ids += [value["external_id"] for value in values if value.get("external_id") is not None]
+        for thing in await store.match(connection, external_ids, values):
+            table.load(thing.id, thing)
+    deleted = [change.id for change in ours if isinstance(change, Delete)]
+    external = {getattr(thing, "external_id", None) for thing in table if thing.id not in deleted}
+    new = sum(isinstance(change, Create) for change in ours)
+    new += sum(isinstance(change, Replace) and change.external_id not in external for change in ours)
+    if new:
+        ledger.free_ids[store.thing] = (await store.reserve_ids(connection, new))[::-1]
+    if deleted:
+        ledger.in_use.update((store.thing, id) for id in await store.load_in_use(connection, deleted))
+
+
+def _keys(thing: Student | Course | Term) -> dict[str, Any]:
+    """Copy what a unique key may be made of: an edit may change one half of it and keep the other."""
+    return {name: getattr(thing, name) for name in ("code", "term_id") if hasattr(thing, name)}
 
 
 async def record(connection: Connection, ledger: Ledger) -> None:
     """Write what the ledger's changes left: the final row of each key once, and all events in order."""
     if not ledger.events:
         return
+    await _record_things(connection, ledger, TERMS)
     await _record_things(connection, ledger, STUDENTS)
     await _record_things(connection, ledger, COURSES)
+    if saved_holds := ledger.holds.saved():
+        await holds.save_holds(connection, saved_holds)
+    if saved_overrides := ledger.overrides.saved():
+        await overrides.save_overrides(connection, saved_overrides)
     if saved := ledger.enrollments.saved():
         await enrollments.save_enrollments(connection, saved)
+    await _record_requirements(connection, ledger)
     await feed.record_events(connection, ledger.events)
-
-
-def _pairs(change: Change[Any]) -> list[tuple[int, int]]:
-    if isinstance(change, Enroll):
-        return [(change.student_id, course_id) for course_id in set(change.course_ids)]
-    if isinstance(change, Drop):
-        return [(change.student_id, change.course_id)]
-    return []
-
-
-async def _load_things(
-    connection: Connection, ledger: Ledger, store: Store[Thing], changes: Sequence[Change[Any]], named: set[int]
-) -> None:
-    """Load the things of one kind that changes name by id, by external id, or by a unique key that they want."""
-    table = store.kind.table(ledger)
-    ours = [change for change in changes if getattr(change, "thing", None) is store.thing]
-    ids = sorted(named | {change.id for change in ours if isinstance(change, Edit | Delete)})
-    if ids:
-        for thing in await store.load(connection, ids):
-            table.load(thing.id, thing)
-    values = [change.values for change in ours if isinstance(change, Create | Edit | Replace)]
-    if values:
-        external_ids = [change.external_id for change in ours if isinstance(change, Replace)]
-        external_ids += [str(value["external_id"]) for value in values if value.get("external_id") is not None]
-        for thing in await store.match(connection, external_ids, values):
-            table.load(thing.id, thing)
-    deleted = [change.id for change in ours if isinstance(change, Delete)]
-    standing = {thing.external_id for thing in table if thing.id not in deleted}
-    new = sum(isinstance(change, Create) for change in ours)
-    new += sum(isinstance(change, Replace) and change.external_id not in standing for change in ours)
-    if new:
-        ledger.free_ids[store.thing] = (await store.reserve_ids(connection, new))[::-1]
-    if deleted:
-        ledger.in_use.update((store.thing, id) for id in await store.load_in_use(connection, deleted))
 
 
 async def _record_things(connection: Connection, ledger: Ledger, store: Store[Thing]) -> None:
@@ -95,17 +250,38 @@ async def _record_things(connection: Connection, ledger: Ledger, store: Store[Th
     await store.save(connection, table)
 
 
+async def _record_requirements(connection: Connection, ledger: Ledger) -> None:
+    changed = ledger.requirements.changed()
+    if not changed:
+        return
+    await requirements.clear_requirements(connection, sorted(changed))
+    rows = [
+        Requirement(course_id, group.kind, number, code)
+        for course_id, groups in changed.items()
+        for number, group in enumerate(groups, start=1)
+        for code in group.codes
+    ]
+    if rows:
+        await requirements.add_requirements(connection, rows)
+
+
 async def _match_students(
-    connection: Connection, external_ids: list[str], values: list[Mapping[str, object]]
+    connection: Connection, external_ids: list[str], values: list[Mapping[str, Any]]
 ) -> list[Student]:
-    emails = [str(value["email"]).lower() for value in values if "email" in value]
+    emails = [value["email"].lower() for value in values if "email" in value]
     return await students.match_students(connection, external_ids, emails)
 
 
 async def _match_courses(
-    connection: Connection, external_ids: list[str], _values: list[Mapping[str, object]]
+    connection: Connection, external_ids: list[str], values: list[Mapping[str, Any]]
 ) -> list[Course]:
-    return await courses.match_courses(connection, external_ids)
+    term_ids = [value["term_id"] for value in values if value.get("term_id") is not None]
+    codes = [value["code"] for value in values if "code" in value]
+    return await courses.match_courses(connection, external_ids, term_ids, codes)
+
+
+async def _match_terms(connection: Connection, _external_ids: list[str], values: list[Mapping[str, Any]]) -> list[Term]:
+    return await terms.match_terms(connection, [value["code"] for value in values if "code" in value])
 
 
 async def _save_students(connection: Connection, table: Table[int, Student]) -> None:
@@ -113,13 +289,18 @@ async def _save_students(connection: Connection, table: Table[int, Student]) -> 
         await students.save_students(connection, saved)
 
 
+async def _save_terms(connection: Connection, table: Table[int, Term]) -> None:
+    if saved := table.saved():
+        await terms.save_terms(connection, saved)
+
+
 async def _save_courses(connection: Connection, table: Table[int, Course]) -> None:
-    """Save courses, and of those of which only the seats moved nothing but the counter."""
+    """Save courses, and of those of which only the seats moved nothing but the counters."""
     edited, counted = [], []
     for course in table.saved():
         loaded = table.loaded(course.id)
         if loaded is not None and loaded.version == course.version:
-            counted.append(Seats(course.id, course.seats_taken))
+            counted.append(Seats(course.id, course.seats_taken, course.waitlisted))
         else:
             edited.append(course)
     if edited:
@@ -147,4 +328,14 @@ COURSES = Store(
     reserve_ids=courses.reserve_course_ids,
     save=_save_courses,
     delete=courses.delete_courses,
+)
+TERMS = Store(
+    thing=Term,
+    kind=TERM,
+    load=terms.load_terms,
+    match=_match_terms,
+    load_in_use=terms.load_terms_in_use,
+    reserve_ids=terms.reserve_term_ids,
+    save=_save_terms,
+    delete=terms.delete_terms,
 )

@@ -1,15 +1,21 @@
 """The working memory of a batch: the loaded facts, as the changes before this one have left them."""
 
 import json
+from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping
-from datetime import datetime
-from typing import Generic, TypeVar
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from typing import Any, Generic, TypeVar
 
-from service.registrar.changes import Origin
+from service.registrar.changes import Group, Origin
+from service.registrar.rules import timestamp
 from sql.courses import Course
 from sql.enrollments import Enrollment
 from sql.feed import Event, Head
+from sql.holds import Hold
+from sql.overrides import Override
 from sql.students import Student
+from sql.terms import Term
 
 Key = TypeVar("Key", bound=Hashable)
 Row = TypeVar("Row")
@@ -24,8 +30,9 @@ class Table(Generic[Key, Row]):
         self._undo: list[tuple[Key, Row | None]] = []
 
     def load(self, key: Key, row: Row) -> None:
-        """Take in a row as the database has it."""
-        self._rows[key] = row
+        """Take in a row as the database has it, unless a change has made another of it."""
+        if key not in self:
+            self._rows[key] = row
 
     def get(self, key: Key) -> Row | None:
         """Look a row up; None where there is none."""
@@ -33,6 +40,9 @@ class Table(Generic[Key, Row]):
 
     def __getitem__(self, key: Key) -> Row:
         return self._rows[key]
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._rows or key in self._loaded
 
     def __iter__(self) -> Iterator[Row]:
         return iter(self._rows.values())
@@ -55,7 +65,13 @@ class Table(Generic[Key, Row]):
 
     def saved(self) -> list[Row]:
         """List the rows that differ from what was loaded."""
-        return [row for key, old in self._loaded.items() if (row := self._rows.get(key)) is not None and row != old]
+        return list(self.changed().values())
+
+    def changed(self) -> dict[Key, Row]:
+        """Return what ``saved`` lists, by key."""
+        return {
+            key: row for key, old in self._loaded.items() if (row := self._rows.get(key)) is not None and row != old
+        }
 
     def removed(self) -> list[Key]:
         """List the keys of the rows that were loaded and are no more."""
@@ -72,21 +88,198 @@ class Table(Generic[Key, Row]):
             self._rows[key] = row
 
 
+@dataclass(slots=True, eq=False)
+class Missing(Exception):
+    """What has to be loaded before a change can be decided.
+
+    ``students`` with all that they have, ``courses`` with their terms and requirements, ``lines`` from the course to the
+    place after which to go on, ``rosters`` of courses, ``holds`` and ``overrides`` by id, and what those who are in
+    courses, or in those of terms, wait for.
+    """
+
+    students: set[int] = field(default_factory=set)
+    courses: set[int] = field(default_factory=set)
+    terms: set[int] = field(default_factory=set)
+    lines: dict[int, int] = field(default_factory=dict)
+    rosters: set[int] = field(default_factory=set)
+    holds: set[int] = field(default_factory=set)
+    overrides: set[int] = field(default_factory=set)
+    waits_of_courses: set[int] = field(default_factory=set)
+    waits_of_terms: set[int] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class Line:
+    """Who waits for a course, as far as it is loaded: places and students in order."""
+
+    waiters: list[tuple[int, int]] = field(default_factory=list)
+    complete: bool = False
+    joined: list[tuple[int, int]] = field(default_factory=list)
+    """Those who have joined since, in order: their places come after all that are in the database."""
+
+
 class Ledger:
-    """Everything a batch knows and does. Each change ends in ``keep`` or ``rollback``."""
+    """Everything a batch knows and does. Each change ends in ``keep`` or ``rollback``.
+
+    What a change asks for and is not known yet raises ``Missing``.
+    """
 
     def __init__(self, head: Head) -> None:
         self.now: datetime = head.now
         self.students: Table[int, Student] = Table()
         self.courses: Table[int, Course] = Table()
+        self.terms: Table[int, Term] = Table()
         self.enrollments: Table[tuple[int, int], Enrollment] = Table()
+        self.holds: Table[int, Hold] = Table()
+        self.overrides: Table[int, Override] = Table()
+        self.requirements: Table[int, tuple[Group, ...]] = Table()
         self.in_use: set[tuple[type, int]] = set()
-        """Students and courses that were part of an enrollment when they were loaded."""
+        """Students, courses and terms that others depended on when they were loaded."""
         self.free_ids: dict[type, list[int]] = {}
         """Ids for what will be created, the next one last."""
         self.events: list[Event] = []
+        self.touched_courses: set[int] = set()
+        self.touched_students: set[int] = set()
+        """What the current change has touched, for the promotions that follow it."""
+
+        # What was looked up, found or not; never undone, since the database stands still under the lock.
+        self.known: dict[str, set[int]] = {name: set() for name in ("students", "courses", "terms", "rosters")}
+        self.lines: dict[int, Line] = {}
+        self.waits_of_courses: dict[int, set[int]] = {}
+        self.waits_of_terms: dict[int, set[int]] = {}
+        # By student and by course, each a superset of what is in the table.
+        self._courses_of: dict[int, set[int]] = defaultdict(set)
+        self._students_of: dict[int, set[int]] = defaultdict(set)
+        self._holds_of: dict[int, list[int]] = defaultdict(list)
+        self._overrides_of: dict[tuple[int, int], list[int]] = defaultdict(list)
+        self._taken_ids: list[tuple[type, int]] = []
         self._position = head.position
         self._kept_events = 0
+
+    @property
+    def _tables(self) -> tuple[Table[Any, Any], ...]:
+        return (
+            self.students,
+            self.courses,
+            self.terms,
+            self.enrollments,
+            self.holds,
+            self.overrides,
+            self.requirements,
+        )
+
+    def student(self, student_id: int) -> Student | None:
+        """Look up a student, of whom everything is known then."""
+        if student_id not in self.known["students"]:
+            raise Missing(students={student_id})
+        return self.students.get(student_id)
+
+    def course(self, course_id: int) -> Course | None:
+        """Look up a course, of which the term and the requirements are known then."""
+        if course_id not in self.known["courses"]:
+            raise Missing(courses={course_id})
+        return self.courses.get(course_id)
+
+    def term(self, term_id: int | None) -> Term | None:
+        """Look up a term."""
+        if term_id is None:
+            return None
+        if term_id not in self.known["terms"]:
+            raise Missing(terms={term_id})
+        return self.terms.get(term_id)
+
+    def courses_of(self, student_id: int) -> Iterator[Enrollment]:
+        """Go through the rows of a student, by course id."""
+        for course_id in sorted(self._courses_of[student_id]):
+            row = self.enrollments.get((student_id, course_id))
+            if row is not None:
+                yield row
+
+    def roster(self, course_id: int) -> Iterator[Enrollment]:
+        """Go through everyone who is in a course or waits for it, by student id."""
+        if course_id not in self.known["rosters"]:
+            raise Missing(rosters={course_id})
+        for student_id in sorted(self._students_of[course_id]):
+            row = self.enrollments.get((student_id, course_id))
+            if row is not None:
+                yield row
+
+    def line(self, course_id: int) -> Iterator[int]:
+        """Go through those who wait for a course, in order; of each, everything is known."""
+        line = self.lines.get(course_id)
+        if line is None:
+            raise Missing(lines={course_id: 0})
+        for index, (place, student_id) in enumerate(line.waiters):
+            if student_id not in self.known["students"]:
+                raise Missing(students={student for _, student in line.waiters[index:]})
+            if self._waits(student_id, course_id, place):
+                yield student_id
+        if not line.complete:
+            raise Missing(lines={course_id: line.waiters[-1][0] if line.waiters else 0})
+        for place, student_id in line.joined:
+            if self._waits(student_id, course_id, place):
+                yield student_id
+
+    def _waits(self, student_id: int, course_id: int, place: int) -> bool:
+        row = self.enrollments.get((student_id, course_id))
+        return row is not None and row.status == "waitlisted" and row.place == place
+
+    def holds_of(self, student_id: int) -> tuple[Hold, ...]:
+        """List the holds of a student that have not ended."""
+        return tuple(row for id in self._holds_of[student_id] if (row := self.holds.get(id)) is not None)
+
+    def overrides_of(self, student_id: int, course_id: int) -> dict[str, Override]:
+        """List what can be used of a student's overrides for a course, by rule."""
+        usable: dict[str, Override] = {}
+        for id in self._overrides_of[student_id, course_id]:
+            row = self.overrides.get(id)
+            if row is None or row.used_at is not None or (row.expires_at is not None and row.expires_at <= self.now):
+                continue
+            usable.setdefault(row.rule, row)
+        return usable
+
+    def load_enrollment(self, row: Enrollment) -> None:
+        """Take in a row of the database, unless a change has made another of it."""
+        if (row.student_id, row.course_id) not in self.enrollments:
+            self.enrollments.load((row.student_id, row.course_id), row)
+            self._index(row)
+
+    def load_hold(self, row: Hold) -> None:
+        """Take in a hold."""
+        if row.id not in self.holds:
+            self.holds.load(row.id, row)
+            self._holds_of[row.student_id].append(row.id)
+
+    def load_override(self, row: Override) -> None:
+        """Take in an override."""
+        if row.id not in self.overrides:
+            self.overrides.load(row.id, row)
+            self._overrides_of[row.student_id, row.course_id].append(row.id)
+
+    def put_enrollment(self, row: Enrollment) -> None:
+        """Set a row of ``student_courses``."""
+        key = row.student_id, row.course_id
+        joins = row.status == "waitlisted" and not self._waits(*key, row.place)
+        self.enrollments.put(key, row)
+        self._index(row)
+        if joins:
+            self.lines.setdefault(row.course_id, Line()).joined.append((row.place, row.student_id))
+
+    def put_hold(self, row: Hold) -> None:
+        """Set a hold."""
+        if self.holds.get(row.id) is None:
+            self._holds_of[row.student_id].append(row.id)
+        self.holds.put(row.id, row)
+
+    def put_override(self, row: Override) -> None:
+        """Set an override."""
+        if self.overrides.get(row.id) is None:
+            self._overrides_of[row.student_id, row.course_id].append(row.id)
+        self.overrides.put(row.id, row)
+
+    def _index(self, row: Enrollment) -> None:
+        self._courses_of[row.student_id].add(row.course_id)
+        self._students_of[row.course_id].add(row.student_id)
 
     def record(
         self,
@@ -95,6 +288,7 @@ class Ledger:
         *,
         student_id: int | None = None,
         course_id: int | None = None,
+        term_id: int | None = None,
         before: Mapping[str, object] | None = None,
         after: Mapping[str, object] | None = None,
     ) -> int:
@@ -110,24 +304,49 @@ class Ledger:
                 reason=origin.reason,
                 student_id=student_id,
                 course_id=course_id,
+                term_id=term_id,
                 before=_json(before),
                 after=_json(after),
             )
         )
         return position
 
+    def take_id(self, thing: type) -> int:
+        """Take the next id for something new; it is free again if the change is forgotten."""
+        id = self.free_ids[thing].pop()
+        self._taken_ids.append((thing, id))
+        return id
+
     def keep(self) -> None:
         """Make the current change final."""
-        for table in (self.students, self.courses, self.enrollments):
+        self._taken_ids.clear()
+        for table in self._tables:
             table.keep()
         self._kept_events = len(self.events)
+        self._forget_touched()
 
     def rollback(self) -> None:
         """Forget the current change and its events."""
-        for table in (self.students, self.courses, self.enrollments):
+        while self._taken_ids:
+            thing, id = self._taken_ids.pop()
+            self.free_ids[thing].append(id)
+        for table in self._tables:
             table.rollback()
         del self.events[self._kept_events :]
+        self._forget_touched()
+
+    def _forget_touched(self) -> None:
+        self.touched_courses.clear()
+        self.touched_students.clear()
 
 
 def _json(state: Mapping[str, object] | None) -> str | None:
-    return None if state is None else json.dumps(state, ensure_ascii=False, separators=(",", ":"))
+    return None if state is None else json.dumps(state, ensure_ascii=False, separators=(",", ":"), default=_text)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, datetime):
+        return timestamp(value)
+    if isinstance(value, date):
+        return value.isoformat()
+    raise TypeError(f"{type(value).__name__} in an event")

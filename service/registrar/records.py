@@ -1,22 +1,30 @@
-"""Creating, editing, replacing and deleting students and courses: one set of functions for every kind of thing."""
+"""Creating, editing, replacing and deleting students, courses and terms: one set of functions for every kind of thing."""
 
+import json
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Generic
 
 from service.errors import (
+    CodeTaken,
     CourseNotFound,
     DomainError,
     EmailTaken,
     ExternalIdTaken,
     InUse,
+    OwnRequirement,
     PreconditionFailed,
     StudentNotFound,
+    TermDates,
+    TermNotFound,
+    UnknownTerm,
 )
 from service.registrar.changes import Create, Delete, Edit, Origin, Replace, Replaced, Thing
-from service.registrar.ledger import Ledger, Table
+from service.registrar.ledger import Ledger, Missing, Table
+from service.registrar.rules import number
 from sql.courses import Course
 from sql.students import Student
+from sql.terms import Term
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +36,52 @@ class Kind(Generic[Thing]):
     not_found: Callable[[int], DomainError]
     unique: Mapping[Callable[[], DomainError], Callable[[Thing], Hashable]]
     """What is raised when another thing has the same key, and the key; None is no key."""
-    starting: Mapping[str, object]
-    """The first values of the fields that no caller writes."""
+    unwritten: frozenset[str]
+    """The fields that no caller writes, besides the id, the version and the times."""
     personal: bool
     """Whether events tell only the names of the fields that changed, so that a person can be erased."""
+    examine: Callable[[Ledger, Thing], None]
+    """Raises where a thing does not fit with others, or in itself."""
+    touch: Callable[[Ledger, Thing, Thing], None]
+    """Notes who may be promoted now that a thing has changed from the first to the second."""
+
+
+def _examine_course(ledger: Ledger, course: Course) -> None:
+    if course.term_id is not None and ledger.term(course.term_id) is None:
+        raise UnknownTerm(course.term_id)
+    if any(course.code in group.codes for group in ledger.requirements.get(course.id) or ()):
+        raise OwnRequirement(course.code)
+
+
+def _touch_course(ledger: Ledger, before: Course, after: Course) -> None:
+    ledger.touched_courses.add(after.id)
+    if any(getattr(before, name) != getattr(after, name) for name in ("meetings", "credits", "term_id", "code")):
+        if after.id not in ledger.waits_of_courses:
+            raise Missing(waits_of_courses={after.id})
+        ledger.touched_courses |= ledger.waits_of_courses[after.id]
+
+
+def _examine_term(_ledger: Ledger, term: Term) -> None:
+    if term.starts_on > term.ends_on:
+        raise TermDates("starts_on", "ends_on")
+    if term.enroll_from is not None and term.enroll_until is not None and term.enroll_from > term.enroll_until:
+        raise TermDates("enroll_from", "enroll_until")
+    if term.drop_until is not None and term.withdraw_until is not None and term.drop_until > term.withdraw_until:
+        raise TermDates("drop_until", "withdraw_until")
+
+
+def _touch_term(ledger: Ledger, _before: Term, after: Term) -> None:
+    if after.id not in ledger.waits_of_terms:
+        raise Missing(waits_of_terms={after.id})
+    ledger.touched_courses |= ledger.waits_of_terms[after.id]
+
+
+def _touch_student(ledger: Ledger, _before: Student, after: Student) -> None:
+    ledger.touched_students.add(after.id)
+
+
+def _fits(_ledger: Ledger, _thing: object) -> None:
+    """Nothing to examine: each field was validated by itself."""
 
 
 STUDENT: Kind[Student] = Kind(
@@ -39,16 +89,33 @@ STUDENT: Kind[Student] = Kind(
     table=lambda ledger: ledger.students,
     not_found=StudentNotFound,
     unique={EmailTaken: lambda student: student.email.lower(), ExternalIdTaken: lambda student: student.external_id},
-    starting={},
+    unwritten=frozenset(),
     personal=True,
+    examine=_fits,
+    touch=_touch_student,
 )
 COURSE: Kind[Course] = Kind(
     name="course",
     table=lambda ledger: ledger.courses,
     not_found=CourseNotFound,
-    unique={ExternalIdTaken: lambda course: course.external_id},
-    starting={"seats_taken": 0},
+    unique={
+        ExternalIdTaken: lambda course: course.external_id,
+        CodeTaken: lambda course: None if course.term_id is None else (course.term_id, course.code),
+    },
+    unwritten=frozenset({"status", "seats_taken", "waitlisted"}),
     personal=False,
+    examine=_examine_course,
+    touch=_touch_course,
+)
+TERM: Kind[Term] = Kind(
+    name="term",
+    table=lambda ledger: ledger.terms,
+    not_found=TermNotFound,
+    unique={CodeTaken: lambda term: term.code},
+    unwritten=frozenset(),
+    personal=False,
+    examine=_examine_term,
+    touch=_touch_term,
 )
 
 
@@ -65,7 +132,7 @@ def edit(ledger: Ledger, kind: Kind[Thing], change: Edit[Thing]) -> Thing:
 
 def put(ledger: Ledger, kind: Kind[Thing], change: Replace[Thing]) -> Replaced[Thing]:
     """Make the thing with an external id, or set all its fields."""
-    thing = next((row for row in kind.table(ledger) if row.external_id == change.external_id), None)
+    thing = next((row for row in kind.table(ledger) if getattr(row, "external_id", None) == change.external_id), None)
     values = {**change.values, "external_id": change.external_id}
     if thing is None:
         if change.if_match is not None:
@@ -80,7 +147,7 @@ def put(ledger: Ledger, kind: Kind[Thing], change: Replace[Thing]) -> Replaced[T
 def delete(ledger: Ledger, kind: Kind[Thing], change: Delete) -> None:
     """Delete a thing; raises ``InUse`` where an enrollment has ever named it."""
     thing = _find(ledger, kind, change.id, change.if_match)
-    if (change.thing, thing.id) in ledger.in_use or _is_enrolled(ledger, kind.name, thing.id):
+    if (change.thing, thing.id) in ledger.in_use or _is_in_use(ledger, kind, thing.id):
         raise InUse(f"{kind.name.capitalize()} {thing.id}")
     kind.table(ledger).put(thing.id, None)
     _record(ledger, kind, "deleted", change.origin, before=thing, after=None)
@@ -100,9 +167,11 @@ def _check_version(kind: Kind[Thing], thing: Thing, if_match: frozenset[str] | N
 
 
 def _insert(ledger: Ledger, kind: Kind[Thing], row: type[Thing], values: Mapping[str, object], origin: Origin) -> Thing:
-    given = {**kind.starting, **values}
-    thing = row(id=ledger.free_ids[row].pop(), version=1, created_at=ledger.now, updated_at=ledger.now, **given)  # type: ignore[arg-type]
+    first = {"status": "open", "seats_taken": 0, "waitlisted": 0}
+    given = {**{name: first[name] for name in kind.unwritten}, **values}
+    thing = row(id=ledger.take_id(row), version=1, created_at=ledger.now, updated_at=ledger.now, **given)  # type: ignore[arg-type]
     _check_unique(ledger, kind, thing)
+    kind.examine(ledger, thing)
     kind.table(ledger).put(thing.id, thing)
     _record(ledger, kind, "created", origin, before=None, after=thing)
     return thing
@@ -114,8 +183,10 @@ def _update(ledger: Ledger, kind: Kind[Thing], thing: Thing, values: Mapping[str
         return thing
     changed = replace(changed, version=thing.version + 1, updated_at=ledger.now)
     _check_unique(ledger, kind, changed)
+    kind.examine(ledger, changed)
     kind.table(ledger).put(thing.id, changed)
     _record(ledger, kind, "updated", origin, before=thing, after=changed)
+    kind.touch(ledger, thing, changed)
     return changed
 
 
@@ -126,8 +197,18 @@ def _check_unique(ledger: Ledger, kind: Kind[Thing], thing: Thing) -> None:
             raise taken()
 
 
-def _is_enrolled(ledger: Ledger, name: str, id: int) -> bool:
-    return any(getattr(enrollment, f"{name}_id") == id for enrollment in ledger.enrollments)
+def _is_in_use(ledger: Ledger, kind: Kind[Thing], id: int) -> bool:
+    """Tell whether a change of this batch has made others depend on a thing."""
+    if kind is TERM:
+        return any(course.term_id == id for course in ledger.courses)
+    return any(getattr(enrollment, f"{kind.name}_id") == id for enrollment in ledger.enrollments)
+
+
+def told_value(name: str, value: object) -> object:
+    """Say a field's value as the API says it."""
+    if name == "meetings" and isinstance(value, str):
+        return json.loads(value)
+    return number(value) if isinstance(value, float) else value
 
 
 def _record(
@@ -136,7 +217,7 @@ def _record(
     """Record an event with the fields that differ, or with all of what is new or gone."""
     thing = after if after is not None else before
     assert thing is not None
-    unwritten = {"id", "version", "created_at", "updated_at", *kind.starting}
+    unwritten = {"id", "version", "created_at", "updated_at", *kind.unwritten}
     names = [field.name for field in fields(thing) if field.name not in unwritten]
     if before is not None and after is not None:
         names = [name for name in names if getattr(before, name) != getattr(after, name)]
@@ -144,7 +225,7 @@ def _record(
     def state(row: Thing | None) -> dict[str, object] | None:
         if row is None:
             return None
-        told = {"fields": names} if kind.personal else {name: getattr(row, name) for name in names}
+        told = {"fields": names} if kind.personal else {name: told_value(name, getattr(row, name)) for name in names}
         return {**told, "version": row.version}
 
     ledger.record(

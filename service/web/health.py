@@ -3,22 +3,44 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal, TypeAlias
 
 from aiohttp import web
+from pydantic import Field
 
 from service.errors import Unavailable
 from service.web.endpoint import DRAINING, Call, endpoint
 
-READINESS: web.AppKey[Callable[[], Awaitable[None]]] = web.AppKey("readiness", Callable[[], Awaitable[None]])  # type: ignore[arg-type]
-"""Raises ``Unavailable`` while the service can't do its work."""
+Question: TypeAlias = Callable[[], Awaitable[float | None]]
+
+READINESS: web.AppKey[Question] = web.AppKey("readiness", Callable)  # type: ignore[arg-type]
+"""Returns the age in seconds of the oldest writing transaction, None where none is under way.
+
+Raises ``Unavailable`` while the service can't do its work.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
     """A state of the process."""
 
-    status: Literal["live", "ready"]
+    status: Literal["live"]
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """That requests are served now, and whether writes go on."""
+
+    status: Literal["ready"]
+    oldest_write_seconds: Annotated[
+        float | None,
+        Field(
+            description=(
+                "Age of the oldest transaction, of any process, that writes or waits for its turn to; "
+                "null where there is none. Writes are serial: one that lasts for seconds holds all others up."
+            )
+        ),
+    ]
 
 
 class Draining(Unavailable):
@@ -38,12 +60,11 @@ async def live(_call: Call) -> Health:
 
 
 @endpoint("GET", "/health/ready", problems=[Draining])
-async def ready(call: Call) -> Health:
+async def ready(call: Call) -> Readiness:
     """Tell whether requests can be served now.
 
     503 while the database is not reached or not migrated yet, and from the moment the service begins to shut down.
     """
     if call[DRAINING].is_set():
         raise Draining("The service is shutting down.")
-    await call[READINESS]()
-    return Health("ready")
+    return Readiness("ready", await call[READINESS]())

@@ -1,9 +1,9 @@
 """Any error as ``application/problem+json`` (RFC 9457)."""
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, NotRequired
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Annotated, NotRequired, cast
 
 from aiohttp import web
 from pydantic import ConfigDict, Field, ValidationError, with_config
@@ -121,17 +121,22 @@ def type_of(code: str) -> str:
     return f"/problems/{code.replace('_', '-')}"
 
 
+def problem_of(error: DomainError, *, instance: str, request_id: str) -> Problem:
+    """Say an error as a problem."""
+    return Problem(
+        type=type_of(error.code),
+        title=error.title,
+        status=error.status,
+        detail=error.detail,
+        instance=instance,
+        request_id=request_id,
+        errors=[_member(detail) for detail in error.errors],
+    )
+
+
 def problem_response(error: DomainError, *, instance: str, request_id: str) -> web.Response:
     """Answer with an error."""
-    body: dict[str, Any] = {
-        "type": type_of(error.code),
-        "title": error.title,
-        "status": error.status,
-        "detail": error.detail,
-        "instance": instance,
-        "request_id": request_id,
-        "errors": [_member(detail) for detail in error.errors],
-    }
+    body = asdict(problem_of(error, instance=instance, request_id=request_id))
     headers = {"X-Request-Id": request_id}
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
@@ -145,11 +150,12 @@ def problem_response(error: DomainError, *, instance: str, request_id: str) -> w
     )
 
 
-def _member(detail: Detail) -> Mapping[str, object]:
+def _member(detail: Detail) -> ProblemDetail:
     place = {"pointer": detail.pointer, "parameter": detail.parameter}
-    return {
+    member = {
         "code": detail.code,
         **{name: value for name, value in place.items() if value is not None},
         **detail.params,
         "detail": detail.detail,
     }
+    return cast(ProblemDetail, member)

@@ -1,0 +1,110 @@
+"""Holds: what keeps a student from enrolling or dropping."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Literal, Self, TypeAlias
+
+from pydantic import ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from service.errors import HoldNotFound, StudentNotFound
+from service.keys import DATABASE, REGISTRAR
+from service.registrar.changes import EndHold, Origin, PlaceHold
+from service.values import IdInPath, Input, Instant, Name
+from service.web.endpoint import Call, Reply, endpoint
+from service.web.paging import Page, Paging, decode_cursor, page_of
+from sql import holds as sql
+from sql.holds import list_holds
+from sql.students import get_student
+
+Blocked: TypeAlias = Literal["enroll", "drop"]
+
+
+class NewHold(Input):
+    """A hold to place: in force from `from` until `until`, each open where null."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"reason": "Library fees", "blocks": ["enroll"]}]})
+
+    reason: Name
+    blocks: Annotated[tuple[Blocked, ...], Field(min_length=1, max_length=2, strict=False)]
+    starts_at: Annotated[Instant | None, Field(alias="from")] = None
+    ends_at: Annotated[Instant | None, Field(alias="until")] = None
+
+    @model_validator(mode="after")
+    def check_order(self) -> Self:
+        """Refuse a hold that ends before it begins."""
+        if self.starts_at is not None and self.ends_at is not None and self.starts_at > self.ends_at:
+            raise PydanticCustomError("hold_dates", "from should not be after until")
+        return self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """A hold on a student."""
+
+    __pydantic_config__ = ConfigDict(serialize_by_alias=True)
+
+    id: int
+    student_id: int
+    reason: str
+    blocks: list[Blocked]
+    starts_at: Annotated[datetime | None, Field(serialization_alias="from")]
+    ends_at: Annotated[datetime | None, Field(serialization_alias="until")]
+    created_at: datetime
+
+
+def hold_of(row: sql.Hold) -> Hold:
+    """Show a row as callers see it."""
+    blocks: list[Blocked] = []
+    if row.blocks_enroll:
+        blocks.append("enroll")
+    if row.blocks_drop:
+        blocks.append("drop")
+    return Hold(
+        id=row.id,
+        student_id=row.student_id,
+        reason=row.reason,
+        blocks=blocks,
+        starts_at=row.starts_at,
+        ends_at=row.ends_at,
+        created_at=row.created_at,
+    )
+
+
+@endpoint("POST", "/students/{student_id}/holds", status=201, problems=[StudentNotFound])
+async def place_hold(call: Call, student_id: IdInPath, body: NewHold) -> Reply[Hold]:
+    """Place a hold on a student."""
+    row = await call[REGISTRAR].submit(
+        PlaceHold(
+            origin=Origin(call.request_id, call.actor),
+            student_id=student_id,
+            reason=body.reason,
+            blocks_enroll="enroll" in body.blocks,
+            blocks_drop="drop" in body.blocks,
+            starts_at=body.starts_at,
+            ends_at=body.ends_at,
+        )
+    )
+    return Reply(hold_of(row), 201)
+
+
+@endpoint("GET", "/students/{student_id}/holds", problems=[StudentNotFound])
+async def list_student_holds(call: Call, student_id: IdInPath, query: Paging) -> Page[Hold]:
+    """List a student's holds by id, those that have ended too."""
+    of = f"holds of {student_id}"
+    after = decode_cursor(query.cursor, of)
+    async with call[DATABASE].reading() as connection:
+        rows = await list_holds(connection, student_id, after, query.limit + 1)
+        if not rows and await get_student(connection, student_id) is None:
+            raise StudentNotFound(student_id)
+    return page_of([hold_of(row) for row in rows], query.limit, of, lambda hold: hold.id)
+
+
+@endpoint("DELETE", "/students/{student_id}/holds/{hold_id}", problems=[StudentNotFound, HoldNotFound])
+async def end_hold(call: Call, student_id: IdInPath, hold_id: IdInPath) -> Hold:
+    """End a hold now; waitlists move at once. It stays listed, and ending it again changes nothing."""
+    return hold_of(
+        await call[REGISTRAR].submit(
+            EndHold(origin=Origin(call.request_id, call.actor), student_id=student_id, hold_id=hold_id)
+        )
+    )

@@ -1,0 +1,54 @@
+"""Statements about requirements: what a student must, or must not, have for a course."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+from sql import Connection, columns
+
+RequirementKind: TypeAlias = Literal["pre", "co", "anti"]
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """One code of one group of a course's requirements."""
+
+    course_id: int
+    kind: RequirementKind
+    group_number: int
+    code: str
+
+
+LOAD_REQUIREMENTS: Final = """
+SELECT course_id, kind, group_number, code
+FROM requirements
+WHERE course_id = ANY($1::bigint[])
+ORDER BY course_id, group_number, code
+"""
+
+
+async def load_requirements(connection: Connection, course_ids: list[int]) -> list[Requirement]:
+    """Read the requirements of courses, group by group."""
+    return [Requirement(*row) for row in await connection.fetch(LOAD_REQUIREMENTS, course_ids)]
+
+
+CLEAR_REQUIREMENTS: Final = """
+DELETE FROM requirements
+WHERE course_id = ANY($1::bigint[])
+"""
+
+
+async def clear_requirements(connection: Connection, course_ids: list[int]) -> None:
+    """Delete all requirements of courses."""
+    await connection.execute(CLEAR_REQUIREMENTS, course_ids)
+
+
+ADD_REQUIREMENTS: Final = """
+INSERT INTO requirements (course_id, kind, group_number, code)
+SELECT unnest($1::bigint[]), unnest($2::text[]), unnest($3::bigint[]), unnest($4::text[])
+"""
+
+
+async def add_requirements(connection: Connection, requirements: Sequence[Requirement]) -> None:
+    """Insert requirements of courses that have none."""
+    await connection.execute(ADD_REQUIREMENTS, *columns(requirements))

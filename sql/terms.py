@@ -1,0 +1,149 @@
+"""Statements about terms."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Final
+
+from sql import Connection, columns
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """A term with its deadlines, each open where None; ``max_credits`` is the most for one student."""
+
+    id: int
+    code: str
+    name: str
+    starts_on: date
+    ends_on: date
+    enroll_from: datetime | None
+    enroll_until: datetime | None
+    drop_until: datetime | None
+    withdraw_until: datetime | None
+    max_credits: float | None
+    version: int
+    created_at: datetime
+    updated_at: datetime
+
+
+GET_TERM: Final = """
+SELECT
+    id, code, name, starts_on, ends_on, enroll_from, enroll_until, drop_until, withdraw_until, max_credits,
+    version, created_at, updated_at
+FROM terms
+WHERE id = $1::bigint
+"""
+
+
+async def get_term(connection: Connection, term_id: int) -> Term | None:
+    """Read one term."""
+    row = await connection.fetchrow(GET_TERM, term_id)
+    return Term(*row) if row else None
+
+
+LIST_TERMS: Final = """
+SELECT
+    id, code, name, starts_on, ends_on, enroll_from, enroll_until, drop_until, withdraw_until, max_credits,
+    version, created_at, updated_at
+FROM terms
+WHERE id > $1::bigint
+ORDER BY id
+LIMIT $2::bigint
+"""
+
+
+async def list_terms(connection: Connection, after_id: int, limit: int) -> list[Term]:
+    """Read a page of terms by id."""
+    return [Term(*row) for row in await connection.fetch(LIST_TERMS, after_id, limit)]
+
+
+LOAD_TERMS: Final = """
+SELECT
+    id, code, name, starts_on, ends_on, enroll_from, enroll_until, drop_until, withdraw_until, max_credits,
+    version, created_at, updated_at
+FROM terms
+WHERE id = ANY($1::bigint[])
+"""
+
+
+async def load_terms(connection: Connection, ids: list[int]) -> list[Term]:
+    """Read terms by id, in no order."""
+    return [Term(*row) for row in await connection.fetch(LOAD_TERMS, ids)]
+
+
+MATCH_TERMS: Final = """
+SELECT
+    id, code, name, starts_on, ends_on, enroll_from, enroll_until, drop_until, withdraw_until, max_credits,
+    version, created_at, updated_at
+FROM terms
+WHERE code = ANY($1::text[])
+"""
+
+
+async def match_terms(connection: Connection, codes: list[str]) -> list[Term]:
+    """Read the terms that hold any of these codes."""
+    return [Term(*row) for row in await connection.fetch(MATCH_TERMS, codes)]
+
+
+LOAD_TERMS_IN_USE: Final = """
+SELECT id
+FROM unnest($1::bigint[]) AS asked (id)
+WHERE EXISTS (SELECT FROM courses WHERE courses.term_id = asked.id)
+"""
+
+
+async def load_terms_in_use(connection: Connection, term_ids: list[int]) -> list[int]:
+    """Tell which of these terms have courses."""
+    return [row[0] for row in await connection.fetch(LOAD_TERMS_IN_USE, term_ids)]
+
+
+RESERVE_TERM_IDS: Final = """
+SELECT nextval('terms_id_seq')
+FROM generate_series(1, $1::bigint)
+"""
+
+
+async def reserve_term_ids(connection: Connection, count: int) -> list[int]:
+    """Take new ids; those not used are lost."""
+    return [row[0] for row in await connection.fetch(RESERVE_TERM_IDS, count)]
+
+
+SAVE_TERMS: Final = """
+INSERT INTO terms (
+    id, code, name, starts_on, ends_on, enroll_from, enroll_until, drop_until, withdraw_until, max_credits,
+    version, created_at, updated_at
+)
+SELECT
+    unnest($1::bigint[]), unnest($2::text[]), unnest($3::text[]), unnest($4::date[]), unnest($5::date[]),
+    unnest($6::timestamptz[]), unnest($7::timestamptz[]), unnest($8::timestamptz[]), unnest($9::timestamptz[]),
+    unnest($10::double precision[]), unnest($11::bigint[]), unnest($12::timestamptz[]), unnest($13::timestamptz[])
+ON CONFLICT (id) DO UPDATE SET
+    code = excluded.code,
+    name = excluded.name,
+    starts_on = excluded.starts_on,
+    ends_on = excluded.ends_on,
+    enroll_from = excluded.enroll_from,
+    enroll_until = excluded.enroll_until,
+    drop_until = excluded.drop_until,
+    withdraw_until = excluded.withdraw_until,
+    max_credits = excluded.max_credits,
+    version = excluded.version,
+    updated_at = excluded.updated_at
+"""
+
+
+async def save_terms(connection: Connection, terms: Sequence[Term]) -> None:
+    """Insert or update terms; raises ``asyncpg.UniqueViolationError`` where a code is held by another."""
+    await connection.execute(SAVE_TERMS, *columns(terms))
+
+
+DELETE_TERMS: Final = """
+DELETE FROM terms
+WHERE id = ANY($1::bigint[])
+"""
+
+
+async def delete_terms(connection: Connection, ids: list[int]) -> None:
+    """Delete terms; raises ``asyncpg.ForeignKeyViolationError`` for one that has courses."""
+    await connection.execute(DELETE_TERMS, ids)

@@ -1,0 +1,380 @@
+"""Enrollment in a few plain loops: what the service has to agree with, however it goes about it.
+
+One request after the other; everything is looked up afresh each time; nothing is remembered that can be found out.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+Refusal = tuple[int, str, tuple[tuple[str, Any], ...]]
+"""A course, the code of a rule, and what the rule tells."""
+SEATED = {"enrolled", "completed"}
+
+
+@dataclass
+class Term:
+    """A term whose deadlines are either far ahead or long past."""
+
+    limit: float | None = None
+    enroll_closed: bool = False
+    drop_late: bool = False
+    drop_closed: bool = False
+
+
+@dataclass
+class Course:
+    """A course; meetings are (day, start, end) in hours."""
+
+    code: str
+    term: int | None
+    credits: float
+    capacity: int | None
+    line_capacity: int | None
+    meetings: list[tuple[str, int, int]]
+    cancelled: bool = False
+    groups: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
+
+
+@dataclass
+class State:
+    """One student in one course."""
+
+    status: str
+    place: int
+    passed: bool | None = None
+    drops: list[int] = field(default_factory=list)
+    above: bool = False
+
+
+class Refused(Exception):
+    """Nothing was done, for these reasons."""
+
+    def __init__(self, reasons: Iterable[Refusal]) -> None:
+        self.reasons = sorted(reasons, key=repr)
+
+
+@dataclass
+class Model:
+    """A campus."""
+
+    terms: dict[int, Term] = field(default_factory=dict)
+    courses: dict[int, Course] = field(default_factory=dict)
+    limits: dict[int, float | None] = field(default_factory=dict)
+    """The students, each with the most credits."""
+    states: dict[tuple[int, int], State] = field(default_factory=dict)
+    holds: list[tuple[int, str]] = field(default_factory=list)
+    """Who is blocked from what: enroll or drop."""
+    overrides: list[tuple[int, int, str]] = field(default_factory=list)
+    """Those not used yet: student, course, rule."""
+    clock: int = 0
+
+    # What is the case.
+
+    def seated_in(self, course: int) -> int:
+        return sum(state.status in SEATED for (_, c), state in self.states.items() if c == course)
+
+    def line(self, course: int) -> list[int]:
+        waiting = [
+            (state.place, s) for (s, c), state in self.states.items() if c == course and state.status == "waitlisted"
+        ]
+        return [student for _, student in sorted(waiting)]
+
+    def free(self, course: int) -> bool:
+        capacity = self.courses[course].capacity
+        return capacity is None or self.seated_in(course) < capacity
+
+    def of(self, student: int, statuses: set[str], without: Iterable[int] = ()) -> list[int]:
+        gone = set(without)
+        return sorted(
+            c for (s, c), state in self.states.items() if s == student and state.status in statuses and c not in gone
+        )
+
+    def clash(self, one: int, other: int) -> bool:
+        return any(
+            day == its_day and start < its_end and its_start < end
+            for day, start, end in self.courses[one].meetings
+            for its_day, its_start, its_end in self.courses[other].meetings
+        )  # all terms of the tests overlap
+
+    def lifted(self, student: int, course: int, code: str) -> bool:
+        return (student, course, code) in self.overrides
+
+    # The rules.
+
+    def reasons(
+        self,
+        student: int,
+        course: int,
+        seat: str,
+        on_full: str,
+        others: list[int],
+        asked: list[int],
+        without: Iterable[int],
+        together: bool,
+    ) -> list[Refusal]:
+        """List every reason. ``others`` get a seat by this request, ``asked`` are asked for in it."""
+        found: list[Refusal] = []
+
+        def refuse(rule: str, **params: Any) -> None:
+            found.append((course, rule, tuple(sorted(params.items()))))
+
+        if course not in self.courses:
+            refuse("course_not_found")
+            return found
+        it = self.courses[course]
+        term = self.terms[it.term] if it.term is not None else None
+        state = self.states.get((student, course))
+        if it.cancelled:
+            refuse("course_cancelled")
+        if state is not None and state.status == "completed":
+            refuse("already_completed")
+        if term is not None and term.enroll_closed:
+            refuse("enrollment_closed")
+        for who, what in self.holds:
+            if who == student and what == "enroll":
+                refuse("hold", reason="fees")
+        passed = {self.courses[c].code for c in self.of(student, {"completed"}) if self.states[student, c].passed}
+        has = passed | {self.courses[c].code for c in self.of(student, {"enrolled", "waitlisted"}, {*without, course})}
+        also = {self.courses[c].code for c in asked if c in self.courses and c != course}
+        for kind, codes in it.groups:
+            if kind == "pre" and not passed & set(codes):
+                refuse("prerequisite_missing", any_of=codes)
+        for kind, codes in it.groups:
+            if kind == "co" and not (has | also) & set(codes):
+                refuse("corequisite_missing", any_of=codes)
+        for kind, codes in it.groups:
+            if kind == "anti":
+                for code in codes:
+                    if code in has | also:
+                        refuse("antirequisite", course_code=code)
+        if seat == "seat":
+            mine = self.of(student, SEATED, {*without, course})
+            for other in [*mine, *(c for c in others if c != course)]:
+                if self.clash(course, other):
+                    refuse("time_conflict", with_course_id=other)
+            limit = self.limits[student]
+            if limit is None and term is not None:
+                limit = term.limit
+            if term is not None and limit is not None:
+                counted = mine if together else [*mine, *(c for c in others if c != course)]
+                held = sum(self.courses[c].credits for c in counted if self.courses[c].term == it.term)
+                now = [c for c in {*others, course} if self.courses[c].term == it.term] if together else [course]
+                asking = sum(self.courses[c].credits for c in now)
+                if held + asking > limit:
+                    refuse("credit_limit", held=held, asked=asking, limit=limit)
+        if seat == "none" and (on_full == "fail" or it.line_capacity == 0):
+            refuse("course_full", capacity=it.capacity, seats_taken=self.seated_in(course))
+        elif seat == "none":
+            refuse("waitlist_full", waitlist_capacity=it.line_capacity)
+        return found
+
+    def offer(self, student: int, course: int, on_full: str) -> str:
+        it = self.courses.get(course)
+        if it is None:
+            return "none"
+        if self.free(course) or self.lifted(student, course, "course_full"):
+            return "seat"
+        room = it.line_capacity is None or len(self.line(course)) < it.line_capacity
+        if on_full == "waitlist" and it.line_capacity != 0 and (room or self.lifted(student, course, "waitlist_full")):
+            return "line"
+        return "none"
+
+    # What is done.
+
+    def put(self, student: int, course: int, status: str, **fields: Any) -> None:
+        self.clock += 1
+        self.states[student, course] = State(status, self.clock, **fields)
+
+    def use(self, student: int, course: int, codes: Iterable[str]) -> None:
+        for code in set(codes):
+            if self.lifted(student, course, code):
+                self.overrides.remove((student, course, code))
+
+    def drop_reasons(self, student: int, course: int) -> list[Refusal]:
+        state = self.states[student, course]
+        if state.status == "completed":
+            return [(course, "already_completed", ())]
+        term = self.courses[course].term
+        found: list[Refusal] = [
+            (course, "hold", (("reason", "fees"),)) for who, what in self.holds if who == student and what == "drop"
+        ]
+        if state.status == "enrolled" and term is not None and self.terms[term].drop_closed:
+            found.append((course, "drop_closed", ()))
+        return found
+
+    def unlifted(self, student: int, reasons: list[Refusal]) -> list[Refusal]:
+        return [reason for reason in reasons if not self.lifted(student, reason[0], reason[1])]
+
+    def leave(self, student: int, course: int) -> str:
+        state = self.states[student, course]
+        self.use(student, course, [code for _, code, _ in self.drop_reasons(student, course)])
+        term = self.courses[course].term
+        late = state.status == "enrolled" and term is not None and self.terms[term].drop_late
+        state.status = "withdrawn" if late else "dropped"
+        state.drops = []
+        return state.status
+
+    def seat(self, student: int, course: int, reasons: list[Refusal]) -> None:
+        codes = {code for _, code, _ in reasons}
+        if not self.free(course):
+            codes.add("course_full")
+        self.use(student, course, codes)
+        self.put(student, course, "enrolled")
+
+    def enroll(self, student: int, asked: list[int], mode: str, on_full: str) -> list[tuple[int, str, Any]]:
+        asked = list(dict.fromkeys(asked))
+        self.promote()
+        return (self._atomic if mode == "atomic" else self._partial)(student, asked, on_full)
+
+    def standing(self, student: int, course: int) -> str | None:
+        state = self.states.get((student, course))
+        return state.status if state is not None and state.status in {"enrolled", "waitlisted"} else None
+
+    def _atomic(
+        self, student: int, asked: list[int], on_full: str, without: list[int] | None = None
+    ) -> list[tuple[int, str, Any]]:
+        without = without or []
+        new = [c for c in asked if not self.standing(student, c)]
+        seats = {c: self.offer(student, c, on_full) for c in new}
+        seated = [c for c in new if seats[c] == "seat"]
+        reasons = {c: self.reasons(student, c, seats[c], on_full, seated, new, without, True) for c in new}
+        self.refused = [reason for c in new for reason in self.unlifted(student, reasons[c])]
+        if without == [] and self.refused:
+            raise Refused(self.refused)
+        self.planned = (seats, reasons)
+        return [] if without else [self._give(student, c, seats, reasons) for c in asked]
+
+    def _give(
+        self, student: int, c: int, seats: dict[int, str], reasons: dict[int, list[Refusal]], drops: Iterable[int] = ()
+    ) -> tuple[int, str, Any]:
+        if c not in seats:
+            return c, "unchanged", self.standing(student, c)
+        if seats[c] == "seat":
+            self.seat(student, c, reasons[c])
+            return c, "enrolled", None
+        self.put(student, c, "waitlisted", drops=list(drops))
+        return c, "waitlisted", len(self.line(c))
+
+    def _partial(self, student: int, asked: list[int], on_full: str) -> list[tuple[int, str, Any]]:
+        new = [c for c in asked if not self.standing(student, c)]
+        granted: list[int] = []
+        seats: dict[int, str] = {}
+        reasons: dict[int, list[Refusal]] = {}
+        refused: dict[int, list[Refusal]] = {}
+        for c in new:
+            seats[c] = self.offer(student, c, on_full)
+            taken = [g for g in granted if seats[g] == "seat"]
+            reasons[c] = self.reasons(student, c, seats[c], on_full, taken, new, [], False)
+            refused[c] = self.unlifted(student, reasons[c])
+            if not refused[c]:
+                granted.append(c)
+        moved = True
+        while moved:
+            moved = False
+            for c in granted:
+                again = self.reasons(student, c, "line", on_full, [], granted, [], False)
+                lost = [reason for reason in again if reason[1] == "corequisite_missing"]
+                if self.unlifted(student, lost):
+                    refused[c] = lost
+                    granted.remove(c)
+                    moved = True
+                    break
+                reasons[c] = reasons[c] + lost
+        results: list[tuple[int, str, Any]] = []
+        for c in asked:
+            if c in refused and c not in granted:
+                results.append((c, "refused", sorted(refused[c], key=repr)))
+            else:
+                results.append(self._give(student, c, seats, reasons))
+        self.promote()
+        return results
+
+    def drop(self, student: int, course: int) -> str:
+        state = self.states.get((student, course))
+        if state is None:
+            raise Refused([(course, "not_enrolled", ())])
+        if state.status in {"dropped", "withdrawn"}:
+            return "unchanged"
+        reasons = self.unlifted(student, self.drop_reasons(student, course))
+        if reasons:
+            raise Refused(reasons)
+        outcome = self.leave(student, course)
+        self.promote()
+        return outcome
+
+    def swap(self, student: int, drop: list[int], add: list[int], on_full: str) -> list[tuple[int, str, Any]]:
+        self.promote()
+        unknown: list[Refusal] = [(c, "not_enrolled", ()) for c in drop if (student, c) not in self.states]
+        going = [
+            c
+            for c in drop
+            if (student, c) in self.states and self.states[student, c].status not in {"dropped", "withdrawn"}
+        ]
+        reasons = [*unknown, *(r for c in going for r in self.unlifted(student, self.drop_reasons(student, c)))]
+        self._atomic(student, add, on_full, without=going or [-1])
+        if reasons or self.refused:
+            raise Refused([*reasons, *self.refused])
+        seats, why = self.planned
+        waits = any((seats[c] == "line") if c in seats else self.standing(student, c) == "waitlisted" for c in add)
+        results: list[tuple[int, str, Any]] = []
+        if waits and going:
+            for c in drop:
+                results.append((c, "kept", None) if c in going else (c, "unchanged", self.states[student, c].status))
+            for c in add:
+                if c not in seats and self.standing(student, c) == "waitlisted":
+                    self.states[student, c].drops = list(going)
+                results.append(self._give(student, c, seats, why, going))
+        else:
+            for c in drop:
+                results.append(
+                    (c, self.leave(student, c), None)
+                    if c in going
+                    else (c, "unchanged", self.states[student, c].status)
+                )
+            results += [self._give(student, c, seats, why) for c in add]
+        self.promote()
+        return results
+
+    def complete(self, student: int, course: int, passed: bool) -> str:
+        state = self.states.get((student, course))
+        if state is None or state.status not in SEATED:
+            raise Refused([(course, "not_enrolled", ())])
+        if state.status == "completed" and state.passed == passed:
+            return "unchanged"
+        state.status, state.passed = "completed", passed
+        self.promote()
+        return "completed"
+
+    def cancel(self, course: int) -> None:
+        self.courses[course].cancelled = True
+        for (_, c), state in self.states.items():
+            if c == course and state.status in {"enrolled", "waitlisted"}:
+                state.status, state.drops = "dropped", []
+        self.promote()
+
+    def promote(self) -> None:
+        """While some course has a free seat and a waiter who passes all rules: the smallest such course, its first such."""
+        while any(self._promote_in(course) for course in sorted(self.courses)):
+            pass
+
+    def _promote_in(self, course: int) -> bool:
+        if self.courses[course].cancelled:
+            return False
+        for student in self.line(course):
+            if not self.free(course) and not self.lifted(student, course, "course_full"):
+                continue
+            drops = [
+                d
+                for d in self.states[student, course].drops
+                if self.states[student, d].status not in {"dropped", "withdrawn"}
+            ]
+            blocked = [r for d in drops for r in self.unlifted(student, self.drop_reasons(student, d))]
+            reasons = self.reasons(student, course, "seat", "fail", [course], [], drops, True)
+            if blocked or self.unlifted(student, reasons):
+                continue
+            for d in drops:
+                self.leave(student, d)
+            self.seat(student, course, reasons)
+            return True
+        return False

@@ -1,0 +1,407 @@
+"""The change feed: every committed change, once, in order, to everybody who follows."""
+
+import asyncio
+import base64
+import json
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+import psycopg
+import pytest
+from pytest_aiohttp import AiohttpClient
+
+from service.database import Database
+from service.events import POLLER, WAIT, Poller
+from service.registrar import Registrar
+from service.registrar.changes import Create, Origin
+from service.settings import Settings
+from service.web.endpoint import DRAINING
+from sql import Connection
+from sql.students import Student
+from tests.campus import (
+    busy,
+    call,
+    create,
+    drop,
+    enroll,
+    new_course,
+    new_student,
+    places,
+    problem,
+    read,
+    served,
+    student_fields,
+    until,
+    walk,
+)
+from tests.conftest import Client, Server
+from tests.test_process import run
+
+
+class Hesitant(Database):
+    """A database whose writers pause before they take the lock, and again while they hold it."""
+
+    chance = random.Random(7)
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[Connection]:
+        await asyncio.sleep(self.chance.random() / 100)
+        async with super().writing() as connection:
+            await asyncio.sleep(self.chance.random() / 500)
+            yield connection
+
+
+@dataclass(slots=True)
+class Reader:
+    """Follows the feed and keeps its cursor with what it has seen, so that it can be killed at any moment."""
+
+    client: Client
+    cursor: str | None = None
+    seen: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def positions(self) -> list[int]:
+        return [event["position"] for event in self.seen]
+
+    async def step(self, wait: int = 0) -> int:
+        """Read a page and return how many events it holds."""
+        after = "" if self.cursor is None else f"&after={self.cursor}"
+        page = await read(self.client, f"/events?limit=7&wait={wait}{after}")
+        self.cursor = page["next"]
+        self.seen += page["items"]
+        return len(page["items"])
+
+    async def follow(self, count: int) -> None:
+        while len(self.seen) < count:
+            await self.step(wait=5)
+
+
+async def test_every_reader_sees_every_position_once_and_in_order_whatever_the_writers_do(
+    client: Client, settings: Settings, connection: Connection
+) -> None:
+    writers, each = 32, 6
+    database = Hesitant(settings.model_copy(update={"pool_size": writers}))
+    await database.open()
+
+    async def write(number: int) -> None:
+        registrar = Registrar(database, write_timeout=30)
+        for turn in range(each):
+            name = f"w{number}-{turn}"
+            values = {"external_id": name, "given_name": "A", "family_name": "B", "email": f"{name}@x"}
+            await registrar.submit(Create(origin=Origin(name), thing=Student, values={**values, "max_credits": None}))
+
+    readers = [Reader(client) for _ in range(4)]
+    following = [asyncio.create_task(reader.follow(writers * each)) for reader in readers]
+    writing = asyncio.gather(*(write(number) for number in range(writers)))
+
+    async def has_read() -> bool:
+        return len(readers[0].seen) > 20
+
+    await until(has_read, "the first reader to have read something")
+    following[0].cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await following[0]
+    killed_at = len(readers[0].seen)
+    following[0] = asyncio.create_task(readers[0].follow(writers * each))
+    await writing
+    await asyncio.gather(*following)
+    await database.close()
+
+    assert killed_at < writers * each
+    for reader in readers:
+        assert reader.positions == list(range(1, writers * each + 1))
+        assert await reader.step() == 0
+    written = await connection.fetch("SELECT request_id FROM events ORDER BY position")
+    assert [event["request_id"] for event in readers[0].seen] == [row[0] for row in written]
+
+    # The same without the lock: numbers of a sequence, taken by transactions that commit in another order.
+    await connection.execute("CREATE TABLE unlocked (id bigint GENERATED ALWAYS AS IDENTITY)")
+    slow = await asyncpg.connect(settings.database_url)
+    transaction = slow.transaction()
+    await transaction.start()
+    await slow.execute("INSERT INTO unlocked DEFAULT VALUES")
+    await connection.execute("INSERT INTO unlocked DEFAULT VALUES")
+    follow = "SELECT id FROM unlocked WHERE id > $1 ORDER BY id"
+    seen = [row[0] for row in await connection.fetch(follow, 0)]
+    await transaction.commit()
+    seen += [row[0] for row in await connection.fetch(follow, seen[-1])]
+    await slow.close()
+    assert await connection.fetchval("SELECT count(*) FROM unlocked") == 2
+    assert seen == [2], "the control loses a row, or else the proof above proves nothing"
+
+
+async def test_a_reader_who_starts_at_the_head_then_lists_then_follows_has_what_the_tables_have(
+    client: Client, connection: Connection
+) -> None:
+    chance = random.Random(11)
+    courses = [await new_course(client, capacity=3) for _ in range(4)]
+    racers = [await new_student(client) for _ in range(12)]
+
+    async def churn(student: int) -> None:
+        for _ in range(12):
+            course, what = chance.choice(courses), chance.random()
+            if what < 0.5:
+                body = {"course_ids": [course], "on_full": "waitlist"}
+                await call(client, "POST", f"/students/{student}/enroll", body)
+            elif what < 0.8:
+                await drop(client, student, course)
+            elif what < 0.9:
+                await call(client, "PATCH", f"/courses/{course}", {"capacity": chance.randint(1, 6)})
+            else:
+                await call(client, "DELETE", f"/students/{await new_student(client)}")
+        await new_student(client)
+
+    churning = asyncio.gather(*(churn(student) for student in racers))
+    reader = Reader(client)
+    await reader.step()
+    reader = Reader(client, cursor=(await read(client, "/events/head"))["next"])
+    students = {row["id"] for page in await walk(client, "/students?limit=5") for row in page}
+    capacities = {row["id"]: row["capacity"] for page in await walk(client, "/courses?limit=2") for row in page}
+    states: dict[tuple[int, int], str] = {}
+    for course in courses:
+        for status in ("enrolled", "waitlisted"):
+            for page in await walk(client, f"/courses/{course}/students?status={status}&limit=2"):
+                states |= {(row["student_id"], course): status for row in page}
+    await churning
+    while await reader.step():
+        pass
+
+    assert len(reader.seen) > 20
+    for event in reader.seen:
+        student, course = event["student_id"], event["course_id"]
+        if event["type"].startswith("enrollment."):
+            states[student, course] = event["after"]["status"]
+        elif event["type"] == "student.created":
+            students.add(student)
+        elif event["type"] == "student.deleted":
+            students.remove(student)
+        else:
+            capacities[course] = event["after"]["capacity"]
+    in_tables = await connection.fetch("SELECT student_id, course_id, status FROM student_courses")
+    standing = {(row[0], row[1]): row[2] for row in in_tables if row[2] in {"enrolled", "waitlisted"}}
+    assert {key: status for key, status in states.items() if status != "dropped"} == standing
+    assert students == {row[0] for row in await connection.fetch("SELECT id FROM students")}
+    assert capacities == {row[0]: row[1] for row in await connection.fetch("SELECT id, capacity FROM courses")}
+
+
+async def waiting(client: Client, count: int) -> None:
+    poller = client.app[POLLER]
+
+    async def waits() -> bool:
+        return len(poller._waiting) == count
+
+    await until(waits, f"{count} readers who wait")
+
+
+async def test_waiting_ends_as_soon_as_there_is_an_event(client: Client) -> None:
+    head = (await read(client, "/events/head"))["next"]
+    readers = [asyncio.create_task(read(client, f"/events?wait={WAIT}&after={head}")) for _ in range(3)]
+    await waiting(client, 3)
+
+    student = await new_student(client)
+
+    async with asyncio.timeout(WAIT / 2):
+        for page in await asyncio.gather(*readers):
+            assert [(event["type"], event["student_id"]) for event in page["items"]] == [("student.created", student)]
+
+
+async def test_waiting_in_vain_ends_with_the_cursor_to_go_on_from(client: Client) -> None:
+    await new_student(client)
+    head = (await read(client, "/events/head"))["next"]
+
+    assert await read(client, f"/events?wait=1&after={head}") == {"items": [], "next": head}
+
+
+async def test_waiting_ends_when_the_service_shuts_down(client: Client) -> None:
+    reader = asyncio.create_task(read(client, f"/events?wait={WAIT}"))
+    await waiting(client, 1)
+
+    assert client.app is not None
+    client.app[DRAINING].set()
+
+    async with asyncio.timeout(WAIT / 2):
+        assert (await reader)["items"] == []
+
+
+class Counted(Database):
+    """A database that counts how often it is asked."""
+
+    asked = 0
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[Connection]:
+        self.asked += 1
+        async with super().reading() as connection:
+            yield connection
+
+
+async def test_a_process_asks_once_a_tick_however_many_wait_and_never_when_nobody_does(settings: Settings) -> None:
+    database = Counted(settings)
+    await database.open()
+    poller = Poller(database, interval=30)
+    try:
+        await asyncio.gather(*(poller.wait(0, 0.3, asyncio.Event()) for _ in range(50)))
+        assert database.asked == 1
+    finally:
+        poller.close()
+    poller = Poller(database, interval=0.01)
+    await asyncio.gather(*(poller.wait(0, 0.3, asyncio.Event()) for _ in range(50)))
+    assert poller._task is not None
+    await poller._task
+    asked = database.asked
+    await asyncio.sleep(0.1)
+    assert database.asked == asked > 2
+    await database.close()
+
+
+async def test_renewing_the_epoch_expires_every_cursor_and_says_what_to_do(client: Client, database_url: str) -> None:
+    await new_student(client)
+    cursor = (await read(client, "/events/head"))["next"]
+
+    renewed = await run("feed", "renew", DATABASE_URL=database_url)
+
+    assert (renewed.status, renewed.err) == (0, "")
+    expired(await call(client, "GET", f"/events?after={cursor}"))
+    fresh = (await read(client, "/events/head"))["next"]
+    assert fresh != cursor
+    assert (await read(client, f"/events?after={fresh}"))["items"] == []
+
+
+def expired(answer: Any) -> None:
+    body = problem(answer, 410, "cursor_expired")
+    assert "/events/head" in body["detail"]
+    assert [(error["code"], error["parameter"]) for error in body["errors"]] == [("cursor_expired", "after")]
+
+
+async def test_feed_without_renew_is_said_clearly() -> None:
+    for arguments in (("feed",), ("serve", "renew"), ("feed", "rewind")):
+        ended = await run(*arguments, DATABASE_URL="postgresql://nowhere.invalid/x")
+        assert ended.status == 2, arguments
+        assert "renew" in ended.err, arguments
+
+
+async def test_a_copied_database_begins_a_new_epoch_and_the_original_keeps_its_own(
+    settings: Settings, aiohttp_client: AiohttpClient, server: Server, admin: psycopg.Connection[Any]
+) -> None:
+    assert settings.database_url is not None
+    original = await served(aiohttp_client, settings)
+    await new_student(original)
+    cursor = (await read(original, "/events/head"))["next"]
+    await original.close()
+    name = urlsplit(settings.database_url).path.removeprefix("/")
+    admin.execute(f"CREATE DATABASE {name}_copy TEMPLATE {name} STRATEGY {server.strategy}")
+    try:
+        copy = await served(aiohttp_client, settings.model_copy(update={"database_url": server.url_of(f"{name}_copy")}))
+        expired(await call(copy, "GET", f"/events?after={cursor}"))
+        assert [event["position"] for event in (await read(copy, "/events"))["items"]] == [1]
+        await copy.close()
+    finally:
+        admin.execute(f"DROP DATABASE {name}_copy WITH (FORCE)")
+
+    again = await served(aiohttp_client, settings)
+    assert (await read(again, f"/events?after={cursor}"))["items"] == []
+
+
+async def test_a_cursor_from_the_future_has_expired(client: Client) -> None:
+    await new_student(client)
+    cursor = (await read(client, "/events/head"))["next"]
+    text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
+    later = base64.urlsafe_b64encode(f"{text[:32]}9".encode()).decode().rstrip("=")
+
+    expired(await call(client, "GET", f"/events?after={later}"))
+
+
+async def test_what_is_no_cursor_of_the_feed_is_invalid(client: Client) -> None:
+    for _ in range(2):
+        await new_student(client)
+    cursor = (await read(client, "/events/head"))["next"]
+    other = (await read(client, "/students?limit=1"))["next"]
+
+    for garbled in ("", "x", "%C3%A4", "*" * 43, cursor[:20], cursor[:-1] + "-", other, "A" * 201):
+        answer = await call(client, "GET", f"/events?after={garbled}")
+        assert answer.status == 422, (garbled, answer)
+        assert [place for _, place in places(answer)] == ["after"], garbled
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["limit=0", "limit=501", "limit=-1", "limit=x", "wait=-1", f"wait={WAIT + 1}", "wait=0.5", "wait=", "until=3"],
+)
+async def test_a_limit_or_a_wait_beyond_its_bounds_is_invalid_by_name(client: Client, query: str) -> None:
+    assert [place for _, place in places(await call(client, "GET", f"/events?{query}"))] == [query.partition("=")[0]]
+
+
+async def test_the_bounds_themselves_are_taken(client: Client) -> None:
+    student = await new_student(client)
+
+    for query in ("limit=1", "limit=500", "wait=0", f"wait={WAIT}"):
+        page = await read(client, f"/events?{query}")
+        assert [event["student_id"] for event in page["items"]] == [student], query
+
+
+async def test_a_history_tells_all_of_one_enrollment_and_nothing_else(client: Client) -> None:
+    student, other = await new_student(client), await new_student(client)
+    course = await new_course(client, capacity=1)
+    await enroll(client, other, course)
+    body = {"course_ids": [course], "on_full": "waitlist"}
+    await call(client, "POST", f"/students/{student}/enroll", body, headers={"X-Actor": "desk"})
+    await drop(client, other, course)
+    await call(client, "DELETE", f"/students/{student}/courses/{course}?reason=moved")
+    path = f"/students/{student}/courses/{course}/history"
+
+    pages = await walk(client, f"{path}?limit=1")
+
+    history = [event for page in pages for event in page]
+    assert [event["type"] for event in history] == [
+        "enrollment.waitlisted",
+        "enrollment.promoted",
+        "enrollment.dropped",
+    ]
+    assert [event["actor"] for event in history] == ["desk", None, None]
+    assert history[-1]["reason"] == "moved"
+    before, after = [event["before"] for event in history], [event["after"] for event in history]
+    assert before[0] is None
+    assert [state["status"] for state in before[1:]] == [state["status"] for state in after[:-1]]
+    problem(await call(client, "GET", f"/students/999/courses/{course}/history"), 404, "student_not_found")
+    problem(await call(client, "GET", f"/students/{student}/courses/999/history"), 404, "not_enrolled")
+
+
+async def test_events_tell_of_a_student_nothing_but_the_names_of_the_fields(client: Client) -> None:
+    secrets = {"given_name": "Zaphod", "family_name": "Beeblebrox", "email": "zb@secret.example"}
+    student = await new_student(client, **secrets, external_id="secret-77", max_credits=7.5)
+    course = await new_course(client, capacity=0)
+    await call(client, "PATCH", f"/students/{student}", {"given_name": "Zarniwoop", "max_credits": 8.5})
+    await call(client, "POST", f"/students/{student}/enroll", {"course_ids": [course], "on_full": "waitlist"})
+    await create(client, f"/students/{student}/holds", {"reason": "Library fines", "blocks": ["enroll"]})
+    await call(client, "PATCH", f"/courses/{course}", {"capacity": 1})
+    gone = student_fields(**secrets, external_id="secret-78") | {"email": "gone@secret.example"}
+    await call(client, "DELETE", f"/students/{(await create(client, '/students', gone))['id']}")
+
+    items = (await read(client, "/events"))["items"]
+
+    told = json.dumps(items)
+    for secret in ("Zaphod", "Beeblebrox", "secret", "Zarniwoop", "Library", "7.5", "8.5"):
+        assert secret not in told, secret
+    [updated] = [event for event in items if event["type"] == "student.updated"]
+    assert sorted(updated["after"]["fields"]) == ["given_name", "max_credits"]
+    [skipped] = [event for event in items if event["type"] == "enrollment.skipped"]
+    assert [reason["code"] for reason in skipped["after"]["reasons"]] == ["hold"]
+
+
+async def test_readiness_tells_how_old_the_oldest_writing_transaction_is(client: Client, database_url: str) -> None:
+    assert await read(client, "/health/ready") == {"status": "ready", "oldest_write_seconds": None}
+
+    async with busy(database_url):
+        first = (await read(client, "/health/ready"))["oldest_write_seconds"]
+        second = (await read(client, "/health/ready"))["oldest_write_seconds"]
+        assert 0 < first < second
+
+    async def idle() -> bool:
+        return (await read(client, "/health/ready"))["oldest_write_seconds"] is None
+
+    await until(idle, "the end of the writing transaction")

@@ -1,0 +1,340 @@
+"""The service against a simple sequential model: the same outcomes, the same states, the same lines."""
+
+import asyncio
+import os
+import random
+from copy import deepcopy
+from itertools import permutations
+from typing import Any
+
+import pytest
+from pytest_aiohttp import AiohttpClient
+
+from service.check import INVARIANTS
+from service.settings import Settings
+from sql import Connection
+from tests.campus import Answer, call, course_fields, create, new_student, read, served
+from tests.conftest import Client
+from tests.model import Course, Model, Refused, Term
+
+HISTORIES = int(os.environ.get("HISTORIES", "60"))
+"""How many random histories are run; a long run takes some thousands."""
+STEPS = 14
+PAST, AHEAD = "2001-01-01T00:00:00Z", "2999-01-01T00:00:00Z"
+RULES = [
+    "hold", "prerequisite_missing", "corequisite_missing", "antirequisite", "time_conflict", "credit_limit",
+    "course_full", "waitlist_full", "drop_closed", "enrollment_closed",
+]  # fmt: skip
+DAYS = ["mon", "tue"]
+Step = tuple[str, tuple[Any, ...]]
+
+
+class Campus:
+    """A random campus, in the service and in the model under the same ids."""
+
+    def __init__(self, client: Client, seed: int) -> None:
+        self.client = client
+        self.chance = random.Random(seed)
+        self.model = Model()
+        self.hold_ids: list[tuple[int, int, str]] = []
+
+    async def build(self) -> None:
+        chance = self.chance
+        for _ in range(chance.randint(0, 1)):
+            limit = chance.choice([None, 4.0, 8.0])
+            fields: dict[str, object] = {
+                "name": "T",
+                "starts_on": "2026-09-01",
+                "ends_on": "2026-12-18",
+                "max_credits": limit,
+            }
+            code = f"T{chance.random()}"
+            fields |= {"enroll_until": AHEAD, "drop_until": AHEAD, "withdraw_until": AHEAD}
+            term = await create(self.client, "/terms", {"code": code, **fields})
+            self.model.terms[term["id"]] = Term(limit=limit)
+        for number in range(chance.randint(2, 4)):
+            course = Course(
+                code=f"C{number}",
+                term=chance.choice([None, *self.model.terms, *self.model.terms]),
+                credits=chance.choice([1.0, 3.0, 4.5]),
+                capacity=chance.choice([0, 1, 1, 2, None]),
+                line_capacity=chance.choice([0, 1, 2, None, None]),
+                meetings=self.meetings(),
+            )
+            body: dict[str, object] = {"term_id": course.term, "credits": course.credits, "capacity": course.capacity}
+            body |= {"waitlist_capacity": course.line_capacity, "meetings": shown(course.meetings)}
+            row = await create(self.client, "/courses", course_fields(code=course.code, **body))
+            self.model.courses[row["id"]] = course
+        for _ in range(chance.randint(2, 4)):
+            limit = chance.choice([None, None, 4.0])
+            self.model.limits[await new_student(self.client, max_credits=limit)] = limit
+
+    def meetings(self) -> list[tuple[str, int, int]]:
+        start = self.chance.randint(8, 10)
+        return (
+            [(self.chance.choice(DAYS), start, start + self.chance.randint(1, 2))] if self.chance.random() < 0.6 else []
+        )
+
+    def step(self) -> Step:
+        """Choose what to do next."""
+        chance, model = self.chance, self.model
+        student, courses = chance.choice(list(model.limits)), list(model.courses)
+        course, term = chance.choice(courses), chance.choice([None, *model.terms])
+        some = chance.sample(courses, chance.randint(1, len(courses)))
+        on_full = chance.choice(["fail", "waitlist", "waitlist"])
+        kinds = ["enroll"] * 7 + ["drop"] * 3 + ["swap"] * 3 + ["complete", "capacity", "capacity", "line", "meetings"]
+        kinds += ["limit", "hold", "end_hold", "end_hold", "override", "override", "require", "cancel"] + ["term"] * 2
+        match chance.choice(kinds):
+            case "enroll":
+                wanted = some + ([9_999_999] if chance.random() < 0.1 else [])
+                return "enroll", (student, wanted, chance.choice(["atomic", "partial"]), on_full)
+            case "swap" if len(courses) > 1:
+                out, *into = chance.sample(courses, 2 if on_full == "waitlist" else chance.randint(2, len(courses)))
+                mine = model.of(student, {"enrolled"}, into)
+                return "swap", (student, [chance.choice(mine)] if mine else [out], into, on_full)
+            case "complete":
+                return "complete", (student, course, chance.random() < 0.7)
+            case "capacity":
+                return "capacity", (course, chance.choice([0, 1, 2, 3, None]))
+            case "line":
+                return "line", (course, chance.choice([0, 1, 2, None]))
+            case "meetings":
+                return "meetings", (course, self.meetings())
+            case "limit":
+                return "limit", (student, chance.choice([None, 4.0, 9.0]))
+            case "term" if term is not None:
+                return "term", (
+                    term,
+                    chance.choice(["limit", "enroll_closed", "drop_late", "drop_closed"]),
+                    chance.random() < 0.5,
+                )
+            case "hold":
+                return "hold", (student, chance.choice(["enroll", "enroll", "drop"]))
+            case "end_hold" if model.holds:
+                return "end_hold", chance.choice(model.holds)
+            case "override":
+                rule = chance.choice(RULES)
+                # Two of one kind are one too many for the model, whose overrides have no ids.
+                return "override", (student, course, rule)
+            case "require":
+                codes = [c.code for i, c in model.courses.items() if i != course] + ["X9"]
+                groups = [
+                    (chance.choice(["pre", "co", "anti"]), tuple(sorted(chance.sample(codes, chance.randint(1, 2)))))
+                    for _ in range(chance.randint(0, 2))
+                ]
+                return "require", (course, groups)
+            case "cancel" if chance.random() < 0.3:
+                return "cancel", (course,)
+            case _:
+                return "drop", (student, course)
+
+    async def serve(self, step: Step, client: Client | None = None) -> object:
+        """Do it in the service; return the outcome in the words of the model."""
+        client = client or self.client
+        match step:
+            case "enroll", (student, wanted, mode, on_full):
+                body = {"course_ids": wanted, "mode": mode, "on_full": on_full}
+                return results(await call(client, "POST", f"/students/{student}/enroll", body))
+            case "swap", (student, out, into, on_full):
+                body = {"drop": out, "add": into, "on_full": on_full}
+                return results(await call(client, "POST", f"/students/{student}/swap", body))
+            case "drop", (student, course):
+                answer = await call(client, "DELETE", f"/students/{student}/courses/{course}")
+                if answer.status in {404, 409} and not answer.body["errors"]:
+                    return [(course, answer.body["type"].rpartition("/")[2].replace("-", "_"), ())]
+                return reasons(answer) if answer.status == 409 else answer.body["outcome"]
+            case "complete", (student, course, passed):
+                path = f"/students/{student}/courses/{course}/complete"
+                answer = await call(client, "POST", path, {"passed": passed})
+                return [(course, "not_enrolled", ())] if answer.status == 409 else answer.body["outcome"]
+            case "capacity", (course, capacity):
+                return (await call(client, "PATCH", f"/courses/{course}", {"capacity": capacity})).status
+            case "line", (course, capacity):
+                return (await call(client, "PATCH", f"/courses/{course}", {"waitlist_capacity": capacity})).status
+            case "meetings", (course, meetings):
+                return (await call(client, "PATCH", f"/courses/{course}", {"meetings": shown(meetings)})).status
+            case "limit", (student, limit):
+                return (await call(client, "PATCH", f"/students/{student}", {"max_credits": limit})).status
+            case "term", (term, what, value):
+                names = {"enroll_closed": "enroll_until", "drop_late": "drop_until", "drop_closed": "withdraw_until"}
+                if what == "limit":
+                    change: dict[str, object] = {"max_credits": 4.0 if value else None}
+                else:
+                    change = {names[what]: PAST if value else AHEAD}
+                return (await call(client, "PATCH", f"/terms/{term}", change)).status
+            case "hold", (student, what):
+                row = await create(client, f"/students/{student}/holds", {"reason": "fees", "blocks": [what]})
+                self.hold_ids.append((row["id"], student, what))
+                return 201
+            case "end_hold", (student, what):
+                id, _, _ = held = next(each for each in self.hold_ids if each[1:] == (student, what))
+                self.hold_ids.remove(held)
+                return (await call(client, "DELETE", f"/students/{student}/holds/{id}")).status
+            case "override", (student, course, rule):
+                body = {"course_id": course, "rule": rule, "author": "dean", "reason": "so"}
+                return (await call(client, "POST", f"/students/{student}/overrides", body)).status
+            case "require", (course, groups):
+                told = [{"kind": kind, "any_of": codes} for kind, codes in groups]
+                return (await call(client, "PUT", f"/courses/{course}/requirements", {"groups": told})).status
+            case "cancel", (course,):
+                return (await call(client, "POST", f"/courses/{course}/cancel")).status
+        raise AssertionError(step)
+
+    async def lines_and_states(self) -> tuple[dict[int, list[int]], dict[tuple[int, int], str]]:
+        """Read from the service what the model knows of itself."""
+        lines, states = {}, {}
+        for course in self.model.courses:
+            line = await read(self.client, f"/courses/{course}/students?status=waitlisted")
+            assert [item["position"] for item in line["items"]] == list(range(1, len(line["items"]) + 1))
+            lines[course] = [item["student_id"] for item in line["items"]]
+        for student in self.model.limits:
+            for status in ("enrolled", "waitlisted", "completed", "dropped", "withdrawn"):
+                found = await read(self.client, f"/students/{student}/courses?status={status}")
+                states.update({(student, item["course_id"]): status for item in found["items"]})
+        return lines, states
+
+
+def shown(meetings: list[tuple[str, int, int]]) -> list[dict[str, str]]:
+    return [{"day": day, "start": f"{start:02}:00", "end": f"{end:02}:00"} for day, start, end in meetings]
+
+
+def plain(errors: list[dict[str, Any]], course: int | None = None) -> list[Any]:
+    """Say refusals as the model does, deadlines left aside."""
+    found = []
+    for error in errors:
+        params = {k: tuple(v) if isinstance(v, list) else v for k, v in error.items() if k not in HIDDEN}
+        found.append((error.get("course_id", course), error["code"], tuple(sorted(params.items()))))
+    return sorted(found, key=repr)
+
+
+HIDDEN = {"code", "pointer", "detail", "course_id", "opens_at", "closed_at"}
+
+
+def reasons(answer: Answer) -> list[Any]:
+    return plain(answer.body["errors"])
+
+
+def results(answer: Answer) -> object:
+    if answer.status in {409, 422}:
+        return reasons(answer)
+    found = []
+    for result in answer.body["results"]:
+        course, outcome = result["course_id"], result["outcome"]
+        more: Any = result.get("position", result.get("status"))
+        found.append((course, outcome, plain(result["errors"], course) if outcome == "refused" else more))
+    assert answer.status == (201 if {"enrolled", "waitlisted"} & {outcome for _, outcome, _ in found} else 200)
+    return found
+
+
+def modelled(model: Model, step: Step) -> object:
+    """Do it in the model."""
+    try:
+        match step:
+            case "enroll", arguments:
+                outcome: object = model.enroll(*arguments)
+                model.promote()
+                return outcome
+            case "swap", arguments:
+                return model.swap(*arguments)
+            case "drop", arguments:
+                return model.drop(*arguments)
+            case "complete", arguments:
+                return model.complete(*arguments)
+            case "cancel", (course,):
+                model.cancel(course)
+                return 200
+            case "capacity", (course, capacity):
+                model.courses[course].capacity = capacity
+            case "line", (course, capacity):
+                model.courses[course].line_capacity = capacity
+            case "meetings", (course, meetings):
+                model.courses[course].meetings = meetings
+            case "limit", (student, limit):
+                model.limits[student] = limit
+            case "term", (term, what, value):
+                if what == "limit":
+                    model.terms[term].limit = 4.0 if value else None
+                elif what in {"drop_late", "drop_closed"} and out_of_order(model.terms[term], what, value):
+                    return 422
+                else:
+                    setattr(model.terms[term], what, value)
+            case "hold", (student, what):
+                model.holds.append((student, what))
+                return 201
+            case "end_hold", held:
+                model.holds.remove(held)
+            case "override", (student, course, rule):
+                model.overrides.append((student, course, rule))
+                model.promote()
+                return 201
+            case "require", (course, groups):
+                model.courses[course].groups = groups
+    except Refused as refused:
+        model.promote()
+        return refused.reasons
+    model.promote()
+    return 200
+
+
+def out_of_order(term: Term, what: str, value: bool) -> bool:
+    """Tell whether withdraw_until would come before drop_until."""
+    late, closed = (value, term.drop_closed) if what == "drop_late" else (term.drop_late, value)
+    return closed and not late
+
+
+def known(model: Model) -> tuple[dict[int, list[int]], dict[tuple[int, int], str]]:
+    return (
+        {course: model.line(course) for course in model.courses},
+        {key: state.status for key, state in model.states.items()},
+    )
+
+
+async def assert_whole(connection: Connection) -> None:
+    for invariant, find in INVARIANTS.items():
+        assert list(await find(connection)) == [], invariant
+
+
+@pytest.mark.parametrize("part", range(2))
+async def test_random_histories_end_as_in_the_model(client: Client, connection: Connection, part: int) -> None:
+    for seed in range(part, HISTORIES, 2):
+        campus = Campus(client, seed)
+        await campus.build()
+        history = []
+        for _ in range(STEPS):
+            step = campus.step()
+            if step[0] == "override" and step[1] in campus.model.overrides:
+                continue
+            history.append(step)
+            expected = modelled(campus.model, step)
+            assert (step, await campus.serve(step)) == (step, expected), (seed, history)
+            assert await campus.lines_and_states() == known(campus.model), (seed, history)
+    await assert_whole(connection)
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_what_happens_at_once_happens_in_some_order(
+    client: Client, settings: Settings, aiohttp_client: AiohttpClient, connection: Connection, seed: int
+) -> None:
+    campus, twin = Campus(client, 1000 + seed), await served(aiohttp_client, settings)
+    await campus.build()
+    for _ in range(4):
+        step = campus.step()
+        assert await campus.serve(step) == modelled(campus.model, step)
+    at_once: list[Step] = []
+    while len(at_once) < 4:
+        step = campus.step()
+        if step[0] in {"enroll", "drop", "swap", "complete", "capacity", "cancel"}:
+            at_once.append(step)
+
+    outcomes = await asyncio.gather(
+        *(campus.serve(step, at) for step, at in zip(at_once, (client, twin) * 2, strict=True))
+    )
+
+    ended = await campus.lines_and_states()
+    orders = []
+    for order in permutations(range(4)):
+        model = deepcopy(campus.model)
+        told = {index: modelled(model, at_once[index]) for index in order}
+        orders.append(([told[index] for index in range(4)], known(model)))
+    assert (outcomes, ended) in orders, at_once
+    await assert_whole(connection)

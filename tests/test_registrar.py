@@ -1,0 +1,414 @@
+"""The registrar's office: overrides, lines, the sweep, bulk, dry runs, terms, and what it refuses."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from service.database import Database
+from service.registrar import Registrar
+from service.registrar.changes import Enroll, Origin
+from service.settings import Settings
+from sql import Connection
+from tests.campus import (
+    Answer,
+    busy,
+    call,
+    course_fields,
+    create,
+    drop,
+    enroll,
+    events,
+    everything,
+    new_course,
+    new_student,
+    problem,
+    read,
+)
+from tests.conftest import Client
+
+TERM = {"code": "2026F", "name": "Fall", "starts_on": "2026-09-01", "ends_on": "2026-12-18"}
+PAST, AHEAD = "2001-01-01T00:00:00Z", "2999-01-01T00:00:00Z"
+
+
+async def wait_for(client: Client, student: int, course: int) -> Answer:
+    body = {"course_ids": [course], "on_full": "waitlist"}
+    return await call(client, "POST", f"/students/{student}/enroll", body)
+
+
+async def hold(client: Client, student: int, **fields: object) -> int:
+    body = {"reason": "Fees", "blocks": ["enroll"], **fields}
+    id: int = (await create(client, f"/students/{student}/holds", body))["id"]
+    return id
+
+
+async def grant(client: Client, student: int, course: int, rule: str, **fields: object) -> dict[str, Any]:
+    body = {"course_id": course, "rule": rule, "author": "Dean", "reason": "So", **fields}
+    return await create(client, f"/students/{student}/overrides", body)
+
+
+async def status_of(client: Client, student: int, course: int) -> str | None:
+    for status in ("enrolled", "waitlisted", "completed", "dropped", "withdrawn"):
+        found = await read(client, f"/students/{student}/courses?status={status}")
+        if course in [item["course_id"] for item in found["items"]]:
+            return status
+    return None
+
+
+def codes(answer: Answer) -> list[str]:
+    return [error["code"] for error in answer.body["errors"]]
+
+
+async def test_every_rule_that_refuses_is_told_with_its_parameters_and_its_place(client: Client) -> None:
+    term = await create(client, "/terms", {**TERM, "enroll_from": AHEAD, "max_credits": 3})
+    at = {"meetings": [{"day": "mon", "start": "09:00", "end": "10:00"}]}
+    seated = await new_course(client, code="HERE", **at)
+    wanted = await new_course(client, code="WANT", credits=4, term_id=term["id"], **at)
+    groups = [{"kind": kind, "any_of": [code]} for kind, code in (("pre", "P"), ("co", "Q"), ("anti", "HERE"))]
+    await call(client, "PUT", f"/courses/{wanted}/requirements", {"groups": groups})
+    student = await new_student(client)
+    await enroll(client, student, seated)
+    await hold(client, student)
+
+    answer = await enroll(client, student, wanted)
+
+    told = [{k: v for k, v in error.items() if k != "detail"} for error in answer.body["errors"]]
+    place = {"pointer": "#/course_ids/0", "course_id": wanted}
+    assert told == [
+        {"code": "enrollment_not_open", **place, "opens_at": AHEAD.replace("Z", "Z")},
+        {"code": "hold", **place, "reason": "Fees"},
+        {"code": "prerequisite_missing", **place, "any_of": ["P"]},
+        {"code": "corequisite_missing", **place, "any_of": ["Q"]},
+        {"code": "antirequisite", **place, "course_code": "HERE"},
+        {"code": "time_conflict", **place, "with_course_id": seated},
+        {"code": "credit_limit", **place, "held": 0, "asked": 4, "limit": 3},
+    ]
+
+
+async def test_touching_meetings_do_not_clash(client: Client) -> None:
+    one = await new_course(client, meetings=[{"day": "mon", "start": "09:00", "end": "10:00"}])
+    next_one = await new_course(client, meetings=[{"day": "mon", "start": "10:00", "end": "11:00"}])
+    assert (await enroll(client, await new_student(client), one, next_one)).status == 201
+
+
+async def test_deadlines_tell_a_drop_from_a_withdrawal_and_end_both(client: Client) -> None:
+    term = await create(client, "/terms", TERM)
+    student, course = await new_student(client), await new_course(client, term_id=term["id"])
+    path = f"/terms/{term['id']}"
+    await enroll(client, student, course)
+    assert (await call(client, "PATCH", path, {"drop_until": PAST, "withdraw_until": PAST})).status == 200
+    assert codes(await drop(client, student, course)) == ["drop_closed"]
+    await grant(client, student, course, "drop_closed")
+    assert (await drop(client, student, course)).body["outcome"] == "withdrawn"
+    await call(client, "PATCH", path, {"drop_until": AHEAD, "withdraw_until": None})
+    await enroll(client, student, course)
+    assert (await drop(client, student, course)).body["outcome"] == "dropped"
+
+
+async def test_an_override_is_used_by_a_seat_only_and_seats_above_capacity(client: Client, settings: Settings) -> None:
+    course = await new_course(client, capacity=0)
+    student, other = await new_student(client), await new_student(client)
+    await wait_for(client, other, course)
+    override = await grant(client, student, course, "course_full")
+    path = f"/students/{student}/enroll"
+    assert (await call(client, "POST", f"{path}?dry_run=true", {"course_ids": [course]})).status == 200
+    [unused] = (await read(client, f"/students/{student}/overrides"))["items"]
+    assert unused["used_at"] is None
+
+    assert (await enroll(client, student, course)).status == 201
+
+    [used] = (await read(client, f"/students/{student}/overrides"))["items"]
+    assert used["used_at"] is not None
+    seen = await read(client, f"/courses/{course}")
+    assert (seen["seats_taken"], seen["seats_free"], seen["waitlisted"]) == (1, 0, 1)
+    assert override["used_at"] is None
+
+
+async def test_an_override_granted_to_a_waiter_counts_at_once(client: Client) -> None:
+    course = await new_course(client, capacity=0)
+    first, second = await new_student(client), await new_student(client)
+    await wait_for(client, first, course)
+    await wait_for(client, second, course)
+    await grant(client, second, course, "course_full")
+    assert await status_of(client, second, course) == "enrolled"
+    assert await status_of(client, first, course) == "waitlisted"
+
+
+async def test_a_skipped_waiter_keeps_the_place_and_is_told_why_once(client: Client, connection: Connection) -> None:
+    course = await new_course(client, capacity=1)
+    seated, held, third, fourth = [await new_student(client) for _ in range(4)]
+    await enroll(client, seated, course)
+    for student in (held, third, fourth):
+        await wait_for(client, student, course)
+    await hold(client, held)
+    await drop(client, seated, course)
+    await drop(client, third, course)
+
+    line = (await read(client, f"/courses/{course}/students?status=waitlisted"))["items"]
+    assert [(item["student_id"], item["position"]) for item in line] == [(held, 1)]
+    skipped = [event for event in await events(connection) if event["type"] == "enrollment.skipped"]
+    assert [event["after"]["reasons"] for event in skipped] == [[{"code": "hold"}]]
+
+
+async def test_the_sweep_promotes_whom_the_clock_made_eligible_and_newcomers_do_not_overtake(
+    client: Client, settings: Settings, connection: Connection
+) -> None:
+    course = await new_course(client, capacity=1)
+    seated, waiter, newcomer = [await new_student(client) for _ in range(3)]
+    await enroll(client, seated, course)
+    await wait_for(client, waiter, course)
+    await hold(client, waiter, until=(datetime.now(UTC) + timedelta(hours=1)).isoformat())
+    await drop(client, seated, course)
+    assert await status_of(client, waiter, course) == "waitlisted"
+    await connection.execute("UPDATE holds SET ends_at = now()")
+
+    refused = await enroll(client, newcomer, course)
+    assert codes(refused) == ["course_full"]
+    assert await status_of(client, waiter, course) == "enrolled"
+
+    await wait_for(client, newcomer, course)
+    await hold(client, newcomer, until=(datetime.now(UTC) + timedelta(hours=1)).isoformat())
+    await drop(client, waiter, course)
+    await connection.execute("UPDATE holds SET ends_at = now() WHERE student_id = $1", newcomer)
+    database = Database(settings)
+    await database.open()
+    assert await Registrar(database, write_timeout=5).sweep() == 1
+    await database.close()
+    assert await status_of(client, newcomer, course) == "enrolled"
+
+
+@pytest.mark.parametrize("eased", ["hold", "capacity", "prerequisite", "requirement", "meetings", "limit", "cancel"])
+async def test_a_line_moves_in_the_moment_that_something_is_eased(client: Client, eased: str) -> None:
+    at = [{"day": "mon", "start": "09:00", "end": "10:00"}]
+    term = await create(client, "/terms", {**TERM, "max_credits": 4})
+    wanted = await new_course(client, code="WANT", capacity=1, credits=3, term_id=term["id"], meetings=at)
+    clashing = await new_course(client, code="HAVE", capacity=1)
+    seated, waiter = await new_student(client), await new_student(client)
+    await enroll(client, seated, wanted)
+    await enroll(client, waiter, clashing)
+    assert (await wait_for(client, waiter, wanted)).status == 201
+    prerequisite = {"groups": [{"kind": "pre", "any_of": ["HAVE"]}]}
+    if eased == "hold":
+        id = await hold(client, waiter)
+    if eased in {"prerequisite", "requirement"}:
+        await call(client, "PUT", f"/courses/{wanted}/requirements", prerequisite)
+    if eased in {"meetings", "cancel"}:
+        await call(client, "PATCH", f"/courses/{clashing}", {"meetings": at})
+    if eased == "limit":
+        await call(client, "PATCH", f"/students/{waiter}", {"max_credits": 2})
+    if eased != "capacity":
+        await drop(client, seated, wanted)
+    assert await status_of(client, waiter, wanted) == "waitlisted"
+
+    match eased:
+        case "hold":
+            await call(client, "DELETE", f"/students/{waiter}/holds/{id}")
+        case "capacity":
+            await call(client, "PATCH", f"/courses/{wanted}", {"capacity": 2})
+        case "prerequisite":
+            await call(client, "POST", f"/students/{waiter}/courses/{clashing}/complete", {"passed": True})
+        case "requirement":
+            await call(client, "PUT", f"/courses/{wanted}/requirements", {"groups": []})
+        case "meetings":
+            await call(client, "PATCH", f"/courses/{clashing}", {"meetings": []})
+        case "limit":
+            await call(client, "PATCH", f"/students/{waiter}", {"max_credits": 3})
+        case "cancel":
+            await call(client, "POST", f"/courses/{clashing}/cancel")
+
+    assert await status_of(client, waiter, wanted) == "enrolled"
+
+
+async def test_nobody_is_promoted_after_the_deadline_or_into_a_cancelled_course(client: Client) -> None:
+    term = await create(client, "/terms", TERM)
+    late, cancelled = await new_course(client, capacity=1, term_id=term["id"]), await new_course(client, capacity=1)
+    seated, waiter = await new_student(client), await new_student(client)
+    for course in (late, cancelled):
+        await enroll(client, seated, course)
+        await wait_for(client, waiter, course)
+    await call(client, "PATCH", f"/terms/{term['id']}", {"enroll_until": PAST})
+    await drop(client, seated, late)
+    await call(client, "POST", f"/courses/{cancelled}/cancel")
+    assert await status_of(client, waiter, late) == "waitlisted"
+    assert await status_of(client, waiter, cancelled) == "dropped"
+    assert codes(await enroll(client, waiter, cancelled)) == ["course_cancelled"]
+
+
+async def test_swaps_cascade(client: Client) -> None:
+    one, two, three = [await new_course(client, capacity=1) for _ in range(3)]
+    a, b, c = [await new_student(client) for _ in range(3)]
+    for student, course in ((a, one), (b, two), (c, three)):
+        await enroll(client, student, course)
+    for student, out, into in ((a, one, two), (b, two, three)):
+        body = {"drop": [out], "add": [into], "on_full": "waitlist"}
+        answer = await call(client, "POST", f"/students/{student}/swap", body)
+        assert [result["outcome"] for result in answer.body["results"]] == ["kept", "waitlisted"]
+        again = await call(client, "POST", f"/students/{student}/swap", body)
+        assert [result["outcome"] for result in again.body["results"]] == ["kept", "unchanged"]
+
+    await drop(client, c, three)
+
+    assert [await status_of(client, student, course) for student, course in ((b, three), (a, two))] == ["enrolled"] * 2
+    assert [await status_of(client, student, course) for student, course in ((b, two), (a, one))] == ["dropped"] * 2
+
+
+async def test_completion_can_be_corrected_and_keeps_the_seat(client: Client, connection: Connection) -> None:
+    course, student, waiter = await new_course(client, capacity=1), await new_student(client), await new_student(client)
+    path = f"/students/{student}/courses/{course}/complete"
+    problem(await call(client, "POST", path, {"passed": True}), 409, "not_enrolled")
+    await enroll(client, student, course)
+    await wait_for(client, waiter, course)
+    outcomes = [
+        (await call(client, "POST", path, body)).body["outcome"]
+        for body in ({"passed": False, "grade": "F"}, {"passed": True, "grade": "A-"}, {"passed": True, "grade": "A-"})
+    ]
+    assert outcomes == ["completed", "completed", "unchanged"]
+    assert await status_of(client, waiter, course) == "waitlisted"
+    problem(await drop(client, student, course), 409, "already_completed")
+    assert codes(await enroll(client, student, course)) == ["already_completed", "course_full"]
+    told = [event["after"] for event in await events(connection) if event["type"] == "enrollment.completed"]
+    assert told == [
+        {"status": "completed", "passed": False, "grade": "F"},
+        {"status": "completed", "passed": True, "grade": "A-"},
+    ]
+
+
+async def test_a_bulk_request_has_an_outcome_an_item_and_its_statements_do_not_grow_with_them(
+    client: Client, settings: Settings
+) -> None:
+    course, small = await new_course(client), await new_course(client, capacity=1)
+    students = [await new_student(client) for _ in range(200)]
+    items = [{"student_id": student, "course_ids": [small]} for student in students[:2]]
+    answer = await call(
+        client, "POST", "/enrollments", {"items": [*items, {"student_id": 999_999, "course_ids": [course]}]}
+    )
+    assert answer.status == 200
+    assert [item["status"] for item in answer.body["items"]] == [201, 409, 404]
+    assert answer.body["items"][1]["body"]["errors"][0]["code"] == "course_full"
+
+    counts = []
+    sent: list[str] = []
+    database = Database(settings.model_copy(update={"pool_size": 1}))
+    await database.open()
+    registrar = Registrar(database, write_timeout=5)
+    async with database.reading() as connection:
+        connection.add_query_logger(lambda query: sent.append(query.query))
+    # The first only lets the driver learn the types.
+    for few in (students[:1], students[1:2], students[2:]):
+        sent.clear()
+        changes = [Enroll(origin=Origin("r"), student_id=student, course_ids=(course,)) for student in few]
+        await registrar.submit_all(changes)
+        counts.append(len(sent))
+    await database.close()
+    print("statements for 1 and for 198 items:", counts[1:])
+    assert counts[1] == counts[2], sent
+    assert (await read(client, f"/courses/{course}"))["seats_taken"] == 200
+
+
+async def test_a_bulk_request_of_a_thousand_is_taken_and_one_more_is_not(client: Client) -> None:
+    course = await new_course(client)
+    student = await new_student(client)
+    items = [{"student_id": student, "course_ids": [course]}] * 1000
+    answer = await call(client, "POST", "/enrollments", {"items": items})
+    assert [item["status"] for item in answer.body["items"]] == [201] + [200] * 999
+    assert (await call(client, "POST", "/enrollments", {"items": [*items, items[0]]})).status == 422
+    wide = [{"student_id": student, "course_ids": list(range(1, 101))}] * 21
+    body = problem(await call(client, "POST", "/enrollments", {"items": wide}), 422, "invalid")
+    assert [error["code"] for error in body["errors"]] == ["too_many_pairs"]
+
+
+async def test_a_dry_run_answers_the_same_writes_nothing_and_waits_for_nobody(
+    client: Client, connection: Connection, database_url: str
+) -> None:
+    full, free = await new_course(client, capacity=0), await new_course(client)
+    student = await new_student(client)
+    before = await everything(connection)
+    asked: list[tuple[str, dict[str, object]]] = [
+        ("enroll", {"course_ids": [free]}),
+        ("enroll", {"course_ids": [free, full]}),
+        ("enroll", {"course_ids": [free, full], "mode": "partial"}),
+        ("swap", {"drop": [free], "add": [full]}),
+    ]
+    async with busy(database_url):
+        previews = [
+            await call(client, "POST", f"/students/{student}/{what}?dry_run=true", body) for what, body in asked
+        ]
+    assert await everything(connection) == before
+    for preview, (what, body) in zip(previews, asked, strict=True):
+        real = await call(client, "POST", f"/students/{student}/{what}", body)
+        if real.status < 300:
+            assert (preview.status, preview.body) == (200, {**real.body, "dry_run": True})
+            await drop(client, student, free)
+        else:
+            assert preview.status == real.status
+            assert preview.body["errors"] == real.body["errors"]
+        await connection.execute("DELETE FROM student_courses; UPDATE courses SET seats_taken = 0")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "code", "place"),
+    [
+        ("PUT", "/courses/1/requirements", {"groups": [{"kind": "pre", "any_of": ["X", "OWN"]}]}, 422, "own_requirement", "#/groups/0/any_of/0"),
+        ("POST", "/courses", course_fields(meetings=[{"day": "mon", "start": "10:00", "end": "09:00"}]), 422, "inverted_meeting", "#/meetings/0"),
+        ("POST", "/courses", course_fields(meetings=[{"day": "mon", "start": "09:00", "end": "11:00"}, {"day": "mon", "start": "10:00", "end": "12:00"}]), 422, "overlapping_meetings", "#/meetings"),
+        ("POST", "/courses", course_fields(capacity=-1), 422, "greater_than_equal", "#/capacity"),
+        ("POST", "/courses", course_fields(waitlist_capacity=-1), 422, "greater_than_equal", "#/waitlist_capacity"),
+        ("POST", "/courses", course_fields(term_id=99), 422, "unknown_term", "#/term_id"),
+        ("POST", "/terms", {**TERM, "enroll_from": AHEAD, "enroll_until": PAST}, 422, "term_dates", "#/enroll_from"),
+        ("POST", "/terms", {**TERM, "drop_until": AHEAD, "withdraw_until": PAST}, 422, "term_dates", "#/drop_until"),
+        ("POST", "/terms", {**TERM, "starts_on": "2027-01-01"}, 422, "term_dates", "#/starts_on"),
+        ("POST", "/terms", {**TERM, "enroll_from": "2026-09-01T00:00:00"}, 422, "datetime_parsing", "#/enroll_from"),
+        ("POST", "/students/1/overrides", {"course_id": 1, "rule": "gravity", "author": "D", "reason": "S"}, 422, "literal_error", "#/rule"),
+        ("POST", "/students/1/overrides", {"course_id": 99, "rule": "hold", "author": "D", "reason": "S"}, 404, None, None),
+        ("POST", "/students/1/holds", {"reason": "x", "blocks": []}, 422, "too_short", "#/blocks"),
+        ("POST", "/students/1/holds", {"reason": "x", "blocks": ["enroll"], "from": AHEAD, "until": PAST}, 422, "hold_dates", "#"),
+        ("POST", "/students/1/swap", {"drop": [1], "add": [1]}, 422, "swap_with_itself", "#"),
+        ("POST", "/students/1/swap", {"drop": [1], "add": [2, 3], "on_full": "waitlist"}, 422, "too_many_adds", "#"),
+        ("POST", "/students/1/enroll", {"course_ids": [1], "on_full": "wait"}, 422, "literal_error", "#/on_full"),
+        ("DELETE", "/students/1/holds/9", None, 404, None, None),
+        ("DELETE", "/students/1/overrides/9", None, 404, None, None),
+        ("DELETE", "/terms/9", None, 404, None, None),
+    ],
+)  # fmt: skip
+async def test_bad_input_is_refused_by_name_and_changes_nothing(
+    client: Client,
+    connection: Connection,
+    method: str,
+    path: str,
+    body: object,
+    status: int,
+    code: str | None,
+    place: str | None,
+) -> None:
+    await new_course(client, code="OWN")
+    await new_student(client)
+    before = await everything(connection)
+    answer = await call(client, method, path, body)
+    assert answer.status == status, answer
+    assert [(error["code"], error["pointer"]) for error in answer.body["errors"]] == ([(code, place)] if code else [])
+    assert await everything(connection) == before
+
+
+async def test_a_term_is_created_read_listed_edited_and_deleted(client: Client) -> None:
+    term = await create(client, "/terms", {**TERM, "max_credits": 7.5})
+    path = f"/terms/{term['id']}"
+    assert await read(client, path) == term
+    problem(await call(client, "POST", "/terms", TERM), 409, "code_taken")
+    assert [each["id"] for each in (await read(client, "/terms"))["items"]] == [term["id"]]
+    edited = await call(client, "PATCH", path, {"max_credits": None}, headers={"If-Match": '"1"'})
+    assert (edited.status, edited.body["version"], edited.body["max_credits"]) == (200, 2, None)
+    problem(await call(client, "PATCH", path, {"name": "x"}, headers={"If-Match": '"1"'}), 412, "precondition_failed")
+    course = await new_course(client, code="A", term_id=term["id"])
+    problem(await call(client, "POST", "/courses", course_fields(code="A", term_id=term["id"])), 409, "code_taken")
+    assert [each["id"] for each in (await read(client, f"/courses?term_id={term['id']}"))["items"]] == [course]
+    problem(await call(client, "DELETE", path), 409, "in_use")
+    await call(client, "PATCH", f"/courses/{course}", {"term_id": None})
+    assert (await call(client, "DELETE", path)).status == 204
+
+
+async def test_meetings_are_kept_in_the_order_of_the_week(client: Client, connection: Connection) -> None:
+    late, early = ({"day": day, "start": "09:00", "end": "10:30"} for day in ("fri", "mon"))
+    course = await create(client, "/courses", course_fields(meetings=[late, early]))
+    assert course["meetings"] == [early, late]
+    assert json.loads(await connection.fetchval("SELECT meetings FROM courses")) == [early, late]
