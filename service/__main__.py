@@ -8,13 +8,15 @@ import logging.config
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Any
+from functools import partial
+from typing import Any, get_args
 
 import uvloop
 from aiohttp import web
 from pydantic import ValidationError
 
 from service.app import BRING_UP, create_app, make_runner
+from service.campus import Size
 from service.check import check
 from service.database import Database
 from service.demo import fill
@@ -52,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
         "migrate": (run_migrations, "bring the database to this version's schema"),
         "check": (run_check, "recount every invariant and say what is off"),
         "feed": (run_feed, "feed renew: begin a new epoch, after which readers start anew"),
-        "demo": (run_demo, "fill an empty database with a small campus"),
+        "demo": (run_demo, "fill an empty database with a campus and a registration day"),
     }
     parser.add_argument(
         "command",
@@ -62,10 +64,16 @@ def main(arguments: list[str] | None = None) -> int:
         help="; ".join(f"{name}: {text}" for name, (_, text) in commands.items()),
     )
     parser.add_argument("what", nargs="?", choices=["renew"], help="with feed")
+    parser.add_argument(
+        "--size",
+        choices=get_args(Size),
+        default="small",
+        help="with demo: 200 students and 30 courses, or 20,000 and 800",
+    )
     given = parser.parse_args(arguments)
     if (given.command == "feed") != (given.what == "renew"):
         parser.error("say: python -m service feed renew")
-    command = commands[given.command][0]
+    command = partial(run_demo, size=given.size) if given.command == "demo" else commands[given.command][0]
     logging.config.dictConfig(LOGGING)
     # Outside the loop too a SIGTERM unwinds what is under way: the embedded server is stopped, not orphaned.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -111,10 +119,10 @@ def run_check(settings: Settings) -> int:
     return _run(check(settings))
 
 
-def run_demo(settings: Settings) -> int:
-    """Fill an empty database; 1 where it holds something already."""
+def run_demo(settings: Settings, size: Size = "small") -> int:
+    """Fill an empty database; 1 where it holds something already, or where the check finds a fault."""
     run_migrations(settings)
-    return _run(fill(settings))
+    return _run(fill(settings, size))
 
 
 def run_feed(settings: Settings) -> int:

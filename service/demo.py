@@ -1,122 +1,188 @@
-"""``python -m service demo``: a small believable campus in an empty database, through the registrar like any change."""
+"""``python -m service demo``: a believable campus in an empty database, through the registrar like any change."""
 
-import random
 import sys
-from itertools import product
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
 
+from service.campus import FALL, SPRING, PlannedCourse, PlannedStudent, Size, plan
+from service.check import check
 from service.database import Database
+from service.errors import DomainError
 from service.registrar import Registrar
-from service.registrar.changes import Create, Enroll, Origin
+from service.registrar.changes import (
+    Change,
+    Complete,
+    Create,
+    Drop,
+    Enroll,
+    Moved,
+    Origin,
+    PlaceHold,
+    Require,
+    Result,
+    Swap,
+)
+from service.registrar.decide import Outcome
 from service.settings import Settings
 from sql.courses import Course, list_courses
+from sql.feed import get_epoch, list_events
 from sql.students import Student, list_students
+from sql.terms import Term, list_terms
 
-STUDENTS = 200
-SEED = 20_260_901
-"""The same campus every time, so that two people see the same."""
 ORIGIN = Origin(request_id="demo", actor="demo")
-
-GIVEN_NAMES = (
-    "Aaliyah Adam Aiko Amara Amir Ana Anders Anika Ben Bruno Camila Carlos Chen Chloe Daniel Deepa Diego Elena Emeka "
-    "Emma Farah Felix Fatima Grace Hana Hugo Ibrahim Ines Ivan Jack Jamal Joao Julia Kaito Kofi Lara Leon Lin Lucia "
-    "Malik Maria Mateo Maya Mei Mia Mohammed Nadia Nia Noah Olga Omar Priya Rafael Rosa Samir Sara Sofia Tariq Tom Yara"
-).split()
-FAMILY_NAMES = (
-    "Abbas Adeyemi Almeida Andersson Baker Bauer Becker Bianchi Castro Chowdhury Cohen Costa Diaz Dubois Eriksen "
-    "Fernandez Fischer Garcia Gupta Haddad Hansen Hernandez Ito Ivanova Johnson Kaya Kim Kowalski Kumar Larsen Lee "
-    "Lopez Martin Mbeki Mensah Moreau Murphy Nakamura Nguyen Novak Okafor Patel Petrov Rahman Reyes Rossi Santos "
-    "Schmidt Silva Singh Smith Suzuki Tanaka Torres Wang Weber Williams Wong Yilmaz Zhang"
-).split()
-CATALOGUE = {
-    "ART110": ("Drawing from Life", 3, 18),
-    "ART230": ("Photography", 3, 15),
-    "BIO101": ("Introduction to Biology", 4, 90),
-    "BIO220": ("Genetics", 4, 40),
-    "BIO221": ("Genetics Laboratory", 1.5, 16),
-    "CHEM101": ("General Chemistry", 4, 90),
-    "CHEM210": ("Organic Chemistry", 4, 45),
-    "CS101": ("Introduction to Programming", 4, 60),
-    "CS201": ("Data Structures", 4, 45),
-    "CS310": ("Operating Systems", 4, 30),
-    "CS340": ("Databases", 3, 30),
-    "ECON101": ("Principles of Economics", 3, None),
-    "ECON210": ("Microeconomics", 3, 50),
-    "ENG101": ("Academic Writing", 2, 25),
-    "ENG220": ("The Modern Novel", 3, 25),
-    "FREN101": ("French for Beginners", 3, 20),
-    "GEOG105": ("Maps and Places", 3, 40),
-    "HIST101": ("World History", 3, None),
-    "HIST240": ("History of Science", 3, 35),
-    "LING101": ("Language and Mind", 3, 40),
-    "MATH101": ("Calculus I", 4, 60),
-    "MATH102": ("Calculus II", 4, 60),
-    "MATH210": ("Linear Algebra", 4, 45),
-    "MATH330": ("Probability", 3, 30),
-    "MUS105": ("University Choir", 0.5, 80),
-    "PHIL101": ("Introduction to Philosophy", 3, 50),
-    "PHIL210": ("Logic", 3, 20),
-    "PHYS101": ("Mechanics", 4, 60),
-    "PSY101": ("Introduction to Psychology", 3, 70),
-    "STAT201": ("Statistics", 3, 0),
-}
+BATCH = 300
+"""Changes in one transaction: many enough to be fast, and each transaction still takes well under a second."""
+PAGE = 5_000
+"""Events read at once."""
 
 
-async def fill(settings: Settings) -> int:
-    """Create students, courses and enrollments; 1 and nothing done where there are any already."""
+@dataclass(slots=True)
+class Day:
+    """What became of a registration day."""
+
+    requests: int = 0
+    seconds: float = 0.0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    refusals: Counter[str] = field(default_factory=Counter)
+
+    def count(self, outcomes: Iterable[Outcome]) -> None:
+        """Take in what the registrar answered."""
+        for outcome in outcomes:
+            self.requests += 1
+            if isinstance(outcome, DomainError):
+                self.refusals.update(error.code for error in outcome.errors)
+            elif isinstance(outcome, Exception):
+                raise outcome
+            elif isinstance(outcome, tuple):
+                self.outcomes.update(result.outcome for result in outcome)
+                self.refusals.update(refusal.code for result in outcome for refusal in _refusals(result))
+            elif isinstance(outcome, Moved):
+                self.outcomes[outcome.outcome] += 1
+
+
+def _refusals(result: Result) -> Sequence[Any]:
+    return result.refusals
+
+
+async def fill(settings: Settings, size: Size) -> int:
+    """Create a campus and let its students register, then check it; 1 and nothing done where anything is there."""
     database = Database(settings)
     await database.open()
     try:
         async with database.reading() as connection:
-            if await list_students(connection, 0, 1) or await list_courses(connection, 0, 1):
+            if (
+                await list_students(connection, 0, 1)
+                or await list_courses(connection, 0, 1)
+                or await list_terms(connection, 0, 1)
+            ):
                 print("error: the demo fills an empty database only, and this one holds something", file=sys.stderr)
                 return 1
-        enrolled, refused = await _fill(Registrar(database, write_timeout=settings.write_timeout))
+        await _fill(database, Registrar(database, write_timeout=settings.write_timeout), size)
     finally:
         await database.close()
-    print(f"{STUDENTS} students, {len(CATALOGUE)} courses, {enrolled} enrollments; {refused} found a course full")
-    return 0
+    return await check(settings)
 
 
-async def _fill(registrar: Registrar) -> tuple[int, int]:
-    chance = random.Random(SEED)  # noqa: S311 - a campus, not a key
-    names = chance.sample(list(product(GIVEN_NAMES, FAMILY_NAMES)), STUDENTS)
-    courses = [
-        await registrar.submit(
-            Create(
-                origin=ORIGIN,
-                thing=Course,
-                values={
-                    "external_id": f"demo-{code}",
-                    "code": code,
-                    "title": title,
-                    "credits": float(credits),
-                    "term_id": None,
-                    "capacity": capacity,
-                    "waitlist_capacity": None,
-                    "meetings": "[]",
-                },
-            )
-        )
-        for code, (title, credits, capacity) in CATALOGUE.items()
-    ]
-    outcomes: list[str] = []
-    for number, (given_name, family_name) in enumerate(names, start=1):
-        student = await registrar.submit(
-            Create(
-                origin=ORIGIN,
-                thing=Student,
-                values={
-                    "external_id": f"demo-{number:04}",
-                    "given_name": given_name,
-                    "family_name": family_name,
-                    "email": f"{given_name}.{family_name}@campus.example".lower(),
-                    "max_credits": None,
-                },
-            )
-        )
-        wishes = tuple(course.id for course in chance.sample(courses, chance.randint(3, 6)))
-        results = await registrar.submit(
-            Enroll(origin=ORIGIN, student_id=student.id, course_ids=wishes, mode="partial")
-        )
-        outcomes += [result.outcome for result in results]
-    return outcomes.count("enrolled"), outcomes.count("refused")
+async def _fill(database: Database, registrar: Registrar, size: Size) -> None:
+    campus = plan(size)
+    spring = await _create_term(registrar, SPRING, campus.spring)
+    fall = await _create_term(registrar, FALL, campus.fall)
+    created = await _made(
+        registrar, (Create(origin=ORIGIN, thing=Student, values=each.values) for each in campus.students)
+    )
+    students = list(zip((student.id for student in created), campus.students, strict=True))
+    await _made(registrar, _past(students, spring))
+    async with database.reading() as connection:
+        before = (await get_epoch(connection)).position
+    day = Day()
+    started = time.perf_counter()
+    for wave in (_holds_and_wishes(students, fall), _second_thoughts(students, fall)):
+        async for outcomes in _submitted(registrar, wave):
+            day.count(outcomes)
+    day.seconds = time.perf_counter() - started
+    promoted = await _count_promoted(database, before)
+    print(f"{len(students)} students, {len(campus.fall)} courses; a registration day:\n")
+    _print_table(day, promoted)
+
+
+async def _create_term(
+    registrar: Registrar, values: dict[str, Any], planned: Sequence[PlannedCourse]
+) -> dict[str, int]:
+    """Create a term with its courses, and return their ids by code."""
+    term = await registrar.submit(Create(origin=ORIGIN, thing=Term, values=values))
+    courses = await _made(
+        registrar,
+        (Create(origin=ORIGIN, thing=Course, values={**each.values, "term_id": term.id}) for each in planned),
+    )
+    ids = {course.code: course.id for course in courses}
+    required = (Require(origin=ORIGIN, course_id=ids[each.code], groups=each.groups) for each in planned if each.groups)
+    await _made(registrar, required)
+    return ids
+
+
+def _past(students: Sequence[tuple[int, PlannedStudent]], spring: dict[str, int]) -> Iterable[Change[Any]]:
+    for id, student in students:
+        if not student.passed:
+            continue
+        course_ids = tuple(spring[code] for code in student.passed)
+        yield Enroll(origin=ORIGIN, student_id=id, course_ids=course_ids)
+        for course_id in course_ids:
+            yield Complete(origin=ORIGIN, student_id=id, course_id=course_id, passed=True)
+
+
+def _holds_and_wishes(students: Sequence[tuple[int, PlannedStudent]], fall: dict[str, int]) -> Iterable[Change[Any]]:
+    for id, student in students:
+        if student.on_hold:
+            yield PlaceHold(origin=ORIGIN, student_id=id, reason="Library fees", blocks_enroll=True, blocks_drop=False)
+        course_ids = tuple(fall[code] for code in student.wishes)
+        yield Enroll(origin=ORIGIN, student_id=id, course_ids=course_ids, mode="partial", on_full="waitlist")
+
+
+def _second_thoughts(students: Sequence[tuple[int, PlannedStudent]], fall: dict[str, int]) -> Iterable[Change[Any]]:
+    for id, student in students:
+        first = fall[student.wishes[0]]
+        if student.second_thought == "drop":
+            yield Drop(origin=ORIGIN, student_id=id, course_id=first)
+        elif student.second_thought == "swap":
+            yield Swap(origin=ORIGIN, student_id=id, drop=(first,), add=(fall[student.swap_for],), on_full="waitlist")
+
+
+async def _submitted(registrar: Registrar, changes: Iterable[Change[Any]]) -> AsyncIterator[list[Outcome]]:
+    remaining = iter(changes)
+    while batch := list(islice(remaining, BATCH)):
+        yield await registrar.submit_all(batch)
+
+
+async def _made(registrar: Registrar, changes: Iterable[Change[Any]]) -> list[Any]:
+    """Make changes none of which may be refused, and return their answers."""
+    made: list[Any] = []
+    async for outcomes in _submitted(registrar, changes):
+        for outcome in outcomes:
+            if isinstance(outcome, Exception):
+                raise outcome
+            made.append(outcome)
+    return made
+
+
+async def _count_promoted(database: Database, after: int) -> int:
+    promoted = 0
+    async with database.reading() as connection:
+        while events := await list_events(connection, after, PAGE):
+            promoted += sum(event.type == "enrollment.promoted" for event in events)
+            after = events[-1].position
+    return promoted
+
+
+def _print_table(day: Day, promoted: int) -> None:
+    rows = [("requests", day.requests), *((name, day.outcomes[name]) for name in ("enrolled", "waitlisted"))]
+    rows += [(f"refused: {code}", count) for code, count in sorted(day.refusals.items())]
+    rows += [(name, day.outcomes[name]) for name in ("dropped", "kept")]
+    rows.append(("promoted", promoted))
+    for name, count in rows:
+        print(f"{name:<30}{count:>10,}")
+    print(f"{'seconds':<30}{day.seconds:>10.1f}")
+    print(f"{'requests/s':<30}{day.requests / day.seconds:>10,.0f}\n")

@@ -56,6 +56,33 @@ class Gap:
     next_position: int
 
 
+@dataclass(frozen=True, slots=True)
+class Clash:
+    """Two courses that meet at the same time, with a student seated in both and no override for it.
+
+    ``edited`` where the meetings, or the terms' dates, were edited after the student had both seats.
+    """
+
+    student_id: int
+    course_id: int
+    with_course_id: int
+    edited: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Overload:
+    """A student with more credits in a term than allowed, and no override for it.
+
+    ``edited`` where the credits, the courses' terms or the limits were edited after the student's last seat there.
+    """
+
+    student_id: int
+    term_id: int
+    held: float
+    allowed: float
+    edited: bool
+
+
 FIND_MISCOUNTS: Final = """
 SELECT
     courses.id AS course_id,
@@ -205,3 +232,146 @@ ORDER BY next_position
 async def find_gaps(connection: Connection) -> list[Gap]:
     """Find what is missing between 1 and the newest position."""
     return [Gap(*row) for row in await connection.fetch(FIND_GAPS)]
+
+
+FIND_CLASHES: Final = """
+WITH meetings AS (
+    SELECT
+        courses.id AS course_id,
+        courses.term_id,
+        terms.starts_on,
+        terms.ends_on,
+        meeting.value ->> 'day' AS day,
+        meeting.value ->> 'start' AS begins,
+        meeting.value ->> 'end' AS ends
+    FROM courses
+    LEFT JOIN terms ON terms.id = courses.term_id
+    CROSS JOIN json_array_elements(courses.meetings) AS meeting
+),
+clashing AS (
+    SELECT DISTINCT
+        one.course_id,
+        other.course_id AS with_course_id,
+        one.term_id,
+        other.term_id AS with_term_id
+    FROM meetings AS one
+    INNER JOIN meetings AS other
+        ON other.day = one.day
+        AND other.course_id > one.course_id
+        AND one.begins < other.ends
+        AND other.begins < one.ends
+    WHERE one.term_id IS NULL
+        OR other.term_id IS NULL
+        OR one.term_id = other.term_id
+        OR (one.starts_on < other.ends_on AND other.starts_on < one.ends_on)
+),
+lifted AS (
+    SELECT student_id, course_id
+    FROM overrides
+    WHERE rule = 'time_conflict'
+        AND used_at IS NOT NULL
+)
+SELECT
+    one.student_id,
+    clashing.course_id,
+    clashing.with_course_id,
+    EXISTS (
+        SELECT
+        FROM events
+        WHERE events.position > greatest(one.place, other.place)
+            AND (
+                (
+                    events.type = 'course.updated'
+                    AND events.course_id IN (clashing.course_id, clashing.with_course_id)
+                    AND (events.after -> 'meetings' IS NOT NULL OR events.after -> 'term_id' IS NOT NULL)
+                )
+                OR (
+                    events.type = 'term.updated'
+                    AND events.term_id IN (clashing.term_id, clashing.with_term_id)
+                    AND (events.after -> 'starts_on' IS NOT NULL OR events.after -> 'ends_on' IS NOT NULL)
+                )
+            )
+    ) AS edited
+FROM clashing
+INNER JOIN student_courses AS one
+    ON one.course_id = clashing.course_id
+    AND one.status IN ('enrolled', 'completed')
+INNER JOIN student_courses AS other
+    ON other.course_id = clashing.with_course_id
+    AND other.student_id = one.student_id
+    AND other.status IN ('enrolled', 'completed')
+WHERE NOT EXISTS (
+    SELECT
+    FROM lifted
+    WHERE lifted.student_id = one.student_id
+        AND lifted.course_id IN (clashing.course_id, clashing.with_course_id)
+)
+ORDER BY 1, 2, 3
+"""
+
+
+async def find_clashes(connection: Connection) -> list[Clash]:
+    """Find students seated in courses that meet at the same time, where no override allowed it."""
+    return [Clash(*row) for row in await connection.fetch(FIND_CLASHES)]
+
+
+FIND_OVERLOADS: Final = """
+WITH held AS (
+    SELECT
+        student_courses.student_id,
+        courses.term_id,
+        sum(courses.credits) AS credits,
+        max(student_courses.place) AS place,
+        array_agg(courses.id) AS course_ids
+    FROM student_courses
+    INNER JOIN courses ON courses.id = student_courses.course_id
+    WHERE student_courses.status IN ('enrolled', 'completed')
+        AND courses.term_id IS NOT NULL
+    GROUP BY student_courses.student_id, courses.term_id
+)
+SELECT
+    held.student_id,
+    held.term_id,
+    held.credits AS held,
+    coalesce(students.max_credits, terms.max_credits) AS allowed,
+    EXISTS (
+        SELECT
+        FROM events
+        WHERE events.position > held.place
+            AND (
+                (
+                    events.type = 'course.updated'
+                    AND events.course_id = ANY(held.course_ids)
+                    AND (events.after -> 'credits' IS NOT NULL OR events.after -> 'term_id' IS NOT NULL)
+                )
+                OR (
+                    events.type = 'term.updated'
+                    AND events.term_id = held.term_id
+                    AND events.after -> 'max_credits' IS NOT NULL
+                )
+                OR (
+                    events.type = 'student.updated'
+                    AND events.student_id = held.student_id
+                    AND (events.after -> 'fields')::jsonb ? 'max_credits'
+                )
+            )
+    ) AS edited
+FROM held
+INNER JOIN students ON students.id = held.student_id
+INNER JOIN terms ON terms.id = held.term_id
+WHERE held.credits > coalesce(students.max_credits, terms.max_credits)
+    AND NOT EXISTS (
+        SELECT
+        FROM overrides
+        WHERE overrides.student_id = held.student_id
+            AND overrides.course_id = ANY(held.course_ids)
+            AND overrides.rule = 'credit_limit'
+            AND overrides.used_at IS NOT NULL
+    )
+ORDER BY 1, 2
+"""
+
+
+async def find_overloads(connection: Connection) -> list[Overload]:
+    """Find students with more credits in a term than allowed, where no override allowed it."""
+    return [Overload(*row) for row in await connection.fetch(FIND_OVERLOADS)]

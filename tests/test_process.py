@@ -279,7 +279,7 @@ async def test_the_demo_fills_an_empty_database_once_and_is_whole(empty_database
             courses = (await response.json())["items"]
         async with session.get(f"{running.url}/students?limit=500") as response:
             students = (await response.json())["items"]
-    assert (len(courses), len(students)) == (30, 200)
+    assert (len(courses), len(students)) == (36, 200)
     full = [course for course in courses if course["seats_free"] == 0 and course["capacity"]]
     assert 1 < len(full) < 30
     assert sum(course["seats_taken"] for course in courses) > 500
@@ -306,6 +306,34 @@ TAMPERINGS = [
         "above the capacity",
         'UPDATE courses SET capacity = 1; UPDATE events SET after = \'{"capacity": 1, "version": 1}\' WHERE position = 3',
         "course_id=1, seated=2, largest_capacity=1",
+    ),
+    (
+        "no seat is free",
+        """
+        UPDATE student_courses SET status = 'waitlisted' WHERE student_id = 2;
+        UPDATE courses SET seats_taken = 1, waitlisted = 1
+        """,
+        "course_id=1, student_id=2",
+    ),
+    (
+        "courses that clash",
+        """
+        UPDATE courses SET meetings = '[{"day": "mon", "start": "09:00", "end": "10:00"}]';
+        INSERT INTO courses (id, code, title, seats_taken, meetings)
+        VALUES (2, 'D', 'T', 1, '[{"day": "mon", "start": "09:59", "end": "11:00"}]');
+        INSERT INTO student_courses (student_id, course_id, status, place, joined_at, updated_at)
+        VALUES (2, 2, 'completed', 8, now(), now())
+        """,
+        "student_id=2, course_id=1, with_course_id=2",
+    ),
+    (
+        "credits above the limit",
+        """
+        INSERT INTO terms (id, code, name, starts_on, ends_on, max_credits) VALUES (1, 'T', 'T', now(), now(), 3);
+        UPDATE students SET max_credits = 4 WHERE id = 2;
+        UPDATE courses SET term_id = 1, credits = 3.5
+        """,
+        "student_id=1, term_id=1, held=3.5, allowed=3.0",
     ),
     ("last event says", "UPDATE student_courses SET place = 9 WHERE student_id = 1", "place=9, place_by_event=4"),
     ("last event says", "UPDATE student_courses SET status = 'dropped' WHERE place = 5", "status_by_event=enrolled"),

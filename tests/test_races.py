@@ -188,3 +188,142 @@ async def test_capacity_lowered_during_a_rush_sells_no_seat_more(client: Client,
     )
     assert sold_before + sold_after == sum(answer.status == 201 for answer in answers) == max(10, sold_before)
     await assert_whole(connection)
+
+
+async def wait_for(client: Client, student: int, course: int) -> Any:
+    body = {"course_ids": [course], "on_full": "waitlist"}
+    return await call(client, "POST", f"/students/{student}/enroll", body)
+
+
+async def standing_of(connection: Connection, course: int) -> dict[int, str]:
+    """Tell who is in a course or waits for it, and how."""
+    rows = await connection.fetch(
+        "SELECT student_id, status FROM student_courses WHERE course_id = $1 AND status IN ('enrolled', 'waitlisted')",
+        course,
+    )
+    return {row[0]: row[1] for row in rows}
+
+
+async def test_of_two_clashing_courses_asked_for_at_once_each_of_100_students_gets_exactly_one(
+    client: Client, connection: Connection
+) -> None:
+    one = await new_course(client, meetings=[{"day": "mon", "start": "09:00", "end": "10:30"}])
+    other = await new_course(client, meetings=[{"day": "mon", "start": "10:00", "end": "11:00"}])
+    racers = await students(client, 100)
+
+    answers = await at_once(enroll(client, student, course) for student in racers for course in (one, other))
+
+    assert Counter(answer.status for answer in answers) == {201: 100, 409: 100}
+    assert {error["code"] for answer in answers for error in answer.body.get("errors", [])} == {"time_conflict"}
+    seated = await connection.fetch("SELECT student_id FROM student_courses WHERE status = 'enrolled'")
+    assert sorted(row[0] for row in seated) == sorted(racers)
+    await assert_whole(connection)
+
+
+async def test_two_requests_at_once_never_exceed_the_credit_limit_together(
+    client: Client, connection: Connection
+) -> None:
+    body = {"code": "T", "name": "Term", "starts_on": "2026-09-01", "ends_on": "2026-12-18", "max_credits": 6}
+    term = (await call(client, "POST", "/terms", body)).body["id"]
+    courses = [await new_course(client, term_id=term, credits=4) for _ in range(2)]
+    racers = await students(client, 50)
+
+    answers = await at_once(enroll(client, student, course) for student in racers for course in courses)
+
+    assert Counter(answer.status for answer in answers) == {201: 50, 409: 50}
+    assert {error["code"] for answer in answers for error in answer.body.get("errors", [])} == {"credit_limit"}
+    most = await connection.fetchval(
+        "SELECT max(seats) FROM (SELECT count(*) AS seats FROM student_courses GROUP BY student_id) AS counted"
+    )
+    assert most == 1
+    await assert_whole(connection)
+
+
+async def test_a_seat_dropped_while_others_enroll_goes_to_the_first_in_line(
+    client: Client, connection: Connection
+) -> None:
+    for _ in range(5):
+        course = await new_course(client, capacity=1)
+        holder, *line = await students(client, 4)
+        await enroll(client, holder, course)
+        for student in line:
+            assert (await wait_for(client, student, course)).status == 201
+        newcomers = await students(client, 20)
+
+        dropped, answers = await asyncio.gather(
+            drop(client, holder, course), at_once(enroll(client, student, course) for student in newcomers)
+        )
+
+        assert dropped.status == 200
+        assert Counter(answer.status for answer in answers) == {409: 20}
+        assert await standing_of(connection, course) == {
+            line[0]: "enrolled",
+            line[1]: "waitlisted",
+            line[2]: "waitlisted",
+        }
+    await assert_whole(connection)
+
+
+async def test_seats_dropped_at_once_go_down_the_line_in_order(client: Client, connection: Connection) -> None:
+    course = await new_course(client, capacity=10)
+    holders, line = await students(client, 10), await students(client, 15)
+    for student in holders:
+        await enroll(client, student, course)
+    for student in line:
+        await wait_for(client, student, course)
+
+    await at_once(drop(client, student, course) for student in [*holders, line[3]])
+
+    seated = [*line[:3], *line[4:11]]
+    expected = {**dict.fromkeys(seated, "enrolled"), **dict.fromkeys(line[11:], "waitlisted")}
+    promoted = await connection.fetch(
+        "SELECT student_id FROM events WHERE type = 'enrollment.promoted' AND student_id <> $1 ORDER BY position",
+        line[3],
+    )
+    assert await standing_of(connection, course) == expected
+    assert [row[0] for row in promoted] == seated
+    await assert_whole(connection)
+
+
+@pytest.mark.parametrize("on_full", ["fail", "waitlist"])
+async def test_two_students_who_swap_full_courses_at_once_neither_deadlock_nor_lose_a_seat(
+    client: Client, connection: Connection, on_full: str
+) -> None:
+    async def swap(student: int, out: int, into: int) -> int:
+        body = {"drop": [out], "add": [into], "on_full": on_full}
+        return (await call(client, "POST", f"/students/{student}/swap", body)).status
+
+    for _ in range(10):
+        one, other = await new_course(client, capacity=1), await new_course(client, capacity=1)
+        first, second = await students(client, 2)
+        await enroll(client, first, one)
+        await enroll(client, second, other)
+
+        statuses = await at_once([swap(first, one, other), swap(second, other, one)])
+
+        # Two who wait for each other's seats are not matched up: each keeps the seat.
+        waits = on_full == "waitlist"
+        assert statuses == ([201, 201] if waits else [409, 409])
+        assert await standing_of(connection, one) == {first: "enrolled", **({second: "waitlisted"} if waits else {})}
+        assert await standing_of(connection, other) == {second: "enrolled", **({first: "waitlisted"} if waits else {})}
+    await assert_whole(connection)
+
+
+async def test_a_course_cancelled_during_a_rush_ends_with_nobody_in_it(client: Client, connection: Connection) -> None:
+    course = await new_course(client, capacity=20)
+    racers = await students(client, 80)
+
+    answers, cancelled = await asyncio.gather(
+        at_once(wait_for(client, student, course) for student in racers),
+        call(client, "POST", f"/courses/{course}/cancel"),
+    )
+
+    assert cancelled.status == 200
+    statuses = Counter(answer.status for answer in answers)
+    assert statuses.keys() <= {201, 409}
+    assert {error["code"] for answer in answers for error in answer.body.get("errors", [])} <= {"course_cancelled"}
+    assert await standing_of(connection, course) == {}
+    left = await connection.fetchval("SELECT count(*) FROM events WHERE type = 'enrollment.dropped'")
+    assert left == statuses[201]
+    assert await connection.fetchval("SELECT count(*) FROM events WHERE type = 'enrollment.promoted'") == 0
+    await assert_whole(connection)

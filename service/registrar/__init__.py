@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 import asyncpg
@@ -15,6 +17,7 @@ from service.registrar.facts import load, open_ledger, record
 from service.registrar.ledger import Ledger
 from sql import Connection
 from sql.courses import load_promotable
+from sql.feed import Event, load_head
 
 Answer = TypeVar("Answer")
 
@@ -88,6 +91,17 @@ async def _decide_all(connection: Connection, changes: Sequence[Change[Any]]) ->
     while (missing := decide(ledger, changes, outcomes)) is not None:
         await load(connection, ledger, missing)
     return outcomes, ledger
+
+
+async def foresee(connection: Connection, change: Change[Any], *, earlier: timedelta = timedelta(0)) -> list[Event]:
+    """Tell the events that a change would record now, or had recorded with the clock put back; nothing is written."""
+    head = await load_head(connection)
+    ledger = Ledger(replace(head, now=head.now - earlier))
+    outcomes: list[Outcome] = []
+    while (missing := decide(ledger, [change], outcomes)) is not None:
+        await load(connection, ledger, missing)
+    _answer(outcomes[0])
+    return ledger.events
 
 
 def _answer(outcome: Outcome) -> Any:

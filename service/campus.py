@@ -1,0 +1,249 @@
+"""Campuses to try things on: seeded generators of terms, courses, students and what they ask for."""
+
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any, Literal, TypeAlias
+
+from service.registrar.changes import Group
+
+Size: TypeAlias = Literal["small", "large"]
+SEED = 20_260_901
+"""The same campus every time, so that two people see the same."""
+
+GIVEN_NAMES = (
+    "Aaliyah Adam Aiko Amara Amir Ana Anders Anika Ben Bruno Camila Carlos Chen Chloe Daniel Deepa Diego Elena Emeka "
+    "Emma Farah Felix Fatima Grace Hana Hugo Ibrahim Ines Ivan Jack Jamal Joao Julia Kaito Kofi Lara Leon Lin Lucia "
+    "Malik Maria Mateo Maya Mei Mia Mohammed Nadia Nia Noah Olga Omar Priya Rafael Rosa Samir Sara Sofia Tariq Tom Yara"
+).split()
+FAMILY_NAMES = (
+    "Abbas Adeyemi Almeida Andersson Baker Bauer Becker Bianchi Castro Chowdhury Cohen Costa Diaz Dubois Eriksen "
+    "Fernandez Fischer Garcia Gupta Haddad Hansen Hernandez Ito Ivanova Johnson Kaya Kim Kowalski Kumar Larsen Lee "
+    "Lopez Martin Mbeki Mensah Moreau Murphy Nakamura Nguyen Novak Okafor Patel Petrov Rahman Reyes Rossi Santos "
+    "Schmidt Silva Singh Smith Suzuki Tanaka Torres Wang Weber Williams Wong Yilmaz Zhang"
+).split()
+CATALOGUE = {
+    "ART110": ("Drawing from Life", 3, 18),
+    "ART230": ("Photography", 3, 15),
+    "BIO101": ("Introduction to Biology", 4, 90),
+    "BIO220": ("Genetics", 4, 40),
+    "BIO221": ("Genetics Laboratory", 1.5, 16),
+    "CHEM101": ("General Chemistry", 4, 90),
+    "CHEM210": ("Organic Chemistry", 4, 45),
+    "CS101": ("Introduction to Programming", 4, 60),
+    "CS201": ("Data Structures", 4, 45),
+    "CS310": ("Operating Systems", 4, 30),
+    "CS340": ("Databases", 3, 30),
+    "ECON101": ("Principles of Economics", 3, None),
+    "ECON210": ("Microeconomics", 3, 50),
+    "ENG101": ("Academic Writing", 2, 25),
+    "ENG220": ("The Modern Novel", 3, 25),
+    "FREN101": ("French for Beginners", 3, 20),
+    "GEOG105": ("Maps and Places", 3, 40),
+    "HIST101": ("World History", 3, None),
+    "HIST240": ("History of Science", 3, 35),
+    "LING101": ("Language and Mind", 3, 40),
+    "MATH101": ("Calculus I", 4, 60),
+    "MATH102": ("Calculus II", 4, 60),
+    "MATH210": ("Linear Algebra", 4, 45),
+    "MATH330": ("Probability", 3, 30),
+    "MUS105": ("University Choir", 0.5, 80),
+    "PHIL101": ("Introduction to Philosophy", 3, 50),
+    "PHIL210": ("Logic", 3, 20),
+    "PHYS101": ("Mechanics", 4, 60),
+    "PSY101": ("Introduction to Psychology", 3, 70),
+    "STAT201": ("Statistics", 3, 0),
+}
+PREREQUISITES = {
+    "BIO220": "BIO101",
+    "CHEM210": "CHEM101",
+    "CS201": "CS101",
+    "CS310": "CS201",
+    "MATH102": "MATH101",
+    "MATH330": "MATH102",
+}
+DEPARTMENTS = (
+    "ACCT AERO ANTH ARAB ARCH ART ASTR BIO BUS CHEM CHIN CIVE CLAS COMM CS DANC ECON EDUC ELEC ENG "
+    "FILM FIN FREN GEOG GEOL GERM HIST JAPN LAW LING MATH MECH MUS NURS PHIL PHYS POLS PSY SOC STAT"
+).split()
+SEATS = {1: (150, 400), 2: (60, 120), 3: (30, 60), 4: (12, 30)}
+"""From how many to how many seats a course of each level has."""
+COURSES_A_LEVEL = 5
+DAY_PATTERNS = (("mon", "wed", "fri"), ("tue", "thu"))
+FALL: dict[str, Any] = {
+    "code": "2026F",
+    "name": "Fall 2026",
+    "starts_on": date(2026, 9, 1),
+    "ends_on": date(2026, 12, 18),
+    "enroll_from": None,
+    "enroll_until": None,
+    "drop_until": None,
+    "withdraw_until": None,
+    "max_credits": 18.0,
+}
+SPRING: dict[str, Any] = {
+    **FALL,
+    "code": "2026S",
+    "name": "Spring 2026",
+    "starts_on": date(2026, 1, 12),
+    "ends_on": date(2026, 5, 15),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedCourse:
+    """A course to create: ``values`` lack the term's id."""
+
+    values: dict[str, Any]
+    groups: tuple[Group, ...] = ()
+
+    @property
+    def code(self) -> str:
+        """The code, which no other course of the term has."""
+        code: str = self.values["code"]
+        return code
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedStudent:
+    """A student to create, with the codes passed in spring, those wished for in fall, and what comes after."""
+
+    values: dict[str, Any]
+    passed: tuple[str, ...]
+    wishes: tuple[str, ...]
+    on_hold: bool
+    second_thought: Literal["none", "drop", "swap"]
+    swap_for: str
+
+
+@dataclass(frozen=True, slots=True)
+class Campus:
+    """All that a demo creates, in order."""
+
+    spring: list[PlannedCourse]
+    fall: list[PlannedCourse]
+    students: list[PlannedStudent] = field(default_factory=list)
+
+
+def plan(size: Size) -> Campus:
+    """Plan a campus: 200 students and 30 courses, or 20,000 and 800."""
+    chance = random.Random(SEED)  # noqa: S311 - a campus, not a key
+    if size == "small":
+        return _plan_small(chance)
+    fall = list(_courses_of_departments(chance))
+    spring = [_course(f"{name}101", f"{name.title()} 101", 3, None) for name in DEPARTMENTS]
+    campus = Campus(spring, fall)
+    for number in range(1, 20_001):
+        campus.students.append(_student_of_departments(chance, number))
+    return campus
+
+
+def _plan_small(chance: random.Random) -> Campus:
+    fall = []
+    for code, (title, credits, capacity) in CATALOGUE.items():
+        groups = (Group("pre", (PREREQUISITES[code],)),) if code in PREREQUISITES else ()
+        waitlist_capacity = chance.choice([None, 0, 5, 10])
+        fall.append(
+            _course(
+                code,
+                title,
+                credits,
+                capacity,
+                waitlist_capacity=waitlist_capacity,
+                meetings=_meetings(chance),
+                groups=groups,
+            )
+        )
+    spring = [
+        _course(code, CATALOGUE[code][0], CATALOGUE[code][1], None) for code in sorted(set(PREREQUISITES.values()))
+    ]
+    campus = Campus(spring, fall)
+    for number in range(1, 201):
+        passed = tuple(chance.sample([course.code for course in spring], chance.randint(0, 3)))
+        open_to = [course.code for course in fall if course.code not in passed]
+        campus.students.append(_student(chance, number, passed, chance.sample(open_to, chance.randint(5, 7)), open_to))
+    return campus
+
+
+def _courses_of_departments(chance: random.Random) -> Iterator[PlannedCourse]:
+    for name in DEPARTMENTS:
+        for level, (fewest, most) in SEATS.items():
+            for number in range(1, COURSES_A_LEVEL + 1):
+                capacity = chance.randint(fewest, most)
+                groups = (Group("pre", (f"{name}101",)),) if level > 1 else ()
+                yield _course(
+                    f"{name}{level}0{number}",
+                    f"{name.title()} {level}0{number}",
+                    chance.choice([2, 3, 3, 3, 4, 1.5]),
+                    capacity,
+                    waitlist_capacity=chance.choice([None, 0, capacity // 5]),
+                    meetings=_meetings(chance),
+                    groups=groups,
+                )
+
+
+def _student_of_departments(chance: random.Random, number: int) -> PlannedStudent:
+    """Let a student of the first to fourth year choose around a home department, and now and then beyond."""
+    year = chance.choice([1, 2, 3, 4])
+    home, second, third = chance.sample(DEPARTMENTS, 3)
+    passed = () if year == 1 else (f"{home}101", f"{second}101")
+    codes = [
+        f"{name}{level}0{course}"
+        for name in (home, second, third)
+        for level in range(1, (year if name == home else min(year, 2)) + 1)
+        for course in range(1, COURSES_A_LEVEL + 1)
+    ]
+    open_to = [code for code in codes if code not in passed]
+    return _student(chance, number, passed, chance.sample(open_to, chance.randint(4, 6)), open_to)
+
+
+def _course(
+    code: str,
+    title: str,
+    credits: float,
+    capacity: int | None,
+    *,
+    waitlist_capacity: int | None = None,
+    meetings: str = "[]",
+    groups: tuple[Group, ...] = (),
+) -> PlannedCourse:
+    values = {
+        "external_id": None,
+        "code": code,
+        "title": title,
+        "credits": float(credits),
+        "capacity": capacity,
+        "waitlist_capacity": waitlist_capacity,
+        "meetings": meetings,
+    }
+    return PlannedCourse(values, groups)
+
+
+def _meetings(chance: random.Random) -> str:
+    """Meet three times a week for 50 minutes, or twice for 75."""
+    days, hour = chance.choice(DAY_PATTERNS), chance.randint(8, 17)
+    end = f"{hour:02}:50" if len(days) == 3 else f"{hour + 1:02}:15"
+    return json.dumps([{"day": day, "start": f"{hour:02}:00", "end": end} for day in days])
+
+
+def _student(
+    chance: random.Random, number: int, passed: tuple[str, ...], wishes: list[str], open_to: list[str]
+) -> PlannedStudent:
+    given_name, family_name = chance.choice(GIVEN_NAMES), chance.choice(FAMILY_NAMES)
+    values = {
+        "external_id": f"demo-{number:05}",
+        "given_name": given_name,
+        "family_name": family_name,
+        "email": f"{given_name}.{family_name}.{number}@campus.example".lower(),
+        "max_credits": chance.choice([None] * 19 + [21.0]),
+    }
+    return PlannedStudent(
+        values=values,
+        passed=passed,
+        wishes=tuple(wishes),
+        on_hold=chance.random() < 0.02,
+        second_thought=chance.choices(["none", "drop", "swap"], [70, 20, 10])[0],  # type: ignore[arg-type]
+        swap_for=chance.choice([code for code in open_to if code not in wishes]),
+    )

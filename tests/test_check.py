@@ -1,0 +1,159 @@
+"""``check`` on a living campus: what overrides and later edits explain is no fault, and what they do not is one."""
+
+import pytest
+
+from service.check import NOTES, check
+from service.settings import Settings
+from sql import Connection
+from tests.campus import call, create, enroll, new_course, new_student
+from tests.conftest import Client
+
+MONDAY = [{"day": "mon", "start": "09:00", "end": "10:30"}]
+TUESDAY = [{"day": "tue", "start": "09:00", "end": "10:30"}]
+CLASH, OVERLOAD = NOTES
+
+
+async def checked(settings: Settings, capsys: pytest.CaptureFixture[str]) -> tuple[int, list[str]]:
+    """Run the check; return its status and the lines that tell of a fault or a note, each with what is found."""
+    status = await check(settings)
+    return status, [line for line in capsys.readouterr().out.splitlines() if not line.startswith("ok ")]
+
+
+async def new_term(client: Client, **fields: object) -> int:
+    body = {"code": "T", "name": "Term", "starts_on": "2026-09-01", "ends_on": "2026-12-18", **fields}
+    id: int = (await create(client, "/terms", body))["id"]
+    return id
+
+
+async def override(client: Client, student: int, course: int, rule: str) -> None:
+    body = {"course_id": course, "rule": rule, "author": "Dean", "reason": "so"}
+    await create(client, f"/students/{student}/overrides", body)
+
+
+async def test_a_clash_that_a_later_edit_has_made_is_a_note(
+    client: Client, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = await new_course(client, meetings=MONDAY), await new_course(client, meetings=TUESDAY)
+    student = await new_student(client)
+    assert (await enroll(client, student, one, other)).status == 201
+    assert await checked(settings, capsys) == (0, [])
+
+    await call(client, "PATCH", f"/courses/{other}", {"meetings": MONDAY})
+
+    told = f"      student_id={student}, course_id={one}, with_course_id={other}, edited=True"
+    assert await checked(settings, capsys) == (0, [f"note  {CLASH}", told])
+
+
+async def test_a_clash_that_an_override_allowed_is_not_told(
+    client: Client, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = await new_course(client, meetings=MONDAY), await new_course(client, meetings=MONDAY)
+    student = await new_student(client)
+    await override(client, student, other, "time_conflict")
+    assert (await enroll(client, student, one, other)).status == 409
+    assert (await enroll(client, student, one)).status == 201
+    assert (await enroll(client, student, other)).status == 201
+
+    assert await checked(settings, capsys) == (0, [])
+
+
+async def test_a_clash_that_nothing_explains_is_a_fault(
+    client: Client, settings: Settings, connection: Connection, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = await new_course(client, meetings=MONDAY), await new_course(client, meetings=TUESDAY)
+    student = await new_student(client)
+    await call(client, "PATCH", f"/courses/{other}", {"meetings": []})
+    assert (await enroll(client, student, one, other)).status == 201
+
+    await connection.execute("UPDATE courses SET meetings = (SELECT meetings FROM courses WHERE id = $1)", one)
+
+    status, lines = await checked(settings, capsys)
+    assert status == 1
+    assert lines[1:] == [f"      student_id={student}, course_id={one}, with_course_id={other}, edited=False"]
+
+
+@pytest.mark.parametrize("edited", ["course", "term", "student"])
+async def test_credits_above_a_limit_that_a_later_edit_has_made_are_a_note(
+    client: Client, settings: Settings, capsys: pytest.CaptureFixture[str], edited: str
+) -> None:
+    term = await new_term(client, max_credits=6)
+    courses = [await new_course(client, term_id=term, credits=3) for _ in range(2)]
+    student = await new_student(client)
+    assert (await enroll(client, student, *courses)).status == 201
+    assert await checked(settings, capsys) == (0, [])
+    path, changes, numbers = {
+        "course": (f"/courses/{courses[0]}", {"credits": 3.5}, "held=6.5, allowed=6.0"),
+        "term": (f"/terms/{term}", {"max_credits": 5.5}, "held=6.0, allowed=5.5"),
+        "student": (f"/students/{student}", {"max_credits": 4}, "held=6.0, allowed=4.0"),
+    }[edited]
+
+    assert (await call(client, "PATCH", path, changes)).status == 200
+
+    told = f"      student_id={student}, term_id={term}, {numbers}, edited=True"
+    assert await checked(settings, capsys) == (0, [f"note  {OVERLOAD}", told])
+
+
+async def test_credits_above_a_limit_that_an_override_allowed_are_not_told(
+    client: Client, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    term = await new_term(client, max_credits=3)
+    course = await new_course(client, term_id=term, credits=4)
+    student = await new_student(client)
+    await override(client, student, course, "credit_limit")
+    assert (await enroll(client, student, course)).status == 201
+
+    assert await checked(settings, capsys) == (0, [])
+
+
+async def test_who_waits_for_a_free_seat_and_may_not_have_it_is_no_fault(
+    client: Client, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    course = await new_course(client, capacity=0)
+    student = await new_student(client)
+    await call(client, "POST", f"/students/{student}/enroll", {"course_ids": [course], "on_full": "waitlist"})
+    await create(client, f"/students/{student}/holds", {"reason": "fees", "blocks": ["enroll"]})
+    await call(client, "PATCH", f"/courses/{course}", {"capacity": 1})
+
+    assert await checked(settings, capsys) == (0, [])
+
+
+@pytest.mark.parametrize(("ago", "status"), [("1 second", 0), ("1 hour", 1)])
+async def test_whom_the_clock_has_made_eligible_may_wait_for_the_next_sweep_and_no_longer(
+    client: Client,
+    settings: Settings,
+    connection: Connection,
+    capsys: pytest.CaptureFixture[str],
+    ago: str,
+    status: int,
+) -> None:
+    course = await new_course(client, capacity=0)
+    student = await new_student(client)
+    await call(client, "POST", f"/students/{student}/enroll", {"course_ids": [course], "on_full": "waitlist"})
+    await create(client, f"/students/{student}/holds", {"reason": "fees", "blocks": ["enroll"]})
+    await call(client, "PATCH", f"/courses/{course}", {"capacity": 1})
+
+    await connection.execute("UPDATE holds SET ends_at = now() - $1::text::interval", ago)
+
+    ended, lines = await checked(settings, capsys)
+    assert ended == status
+    assert lines[1:] == ([f"      course_id={course}, student_id={student}"] if status else [])
+
+
+async def test_a_seat_above_the_capacity_is_a_fault_unless_an_override_or_a_lowered_capacity_explains_it(
+    client: Client, settings: Settings, connection: Connection, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overridden, lowered, raised = [await new_course(client, capacity=2) for _ in range(3)]
+    students = [await new_student(client) for _ in range(3)]
+    for student in students[:2]:
+        assert (await enroll(client, student, overridden, lowered)).status == 201
+    await override(client, students[2], overridden, "course_full")
+    assert (await enroll(client, students[2], overridden)).status == 201
+    await call(client, "PATCH", f"/courses/{lowered}", {"capacity": 1})
+    await call(client, "PATCH", f"/courses/{raised}", {"capacity": 0})
+    assert await checked(settings, capsys) == (0, [])
+
+    await connection.execute("UPDATE student_courses SET override_id = NULL")
+
+    status, lines = await checked(settings, capsys)
+    assert status == 1
+    assert lines[1:] == [f"      course_id={overridden}, seated=3, largest_capacity=2"]
