@@ -17,7 +17,7 @@ from tests.campus import Answer, call, course_fields, create, new_student, read,
 from tests.conftest import Client
 from tests.model import Course, Model, Refused, Term
 
-HISTORIES = int(os.environ.get("HISTORIES", "60"))
+HISTORIES = int(os.environ.get("HISTORIES", "40"))
 """How many random histories are run; a long run takes some thousands."""
 STEPS = 14
 PAST, AHEAD = "2001-01-01T00:00:00Z", "2999-01-01T00:00:00Z"
