@@ -52,7 +52,6 @@ class Store(Generic[Thing]):
     match: Callable[[Connection, list[str], list[Mapping[str, Any]]], Awaitable[list[Thing]]]
     """Reads those with an external id of the list, or with another unique key of the values."""
     load_in_use: Callable[[Connection, list[int]], Awaitable[list[int]]]
-    reserve_ids: Callable[[Connection, int], Awaitable[list[int]]]
     save: Callable[[Connection, Table[int, Thing]], Awaitable[None]]
     delete: Callable[[Connection, list[int]], Awaitable[None]]
 
@@ -64,9 +63,9 @@ async def open_ledger(connection: Connection, changes: Sequence[Change[Any]]) ->
     await _load_named(connection, ledger, STUDENTS, changes)
     await _load_named(connection, ledger, COURSES, changes)
     if placed := sum(isinstance(change, PlaceHold) for change in changes):
-        ledger.free_ids[Hold] = (await holds.reserve_hold_ids(connection, placed))[::-1]
+        await _reserve_ids(connection, ledger, Hold, placed)
     if granted := sum(isinstance(change, GrantOverride) for change in changes):
-        ledger.free_ids[Override] = (await overrides.reserve_override_ids(connection, granted))[::-1]
+        await _reserve_ids(connection, ledger, Override, granted)
     await load(connection, ledger, _named(changes))
     return ledger
 
@@ -110,6 +109,8 @@ def _named(changes: Sequence[Change[Any]]) -> Missing:
 
 async def load(connection: Connection, ledger: Ledger, missing: Missing) -> None:
     """Read what is missing, and what goes with it."""
+    for thing in missing.ids:
+        await _reserve_ids(connection, ledger, thing, 1)
     wanted = missing.courses | missing.rosters
     for course_id, after in missing.lines.items():
         line = ledger.lines.setdefault(course_id, Line())
@@ -211,14 +212,27 @@ async def _load_named(
         external_ids += [value["external_id"] for value in values if value.get("external_id") is not None]
         for thing in await store.match(connection, external_ids, values):
             table.load(thing.id, thing)
-    deleted = [change.id for change in ours if isinstance(change, Delete)]
-    external = {getattr(thing, "external_id", None) for thing in table if thing.id not in deleted}
+    external = {getattr(thing, "external_id", None) for thing in table}
     new = sum(isinstance(change, Create) for change in ours)
     new += sum(isinstance(change, Replace) and change.external_id not in external for change in ours)
     if new:
-        ledger.free_ids[store.thing] = (await store.reserve_ids(connection, new))[::-1]
-    if deleted:
+        await _reserve_ids(connection, ledger, store.thing, new)
+    if deleted := [change.id for change in ours if isinstance(change, Delete)]:
         ledger.in_use.update((store.thing, id) for id in await store.load_in_use(connection, deleted))
+
+
+async def _reserve_ids(connection: Connection, ledger: Ledger, thing: type, count: int) -> None:
+    ids = await RESERVE_IDS[thing](connection, count)
+    ledger.free_ids[thing] = [*reversed(ids), *ledger.free_ids.get(thing, [])]
+
+
+RESERVE_IDS: dict[type, Callable[[Connection, int], Awaitable[list[int]]]] = {
+    Student: students.reserve_student_ids,
+    Course: courses.reserve_course_ids,
+    Term: terms.reserve_term_ids,
+    Hold: holds.reserve_hold_ids,
+    Override: overrides.reserve_override_ids,
+}
 
 
 def _keys(thing: Student | Course | Term) -> dict[str, Any]:
@@ -315,7 +329,6 @@ STUDENTS = Store(
     load=students.load_students,
     match=_match_students,
     load_in_use=enrollments.load_students_in_use,
-    reserve_ids=students.reserve_student_ids,
     save=_save_students,
     delete=students.delete_students,
 )
@@ -325,7 +338,6 @@ COURSES = Store(
     load=courses.load_courses,
     match=_match_courses,
     load_in_use=enrollments.load_courses_in_use,
-    reserve_ids=courses.reserve_course_ids,
     save=_save_courses,
     delete=courses.delete_courses,
 )
@@ -335,7 +347,6 @@ TERMS = Store(
     load=terms.load_terms,
     match=_match_terms,
     load_in_use=terms.load_terms_in_use,
-    reserve_ids=terms.reserve_term_ids,
     save=_save_terms,
     delete=terms.delete_terms,
 )

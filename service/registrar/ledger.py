@@ -2,10 +2,10 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from service.registrar.changes import Group, Origin
 from service.registrar.rules import timestamp
@@ -19,6 +19,7 @@ from sql.terms import Term
 
 Key = TypeVar("Key", bound=Hashable)
 Row = TypeVar("Row")
+UniqueKey: TypeAlias = Callable[[Row], Hashable]
 
 
 class Table(Generic[Key, Row]):
@@ -28,15 +29,23 @@ class Table(Generic[Key, Row]):
         self._rows: dict[Key, Row] = {}
         self._loaded: dict[Key, Row | None] = {}
         self._undo: list[tuple[Key, Row | None]] = []
+        self._indexes: dict[UniqueKey[Row], dict[Hashable, Row]] = {}
 
     def load(self, key: Key, row: Row) -> None:
         """Take in a row as the database has it, unless a change has made another of it."""
         if key not in self:
-            self._rows[key] = row
+            self._set(key, row)
 
     def get(self, key: Key) -> Row | None:
         """Look a row up; None where there is none."""
         return self._rows.get(key)
+
+    def find(self, key_of: "UniqueKey[Row]", key: Hashable) -> Row | None:
+        """Look a row up by another unique key; None is no key."""
+        index = self._indexes.get(key_of)
+        if index is None:
+            index = self._indexes[key_of] = {key_of(row): row for row in self._rows.values()}
+        return None if key is None else index.get(key)
 
     def __getitem__(self, key: Key) -> Row:
         return self._rows[key]
@@ -82,9 +91,13 @@ class Table(Generic[Key, Row]):
         return self._loaded[key]
 
     def _set(self, key: Key, row: Row | None) -> None:
-        if row is None:
-            self._rows.pop(key, None)
-        else:
+        old = self._rows.pop(key, None) if row is None else self._rows.get(key)
+        for key_of, index in self._indexes.items():
+            if old is not None:
+                index.pop(key_of(old), None)
+            if row is not None:
+                index[key_of(row)] = row
+        if row is not None:
             self._rows[key] = row
 
 
@@ -93,8 +106,8 @@ class Missing(Exception):
     """What has to be loaded before a change can be decided.
 
     ``students`` with all that they have, ``courses`` with their terms and requirements, ``lines`` from the course to the
-    place after which to go on, ``rosters`` of courses, ``holds`` and ``overrides`` by id, and what those who are in
-    courses, or in those of terms, wait for.
+    place after which to go on, ``rosters`` of courses, ``holds`` and ``overrides`` by id, ``ids`` for new things, and
+    what those who are in courses, or in those of terms, wait for.
     """
 
     students: set[int] = field(default_factory=set)
@@ -104,6 +117,7 @@ class Missing(Exception):
     rosters: set[int] = field(default_factory=set)
     holds: set[int] = field(default_factory=set)
     overrides: set[int] = field(default_factory=set)
+    ids: set[type] = field(default_factory=set)
     waits_of_courses: set[int] = field(default_factory=set)
     waits_of_terms: set[int] = field(default_factory=set)
 
@@ -203,6 +217,10 @@ class Ledger:
             row = self.enrollments.get((student_id, course_id))
             if row is not None:
                 yield row
+
+    def has_students(self, course_id: int) -> bool:
+        """Tell whether anybody is known to be in a course or to have been in it."""
+        return any((student_id, course_id) in self.enrollments for student_id in self._students_of[course_id])
 
     def line(self, course_id: int) -> Iterator[int]:
         """Go through those who wait for a course, in order; of each, everything is known."""
@@ -313,6 +331,8 @@ class Ledger:
 
     def take_id(self, thing: type) -> int:
         """Take the next id for something new; it is free again if the change is forgotten."""
+        if not self.free_ids.get(thing):
+            raise Missing(ids={thing})
         id = self.free_ids[thing].pop()
         self._taken_ids.append((thing, id))
         return id

@@ -173,5 +173,6 @@ def _state(row: Enrollment) -> dict[str, object]:
 
 
 def told(refusal: Refusal) -> dict[str, object]:
-    """Say a refusal as events say it: the reason of a hold is the student's affair."""
-    return {"code": refusal.code, **{name: value for name, value in refusal.params.items() if name != "reason"}}
+    """Say a refusal as events say it: the reason of a hold and the limit of credits are the student's affair."""
+    params = {name: value for name, value in refusal.params.items() if name not in {"reason", "limit"}}
+    return {"code": refusal.code, **params}

@@ -84,11 +84,15 @@ def _fits(_ledger: Ledger, _thing: object) -> None:
     """Nothing to examine: each field was validated by itself."""
 
 
+def _external_id(thing: Student | Course | Term) -> str | None:
+    return getattr(thing, "external_id", None)
+
+
 STUDENT: Kind[Student] = Kind(
     name="student",
     table=lambda ledger: ledger.students,
     not_found=StudentNotFound,
-    unique={EmailTaken: lambda student: student.email.lower(), ExternalIdTaken: lambda student: student.external_id},
+    unique={EmailTaken: lambda student: student.email.lower(), ExternalIdTaken: _external_id},
     unwritten=frozenset(),
     personal=True,
     examine=_fits,
@@ -99,7 +103,7 @@ COURSE: Kind[Course] = Kind(
     table=lambda ledger: ledger.courses,
     not_found=CourseNotFound,
     unique={
-        ExternalIdTaken: lambda course: course.external_id,
+        ExternalIdTaken: _external_id,
         CodeTaken: lambda course: None if course.term_id is None else (course.term_id, course.code),
     },
     unwritten=frozenset({"status", "seats_taken", "waitlisted"}),
@@ -132,7 +136,7 @@ def edit(ledger: Ledger, kind: Kind[Thing], change: Edit[Thing]) -> Thing:
 
 def put(ledger: Ledger, kind: Kind[Thing], change: Replace[Thing]) -> Replaced[Thing]:
     """Make the thing with an external id, or set all its fields."""
-    thing = next((row for row in kind.table(ledger) if getattr(row, "external_id", None) == change.external_id), None)
+    thing = kind.table(ledger).find(_external_id, change.external_id)
     values = {**change.values, "external_id": change.external_id}
     if thing is None:
         if change.if_match is not None:
@@ -192,8 +196,8 @@ def _update(ledger: Ledger, kind: Kind[Thing], thing: Thing, values: Mapping[str
 
 def _check_unique(ledger: Ledger, kind: Kind[Thing], thing: Thing) -> None:
     for taken, key_of in kind.unique.items():
-        key = key_of(thing)
-        if key is not None and any(key_of(other) == key and other.id != thing.id for other in kind.table(ledger)):
+        other = kind.table(ledger).find(key_of, key_of(thing))
+        if other is not None and other.id != thing.id:
             raise taken()
 
 
@@ -201,7 +205,7 @@ def _is_in_use(ledger: Ledger, kind: Kind[Thing], id: int) -> bool:
     """Tell whether a change of this batch has made others depend on a thing."""
     if kind is TERM:
         return any(course.term_id == id for course in ledger.courses)
-    return any(getattr(enrollment, f"{kind.name}_id") == id for enrollment in ledger.enrollments)
+    return ledger.has_students(id) if kind is COURSE else any(ledger.courses_of(id))
 
 
 def told_value(name: str, value: object) -> object:
