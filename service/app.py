@@ -58,7 +58,7 @@ def create_app(settings: Settings) -> web.Application:
     register(app, [*endpoints, *endpoints_of(page)])
     database = Database(settings)
     app[DATABASE] = database
-    app[REGISTRAR] = Registrar(database, write_timeout=settings.write_timeout)
+    app[REGISTRAR] = Registrar(database, settings)
     app[POLLER] = Poller(database, interval=settings.poll_interval)
     app[BODY_TIMEOUT] = settings.body_timeout
     app[DRAINING] = asyncio.Event()

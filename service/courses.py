@@ -20,8 +20,8 @@ from service.errors import (
     PreconditionFailed,
     UnknownTerm,
 )
-from service.keys import DATABASE, REGISTRAR
-from service.registrar.changes import Cancel, Create, Delete, Edit, Group, Origin, Replace, Require
+from service.keys import DATABASE, REGISTRAR, origin_of
+from service.registrar.changes import Cancel, Create, Delete, Edit, Group, Replace, Require
 from service.registrar.facts import groups_of
 from service.registrar.rules import DAYS
 from service.values import (
@@ -179,9 +179,7 @@ def course_of(row: sql.Course) -> Course:
 @endpoint("POST", "/courses", status=201, problems=[ExternalIdTaken, CodeTaken, UnknownTerm])
 async def create_course(call: Call, body: NewCourse) -> Reply[Course]:
     """Create a course."""
-    row = await call[REGISTRAR].submit(
-        Create(origin=Origin(call.request_id, call.actor), thing=sql.Course, values=_values(dict(body)))
-    )
+    row = await call[REGISTRAR].submit(Create(origin=origin_of(call), thing=sql.Course, values=_values(dict(body))))
     return Reply(course_of(row), 201, {"Location": f"/courses/{row.id}"})
 
 
@@ -227,7 +225,7 @@ async def edit_course(call: Call, course_id: IdInPath, body: CourseChanges, if_m
     """
     row = await call[REGISTRAR].submit(
         Edit(
-            origin=Origin(call.request_id, call.actor),
+            origin=origin_of(call),
             thing=sql.Course,
             id=course_id,
             values=_values(body),
@@ -252,7 +250,7 @@ async def put_course(
     """
     replaced = await call[REGISTRAR].submit(
         Replace(
-            origin=Origin(call.request_id, call.actor),
+            origin=origin_of(call),
             thing=sql.Course,
             external_id=external_id,
             values=_values(dict(body)),
@@ -267,9 +265,7 @@ async def put_course(
 @endpoint("DELETE", "/courses/{course_id}", status=204, problems=[CourseNotFound, InUse, PreconditionFailed])
 async def delete_course(call: Call, course_id: IdInPath, if_match: ETags) -> None:
     """Delete a course that nobody was ever enrolled in."""
-    await call[REGISTRAR].submit(
-        Delete(origin=Origin(call.request_id, call.actor), thing=sql.Course, id=course_id, if_match=if_match)
-    )
+    await call[REGISTRAR].submit(Delete(origin=origin_of(call), thing=sql.Course, id=course_id, if_match=if_match))
 
 
 @endpoint("POST", "/courses/{course_id}/cancel", problems=[CourseNotFound])
@@ -278,11 +274,7 @@ async def cancel_course(call: Call, course_id: IdInPath, query: ReasonQuery) -> 
 
     Everyone in it or waiting for it is dropped, whatever the deadlines. Cancelling it again changes nothing.
     """
-    return course_of(
-        await call[REGISTRAR].submit(
-            Cancel(origin=Origin(call.request_id, call.actor, query.reason), course_id=course_id)
-        )
-    )
+    return course_of(await call[REGISTRAR].submit(Cancel(origin=origin_of(call, query.reason), course_id=course_id)))
 
 
 class RequirementGroup(Input):
@@ -313,7 +305,7 @@ class Requirements(Input):
 async def set_requirements(call: Call, course_id: IdInPath, body: Requirements) -> Requirements:
     """Set all requirements of a course; an empty list of groups removes them."""
     groups = tuple(Group(group.kind, tuple(sorted(set(group.any_of)))) for group in body.groups)
-    change = Require(origin=Origin(call.request_id, call.actor), course_id=course_id, groups=groups)
+    change = Require(origin=origin_of(call), course_id=course_id, groups=groups)
     return _requirements(await call[REGISTRAR].submit(change))
 
 

@@ -81,7 +81,7 @@ async def fill(settings: Settings, size: Size) -> int:
             ):
                 print("error: the demo fills an empty database only, and this one holds something", file=sys.stderr)
                 return 1
-        await _fill(database, Registrar(database, write_timeout=settings.write_timeout), size)
+        await _fill(database, Registrar(database, settings), size)
     finally:
         await database.close()
     return await check(settings)

@@ -20,7 +20,7 @@ from service.errors import (
     StudentNotFound,
     UnknownCourses,
 )
-from service.keys import DATABASE, REGISTRAR
+from service.keys import DATABASE, REGISTRAR, origin_of
 from service.registrar.changes import (
     Complete,
     Drop,
@@ -28,7 +28,6 @@ from service.registrar.changes import (
     Mode,
     Moved,
     OnFull,
-    Origin,
     Refusal,
     Result,
     Swap,
@@ -284,7 +283,7 @@ async def enroll_student(
 def enrollment(call: Call, student_id: int, body: EnrollmentRequest) -> Enroll:
     """Make a change of a request."""
     return Enroll(
-        origin=Origin(call.request_id, call.actor),
+        origin=origin_of(call),
         student_id=student_id,
         course_ids=tuple(body.course_ids),
         mode=body.mode,
@@ -321,7 +320,7 @@ async def swap_courses(
     a place in line, the drops are `kept`, and leave in the moment that it gets its seat.
     """
     change = Swap(
-        origin=Origin(call.request_id, call.actor),
+        origin=origin_of(call),
         student_id=student_id,
         drop=tuple(body.drop),
         add=tuple(body.add),
@@ -367,7 +366,7 @@ async def drop_course(call: Call, student_id: IdInPath, course_id: IdInPath, que
 
     From the term's `drop_until` on it is a withdrawal. What is dropped already is `unchanged`: repeating is safe.
     """
-    change = Drop(origin=Origin(call.request_id, call.actor, query.reason), student_id=student_id, course_id=course_id)
+    change = Drop(origin=origin_of(call, query.reason), student_id=student_id, course_id=course_id)
     return _moved(await call[REGISTRAR].submit(change))
 
 
@@ -381,7 +380,7 @@ async def complete_course(
 ) -> MovedCourse:
     """Say that a student has completed a course, or correct what was said."""
     change = Complete(
-        origin=Origin(call.request_id, call.actor),
+        origin=origin_of(call),
         student_id=student_id,
         course_id=course_id,
         passed=body.passed,

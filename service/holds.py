@@ -8,8 +8,8 @@ from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from service.errors import HoldNotFound, StudentNotFound
-from service.keys import DATABASE, REGISTRAR
-from service.registrar.changes import EndHold, Origin, PlaceHold
+from service.keys import DATABASE, REGISTRAR, origin_of
+from service.registrar.changes import EndHold, PlaceHold
 from service.values import IdInPath, Input, Instant, Name
 from service.web.endpoint import Call, Reply, endpoint
 from service.web.paging import Page, Paging, decode_cursor, page_of
@@ -76,7 +76,7 @@ async def place_hold(call: Call, student_id: IdInPath, body: NewHold) -> Reply[H
     """Place a hold on a student."""
     row = await call[REGISTRAR].submit(
         PlaceHold(
-            origin=Origin(call.request_id, call.actor),
+            origin=origin_of(call),
             student_id=student_id,
             reason=body.reason,
             blocks_enroll="enroll" in body.blocks,
@@ -104,7 +104,5 @@ async def list_student_holds(call: Call, student_id: IdInPath, query: Paging) ->
 async def end_hold(call: Call, student_id: IdInPath, hold_id: IdInPath) -> Hold:
     """End a hold now; waitlists move at once. It stays listed, and ending it again changes nothing."""
     return hold_of(
-        await call[REGISTRAR].submit(
-            EndHold(origin=Origin(call.request_id, call.actor), student_id=student_id, hold_id=hold_id)
-        )
+        await call[REGISTRAR].submit(EndHold(origin=origin_of(call), student_id=student_id, hold_id=hold_id))
     )

@@ -5,8 +5,8 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import ConfigDict, Field
 
 from service.errors import CourseNotFound, OverrideNotFound, StudentNotFound
-from service.keys import DATABASE, REGISTRAR
-from service.registrar.changes import EndOverride, GrantOverride, Origin
+from service.keys import DATABASE, REGISTRAR, origin_of
+from service.registrar.changes import EndOverride, GrantOverride
 from service.values import IdInBody, IdInPath, Input, Instant, Name
 from service.web.endpoint import Call, Reply, endpoint
 from service.web.paging import Page, Paging, decode_cursor, page_of
@@ -54,7 +54,7 @@ async def grant_override(call: Call, student_id: IdInPath, body: NewOverride) ->
     """Lift one rule for a student and a course, once; if the student waits for the course, it counts at once."""
     override = await call[REGISTRAR].submit(
         GrantOverride(
-            origin=Origin(call.request_id, call.actor),
+            origin=origin_of(call),
             student_id=student_id,
             course_id=body.course_id,
             rule=body.rule,
@@ -82,5 +82,5 @@ async def list_student_overrides(call: Call, student_id: IdInPath, query: Paging
 async def end_override(call: Call, student_id: IdInPath, override_id: IdInPath) -> Override:
     """End an override now. It stays listed; one that was used keeps its seat."""
     return await call[REGISTRAR].submit(
-        EndOverride(origin=Origin(call.request_id, call.actor), student_id=student_id, override_id=override_id)
+        EndOverride(origin=origin_of(call), student_id=student_id, override_id=override_id)
     )

@@ -6,8 +6,8 @@ from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
 from service.errors import Detail, EmailTaken, ExternalIdTaken, InUse, PreconditionFailed, StudentNotFound
-from service.keys import DATABASE, REGISTRAR
-from service.registrar.changes import Create, Delete, Edit, Origin, Replace
+from service.keys import DATABASE, REGISTRAR, origin_of
+from service.registrar.changes import Create, Delete, Edit, Replace
 from service.values import CreditLimit, Email, ExternalId, IdInPath, Input, Name
 from service.web.endpoint import Call, ETags, Reply, endpoint
 from service.web.paging import Page, Paging, decode_cursor, page_of
@@ -65,9 +65,7 @@ class StudentQuery(Paging):
 @endpoint("POST", "/students", status=201, problems=[EmailTaken, ExternalIdTaken])
 async def create_student(call: Call, body: NewStudent) -> Reply[Student]:
     """Create a student."""
-    student = await call[REGISTRAR].submit(
-        Create(origin=Origin(call.request_id, call.actor), thing=Student, values=body.model_dump())
-    )
+    student = await call[REGISTRAR].submit(Create(origin=origin_of(call), thing=Student, values=body.model_dump()))
     return Reply(student, 201, {"Location": f"/students/{student.id}"})
 
 
@@ -105,7 +103,7 @@ async def read_student(call: Call, student_id: IdInPath) -> Student:
 async def edit_student(call: Call, student_id: IdInPath, body: StudentChanges, if_match: ETags) -> Student:
     """Change some fields of a student."""
     return await call[REGISTRAR].submit(
-        Edit(origin=Origin(call.request_id, call.actor), thing=Student, id=student_id, values=body, if_match=if_match)
+        Edit(origin=origin_of(call), thing=Student, id=student_id, values=body, if_match=if_match)
     )
 
 
@@ -124,7 +122,7 @@ async def put_student(
     """
     replaced = await call[REGISTRAR].submit(
         Replace(
-            origin=Origin(call.request_id, call.actor),
+            origin=origin_of(call),
             thing=Student,
             external_id=external_id,
             values=body.model_dump(),
@@ -139,6 +137,4 @@ async def put_student(
 @endpoint("DELETE", "/students/{student_id}", status=204, problems=[StudentNotFound, InUse, PreconditionFailed])
 async def delete_student(call: Call, student_id: IdInPath, if_match: ETags) -> None:
     """Delete a student who was never enrolled in any course."""
-    await call[REGISTRAR].submit(
-        Delete(origin=Origin(call.request_id, call.actor), thing=Student, id=student_id, if_match=if_match)
-    )
+    await call[REGISTRAR].submit(Delete(origin=origin_of(call), thing=Student, id=student_id, if_match=if_match))

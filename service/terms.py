@@ -6,8 +6,8 @@ from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
 from service.errors import CodeTaken, InUse, PreconditionFailed, TermDates, TermNotFound
-from service.keys import DATABASE, REGISTRAR
-from service.registrar.changes import Create, Delete, Edit, Origin
+from service.keys import DATABASE, REGISTRAR, origin_of
+from service.registrar.changes import Create, Delete, Edit
 from service.values import CourseCode, CreditLimit, Day, IdInPath, Input, Instant, Name
 from service.web.endpoint import Call, ETags, Reply, endpoint
 from service.web.paging import Page, Paging, decode_cursor, page_of
@@ -52,9 +52,7 @@ class TermChanges(TypedDict, total=False):
 @endpoint("POST", "/terms", status=201, problems=[CodeTaken, TermDates])
 async def create_term(call: Call, body: NewTerm) -> Reply[Term]:
     """Create a term."""
-    term = await call[REGISTRAR].submit(
-        Create(origin=Origin(call.request_id, call.actor), thing=Term, values=dict(body))
-    )
+    term = await call[REGISTRAR].submit(Create(origin=origin_of(call), thing=Term, values=dict(body)))
     return Reply(term, 201, {"Location": f"/terms/{term.id}"})
 
 
@@ -81,13 +79,11 @@ async def read_term(call: Call, term_id: IdInPath) -> Term:
 async def edit_term(call: Call, term_id: IdInPath, body: TermChanges, if_match: ETags) -> Term:
     """Change some fields of a term; waitlists move at once where a deadline or a limit is eased."""
     return await call[REGISTRAR].submit(
-        Edit(origin=Origin(call.request_id, call.actor), thing=Term, id=term_id, values=body, if_match=if_match)
+        Edit(origin=origin_of(call), thing=Term, id=term_id, values=body, if_match=if_match)
     )
 
 
 @endpoint("DELETE", "/terms/{term_id}", status=204, problems=[TermNotFound, InUse, PreconditionFailed])
 async def delete_term(call: Call, term_id: IdInPath, if_match: ETags) -> None:
     """Delete a term without courses."""
-    await call[REGISTRAR].submit(
-        Delete(origin=Origin(call.request_id, call.actor), thing=Term, id=term_id, if_match=if_match)
-    )
+    await call[REGISTRAR].submit(Delete(origin=origin_of(call), thing=Term, id=term_id, if_match=if_match))

@@ -206,3 +206,8 @@ async def waiting_writer(connection: Connection) -> int:
     await until(waits, "a writer that waits for its turn")
     pid: int = await connection.fetchval(find)
     return pid
+
+
+async def wait_for(client: Client, student: int, course: int) -> Answer:
+    body = {"course_ids": [course], "on_full": "waitlist"}
+    return await call(client, "POST", f"/students/{student}/enroll", body)

@@ -89,7 +89,7 @@ async def test_every_reader_sees_every_position_once_and_in_order_whatever_the_w
     await database.open()
 
     async def write(number: int) -> None:
-        registrar = Registrar(database, write_timeout=30)
+        registrar = Registrar(database, settings.model_copy(update={"write_timeout": 30}))
         for turn in range(each):
             name = f"w{number}-{turn}"
             values = {"external_id": name, "given_name": "A", "family_name": "B", "email": f"{name}@x"}

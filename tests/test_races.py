@@ -13,7 +13,7 @@ from pytest_aiohttp import AiohttpClient
 from service.check import INVARIANTS
 from service.settings import Settings
 from sql import Connection
-from tests.campus import call, drop, enroll, new_course, new_student, served, student_fields
+from tests.campus import call, drop, enroll, new_course, new_student, served, student_fields, wait_for
 from tests.conftest import Client
 
 Answer = TypeVar("Answer")
@@ -188,11 +188,6 @@ async def test_capacity_lowered_during_a_rush_sells_no_seat_more(client: Client,
     )
     assert sold_before + sold_after == sum(answer.status == 201 for answer in answers) == max(10, sold_before)
     await assert_whole(connection)
-
-
-async def wait_for(client: Client, student: int, course: int) -> Any:
-    body = {"course_ids": [course], "on_full": "waitlist"}
-    return await call(client, "POST", f"/students/{student}/enroll", body)
 
 
 async def standing_of(connection: Connection, course: int) -> dict[int, str]:

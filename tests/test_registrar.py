@@ -25,16 +25,12 @@ from tests.campus import (
     new_student,
     problem,
     read,
+    wait_for,
 )
 from tests.conftest import Client
 
 TERM = {"code": "2026F", "name": "Fall", "starts_on": "2026-09-01", "ends_on": "2026-12-18"}
 PAST, AHEAD = "2001-01-01T00:00:00Z", "2999-01-01T00:00:00Z"
-
-
-async def wait_for(client: Client, student: int, course: int) -> Answer:
-    body = {"course_ids": [course], "on_full": "waitlist"}
-    return await call(client, "POST", f"/students/{student}/enroll", body)
 
 
 async def hold(client: Client, student: int, **fields: object) -> int:
@@ -173,7 +169,7 @@ async def test_the_sweep_promotes_whom_the_clock_made_eligible_and_newcomers_do_
     await connection.execute("UPDATE holds SET ends_at = now() WHERE student_id = $1", newcomer)
     database = Database(settings)
     await database.open()
-    assert await Registrar(database, write_timeout=5).sweep() == 1
+    assert await Registrar(database, settings).sweep() == 1
     await database.close()
     assert await status_of(client, newcomer, course) == "enrolled"
 
@@ -291,7 +287,7 @@ async def test_a_bulk_request_has_an_outcome_an_item_and_its_statements_do_not_g
     sent: list[str] = []
     database = Database(settings.model_copy(update={"pool_size": 1}))
     await database.open()
-    registrar = Registrar(database, write_timeout=5)
+    registrar = Registrar(database, settings)
     async with database.reading() as connection:
         connection.add_query_logger(lambda query: sent.append(query.query))
     # The first only lets the driver learn the types.

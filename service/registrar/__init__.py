@@ -1,6 +1,7 @@
 """The registrar: the one engine through which everything is changed. Lock, load, decide, record."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -9,15 +10,19 @@ from typing import Any, TypeVar, cast
 
 import asyncpg
 
+from service.coalescer import Coalescer
 from service.database import Database
-from service.errors import Unavailable
+from service.errors import DomainError, Unavailable
 from service.registrar.changes import Change, Origin, Sweep
 from service.registrar.decide import Outcome, decide
 from service.registrar.facts import load, open_ledger, record
 from service.registrar.ledger import Ledger
+from service.settings import Settings
 from sql import Connection
 from sql.courses import load_promotable
 from sql.feed import Event, load_head
+
+logger = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 
@@ -25,28 +30,51 @@ Answer = TypeVar("Answer")
 class Registrar:
     """Takes changes and answers each with its outcome; one transaction at a time writes in this process."""
 
-    def __init__(self, database: Database, *, write_timeout: float) -> None:
+    def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
-        self._write_timeout = write_timeout
+        self._write_timeout = settings.write_timeout
         self._turn = asyncio.Lock()
+        self._coalescer: Coalescer[Change[Any], Any] = Coalescer(
+            self._write,
+            cap=settings.batch_pairs if settings.batching else 1,
+            queue=settings.queue_limit,
+            timeout=settings.write_timeout,
+            size=lambda change: change.pairs,
+        )
 
     async def submit(self, change: Change[Answer]) -> Answer:
-        """Make one change and return its answer, committed.
+        """Make one change, in a transaction with those that arrive meanwhile, and return its answer, committed.
 
         Raises:
             DomainError: the change is refused and nothing is written, or the database could not be had.
         """
-        [outcome] = await self.submit_all([change])
-        return cast(Answer, _answer(outcome))
+        answer: Answer = await self._coalescer.submit(change, change.origin.gone)
+        return answer
 
     async def submit_all(self, changes: Sequence[Change[Any]]) -> list[Outcome]:
-        """Make many changes in one transaction, each for itself, and return what each answers or raises."""
+        """Make many changes in one transaction of their own, each for itself; return what each answers or raises."""
+        async with self._my_turn():
+            return await self._transact(changes)
+
+    async def _write(self, changes: Sequence[Change[Any]]) -> Sequence[Outcome]:
+        """Make changes in one transaction, or each in its own where the database refused the whole of them."""
         async with self._my_turn():
             try:
                 return await self._transact(changes)
-            except asyncpg.InvalidCachedStatementError:
-                # The driver only had to forget a plan that a migration made stale: nothing was written.
-                return await self._transact(changes)
+            except DomainError:
+                raise
+            except Exception as error:
+                if len(changes) == 1:
+                    raise
+                logger.warning("a batch was refused, its changes go one by one", extra={"error": type(error).__name__})
+            return [await self._alone(change) for change in changes]
+
+    async def _alone(self, change: Change[Any]) -> Outcome:
+        try:
+            [outcome] = await self._transact([change])
+        except Exception as error:  # handed on to the caller of this change
+            return error
+        return outcome
 
     async def preview(self, change: Change[Answer]) -> Answer:
         """Return what a change would answer now; nothing is written, and nothing is locked.
@@ -78,6 +106,13 @@ class Registrar:
             self._turn.release()
 
     async def _transact(self, changes: Sequence[Change[Any]]) -> list[Outcome]:
+        try:
+            return await self._transact_once(changes)
+        except asyncpg.InvalidCachedStatementError:
+            # The driver only had to forget a plan that a migration made stale: nothing was written.
+            return await self._transact_once(changes)
+
+    async def _transact_once(self, changes: Sequence[Change[Any]]) -> list[Outcome]:
         async with self._database.writing() as connection:
             outcomes, ledger = await _decide_all(connection, changes)
             await record(connection, ledger)

@@ -3,7 +3,7 @@
 The rules and the seats know nothing but this module, which hands the rows that they judge on to them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Generic, Literal, TypeAlias, TypeVar
@@ -30,6 +30,8 @@ class Origin:
     request_id: str
     actor: str | None = None
     reason: str | None = None
+    gone: Callable[[], bool] | None = field(default=None, compare=False)
+    """Tells whether the caller has left, so that a change that was not begun is not made."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +39,11 @@ class Change(Generic[Answer]):
     """One request to change something; the registrar answers it with an ``Answer`` or a ``DomainError``."""
 
     origin: Origin
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs of student and course it names, by which the size of a batch is bounded."""
+        return 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +185,11 @@ class Enroll(Change[tuple[Result, ...]]):
     mode: Mode = "atomic"
     on_full: OnFull = "fail"
 
+    @property
+    def pairs(self) -> int:
+        """One for each course."""
+        return len(self.course_ids)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Swap(Change[tuple[Result, ...]]):
@@ -187,6 +199,11 @@ class Swap(Change[tuple[Result, ...]]):
     drop: tuple[int, ...]
     add: tuple[int, ...]
     on_full: OnFull = "fail"
+
+    @property
+    def pairs(self) -> int:
+        """One for each course."""
+        return len(self.drop) + len(self.add)
 
 
 @dataclass(frozen=True, slots=True)

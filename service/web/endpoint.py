@@ -67,6 +67,10 @@ class Call:
     request_id: str
     actor: str | None
 
+    def gone(self) -> bool:
+        """Tell whether the caller has left."""
+        return self.request.transport is None or self.request.transport.is_closing()
+
     def __getitem__(self, key: web.AppKey[Key]) -> Key:
         """Look up what ``create_app`` has put into the application."""
         return self.request.app[key]

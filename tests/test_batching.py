@@ -1,0 +1,251 @@
+"""Natural batching: who shares a transaction, who is turned away, and that one failure is nobody else's."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from pytest_aiohttp import AiohttpClient
+
+from service.coalescer import Coalescer
+from service.errors import Unavailable
+from service.settings import Settings
+from sql import Connection
+from tests.campus import (
+    busy,
+    call,
+    course_fields,
+    drop,
+    enroll,
+    new_course,
+    new_student,
+    problem,
+    served,
+    student_fields,
+    wait_for,
+    waiting_writer,
+)
+from tests.conftest import Client
+from tests.test_database_failure import unavailable
+
+
+class Runner:
+    """Answers each item with itself, doubled, as soon as it may."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.go = asyncio.Event()
+        self.go.set()
+
+    async def __call__(self, items: Sequence[int]) -> list[Any]:
+        self.batches.append(list(items))
+        await self.go.wait()
+        if 13 in items:
+            raise RuntimeError("the batch fails")
+        return [ValueError(item) if item < 0 else item * 2 for item in items]
+
+
+def coalescer(runner: Runner, *, cap: int = 4, queue: int = 100, timeout: float = 60) -> Coalescer[int, int]:
+    return Coalescer(runner, cap=cap, queue=queue, timeout=timeout)
+
+
+async def start(*items: tuple[Coalescer[int, int], int]) -> list[asyncio.Task[int]]:
+    tasks = []
+    for line, item in items:
+        tasks.append(asyncio.create_task(line.submit(item)))
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    return tasks
+
+
+async def test_an_item_runs_at_once_and_what_arrives_meanwhile_goes_together_in_order_up_to_the_cap() -> None:
+    runner = Runner()
+    line = coalescer(runner)
+    runner.go.clear()
+    tasks = await start((line, 1))
+    assert runner.batches == [[1]]
+    tasks += await start(*((line, item) for item in (7, 3, 9, 2, 8, 4)))
+    runner.go.set()
+    assert await asyncio.gather(*tasks) == [2, 14, 6, 18, 4, 16, 8]
+    assert runner.batches == [[1], [7, 3, 9, 2], [8, 4]]
+    assert await line.submit(5) == 10
+
+
+async def test_an_item_above_the_cap_goes_alone() -> None:
+    runner = Runner()
+    line: Coalescer[int, int] = Coalescer(runner, cap=4, queue=9, timeout=60, size=lambda item: item)
+    runner.go.clear()
+    tasks = await start((line, 1), (line, 2), (line, 9), (line, 2))
+    runner.go.set()
+    await asyncio.gather(*tasks)
+    assert runner.batches == [[1], [2], [9], [2]]
+
+
+async def test_one_failure_is_its_own_and_a_failed_batch_tells_each_of_its_callers() -> None:
+    runner = Runner()
+    line = coalescer(runner)
+    runner.go.clear()
+    tasks = await start((line, 1), (line, -2), (line, 3))
+    runner.go.set()
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert outcomes[0] == 2
+    assert isinstance(outcomes[1], ValueError)
+    assert outcomes[2] == 6
+    runner.go.clear()
+    tasks = await start((line, 1), (line, 13), (line, 3))
+    runner.go.set()
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert outcomes[0] == 2
+    assert all(isinstance(outcome, RuntimeError) for outcome in outcomes[1:])
+    assert await line.submit(4) == 8
+
+
+async def test_a_full_queue_turns_away_at_once_and_a_long_wait_ends() -> None:
+    runner = Runner()
+    line = coalescer(runner, queue=2, timeout=0.05)
+    runner.go.clear()
+    tasks = await start((line, 1), (line, 2), (line, 3))
+    with pytest.raises(Unavailable):
+        await line.submit(4)
+    await asyncio.wait(tasks[1:])
+    assert not tasks[0].done(), "what runs is not cut short by the queue"
+    assert [type(task.exception()) for task in tasks[1:]] == [Unavailable, Unavailable]
+    runner.go.set()
+    assert await tasks[0] == 2
+    assert runner.batches == [[1]]
+
+
+async def test_who_has_left_before_the_batch_formed_is_left_out() -> None:
+    runner = Runner()
+    line = coalescer(runner)
+    runner.go.clear()
+    tasks = await start((line, 1), (line, 2))
+    tasks[1].cancel()
+    gone = asyncio.create_task(line.submit(3, lambda: True))
+    tasks += await start((line, 4))
+    runner.go.set()
+    assert await tasks[2] == 8
+    with pytest.raises(Unavailable):
+        await gone
+    assert runner.batches == [[1], [4]]
+
+
+async def test_many_callers_share_a_transaction_and_one_bad_one_fails_alone(
+    client: Client, connection: Connection, database_url: str
+) -> None:
+    course = await new_course(client, capacity=1000)
+    students = [await new_student(client) for _ in range(40)]
+    closed = await new_course(client, capacity=0)
+    async with busy(database_url):
+        first = asyncio.create_task(enroll(client, students[0], course))
+        await waiting_writer(connection)
+        rest = [asyncio.create_task(enroll(client, student, course)) for student in students[1:]]
+        refused = asyncio.create_task(enroll(client, students[5], course, closed))
+        unknown = asyncio.create_task(enroll(client, 10**9, course))
+        await asyncio.sleep(0.2)
+    answers = [await first, *[await task for task in rest]]
+    problem(await refused, 409, "course_full")
+    problem(await unknown, 404, "student_not_found")
+    assert [answer.status for answer in answers] == [201] * 40
+    transactions = "SELECT count(DISTINCT xmin::text) FROM student_courses WHERE course_id = $1"
+    assert await connection.fetchval(transactions, course) == 2
+
+
+async def test_without_batching_every_change_has_a_transaction_of_its_own(
+    settings: Settings, aiohttp_client: AiohttpClient, connection: Connection, database_url: str
+) -> None:
+    client = await served(aiohttp_client, settings.model_copy(update={"batching": False}))
+    course = await new_course(client, capacity=1000)
+    students = [await new_student(client) for _ in range(10)]
+    await asyncio.gather(*(enroll(client, student, course) for student in students))
+    transactions = "SELECT count(DISTINCT xmin::text) FROM student_courses WHERE course_id = $1"
+    assert await connection.fetchval(transactions, course) == 10
+
+
+async def test_a_change_that_the_database_refuses_fails_alone(
+    client: Client, connection: Connection, database_url: str
+) -> None:
+    await connection.execute("ALTER TABLE students ADD CONSTRAINT nobody_is_called_x CHECK (given_name <> 'X')")
+    async with busy(database_url):
+        first = asyncio.create_task(call(client, "POST", "/courses", course_fields()))
+        await waiting_writer(connection)
+        tasks = [
+            asyncio.create_task(
+                call(client, "POST", "/students", student_fields(given_name="X" if number == 7 else "Ada"))
+            )
+            for number in range(20)
+        ]
+        await asyncio.sleep(0.2)
+    assert (await first).status == 201
+    statuses = [(await task).status for task in tasks]
+    assert statuses == [500 if number == 7 else 201 for number in range(20)]
+    assert await connection.fetchval("SELECT count(*) FROM students") == 19
+    assert await connection.fetchval("SELECT max(position) = count(*) FROM events")
+
+
+async def test_changes_of_every_kind_share_a_transaction_in_the_order_of_arrival(
+    client: Client, connection: Connection, database_url: str
+) -> None:
+    one, two = await new_student(client), await new_student(client)
+    course, empty = await new_course(client, capacity=1), await new_course(client)
+    await enroll(client, one, course)
+    same = student_fields()
+    path = "/students/by-external-id/s-1"
+    async with busy(database_url):
+        first = asyncio.create_task(call(client, "POST", "/students", student_fields()))
+        await waiting_writer(connection)
+        calls = [
+            wait_for(client, two, course),
+            drop(client, one, course),
+            call(client, "POST", "/students", same),
+            call(client, "POST", "/students", same),
+            call(client, "PUT", path, student_fields(given_name="Grace")),
+            call(client, "PATCH", f"/students/{one}", {"external_id": "s-2"}),
+            call(client, "PUT", path, student_fields(given_name="Grace")),
+            enroll(client, one, empty),
+            call(client, "DELETE", f"/courses/{empty}"),
+        ]
+        tasks = []
+        for each in calls:
+            tasks.append(asyncio.create_task(each))
+            await asyncio.sleep(0.03)
+    await first
+    answers = [await task for task in tasks]
+    assert [answer.status for answer in answers] == [201, 200, 201, 409, 201, 200, 200, 201, 409]
+    transactions = "SELECT count(DISTINCT xmin::text) FROM events WHERE position > 6"
+    assert await connection.fetchval(transactions) == 1
+    roster = await connection.fetch("SELECT student_id FROM student_courses WHERE status = 'enrolled' ORDER BY 1")
+    assert [row[0] for row in roster] == [one, two]
+
+
+async def test_an_external_id_that_an_earlier_change_of_the_batch_gave_up_is_free_again(
+    client: Client, connection: Connection, database_url: str
+) -> None:
+    path = "/students/by-external-id/s-1"
+    student = (await call(client, "PUT", path, student_fields())).body["id"]
+    async with busy(database_url):
+        first = asyncio.create_task(call(client, "POST", "/courses", course_fields()))
+        await waiting_writer(connection)
+        away = asyncio.create_task(call(client, "PATCH", f"/students/{student}", {"external_id": None}))
+        await asyncio.sleep(0.05)
+        again = asyncio.create_task(call(client, "PUT", path, student_fields()))
+        await asyncio.sleep(0.05)
+    assert [(await task).status for task in (first, away, again)] == [201, 200, 201]
+    assert (await again).body["id"] != student
+
+
+async def test_more_than_the_queue_holds_get_503_and_when_to_come_back(
+    settings: Settings, aiohttp_client: AiohttpClient, connection: Connection, database_url: str
+) -> None:
+    client = await served(aiohttp_client, settings.model_copy(update={"queue_limit": 3}))
+    async with busy(database_url):
+        first = asyncio.create_task(call(client, "POST", "/students", student_fields()))
+        await waiting_writer(connection)
+        tasks = [asyncio.create_task(call(client, "POST", "/students", student_fields())) for _ in range(5)]
+        done, waiting = await asyncio.wait(tasks, timeout=2)
+        assert len(done) == 2
+        assert len(waiting) == 3
+        for task in done:
+            unavailable(task.result())
+    assert (await first).status == 201
+    assert [(await task).status for task in waiting] == [201] * 3
