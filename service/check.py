@@ -68,7 +68,7 @@ def invariants(sweep_interval: float) -> Mapping[str, Finder]:
     """Name what must always hold, and what finds where it does not."""
     return {
         "the seat counter is the number of seated students": sql.find_miscounts,
-        "nobody is seated above the capacity, unless it was lowered": sql.find_oversold,
+        "nobody was seated above the capacity of that moment, unless by an override": sql.find_oversold,
         "no seat is free while somebody waits who may have it": partial(find_overlooked, sweep_interval=sweep_interval),
         "nobody is seated in courses that clash, unless they were edited since": find_clashes,
         "nobody has credits above the limit, unless they were edited since": find_overloads,

@@ -19,11 +19,13 @@ class Miscount:
 
 @dataclass(frozen=True, slots=True)
 class Oversold:
-    """A course with more students seated than any capacity that it has ever had."""
+    """A seat that was not there: the event that gave it, and the seats taken and the capacity right after it."""
 
     course_id: int
-    seated: int
-    largest_capacity: int
+    student_id: int
+    position: int
+    seats_taken: int
+    capacity: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,33 +107,59 @@ async def find_miscounts(connection: Connection) -> list[Miscount]:
 
 
 FIND_OVERSOLD: Final = """
-WITH seated AS (
-    SELECT student_courses.course_id, count(*) AS seated
-    FROM student_courses
-    LEFT JOIN overrides
-        ON overrides.id = student_courses.override_id
-        AND overrides.rule = 'course_full'
-    WHERE student_courses.status IN ('enrolled', 'completed')
-        AND overrides.id IS NULL
-    GROUP BY student_courses.course_id
+WITH moves AS (
+    SELECT
+        position,
+        student_id,
+        course_id,
+        (student_id IS NOT NULL AND after ->> 'status' IN ('enrolled', 'completed'))::integer
+            - (student_id IS NOT NULL AND coalesce(before ->> 'status', '') IN ('enrolled', 'completed'))::integer
+            AS seats,
+        (after ->> 'override_id')::bigint AS override_id,
+        student_id IS NULL AND after -> 'capacity' IS NOT NULL AS sets_capacity,
+        (after ->> 'capacity')::bigint AS capacity
+    FROM events
+    WHERE course_id IS NOT NULL
+        AND (starts_with(type, 'enrollment.') OR type IN ('course.created', 'course.updated'))
+),
+counted AS (
+    SELECT
+        position,
+        student_id,
+        course_id,
+        seats,
+        override_id,
+        capacity,
+        sum(seats) OVER history AS seats_taken,
+        count(*) FILTER (WHERE sets_capacity) OVER history AS era
+    FROM moves
+    WINDOW history AS (PARTITION BY course_id ORDER BY position)
+),
+judged AS (
+    SELECT
+        position,
+        student_id,
+        course_id,
+        seats,
+        override_id,
+        seats_taken,
+        first_value(capacity) OVER (PARTITION BY course_id, era ORDER BY position) AS capacity
+    FROM counted
 )
-SELECT courses.id AS course_id, seated.seated, max((events.after ->> 'capacity')::bigint) AS largest_capacity
-FROM courses
-INNER JOIN seated ON seated.course_id = courses.id
-INNER JOIN events
-    ON events.course_id = courses.id
-    AND events.student_id IS NULL
-    AND events.after -> 'capacity' IS NOT NULL
-WHERE seated.seated > courses.capacity
-GROUP BY courses.id, seated.seated
-HAVING bool_and(events.after ->> 'capacity' IS NOT NULL)
-    AND seated.seated > max((events.after ->> 'capacity')::bigint)
-ORDER BY courses.id
+SELECT judged.course_id, judged.student_id, judged.position, judged.seats_taken, judged.capacity
+FROM judged
+LEFT JOIN overrides
+    ON overrides.id = judged.override_id
+    AND overrides.rule = 'course_full'
+WHERE judged.seats = 1
+    AND judged.seats_taken > judged.capacity
+    AND overrides.id IS NULL
+ORDER BY judged.position
 """
 
 
 async def find_oversold(connection: Connection) -> list[Oversold]:
-    """Find courses with more students than they ever had capacity for, those seated by an override left aside."""
+    """Find who was seated when no seat was free: above the capacity of that moment, and by no override."""
     return [Oversold(*row) for row in await connection.fetch(FIND_OVERSOLD)]
 
 

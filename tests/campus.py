@@ -170,12 +170,17 @@ async def until(condition: Callable[[], Awaitable[object]], what: str) -> None:
 async def served(aiohttp_client: AiohttpClient, settings: Settings) -> Client:
     """Serve with settings of the test's own and return a client once the service is ready."""
     client = await aiohttp_client(create_app(settings))
+    await until_ready(client)
+    return client
+
+
+async def until_ready(client: Client) -> None:
+    """Wait until the service serves."""
 
     async def ready() -> bool:
         return (await call(client, "GET", "/health/ready")).status == 200
 
     await until(ready, "readiness")
-    return client
 
 
 @asynccontextmanager

@@ -5,7 +5,7 @@ import pytest
 from service.check import NOTES, check
 from service.settings import Settings
 from sql import Connection
-from tests.campus import call, create, enroll, new_course, new_student
+from tests.campus import call, create, drop, enroll, new_course, new_student
 from tests.conftest import Client
 
 MONDAY = [{"day": "mon", "start": "09:00", "end": "10:30"}]
@@ -139,21 +139,38 @@ async def test_whom_the_clock_has_made_eligible_may_wait_for_the_next_sweep_and_
     assert lines[1:] == ([f"      course_id={course}, student_id={student}"] if status else [])
 
 
-async def test_a_seat_above_the_capacity_is_a_fault_unless_an_override_or_a_lowered_capacity_explains_it(
-    client: Client, settings: Settings, connection: Connection, capsys: pytest.CaptureFixture[str]
+async def test_seats_freed_and_taken_again_a_lowered_capacity_and_an_override_are_no_oversell(
+    client: Client, settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    overridden, lowered, raised = [await new_course(client, capacity=2) for _ in range(3)]
-    students = [await new_student(client) for _ in range(3)]
+    course = await new_course(client, capacity=2)
+    students = [await new_student(client) for _ in range(5)]
     for student in students[:2]:
-        assert (await enroll(client, student, overridden, lowered)).status == 201
-    await override(client, students[2], overridden, "course_full")
-    assert (await enroll(client, students[2], overridden)).status == 201
-    await call(client, "PATCH", f"/courses/{lowered}", {"capacity": 1})
-    await call(client, "PATCH", f"/courses/{raised}", {"capacity": 0})
+        assert (await enroll(client, student, course)).status == 201
+    await drop(client, students[0], course)
+    assert (await enroll(client, students[2], course)).status == 201
+    await call(client, "PATCH", f"/courses/{course}", {"capacity": 1})
+    await override(client, students[3], course, "course_full")
+    assert (await enroll(client, students[3], course)).status == 201
+    await call(client, "PATCH", f"/courses/{course}", {"capacity": 4})
+    assert (await enroll(client, students[4], course)).status == 201
+
     assert await checked(settings, capsys) == (0, [])
 
-    await connection.execute("UPDATE student_courses SET override_id = NULL")
+
+async def test_an_oversell_is_found_though_the_capacity_was_larger_before_and_after(
+    client: Client, settings: Settings, connection: Connection, capsys: pytest.CaptureFixture[str]
+) -> None:
+    course = await new_course(client, capacity=5)
+    students = [await new_student(client) for _ in range(2)]
+    for capacity in (2, 5):
+        await call(client, "PATCH", f"/courses/{course}", {"capacity": capacity})
+        if capacity == 2:
+            for student in students:
+                assert (await enroll(client, student, course)).status == 201
+    await connection.execute("""UPDATE events SET after = replace(after::text, '"capacity":2', '"capacity":1')::json""")
 
     status, lines = await checked(settings, capsys)
+
+    oversold = f"student_id={students[1]}, position=6, seats_taken=2, capacity=1"
     assert status == 1
-    assert lines[1:] == [f"      course_id={overridden}, seated=3, largest_capacity=2"]
+    assert [line for line in lines if "position" in line] == [f"      course_id={course}, {oversold}"]
