@@ -12,8 +12,9 @@ from service import __version__, courses, enrollments, events, holds, overrides,
 from service.database import Database, renew_epoch_of_copy
 from service.errors import DomainError, EnrollmentRefused, Unavailable, UnknownCourses
 from service.events import POLLER, Poller
-from service.keys import DATABASE, REGISTRAR
+from service.keys import COURSES, COURSES_OF_STUDENTS, DATABASE, REGISTRAR, STUDENTS, STUDENTS_OF_COURSES
 from service.migrate import DatabaseUnavailable, migrate
+from service.reading import reader
 from service.registrar import Registrar
 from service.registrar.rules import RULES
 from service.settings import Settings
@@ -59,6 +60,10 @@ def create_app(settings: Settings) -> web.Application:
     database = Database(settings)
     app[DATABASE] = database
     app[REGISTRAR] = Registrar(database, settings)
+    app[STUDENTS] = reader(database, settings, students.find)
+    app[COURSES] = reader(database, settings, courses.find)
+    app[COURSES_OF_STUDENTS] = reader(database, settings, enrollments.find_courses)
+    app[STUDENTS_OF_COURSES] = reader(database, settings, enrollments.find_students)
     app[POLLER] = Poller(database, interval=settings.poll_interval)
     app[BODY_TIMEOUT] = settings.body_timeout
     app[DRAINING] = asyncio.Event()

@@ -39,15 +39,21 @@ class Coalescer(Generic[Item, Answer]):
         queue: int,
         timeout: float,
         size: Callable[[Item], int] = lambda _: 1,
+        in_flight: int = 1,
     ) -> None:
-        """``cap`` and ``queue`` bound a batch in sizes and the queue in items, ``timeout`` the wait in it in seconds."""
+        """``cap`` and ``queue`` bound a batch in sizes and the queue in items, ``timeout`` the wait in it in seconds.
+
+        With more than one batch ``in_flight`` nothing is promised of the order.
+        """
         self._run = run
         self._cap = cap
         self._queue = queue
         self._timeout = timeout
         self._size = size
         self._waiting: deque[Waiting[Item, Answer]] = deque()
-        self._working: asyncio.Task[None] | None = None
+        self._in_flight = in_flight
+        self._running = 0
+        self._tasks: set[asyncio.Task[None]] = set()
         self._expiry: asyncio.TimerHandle | None = None
 
     async def submit(self, item: Item, gone: Callable[[], bool] | None = None) -> Answer:
@@ -61,25 +67,32 @@ class Coalescer(Generic[Item, Answer]):
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Answer] = loop.create_future()
         self._waiting.append(Waiting(item, answer, loop.time() + self._timeout, gone))
-        if self._working is None:
-            self._working = loop.create_task(self._work())
+        if self._running < self._in_flight:
+            self._running += 1
+            self._tasks.add(task := loop.create_task(self._work()))
+            task.add_done_callback(self._tasks.discard)
         elif self._expiry is None:
             self._expiry = loop.call_later(self._timeout, self._expire)
         return await answer
 
     async def _work(self) -> None:
-        while batch := self._next_batch():
-            try:
-                answers = await self._run([waiting.item for waiting in batch])
-            except Exception as error:  # handed on to the callers
-                answers = [error] * len(batch)
-            except BaseException:
-                for waiting in batch:
-                    waiting.answer.cancel()
-                raise
-            for waiting, answer in zip(batch, answers, strict=True):
-                _settle(waiting, answer)
-        self._working = None
+        try:
+            while batch := self._next_batch():
+                await self._answer(batch)
+        finally:
+            self._running -= 1
+
+    async def _answer(self, batch: list[Waiting[Item, Answer]]) -> None:
+        try:
+            answers = await self._run([waiting.item for waiting in batch])
+        except Exception as error:  # handed on to the callers
+            answers = [error] * len(batch)
+        except BaseException:
+            for waiting in batch:
+                waiting.answer.cancel()
+            raise
+        for waiting, answer in zip(batch, answers, strict=True):
+            _settle(waiting, answer)
 
     def _next_batch(self) -> list[Waiting[Item, Answer]]:
         """Take from the queue what goes together, one item at least."""

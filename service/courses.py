@@ -20,7 +20,7 @@ from service.errors import (
     PreconditionFailed,
     UnknownTerm,
 )
-from service.keys import DATABASE, REGISTRAR, origin_of
+from service.keys import COURSES, DATABASE, REGISTRAR, origin_of
 from service.registrar.changes import Cancel, Create, Delete, Edit, Group, Replace, Require
 from service.registrar.facts import groups_of
 from service.registrar.rules import DAYS
@@ -41,6 +41,7 @@ from service.values import (
 from service.web.endpoint import Call, ETags, Reply, endpoint
 from service.web.paging import Page, Paging, decode_cursor, page_of
 from service.web.problems import invalid
+from sql import Connection
 from sql import courses as sql
 from sql.courses import CourseStatus, get_course, list_courses, list_courses_by_code
 from sql.requirements import RequirementKind, load_requirements
@@ -206,11 +207,15 @@ async def search_courses(call: Call, query: CourseQuery) -> Page[Course]:
 @endpoint("GET", "/courses/{course_id}", problems=[CourseNotFound])
 async def read_course(call: Call, course_id: IdInPath) -> Course:
     """Read a course, with its seats."""
-    async with call[DATABASE].reading() as connection:
-        row = await get_course(connection, course_id)
+    row = await call[COURSES].submit(course_id, call.gone)
     if row is None:
         raise CourseNotFound(course_id)
     return course_of(row)
+
+
+async def find(connection: Connection, ids: list[int]) -> dict[int, sql.Course]:
+    """Read courses by id."""
+    return {course.id: course for course in await sql.load_courses(connection, ids)}
 
 
 @endpoint(

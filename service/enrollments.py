@@ -1,5 +1,6 @@
 """Enrollments: what callers send and see of them, and the handlers."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,7 +21,7 @@ from service.errors import (
     StudentNotFound,
     UnknownCourses,
 )
-from service.keys import DATABASE, REGISTRAR, origin_of
+from service.keys import COURSES_OF_STUDENTS, DATABASE, REGISTRAR, STUDENTS_OF_COURSES, origin_of
 from service.registrar.changes import (
     Complete,
     Drop,
@@ -37,15 +38,21 @@ from service.values import Credits, Grade, IdInBody, IdInPath, Input, ReasonQuer
 from service.web.endpoint import Call, Reply, endpoint
 from service.web.paging import Page, Paging, decode_cursor, page_of
 from service.web.problems import Problem, problem_of
-from sql.courses import Course, get_course
+from sql import Connection
+from sql.courses import Course, get_course, load_courses
 from sql.enrollments import (
+    CourseOfStudent,
+    CoursesAsked,
     Status,
+    StudentOfCourse,
+    StudentsAsked,
+    Waiter,
     count_ahead,
-    list_courses_of_student,
+    list_courses_of_students,
     list_line,
-    list_students_of_course,
+    list_students_of_courses,
 )
-from sql.students import get_student
+from sql.students import load_students
 
 CourseIds = Annotated[
     list[IdInBody], Field(min_length=1, max_length=100, description="An id that stands twice counts once.")
@@ -335,10 +342,10 @@ async def list_student_courses(call: Call, student_id: IdInPath, query: StudentC
     statuses: list[Status] = ["enrolled", "waitlisted"] if query.status is None else [query.status]
     of = f"courses of {student_id} {' '.join(statuses)}"
     after = decode_cursor(query.cursor, of)
-    async with call[DATABASE].reading() as connection:
-        rows = await list_courses_of_student(connection, student_id, statuses, after, query.limit + 1)
-        if not rows and await get_student(connection, student_id) is None:
-            raise StudentNotFound(student_id)
+    asked = CoursesAsked(student_id, query.status, after, query.limit + 1)
+    rows = await call[COURSES_OF_STUDENTS].submit(asked, call.gone)
+    if rows is None:
+        raise StudentNotFound(student_id)
     items = [
         StudentCourse(
             course_id=row.course_id,
@@ -354,6 +361,17 @@ async def list_student_courses(call: Call, student_id: IdInPath, query: StudentC
         for row in rows
     ]
     return page_of(items, query.limit, of, lambda item: item.course_id)
+
+
+async def find_courses(connection: Connection, asked: list[CoursesAsked]) -> dict[CoursesAsked, list[CourseOfStudent]]:
+    """Read pages of students' courses; there is none of a student who does not exist."""
+    found: dict[CoursesAsked, list[CourseOfStudent]] = defaultdict(list)
+    for row in await list_courses_of_students(connection, asked):
+        found[asked[row.number - 1]].append(row)
+    if empty := [each for each in asked if each not in found]:
+        there = {student.id for student in await load_students(connection, [each.student_id for each in empty])}
+        found.update({each: [] for each in empty if each.student_id in there})
+    return found
 
 
 @endpoint(
@@ -409,14 +427,19 @@ async def list_course_students(call: Call, course_id: IdInPath, query: CourseStu
     of = f"students of {course_id} {query.status}"
     after = decode_cursor(query.cursor, of)
     ahead = 0
-    async with call[DATABASE].reading() as connection:
-        if query.status == "waitlisted":
-            rows = await list_line(connection, course_id, after, query.limit + 1)
+    rows: list[Waiter | StudentOfCourse]
+    if query.status == "waitlisted":
+        async with call[DATABASE].reading() as connection:
+            rows = [*await list_line(connection, course_id, after, query.limit + 1)]
             ahead = await count_ahead(connection, course_id, after) if after else 0
-        else:
-            rows = await list_students_of_course(connection, course_id, query.status, after, query.limit + 1)
-        if not rows and await get_course(connection, course_id) is None:
+            if not rows and await get_course(connection, course_id) is None:
+                raise CourseNotFound(course_id)
+    else:
+        asked = StudentsAsked(course_id, query.status, after, query.limit + 1)
+        found = await call[STUDENTS_OF_COURSES].submit(asked, call.gone)
+        if found is None:
             raise CourseNotFound(course_id)
+        rows = [*found]
     items = [
         CourseStudent(
             student_id=row.student_id,
@@ -431,6 +454,19 @@ async def list_course_students(call: Call, course_id: IdInPath, query: CourseStu
     ]
     keys = {row.student_id: row.place if query.status == "waitlisted" else row.student_id for row in rows}
     return page_of(items, query.limit, of, lambda item: keys[item.student_id])
+
+
+async def find_students(
+    connection: Connection, asked: list[StudentsAsked]
+) -> dict[StudentsAsked, list[StudentOfCourse]]:
+    """Read pages of courses' students; there is none of a course that does not exist."""
+    found: dict[StudentsAsked, list[StudentOfCourse]] = defaultdict(list)
+    for row in await list_students_of_courses(connection, asked):
+        found[asked[row.number - 1]].append(row)
+    if empty := [each for each in asked if each not in found]:
+        there = {course.id for course in await load_courses(connection, [each.course_id for each in empty])}
+        found.update({each: [] for each in empty if each.course_id in there})
+    return found
 
 
 def _result(result: Result) -> EnrollmentResult:

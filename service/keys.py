@@ -2,13 +2,25 @@
 
 from aiohttp import web
 
+from service.coalescer import Coalescer
 from service.database import Database
 from service.registrar import Registrar
 from service.registrar.changes import Origin
 from service.web.endpoint import Call
+from sql.courses import Course
+from sql.enrollments import CourseOfStudent, CoursesAsked, StudentOfCourse, StudentsAsked
+from sql.students import Student
 
 DATABASE = web.AppKey("database", Database)
 REGISTRAR = web.AppKey("registrar", Registrar)
+STUDENTS: web.AppKey[Coalescer[int, Student | None]] = web.AppKey("students", Coalescer)
+COURSES: web.AppKey[Coalescer[int, Course | None]] = web.AppKey("courses", Coalescer)
+COURSES_OF_STUDENTS: web.AppKey[Coalescer[CoursesAsked, list[CourseOfStudent] | None]] = web.AppKey(
+    "courses of students", Coalescer
+)
+STUDENTS_OF_COURSES: web.AppKey[Coalescer[StudentsAsked, list[StudentOfCourse] | None]] = web.AppKey(
+    "students of courses", Coalescer
+)
 
 
 def origin_of(call: Call, reason: str | None = None) -> Origin:

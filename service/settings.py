@@ -59,6 +59,9 @@ class Settings(BaseSettings):
     batch_pairs: PositiveInt = 512
     """How many pairs of student and course one transaction takes: more of them make it longer, not faster."""
 
+    batch_reads: PositiveInt = 128
+    """How many single things one statement reads for as many callers."""
+
     queue_limit: PositiveInt = 8192
     """How many requests may wait: at a slow 1,000 a second the last of them has the answer before write_timeout."""
 

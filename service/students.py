@@ -6,18 +6,19 @@ from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
 from service.errors import Detail, EmailTaken, ExternalIdTaken, InUse, PreconditionFailed, StudentNotFound
-from service.keys import DATABASE, REGISTRAR, origin_of
+from service.keys import DATABASE, REGISTRAR, STUDENTS, origin_of
 from service.registrar.changes import Create, Delete, Edit, Replace
 from service.values import CreditLimit, Email, ExternalId, IdInPath, Input, Name
 from service.web.endpoint import Call, ETags, Reply, endpoint
 from service.web.paging import Page, Paging, decode_cursor, page_of
 from service.web.problems import invalid
+from sql import Connection
 from sql.students import (
     Student,
     find_students_by_email,
     find_students_by_external_id,
-    get_student,
     list_students,
+    load_students,
 )
 
 
@@ -88,11 +89,15 @@ async def search_students(call: Call, query: StudentQuery) -> Page[Student]:
 @endpoint("GET", "/students/{student_id}", problems=[StudentNotFound])
 async def read_student(call: Call, student_id: IdInPath) -> Student:
     """Read a student."""
-    async with call[DATABASE].reading() as connection:
-        student = await get_student(connection, student_id)
+    student = await call[STUDENTS].submit(student_id, call.gone)
     if student is None:
         raise StudentNotFound(student_id)
     return student
+
+
+async def find(connection: Connection, ids: list[int]) -> dict[int, Student]:
+    """Read students by id."""
+    return {student.id: student for student in await load_students(connection, ids)}
 
 
 @endpoint(

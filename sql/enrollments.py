@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 from sql import Connection, columns
 
@@ -33,9 +33,22 @@ class Enrollment:
 
 
 @dataclass(frozen=True, slots=True)
-class CourseOfStudent:
-    """A student's course, with what a reader wants to know of the course; ``position`` counts from 1 in its line."""
+class CoursesAsked:
+    """A page of a student's courses that is asked for; a status of None stands for those enrolled and waitlisted."""
 
+    student_id: int
+    status: Status | None
+    after_course_id: int
+    page_limit: int
+
+
+class CourseOfStudent(NamedTuple):
+    """A student's course, with what a reader wants to know of the course; ``position`` counts from 1 in its line.
+
+    ``number`` counts from 1 which of the pages asked for it is on.
+    """
+
+    number: int
     course_id: int
     status: Status
     position: int | None
@@ -49,8 +62,33 @@ class CourseOfStudent:
 
 
 @dataclass(frozen=True, slots=True)
-class StudentOfCourse:
-    """A course's student, with what a reader wants to know of the student."""
+class StudentsAsked:
+    """A page of a course's students in one status that is asked for."""
+
+    course_id: int
+    status: Status
+    after_student_id: int
+    page_limit: int
+
+
+class StudentOfCourse(NamedTuple):
+    """A course's student, with what a reader wants to know of the student.
+
+    ``number`` counts from 1 which of the pages asked for it is on.
+    """
+
+    number: int
+    student_id: int
+    status: Status
+    place: int
+    joined_at: datetime
+    given_name: str
+    family_name: str
+    email: str
+
+
+class Waiter(NamedTuple):
+    """One who waits for a course, with what a reader wants to know of the student."""
 
     student_id: int
     status: Status
@@ -199,8 +237,9 @@ async def save_enrollments(connection: Connection, enrollments: Sequence[Enrollm
     await connection.execute(SAVE_ENROLLMENTS, *columns(enrollments))
 
 
-LIST_COURSES_OF_STUDENT: Final = """
+LIST_COURSES_OF_STUDENTS: Final = """
 SELECT
+    asked.number,
     mine.course_id,
     mine.status,
     CASE
@@ -219,44 +258,55 @@ SELECT
     courses.title,
     courses.credits,
     courses.term_id
-FROM student_courses AS mine
+FROM
+    unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[]) WITH ORDINALITY
+    AS asked (student_id, status, after_course_id, page_limit, number)
+CROSS JOIN LATERAL (
+    SELECT course_id, status, place, joined_at, passed, grade
+    FROM student_courses
+    WHERE student_courses.student_id = asked.student_id
+        AND (
+            student_courses.status = asked.status
+            OR (asked.status IS NULL AND student_courses.status IN ('enrolled', 'waitlisted'))
+        )
+        AND student_courses.course_id > asked.after_course_id
+    ORDER BY student_courses.course_id
+    LIMIT asked.page_limit
+) AS mine
 INNER JOIN courses ON courses.id = mine.course_id
-WHERE mine.student_id = $1::bigint
-    AND mine.status = ANY($2::text[])
-    AND mine.course_id > $3::bigint
-ORDER BY mine.course_id
-LIMIT $4::bigint
 """
 
 
-async def list_courses_of_student(
-    connection: Connection, student_id: int, statuses: list[Status], after_course_id: int, limit: int
-) -> list[CourseOfStudent]:
-    """Read a page of a student's courses by course id."""
-    rows = await connection.fetch(LIST_COURSES_OF_STUDENT, student_id, statuses, after_course_id, limit)
-    return [CourseOfStudent(*row) for row in rows]
+async def list_courses_of_students(connection: Connection, asked: Sequence[CoursesAsked]) -> list[CourseOfStudent]:
+    """Read pages of students' courses, each by course id."""
+    rows = await connection.fetch(LIST_COURSES_OF_STUDENTS, *columns(asked))
+    return sorted(CourseOfStudent(*row) for row in rows)
 
 
-LIST_STUDENTS_OF_COURSE: Final = """
+LIST_STUDENTS_OF_COURSES: Final = """
 SELECT
-    student_courses.student_id, student_courses.status, student_courses.place, student_courses.joined_at,
+    asked.number, roster.student_id, roster.status, roster.place, roster.joined_at,
     students.given_name, students.family_name, students.email
-FROM student_courses
-INNER JOIN students ON students.id = student_courses.student_id
-WHERE student_courses.course_id = $1::bigint
-    AND student_courses.status = $2::text
-    AND student_courses.student_id > $3::bigint
-ORDER BY student_courses.student_id
-LIMIT $4::bigint
+FROM
+    unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[]) WITH ORDINALITY
+    AS asked (course_id, status, after_student_id, page_limit, number)
+CROSS JOIN LATERAL (
+    SELECT student_id, status, place, joined_at
+    FROM student_courses
+    WHERE student_courses.course_id = asked.course_id
+        AND student_courses.status = asked.status
+        AND student_courses.student_id > asked.after_student_id
+    ORDER BY student_courses.student_id
+    LIMIT asked.page_limit
+) AS roster
+INNER JOIN students ON students.id = roster.student_id
 """
 
 
-async def list_students_of_course(
-    connection: Connection, course_id: int, status: Status, after_student_id: int, limit: int
-) -> list[StudentOfCourse]:
-    """Read a page of a course's students in one status by student id."""
-    rows = await connection.fetch(LIST_STUDENTS_OF_COURSE, course_id, status, after_student_id, limit)
-    return [StudentOfCourse(*row) for row in rows]
+async def list_students_of_courses(connection: Connection, asked: Sequence[StudentsAsked]) -> list[StudentOfCourse]:
+    """Read pages of courses' students in one status, each by student id."""
+    rows = await connection.fetch(LIST_STUDENTS_OF_COURSES, *columns(asked))
+    return sorted(StudentOfCourse(*row) for row in rows)
 
 
 COUNT_AHEAD: Final = """
@@ -288,6 +338,6 @@ LIMIT $3::bigint
 """
 
 
-async def list_line(connection: Connection, course_id: int, after_place: int, limit: int) -> list[StudentOfCourse]:
+async def list_line(connection: Connection, course_id: int, after_place: int, limit: int) -> list[Waiter]:
     """Read a page of those who wait for a course, in order."""
-    return [StudentOfCourse(*row) for row in await connection.fetch(LIST_LINE, course_id, after_place, limit)]
+    return [Waiter(*row) for row in await connection.fetch(LIST_LINE, course_id, after_place, limit)]
