@@ -305,7 +305,7 @@ TAMPERINGS = [
     (
         "above the capacity",
         'UPDATE courses SET capacity = 1; UPDATE events SET after = \'{"capacity": 1, "version": 1}\' WHERE position = 3',
-        "course_id=1, seated=2, largest_capacity=1",
+        "course_id=1, student_id=2, position=5, seats_taken=2, capacity=1",
     ),
     (
         "no seat is free",
