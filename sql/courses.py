@@ -1,17 +1,15 @@
 """Statements about courses."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 from sql import Connection, columns
 
 CourseStatus: TypeAlias = Literal["open", "cancelled"]
 
 
-@dataclass(frozen=True, slots=True)
-class Course:
+class Course(NamedTuple):
     """A course: one offering, in at most one term. ``capacity`` counts seats, ``waitlist_capacity`` places in line.
 
     Of both, None is unlimited. ``credits`` come in halves; ``meetings`` is a JSON array. ``version`` counts the changes
@@ -35,8 +33,7 @@ class Course:
     updated_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Seats:
+class Seats(NamedTuple):
     """The counters of a course."""
 
     course_id: int
@@ -56,7 +53,7 @@ WHERE id = $1::bigint
 async def get_course(connection: Connection, course_id: int) -> Course | None:
     """Read one course."""
     row = await connection.fetchrow(GET_COURSE, course_id)
-    return Course(*row) if row else None
+    return Course._make(row) if row else None
 
 
 LIST_COURSES: Final = """
@@ -72,7 +69,7 @@ LIMIT $2::bigint
 
 async def list_courses(connection: Connection, after_id: int, limit: int) -> list[Course]:
     """Read a page of courses by id."""
-    return [Course(*row) for row in await connection.fetch(LIST_COURSES, after_id, limit)]
+    return [Course._make(row) for row in await connection.fetch(LIST_COURSES, after_id, limit)]
 
 
 LIST_COURSES_BY_CODE: Final = """
@@ -89,7 +86,7 @@ LIMIT $3::bigint
 
 async def list_courses_by_code(connection: Connection, code: str, after_id: int, limit: int) -> list[Course]:
     """Read a page of the courses with a code by id."""
-    return [Course(*row) for row in await connection.fetch(LIST_COURSES_BY_CODE, code, after_id, limit)]
+    return [Course._make(row) for row in await connection.fetch(LIST_COURSES_BY_CODE, code, after_id, limit)]
 
 
 FIND_COURSES_BY_EXTERNAL_ID: Final = """
@@ -103,7 +100,7 @@ WHERE external_id = $1::text
 
 async def find_courses_by_external_id(connection: Connection, external_id: str) -> list[Course]:
     """Read the one course with an external id."""
-    return [Course(*row) for row in await connection.fetch(FIND_COURSES_BY_EXTERNAL_ID, external_id)]
+    return [Course._make(row) for row in await connection.fetch(FIND_COURSES_BY_EXTERNAL_ID, external_id)]
 
 
 LOAD_COURSES: Final = """
@@ -117,7 +114,29 @@ WHERE id = ANY($1::bigint[])
 
 async def load_courses(connection: Connection, ids: list[int]) -> list[Course]:
     """Read courses by id, in no order."""
-    return [Course(*row) for row in await connection.fetch(LOAD_COURSES, ids)]
+    return [Course._make(row) for row in await connection.fetch(LOAD_COURSES, ids)]
+
+
+class Definition(NamedTuple):
+    """What a course is to a student who is in it: all of it that the rules of other courses ask for."""
+
+    id: int
+    code: str
+    credits: float
+    term_id: int | None
+    meetings: str
+
+
+LOAD_DEFINITIONS: Final = """
+SELECT id, code, credits, term_id, meetings
+FROM courses
+WHERE id = ANY($1::bigint[])
+"""
+
+
+async def load_definitions(connection: Connection, ids: list[int]) -> list[Definition]:
+    """Read by id what courses are, in no order."""
+    return [Definition._make(row) for row in await connection.fetch(LOAD_DEFINITIONS, ids)]
 
 
 MATCH_COURSES: Final = """
@@ -134,7 +153,7 @@ async def match_courses(
     connection: Connection, external_ids: list[str], term_ids: list[int], codes: list[str]
 ) -> list[Course]:
     """Read the courses that hold any of these external ids, or any of these codes in any of these terms."""
-    return [Course(*row) for row in await connection.fetch(MATCH_COURSES, external_ids, term_ids, codes)]
+    return [Course._make(row) for row in await connection.fetch(MATCH_COURSES, external_ids, term_ids, codes)]
 
 
 RESERVE_COURSE_IDS: Final = """
@@ -177,7 +196,7 @@ LIMIT $3::bigint
 
 async def list_courses_of_term(connection: Connection, term_id: int, after_id: int, limit: int) -> list[Course]:
     """Read a page of a term's courses by id."""
-    return [Course(*row) for row in await connection.fetch(LIST_COURSES_OF_TERM, term_id, after_id, limit)]
+    return [Course._make(row) for row in await connection.fetch(LIST_COURSES_OF_TERM, term_id, after_id, limit)]
 
 
 SAVE_COURSES: Final = """

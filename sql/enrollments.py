@@ -10,8 +10,7 @@ from sql import Connection, columns
 Status: TypeAlias = Literal["enrolled", "waitlisted", "completed", "dropped", "withdrawn"]
 
 
-@dataclass(frozen=True, slots=True)
-class Enrollment:
+class Enrollment(NamedTuple):
     """One row of ``student_courses``; ``place`` is the position of the event that put the student there.
 
     ``passed`` and ``grade`` are None until completed; ``override_id`` is of the override that seated the student.
@@ -101,16 +100,78 @@ class Waiter(NamedTuple):
 
 LOAD_ENROLLMENTS: Final = """
 SELECT
-    student_id, course_id, status, place, joined_at, updated_at, passed, grade, override_id, swap_drops, skipped
-FROM student_courses
-WHERE student_id = ANY($1::bigint[])
-    AND (status IN ('enrolled', 'waitlisted', 'completed') OR course_id = ANY($2::bigint[]))
+    student_courses.student_id, student_courses.course_id, status, place, joined_at, updated_at, passed, grade,
+    override_id, swap_drops, skipped
+FROM unnest($1::bigint[], $2::bigint[]) AS asked (student_id, course_id)
+INNER JOIN student_courses
+    ON student_courses.student_id = asked.student_id
+    AND student_courses.course_id = asked.course_id
 """
 
 
-async def load_enrollments(connection: Connection, student_ids: list[int], course_ids: list[int]) -> list[Enrollment]:
-    """Read what students have: the courses that they are in, wait for or have completed, and these ones in any state."""
-    return [Enrollment(*row) for row in await connection.fetch(LOAD_ENROLLMENTS, student_ids, course_ids)]
+class Pair(NamedTuple):
+    """A student and a course."""
+
+    student_id: int
+    course_id: int
+
+
+async def load_enrollments(connection: Connection, pairs: Sequence[Pair]) -> list[Enrollment]:
+    """Read the states of students in courses, where there are any."""
+    return [Enrollment._make(row) for row in await connection.fetch(LOAD_ENROLLMENTS, *columns(pairs))]
+
+
+class Transcript(NamedTuple):
+    """All that a student has, as ids of courses; None stands for no course.
+
+    Completed courses are either ``passed`` or ``failed``. ``has_holds`` and ``has_overrides`` tell whether any has not
+    ended.
+    """
+
+    student_id: int
+    enrolled: list[int] | None
+    waitlisted: list[int] | None
+    passed: list[int] | None
+    failed: list[int] | None
+    has_holds: bool
+    has_overrides: bool
+
+
+LOAD_TRANSCRIPTS: Final = """
+SELECT
+    asked.student_id,
+    mine.enrolled,
+    mine.waitlisted,
+    mine.passed,
+    mine.failed,
+    EXISTS (
+        SELECT FROM holds
+        WHERE holds.student_id = asked.student_id
+            AND (holds.ends_at IS NULL OR holds.ends_at > $2::timestamptz)
+    ) AS has_holds,
+    EXISTS (
+        SELECT FROM overrides
+        WHERE overrides.student_id = asked.student_id
+            AND overrides.used_at IS NULL
+            AND (overrides.expires_at IS NULL OR overrides.expires_at > $2::timestamptz)
+    ) AS has_overrides
+FROM unnest($1::bigint[]) AS asked (student_id)
+CROSS JOIN LATERAL (
+    SELECT
+        array_agg(course_id) FILTER (WHERE status = 'enrolled') AS enrolled,
+        array_agg(course_id) FILTER (WHERE status = 'waitlisted') AS waitlisted,
+        array_agg(course_id) FILTER (WHERE status = 'completed' AND passed) AS passed,
+        array_agg(course_id) FILTER (WHERE status = 'completed' AND NOT passed) AS failed
+    FROM student_courses
+    WHERE student_courses.student_id = asked.student_id
+        AND status IN ('enrolled', 'waitlisted', 'completed')
+) AS mine
+"""
+
+
+async def load_transcripts(connection: Connection, student_ids: list[int], now: datetime) -> list[Transcript]:
+    """Read what students have: an array a status costs far less than a row a course."""
+    return [Transcript._make(row) for row in await connection.fetch(LOAD_TRANSCRIPTS, student_ids, now)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +230,7 @@ LIMIT $3::bigint
 
 async def load_line(connection: Connection, course_id: int, after_place: int, limit: int) -> list[Enrollment]:
     """Read the next of those who wait for a course, in order."""
-    return [Enrollment(*row) for row in await connection.fetch(LOAD_LINE, course_id, after_place, limit)]
+    return [Enrollment._make(row) for row in await connection.fetch(LOAD_LINE, course_id, after_place, limit)]
 
 
 LOAD_ROSTER: Final = """
@@ -184,7 +245,7 @@ ORDER BY course_id, place
 
 async def load_roster(connection: Connection, course_ids: list[int]) -> list[Enrollment]:
     """Read everyone who is in these courses or waits for them, by place."""
-    return [Enrollment(*row) for row in await connection.fetch(LOAD_ROSTER, course_ids)]
+    return [Enrollment._make(row) for row in await connection.fetch(LOAD_ROSTER, course_ids)]
 
 
 LOAD_STUDENTS_IN_USE: Final = """

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from sql import Connection, columns
@@ -15,10 +15,10 @@ class Head:
 
     now: datetime
     position: int
+    epoch: UUID | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """One change of one thing, as it is recorded: ``before`` and ``after`` are JSON texts."""
 
     position: int
@@ -50,7 +50,9 @@ async def lock_feed(connection: Connection) -> UUID:
 LOAD_HEAD: Final = """
 SELECT
     clock_timestamp() AS now,
-    coalesce((SELECT max(position) FROM events), 0) AS position
+    coalesce((SELECT max(position) FROM events), 0) AS position,
+    epoch
+FROM feed
 """
 
 
@@ -59,6 +61,26 @@ async def load_head(connection: Connection) -> Head:
     row = await connection.fetchrow(LOAD_HEAD)
     assert row is not None
     return Head(*row)
+
+
+class Edit(NamedTuple):
+    """A course or a term that was changed."""
+
+    course_id: int | None
+    term_id: int | None
+
+
+LOAD_EDITS: Final = """
+SELECT course_id, term_id
+FROM events
+WHERE position > $1::bigint
+    AND student_id IS NULL
+"""
+
+
+async def load_edits(connection: Connection, after_position: int) -> list[Edit]:
+    """Tell which courses and terms were changed since a position, as often as they were."""
+    return [Edit._make(row) for row in await connection.fetch(LOAD_EDITS, after_position)]
 
 
 RECORD_EVENTS: Final = """
@@ -111,7 +133,7 @@ LIMIT $2::bigint
 
 async def list_events(connection: Connection, after_position: int, limit: int) -> list[Event]:
     """Read the events that follow a position, in order."""
-    return [Event(*row) for row in await connection.fetch(LIST_EVENTS, after_position, limit)]
+    return [Event._make(row) for row in await connection.fetch(LIST_EVENTS, after_position, limit)]
 
 
 LIST_HISTORY: Final = """
@@ -130,7 +152,7 @@ async def list_history(
 ) -> list[Event]:
     """Read the events of one student in one course, in order."""
     rows = await connection.fetch(LIST_HISTORY, student_id, course_id, after_position, limit)
-    return [Event(*row) for row in rows]
+    return [Event._make(row) for row in rows]
 
 
 GET_WRITER_AGE: Final = """

@@ -101,13 +101,18 @@ def parameters_of(function: Callable[..., object]) -> list[tuple[Any, bool]]:
     expected: list[tuple[Any, bool]] = []
     for hint in (without_none(hints[name]) for name in names[1:]):
         [item] = get_args(hint) or [None]
-        if is_dataclass(item):
+        if names_of(item):
             assert get_origin(hint) is Sequence
             row = get_type_hints(item)
-            expected += [(without_none(row[field.name]), True) for field in fields(item)]
+            expected += [(without_none(row[name]), True) for name in names_of(item)]
         else:
             expected.append((hint if item is None else without_none(item), item is not None))
     return expected
+
+
+def names_of(row: Any) -> list[str]:
+    """List the fields of a dataclass or a named tuple; what is neither has none."""
+    return [field.name for field in fields(row)] if is_dataclass(row) else list(getattr(row, "_fields", ()))
 
 
 def row_of(function: Callable[..., object]) -> Any:
@@ -189,7 +194,10 @@ async def test_every_statement_takes_and_gives_what_its_function_says(connection
         elif hints := getattr(row, "__annotations__", {}) and get_type_hints(row):
             assert [column for column, _ in columns] == list(hints), name
             for column, type_name in columns:
-                assert type_name in TYPES[without_none(hints[column])], f"{name}: {column}"
+                hint = without_none(hints[column])
+                [item] = get_args(hint) or [None]
+                types = TYPES[hint] if item is None else {f"{type}[]" for type in TYPES[item]}
+                assert type_name in types, f"{name}: {column}"
         else:
             [(column, type_name)] = columns
             assert type_name in TYPES[row], f"{name}: {column}"
@@ -201,13 +209,13 @@ def test_what_is_written_as_arrays_stands_in_the_order_of_the_fields() -> None:
         hints = get_type_hints(function)
         for hint in hints.values():
             [item] = get_args(hint)[:1] or [None]
-            if get_origin(hint) is Sequence and is_dataclass(item):
+            if get_origin(hint) is Sequence and names_of(item):
                 listed = re.search(
                     r"(?:INSERT INTO \w+|unnest\([^()]*\)(?: WITH ORDINALITY)?\s+AS \w+) \(([^()]*)\)", statement
                 )
                 assert listed is not None, name
                 columns = [column.strip() for column in listed[1].removesuffix(", number").split(",")]
-                assert columns == [field.name for field in fields(item)], name
+                assert columns == names_of(item), name
                 numbers = [int(number) for number in re.findall(r"\$([0-9]+)::", statement)]
                 assert numbers == list(range(1, len(columns) + 1)), name
                 written.append(name)
@@ -337,6 +345,9 @@ INDEXES = {
     "DELETE_COURSES": {"courses_pkey"},
     "RESERVE_COURSE_IDS": set(),
     "LOAD_ENROLLMENTS": {"student_courses_pkey"},
+    "LOAD_TRANSCRIPTS": {"student_courses_pkey", "holds_student_id_idx", "overrides_student_id_idx"},
+    "LOAD_DEFINITIONS": {"courses_pkey"},
+    "LOAD_EDITS": {"events_student_id_course_id_idx"},
     "LOAD_STUDENTS_IN_USE": {"student_courses_pkey"},
     "LOAD_COURSES_IN_USE": {"student_courses_course_id_idx"},
     "SAVE_ENROLLMENTS": {"student_courses_pkey"},

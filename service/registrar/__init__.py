@@ -13,6 +13,7 @@ import asyncpg
 from service.coalescer import Coalescer
 from service.database import Database
 from service.errors import DomainError, Unavailable
+from service.registrar.catalog import Catalog
 from service.registrar.changes import Change, Origin, Sweep
 from service.registrar.decide import Outcome, decide
 from service.registrar.facts import load, open_ledger, record
@@ -34,6 +35,7 @@ class Registrar:
         self._database = database
         self._write_timeout = settings.write_timeout
         self._turn = asyncio.Lock()
+        self._catalog = Catalog()
         self._coalescer: Coalescer[Change[Any], Any] = Coalescer(
             self._write,
             cap=settings.batch_pairs if settings.batching else 1,
@@ -82,7 +84,7 @@ class Registrar:
         Raises: as ``submit``.
         """
         async with self._database.viewing() as connection:
-            [outcome], _ = await _decide_all(connection, [change])
+            [outcome], _ = await _decide_all(connection, [change], Catalog())
         return cast(Answer, _answer(outcome))
 
     async def sweep(self) -> int:
@@ -114,14 +116,17 @@ class Registrar:
 
     async def _transact_once(self, changes: Sequence[Change[Any]]) -> list[Outcome]:
         async with self._database.writing() as connection:
-            outcomes, ledger = await _decide_all(connection, changes)
+            outcomes, ledger = await _decide_all(connection, changes, self._catalog)
             await record(connection, ledger)
+        self._catalog.advance(ledger.events)
         return outcomes
 
 
-async def _decide_all(connection: Connection, changes: Sequence[Change[Any]]) -> tuple[list[Outcome], Ledger]:
+async def _decide_all(
+    connection: Connection, changes: Sequence[Change[Any]], catalog: Catalog
+) -> tuple[list[Outcome], Ledger]:
     """Load and decide in turns, until every change has its outcome."""
-    ledger = await open_ledger(connection, changes)
+    ledger = await open_ledger(connection, changes, catalog)
     outcomes: list[Outcome] = []
     while (missing := decide(ledger, changes, outcomes)) is not None:
         await load(connection, ledger, missing)

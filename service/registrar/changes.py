@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Generic, Literal, TypeAlias, TypeVar
 
 from sql.courses import Course as Course
+from sql.courses import Definition as Definition
 from sql.enrollments import Enrollment, Status
 from sql.holds import Hold as Hold
 from sql.overrides import Override
@@ -18,6 +19,12 @@ from sql.terms import Term as Term
 
 Mode: TypeAlias = Literal["atomic", "partial"]
 OnFull: TypeAlias = Literal["fail", "waitlist"]
+
+Mark: TypeAlias = Literal["enrolled", "waitlisted", "passed", "failed"]
+"""What a student has of a course: a completed one is either passed or failed."""
+
+Defined: TypeAlias = Course | Definition
+"""What a course is, whatever its seats."""
 
 Answer = TypeVar("Answer")
 Thing = TypeVar("Thing", Student, Course, Term)
@@ -254,7 +261,9 @@ Seat: TypeAlias = Literal["seat", "line", "none"]
 class Application:
     """All that the rules may know of one student asking for one course, as it stood when its turn came.
 
-    ``seat`` is what the student would get, ``on_full`` what was asked for otherwise. ``has`` are the codes of the
+    ``seat`` is what the student would get, ``on_full`` what was asked for otherwise. What a student has is gathered as
+    far as the rules of this course ask for it: codes where it has ``groups``, seats where it meets or where credits are
+    limited. ``has`` are the codes of the
     student's other courses, those waited for and those passed too; ``asked`` the codes of the other courses of this
     request. ``seated`` are the other courses with a seat of the student's, each with its term. Credits are those in
     the course's term: ``held`` before this request, ``asked_credits`` those of it.
@@ -272,7 +281,7 @@ class Application:
     passed: frozenset[str] = frozenset()
     has: frozenset[str] = frozenset()
     asked: frozenset[str] = frozenset()
-    seated: tuple[tuple[Course, Term | None], ...] = ()
+    seated: tuple[tuple[Defined, Term | None], ...] = ()
     held: float = 0.0
     asked_credits: float = 0.0
     limit: float | None = None

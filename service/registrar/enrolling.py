@@ -1,7 +1,7 @@
 """Enrolling, swapping and dropping: what students do."""
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from service.errors import (
@@ -22,6 +22,7 @@ from service.registrar.rules import DropStatus
 from sql.courses import Course
 from sql.enrollments import Enrollment
 from sql.overrides import Override
+from sql.terms import Term
 
 GONE = frozenset({"dropped", "withdrawn"})
 
@@ -71,19 +72,33 @@ def _let_the_line_go_first(ledger: Ledger, course_ids: Sequence[int], origin: Or
         ledger.keep()
 
 
-def _ask(ledger: Ledger, student_id: int, course_id: int, on_full: OnFull) -> Decision:
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One course as it stands for a student, before any rule."""
+
+    course_id: int
+    course: Course | None
+    seat: Seat = "none"
+    standing: Enrollment | None = None
+
+
+def _ask(ledger: Ledger, student_id: int, course_id: int, on_full: OnFull) -> Ask:
     """Find out what a course has for a student, before any rule."""
     course = ledger.course(course_id)
-    row = ledger.enrollments.get((student_id, course_id))
     if course is None:
-        return Decision(course_id, None)
+        return Ask(course_id, None)
+    row = ledger.enrollment(student_id, course_id)
     if row is not None and row.status in seats.STANDING:
-        return Decision(course_id, course, standing=row)
+        return Ask(course_id, course, standing=row)
     overrides = ledger.overrides_of(student_id, course_id)
     seat = seats.offer(course, on_full, above_capacity="course_full" in overrides)
     if seat == "none" and on_full == "waitlist" and "waitlist_full" in overrides and course.waitlist_capacity != 0:
         seat = "line"
-    return Decision(course_id, course, seat)
+    return Ask(course_id, course, seat)
+
+
+def _wanted(asks: Iterable[Ask]) -> list[tuple[Course, Seat]]:
+    return [(ask.course, ask.seat) for ask in asks if ask.course is not None and ask.standing is None]
 
 
 def _decide_together(
@@ -91,28 +106,26 @@ def _decide_together(
 ) -> list[Decision]:
     """Judge all courses as if all of them were had: for a request that is granted or refused as a whole."""
     asks = [_ask(ledger, student_id, course_id, on_full) for course_id in course_ids]
-    possessed = possession(ledger, student_id, without)
-    wanted = [ask.course for ask in asks if ask.course is not None and ask.standing is None]
-    seated = [ask.course for ask in asks if ask.course is not None and ask.standing is None and ask.seat == "seat"]
+    wanted = _wanted(asks)
+    possessed = possession(ledger, student_id, without, wanted)
+    seated = [course for course, seat in wanted if seat == "seat"]
 
-    def judge(ask: Decision) -> Decision:
-        if ask.standing is not None:
-            return ask
-        if ask.course is None:
-            return replace(ask, refusals=rules.judge(_unknown(ledger, ask.course_id)))
-        asked = application(ledger, student_id, ask.course, possessed, seat=ask.seat, on_full=on_full)
-        others = tuple((course, ledger.term(course.term_id)) for course in seated if course.id != ask.course_id)
-        return _judged(
+    def judge(ask: Ask) -> Decision:
+        course = ask.course
+        if course is None or ask.standing is not None:
+            return _settled(ledger, ask)
+        asked = application(
             ledger,
             student_id,
-            ask,
-            replace(
-                asked,
-                asked=frozenset(course.code for course in wanted if course.id != ask.course_id),
-                seated=asked.seated + others,
-                asked_credits=credits_in(asked.term, seated),
-            ),
+            course,
+            possessed,
+            seat=ask.seat,
+            on_full=on_full,
+            asked=frozenset([other.code for other, _ in wanted if other.id != course.id]),
+            seated=tuple([(other, ledger.term(other.term_id)) for other in seated if other.id != course.id]),
+            asked_credits=credits_in(ledger.term(course.term_id), seated),
         )
+        return _judged(ledger, student_id, ask, course, asked)
 
     return [judge(ask) for ask in asks]
 
@@ -122,32 +135,35 @@ def _decide_in_turn(
 ) -> list[Decision]:
     """Judge each course against what the earlier ones took, then take back those that lost their corequisite."""
     asks = [_ask(ledger, student_id, course_id, on_full) for course_id in course_ids]
-    possessed = possession(ledger, student_id, without)
-    wanted = [ask.course for ask in asks if ask.course is not None and ask.standing is None]
+    wanted = _wanted(asks)
+    possessed = possession(ledger, student_id, without, wanted)
+    taken: tuple[tuple[Course, Term | None], ...] = ()
     decisions: list[Decision] = []
     for ask in asks:
-        if ask.standing is not None:
-            decisions.append(ask)
+        course = ask.course
+        if course is None or ask.standing is not None:
+            decisions.append(_settled(ledger, ask))
             continue
-        if ask.course is None:
-            decisions.append(replace(ask, refusals=rules.judge(_unknown(ledger, ask.course_id))))
-            continue
-        taken = tuple(
-            (decision.course, ledger.term(decision.course.term_id))
-            for decision in decisions
-            if _granted(decision) and decision.seat == "seat" and decision.course is not None
-        )
         asked = application(
             ledger,
             student_id,
-            ask.course,
+            course,
             replace(possessed, seated=possessed.seated + taken),
             seat=ask.seat,
             on_full=on_full,
+            asked=frozenset([other.code for other, _ in wanted if other.id != course.id]),
         )
-        codes = frozenset(course.code for course in wanted if course.id != ask.course_id)
-        decisions.append(_judged(ledger, student_id, ask, replace(asked, asked=codes)))
+        decisions.append(decision := _judged(ledger, student_id, ask, course, asked))
+        if not decision.refusals and ask.seat == "seat":
+            taken += ((course, ledger.term(course.term_id)),)
     return _without_lost_corequisites(ledger, student_id, decisions, possessed.has)
+
+
+def _settled(ledger: Ledger, ask: Ask) -> Decision:
+    """Decide of a course that the student has already, or that does not exist."""
+    unknown = Application(now=ledger.now, course_id=ask.course_id, course=None)
+    refusals = rules.judge(unknown) if ask.course is None else ()
+    return Decision(ask.course_id, ask.course, standing=ask.standing, refusals=refusals)
 
 
 def _without_lost_corequisites(
@@ -163,7 +179,7 @@ def _without_lost_corequisites(
                 now=ledger.now,
                 course_id=decision.course_id,
                 course=decision.course,
-                groups=ledger.requirements.get(decision.course_id) or (),
+                groups=ledger.groups(decision.course_id),
                 has=has,
                 asked=frozenset(codes),
             )
@@ -184,19 +200,15 @@ def _granted(decision: Decision) -> bool:
     return decision.standing is None and not decision.refusals
 
 
-def _unknown(ledger: Ledger, course_id: int) -> Application:
-    return Application(now=ledger.now, course_id=course_id, course=None)
-
-
-def _judged(ledger: Ledger, student_id: int, ask: Decision, asked: Application) -> Decision:
+def _judged(ledger: Ledger, student_id: int, ask: Ask, course: Course, asked: Application) -> Decision:
     """Judge an application, overrides considered; those used up are of a seat only."""
     found = rules.judge(asked)
-    overrides = ledger.overrides_of(student_id, ask.course_id)
-    assert ask.course is not None
-    if ask.seat == "seat" and not seats.has_free_seat(ask.course):
+    if ask.seat == "seat" and not seats.has_free_seat(course):
         found += tuple(rules.course_full(replace(asked, seat="none", on_full="fail")))
-    refusals, used = lift(found, overrides)
-    return replace(ask, refusals=refusals, used=used if ask.seat == "seat" else ())
+    if not found:
+        return Decision(course.id, course, ask.seat)
+    refusals, used = lift(found, ledger.overrides_of(student_id, course.id))
+    return Decision(course.id, course, ask.seat, refusals=refusals, used=used if ask.seat == "seat" else ())
 
 
 def _carry_out(
@@ -248,7 +260,7 @@ def _swap_later(
     for add in adds:
         row = add.standing
         if row is not None and row.status == "waitlisted" and json.loads(row.swap_drops or "[]") != going:
-            ledger.put_enrollment(replace(row, swap_drops=json.dumps(going)))
+            ledger.put_enrollment(row._replace(swap_drops=json.dumps(going)))
             ledger.record(
                 "enrollment.updated",
                 change.origin,
@@ -276,7 +288,7 @@ class DropDecision:
 
 def _ask_to_drop(ledger: Ledger, student_id: int, course_id: int) -> DropDecision:
     course = ledger.course(course_id)
-    row = ledger.enrollments.get((student_id, course_id))
+    row = None if course is None else ledger.enrollment(student_id, course_id)
     if course is None or row is None:
         return DropDecision(course_id, course, None, refusals=(Refusal("not_enrolled", course_id),))
     if row.status in GONE:

@@ -3,11 +3,13 @@
 Both are set-based: the number of statements does not grow with the changes.
 """
 
+import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, starmap
 from typing import Any, Generic
 
+from service.registrar.catalog import MOST_COURSES, Catalog
 from service.registrar.changes import (
     Cancel,
     Change,
@@ -56,9 +58,11 @@ class Store(Generic[Thing]):
     delete: Callable[[Connection, list[int]], Awaitable[None]]
 
 
-async def open_ledger(connection: Connection, changes: Sequence[Change[Any]]) -> Ledger:
+async def open_ledger(connection: Connection, changes: Sequence[Change[Any]], catalog: Catalog) -> Ledger:
     """Read the clock, the newest position and all that these changes name; call it under the lock."""
-    ledger = Ledger(await feed.load_head(connection))
+    head = await feed.load_head(connection)
+    await _refresh(connection, catalog, head)
+    ledger = Ledger(head, catalog)
     await _load_named(connection, ledger, TERMS, changes)
     await _load_named(connection, ledger, STUDENTS, changes)
     await _load_named(connection, ledger, COURSES, changes)
@@ -70,6 +74,16 @@ async def open_ledger(connection: Connection, changes: Sequence[Change[Any]]) ->
     return ledger
 
 
+async def _refresh(connection: Connection, catalog: Catalog, head: feed.Head) -> None:
+    """Bring the catalog to the newest position: forget what others have changed since."""
+    if catalog.epoch != head.epoch or catalog.position > head.position or len(catalog.definitions) > MOST_COURSES:
+        catalog.clear()
+    elif catalog.position < head.position:
+        for edit in await feed.load_edits(connection, catalog.position):
+            catalog.forget(edit.course_id, edit.term_id)
+    catalog.epoch, catalog.position = head.epoch, head.position
+
+
 def _named(changes: Sequence[Change[Any]]) -> Missing:
     """Say what changes are sure to ask for, so that it is loaded in one go."""
     named = Missing()
@@ -78,12 +92,15 @@ def _named(changes: Sequence[Change[Any]]) -> Missing:
             case Enroll(student_id=student_id, course_ids=course_ids):
                 named.students.add(student_id)
                 named.courses.update(course_ids)
+                named.pairs.update([(student_id, course_id) for course_id in course_ids])
             case Swap(student_id=student_id, drop=drop, add=add):
                 named.students.add(student_id)
                 named.courses.update(drop, add)
+                named.pairs.update([(student_id, course_id) for course_id in (*drop, *add)])
             case Drop() | Complete() | GrantOverride():
                 named.students.add(change.student_id)
                 named.courses.add(change.course_id)
+                named.pairs.add((change.student_id, change.course_id))
             case Cancel(course_id=course_id):
                 named.courses.add(course_id)
                 named.rosters.add(course_id)
@@ -111,23 +128,42 @@ async def load(connection: Connection, ledger: Ledger, missing: Missing) -> None
     """Read what is missing, and what goes with it."""
     for thing in missing.ids:
         await _reserve_ids(connection, ledger, thing, 1)
-    wanted = missing.courses | missing.rosters
-    for course_id, after in missing.lines.items():
-        line = ledger.lines.setdefault(course_id, Line())
-        rows = await enrollments.load_line(connection, course_id, after, WAITERS)
-        line.waiters += [(row.place, row.student_id) for row in rows]
-        line.complete = len(rows) < WAITERS
-        missing.students.update(row.student_id for row in rows)
+    await _load_lines(connection, ledger, missing)
     if missing.rosters:
         for row in await enrollments.load_roster(connection, sorted(missing.rosters)):
             ledger.load_enrollment(row)
-        ledger.known["rosters"] |= missing.rosters
+        ledger.known_rosters |= missing.rosters
     if missing.holds:
         for hold in await holds.find_holds(connection, sorted(missing.holds)):
             ledger.load_hold(hold)
     if missing.overrides:
         for override in await overrides.find_overrides(connection, sorted(missing.overrides)):
             ledger.load_override(override)
+    await _load_waits(connection, ledger, missing)
+    if pairs := missing.pairs - ledger.known_pairs:
+        for row in await enrollments.load_enrollments(connection, [*starmap(enrollments.Pair, sorted(pairs))]):
+            ledger.load_enrollment(row)
+        ledger.known_pairs |= pairs
+    had = await _load_students(connection, ledger, missing.students - ledger.known_students)
+    await _load_courses(connection, ledger, (missing.courses | missing.rosters) - ledger.known_courses)
+    await _load_catalog(connection, ledger, missing.definitions | had, missing.terms)
+
+
+async def _load_lines(connection: Connection, ledger: Ledger, missing: Missing) -> None:
+    """Read the next of those who wait, and note that each of them is missing with all that decides about a seat."""
+    for course_id, after in missing.lines.items():
+        line = ledger.lines.setdefault(course_id, Line())
+        rows = await enrollments.load_line(connection, course_id, after, WAITERS)
+        line.waiters += [(row.place, row.student_id) for row in rows]
+        line.complete = len(rows) < WAITERS
+        for row in rows:
+            ledger.load_enrollment(row)
+            missing.students.add(row.student_id)
+            missing.pairs.update((row.student_id, dropped) for dropped in json.loads(row.swap_drops or "[]"))
+
+
+async def _load_waits(connection: Connection, ledger: Ledger, missing: Missing) -> None:
+    """Read what those wait for who are in some courses, or in those of some terms."""
     if missing.waits_of_courses:
         ledger.waits_of_courses.update({id: set() for id in missing.waits_of_courses})
         for wait in await enrollments.load_waits_of_courses(connection, sorted(missing.waits_of_courses)):
@@ -136,48 +172,61 @@ async def load(connection: Connection, ledger: Ledger, missing: Missing) -> None
         ledger.waits_of_terms.update({id: set() for id in missing.waits_of_terms})
         for wait in await enrollments.load_waits_of_terms(connection, sorted(missing.waits_of_terms)):
             ledger.waits_of_terms[wait.seated_in].add(wait.waits_for)
-    wanted |= await _load_students(connection, ledger, missing.students - ledger.known["students"], wanted)
-    await _load_courses(connection, ledger, wanted - ledger.known["courses"], missing.terms)
 
 
-async def _load_students(connection: Connection, ledger: Ledger, new: set[int], asked: set[int]) -> set[int]:
+async def _load_students(connection: Connection, ledger: Ledger, new: set[int]) -> set[int]:
     """Read students with all that they have, and return the ids of the courses that it names."""
     if not new:
         return set()
     ids = sorted(new)
     for student in await students.load_students(connection, ids):
         ledger.students.load(student.id, student)
-    named = set()
-    for row in await enrollments.load_enrollments(connection, ids, sorted(asked)):
-        ledger.load_enrollment(row)
-        named.add(row.course_id)
-    for hold in await holds.load_holds(connection, ids, ledger.now):
-        ledger.load_hold(hold)
-    for override in await overrides.load_overrides(connection, ids, ledger.now):
-        ledger.load_override(override)
-    ledger.known["students"] |= new
-    return named
+    had: set[int] = set()
+    held, lifted = [], []
+    for row in await enrollments.load_transcripts(connection, ids, ledger.now):
+        ledger.load_transcript(row)
+        had.update(row.enrolled or (), row.waitlisted or (), row.passed or (), row.failed or ())
+        if row.has_holds:
+            held.append(row.student_id)
+        if row.has_overrides:
+            lifted.append(row.student_id)
+    if held:
+        for hold in await holds.load_holds(connection, held, ledger.now):
+            ledger.load_hold(hold)
+    if lifted:
+        for override in await overrides.load_overrides(connection, lifted, ledger.now):
+            ledger.load_override(override)
+    ledger.known_students |= new
+    return had
 
 
-async def _load_courses(connection: Connection, ledger: Ledger, new: set[int], terms_wanted: set[int]) -> None:
-    """Read courses with their requirements, and terms."""
-    wanted = set(terms_wanted)
-    if new:
-        ids = sorted(new)
-        for course in await courses.load_courses(connection, ids):
-            ledger.courses.load(course.id, course)
-            if course.term_id is not None:
-                wanted.add(course.term_id)
-        for course_id, rows in groupby(
-            await requirements.load_requirements(connection, ids), lambda row: row.course_id
-        ):
-            ledger.requirements.load(course_id, groups_of(rows))
-        ledger.known["courses"] |= new
-    wanted -= ledger.known["terms"]
-    if wanted:
-        for term in await terms.load_terms(connection, sorted(wanted)):
-            ledger.terms.load(term.id, term)
-        ledger.known["terms"] |= wanted
+async def _load_courses(connection: Connection, ledger: Ledger, new: set[int]) -> None:
+    """Read courses as they are now, seats and all."""
+    if not new:
+        return
+    for course in await courses.load_courses(connection, sorted(new)):
+        ledger.courses.load(course.id, course)
+    ledger.known_courses |= new
+
+
+async def _load_catalog(connection: Connection, ledger: Ledger, had: set[int], terms_wanted: set[int]) -> None:
+    """Read what the catalog does not know: what courses require and are, and terms."""
+    catalog = ledger.catalog
+    if new := sorted(course.id for course in ledger.courses if course.id not in catalog.requirements):
+        required = await requirements.load_requirements(connection, new)
+        catalog.requirements.update(dict.fromkeys(new, ()))
+        for course_id, rows in groupby(required, lambda row: row.course_id):
+            catalog.requirements[course_id] = groups_of(rows)
+    if new := sorted(had - catalog.definitions.keys()):
+        for definition in await courses.load_definitions(connection, new):
+            catalog.definitions[definition.id] = definition
+    wanted = {*terms_wanted}
+    wanted.update(course.term_id for course in ledger.courses if course.term_id is not None)
+    wanted.update(term_id for id in had if (term_id := catalog.definitions[id].term_id) is not None)
+    if new := sorted(wanted - catalog.terms.keys() - ledger.known_terms):
+        for term in await terms.load_terms(connection, new):
+            catalog.terms[term.id] = term
+        ledger.known_terms.update(new)
 
 
 def groups_of(rows: Iterable[Requirement]) -> tuple[Group, ...]:

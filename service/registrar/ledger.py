@@ -5,12 +5,14 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
+from functools import partial
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from service.registrar.changes import Group, Origin
+from service.registrar.catalog import Catalog
+from service.registrar.changes import Defined, Group, Mark, Origin
 from service.registrar.rules import timestamp
 from sql.courses import Course
-from sql.enrollments import Enrollment
+from sql.enrollments import Enrollment, Transcript
 from sql.feed import Event, Head
 from sql.holds import Hold
 from sql.overrides import Override
@@ -22,23 +24,43 @@ Row = TypeVar("Row")
 UniqueKey: TypeAlias = Callable[[Row], Hashable]
 
 
+class Undo:
+    """The way back to where the last ``keep`` was: what to put back in the place of what."""
+
+    def __init__(self) -> None:
+        self._steps: list[tuple[Callable[[Any, Any], None], Any, Any]] = []
+
+    def add(self, put_back: Callable[[Key, Row | None], None], key: Key, old: Row | None) -> None:
+        """Remember what was there, None for nothing."""
+        self._steps.append((put_back, key, old))
+
+    def rollback(self) -> None:
+        """Undo everything since the last ``keep``."""
+        while self._steps:
+            put_back, key, old = self._steps.pop()
+            put_back(key, old)
+
+    def keep(self) -> None:
+        """Make everything so far final."""
+        self._steps.clear()
+
+
 class Table(Generic[Key, Row]):
     """Rows by key that remember what they were when loaded, and undo what a refused change did."""
 
-    def __init__(self) -> None:
+    def __init__(self, undo: Undo | None = None) -> None:
         self._rows: dict[Key, Row] = {}
         self._loaded: dict[Key, Row | None] = {}
-        self._undo: list[tuple[Key, Row | None]] = []
+        self._undo = undo or Undo()
         self._indexes: dict[UniqueKey[Row], dict[Hashable, Row]] = {}
+        self.get = self._rows.get
+        """Look a row up; None where there is none."""
+        self.rollback, self.keep = self._undo.rollback, self._undo.keep
 
     def load(self, key: Key, row: Row) -> None:
         """Take in a row as the database has it, unless a change has made another of it."""
         if key not in self:
             self._set(key, row)
-
-    def get(self, key: Key) -> Row | None:
-        """Look a row up; None where there is none."""
-        return self._rows.get(key)
 
     def find(self, key_of: "UniqueKey[Row]", key: Hashable) -> Row | None:
         """Look a row up by another unique key; None is no key."""
@@ -60,17 +82,8 @@ class Table(Generic[Key, Row]):
         """Set a row, or with None remove it."""
         old = self._rows.get(key)
         self._loaded.setdefault(key, old)
-        self._undo.append((key, old))
+        self._undo.add(self._set, key, old)
         self._set(key, row)
-
-    def rollback(self) -> None:
-        """Undo every ``put`` since the last ``keep``."""
-        while self._undo:
-            self._set(*self._undo.pop())
-
-    def keep(self) -> None:
-        """Make every ``put`` so far final."""
-        self._undo.clear()
 
     def saved(self) -> list[Row]:
         """List the rows that differ from what was loaded."""
@@ -91,27 +104,35 @@ class Table(Generic[Key, Row]):
         return self._loaded[key]
 
     def _set(self, key: Key, row: Row | None) -> None:
-        old = self._rows.pop(key, None) if row is None else self._rows.get(key)
+        if self._indexes:
+            self._reindex(self._rows.get(key), row)
+        if row is not None:
+            self._rows[key] = row
+        else:
+            self._rows.pop(key, None)
+
+    def _reindex(self, old: Row | None, row: Row | None) -> None:
         for key_of, index in self._indexes.items():
             if old is not None:
                 index.pop(key_of(old), None)
             if row is not None:
                 index[key_of(row)] = row
-        if row is not None:
-            self._rows[key] = row
 
 
 @dataclass(slots=True, eq=False)
 class Missing(Exception):
     """What has to be loaded before a change can be decided.
 
-    ``students`` with all that they have, ``courses`` with their terms and requirements, ``lines`` from the course to the
-    place after which to go on, ``rosters`` of courses, ``holds`` and ``overrides`` by id, ``ids`` for new things, and
-    what those who are in courses, or in those of terms, wait for.
+    ``students`` with all that they have, ``pairs`` of a student and a course in any state, ``courses`` with their terms
+    and requirements, ``definitions`` of other courses, ``lines`` from the course to the place after which to go on,
+    ``rosters`` of courses, ``holds`` and ``overrides`` by id, ``ids`` for new things, and what those who are in courses,
+    or in those of terms, wait for.
     """
 
     students: set[int] = field(default_factory=set)
+    pairs: set[tuple[int, int]] = field(default_factory=set)
     courses: set[int] = field(default_factory=set)
+    definitions: set[int] = field(default_factory=set)
     terms: set[int] = field(default_factory=set)
     lines: dict[int, int] = field(default_factory=dict)
     rosters: set[int] = field(default_factory=set)
@@ -138,15 +159,18 @@ class Ledger:
     What a change asks for and is not known yet raises ``Missing``.
     """
 
-    def __init__(self, head: Head) -> None:
+    def __init__(self, head: Head, catalog: Catalog | None = None) -> None:
         self.now: datetime = head.now
-        self.students: Table[int, Student] = Table()
-        self.courses: Table[int, Course] = Table()
-        self.terms: Table[int, Term] = Table()
-        self.enrollments: Table[tuple[int, int], Enrollment] = Table()
-        self.holds: Table[int, Hold] = Table()
-        self.overrides: Table[int, Override] = Table()
-        self.requirements: Table[int, tuple[Group, ...]] = Table()
+        self.catalog = catalog or Catalog()
+        """What is known of courses and terms that no change of the batch has touched."""
+        self._undo = Undo()
+        self.students: Table[int, Student] = Table(self._undo)
+        self.courses: Table[int, Course] = Table(self._undo)
+        self.terms: Table[int, Term] = Table(self._undo)
+        self.enrollments: Table[tuple[int, int], Enrollment] = Table(self._undo)
+        self.holds: Table[int, Hold] = Table(self._undo)
+        self.overrides: Table[int, Override] = Table(self._undo)
+        self.requirements: Table[int, tuple[Group, ...]] = Table(self._undo)
         self.in_use: set[tuple[type, int]] = set()
         """Students, courses and terms that others depended on when they were loaded."""
         self.free_ids: dict[type, list[int]] = {}
@@ -157,53 +181,81 @@ class Ledger:
         """What the current change has touched, for the promotions that follow it."""
 
         # What was looked up, found or not; never undone, since the database stands still under the lock.
-        self.known: dict[str, set[int]] = {name: set() for name in ("students", "courses", "terms", "rosters")}
+        self.known_students: set[int] = set()
+        self.known_courses: set[int] = set()
+        self.known_terms: set[int] = set()
+        self.known_rosters: set[int] = set()
+        self.known_pairs: set[tuple[int, int]] = set()
         self.lines: dict[int, Line] = {}
         self.waits_of_courses: dict[int, set[int]] = {}
         self.waits_of_terms: dict[int, set[int]] = {}
+        self._marks: dict[int, dict[int, Mark]] = {}
         # By student and by course, each a superset of what is in the table.
         self._courses_of: dict[int, set[int]] = defaultdict(set)
         self._students_of: dict[int, set[int]] = defaultdict(set)
-        self._holds_of: dict[int, list[int]] = defaultdict(list)
-        self._overrides_of: dict[tuple[int, int], list[int]] = defaultdict(list)
+        self._holds_of: dict[int, list[int]] = {}
+        self._overrides_of: dict[tuple[int, int], list[int]] = {}
         self._taken_ids: list[tuple[type, int]] = []
         self._position = head.position
         self._kept_events = 0
 
-    @property
-    def _tables(self) -> tuple[Table[Any, Any], ...]:
-        return (
-            self.students,
-            self.courses,
-            self.terms,
-            self.enrollments,
-            self.holds,
-            self.overrides,
-            self.requirements,
-        )
-
     def student(self, student_id: int) -> Student | None:
         """Look up a student, of whom everything is known then."""
-        if student_id not in self.known["students"]:
+        if student_id not in self.known_students:
             raise Missing(students={student_id})
         return self.students.get(student_id)
 
     def course(self, course_id: int) -> Course | None:
         """Look up a course, of which the term and the requirements are known then."""
-        if course_id not in self.known["courses"]:
+        if course_id not in self.known_courses:
             raise Missing(courses={course_id})
         return self.courses.get(course_id)
+
+    def definition(self, course_id: int) -> Defined:
+        """Look up what a course is that somebody has."""
+        course = self.courses.get(course_id)
+        if course is not None:
+            return course
+        definition = self.catalog.definitions.get(course_id)
+        if definition is None:
+            raise Missing(definitions={course_id})
+        return definition
+
+    def groups(self, course_id: int) -> tuple[Group, ...]:
+        """Look up what a course requires."""
+        groups = self.requirements.get(course_id)
+        if groups is None:
+            groups = self.catalog.requirements.get(course_id)
+        if groups is None and course_id not in self.known_courses:
+            raise Missing(courses={course_id})
+        return groups or ()
 
     def term(self, term_id: int | None) -> Term | None:
         """Look up a term."""
         if term_id is None:
             return None
-        if term_id not in self.known["terms"]:
+        if term_id in self.terms:
+            return self.terms.get(term_id)
+        term = self.catalog.terms.get(term_id)
+        if term is None and term_id not in self.known_terms:
             raise Missing(terms={term_id})
-        return self.terms.get(term_id)
+        return term
+
+    def marks(self, student_id: int) -> Mapping[int, Mark]:
+        """Tell what a student has, by course id."""
+        if student_id not in self.known_students:
+            raise Missing(students={student_id})
+        return self._marks.get(student_id, {})
+
+    def enrollment(self, student_id: int, course_id: int) -> Enrollment | None:
+        """Look up the state of a student in a course."""
+        row = self.enrollments.get((student_id, course_id))
+        if row is None and (student_id, course_id) not in self.known_pairs:
+            raise Missing(pairs={(student_id, course_id)})
+        return row
 
     def courses_of(self, student_id: int) -> Iterator[Enrollment]:
-        """Go through the rows of a student, by course id."""
+        """Go through the rows of a student that were looked up or made, by course id."""
         for course_id in sorted(self._courses_of[student_id]):
             row = self.enrollments.get((student_id, course_id))
             if row is not None:
@@ -211,7 +263,7 @@ class Ledger:
 
     def roster(self, course_id: int) -> Iterator[Enrollment]:
         """Go through everyone who is in a course or waits for it, by student id."""
-        if course_id not in self.known["rosters"]:
+        if course_id not in self.known_rosters:
             raise Missing(rosters={course_id})
         for student_id in sorted(self._students_of[course_id]):
             row = self.enrollments.get((student_id, course_id))
@@ -228,7 +280,7 @@ class Ledger:
         if line is None:
             raise Missing(lines={course_id: 0})
         for index, (place, student_id) in enumerate(line.waiters):
-            if student_id not in self.known["students"]:
+            if student_id not in self.known_students:
                 raise Missing(students={student for _, student in line.waiters[index:]})
             if self._waits(student_id, course_id, place):
                 yield student_id
@@ -244,55 +296,82 @@ class Ledger:
 
     def holds_of(self, student_id: int) -> tuple[Hold, ...]:
         """List the holds of a student that have not ended."""
-        return tuple(row for id in self._holds_of[student_id] if (row := self.holds.get(id)) is not None)
+        ids = self._holds_of.get(student_id)
+        return tuple(row for id in ids if (row := self.holds.get(id)) is not None) if ids else ()
 
-    def overrides_of(self, student_id: int, course_id: int) -> dict[str, Override]:
+    def overrides_of(self, student_id: int, course_id: int) -> Mapping[str, Override]:
         """List what can be used of a student's overrides for a course, by rule."""
+        ids = self._overrides_of.get((student_id, course_id))
         usable: dict[str, Override] = {}
-        for id in self._overrides_of[student_id, course_id]:
+        for id in ids or ():
             row = self.overrides.get(id)
             if row is None or row.used_at is not None or (row.expires_at is not None and row.expires_at <= self.now):
                 continue
             usable.setdefault(row.rule, row)
         return usable
 
+    def load_transcript(self, row: Transcript) -> None:
+        """Take in what a student has, and what the batch has made of it since."""
+        marks: dict[int, Mark] = dict.fromkeys(row.enrolled or (), "enrolled")
+        if row.waitlisted:
+            marks.update(dict.fromkeys(row.waitlisted, "waitlisted"))
+        if row.passed:
+            marks.update(dict.fromkeys(row.passed, "passed"))
+        if row.failed:
+            marks.update(dict.fromkeys(row.failed, "failed"))
+        self._marks[row.student_id] = marks
+        if row.student_id in self._courses_of:
+            for enrollment in self.courses_of(row.student_id):
+                self._set_mark(marks, enrollment.course_id, mark_of(enrollment))
+
     def load_enrollment(self, row: Enrollment) -> None:
         """Take in a row of the database, unless a change has made another of it."""
-        if (row.student_id, row.course_id) not in self.enrollments:
-            self.enrollments.load((row.student_id, row.course_id), row)
+        key = row.student_id, row.course_id
+        if key not in self.enrollments:
+            self.enrollments.load(key, row)
             self._index(row)
 
     def load_hold(self, row: Hold) -> None:
         """Take in a hold."""
         if row.id not in self.holds:
             self.holds.load(row.id, row)
-            self._holds_of[row.student_id].append(row.id)
+            self._holds_of.setdefault(row.student_id, []).append(row.id)
 
     def load_override(self, row: Override) -> None:
         """Take in an override."""
         if row.id not in self.overrides:
             self.overrides.load(row.id, row)
-            self._overrides_of[row.student_id, row.course_id].append(row.id)
+            self._overrides_of.setdefault((row.student_id, row.course_id), []).append(row.id)
 
     def put_enrollment(self, row: Enrollment) -> None:
         """Set a row of ``student_courses``."""
-        key = row.student_id, row.course_id
-        joins = row.status == "waitlisted" and not self._waits(*key, row.place)
+        student_id, course_id = key = row.student_id, row.course_id
+        joins = row.status == "waitlisted" and not self._waits(student_id, course_id, row.place)
         self.enrollments.put(key, row)
         self._index(row)
         if joins:
-            self.lines.setdefault(row.course_id, Line()).joined.append((row.place, row.student_id))
+            self.lines.setdefault(course_id, Line()).joined.append((row.place, student_id))
+        marks = self._marks.setdefault(student_id, {})
+        self._undo.add(partial(self._set_mark, marks), course_id, marks.get(course_id))
+        self._set_mark(marks, course_id, mark_of(row))
+
+    @staticmethod
+    def _set_mark(marks: dict[int, Mark], course_id: int, mark: Mark | None) -> None:
+        if mark is None:
+            marks.pop(course_id, None)
+        else:
+            marks[course_id] = mark
 
     def put_hold(self, row: Hold) -> None:
         """Set a hold."""
         if self.holds.get(row.id) is None:
-            self._holds_of[row.student_id].append(row.id)
+            self._holds_of.setdefault(row.student_id, []).append(row.id)
         self.holds.put(row.id, row)
 
     def put_override(self, row: Override) -> None:
         """Set an override."""
         if self.overrides.get(row.id) is None:
-            self._overrides_of[row.student_id, row.course_id].append(row.id)
+            self._overrides_of.setdefault((row.student_id, row.course_id), []).append(row.id)
         self.overrides.put(row.id, row)
 
     def _index(self, row: Enrollment) -> None:
@@ -314,17 +393,17 @@ class Ledger:
         position = self._position + len(self.events) + 1
         self.events.append(
             Event(
-                position=position,
-                type=kind,
-                occurred_at=self.now,
-                actor=origin.actor,
-                request_id=origin.request_id,
-                reason=origin.reason,
-                student_id=student_id,
-                course_id=course_id,
-                term_id=term_id,
-                before=_json(before),
-                after=_json(after),
+                position,
+                kind,
+                self.now,
+                origin.actor,
+                origin.request_id,
+                origin.reason,
+                student_id,
+                course_id,
+                term_id,
+                _json(before),
+                _json(after),
             )
         )
         return position
@@ -340,8 +419,7 @@ class Ledger:
     def keep(self) -> None:
         """Make the current change final."""
         self._taken_ids.clear()
-        for table in self._tables:
-            table.keep()
+        self._undo.keep()
         self._kept_events = len(self.events)
         self._forget_touched()
 
@@ -350,14 +428,20 @@ class Ledger:
         while self._taken_ids:
             thing, id = self._taken_ids.pop()
             self.free_ids[thing].append(id)
-        for table in self._tables:
-            table.rollback()
+        self._undo.rollback()
         del self.events[self._kept_events :]
         self._forget_touched()
 
     def _forget_touched(self) -> None:
         self.touched_courses.clear()
         self.touched_students.clear()
+
+
+def mark_of(row: Enrollment) -> Mark | None:
+    """Say what a row means to other courses; None where the student has left."""
+    if row.status == "completed":
+        return "passed" if row.passed else "failed"
+    return row.status if row.status in {"enrolled", "waitlisted"} else None
 
 
 def _json(state: Mapping[str, object] | None) -> str | None:

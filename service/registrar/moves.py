@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from service.registrar import rules, seats
-from service.registrar.changes import Application, OnFull, Origin, Refusal, Seat
+from service.registrar.changes import Application, Defined, OnFull, Origin, Refusal, Seat
 from service.registrar.ledger import Ledger
 from service.registrar.rules import DropStatus
 from sql.courses import Course
@@ -18,31 +18,61 @@ from sql.terms import Term
 class Possession:
     """What a student has besides one application: the basis on which the rules judge it."""
 
-    passed: frozenset[str]
-    has: frozenset[str]
-    seated: tuple[tuple[Course, Term | None], ...]
+    passed: frozenset[str] = frozenset()
+    has: frozenset[str] = frozenset()
+    seated: tuple[tuple[Defined, Term | None], ...] = ()
 
 
-def possession(ledger: Ledger, student_id: int, without: Collection[int]) -> Possession:
-    """Gather what a student has, courses in ``without`` left aside."""
-    passed, has, seated = set(), set(), []
-    for row in ledger.courses_of(student_id):
-        course = ledger.course(row.course_id)
-        assert course is not None
-        if row.status == "completed" and row.passed:
-            passed.add(course.code)
-        if row.course_id in without:
-            continue
-        if row.status in seats.STANDING:
-            has.add(course.code)
-        if row.status in seats.SEATED:
-            seated.append((course, ledger.term(course.term_id)))
-    return Possession(frozenset(passed), frozenset(has | passed), tuple(seated))
+NOTHING = Possession()
+COMPLETED = frozenset({"passed", "failed"})
+"""The marks of what is over: it is in no other course's way but by its seat."""
+
+NEVER = "[]"
+"""The meetings of a course that does not meet."""
 
 
-def credits_in(term: Term | None, courses: Iterable[Course]) -> float:
+def possession(
+    ledger: Ledger, student_id: int, without: Collection[int], wanted: Iterable[tuple[Course, Seat]]
+) -> Possession:
+    """Gather what a student has, courses in ``without`` left aside, as far as the rules of the wanted courses ask."""
+    codes = seated = False
+    for course, seat in wanted:
+        codes = codes or bool(ledger.groups(course.id))
+        if seat == "seat" and not seated:
+            seated = course.meetings != NEVER or _limit(ledger, student_id, course) is not None
+    marks = ledger.marks(student_id)
+    if not marks or not (codes or seated):
+        return NOTHING
+    own = {course_id: ledger.definition(course_id) for course_id in sorted(marks)}
+    passed = {own[id].code for id, mark in marks.items() if mark == "passed"} if codes else set()
+    has = (
+        {own[id].code for id, mark in marks.items() if mark not in COMPLETED and id not in without} if codes else set()
+    )
+    return Possession(
+        frozenset(passed),
+        frozenset(passed | has),
+        tuple(
+            (definition, ledger.term(definition.term_id))
+            for id, definition in own.items()
+            if seated and marks[id] != "waitlisted" and id not in without
+        ),
+    )
+
+
+def _limit(ledger: Ledger, student_id: int, course: Course) -> float | None:
+    """Tell the most credits that a student may have in the term of a course."""
+    term = ledger.term(course.term_id)
+    if term is None:
+        return None
+    student = ledger.students[student_id]
+    return term.max_credits if student.max_credits is None else student.max_credits
+
+
+def credits_in(term: Term | None, courses: Iterable[Defined]) -> float:
     """Add up the credits of those courses that are in a term."""
-    return sum((course.credits for course in courses if term is not None and course.term_id == term.id), 0.0)
+    if term is None:
+        return 0.0
+    return sum((course.credits for course in courses if course.term_id == term.id), 0.0)
 
 
 def application(
@@ -53,33 +83,35 @@ def application(
     *,
     seat: Seat,
     on_full: OnFull = "fail",
+    asked: frozenset[str] = frozenset(),
+    seated: tuple[tuple[Defined, Term | None], ...] = (),
+    asked_credits: float | None = None,
 ) -> Application:
-    """Gather what the rules may know of a student who asks for one course and no other."""
-    student = ledger.student(student_id)
+    """Gather what the rules may know of a student who asks for one course.
+
+    ``asked`` are the codes of the other courses of the request, ``seated`` those of them with a seat; ``asked_credits``
+    are by default those of the course.
+    """
     term = ledger.term(course.term_id)
-    row = ledger.enrollments.get((student_id, course.id))
-    assert student is not None
     # Who has completed the course keeps a seat in it, which is not in the way of the course itself.
-    seated = tuple(pair for pair in possessed.seated if pair[0].id != course.id)
-    limit = student.max_credits
-    if limit is None and term is not None:
-        limit = term.max_credits
+    own = tuple(pair for pair in possessed.seated if pair[0].id != course.id)
     return Application(
         now=ledger.now,
         course_id=course.id,
         course=course,
         term=term,
-        completed=row is not None and row.status == "completed",
+        completed=ledger.marks(student_id).get(course.id) in COMPLETED,
         seat=seat,
         on_full=on_full,
         holds=ledger.holds_of(student_id),
-        groups=ledger.requirements.get(course.id) or (),
+        groups=ledger.groups(course.id),
         passed=possessed.passed,
         has=possessed.has,
-        seated=seated,
-        held=credits_in(term, (other for other, _ in seated)),
-        asked_credits=course.credits,
-        limit=limit,
+        asked=asked,
+        seated=own + seated,
+        held=credits_in(term, (other for other, _ in own)),
+        asked_credits=course.credits if asked_credits is None else asked_credits,
+        limit=_limit(ledger, student_id, course),
     )
 
 
@@ -136,14 +168,14 @@ def move(
     """Bring a student into a status, with the event, the row and the counts; what depends on it is touched."""
     course = ledger.course(course_id)
     assert course is not None
-    standing = ledger.enrollments.get((student_id, course_id))
-    drops = json.dumps(list(swap_drops)) if swap_drops else None
-    after = {
-        "status": status,
-        **({"override_id": override_id} if override_id is not None else {}),
-        **({"swap_drops": list(swap_drops)} if swap_drops else {}),
-        **({"passed": passed, "grade": grade} if status == "completed" else {}),
-    }
+    standing = ledger.enrollment(student_id, course_id)
+    after: dict[str, object] = {"status": status}
+    if override_id is not None:
+        after["override_id"] = override_id
+    if swap_drops:
+        after["swap_drops"] = list(swap_drops)
+    if status == "completed":
+        after |= {"passed": passed, "grade": grade}
     position = ledger.record(
         f"enrollment.{event or status}",
         origin,
@@ -152,17 +184,35 @@ def move(
         before=None if standing is None else _state(standing),
         after=after,
     )
-    row = Enrollment(student_id, course_id, status, position, ledger.now, ledger.now, override_id=override_id)
+    drops = json.dumps(list(swap_drops)) if swap_drops else None
     if standing is not None and status not in seats.STANDING:
-        row = replace(standing, status=status, updated_at=ledger.now, passed=passed, grade=grade, skipped=None)
-    ledger.put_enrollment(replace(row, swap_drops=drops))
+        row = standing._replace(
+            status=status,
+            updated_at=ledger.now,
+            passed=passed,
+            grade=grade,
+            swap_drops=drops,
+            skipped=None,
+        )
+    else:
+        row = Enrollment(
+            student_id,
+            course_id,
+            status,
+            position,
+            ledger.now,
+            ledger.now,
+            override_id=override_id,
+            swap_drops=drops,
+        )
+    ledger.put_enrollment(row)
     recounted = seats.recount(course, None if standing is None else standing.status, status)
-    if recounted != course:
+    if recounted is not course:
         ledger.courses.put(course_id, recounted)
     ledger.touched_courses.add(course_id)
     if status not in seats.STANDING:
         ledger.touched_students.add(student_id)
-    return ledger.enrollments[student_id, course_id]
+    return row
 
 
 def _state(row: Enrollment) -> dict[str, object]:

@@ -36,7 +36,7 @@ def complete(ledger: Ledger, change: Complete) -> Moved:
     """Complete a course, or correct how it was completed; raises ``NotInCourse`` for who is not enrolled."""
     _student(ledger, change.student_id)
     course = _course(ledger, change.course_id)
-    row = ledger.enrollments.get((change.student_id, change.course_id))
+    row = ledger.enrollment(change.student_id, change.course_id)
     if row is None or row.status not in {"enrolled", "completed"}:
         raise NotInCourse(change.student_id, change.course_id)
     if row.status == "completed" and (row.passed, row.grade) == (change.passed, change.grade):
@@ -61,7 +61,7 @@ def cancel(ledger: Ledger, change: Cancel) -> Course:
     if course.id not in ledger.waits_of_courses:
         raise Missing(waits_of_courses={course.id})
     leaving = [row for row in ledger.roster(course.id) if row.status in {"enrolled", "waitlisted"}]
-    cancelled = replace(course, status="cancelled", version=course.version + 1, updated_at=ledger.now)
+    cancelled = course._replace(status="cancelled", version=course.version + 1, updated_at=ledger.now)
     ledger.courses.put(course.id, cancelled)
     ledger.record(
         "course.cancelled",
@@ -84,7 +84,7 @@ def require(ledger: Ledger, change: Require) -> tuple[Group, ...]:
     for number, group in enumerate(change.groups):
         if course.code in group.codes:
             raise OwnRequirement(course.code, f"#/groups/{number}/any_of/{group.codes.index(course.code)}")
-    before = ledger.requirements.get(course.id) or ()
+    before = ledger.groups(course.id)
     if before == change.groups:
         return before
     ledger.requirements.put(course.id, change.groups)

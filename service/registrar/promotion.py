@@ -30,7 +30,8 @@ def _candidates(ledger: Ledger) -> list[int]:
     candidates = set(ledger.touched_courses)
     for student_id in ledger.touched_students:
         if ledger.student(student_id) is not None:
-            candidates.update(row.course_id for row in ledger.courses_of(student_id) if row.status == "waitlisted")
+            marks = ledger.marks(student_id)
+            candidates.update(course_id for course_id, mark in marks.items() if mark == "waitlisted")
     return sorted(candidates)
 
 
@@ -41,7 +42,8 @@ def _promote_first(ledger: Ledger, course_id: int, origin: Origin) -> bool:
         return False
     waiters: Iterable[int] = ledger.line(course_id) if seats.has_free_seat(course) else _past_the_line(ledger, course)
     for student_id in waiters:
-        row = ledger.enrollments[student_id, course_id]
+        row = ledger.enrollment(student_id, course_id)
+        assert row is not None
         refusals, used, drops = _examine(ledger, course, row)
         if not refusals:
             _seat(ledger, row, used, drops, origin)
@@ -55,8 +57,8 @@ def _past_the_line(ledger: Ledger, course: Course) -> list[int]:
     return [
         student_id
         for student_id in sorted(ledger.touched_students)
-        if (row := ledger.enrollments.get((student_id, course.id))) is not None
-        and row.status == "waitlisted"
+        if ledger.student(student_id) is not None
+        and ledger.marks(student_id).get(course.id) == "waitlisted"
         and "course_full" in ledger.overrides_of(student_id, course.id)
     ]
 
@@ -68,13 +70,14 @@ def _examine(
     drops = []
     refusals: tuple[Refusal, ...] = ()
     for dropped_id in json.loads(row.swap_drops or "[]"):
-        dropped = ledger.enrollments.get((row.student_id, dropped_id))
+        dropped = ledger.enrollment(row.student_id, dropped_id)
         if dropped is not None and dropped.status not in {"dropped", "withdrawn"}:
             drops.append(dropped)
             refusals += judge_drop(ledger, dropped)[1]
     without = {row.course_id, *(dropped.course_id for dropped in drops)}
     overrides = ledger.overrides_of(row.student_id, course.id)
-    asked = application(ledger, row.student_id, course, possession(ledger, row.student_id, without), seat="seat")
+    possessed = possession(ledger, row.student_id, without, [(course, "seat")])
+    asked = application(ledger, row.student_id, course, possessed, seat="seat")
     found = rules.judge(asked)
     if not seats.has_free_seat(course):
         found += tuple(rules.course_full(replace(asked, seat="none")))
@@ -97,7 +100,7 @@ def _skip(ledger: Ledger, row: Enrollment, refusals: tuple[Refusal, ...], origin
     text = json.dumps(reasons, ensure_ascii=False)
     if text == row.skipped:
         return
-    ledger.put_enrollment(replace(row, skipped=text))
+    ledger.put_enrollment(row._replace(skipped=text))
     ledger.record(
         "enrollment.skipped",
         origin,

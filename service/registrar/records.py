@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Generic
 
 from service.errors import (
@@ -49,7 +50,8 @@ class Kind(Generic[Thing]):
 def _examine_course(ledger: Ledger, course: Course) -> None:
     if course.term_id is not None and ledger.term(course.term_id) is None:
         raise UnknownTerm(course.term_id)
-    if any(course.code in group.codes for group in ledger.requirements.get(course.id) or ()):
+    # A new course has no requirements yet.
+    if course.version > 1 and any(course.code in group.codes for group in ledger.groups(course.id)):
         raise OwnRequirement(course.code)
 
 
@@ -182,16 +184,26 @@ def _insert(ledger: Ledger, kind: Kind[Thing], row: type[Thing], values: Mapping
 
 
 def _update(ledger: Ledger, kind: Kind[Thing], thing: Thing, values: Mapping[str, object], origin: Origin) -> Thing:
-    changed = replace(thing, **values)  # type: ignore[arg-type]
-    if changed == thing:
+    edited = _changed(thing, values)
+    if edited == thing:
         return thing
-    changed = replace(changed, version=thing.version + 1, updated_at=ledger.now)
-    _check_unique(ledger, kind, changed)
-    kind.examine(ledger, changed)
-    kind.table(ledger).put(thing.id, changed)
-    _record(ledger, kind, "updated", origin, before=thing, after=changed)
-    kind.touch(ledger, thing, changed)
-    return changed
+    edited = _changed(edited, {"version": thing.version + 1, "updated_at": ledger.now})
+    _check_unique(ledger, kind, edited)
+    kind.examine(ledger, edited)
+    kind.table(ledger).put(thing.id, edited)
+    _record(ledger, kind, "updated", origin, before=thing, after=edited)
+    kind.touch(ledger, thing, edited)
+    return edited
+
+
+def _changed(thing: Thing, values: Mapping[str, object]) -> Thing:
+    """Copy a thing with other values in some fields: of a dataclass, or of a named tuple."""
+    copy: Callable[..., Thing] = getattr(thing, "_replace", None) or partial(replace, thing)
+    return copy(**values)
+
+
+def _field_names(thing: Student | Course | Term) -> tuple[str, ...]:
+    return thing._fields if isinstance(thing, Course) else tuple(thing.__dataclass_fields__)
 
 
 def _check_unique(ledger: Ledger, kind: Kind[Thing], thing: Thing) -> None:
@@ -222,7 +234,7 @@ def _record(
     thing = after if after is not None else before
     assert thing is not None
     unwritten = {"id", "version", "created_at", "updated_at", *kind.unwritten}
-    names = [field.name for field in fields(thing) if field.name not in unwritten]
+    names = [name for name in _field_names(thing) if name not in unwritten]
     if before is not None and after is not None:
         names = [name for name in names if getattr(before, name) != getattr(after, name)]
 

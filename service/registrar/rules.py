@@ -9,7 +9,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Literal, TypeAlias
 
-from service.registrar.changes import Application, Course, Hold, Refusal, Term
+from service.registrar.changes import Application, Defined, Hold, Refusal, Term
 
 Rule: TypeAlias = Callable[[Application], Iterator[Refusal]]
 
@@ -84,7 +84,7 @@ def time_conflict(application: Application) -> Iterator[Refusal]:
     if application.course is None or application.seat != "seat":
         return
     for other, term in application.seated:
-        if terms_overlap(application.term, term) and meetings_overlap(application.course, other):
+        if meetings_overlap(application.course, other) and terms_overlap(application.term, term):
             yield Refusal("time_conflict", application.course_id, {"with_course_id": other.id})
 
 
@@ -179,25 +179,20 @@ def terms_overlap(one: Term | None, other: Term | None) -> bool:
     return one.starts_on < other.ends_on and other.starts_on < one.ends_on
 
 
-def meetings_overlap(one: Course, other: Course) -> bool:
+def meetings_overlap(one: Defined, other: Defined) -> bool:
     """Tell whether two courses ever meet at the same time; touching ends do not."""
-    return any(
-        start < other_end and other_start < end
-        for start, end in minutes_of(one.meetings)
-        for other_start, other_end in minutes_of(other.meetings)
-    )
+    return bool(week_of(one.meetings) & week_of(other.meetings))
 
 
-@lru_cache(maxsize=4096)
-def minutes_of(meetings: str) -> tuple[tuple[int, int], ...]:
-    """Turn a JSON array of meetings into minutes of the week, [start, end), Monday 00:00 being 0."""
-    return tuple(
-        (
-            DAYS.index(meeting["day"]) * MINUTES_A_DAY + _minutes(meeting["start"]),
-            DAYS.index(meeting["day"]) * MINUTES_A_DAY + _minutes(meeting["end"]),
-        )
-        for meeting in json.loads(meetings)
-    )
+@lru_cache(maxsize=16_384)
+def week_of(meetings: str) -> int:
+    """Turn a JSON array of meetings into a set of the minutes of the week, Monday 00:00 being the lowest bit."""
+    week = 0
+    for meeting in json.loads(meetings):
+        midnight = DAYS.index(meeting["day"]) * MINUTES_A_DAY
+        start, end = _minutes(meeting["start"]), _minutes(meeting["end"])
+        week |= ((1 << (end - start)) - 1) << (midnight + start)
+    return week
 
 
 def _minutes(clock: str) -> int:

@@ -1,7 +1,5 @@
 """Seats and places in line: who has one, whether one is to be had, and how the counts move. Pure functions."""
 
-from dataclasses import replace
-
 from service.registrar.changes import Course, OnFull, Seat
 
 SEATED = frozenset({"enrolled", "completed"})
@@ -34,4 +32,4 @@ def recount(course: Course, before: str | None, after: str) -> Course:
     places = (after == "waitlisted") - (before == "waitlisted")
     if not seats and not places:
         return course
-    return replace(course, seats_taken=course.seats_taken + seats, waitlisted=course.waitlisted + places)
+    return course._replace(seats_taken=course.seats_taken + seats, waitlisted=course.waitlisted + places)
