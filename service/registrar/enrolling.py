@@ -3,6 +3,7 @@
 import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from service.errors import (
     AlreadyCompleted,
@@ -27,8 +28,7 @@ from sql.terms import Term
 GONE = frozenset({"dropped", "withdrawn"})
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """What is decided of one course before anything is moved."""
 
     course_id: int
@@ -72,8 +72,7 @@ def _let_the_line_go_first(ledger: Ledger, course_ids: Sequence[int], origin: Or
         ledger.keep()
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(NamedTuple):
     """One course as it stands for a student, before any rule."""
 
     course_id: int
@@ -185,9 +184,9 @@ def _without_lost_corequisites(
             )
             lost, used = lift(rules.corequisite_missing(asked), ledger.overrides_of(student_id, decision.course_id))
             if lost:
-                changed = replace(decision, refusals=lost)
+                changed = decision._replace(refusals=lost)
             elif set(used) - set(decision.used):
-                changed = replace(decision, used=decision.used + used)
+                changed = decision._replace(used=decision.used + used)
             else:
                 continue
             decisions = [changed if each is decision else each for each in decisions]

@@ -5,7 +5,6 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from functools import partial
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from service.registrar.catalog import Catalog
@@ -30,7 +29,7 @@ class Undo:
     def __init__(self) -> None:
         self._steps: list[tuple[Callable[[Any, Any], None], Any, Any]] = []
 
-    def add(self, put_back: Callable[[Key, Row | None], None], key: Key, old: Row | None) -> None:
+    def add(self, put_back: Callable[[Key, Any], None], key: Key, old: object) -> None:
         """Remember what was there, None for nothing."""
         self._steps.append((put_back, key, old))
 
@@ -322,7 +321,7 @@ class Ledger:
         self._marks[row.student_id] = marks
         if row.student_id in self._courses_of:
             for enrollment in self.courses_of(row.student_id):
-                self._set_mark(marks, enrollment.course_id, mark_of(enrollment))
+                _put_mark((marks, enrollment.course_id), mark_of(enrollment))
 
     def load_enrollment(self, row: Enrollment) -> None:
         """Take in a row of the database, unless a change has made another of it."""
@@ -352,15 +351,8 @@ class Ledger:
         if joins:
             self.lines.setdefault(course_id, Line()).joined.append((row.place, student_id))
         marks = self._marks.setdefault(student_id, {})
-        self._undo.add(partial(self._set_mark, marks), course_id, marks.get(course_id))
-        self._set_mark(marks, course_id, mark_of(row))
-
-    @staticmethod
-    def _set_mark(marks: dict[int, Mark], course_id: int, mark: Mark | None) -> None:
-        if mark is None:
-            marks.pop(course_id, None)
-        else:
-            marks[course_id] = mark
+        self._undo.add(_put_mark, (marks, course_id), marks.get(course_id))
+        _put_mark((marks, course_id), mark_of(row))
 
     def put_hold(self, row: Hold) -> None:
         """Set a hold."""
@@ -386,10 +378,10 @@ class Ledger:
         student_id: int | None = None,
         course_id: int | None = None,
         term_id: int | None = None,
-        before: Mapping[str, object] | None = None,
-        after: Mapping[str, object] | None = None,
+        before: Mapping[str, object] | str | None = None,
+        after: Mapping[str, object] | str | None = None,
     ) -> int:
-        """Add the next event and return its position."""
+        """Add the next event and return its position; a state is given as its members, or as JSON."""
         position = self._position + len(self.events) + 1
         self.events.append(
             Event(
@@ -402,8 +394,8 @@ class Ledger:
                 student_id,
                 course_id,
                 term_id,
-                _json(before),
-                _json(after),
+                before if before is None or isinstance(before, str) else as_json(before),
+                after if after is None or isinstance(after, str) else as_json(after),
             )
         )
         return position
@@ -444,8 +436,17 @@ def mark_of(row: Enrollment) -> Mark | None:
     return row.status if row.status in {"enrolled", "waitlisted"} else None
 
 
-def _json(state: Mapping[str, object] | None) -> str | None:
-    return None if state is None else json.dumps(state, ensure_ascii=False, separators=(",", ":"), default=_text)
+def _put_mark(where: tuple[dict[int, Mark], int], mark: Mark | None) -> None:
+    marks, course_id = where
+    if mark is None:
+        marks.pop(course_id, None)
+    else:
+        marks[course_id] = mark
+
+
+def as_json(state: Mapping[str, object]) -> str:
+    """Write a state as the events tell it."""
+    return json.dumps(state, ensure_ascii=False, separators=(",", ":"), default=_text)
 
 
 def _text(value: object) -> str:

@@ -3,10 +3,11 @@
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from service.registrar import rules, seats
 from service.registrar.changes import Application, Defined, OnFull, Origin, Refusal, Seat
-from service.registrar.ledger import Ledger
+from service.registrar.ledger import Ledger, as_json
 from service.registrar.rules import DropStatus
 from sql.courses import Course
 from sql.enrollments import Enrollment, Status
@@ -169,22 +170,15 @@ def move(
     course = ledger.course(course_id)
     assert course is not None
     standing = ledger.enrollment(student_id, course_id)
-    after: dict[str, object] = {"status": status}
-    if override_id is not None:
-        after["override_id"] = override_id
-    if swap_drops:
-        after["swap_drops"] = list(swap_drops)
-    if status == "completed":
-        after |= {"passed": passed, "grade": grade}
+    drops = json.dumps(list(swap_drops)) if swap_drops else None
     position = ledger.record(
         f"enrollment.{event or status}",
         origin,
         student_id=student_id,
         course_id=course_id,
-        before=None if standing is None else _state(standing),
-        after=after,
+        before=None if standing is None else _state(standing.status, standing.passed, standing.grade),
+        after=_state(status, passed, grade, override_id, tuple(swap_drops)),
     )
-    drops = json.dumps(list(swap_drops)) if swap_drops else None
     if standing is not None and status not in seats.STANDING:
         row = standing._replace(
             status=status,
@@ -215,11 +209,23 @@ def move(
     return row
 
 
-def _state(row: Enrollment) -> dict[str, object]:
-    state: dict[str, object] = {"status": row.status}
-    if row.status == "completed":
-        state |= {"passed": row.passed, "grade": row.grade}
-    return state
+@lru_cache(maxsize=1024)
+def _state(
+    status: Status,
+    passed: bool | None,
+    grade: str | None,
+    override_id: int | None = None,
+    swap_drops: tuple[int, ...] = (),
+) -> str:
+    """Write a state as the events tell it: most are one of a few."""
+    state: dict[str, object] = {"status": status}
+    if override_id is not None:
+        state["override_id"] = override_id
+    if swap_drops:
+        state["swap_drops"] = list(swap_drops)
+    if status == "completed":
+        state |= {"passed": passed, "grade": grade}
+    return as_json(state)
 
 
 def told(refusal: Refusal) -> dict[str, object]:

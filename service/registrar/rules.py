@@ -4,120 +4,140 @@ They stand in the order in which their refusals are listed.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from functools import lru_cache
 from typing import Literal, TypeAlias
 
 from service.registrar.changes import Application, Defined, Hold, Refusal, Term
 
-Rule: TypeAlias = Callable[[Application], Iterator[Refusal]]
+Rule: TypeAlias = Callable[[Application], Iterable[Refusal]]
+
+NONE: tuple[Refusal, ...] = ()
+"""What a rule finds that has nothing to refuse."""
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 MINUTES_A_DAY = 24 * 60
 
 
-def course_not_found(application: Application) -> Iterator[Refusal]:
+def course_not_found(application: Application) -> Iterable[Refusal]:
     """There is no such course."""
-    if application.course is None:
-        yield Refusal("course_not_found", application.course_id)
+    if application.course is not None:
+        return NONE
+    return [Refusal("course_not_found", application.course_id)]
 
 
-def course_cancelled(application: Application) -> Iterator[Refusal]:
+def course_cancelled(application: Application) -> Iterable[Refusal]:
     """The course is cancelled."""
-    if application.course is not None and application.course.status == "cancelled":
-        yield Refusal("course_cancelled", application.course_id)
+    if application.course is None or application.course.status != "cancelled":
+        return NONE
+    return [Refusal("course_cancelled", application.course_id)]
 
 
-def already_completed(application: Application) -> Iterator[Refusal]:
+def already_completed(application: Application) -> Iterable[Refusal]:
     """The student has completed this very offering: a retake is another one."""
-    if application.completed:
-        yield Refusal("already_completed", application.course_id)
+    return [Refusal("already_completed", application.course_id)] if application.completed else NONE
 
 
-def enrollment_not_open(application: Application) -> Iterator[Refusal]:
+def enrollment_not_open(application: Application) -> Iterable[Refusal]:
     """Enrollment in the course's term has not opened yet."""
     opens_at = application.term.enroll_from if application.term else None
-    if opens_at is not None and application.now < opens_at:
-        yield Refusal("enrollment_not_open", application.course_id, {"opens_at": timestamp(opens_at)})
+    if opens_at is None or application.now >= opens_at:
+        return NONE
+    return [Refusal("enrollment_not_open", application.course_id, {"opens_at": timestamp(opens_at)})]
 
 
-def enrollment_closed(application: Application) -> Iterator[Refusal]:
+def enrollment_closed(application: Application) -> Iterable[Refusal]:
     """Enrollment in the course's term is over."""
     closed_at = application.term.enroll_until if application.term else None
-    if closed_at is not None and application.now >= closed_at:
-        yield Refusal("enrollment_closed", application.course_id, {"closed_at": timestamp(closed_at)})
+    if closed_at is None or application.now < closed_at:
+        return NONE
+    return [Refusal("enrollment_closed", application.course_id, {"closed_at": timestamp(closed_at)})]
 
 
-def hold(application: Application) -> Iterator[Refusal]:
+def hold(application: Application) -> Iterable[Refusal]:
     """A hold on the student is in force."""
-    for each in application.holds:
-        if each.blocks_enroll and in_force(each, application.now):
-            yield Refusal("hold", application.course_id, {"reason": each.reason})
+    return [
+        Refusal("hold", application.course_id, {"reason": each.reason})
+        for each in application.holds
+        if each.blocks_enroll and in_force(each, application.now)
+    ]
 
 
-def prerequisite_missing(application: Application) -> Iterator[Refusal]:
+def prerequisite_missing(application: Application) -> Iterable[Refusal]:
     """The student has not passed any course of a group that the course requires."""
-    for group in application.groups:
-        if group.kind == "pre" and application.passed.isdisjoint(group.codes):
-            yield Refusal("prerequisite_missing", application.course_id, {"any_of": list(group.codes)})
+    return [
+        Refusal("prerequisite_missing", application.course_id, {"any_of": list(group.codes)})
+        for group in application.groups
+        if group.kind == "pre" and application.passed.isdisjoint(group.codes)
+    ]
 
 
-def corequisite_missing(application: Application) -> Iterator[Refusal]:
+def corequisite_missing(application: Application) -> Iterable[Refusal]:
     """The student neither has nor asks for any course of a group that goes with the course."""
-    for group in application.groups:
-        if group.kind == "co" and (application.has | application.asked).isdisjoint(group.codes):
-            yield Refusal("corequisite_missing", application.course_id, {"any_of": list(group.codes)})
+    return [
+        Refusal("corequisite_missing", application.course_id, {"any_of": list(group.codes)})
+        for group in application.groups
+        if group.kind == "co" and (application.has | application.asked).isdisjoint(group.codes)
+    ]
 
 
-def antirequisite(application: Application) -> Iterator[Refusal]:
+def antirequisite(application: Application) -> Iterable[Refusal]:
     """The student has, or asks for, a course that rules the course out."""
-    for group in application.groups:
-        if group.kind == "anti":
-            for code in group.codes:
-                if code in application.has or code in application.asked:
-                    yield Refusal("antirequisite", application.course_id, {"course_code": code})
+    return [
+        Refusal("antirequisite", application.course_id, {"course_code": code})
+        for group in application.groups
+        if group.kind == "anti"
+        for code in group.codes
+        if code in application.has or code in application.asked
+    ]
 
 
-def time_conflict(application: Application) -> Iterator[Refusal]:
+def time_conflict(application: Application) -> Iterable[Refusal]:
     """The course meets at the same time as another one in which the student has a seat."""
-    if application.course is None or application.seat != "seat":
-        return
-    for other, term in application.seated:
-        if meetings_overlap(application.course, other) and terms_overlap(application.term, term):
-            yield Refusal("time_conflict", application.course_id, {"with_course_id": other.id})
+    course = application.course
+    if course is None or application.seat != "seat":
+        return NONE
+    return [
+        Refusal("time_conflict", application.course_id, {"with_course_id": other.id})
+        for other, term in application.seated
+        if meetings_overlap(course, other) and terms_overlap(application.term, term)
+    ]
 
 
-def credit_limit(application: Application) -> Iterator[Refusal]:
+def credit_limit(application: Application) -> Iterable[Refusal]:
     """The student would have more credits in the term than the student, or else the term, allows."""
     if application.term is None or application.limit is None or application.seat != "seat":
-        return
-    if application.held + application.asked_credits > application.limit:
-        params = {
-            "held": number(application.held),
-            "asked": number(application.asked_credits),
-            "limit": number(application.limit),
-        }
-        yield Refusal("credit_limit", application.course_id, params)
+        return NONE
+    if application.held + application.asked_credits <= application.limit:
+        return NONE
+    params = {
+        "held": number(application.held),
+        "asked": number(application.asked_credits),
+        "limit": number(application.limit),
+    }
+    return [Refusal("credit_limit", application.course_id, params)]
 
 
-def course_full(application: Application) -> Iterator[Refusal]:
+def course_full(application: Application) -> Iterable[Refusal]:
     """No seat is free, and waiting was not asked for or is not to be had in this course."""
     course = application.course
     if course is None or application.seat != "none":
-        return
-    if application.on_full == "fail" or course.waitlist_capacity == 0:
-        params = {"capacity": course.capacity, "seats_taken": course.seats_taken}
-        yield Refusal("course_full", application.course_id, params)
+        return NONE
+    if application.on_full == "waitlist" and course.waitlist_capacity != 0:
+        return NONE
+    params = {"capacity": course.capacity, "seats_taken": course.seats_taken}
+    return [Refusal("course_full", application.course_id, params)]
 
 
-def waitlist_full(application: Application) -> Iterator[Refusal]:
+def waitlist_full(application: Application) -> Iterable[Refusal]:
     """No seat is free, and no place in line."""
     course = application.course
     if course is None or application.seat != "none":
-        return
-    if application.on_full == "waitlist" and course.waitlist_capacity != 0:
-        yield Refusal("waitlist_full", application.course_id, {"waitlist_capacity": course.waitlist_capacity})
+        return NONE
+    if application.on_full == "fail" or course.waitlist_capacity == 0:
+        return NONE
+    return [Refusal("waitlist_full", application.course_id, {"waitlist_capacity": course.waitlist_capacity})]
 
 
 RULES: tuple[Rule, ...] = (
@@ -139,7 +159,7 @@ RULES: tuple[Rule, ...] = (
 
 def judge(application: Application) -> tuple[Refusal, ...]:
     """List every reason to refuse an application; none means that it is granted."""
-    return tuple(refusal for rule in RULES for refusal in rule(application))
+    return tuple([refusal for rule in RULES for refusal in rule(application)])
 
 
 DropStatus: TypeAlias = Literal["dropped", "withdrawn"]
