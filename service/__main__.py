@@ -40,9 +40,15 @@ LOGGING = {
             "datefmt": "%Y-%m-%dT%H:%M:%S%z",
         }
     },
-    "handlers": {"stdout": {"class": "logging.StreamHandler", "stream": "ext://sys.stdout", "formatter": "json"}},
+    "handlers": {
+        "stdout": {"class": "logging.StreamHandler", "stream": "ext://sys.stdout", "formatter": "json"},
+        "requests": {"()": "service.web.access.AccessHandler", "stream": "ext://sys.stdout"},
+    },
     "root": {"level": "INFO", "handlers": ["stdout"]},
-    "loggers": {"yoyo": {"level": "WARNING"}},
+    "loggers": {
+        "yoyo": {"level": "WARNING"},
+        "service.access": {"handlers": ["requests"], "propagate": False},
+    },
 }
 
 
@@ -75,6 +81,9 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("say: python -m service feed renew")
     command = partial(run_demo, size=given.size) if given.command == "demo" else commands[given.command][0]
     logging.config.dictConfig(LOGGING)
+    # No line tells the place in the code, the thread or the process: finding them out is half the cost of a record.
+    logging._srcfile = None  # noqa: SLF001
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     # Outside the loop too a SIGTERM unwinds what is under way: the embedded server is stopped, not orphaned.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

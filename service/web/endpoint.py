@@ -12,10 +12,10 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from random import getrandbits
 from types import ModuleType
 from typing import Any, Generic, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 from urllib.parse import unquote_to_bytes
-from uuid import uuid4
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
@@ -96,6 +96,8 @@ class Endpoint:
     problems: tuple[type[DomainError], ...]
     path_model: type[BaseModel] | None
     query_model: type[BaseModel] | None
+    no_query: BaseModel | None
+    """What the query is where the URL has none; None where a parameter is required."""
     body: TypeAdapter[Any] | None
     answer: TypeAdapter[Any] | None
     answer_type: Any
@@ -123,7 +125,6 @@ class Endpoint:
             logger.exception("a fault of the service", extra={"request_id": request_id, "route": self.path})
             fault = InternalError("A fault of the service; it is logged under this request id.")
             response = problem_response(fault, instance=request.rel_url.raw_path, request_id=request_id)
-        response.headers["X-Request-Id"] = request_id
         if request.app[DRAINING].is_set():
             response.force_close()
         logger.info(
@@ -147,24 +148,32 @@ class Endpoint:
         arguments: dict[str, Any] = {}
         if self.path_model is not None:
             arguments.update(_validated(self.path_model, request.match_info))
+        has_query = bool(request.rel_url.raw_query_string)
         if self.query_model is not None:
-            arguments["query"] = _query(self.query_model, request)
-        elif request.rel_url.raw_query_string and self is not unrouted:
+            plain = self.no_query is not None and not has_query
+            arguments["query"] = self.no_query if plain else _query(self.query_model, request)
+        elif has_query and self is not unrouted:
             _query(_NoQuery, request)
         for name in self.headers:
             arguments[name] = _etags(request, name)
         if self.body is not None:
             arguments["body"] = await self._body(request)
         answer = await self.handler(Call(request, request_id, actor), **arguments)
-        return self._response(request, answer)
+        return self._response(request, answer, request_id)
 
     async def _body(self, request: web.Request) -> Any:
-        if request.content_type not in self.media_types or (request.charset or "utf-8").lower() != "utf-8":
+        # What most callers send needs no parser of media types.
+        if request.headers.get("Content-Type") != "application/json" and (
+            request.content_type not in self.media_types or (request.charset or "utf-8").lower() != "utf-8"
+        ):
             raise UnsupportedMediaType(f"Send the body as {self.media_types[0]} in UTF-8.")
         assert self.body is not None
         try:
-            async with asyncio.timeout(request.app[BODY_TIMEOUT]):
+            if request.content.is_eof():
                 text = await request.read()
+            else:
+                async with asyncio.timeout(request.app[BODY_TIMEOUT]):
+                    text = await request.read()
         except TimeoutError as error:
             raise BodyTooSlow("The body did not arrive in time.") from error
         except web.HTTPRequestEntityTooLarge as error:
@@ -174,30 +183,31 @@ class Endpoint:
             request.content.feed_eof()
             raise BadJson("The body did not arrive whole.") from error
         try:
-            return self.body.validate_json(text)
+            return self.body.validator.validate_json(text)
         except ValidationError as error:
             details = details_of(error, parameters=False)
             if details[0].code == "json_invalid":
                 raise BadJson(f"{details[0].detail}.") from error
             raise invalid(details) from error
 
-    def _response(self, request: web.Request, answer: Any) -> web.Response:
-        status, headers = self.statuses[0], {}
+    def _response(self, request: web.Request, answer: Any, request_id: str) -> web.Response:
         if isinstance(answer, web.Response):
+            answer.headers["X-Request-Id"] = request_id
             return answer
+        status, headers = self.statuses[0], {"X-Request-Id": request_id}
         if isinstance(answer, Reply):
-            status, headers, answer = answer.status, dict(answer.headers), answer.body
+            headers.update(answer.headers)
+            status, answer = answer.status, answer.body
         if self.answer is None:
             return web.Response(status=status, headers=headers)
+        headers["Content-Type"] = "application/json"
         version = getattr(answer, "version", None)
         if version is not None:
             headers["ETag"] = f'"{version}"'
         if isinstance(answer, Page) and answer.next is not None:
             url = request.rel_url.update_query(cursor=answer.next)
             headers["Link"] = f'<{url}>; rel="next"'
-        return web.Response(
-            body=self.answer.dump_json(answer), status=status, headers=headers, content_type="application/json"
-        )
+        return web.Response(body=self.answer.dump_json(answer), status=status, headers=headers)
 
 
 def endpoint(
@@ -230,6 +240,10 @@ def endpoint(
             if in_path
             else None
         )
+        query_model: type[BaseModel] | None = hints.get("query")
+        optional = query_model is not None and not any(
+            field.is_required() for field in query_model.model_fields.values()
+        )
         if get_origin(returns) is Reply:
             [returns] = get_args(returns)
         raw = returns is web.Response
@@ -246,7 +260,8 @@ def endpoint(
             statuses=statuses,
             problems=(*problems, *shaped),
             path_model=path_model,
-            query_model=hints["query"] if "query" in names else None,
+            query_model=query_model,
+            no_query=query_model() if query_model is not None and optional else None,
             body=body,
             answer=None if raw or returns is type(None) else TypeAdapter(returns),
             answer_type=None if raw else returns,
@@ -301,7 +316,7 @@ class _NoQuery(BaseModel):
 
 def _request_id(request: web.Request) -> str:
     given = request.headers.get("X-Request-Id", "")
-    return given if REQUEST_ID.fullmatch(given) else uuid4().hex
+    return given if given and REQUEST_ID.fullmatch(given) else f"{getrandbits(128):032x}"
 
 
 def _check_text(request: web.Request) -> None:
@@ -315,9 +330,11 @@ def _check_text(request: web.Request) -> None:
 
 def _validated(model: type[BaseModel], values: Mapping[str, str]) -> dict[str, Any]:
     try:
-        return dict(model.model_validate_strings(dict(values)))
+        strings: Any = dict(values)
+        validated: dict[str, Any] = vars(model.__pydantic_validator__.validate_strings(strings))
     except ValidationError as error:
         raise invalid(details_of(error, parameters=True)) from error
+    return validated
 
 
 def _query(model: type[BaseModel], request: web.Request) -> BaseModel:
