@@ -1,6 +1,5 @@
 """Enrollments: what callers send and see of them, and the handlers."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -36,22 +35,12 @@ from service.registrar.changes import (
 from service.registrar.rules import sentence
 from service.values import Credits, Grade, IdInBody, IdInPath, Input, ReasonQuery, Truth
 from service.web.endpoint import Call, Reply, endpoint
-from service.web.paging import Page, Paging, decode_cursor, page_of
+from service.web.paging import Item, Paging, WrittenPage, decode_cursor, encode_cursor
 from service.web.problems import Problem, problem_of
 from sql import Connection
+from sql import enrollments as sql
 from sql.courses import Course, get_course, load_courses
-from sql.enrollments import (
-    CourseOfStudent,
-    CoursesAsked,
-    Status,
-    StudentOfCourse,
-    StudentsAsked,
-    Waiter,
-    count_ahead,
-    list_courses_of_students,
-    list_line,
-    list_students_of_courses,
-)
+from sql.enrollments import CoursesAsked, Status, StudentsAsked
 from sql.students import load_students
 
 CourseIds = Annotated[
@@ -337,41 +326,32 @@ async def swap_courses(
 
 
 @endpoint("GET", "/students/{student_id}/courses", problems=[StudentNotFound])
-async def list_student_courses(call: Call, student_id: IdInPath, query: StudentCoursesQuery) -> Page[StudentCourse]:
+async def list_student_courses(
+    call: Call, student_id: IdInPath, query: StudentCoursesQuery
+) -> WrittenPage[StudentCourse]:
     """List a student's courses by course id."""
-    statuses: list[Status] = ["enrolled", "waitlisted"] if query.status is None else [query.status]
-    of = f"courses of {student_id} {' '.join(statuses)}"
+    of = f"courses of {student_id} {query.status or 'enrolled waitlisted'}"
     after = decode_cursor(query.cursor, of)
-    asked = CoursesAsked(student_id, query.status, after, query.limit + 1)
-    rows = await call[COURSES_OF_STUDENTS].submit(asked, call.gone)
-    if rows is None:
+    page = await call[COURSES_OF_STUDENTS].submit(CoursesAsked(student_id, query.status, after, query.limit), call.gone)
+    if page is None:
         raise StudentNotFound(student_id)
-    items = [
-        StudentCourse(
-            course_id=row.course_id,
-            status=row.status,
-            position=row.position,
-            joined_at=row.joined_at,
-            passed=row.passed,
-            grade=row.grade,
-            course=CourseInfo(
-                id=row.course_id, code=row.code, title=row.title, credits=row.credits, term_id=row.term_id
-            ),
-        )
-        for row in rows
-    ]
-    return page_of(items, query.limit, of, lambda item: item.course_id)
+    return _written(page, of)
 
 
-async def find_courses(connection: Connection, asked: list[CoursesAsked]) -> dict[CoursesAsked, list[CourseOfStudent]]:
+async def find_courses(connection: Connection, asked: list[CoursesAsked]) -> dict[CoursesAsked, sql.WrittenPage]:
     """Read pages of students' courses; there is none of a student who does not exist."""
-    found: dict[CoursesAsked, list[CourseOfStudent]] = defaultdict(list)
-    for row in await list_courses_of_students(connection, asked):
-        found[asked[row.number - 1]].append(row)
-    if empty := [each for each in asked if each not in found]:
+    found = {asked[page.number - 1]: page for page in await sql.list_courses_of_students(connection, asked)}
+    if empty := [each for each, page in found.items() if page.items is None]:
         there = {student.id for student in await load_students(connection, [each.student_id for each in empty])}
-        found.update({each: [] for each in empty if each.student_id in there})
+        for each in empty:
+            if each.student_id not in there:
+                del found[each]
     return found
+
+
+def _written(page: sql.WrittenPage, of: str) -> WrittenPage[Item]:
+    """Add the cursor of the next page."""
+    return WrittenPage(page.items or "[]", None if page.next_after is None else encode_cursor(of, page.next_after))
 
 
 @endpoint(
@@ -422,50 +402,34 @@ def _moved(moved: Moved) -> MovedCourse:
 
 
 @endpoint("GET", "/courses/{course_id}/students", problems=[CourseNotFound])
-async def list_course_students(call: Call, course_id: IdInPath, query: CourseStudentsQuery) -> Page[CourseStudent]:
+async def list_course_students(
+    call: Call, course_id: IdInPath, query: CourseStudentsQuery
+) -> WrittenPage[CourseStudent]:
     """List a course's students by student id: its roster. Those waitlisted come in the order of the line."""
     of = f"students of {course_id} {query.status}"
     after = decode_cursor(query.cursor, of)
-    ahead = 0
-    rows: list[Waiter | StudentOfCourse]
+    page: sql.WrittenPage | None
     if query.status == "waitlisted":
         async with call[DATABASE].reading() as connection:
-            rows = [*await list_line(connection, course_id, after, query.limit + 1)]
-            ahead = await count_ahead(connection, course_id, after) if after else 0
-            if not rows and await get_course(connection, course_id) is None:
+            [page] = await sql.list_line(connection, course_id, after, query.limit)
+            if page.items is None and await get_course(connection, course_id) is None:
                 raise CourseNotFound(course_id)
     else:
-        asked = StudentsAsked(course_id, query.status, after, query.limit + 1)
-        found = await call[STUDENTS_OF_COURSES].submit(asked, call.gone)
-        if found is None:
+        asked = StudentsAsked(course_id, query.status, after, query.limit)
+        page = await call[STUDENTS_OF_COURSES].submit(asked, call.gone)
+        if page is None:
             raise CourseNotFound(course_id)
-        rows = [*found]
-    items = [
-        CourseStudent(
-            student_id=row.student_id,
-            status=row.status,
-            position=ahead + number if row.status == "waitlisted" else None,
-            joined_at=row.joined_at,
-            student=StudentInfo(
-                id=row.student_id, given_name=row.given_name, family_name=row.family_name, email=row.email
-            ),
-        )
-        for number, row in enumerate(rows, start=1)
-    ]
-    keys = {row.student_id: row.place if query.status == "waitlisted" else row.student_id for row in rows}
-    return page_of(items, query.limit, of, lambda item: keys[item.student_id])
+    return _written(page, of)
 
 
-async def find_students(
-    connection: Connection, asked: list[StudentsAsked]
-) -> dict[StudentsAsked, list[StudentOfCourse]]:
+async def find_students(connection: Connection, asked: list[StudentsAsked]) -> dict[StudentsAsked, sql.WrittenPage]:
     """Read pages of courses' students; there is none of a course that does not exist."""
-    found: dict[StudentsAsked, list[StudentOfCourse]] = defaultdict(list)
-    for row in await list_students_of_courses(connection, asked):
-        found[asked[row.number - 1]].append(row)
-    if empty := [each for each in asked if each not in found]:
+    found = {asked[page.number - 1]: page for page in await sql.list_students_of_courses(connection, asked)}
+    if empty := [each for each, page in found.items() if page.items is None]:
         there = {course.id for course in await load_courses(connection, [each.course_id for each in empty])}
-        found.update({each: [] for each in empty if each.course_id in there})
+        for each in empty:
+            if each.course_id not in there:
+                del found[each]
     return found
 
 

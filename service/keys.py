@@ -8,17 +8,17 @@ from service.registrar import Registrar
 from service.registrar.changes import Origin
 from service.web.endpoint import Call
 from sql.courses import Course
-from sql.enrollments import CourseOfStudent, CoursesAsked, StudentOfCourse, StudentsAsked
+from sql.enrollments import CoursesAsked, StudentsAsked, WrittenPage
 from sql.students import Student
 
 DATABASE = web.AppKey("database", Database)
 REGISTRAR = web.AppKey("registrar", Registrar)
 STUDENTS: web.AppKey[Coalescer[int, Student | None]] = web.AppKey("students", Coalescer)
 COURSES: web.AppKey[Coalescer[int, Course | None]] = web.AppKey("courses", Coalescer)
-COURSES_OF_STUDENTS: web.AppKey[Coalescer[CoursesAsked, list[CourseOfStudent] | None]] = web.AppKey(
+COURSES_OF_STUDENTS: web.AppKey[Coalescer[CoursesAsked, WrittenPage | None]] = web.AppKey(
     "courses of students", Coalescer
 )
-STUDENTS_OF_COURSES: web.AppKey[Coalescer[StudentsAsked, list[StudentOfCourse] | None]] = web.AppKey(
+STUDENTS_OF_COURSES: web.AppKey[Coalescer[StudentsAsked, WrittenPage | None]] = web.AppKey(
     "students of courses", Coalescer
 )
 

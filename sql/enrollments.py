@@ -41,25 +41,6 @@ class CoursesAsked:
     page_limit: int
 
 
-class CourseOfStudent(NamedTuple):
-    """A student's course, with what a reader wants to know of the course; ``position`` counts from 1 in its line.
-
-    ``number`` counts from 1 which of the pages asked for it is on.
-    """
-
-    number: int
-    course_id: int
-    status: Status
-    position: int | None
-    joined_at: datetime
-    passed: bool | None
-    grade: str | None
-    code: str
-    title: str
-    credits: float
-    term_id: int | None
-
-
 @dataclass(frozen=True, slots=True)
 class StudentsAsked:
     """A page of a course's students in one status that is asked for."""
@@ -70,32 +51,15 @@ class StudentsAsked:
     page_limit: int
 
 
-class StudentOfCourse(NamedTuple):
-    """A course's student, with what a reader wants to know of the student.
+class WrittenPage(NamedTuple):
+    """One of the pages asked for, counted from 1: a JSON array as the API shows it, None without a row.
 
-    ``number`` counts from 1 which of the pages asked for it is on.
+    ``next_after`` is the key after which the next page begins, None where this is the last.
     """
 
     number: int
-    student_id: int
-    status: Status
-    place: int
-    joined_at: datetime
-    given_name: str
-    family_name: str
-    email: str
-
-
-class Waiter(NamedTuple):
-    """One who waits for a course, with what a reader wants to know of the student."""
-
-    student_id: int
-    status: Status
-    place: int
-    joined_at: datetime
-    given_name: str
-    family_name: str
-    email: str
+    items: str | None
+    next_after: int | None
 
 
 LOAD_ENROLLMENTS: Final = """
@@ -301,104 +265,179 @@ async def save_enrollments(connection: Connection, enrollments: Sequence[Enrollm
 LIST_COURSES_OF_STUDENTS: Final = """
 SELECT
     asked.number,
-    mine.course_id,
-    mine.status,
+    page.items,
     CASE
-        WHEN mine.status = 'waitlisted' THEN (
-            SELECT count(*)
-            FROM student_courses AS line
-            WHERE line.course_id = mine.course_id
-                AND line.status = 'waitlisted'
-                AND line.place <= mine.place
-        )
-    END AS position,
-    mine.joined_at,
-    mine.passed,
-    mine.grade,
-    courses.code,
-    courses.title,
-    courses.credits,
-    courses.term_id
+        WHEN page.size = asked.page_limit AND EXISTS (
+            SELECT FROM student_courses
+            WHERE student_courses.student_id = asked.student_id
+                AND (
+                    student_courses.status = asked.status
+                    OR (asked.status IS NULL AND student_courses.status IN ('enrolled', 'waitlisted'))
+                )
+                AND student_courses.course_id > page.last_id
+        ) THEN page.last_id
+    END AS next_after
 FROM
     unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[]) WITH ORDINALITY
     AS asked (student_id, status, after_course_id, page_limit, number)
 CROSS JOIN LATERAL (
-    SELECT course_id, status, place, joined_at, passed, grade
-    FROM student_courses
-    WHERE student_courses.student_id = asked.student_id
-        AND (
-            student_courses.status = asked.status
-            OR (asked.status IS NULL AND student_courses.status IN ('enrolled', 'waitlisted'))
-        )
-        AND student_courses.course_id > asked.after_course_id
-    ORDER BY student_courses.course_id
-    LIMIT asked.page_limit
-) AS mine
-INNER JOIN courses ON courses.id = mine.course_id
+    SELECT json_agg(item)::text AS items, count(*) AS size, max(item.course_id) AS last_id
+    FROM (
+        SELECT
+            mine.course_id,
+            mine.status,
+            CASE
+                WHEN mine.status = 'waitlisted' THEN (
+                    SELECT count(*)
+                    FROM student_courses AS line
+                    WHERE line.course_id = mine.course_id
+                        AND line.status = 'waitlisted'
+                        AND line.place <= mine.place
+                )
+            END AS position,
+            to_char(mine.joined_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS joined_at,
+            mine.passed,
+            mine.grade,
+            (
+                SELECT course
+                FROM (
+                    SELECT courses.id, courses.code, courses.title, courses.credits, courses.term_id
+                ) AS course
+            ) AS course
+        FROM (
+            SELECT course_id, status, place, joined_at, passed, grade
+            FROM student_courses
+            WHERE student_courses.student_id = asked.student_id
+                AND (
+                    student_courses.status = asked.status
+                    OR (asked.status IS NULL AND student_courses.status IN ('enrolled', 'waitlisted'))
+                )
+                AND student_courses.course_id > asked.after_course_id
+            ORDER BY student_courses.course_id
+            LIMIT asked.page_limit
+        ) AS mine
+        INNER JOIN courses ON courses.id = mine.course_id
+        ORDER BY mine.course_id
+    ) AS item
+) AS page
 """
 
 
-async def list_courses_of_students(connection: Connection, asked: Sequence[CoursesAsked]) -> list[CourseOfStudent]:
-    """Read pages of students' courses, each by course id."""
-    rows = await connection.fetch(LIST_COURSES_OF_STUDENTS, *columns(asked))
-    return sorted(CourseOfStudent(*row) for row in rows)
+async def list_courses_of_students(connection: Connection, asked: Sequence[CoursesAsked]) -> list[WrittenPage]:
+    """Write pages of students' courses, each by course id; the session's time zone is UTC."""
+    return [WrittenPage._make(row) for row in await connection.fetch(LIST_COURSES_OF_STUDENTS, *columns(asked))]
 
 
 LIST_STUDENTS_OF_COURSES: Final = """
 SELECT
-    asked.number, roster.student_id, roster.status, roster.place, roster.joined_at,
-    students.given_name, students.family_name, students.email
+    asked.number,
+    page.items,
+    CASE
+        WHEN page.size = asked.page_limit AND EXISTS (
+            SELECT FROM student_courses
+            WHERE student_courses.course_id = asked.course_id
+                AND student_courses.status = asked.status
+                AND student_courses.student_id > page.last_id
+        ) THEN page.last_id
+    END AS next_after
 FROM
     unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[]) WITH ORDINALITY
     AS asked (course_id, status, after_student_id, page_limit, number)
 CROSS JOIN LATERAL (
-    SELECT student_id, status, place, joined_at
-    FROM student_courses
-    WHERE student_courses.course_id = asked.course_id
-        AND student_courses.status = asked.status
-        AND student_courses.student_id > asked.after_student_id
-    ORDER BY student_courses.student_id
-    LIMIT asked.page_limit
-) AS roster
-INNER JOIN students ON students.id = roster.student_id
+    SELECT json_agg(item)::text AS items, count(*) AS size, max(item.student_id) AS last_id
+    FROM (
+        SELECT
+            roster.student_id,
+            roster.status,
+            NULL AS position,
+            to_char(roster.joined_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS joined_at,
+            (
+                SELECT student
+                FROM (
+                    SELECT students.id, students.given_name, students.family_name, students.email
+                ) AS student
+            ) AS student
+        FROM (
+            SELECT student_id, status, joined_at
+            FROM student_courses
+            WHERE student_courses.course_id = asked.course_id
+                AND student_courses.status = asked.status
+                AND student_courses.student_id > asked.after_student_id
+            ORDER BY student_courses.student_id
+            LIMIT asked.page_limit
+        ) AS roster
+        INNER JOIN students ON students.id = roster.student_id
+        ORDER BY roster.student_id
+    ) AS item
+) AS page
 """
 
 
-async def list_students_of_courses(connection: Connection, asked: Sequence[StudentsAsked]) -> list[StudentOfCourse]:
-    """Read pages of courses' students in one status, each by student id."""
-    rows = await connection.fetch(LIST_STUDENTS_OF_COURSES, *columns(asked))
-    return sorted(StudentOfCourse(*row) for row in rows)
-
-
-COUNT_AHEAD: Final = """
-SELECT count(*)
-FROM student_courses
-WHERE course_id = $1::bigint
-    AND status = 'waitlisted'
-    AND place <= $2::bigint
-"""
-
-
-async def count_ahead(connection: Connection, course_id: int, place: int) -> int:
-    """Count those who wait for a course up to a place."""
-    ahead: int = await connection.fetchval(COUNT_AHEAD, course_id, place)
-    return ahead
+async def list_students_of_courses(connection: Connection, asked: Sequence[StudentsAsked]) -> list[WrittenPage]:
+    """Write pages of courses' students in one status, each by student id; the session's time zone is UTC."""
+    return [WrittenPage._make(row) for row in await connection.fetch(LIST_STUDENTS_OF_COURSES, *columns(asked))]
 
 
 LIST_LINE: Final = """
 SELECT
-    student_courses.student_id, student_courses.status, student_courses.place, student_courses.joined_at,
-    students.given_name, students.family_name, students.email
-FROM student_courses
-INNER JOIN students ON students.id = student_courses.student_id
-WHERE student_courses.course_id = $1::bigint
-    AND student_courses.status = 'waitlisted'
-    AND student_courses.place > $2::bigint
-ORDER BY student_courses.place
-LIMIT $3::bigint
+    1::bigint AS number,
+    page.items,
+    CASE
+        WHEN page.size = $3::bigint AND EXISTS (
+            SELECT FROM student_courses
+            WHERE student_courses.course_id = $1::bigint
+                AND student_courses.status = 'waitlisted'
+                AND student_courses.place > page.last_place
+        ) THEN page.last_place
+    END AS next_after
+FROM (
+    SELECT json_agg(waiter.item)::text AS items, count(*) AS size, max(waiter.place) AS last_place
+    FROM (
+        SELECT
+            line.place,
+            (
+                SELECT item
+                FROM (
+                    SELECT
+                        line.student_id,
+                        line.status,
+                        line.position,
+                        to_char(line.joined_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS joined_at,
+                        (
+                            SELECT student
+                            FROM (
+                                SELECT students.id, students.given_name, students.family_name, students.email
+                            ) AS student
+                        ) AS student
+                ) AS item
+            ) AS item
+        FROM (
+            SELECT
+                student_id,
+                status,
+                place,
+                joined_at,
+                row_number() OVER (ORDER BY place) + (
+                    SELECT count(*)
+                    FROM student_courses AS ahead
+                    WHERE ahead.course_id = $1::bigint
+                        AND ahead.status = 'waitlisted'
+                        AND ahead.place <= $2::bigint
+                ) AS position
+            FROM student_courses
+            WHERE course_id = $1::bigint
+                AND status = 'waitlisted'
+                AND place > $2::bigint
+            ORDER BY place
+            LIMIT $3::bigint
+        ) AS line
+        INNER JOIN students ON students.id = line.student_id
+        ORDER BY line.place
+    ) AS waiter
+) AS page
 """
 
 
-async def list_line(connection: Connection, course_id: int, after_place: int, limit: int) -> list[Waiter]:
-    """Read a page of those who wait for a course, in order."""
-    return [Waiter(*row) for row in await connection.fetch(LIST_LINE, course_id, after_place, limit)]
+async def list_line(connection: Connection, course_id: int, after_place: int, limit: int) -> list[WrittenPage]:
+    """Write a page of those who wait for a course, in order; the session's time zone is UTC."""
+    return [WrittenPage._make(row) for row in await connection.fetch(LIST_LINE, course_id, after_place, limit)]

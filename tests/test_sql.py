@@ -332,7 +332,6 @@ INDEXES = {
     "RESERVE_OVERRIDE_IDS": set(),
     "LOAD_LINE": {"student_courses_line_idx"},
     "LIST_LINE": {"student_courses_line_idx", "students_pkey"},
-    "COUNT_AHEAD": {"student_courses_line_idx"},
     "LOAD_ROSTER": {"student_courses_course_id_idx"},
     "LOAD_WAITS_OF_COURSES": {"student_courses_course_id_idx", "student_courses_pkey"},
     "LIST_EVENTS": {"events_pkey"},

@@ -21,7 +21,7 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
 
 from service.errors import Detail, DomainError, OutcomeUnknown, Unavailable
-from service.web.paging import Page
+from service.web.paging import Page, WrittenPage
 from service.web.problems import (
     BadJson,
     BodyTooLarge,
@@ -204,10 +204,11 @@ class Endpoint:
         version = getattr(answer, "version", None)
         if version is not None:
             headers["ETag"] = f'"{version}"'
-        if isinstance(answer, Page) and answer.next is not None:
+        if isinstance(answer, Page | WrittenPage) and answer.next is not None:
             url = request.rel_url.update_query(cursor=answer.next)
             headers["Link"] = f'<{url}>; rel="next"'
-        return web.Response(body=self.answer.dump_json(answer), status=status, headers=headers)
+        text = answer.text() if isinstance(answer, WrittenPage) else self.answer.dump_json(answer)
+        return web.Response(body=text, status=status, headers=headers)
 
 
 def endpoint(
@@ -246,6 +247,8 @@ def endpoint(
         )
         if get_origin(returns) is Reply:
             [returns] = get_args(returns)
+        if get_origin(returns) is WrittenPage:
+            returns = Page[get_args(returns)]  # type: ignore[misc]
         raw = returns is web.Response
         statuses = status if isinstance(status, tuple) else (status,)
         shaped: tuple[type[DomainError], ...] = (Invalid,)

@@ -45,6 +45,20 @@ class Page(Generic[Item]):
     next: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class WrittenPage(Generic[Item]):
+    """A page that is JSON already, as ``Page`` would be: what the database has written goes out as it is."""
+
+    items: str
+    """A JSON array."""
+    next: str | None
+
+    def text(self) -> bytes:
+        """Write the whole of it."""
+        next_page = "null" if self.next is None else f'"{self.next}"'
+        return f'{{"items":{self.items},"next":{next_page}}}'.encode()
+
+
 def decode_cursor(cursor: str | None, of: str) -> int:
     """Return the id after which the page begins; ``of`` names the list that made the cursor.
 
@@ -66,7 +80,10 @@ def decode_cursor(cursor: str | None, of: str) -> int:
 def page_of(rows: Sequence[Item], limit: int, of: str, key: Callable[[Item], int]) -> Page[Item]:
     """Make a page of rows that were asked for with one more than ``limit``: that one tells that there is a next page."""
     items = list(rows[:limit])
-    if len(rows) <= limit:
-        return Page(items, None)
-    text = json.dumps([of, key(items[-1])], separators=(",", ":"))
-    return Page(items, base64.urlsafe_b64encode(text.encode()).decode().rstrip("="))
+    return Page(items, None if len(rows) <= limit else encode_cursor(of, key(items[-1])))
+
+
+def encode_cursor(of: str, after: int) -> str:
+    """Make the cursor of the page that begins after an id; ``decode_cursor`` takes it."""
+    text = json.dumps([of, after], separators=(",", ":"))
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
