@@ -104,17 +104,15 @@ class Database:
             Unavailable: no connection or not the lock in time, or the server can't be reached; nothing was written.
         """
         async with self.reading() as connection:
-            transaction = connection.transaction()
-            await transaction.start()
             try:
                 await lock_feed(connection)
                 yield connection
             except BaseException:
                 if not connection.is_closed():
-                    await transaction.rollback()
+                    await connection.execute("ROLLBACK")
                 raise
             try:
-                await transaction.commit()
+                await connection.execute("COMMIT")
             except (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError) as error:
                 raise OutcomeUnknown from error
             except asyncpg.PostgresError as error:

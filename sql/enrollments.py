@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from sql import Connection, columns
+from sql.feed import Event
 
 Status: TypeAlias = Literal["enrolled", "waitlisted", "completed", "dropped", "withdrawn"]
 
@@ -86,13 +87,14 @@ async def load_enrollments(connection: Connection, pairs: Sequence[Pair]) -> lis
 
 
 class Transcript(NamedTuple):
-    """All that a student has, as ids of courses; None stands for no course.
+    """What a student may and has, in ids of courses; None stands for no course, and for no limit of the student's own.
 
     Completed courses are either ``passed`` or ``failed``. ``has_holds`` and ``has_overrides`` tell whether any has not
     ended.
     """
 
     student_id: int
+    max_credits: float | None
     enrolled: list[int] | None
     waitlisted: list[int] | None
     passed: list[int] | None
@@ -103,23 +105,24 @@ class Transcript(NamedTuple):
 
 LOAD_TRANSCRIPTS: Final = """
 SELECT
-    asked.student_id,
+    students.id AS student_id,
+    students.max_credits,
     mine.enrolled,
     mine.waitlisted,
     mine.passed,
     mine.failed,
     EXISTS (
         SELECT FROM holds
-        WHERE holds.student_id = asked.student_id
+        WHERE holds.student_id = students.id
             AND (holds.ends_at IS NULL OR holds.ends_at > $2::timestamptz)
     ) AS has_holds,
     EXISTS (
         SELECT FROM overrides
-        WHERE overrides.student_id = asked.student_id
+        WHERE overrides.student_id = students.id
             AND overrides.used_at IS NULL
             AND (overrides.expires_at IS NULL OR overrides.expires_at > $2::timestamptz)
     ) AS has_overrides
-FROM unnest($1::bigint[]) AS asked (student_id)
+FROM students
 CROSS JOIN LATERAL (
     SELECT
         array_agg(course_id) FILTER (WHERE status = 'enrolled') AS enrolled,
@@ -127,14 +130,15 @@ CROSS JOIN LATERAL (
         array_agg(course_id) FILTER (WHERE status = 'completed' AND passed) AS passed,
         array_agg(course_id) FILTER (WHERE status = 'completed' AND NOT passed) AS failed
     FROM student_courses
-    WHERE student_courses.student_id = asked.student_id
+    WHERE student_courses.student_id = students.id
         AND status IN ('enrolled', 'waitlisted', 'completed')
 ) AS mine
+WHERE students.id = ANY($1::bigint[])
 """
 
 
 async def load_transcripts(connection: Connection, student_ids: list[int], now: datetime) -> list[Transcript]:
-    """Read what students have: an array a status costs far less than a row a course."""
+    """Read what there is of students, in no order: an array a status costs far less than a row a course."""
     return [Transcript._make(row) for row in await connection.fetch(LOAD_TRANSCRIPTS, student_ids, now)]
 
 
@@ -236,30 +240,39 @@ async def load_courses_in_use(connection: Connection, course_ids: list[int]) -> 
     return [row[0] for row in await connection.fetch(LOAD_COURSES_IN_USE, course_ids)]
 
 
-SAVE_ENROLLMENTS: Final = """
-INSERT INTO student_courses (
-    student_id, course_id, status, place, joined_at, updated_at, passed, grade, override_id, swap_drops, skipped
+RECORD_MOVES: Final = """
+WITH moved AS (
+    INSERT INTO student_courses (
+        student_id, course_id, status, place, joined_at, updated_at, passed, grade, override_id, swap_drops, skipped
+    )
+    SELECT
+        unnest($1::bigint[]), unnest($2::bigint[]), unnest($3::text[]), unnest($4::bigint[]),
+        unnest($5::timestamptz[]), unnest($6::timestamptz[]), unnest($7::boolean[]), unnest($8::text[]),
+        unnest($9::bigint[]), unnest($10::json[]), unnest($11::json[])
+    ON CONFLICT (student_id, course_id) DO UPDATE SET
+        status = excluded.status,
+        place = excluded.place,
+        joined_at = excluded.joined_at,
+        updated_at = excluded.updated_at,
+        passed = excluded.passed,
+        grade = excluded.grade,
+        override_id = excluded.override_id,
+        swap_drops = excluded.swap_drops,
+        skipped = excluded.skipped
+)
+INSERT INTO events (
+    position, type, occurred_at, actor, request_id, reason, student_id, course_id, term_id, before, after
 )
 SELECT
-    unnest($1::bigint[]), unnest($2::bigint[]), unnest($3::text[]), unnest($4::bigint[]),
-    unnest($5::timestamptz[]), unnest($6::timestamptz[]), unnest($7::boolean[]), unnest($8::text[]),
-    unnest($9::bigint[]), unnest($10::json[]), unnest($11::json[])
-ON CONFLICT (student_id, course_id) DO UPDATE SET
-    status = excluded.status,
-    place = excluded.place,
-    joined_at = excluded.joined_at,
-    updated_at = excluded.updated_at,
-    passed = excluded.passed,
-    grade = excluded.grade,
-    override_id = excluded.override_id,
-    swap_drops = excluded.swap_drops,
-    skipped = excluded.skipped
+    unnest($12::bigint[]), unnest($13::text[]), unnest($14::timestamptz[]), unnest($15::text[]), unnest($16::text[]),
+    unnest($17::text[]), unnest($18::bigint[]), unnest($19::bigint[]), unnest($20::bigint[]),
+    unnest($21::json[]), unnest($22::json[])
 """
 
 
-async def save_enrollments(connection: Connection, enrollments: Sequence[Enrollment]) -> None:
-    """Insert or update the states of (student, course) pairs."""
-    await connection.execute(SAVE_ENROLLMENTS, *columns(enrollments))
+async def record_moves(connection: Connection, enrollments: Sequence[Enrollment], events: Sequence[Event]) -> None:
+    """Insert or update the states of (student, course) pairs, and append events, whose positions follow the newest."""
+    await connection.execute(RECORD_MOVES, *columns(enrollments), *columns(events))
 
 
 LIST_COURSES_OF_STUDENTS: Final = """

@@ -35,16 +35,18 @@ class Event(NamedTuple):
 
 
 LOCK_FEED: Final = """
-SELECT epoch
-FROM feed
+BEGIN;
+SELECT FROM feed
 FOR UPDATE
 """
 
 
-async def lock_feed(connection: Connection) -> UUID:
-    """Wait for the turn to write: until this transaction ends, no other one writes."""
-    epoch: UUID = await connection.fetchval(LOCK_FEED)
-    return epoch
+async def lock_feed(connection: Connection) -> None:
+    """Begin a transaction and wait for the turn to write: until it ends, no other one writes.
+
+    One round trip for both: what is sent without parameters may be several statements.
+    """
+    await connection.execute(LOCK_FEED)
 
 
 LOAD_HEAD: Final = """

@@ -47,7 +47,7 @@ def enroll(ledger: Ledger, change: Enroll) -> tuple[Result, ...]:
         StudentNotFound: there is no such student.
         EnrollmentRefused: in mode atomic, with every reason for every course.
     """
-    if ledger.student(change.student_id) is None:
+    if not ledger.has_student(change.student_id):
         raise StudentNotFound(change.student_id)
     course_ids = tuple(dict.fromkeys(change.course_ids))
     _let_the_line_go_first(ledger, course_ids, change.origin)
@@ -233,7 +233,7 @@ def swap(ledger: Ledger, change: Swap) -> tuple[Result, ...]:
         StudentNotFound: there is no such student.
         EnrollmentRefused: with every reason for every course.
     """
-    if ledger.student(change.student_id) is None:
+    if not ledger.has_student(change.student_id):
         raise StudentNotFound(change.student_id)
     _let_the_line_go_first(ledger, change.add, change.origin)
     drops = [_ask_to_drop(ledger, change.student_id, course_id) for course_id in dict.fromkeys(change.drop)]
@@ -314,7 +314,7 @@ def drop(ledger: Ledger, change: Drop) -> Moved:
         AlreadyCompleted: the student has completed it.
         DropRefused: with every reason.
     """
-    if ledger.student(change.student_id) is None:
+    if not ledger.has_student(change.student_id):
         raise StudentNotFound(change.student_id)
     decision = _ask_to_drop(ledger, change.student_id, change.course_id)
     if decision.row is None or decision.course is None:

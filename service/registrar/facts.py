@@ -179,8 +179,6 @@ async def _load_students(connection: Connection, ledger: Ledger, new: set[int]) 
     if not new:
         return set()
     ids = sorted(new)
-    for student in await students.load_students(connection, ids):
-        ledger.students.load(student.id, student)
     had: set[int] = set()
     held, lifted = [], []
     for row in await enrollments.load_transcripts(connection, ids, ledger.now):
@@ -300,10 +298,11 @@ async def record(connection: Connection, ledger: Ledger) -> None:
         await holds.save_holds(connection, saved_holds)
     if saved_overrides := ledger.overrides.saved():
         await overrides.save_overrides(connection, saved_overrides)
-    if saved := ledger.enrollments.saved():
-        await enrollments.save_enrollments(connection, saved)
     await _record_requirements(connection, ledger)
-    await feed.record_events(connection, ledger.events)
+    if saved := ledger.enrollments.saved():
+        await enrollments.record_moves(connection, saved, ledger.events)
+    else:
+        await feed.record_events(connection, ledger.events)
 
 
 async def _record_things(connection: Connection, ledger: Ledger, store: Store[Thing]) -> None:

@@ -189,6 +189,7 @@ class Ledger:
         self.waits_of_courses: dict[int, set[int]] = {}
         self.waits_of_terms: dict[int, set[int]] = {}
         self._marks: dict[int, dict[int, Mark]] = {}
+        self._limits: dict[int, float | None] = {}
         # By student and by course, each a superset of what is in the table.
         self._courses_of: dict[int, set[int]] = defaultdict(set)
         self._students_of: dict[int, set[int]] = defaultdict(set)
@@ -198,11 +199,18 @@ class Ledger:
         self._position = head.position
         self._kept_events = 0
 
-    def student(self, student_id: int) -> Student | None:
-        """Look up a student, of whom everything is known then."""
+    def has_student(self, student_id: int) -> bool:
+        """Tell whether there is a student, of whom everything is known then."""
         if student_id not in self.known_students:
             raise Missing(students={student_id})
-        return self.students.get(student_id)
+        if student_id in self.students:
+            return self.students.get(student_id) is not None
+        return student_id in self._limits
+
+    def max_credits(self, student_id: int) -> float | None:
+        """Look up a student's own limit of credits."""
+        student = self.students.get(student_id)
+        return self._limits[student_id] if student is None else student.max_credits
 
     def course(self, course_id: int) -> Course | None:
         """Look up a course, of which the term and the requirements are known then."""
@@ -319,6 +327,7 @@ class Ledger:
         if row.failed:
             marks.update(dict.fromkeys(row.failed, "failed"))
         self._marks[row.student_id] = marks
+        self._limits[row.student_id] = row.max_credits
         if row.student_id in self._courses_of:
             for enrollment in self.courses_of(row.student_id):
                 _put_mark((marks, enrollment.course_id), mark_of(enrollment))

@@ -65,8 +65,8 @@ def _limit(ledger: Ledger, student_id: int, course: Course) -> float | None:
     term = ledger.term(course.term_id)
     if term is None:
         return None
-    student = ledger.students[student_id]
-    return term.max_credits if student.max_credits is None else student.max_credits
+    own = ledger.max_credits(student_id)
+    return term.max_credits if own is None else own
 
 
 def credits_in(term: Term | None, courses: Iterable[Defined]) -> float:

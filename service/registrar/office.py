@@ -214,7 +214,7 @@ def sweep(ledger: Ledger, change: Sweep) -> int:
 
 
 def _student(ledger: Ledger, student_id: int) -> None:
-    if ledger.student(student_id) is None:
+    if not ledger.has_student(student_id):
         raise StudentNotFound(student_id)
 
 

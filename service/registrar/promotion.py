@@ -29,7 +29,7 @@ def _candidates(ledger: Ledger) -> list[int]:
     """List the courses to look at: those touched, and those that a touched student waits for."""
     candidates = set(ledger.touched_courses)
     for student_id in ledger.touched_students:
-        if ledger.student(student_id) is not None:
+        if ledger.has_student(student_id):
             marks = ledger.marks(student_id)
             candidates.update(course_id for course_id, mark in marks.items() if mark == "waitlisted")
     return sorted(candidates)
@@ -57,7 +57,7 @@ def _past_the_line(ledger: Ledger, course: Course) -> list[int]:
     return [
         student_id
         for student_id in sorted(ledger.touched_students)
-        if ledger.student(student_id) is not None
+        if ledger.has_student(student_id)
         and ledger.marks(student_id).get(course.id) == "waitlisted"
         and "course_full" in ledger.overrides_of(student_id, course.id)
     ]
