@@ -7,6 +7,7 @@ import logging
 import logging.config
 import signal
 import sys
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from typing import Any, get_args
@@ -25,9 +26,13 @@ from service.errors import DomainError
 from service.migrate import DatabaseUnavailable, MigrationFailed, UnfitDatabase, migrate
 from service.settings import Settings
 from service.web.endpoint import DRAINING
+from service.workers import PortTaken, reserve_port, run_workers
 from sql.feed import renew_epoch
 
 logger = logging.getLogger("service")
+
+MOST_WORKERS = 64
+"""Each has POOL_SIZE connections: so many need a PostgreSQL set up for it."""
 
 LOGGING = {
     "version": 1,
@@ -76,10 +81,14 @@ def main(arguments: list[str] | None = None) -> int:
         default="small",
         help="with demo: 200 students and 30 courses, or 20,000 and 800",
     )
+    parser.add_argument(
+        "--workers", type=_count, default=1, metavar="N", help="with serve: so many processes on one port (Linux)"
+    )
     given = parser.parse_args(arguments)
     if (given.command == "feed") != (given.what == "renew"):
         parser.error("say: python -m service feed renew")
-    command = partial(run_demo, size=given.size) if given.command == "demo" else commands[given.command][0]
+    options: dict[str, dict[str, Any]] = {"demo": {"size": given.size}, "serve": {"workers": given.workers}}
+    command: Callable[..., int] = partial(commands[given.command][0], **options.get(given.command, {}))
     logging.config.dictConfig(LOGGING)
     # No line tells the place in the code, the thread or the process: finding them out is half the cost of a record.
     logging._srcfile = None  # noqa: SLF001
@@ -89,7 +98,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with database(Settings()) as settings:
             return command(settings)
-    except (EmbeddedError, DatabaseUnavailable, UnfitDatabase, MigrationFailed) as error:
+    except (EmbeddedError, DatabaseUnavailable, UnfitDatabase, MigrationFailed, PortTaken) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except ValidationError as error:
@@ -110,9 +119,34 @@ def database(settings: Settings) -> Iterator[Settings]:
         yield settings.model_copy(update={"database_url": url})
 
 
-def serve(settings: Settings) -> int:
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_WORKERS:
+        raise argparse.ArgumentTypeError(f"a number from 1 to {MOST_WORKERS}")
+    return int(text)
+
+
+def serve(settings: Settings, workers: int = 1) -> int:
     """Serve until a signal says stop, then finish what is in flight."""
-    return _run(_serve(settings))
+    if workers == 1:
+        return _run(_serve(settings))
+    with reserve_port(settings.host, settings.port) as shared:
+        _migrate_patiently(settings)
+        settings = settings.model_copy(update={"port": shared.getsockname()[1], "migrate_on_start": False})
+        return run_workers(workers, lambda number, alive: _run(_serve(settings, greets=number == 0, alive=alive)))
+
+
+def _migrate_patiently(settings: Settings) -> None:
+    """Migrate before there are workers, waiting with growing pauses for a database that is not there yet."""
+    pause = 0.1
+    while settings.migrate_on_start and settings.database_url is not None:
+        try:
+            migrate(settings.database_url, schema=settings.database_schema, timeout=settings.migrate_timeout)
+        except DatabaseUnavailable as error:
+            logger.warning("waiting for the database", extra={"reason": str(error).strip(), "pause": pause})
+            time.sleep(pause)
+            pause = min(pause * 2, settings.retry_ceiling)
+        else:
+            return
 
 
 def run_migrations(settings: Settings) -> int:
@@ -160,21 +194,25 @@ def _run(main: Coroutine[Any, Any, int]) -> int:
         return runner.run(main)
 
 
-async def _serve(settings: Settings) -> int:
+async def _serve(settings: Settings, *, greets: bool = True, alive: int | None = None) -> int:
+    """Serve; as a worker, as long as the descriptor ``alive`` does not end."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
+    if alive is not None:
+        loop.add_reader(alive, stop.set)
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
     app = create_app(settings)
     runner = make_runner(app, settings)
     await runner.setup()
     try:
-        await web.TCPSite(runner, settings.host, settings.port).start()
+        await web.TCPSite(runner, settings.host, settings.port, reuse_port=alive is not None or None).start()
     except OSError as error:
         await runner.cleanup()
         print(f"error: can't listen on {settings.host}:{settings.port}: {error.strerror}", file=sys.stderr)
         return 1
-    _greet(settings, runner)
+    if greets:
+        _greet(settings.host, runner.addresses[0][1])
     stopping = asyncio.create_task(_until(stop))
     await asyncio.wait({stopping, app[BRING_UP]}, return_when=asyncio.FIRST_COMPLETED)
     failure = app[BRING_UP].exception() if app[BRING_UP].done() else None
@@ -194,9 +232,8 @@ async def _until(stop: asyncio.Event) -> None:
     await stop.wait()
 
 
-def _greet(settings: Settings, runner: web.AppRunner) -> None:
-    port = runner.addresses[0][1]
-    host = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104 - compared, not bound
+def _greet(host: str, port: int) -> None:
+    host = "127.0.0.1" if host in {"0.0.0.0", "::"} else host  # noqa: S104 - compared, not bound
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     print(f"API page: {url}/docs\nTry it:   curl -s {url}/courses\nStop it:  Ctrl-C", file=sys.stderr, flush=True)
 

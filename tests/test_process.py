@@ -66,10 +66,10 @@ async def run(*arguments: str, **variables: object) -> Ended:
 
 
 @asynccontextmanager
-async def serving(**variables: object) -> AsyncIterator[Running]:
+async def serving(*arguments: str, **variables: object) -> AsyncIterator[Running]:
     """Run the service until the test is done with it; it is ready when the test gets it."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-W", "error", "-m", "service"),
+        *(sys.executable, "-W", "error", "-m", "service", *arguments),
         cwd=ROOT,
         env=environment(**variables),
         stdout=asyncio.subprocess.PIPE,
@@ -130,6 +130,61 @@ async def test_the_service_serves_and_says_where_and_logs_json_and_ends_with_0(
     assert line.items() >= {"method": "POST", "route": "/students", "status": 201, "level": "INFO"}.items()
     assert line["duration_ms"] > 0
     assert {line["level"] for line in lines} == {"INFO"}
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_running(pid: int) -> bool:
+    path = Path(f"/proc/{pid}/stat")
+    return path.exists() and path.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+async def test_workers_share_a_port_and_a_database(empty_database_url: str) -> None:
+    async with serving("--workers", "2", DATABASE_URL=empty_database_url) as running:
+        assert len(children_of(running.process.pid)) == 2
+        ids = []
+        while len(ids) < 20:
+            # A connection of its own goes to either of them, be it ready or not.
+            async with (
+                aiohttp.ClientSession() as session,
+                session.post(f"{running.url}/students", json=student_fields()) as response,
+            ):
+                if response.status != 503:
+                    ids.append((await response.json())["id"])
+        assert ids == list(range(1, 21))
+
+        running.process.send_signal(signal.SIGTERM)
+        assert await running.ended() == 0
+    lines = [json.loads(line) for line in running.log]
+    assert len([line for line in lines if line.get("route") == "/students" and line["status"] == 201]) == 20
+
+
+async def test_a_worker_that_dies_ends_all_of_them_and_none_outlives_the_service(database_url: str) -> None:
+    async with serving("--workers", "2", DATABASE_URL=database_url) as running:
+        workers = children_of(running.process.pid)
+        os.kill(workers[0], signal.SIGKILL)
+        assert await running.ended() == signal.SIGKILL
+        assert not any(is_running(worker) for worker in workers)
+    async with serving("--workers", "2", DATABASE_URL=database_url) as running:
+        workers = children_of(running.process.pid)
+        running.process.kill()
+        await running.ended()
+        async with asyncio.timeout(10):
+            while any(is_running(worker) for worker in workers):
+                await asyncio.sleep(0.01)
+
+
+async def test_a_port_that_is_taken_is_nothing_for_workers(database_url: str) -> None:
+    async with serving(DATABASE_URL=database_url) as running:
+        port = running.url.rpartition(":")[2]
+        ended = await run("serve", "--workers", "2", DATABASE_URL=database_url, PORT=port)
+        assert (ended.status, ended.err) == (1, f"error: can't listen on 127.0.0.1:{port}: Address already in use\n")
+    for wrong in ("0", "65", "two"):
+        ended = await run("serve", "--workers", wrong, DATABASE_URL=database_url)
+        assert ended.status == 2
+        assert "a number from 1 to 64" in ended.err
 
 
 async def test_ctrl_c_ends_the_service_cleanly(database_url: str) -> None:

@@ -10,6 +10,9 @@ from typing import TextIO
 FLUSH_SECONDS = 0.1
 """How old a line may get before it is written: those of a busy service go out many at once."""
 
+WHOLE_LINES = 8
+"""So many fit into what a pipe takes in one piece (PIPE_BUF), so that those of several processes do not mix."""
+
 MEMBERS = ("method", "route", "status", "duration_ms", "request_id")
 
 
@@ -39,8 +42,8 @@ class AccessHandler(logging.Handler):
     def flush(self) -> None:
         """Write what is kept."""
         lines, self._lines = self._lines, []
-        if lines:
-            # As with other handlers, a log that nobody reads any more is not the service's end.
-            with contextlib.suppress(OSError, ValueError):
-                self._stream.write("\n".join(lines) + "\n")
+        # As with other handlers, a log that nobody reads any more is not the service's end.
+        with contextlib.suppress(OSError, ValueError):
+            for first in range(0, len(lines), WHOLE_LINES):
+                self._stream.write("\n".join([*lines[first : first + WHOLE_LINES], ""]))
                 self._stream.flush()

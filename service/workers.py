@@ -1,0 +1,82 @@
+"""Several processes on one port: each serves as one alone would, and they meet in the database."""
+
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from types import FrameType
+
+
+class PortTaken(Exception):
+    """The address can't be listened on."""
+
+
+def reserve_port(host: str, port: int) -> socket.socket:
+    """Bind an address for workers to share, and hold it without listening; with port 0 a free one is chosen.
+
+    Raises:
+        PortTaken: another program has it, or it is not to be had.
+    """
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    try:
+        # Who is to share an address has to say so, and so would a second service: this one asks alone first.
+        with socket.socket(family, kind, protocol) as alone:
+            alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            alone.bind(address)
+        shared = socket.socket(family, kind, protocol)
+        shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        shared.bind(address)
+    except OSError as error:
+        raise PortTaken(f"can't listen on {host}:{port}: {error.strerror}") from error
+    return shared
+
+
+def run_workers(count: int, work: Callable[[int, int], int]) -> int:
+    """Fork workers and wait for them.
+
+    ``work`` gets its number, counted from 0, and a file descriptor that ends with this process; it returns a status.
+
+    A signal to stop is handed on. A worker that ends by itself ends all of them, so that whoever watches this process
+    starts all anew. Returns 0, or the status of the first worker that failed.
+    """
+    alive, keeps_alive = os.pipe()
+    workers: set[int] = set()
+    for number in range(count):
+        sys.stdout.flush()
+        pid = os.fork()
+        if pid == 0:
+            os.close(keeps_alive)
+            # Past the parent's clean-up, which is not the worker's to do.
+            os._exit(_status_of(work, number, alive))
+        workers.add(pid)
+    os.close(alive)
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        for worker in workers:
+            os.kill(worker, signal.SIGTERM)
+
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, stop)
+    failed = 0
+    while workers:
+        worker, status = os.wait()
+        # The embedded server is a child too.
+        if worker not in workers:
+            continue
+        workers.discard(worker)
+        failed = failed or abs(os.waitstatus_to_exitcode(status))
+        stop(signal.SIGTERM, None)
+    return failed
+
+
+def _status_of(work: Callable[[int, int], int], number: int, alive: int) -> int:
+    try:
+        status = work(number, alive)
+    except KeyboardInterrupt:
+        status = 130
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return status
