@@ -206,7 +206,13 @@ async def _serve(settings: Settings, *, greets: bool = True, alive: int | None =
     runner = make_runner(app, settings)
     await runner.setup()
     try:
-        await web.TCPSite(runner, settings.host, settings.port, reuse_port=alive is not None or None).start()
+        await web.TCPSite(
+            runner,
+            settings.host,
+            settings.port,
+            backlog=settings.listen_backlog,
+            reuse_port=alive is not None or None,
+        ).start()
     except OSError as error:
         await runner.cleanup()
         print(f"error: can't listen on {settings.host}:{settings.port}: {error.strerror}", file=sys.stderr)

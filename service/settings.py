@@ -20,6 +20,9 @@ class Settings(BaseSettings):
     port: int = Field(default=8080, ge=0, le=65535)
     """The customary port of an unprivileged HTTP service; 0 takes a free one."""
 
+    listen_backlog: PositiveInt = 4096
+    """Connections that wait to be taken: a rush comes within a second. Linux takes no more without net.core.somaxconn."""
+
     database_url: str | None = None
     """PostgreSQL 15 or newer, as postgresql://user:password@host:port/name; without one the embedded server serves."""
 

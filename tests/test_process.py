@@ -144,7 +144,7 @@ def is_running(pid: int) -> bool:
 async def test_workers_share_a_port_and_a_database(empty_database_url: str) -> None:
     async with serving("--workers", "2", DATABASE_URL=empty_database_url) as running:
         assert len(children_of(running.process.pid)) == 2
-        ids = []
+        ids: list[int] = []
         while len(ids) < 20:
             # A connection of its own goes to either of them, be it ready or not.
             async with (

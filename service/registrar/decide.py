@@ -56,9 +56,11 @@ def decide(ledger: Ledger, changes: Sequence[Change[Any]], outcomes: list[Outcom
 
 
 def _decide(ledger: Ledger, change: Change[Any]) -> Outcome:
-    if isinstance(change, Create | Edit | Replace | Delete):
-        return RECORDS[type(change)](ledger, KINDS[change.thing], change)
-    return CHANGES[type(change)](ledger, change)
+    decide_change = CHANGES.get(type(change))
+    if decide_change is not None:
+        return decide_change(ledger, change)
+    assert isinstance(change, Create | Edit | Replace | Delete)
+    return RECORDS[type(change)](ledger, KINDS[change.thing], change)
 
 
 KINDS: dict[type, Any] = {Student: STUDENT, Course: COURSE, Term: TERM}

@@ -115,7 +115,6 @@ def _decide_together(
             return _settled(ledger, ask)
         asked = application(
             ledger,
-            student_id,
             course,
             possessed,
             seat=ask.seat,
@@ -145,9 +144,8 @@ def _decide_in_turn(
             continue
         asked = application(
             ledger,
-            student_id,
             course,
-            replace(possessed, seated=possessed.seated + taken),
+            possessed._replace(seated=possessed.seated + taken),
             seat=ask.seat,
             on_full=on_full,
             asked=frozenset([other.code for other, _ in wanted if other.id != course.id]),
@@ -349,12 +347,13 @@ class Asked:
 
 def _raise_refusals(*asked: Asked) -> None:
     """Raise an error of all refusals, if there are any."""
+    if not any(decision.refusals for each in asked for decision in each.decisions):
+        return
     errors = [
         detail_of(refusal, f"#/{each.member}/{each.course_ids.index(decision.course_id)}")
         for each in asked
         for decision in each.decisions
         for refusal in decision.refusals
     ]
-    if errors:
-        unknown = any(error.code == "course_not_found" for error in errors)
-        raise UnknownCourses(errors) if unknown else EnrollmentRefused(errors)
+    unknown = any(error.code == "course_not_found" for error in errors)
+    raise UnknownCourses(errors) if unknown else EnrollmentRefused(errors)

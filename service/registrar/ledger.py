@@ -80,7 +80,8 @@ class Table(Generic[Key, Row]):
     def put(self, key: Key, row: Row | None) -> None:
         """Set a row, or with None remove it."""
         old = self._rows.get(key)
-        self._loaded.setdefault(key, old)
+        if key not in self._loaded:
+            self._loaded[key] = old
         self._undo.add(self._set, key, old)
         self._set(key, row)
 

@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
+from typing import NamedTuple
 
 from service.registrar import rules, seats
-from service.registrar.changes import Application, Defined, OnFull, Origin, Refusal, Seat
+from service.registrar.changes import Application, Defined, Hold, Mark, OnFull, Origin, Refusal, Seat
 from service.registrar.ledger import Ledger, as_json
 from service.registrar.rules import DropStatus
 from sql.courses import Course
@@ -14,58 +15,66 @@ from sql.enrollments import Enrollment, Status
 from sql.overrides import Override
 from sql.terms import Term
 
+NO_CODES: frozenset[str] = frozenset()
+NEVER = "[]"
+"""The meetings of a course that does not meet."""
 
-@dataclass(frozen=True, slots=True)
-class Possession:
-    """What a student has besides one application: the basis on which the rules judge it."""
-
-    passed: frozenset[str] = frozenset()
-    has: frozenset[str] = frozenset()
-    seated: tuple[tuple[Defined, Term | None], ...] = ()
-
-
-NOTHING = Possession()
 COMPLETED = frozenset({"passed", "failed"})
 """The marks of what is over: it is in no other course's way but by its seat."""
 
-NEVER = "[]"
-"""The meetings of a course that does not meet."""
+
+class Possession(NamedTuple):
+    """What a student has besides one application: the basis on which the rules judge it.
+
+    ``marks`` are those of all courses, ``limit`` is the student's own limit of credits.
+    """
+
+    marks: Mapping[int, Mark]
+    holds: tuple[Hold, ...]
+    limit: float | None
+    passed: frozenset[str] = NO_CODES
+    has: frozenset[str] = NO_CODES
+    seated: tuple[tuple[Defined, Term | None], ...] = ()
 
 
 def possession(
     ledger: Ledger, student_id: int, without: Collection[int], wanted: Iterable[tuple[Course, Seat]]
 ) -> Possession:
     """Gather what a student has, courses in ``without`` left aside, as far as the rules of the wanted courses ask."""
+    marks = ledger.marks(student_id)
+    limit = ledger.max_credits(student_id)
+    possessed = Possession(marks, ledger.holds_of(student_id), limit)
+    if not marks:
+        return possessed
     codes = seated = False
     for course, seat in wanted:
         codes = codes or bool(ledger.groups(course.id))
         if seat == "seat" and not seated:
-            seated = course.meetings != NEVER or _limit(ledger, student_id, course) is not None
-    marks = ledger.marks(student_id)
-    if not marks or not (codes or seated):
-        return NOTHING
+            seated = course.meetings != NEVER or limit_in(ledger.term(course.term_id), limit) is not None
+    if not (codes or seated):
+        return possessed
     own = {course_id: ledger.definition(course_id) for course_id in sorted(marks)}
     passed = {own[id].code for id, mark in marks.items() if mark == "passed"} if codes else set()
     has = (
         {own[id].code for id, mark in marks.items() if mark not in COMPLETED and id not in without} if codes else set()
     )
-    return Possession(
-        frozenset(passed),
-        frozenset(passed | has),
-        tuple(
-            (definition, ledger.term(definition.term_id))
-            for id, definition in own.items()
-            if seated and marks[id] != "waitlisted" and id not in without
+    return possessed._replace(
+        passed=frozenset(passed),
+        has=frozenset(passed | has),
+        seated=tuple(
+            [
+                (definition, ledger.term(definition.term_id))
+                for id, definition in own.items()
+                if seated and marks[id] != "waitlisted" and id not in without
+            ]
         ),
     )
 
 
-def _limit(ledger: Ledger, student_id: int, course: Course) -> float | None:
-    """Tell the most credits that a student may have in the term of a course."""
-    term = ledger.term(course.term_id)
+def limit_in(term: Term | None, own: float | None) -> float | None:
+    """Tell the most credits that a student with a limit of their own, or none, may have in a term."""
     if term is None:
         return None
-    own = ledger.max_credits(student_id)
     return term.max_credits if own is None else own
 
 
@@ -73,18 +82,17 @@ def credits_in(term: Term | None, courses: Iterable[Defined]) -> float:
     """Add up the credits of those courses that are in a term."""
     if term is None:
         return 0.0
-    return sum((course.credits for course in courses if course.term_id == term.id), 0.0)
+    return sum([course.credits for course in courses if course.term_id == term.id], 0.0)
 
 
 def application(
     ledger: Ledger,
-    student_id: int,
     course: Course,
     possessed: Possession,
     *,
     seat: Seat,
     on_full: OnFull = "fail",
-    asked: frozenset[str] = frozenset(),
+    asked: frozenset[str] = NO_CODES,
     seated: tuple[tuple[Defined, Term | None], ...] = (),
     asked_credits: float | None = None,
 ) -> Application:
@@ -94,25 +102,28 @@ def application(
     are by default those of the course.
     """
     term = ledger.term(course.term_id)
-    # Who has completed the course keeps a seat in it, which is not in the way of the course itself.
-    own = tuple(pair for pair in possessed.seated if pair[0].id != course.id)
+    mark = possessed.marks.get(course.id)
+    own = possessed.seated
+    if mark is not None:
+        # Who has completed the course keeps a seat in it, which is not in the way of the course itself.
+        own = tuple([pair for pair in own if pair[0].id != course.id])
     return Application(
         now=ledger.now,
         course_id=course.id,
         course=course,
         term=term,
-        completed=ledger.marks(student_id).get(course.id) in COMPLETED,
+        completed=mark in COMPLETED,
         seat=seat,
         on_full=on_full,
-        holds=ledger.holds_of(student_id),
+        holds=possessed.holds,
         groups=ledger.groups(course.id),
         passed=possessed.passed,
         has=possessed.has,
         asked=asked,
         seated=own + seated,
-        held=credits_in(term, (other for other, _ in own)),
+        held=credits_in(term, [other for other, _ in own]) if own else 0.0,
         asked_credits=course.credits if asked_credits is None else asked_credits,
-        limit=_limit(ledger, student_id, course),
+        limit=limit_in(term, possessed.limit),
     )
 
 

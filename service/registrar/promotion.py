@@ -77,7 +77,7 @@ def _examine(
     without = {row.course_id, *(dropped.course_id for dropped in drops)}
     overrides = ledger.overrides_of(row.student_id, course.id)
     possessed = possession(ledger, row.student_id, without, [(course, "seat")])
-    asked = application(ledger, row.student_id, course, possessed, seat="seat")
+    asked = application(ledger, course, possessed, seat="seat")
     found = rules.judge(asked)
     if not seats.has_free_seat(course):
         found += tuple(rules.course_full(replace(asked, seat="none")))
