@@ -318,7 +318,8 @@ class Model:
         seats, why = self.planned
         waits = any((seats[c] == "line") if c in seats else self.standing(student, c) == "waitlisted" for c in add)
         results: list[tuple[int, str, Any]] = []
-        if waits and going:
+        # A seat was judged as if the drops were gone, so they go with it.
+        if waits and going and "seat" not in seats.values():
             for c in drop:
                 results.append((c, "kept", None) if c in going else (c, "unchanged", self.states[student, c].status))
             for c in add:

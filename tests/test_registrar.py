@@ -249,6 +249,31 @@ async def test_swaps_cascade(client: Client) -> None:
     assert [await status_of(client, student, course) for student, course in ((b, two), (a, one))] == ["dropped"] * 2
 
 
+async def test_a_seat_that_a_swap_gives_at_once_takes_the_drops_at_once(client: Client) -> None:
+    at = [{"day": "mon", "start": "09:00", "end": "10:00"}]
+    had, wanted = await new_course(client, meetings=at), await new_course(client, meetings=at)
+    full, student = await new_course(client, capacity=0), await new_student(client)
+    await enroll(client, student, had)
+    await wait_for(client, student, full)
+
+    answer = await call(client, "POST", f"/students/{student}/swap", {"drop": [had], "add": [full, wanted]})
+
+    outcomes = [(result["course_id"], result["outcome"]) for result in answer.body["results"]]
+    assert outcomes == [(had, "dropped"), (full, "unchanged"), (wanted, "enrolled")]
+    assert await status_of(client, student, had) == "dropped"
+
+
+async def test_a_course_replaced_by_external_id_does_not_come_to_require_its_own_code(client: Client) -> None:
+    body = {"code": "OLD", "title": "T"}
+    course = (await call(client, "PUT", "/courses/by-external-id/c1", body)).body["id"]
+    groups = [{"kind": "pre", "any_of": ["NEW"]}]
+    await call(client, "PUT", f"/courses/{course}/requirements", {"groups": groups})
+
+    answer = await call(client, "PUT", "/courses/by-external-id/c1", {**body, "code": "NEW"})
+
+    assert (answer.status, codes(answer)) == (422, ["own_requirement"])
+
+
 async def test_completion_can_be_corrected_and_keeps_the_seat(client: Client, connection: Connection) -> None:
     course, student, waiter = await new_course(client, capacity=1), await new_student(client), await new_student(client)
     path = f"/students/{student}/courses/{course}/complete"

@@ -238,8 +238,10 @@ def swap(ledger: Ledger, change: Swap) -> tuple[Result, ...]:
     going = [drop.row.course_id for drop in drops if drop.row is not None and drop.row.status not in GONE]
     adds = _decide_together(ledger, change.student_id, tuple(dict.fromkeys(change.add)), change.on_full, going)
     _raise_refusals(Asked("drop", change.drop, drops), Asked("add", change.add, adds))
+    seated = any(add.standing is None and add.seat == "seat" for add in adds)
     waits = any(add.seat == "line" if add.standing is None else add.standing.status == "waitlisted" for add in adds)
-    if waits and going:
+    # A seat was judged as if the drops were gone: where one is given, they go, whatever else is waited for already.
+    if waits and going and not seated:
         return _swap_later(ledger, change, drops, adds, going)
     results = [_drop_now(ledger, drop, change.origin) for drop in drops]
     return (*results, *(_carry_out(ledger, change.student_id, add, change.origin) for add in adds))
