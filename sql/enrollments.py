@@ -144,7 +144,7 @@ async def load_transcripts(connection: Connection, student_ids: list[int], now: 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Somebody who has a seat in one course waits for another."""
+    """Somebody who is in one course, waits for it or has completed it waits for another, or for the same."""
 
     seated_in: int
     waits_for: int
@@ -157,12 +157,12 @@ INNER JOIN student_courses AS waiting
     ON waiting.student_id = seated.student_id
     AND waiting.status = 'waitlisted'
 WHERE seated.course_id = ANY($1::bigint[])
-    AND seated.status = 'enrolled'
+    AND seated.status IN ('enrolled', 'waitlisted', 'completed')
 """
 
 
 async def load_waits_of_courses(connection: Connection, course_ids: list[int]) -> list[Wait]:
-    """Tell what those who are enrolled in these courses wait for."""
+    """Tell what those who are in these courses, wait for them or have completed them wait for."""
     return [Wait(*row) for row in await connection.fetch(LOAD_WAITS_OF_COURSES, course_ids)]
 
 
@@ -171,7 +171,7 @@ SELECT DISTINCT courses.term_id AS seated_in, waiting.course_id AS waits_for
 FROM courses
 INNER JOIN student_courses AS standing
     ON standing.course_id = courses.id
-    AND standing.status IN ('enrolled', 'waitlisted')
+    AND standing.status IN ('enrolled', 'waitlisted', 'completed')
 INNER JOIN student_courses AS waiting
     ON waiting.student_id = standing.student_id
     AND waiting.status = 'waitlisted'
@@ -180,7 +180,7 @@ WHERE courses.term_id = ANY($1::bigint[])
 
 
 async def load_waits_of_terms(connection: Connection, term_ids: list[int]) -> list[Wait]:
-    """Tell what those who are in courses of these terms, or wait for them, wait for."""
+    """Tell what those who are in courses of these terms, wait for them or have completed them wait for."""
     return [Wait(*row) for row in await connection.fetch(LOAD_WAITS_OF_TERMS, term_ids)]
 
 

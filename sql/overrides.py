@@ -53,6 +53,29 @@ async def load_overrides(connection: Connection, student_ids: list[int], now: da
     return [Override(*row) for row in await connection.fetch(LOAD_OVERRIDES, student_ids, now)]
 
 
+@dataclass(frozen=True, slots=True)
+class Insider:
+    """Somebody whom an override seats above the capacity of a course, if it comes to that."""
+
+    course_id: int
+    student_id: int
+
+
+LOAD_INSIDERS: Final = """
+SELECT course_id, student_id
+FROM overrides
+WHERE course_id = ANY($1::bigint[])
+    AND rule = 'course_full'
+    AND used_at IS NULL
+    AND (expires_at IS NULL OR expires_at > $2::timestamptz)
+"""
+
+
+async def load_insiders(connection: Connection, course_ids: list[int], now: datetime) -> list[Insider]:
+    """Read whom overrides that can be used seat above the capacity of these courses."""
+    return [Insider(*row) for row in await connection.fetch(LOAD_INSIDERS, course_ids, now)]
+
+
 FIND_OVERRIDES: Final = """
 SELECT id, student_id, course_id, rule, author, reason, expires_at, used_at, created_at
 FROM overrides

@@ -163,7 +163,7 @@ async def _load_lines(connection: Connection, ledger: Ledger, missing: Missing) 
 
 
 async def _load_waits(connection: Connection, ledger: Ledger, missing: Missing) -> None:
-    """Read what those wait for who are in some courses, or in those of some terms."""
+    """Read who or what waits, so that a change of a course or a term reaches it."""
     if missing.waits_of_courses:
         ledger.waits_of_courses.update({id: set() for id in missing.waits_of_courses})
         for wait in await enrollments.load_waits_of_courses(connection, sorted(missing.waits_of_courses)):
@@ -172,6 +172,12 @@ async def _load_waits(connection: Connection, ledger: Ledger, missing: Missing) 
         ledger.waits_of_terms.update({id: set() for id in missing.waits_of_terms})
         for wait in await enrollments.load_waits_of_terms(connection, sorted(missing.waits_of_terms)):
             ledger.waits_of_terms[wait.seated_in].add(wait.waits_for)
+    if missing.insiders:
+        ledger.insiders.update({id: set() for id in missing.insiders})
+        for insider in await overrides.load_insiders(connection, sorted(missing.insiders), ledger.now):
+            ledger.insiders[insider.course_id].add(insider.student_id)
+            missing.students.add(insider.student_id)
+            missing.pairs.add((insider.student_id, insider.course_id))
 
 
 async def _load_students(connection: Connection, ledger: Ledger, new: set[int]) -> set[int]:

@@ -126,7 +126,7 @@ class Missing(Exception):
     ``students`` with all that they have, ``pairs`` of a student and a course in any state, ``courses`` with their terms
     and requirements, ``definitions`` of other courses, ``lines`` from the course to the place after which to go on,
     ``rosters`` of courses, ``holds`` and ``overrides`` by id, ``ids`` for new things, and what those who are in courses,
-    or in those of terms, wait for.
+    or in those of terms, wait for, and the ``insiders`` of courses, whom an override seats above capacity.
     """
 
     students: set[int] = field(default_factory=set)
@@ -141,6 +141,7 @@ class Missing(Exception):
     ids: set[type] = field(default_factory=set)
     waits_of_courses: set[int] = field(default_factory=set)
     waits_of_terms: set[int] = field(default_factory=set)
+    insiders: set[int] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -189,6 +190,7 @@ class Ledger:
         self.lines: dict[int, Line] = {}
         self.waits_of_courses: dict[int, set[int]] = {}
         self.waits_of_terms: dict[int, set[int]] = {}
+        self.insiders: dict[int, set[int]] = {}
         self._marks: dict[int, dict[int, Mark]] = {}
         self._limits: dict[int, float | None] = {}
         # By student and by course, each a superset of what is in the table.
@@ -281,6 +283,10 @@ class Ledger:
     def has_students(self, course_id: int) -> bool:
         """Tell whether anybody is known to be in a course or to have been in it."""
         return any((student_id, course_id) in self.enrollments for student_id in self._students_of[course_id])
+
+    def known_students_of(self, course_id: int) -> Iterator[int]:
+        """Go through those who have a row in a course and of whom everything is known, as of all whom changes moved."""
+        return (student_id for student_id in self._students_of[course_id] if student_id in self.known_students)
 
     def line(self, course_id: int) -> Iterator[int]:
         """Go through those who wait for a course, in order; of each, everything is known."""

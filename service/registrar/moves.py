@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from service.registrar import rules, seats
 from service.registrar.changes import Application, Defined, Hold, Mark, OnFull, Origin, Refusal, Seat
-from service.registrar.ledger import Ledger, as_json
+from service.registrar.ledger import Ledger, Missing, as_json
 from service.registrar.rules import DropStatus
 from sql.courses import Course
 from sql.enrollments import Enrollment, Status
@@ -215,9 +215,24 @@ def move(
     if recounted is not course:
         ledger.courses.put(course_id, recounted)
     ledger.touched_courses.add(course_id)
-    if status not in seats.STANDING:
-        ledger.touched_students.add(student_id)
+    # Who leaves a course has its time and credits back, who gets one or waits for one may have a corequisite by it.
+    ledger.touched_students.add(student_id)
     return row
+
+
+def ease(ledger: Ledger, course_ids: Collection[int]) -> None:
+    """Note courses for which others may be eligible now than those who changed something themselves."""
+    if unknown := set(course_ids) - ledger.insiders.keys():
+        raise Missing(insiders=unknown)
+    ledger.touched_courses.update(course_ids)
+    for course_id in course_ids:
+        ledger.touched_students |= ledger.insiders[course_id]
+        touch_those_in(ledger, course_id)
+
+
+def touch_those_in(ledger: Ledger, course_id: int) -> None:
+    """Note those in a course, or waiting for it, whom the changes before this one in the batch may have put there."""
+    ledger.touched_students.update(ledger.known_students_of(course_id))
 
 
 @lru_cache(maxsize=1024)

@@ -24,7 +24,7 @@ from service.registrar.changes import (
     Sweep,
 )
 from service.registrar.ledger import Ledger, Missing
-from service.registrar.moves import move
+from service.registrar.moves import ease, move
 from service.registrar.promotion import promote
 from service.registrar.rules import in_force
 from sql.courses import Course
@@ -72,9 +72,9 @@ def cancel(ledger: Ledger, change: Cancel) -> Course:
     )
     for row in sorted(leaving, key=lambda row: row.place):
         move(ledger, row.student_id, row.course_id, "dropped", change.origin)
-    # What they wait for is known without knowing each of them.
-    ledger.touched_students.clear()
-    ledger.touched_courses |= ledger.waits_of_courses[course.id]
+    # What they wait for is known without knowing each of them, but of those who came by changes of this batch.
+    ledger.touched_students &= ledger.known_students
+    ease(ledger, ledger.waits_of_courses[course.id])
     return ledger.courses[course.id]
 
 
@@ -95,7 +95,7 @@ def require(ledger: Ledger, change: Require) -> tuple[Group, ...]:
         before={"groups": _told(before), "version": course.version},
         after={"groups": _told(change.groups), "version": course.version},
     )
-    ledger.touched_courses.add(course.id)
+    ease(ledger, {course.id})
     return change.groups
 
 
@@ -209,7 +209,7 @@ def _record_override(ledger: Ledger, what: str, origin: Origin, before: Override
 
 def sweep(ledger: Ledger, change: Sweep) -> int:
     """Promote whom the clock alone has made eligible, and say how many."""
-    ledger.touched_courses.update(change.course_ids)
+    ease(ledger, change.course_ids)
     return promote(ledger, change.origin)
 
 

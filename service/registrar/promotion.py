@@ -53,14 +53,16 @@ def _promote_first(ledger: Ledger, course_id: int, origin: Origin) -> bool:
 
 
 def _past_the_line(ledger: Ledger, course: Course) -> list[int]:
-    """List the touched students whom an override seats above capacity."""
-    return [
-        student_id
-        for student_id in sorted(ledger.touched_students)
+    """List the touched students whom an override seats above capacity, in the order of the line."""
+    rows = [
+        row
+        for student_id in ledger.touched_students
         if ledger.has_student(student_id)
         and ledger.marks(student_id).get(course.id) == "waitlisted"
         and "course_full" in ledger.overrides_of(student_id, course.id)
+        and (row := ledger.enrollment(student_id, course.id)) is not None
     ]
+    return [row.student_id for row in sorted(rows, key=lambda row: row.place)]
 
 
 def _examine(

@@ -22,6 +22,7 @@ from service.errors import (
 )
 from service.registrar.changes import Create, Delete, Edit, Origin, Replace, Replaced, Thing
 from service.registrar.ledger import Ledger, Missing, Table
+from service.registrar.moves import ease, touch_those_in
 from service.registrar.rules import number
 from sql.courses import Course
 from sql.students import Student
@@ -60,7 +61,7 @@ def _touch_course(ledger: Ledger, before: Course, after: Course) -> None:
     if any(getattr(before, name) != getattr(after, name) for name in ("meetings", "credits", "term_id", "code")):
         if after.id not in ledger.waits_of_courses:
             raise Missing(waits_of_courses={after.id})
-        ledger.touched_courses |= ledger.waits_of_courses[after.id]
+        ease(ledger, {after.id, *ledger.waits_of_courses[after.id]})
 
 
 def _examine_term(_ledger: Ledger, term: Term) -> None:
@@ -75,7 +76,10 @@ def _examine_term(_ledger: Ledger, term: Term) -> None:
 def _touch_term(ledger: Ledger, _before: Term, after: Term) -> None:
     if after.id not in ledger.waits_of_terms:
         raise Missing(waits_of_terms={after.id})
-    ledger.touched_courses |= ledger.waits_of_terms[after.id]
+    ease(ledger, ledger.waits_of_terms[after.id])
+    for course in ledger.courses:
+        if course.term_id == after.id:
+            touch_those_in(ledger, course.id)
 
 
 def _touch_student(ledger: Ledger, _before: Student, after: Student) -> None:
