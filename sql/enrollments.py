@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from operator import attrgetter
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from sql import Connection, columns
@@ -184,21 +185,30 @@ async def load_waits_of_terms(connection: Connection, term_ids: list[int]) -> li
     return [Wait(*row) for row in await connection.fetch(LOAD_WAITS_OF_TERMS, term_ids)]
 
 
-LOAD_LINE: Final = """
+LOAD_LINES: Final = """
 SELECT
-    student_id, course_id, status, place, joined_at, updated_at, passed, grade, override_id, swap_drops, skipped
-FROM student_courses
-WHERE course_id = $1::bigint
-    AND status = 'waitlisted'
-    AND place > $2::bigint
-ORDER BY place
-LIMIT $3::bigint
+    line.student_id, line.course_id, line.status, line.place, line.joined_at, line.updated_at, line.passed, line.grade,
+    line.override_id, line.swap_drops, line.skipped
+FROM unnest($1::bigint[], $2::bigint[]) AS asked (course_id, after_place)
+CROSS JOIN LATERAL (
+    SELECT
+        student_id, course_id, status, place, joined_at, updated_at, passed, grade, override_id, swap_drops, skipped
+    FROM student_courses
+    WHERE student_courses.course_id = asked.course_id
+        AND status = 'waitlisted'
+        AND place > asked.after_place
+    ORDER BY place
+    LIMIT $3::bigint
+) AS line
 """
 
 
-async def load_line(connection: Connection, course_id: int, after_place: int, limit: int) -> list[Enrollment]:
-    """Read the next of those who wait for a course, in order."""
-    return [Enrollment._make(row) for row in await connection.fetch(LOAD_LINE, course_id, after_place, limit)]
+async def load_lines(
+    connection: Connection, course_ids: list[int], after_places: list[int], limit: int
+) -> list[Enrollment]:
+    """Read the next of those who wait for each of some courses; the places give the order."""
+    rows = await connection.fetch(LOAD_LINES, course_ids, after_places, limit)
+    return sorted([Enrollment._make(row) for row in rows], key=attrgetter("place"))
 
 
 LOAD_ROSTER: Final = """

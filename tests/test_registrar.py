@@ -300,6 +300,14 @@ async def test_a_bulk_request_has_an_outcome_an_item_and_its_statements_do_not_g
 ) -> None:
     course, small = await new_course(client), await new_course(client, capacity=1)
     students = [await new_student(client) for _ in range(200)]
+    passed_by = []
+    for _ in range(20):
+        # A seat that is free and a waiter who may not have it: the line is looked at before any newcomer.
+        passed_by.append(await new_course(client, capacity=0))
+        waiter = await new_student(client)
+        await wait_for(client, waiter, passed_by[-1])
+        await hold(client, waiter)
+        await call(client, "PATCH", f"/courses/{passed_by[-1]}", {"capacity": None})
     items = [{"student_id": student, "course_ids": [small]} for student in students[:2]]
     answer = await call(
         client, "POST", "/enrollments", {"items": [*items, {"student_id": 999_999, "course_ids": [course]}]}
@@ -318,7 +326,10 @@ async def test_a_bulk_request_has_an_outcome_an_item_and_its_statements_do_not_g
     # The first only lets the driver learn the types.
     for few in (students[:1], students[1:2], students[2:]):
         sent.clear()
-        changes = [Enroll(origin=Origin("r"), student_id=student, course_ids=(course,)) for student in few]
+        changes = [
+            Enroll(origin=Origin("r"), student_id=student, course_ids=(course, passed_by[number % 20]))
+            for number, student in enumerate(few)
+        ]
         await registrar.submit_all(changes)
         counts.append(len(sent))
     await database.close()

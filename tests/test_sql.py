@@ -330,7 +330,7 @@ INDEXES = {
     "SAVE_OVERRIDES": {"overrides_pkey"},
     "LOAD_INSIDERS": {"overrides_course_id_idx"},
     "RESERVE_OVERRIDE_IDS": set(),
-    "LOAD_LINE": {"student_courses_line_idx"},
+    "LOAD_LINES": {"student_courses_line_idx"},
     "LIST_LINE": {"student_courses_line_idx", "students_pkey"},
     "LOAD_ROSTER": {"student_courses_course_id_idx"},
     "LOAD_WAITS_OF_COURSES": {"student_courses_course_id_idx", "student_courses_pkey"},

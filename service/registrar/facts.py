@@ -32,6 +32,7 @@ from service.registrar.changes import (
 )
 from service.registrar.ledger import Ledger, Line, Missing, Table
 from service.registrar.records import COURSE, STUDENT, TERM, Kind
+from service.registrar.seats import has_free_seat
 from sql import Connection, courses, enrollments, feed, holds, overrides, requirements, students, terms
 from sql.courses import Course, Seats
 from sql.holds import Hold
@@ -70,7 +71,10 @@ async def open_ledger(connection: Connection, changes: Sequence[Change[Any]], ca
         await _reserve_ids(connection, ledger, Hold, placed)
     if granted := sum(isinstance(change, GrantOverride) for change in changes):
         await _reserve_ids(connection, ledger, Override, granted)
-    await load(connection, ledger, _named(changes))
+    named = _named(changes)
+    await load(connection, ledger, named)
+    if lines := _lines_that_may_move(ledger):
+        await load(connection, ledger, Missing(lines=lines))
     return ledger
 
 
@@ -144,22 +148,30 @@ async def load(connection: Connection, ledger: Ledger, missing: Missing) -> None
         for row in await enrollments.load_enrollments(connection, [*starmap(enrollments.Pair, sorted(pairs))]):
             ledger.load_enrollment(row)
         ledger.known_pairs |= pairs
-    had = await _load_students(connection, ledger, missing.students - ledger.known_students)
-    await _load_courses(connection, ledger, (missing.courses | missing.rosters) - ledger.known_courses)
+    had, waited_for = await _load_students(connection, ledger, missing.students - ledger.known_students)
+    await _load_courses(connection, ledger, (missing.courses | missing.rosters | waited_for) - ledger.known_courses)
     await _load_catalog(connection, ledger, missing.definitions | had, missing.terms)
 
 
 async def _load_lines(connection: Connection, ledger: Ledger, missing: Missing) -> None:
-    """Read the next of those who wait, and note that each of them is missing with all that decides about a seat."""
-    for course_id, after in missing.lines.items():
+    """Read the next of those who wait for courses, and note that each of them is missing with all that they have."""
+    if not missing.lines:
+        return
+    waiters: dict[int, list[tuple[int, int]]] = {course_id: [] for course_id in missing.lines}
+    for row in await enrollments.load_lines(connection, [*missing.lines], [*missing.lines.values()], WAITERS):
+        ledger.load_enrollment(row)
+        waiters[row.course_id].append((row.place, row.student_id))
+        missing.students.add(row.student_id)
+        missing.pairs.update((row.student_id, dropped) for dropped in json.loads(row.swap_drops or "[]"))
+    for course_id, found in waiters.items():
         line = ledger.lines.setdefault(course_id, Line())
-        rows = await enrollments.load_line(connection, course_id, after, WAITERS)
-        line.waiters += [(row.place, row.student_id) for row in rows]
-        line.complete = len(rows) < WAITERS
-        for row in rows:
-            ledger.load_enrollment(row)
-            missing.students.add(row.student_id)
-            missing.pairs.update((row.student_id, dropped) for dropped in json.loads(row.swap_drops or "[]"))
+        line.waiters += found
+        line.complete = len(found) < WAITERS
+
+
+def _lines_that_may_move(ledger: Ledger) -> dict[int, int]:
+    """Tell whose lines the changes are sure to look at: of courses with a free seat that are asked for or waited for."""
+    return {course.id: 0 for course in ledger.courses if course.waitlisted and has_free_seat(course)}
 
 
 async def _load_waits(connection: Connection, ledger: Ledger, missing: Missing) -> None:
@@ -180,15 +192,17 @@ async def _load_waits(connection: Connection, ledger: Ledger, missing: Missing) 
             missing.pairs.add((insider.student_id, insider.course_id))
 
 
-async def _load_students(connection: Connection, ledger: Ledger, new: set[int]) -> set[int]:
-    """Read students with all that they have, and return the ids of the courses that it names."""
-    if not new:
-        return set()
-    ids = sorted(new)
+async def _load_students(connection: Connection, ledger: Ledger, new: set[int]) -> tuple[set[int], set[int]]:
+    """Read students with all that they have, and return the ids of the courses that it names, and of those waited for."""
     had: set[int] = set()
+    waited_for: set[int] = set()
+    if not new:
+        return had, waited_for
+    ids = sorted(new)
     held, lifted = [], []
     for row in await enrollments.load_transcripts(connection, ids, ledger.now):
         ledger.load_transcript(row)
+        waited_for.update(row.waitlisted or ())
         had.update(row.enrolled or (), row.waitlisted or (), row.passed or (), row.failed or ())
         if row.has_holds:
             held.append(row.student_id)
@@ -201,7 +215,7 @@ async def _load_students(connection: Connection, ledger: Ledger, new: set[int]) 
         for override in await overrides.load_overrides(connection, lifted, ledger.now):
             ledger.load_override(override)
     ledger.known_students |= new
-    return had
+    return had, waited_for
 
 
 async def _load_courses(connection: Connection, ledger: Ledger, new: set[int]) -> None:
