@@ -1,5 +1,6 @@
 """Enrollments: what callers send and see of them, and the handlers."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -36,12 +37,14 @@ from service.registrar.rules import sentence
 from service.values import Credits, Grade, IdInBody, IdInPath, Input, ReasonQuery, Truth
 from service.web.endpoint import Call, Reply, endpoint
 from service.web.paging import Item, Paging, WrittenPage, decode_cursor, encode_cursor
-from service.web.problems import Problem, problem_of
+from service.web.problems import InternalError, Problem, problem_of
 from sql import Connection
 from sql import enrollments as sql
 from sql.courses import Course, get_course, load_courses
 from sql.enrollments import CoursesAsked, Status, StudentsAsked
 from sql.students import load_students
+
+logger = logging.getLogger(__name__)
 
 CourseIds = Annotated[
     list[IdInBody], Field(min_length=1, max_length=100, description="An id that stands twice counts once.")
@@ -513,11 +516,14 @@ async def enroll_many(call: Call, body: BulkRequest) -> BulkOutcomes:
 
 
 def _bulk_outcome(call: Call, change: Enroll, outcome: tuple[Result, ...] | Exception) -> BulkOutcome:
-    if isinstance(outcome, DomainError):
-        path = f"/students/{change.student_id}/enroll"
-        return BulkOutcome(status=outcome.status, body=problem_of(outcome, instance=path, request_id=call.request_id))
     if isinstance(outcome, Exception):
-        raise outcome
+        error = outcome
+        if not isinstance(error, DomainError):
+            # The other items are committed: what became of them has to be told all the same.
+            logger.error("a fault of the service", exc_info=outcome, extra={"request_id": call.request_id})
+            error = InternalError("A fault of the service; it is logged under this request id.")
+        path = f"/students/{change.student_id}/enroll"
+        return BulkOutcome(status=error.status, body=problem_of(error, instance=path, request_id=call.request_id))
     return BulkOutcome(
         status=201 if created(outcome) else 200,
         body=Enrollments(student_id=change.student_id, results=[_result(result) for result in outcome]),

@@ -30,6 +30,7 @@ from tests.campus import (
 from tests.conftest import Client
 
 TERM = {"code": "2026F", "name": "Fall", "starts_on": "2026-09-01", "ends_on": "2026-12-18"}
+MONDAY = {"day": "mon", "start": "09:00", "end": "10:00"}
 PAST, AHEAD = "2001-01-01T00:00:00Z", "2999-01-01T00:00:00Z"
 
 
@@ -336,6 +337,28 @@ async def test_a_bulk_request_has_an_outcome_an_item_and_its_statements_do_not_g
     print("statements for 1 and for 198 items:", counts[1:])
     assert counts[1] == counts[2], sent
     assert (await read(client, f"/courses/{course}"))["seats_taken"] == 200
+
+
+async def test_a_fault_in_one_item_of_a_bulk_request_does_not_hide_what_became_of_the_others(
+    client: Client, connection: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    had, broken, sound = [
+        await new_course(client, meetings=[MONDAY]),
+        await new_course(client),
+        await new_course(client),
+    ]
+    student, other = await new_student(client), await new_student(client)
+    await enroll(client, student, had)
+    await connection.execute("""UPDATE courses SET meetings = '[{"day": "someday"}]' WHERE id = $1""", broken)
+    items = [{"student_id": student, "course_ids": [broken]}, {"student_id": other, "course_ids": [sound]}]
+
+    answer = await call(client, "POST", "/enrollments", {"items": items}, headers={"X-Request-Id": "r-1"})
+
+    assert (answer.status, [item["status"] for item in answer.body["items"]]) == (200, [500, 201])
+    assert answer.body["items"][0]["body"]["type"] == "/problems/internal-error"
+    [fault] = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert (fault.exc_info is not None, vars(fault)["request_id"]) == (True, "r-1")
+    assert await status_of(client, other, sound) == "enrolled"
 
 
 async def test_a_bulk_request_of_a_thousand_is_taken_and_one_more_is_not(client: Client) -> None:
