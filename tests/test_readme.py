@@ -125,6 +125,15 @@ def test_the_table_of_problems_is_that_of_the_code() -> None:
     }
 
 
+async def test_the_diagram_of_states_shows_every_status_and_no_other(connection: Connection) -> None:
+    diagram = README.read_text().partition("```mermaid\nstateDiagram-v2\n")[2].partition("```")[0]
+    allowed = await connection.fetchval(
+        "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = 'student_courses_status_check'"
+    )
+    shown = {name for line in diagram.strip().splitlines() for name in re.findall(r"(\w+)(?: -->|:)", line)}
+    assert shown == set(re.findall(r"'(\w+)'", allowed))
+
+
 async def test_the_diagram_shows_every_table_and_column(connection: Connection) -> None:
     diagram = README.read_text().partition("```mermaid\nerDiagram\n")[2].partition("```")[0]
     drawn = {
