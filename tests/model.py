@@ -14,8 +14,9 @@ SEATED = {"enrolled", "completed"}
 
 @dataclass
 class Term:
-    """A term whose deadlines are either far ahead or long past."""
+    """A term whose deadlines are either far ahead or long past; in the first half of the year, the second, or both."""
 
+    halves: frozenset[int] = frozenset({1, 2})
     limit: float | None = None
     enroll_closed: bool = False
     drop_late: bool = False
@@ -91,11 +92,14 @@ class Model:
         )
 
     def clash(self, one: int, other: int) -> bool:
+        terms = [self.courses[each].term for each in (one, other)]
+        if None not in terms and not self.terms[terms[0]].halves & self.terms[terms[1]].halves:  # type: ignore[index]
+            return False
         return any(
             day == its_day and start < its_end and its_start < end
             for day, start, end in self.courses[one].meetings
             for its_day, its_start, its_end in self.courses[other].meetings
-        )  # all terms of the tests overlap
+        )
 
     def lifted(self, student: int, course: int, code: str) -> bool:
         return (student, course, code) in self.overrides
@@ -354,10 +358,33 @@ class Model:
                 state.status, state.drops = "dropped", []
         self.promote()
 
+    def edit(self, course: int, what: str, value: Any) -> int:
+        """Set the code, the credits or the term of a course."""
+        it = self.courses[course]
+        code, term = (value if what == "code" else it.code), (value if what == "term" else it.term)
+        if term is not None and any(
+            (other.code, other.term) == (code, term) for id, other in self.courses.items() if id != course
+        ):
+            return 409
+        if any(code in codes for _, codes in it.groups):
+            return 422
+        setattr(it, what, value)
+        self.promote()
+        return 200
+
     def promote(self) -> None:
         """While some course has a free seat and a waiter who passes all rules: the smallest such course, its first such."""
         while any(self._promote_in(course) for course in sorted(self.courses)):
             pass
+
+    def going(self, student: int, course: int) -> list[int]:
+        """List what leaves when a student gets a seat that a swap waits for."""
+        drops = self.states[student, course].drops
+        return [d for d in drops if self.states[student, d].status not in {"dropped", "withdrawn"}]
+
+    def judge_waiter(self, student: int, course: int) -> list[Refusal]:
+        """List every reason that a waiter does not get a seat, those that overrides lift too."""
+        return self.reasons(student, course, "seat", "fail", [course], [], self.going(student, course), True)
 
     def _promote_in(self, course: int) -> bool:
         if self.courses[course].cancelled:
@@ -365,13 +392,9 @@ class Model:
         for student in self.line(course):
             if not self.free(course) and not self.lifted(student, course, "course_full"):
                 continue
-            drops = [
-                d
-                for d in self.states[student, course].drops
-                if self.states[student, d].status not in {"dropped", "withdrawn"}
-            ]
+            drops = self.going(student, course)
             blocked = [r for d in drops for r in self.unlifted(student, self.drop_reasons(student, d))]
-            reasons = self.reasons(student, course, "seat", "fail", [course], [], drops, True)
+            reasons = self.judge_waiter(student, course)
             if blocked or self.unlifted(student, reasons):
                 continue
             for d in drops:
