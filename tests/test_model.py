@@ -121,17 +121,41 @@ class Campus:
 
     def step(self) -> Step:
         """Choose what to do next: sometimes what gets a line moving, or might."""
-        chance = self.chance.random()
-        aimed = self.easing() if chance < 0.25 else self.freeing() if chance < 0.35 else None
+        aimed = self.easing() or self.freeing() or self.blocking() if self.chance.random() < 0.4 else None
         return aimed or self.any_step()
 
-    def freeing(self) -> Step | None:
-        """Choose to free a seat for which somebody waits."""
-        full = [(s, c) for (s, c), state in self.model.states.items() if state.status == "enrolled" and self.line(c)]
-        if not full:
+    def blocking(self) -> Step | None:
+        """Choose to put something between somebody who waits and a seat."""
+        chance, model = self.chance, self.model
+        waiting = [(student, course) for course in model.courses for student in self.line(course)]
+        if not waiting:
             return None
-        student, course = self.chance.choice(full)
-        return self.chance.choice([("drop", (student, course)), ("capacity", (course, None))])
+        student, course = chance.choice(waiting)
+        others = [c for c in model.of(student, {"enrolled", "waitlisted", "completed"}) if c != course]
+        codes = sorted({model.courses[c].code for c in model.courses} - {model.courses[course].code})
+        mine = sorted({model.courses[c].code for c in others} & {*codes})
+        steps: list[Step] = [("hold", (student, "enroll"))]
+        steps += [("require", (course, [(kind, (code,))])) for kind in ("pre", "co") for code in codes]
+        steps += [("require", (course, [("anti", (code,))])) for code in mine] * 2
+        steps += [("meetings", (course, model.courses[c].meetings)) for c in others if model.courses[c].meetings] * 2
+        if model.courses[course].term is not None:
+            steps += [("limit", (student, 4.0)), ("term", (model.courses[course].term, "enroll_closed", True))]
+        return chance.choice(steps)
+
+    def freeing(self) -> Step | None:
+        """Choose to free a seat for somebody who waits and may not have it, or to do without one."""
+        blocked = [
+            (student, course)
+            for course in self.model.courses
+            for student in self.line(course)
+            if self.model.unlifted(student, self.model.judge_waiter(student, course))
+        ]
+        if not blocked:
+            return None
+        student, course = self.chance.choice(blocked)
+        steps: list[Step] = [("capacity", (course, None)), ("override", (student, course, "course_full"))]
+        steps += [("drop", (s, course)) for s in self.model.limits if course in self.model.of(s, {"enrolled"})]
+        return self.chance.choice(steps)
 
     def line(self, course: int) -> list[int]:
         return [] if self.model.courses[course].cancelled else self.model.line(course)
