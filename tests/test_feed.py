@@ -85,11 +85,13 @@ async def test_every_reader_sees_every_position_once_and_in_order_whatever_the_w
     client: Client, settings: Settings, connection: Connection
 ) -> None:
     writers, each = 32, 6
-    database = Hesitant(settings.model_copy(update={"pool_size": writers}))
+    # On a busy machine 32 writers in turn may need longer than callers would like to wait.
+    patient = {"acquire_timeout": 60, "lock_timeout": 60, "statement_timeout": 61, "command_timeout": 62}
+    database = Hesitant(settings.model_copy(update={"pool_size": writers, **patient}))
     await database.open()
 
     async def write(number: int) -> None:
-        registrar = Registrar(database, settings.model_copy(update={"write_timeout": 30}))
+        registrar = Registrar(database, settings.model_copy(update={"write_timeout": 60}))
         for turn in range(each):
             name = f"w{number}-{turn}"
             values = {"external_id": name, "given_name": "A", "family_name": "B", "email": f"{name}@x"}

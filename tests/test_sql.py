@@ -279,7 +279,7 @@ UPDATE courses SET waitlisted = 2000 WHERE id = 10000;
 INSERT INTO events (position, type, occurred_at, request_id, student_id, course_id)
 SELECT n, 'enrollment.enrolled', now(), 'r', n, n % 100 FROM generate_series(1, 20000) AS n;
 INSERT INTO terms (code, name, starts_on, ends_on)
-SELECT 'T' || n, 'Term', now(), now() FROM generate_series(1, 1000) AS n;
+SELECT 'T' || n, 'Term', now(), now() FROM generate_series(1, 5000) AS n;
 UPDATE courses SET term_id = 1 + id / 11;
 INSERT INTO requirements (course_id, kind, group_number, code)
 SELECT n, 'pre', 1, 'X' FROM generate_series(1, 10000) AS n;
@@ -360,6 +360,9 @@ INDEXES = {
 """The indexes that the plan of each statement of a request must use. Those of ``check`` read everything on purpose."""
 
 
+DISTINCT = {"LOAD_WAITS_OF_COURSES"}
+"""What makes a set of a roster, by hashing or by sorting as the planner likes; PostgreSQL 15 and 18 differ."""
+
 WIDE = {"LOAD_WAITS_OF_TERMS"}
 """What reads a whole term on purpose, when the office edits one."""
 
@@ -390,7 +393,7 @@ async def test_every_statement_of_a_request_finds_its_rows_by_index(connection: 
         scanned = {node["Relation Name"] for node in found if node["Node Type"] == "Seq Scan"}
         assert used == indexes, (name, text)
         assert not scanned & BIG_TABLES, (name, text)
-        assert not [node for node in found if node["Node Type"] == "Sort"], (name, text)
+        assert name in DISTINCT or not [node for node in found if node["Node Type"] == "Sort"], (name, text)
 
 
 async def test_no_statement_changes_the_session_that_it_runs_in(connection: Connection) -> None:
