@@ -192,3 +192,33 @@ async def test_of_those_whom_overrides_seat_at_once_the_first_in_line_is_the_fir
 
     promoted = [event["student_id"] for event in await events(connection) if event["type"] == "enrollment.promoted"]
     assert promoted == [early, late]
+
+
+@pytest.mark.parametrize("method", ["PATCH", "PUT"])
+async def test_a_course_is_answered_with_the_seats_that_are_left_when_its_line_has_moved(
+    client: Client, method: str
+) -> None:
+    fields = {"code": "C", "title": "T", "capacity": 0}
+    course = (await call(client, "PUT", "/courses/by-external-id/c", fields)).body["id"]
+    await wait_for(client, await new_student(client), course)
+
+    path = f"/courses/{course}" if method == "PATCH" else "/courses/by-external-id/c"
+    answer = await call(client, method, path, {"capacity": 2} if method == "PATCH" else {**fields, "capacity": 2})
+
+    assert (answer.status, answer.body["seats_taken"], answer.body["seats_free"], answer.body["waitlisted"]) == (
+        200,
+        1,
+        1,
+        0,
+    )
+    assert answer.body == (await call(client, "GET", f"/courses/{course}")).body
+
+
+async def test_an_override_that_is_used_at_once_is_answered_as_used(client: Client) -> None:
+    course, student = await new_course(client, capacity=0), await new_student(client)
+    await wait_for(client, student, course)
+
+    granted = await grant(client, student, course, "course_full")
+
+    assert granted["used_at"] is not None
+    assert (await call(client, "GET", f"/students/{student}/overrides")).body["items"] == [granted]

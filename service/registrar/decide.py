@@ -1,6 +1,7 @@
 """Judging changes one after the other, each on what those before it left: no I/O, no clock."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 from service.registrar import enrolling, office, records
@@ -18,6 +19,7 @@ from service.registrar.changes import (
     GrantOverride,
     PlaceHold,
     Replace,
+    Replaced,
     Require,
     Swap,
     Sweep,
@@ -26,6 +28,7 @@ from service.registrar.ledger import Ledger, Missing
 from service.registrar.promotion import promote
 from service.registrar.records import COURSE, STUDENT, TERM
 from sql.courses import Course
+from sql.overrides import Override
 from sql.students import Student
 from sql.terms import Term
 
@@ -42,7 +45,8 @@ def decide(ledger: Ledger, changes: Sequence[Change[Any]], outcomes: list[Outcom
     for change in changes[len(outcomes) :]:
         try:
             outcome = _decide(ledger, change)
-            promote(ledger, change.origin)
+            if promote(ledger, change.origin):
+                outcome = _with_promotions(ledger, outcome)
         except Missing as missing:
             ledger.rollback()
             return missing
@@ -53,6 +57,19 @@ def decide(ledger: Ledger, changes: Sequence[Change[Any]], outcomes: list[Outcom
             ledger.keep()
             outcomes.append(outcome)
     return None
+
+
+def _with_promotions(ledger: Ledger, outcome: Outcome) -> Outcome:
+    """Show a course with the seats that promotions took, and an override with its use, as they are committed."""
+    match outcome:
+        case Course(id=id):
+            return ledger.courses.get(id)
+        case Replaced(thing=Course(id=id)):
+            return replace(outcome, thing=ledger.courses[id])
+        case Override(id=id):
+            return ledger.overrides.get(id)
+        case _:
+            return outcome
 
 
 def _decide(ledger: Ledger, change: Change[Any]) -> Outcome:
