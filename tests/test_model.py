@@ -21,7 +21,7 @@ from tests.campus import Answer, call, course_fields, create, new_student, read,
 from tests.conftest import Client
 from tests.model import Course, Model, Refused, Term
 
-HISTORIES = int(os.environ.get("HISTORIES", "60"))
+HISTORIES = int(os.environ.get("HISTORIES", "40"))
 """How many random histories are run; a long run takes some thousands."""
 CONCURRENT_HISTORIES = max(12, HISTORIES // 4)
 STEPS = 16
