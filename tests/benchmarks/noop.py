@@ -1,0 +1,74 @@
+"""The ceiling: the service's own server with handlers that do nothing.
+
+Requests take the same way through the same aiohttp, uvloop, log, ``@endpoint`` and models, are parsed and validated, and
+get an answer of about the real one's size, made beforehand. What the service does beyond that is its work.
+"""
+
+import asyncio
+import logging.config
+import signal
+import sys
+
+import uvloop
+from aiohttp import web
+
+from service.__main__ import LOGGING
+from service.app import make_runner
+from service.enrollments import DryRun, EnrollmentRequest, StudentCoursesQuery
+from service.settings import Settings
+from service.values import IdInPath
+from service.web.endpoint import BODY_TIMEOUT, DRAINING, Call, endpoint, endpoints_of, register
+
+COURSE = '{"id":%d,"code":"C000500","title":"Introduction to Subject 500","credits":3,"term_id":null}'
+ENROLLED = (
+    '{"student_id":2500,"results":['
+    + ",".join(f'{{"course_id":{id},"outcome":"enrolled","course":{COURSE % id}}}' for id in (500, 600))
+    + "]}"
+).encode()
+COURSES = (
+    '{"items":['
+    + ",".join(
+        f'{{"course_id":{id},"status":"enrolled","position":null,"joined_at":"2030-01-01T00:00:00.000000Z",'
+        f'"passed":null,"grade":null,"course":{COURSE % id}}}'
+        for id in range(500, 520)
+    )
+    + '],"next":null}'
+).encode()
+
+
+@endpoint("POST", "/students/{student_id}/enroll", status=201)
+async def enroll_nobody(_call: Call, student_id: IdInPath, query: DryRun, body: EnrollmentRequest) -> web.Response:
+    """Answer like an enrollment."""
+    return web.Response(body=ENROLLED, status=201, content_type="application/json")
+
+
+@endpoint("GET", "/students/{student_id}/courses")
+async def list_no_courses(_call: Call, student_id: IdInPath, query: StudentCoursesQuery) -> web.Response:
+    """Answer like a student's 20 courses."""
+    return web.Response(body=COURSES, content_type="application/json")
+
+
+@endpoint("GET", "/health/ready")
+async def ready(_call: Call) -> None:
+    """Tell that requests are served."""
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until SIGTERM."""
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    app = web.Application(client_max_size=settings.body_limit)
+    register(app, endpoints_of(sys.modules[__name__]))
+    app[BODY_TIMEOUT] = settings.body_timeout
+    app[DRAINING] = asyncio.Event()
+    runner = make_runner(app, settings)
+    await runner.setup()
+    await web.TCPSite(runner, settings.host, settings.port).start()
+    await stop.wait()
+    await runner.cleanup()
+
+
+if __name__ == "__main__":
+    logging.config.dictConfig(LOGGING)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(Settings()))

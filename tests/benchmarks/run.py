@@ -1,0 +1,179 @@
+"""A run: every scenario in every round, each server in turn."""
+
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tests.benchmarks import ledger, pgbench, wrk
+from tests.benchmarks.data import OPTIONS, Campus, Cluster, check, count_events, sum_up_rush
+from tests.benchmarks.ledger import Ledger, Measurement
+from tests.benchmarks.scenarios import USUAL, Case, Load, scenarios, steps
+from tests.benchmarks.servers import Running, Server, serving, versions_of
+from tests.benchmarks.usage import cpu_seconds
+
+CEILINGS: Final = "ceilings"
+NAMES: Final = (*scenarios(0), CEILINGS)
+CLONE: Final = "measured"
+WARMUP_SECONDS: Final = 1
+WARMUP_CONNECTIONS: Final = 64
+"""At most: more would only queue."""
+WARMED: Final = 20
+"""One of so many students is asked for in the warm-up only, so that the others are as they were."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line says."""
+
+    rounds: int
+    seconds: int
+    only: tuple[str, ...]
+    largest: int
+    data: Path | None
+    output: Path
+    readme: bool
+
+
+class Run:
+    """A run: what is measured, on which PostgreSQL, and what has been measured so far."""
+
+    def __init__(self, options: Options, cluster: Cluster, log: Path) -> None:
+        self.options = options
+        self.cluster = cluster
+        self.log = log
+        self.measurements: list[Measurement] = []
+
+    def carry_out(self, command: str) -> Ledger:
+        """Measure all that was asked for, round by round."""
+        began = time.monotonic()
+        wanted = {name: cases for name, cases in scenarios(self.options.largest).items() if name in self.options.only}
+        servers = list(dict.fromkeys(case.server for cases in wanted.values() for case in cases))
+        there = [server for server in servers if _is_there(server)]
+        plan = [case for cases in wanted.values() for case in cases if case.server in there]
+        with self.cluster.connect() as admin:
+            postgres = admin.info.parameter_status("server_version") or "?"
+        book = ledger.begin(command, postgres=postgres, settings=OPTIONS, others=versions_of(there))
+        for campus in dict.fromkeys(case.campus for case in plan):
+            print(f"filling {campus.name}: {campus.standing:,} standing enrollments", flush=True)
+            self.cluster.ensure_template(campus)
+        for number in range(1, self.options.rounds + 1):
+            chosen = best_connections(self.measurements) if number > 1 else {}
+            for case in plan:
+                for step in steps(case, chosen):
+                    self._take(case, step, number)
+            if CEILINGS in self.options.only:
+                self.measurements += pgbench.measure(self.cluster, self.options.seconds, number)
+        book.measurements.extend(self.measurements)
+        print(f"took {(time.monotonic() - began) / 60:.1f} minutes", flush=True)
+        return book
+
+    def _take(self, case: Case, step: Sequence[tuple[Load, int]], number: int) -> None:
+        """Measure loads one after the other on one database and one process."""
+        with self.cluster.clone(case.campus, CLONE) as database_url:
+            events = count_events(self.cluster, CLONE)
+            with serving(case.server, database_url, self.log) as running:
+                taken = [self._measure(case, load, connections, number, running) for load, connections in step]
+            if case.writes:
+                # The server has stopped, so that nothing is under way any more.
+                taken[-1].state["events"] = count_events(self.cluster, CLONE) - events
+                self._judge(case, database_url, taken[-1], last=number == self.options.rounds)
+        for measurement in taken:
+            print(show(measurement), flush=True)
+        self.measurements += taken
+
+    def _measure(self, case: Case, load: Load, connections: int, number: int, running: Running) -> Measurement:
+        script = "enroll" if load.script == "rush" else load.script
+        warmup = options_of(case.campus, load.script, seed=1000 + number, warmup=True)
+        quiet = min(connections, WARMUP_CONNECTIONS)
+        wrk.run(wrk.command(running.url, script, connections=quiet, seconds=WARMUP_SECONDS, options=warmup))
+
+        command = wrk.command(
+            running.url,
+            load.script,
+            connections=connections,
+            seconds=min(self.options.seconds, load.seconds or self.options.seconds),
+            options=options_of(case.campus, load.script, seed=number, warmup=False),
+        )
+        started = ledger.now()
+        service, postgres = cpu_seconds(running.pid), cpu_seconds(self.cluster.pid)
+        result = wrk.run(command)
+        service, postgres = cpu_seconds(running.pid) - service, cpu_seconds(self.cluster.pid) - postgres
+        seconds = result.microseconds / 1e6
+        answered = max(result.answered, 1) * load.items
+        return Measurement(
+            scenario=load.scenario,
+            server=case.name,
+            connections=connections,
+            round=number,
+            started=started,
+            command=shlex.join(command).replace(f"{ledger.ROOT}/", ""),
+            seconds=seconds,
+            requests=result.requests,
+            errors=result.errors,
+            throughput=result.answered * load.items / seconds,
+            p50=result.p50 / 1000,
+            p99=result.p99 / 1000,
+            service_cpu=service / answered * 1e6,
+            postgres_cpu=postgres / answered * 1e6,
+        )
+
+    def _judge(self, case: Case, database_url: str, measurement: Measurement, *, last: bool) -> None:
+        """Look whether the database is as it must be. A full check takes seconds: all of them in the last round."""
+        state = measurement.state
+        if measurement.scenario == "rush":
+            found = sum_up_rush(self.cluster, CLONE, case.campus)
+            state.update(found)
+            state["consistent"] = (
+                found["enrolled"] == found["seats_taken"] == min(500, found["enrolled"] + found["waitlisted"])
+                and found["waitlisted"] == found["waiting"]
+                and bool(found["in_order"])
+            )
+        if not case.server.peer and (last or measurement.scenario == "rush"):
+            fault = check(database_url)
+            state["check"] = "clean" if fault is None else fault
+            state["consistent"] = fault is None and bool(state.get("consistent", True))
+
+
+def options_of(campus: Campus, script: str, *, seed: int, warmup: bool) -> dict[str, int]:
+    """Tell a script its seed, its numbers, and from which students to choose."""
+    warmed = campus.students // WARMED
+    if warmup:
+        first, last = 1, warmed
+    elif script == "rush":
+        first, last = campus.students + 1, campus.students + campus.newcomers
+    else:
+        first, last = warmed + 1, campus.students
+    return {"seed": seed, "first": first, "last": last, **campus.numbers}
+
+
+def best_connections(measurements: Sequence[Measurement]) -> dict[tuple[str, str], int]:
+    """Choose for each scenario and server with which of the usual numbers of connections it did best."""
+    usual = [each for each in measurements if each.connections in USUAL and each.scenario != "rush"]
+    ascending = sorted(usual, key=lambda each: each.throughput)
+    best = {(each.scenario, each.server): each.connections for each in ascending}
+    measured = {(each.scenario, each.server): set[int]() for each in measurements}
+    for each in measurements:
+        measured[each.scenario, each.server].add(each.connections)
+    return {key: connections for key, connections in best.items() if measured[key] == set(USUAL)}
+
+
+def show(measurement: Measurement) -> str:
+    """Write a measurement as a line."""
+    cpu = "" if measurement.service_cpu is None else f", {measurement.service_cpu:.0f}"
+    cpu += "" if measurement.postgres_cpu is None else f" + {measurement.postgres_cpu:.0f} µs CPU"
+    errors = f"  {measurement.errors}" if measurement.errors else ""
+    state = f"  {measurement.state}" if measurement.state else ""
+    return (
+        f"{measurement.round}  {measurement.scenario}, {measurement.server}, {measurement.connections}: "
+        f"{measurement.throughput:,.0f}/s, p50 {measurement.p50:.2f} ms, p99 {measurement.p99:.2f} ms{cpu}{errors}{state}"
+    )
+
+
+def _is_there(server: Server) -> bool:
+    missing = server.missing()
+    if missing is not None:
+        print(f"without {server.name}: {missing}", flush=True)
+    return missing is None

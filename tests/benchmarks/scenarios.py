@@ -1,0 +1,139 @@
+"""What is measured: which loads on which servers, over which data. Pure descriptions; run.py carries them out."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from tests.benchmarks.data import CONFIGURED, GROWN, IDLE, RUSH, Campus
+from tests.benchmarks.servers import ALL_PEERS, NOOP, OURS, TWO_PROCESSES, UNBATCHED, Server
+
+USUAL: Final = (64, 256)
+"""Connections of the scenarios that compare throughput; each server's better one counts."""
+BULK_ITEMS: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """A script of load/ with so many connections, and what is said of it in the ledger."""
+
+    scenario: str
+    script: str
+    connections: tuple[int, ...] = USUAL
+    items: int = 1
+    """What one request asks for, where throughput counts that."""
+    seconds: int | None = None
+    """How long, where not as long as the command line says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A server over a campus, under loads one after the other.
+
+    After a load that ``writes``, the next one gets a database and a process of its own.
+    """
+
+    server: Server
+    campus: Campus
+    loads: tuple[Load, ...]
+    writes: bool = False
+    label: str | None = None
+    """What the ledger calls the server, where its name alone does not say what was measured."""
+
+    @property
+    def name(self) -> str:
+        """What the ledger calls the server."""
+        return self.label or self.server.name
+
+
+READS: Final = (
+    Load("read a student's courses", "student_courses"),
+    Load("read a course", "course"),
+    Load("list 100 courses", "list"),
+)
+READS_OF_NOOP: Final = (Load("read a student's courses", "student_courses"),)
+ENROLL: Final = (Load("enroll", "enroll"),)
+MIX: Final = (Load("mix", "mix"),)
+ENROLL_OF_PROCESSES: Final = (Load("processes: enroll", "enroll", (256,)),)
+READ_OF_PROCESSES: Final = (Load("processes: read", "student_courses", (256,)),)
+RULES_CONFIGURED: Final = "ours, rules configured"
+
+
+def _batching(connections: int) -> tuple[Load, ...]:
+    return (Load("batching", "enroll", (connections,)),)
+
+
+def _rush(*connections: int) -> tuple[Load, ...]:
+    return (Load("rush", "rush", connections),)
+
+
+def scenarios(largest: int) -> dict[str, list[Case]]:
+    """Name all scenarios; ``largest`` is up to how many standing enrollments growth goes."""
+    return {
+        "enroll": [
+            Case(OURS, IDLE, ENROLL, writes=True),
+            Case(OURS, CONFIGURED, ENROLL, writes=True, label=RULES_CONFIGURED),
+            Case(UNBATCHED, IDLE, ENROLL, writes=True),
+            Case(NOOP, IDLE, ENROLL),
+            *(Case(peer, IDLE, ENROLL, writes=True) for peer in ALL_PEERS),
+        ],
+        "read": [
+            Case(OURS, IDLE, READS),
+            Case(UNBATCHED, IDLE, READS[:1]),
+            Case(NOOP, IDLE, READS_OF_NOOP),
+            *(Case(peer, IDLE, READS) for peer in ALL_PEERS),
+        ],
+        "mix": [
+            Case(OURS, IDLE, MIX, writes=True),
+            *(Case(peer, IDLE, MIX, writes=True) for peer in ALL_PEERS),
+        ],
+        "rush": [
+            Case(OURS, RUSH, _rush(64, 256, 1024, 4096), writes=True),
+            *(Case(peer, RUSH, _rush(256), writes=True) for peer in ALL_PEERS),
+        ],
+        "idle": [
+            Case(server, IDLE, (Load("idle", "enroll", (1,), seconds=2),), writes=True)
+            for _ in range(3)
+            for server in (OURS, UNBATCHED)
+        ],
+        "growth": [
+            Case(
+                OURS,
+                GROWN[size],
+                # Few requests, so that what they add is small beside what stands.
+                (Load(f"growth: {verb}", script, (64,), seconds=2),),
+                writes=verb == "enroll",
+                label=f"ours, {size:,} enrollments",
+            )
+            for verb, script in (("enroll", "enroll"), ("read", "student_courses"))
+            for size in GROWN
+            if size <= largest
+        ],
+        "bulk": [Case(OURS, IDLE, (Load("bulk", "bulk", (1, 4), items=BULK_ITEMS),), writes=True)],
+        "batching": [
+            Case(server, IDLE, _batching(connections), writes=True)
+            for connections in (1, 8, 64, 512)
+            for server in (OURS, UNBATCHED)
+        ],
+        "processes": [
+            Case(server, IDLE, loads, writes=loads is ENROLL_OF_PROCESSES)
+            for loads in (ENROLL_OF_PROCESSES, READ_OF_PROCESSES)
+            for server in (OURS, TWO_PROCESSES)
+        ],
+    }
+
+
+def steps(case: Case, chosen: Mapping[tuple[str, str], int]) -> Iterator[list[tuple[Load, int]]]:
+    """Divide the loads of a case, with their connections, among databases and processes.
+
+    ``chosen`` is of scenarios and servers the one number of connections to go on with.
+    """
+    loads = [
+        (load, connections)
+        for load in case.loads
+        for connections in load.connections
+        if chosen.get((load.scenario, case.name), connections) == connections
+    ]
+    if case.writes:
+        yield from ([each] for each in loads)
+    else:
+        yield loads
