@@ -1,0 +1,155 @@
+"""What callers send and get."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Id = Annotated[int, Field(ge=1, le=2**63 - 1)]
+Status = Literal["enrolled", "waitlisted", "completed", "dropped", "withdrawn"]
+
+
+class EnrollmentRequest(BaseModel):
+    """Which courses a student is to be enrolled in."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    course_ids: Annotated[list[Id], Field(min_length=1, max_length=100)]
+    mode: Literal["atomic", "partial"] = "atomic"
+    on_full: Literal["fail", "waitlist"] = "fail"
+
+
+class Shown(BaseModel):
+    """What is made of a mapped object."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+
+class CourseInfo(Shown):
+    """A course in short."""
+
+    id: int
+    code: str
+    title: str
+    credits: float
+    term_id: int | None
+
+
+class StudentInfo(Shown):
+    """A student in short."""
+
+    id: int
+    given_name: str
+    family_name: str
+    email: str
+
+
+class Refusal(BaseModel):
+    """Why a student does not get a course."""
+
+    code: str
+    capacity: int | None = None
+    seats_taken: int | None = None
+    waitlist_capacity: int | None = None
+    detail: str
+
+
+class Result(BaseModel):
+    """What became of one course."""
+
+    course_id: int
+    outcome: Literal["enrolled", "waitlisted", "unchanged", "refused"]
+    position: int | None = None
+    status: Status | None = None
+    errors: list[Refusal] | None = None
+    course: CourseInfo | None = None
+
+
+class EnrollmentResponse(BaseModel):
+    """What became of each course, in the order asked."""
+
+    student_id: int
+    results: list[Result]
+
+
+class StudentCourse(BaseModel):
+    """A course as one of a student's."""
+
+    course_id: int
+    status: Status
+    position: int | None
+    joined_at: datetime
+    passed: bool | None
+    grade: str | None
+    course: CourseInfo
+
+
+class DroppedCourse(StudentCourse):
+    """A student's course after a drop."""
+
+    outcome: Literal["dropped", "unchanged"]
+
+
+class CourseStudent(BaseModel):
+    """A student as one of a course's."""
+
+    student_id: int
+    status: Status
+    position: int | None
+    joined_at: datetime
+    student: StudentInfo
+
+
+class Student(StudentInfo):
+    """A student."""
+
+    external_id: str | None
+    max_credits: float | None
+    version: int
+    created_at: datetime
+    updated_at: datetime
+
+
+class Meeting(BaseModel):
+    """A weekly meeting."""
+
+    day: str
+    start: str
+    end: str
+
+
+class Course(CourseInfo):
+    """A course, with its seats."""
+
+    external_id: str | None
+    capacity: int | None
+    waitlist_capacity: int | None
+    meetings: list[Meeting]
+    status: Literal["open", "cancelled"]
+    seats_taken: int
+    seats_free: int | None
+    waitlisted: int
+    version: int
+    created_at: datetime
+    updated_at: datetime
+
+
+class StudentCourses(BaseModel):
+    """A page of a student's courses."""
+
+    items: list[StudentCourse]
+    next: str | None
+
+
+class CourseStudents(BaseModel):
+    """A page of a course's students."""
+
+    items: list[CourseStudent]
+    next: str | None
+
+
+class Courses(BaseModel):
+    """A page of courses."""
+
+    items: list[Course]
+    next: str | None
