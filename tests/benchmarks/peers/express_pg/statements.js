@@ -1,0 +1,106 @@
+// The SQL. Each statement has a name, by which pg prepares it once a connection.
+
+const statement = (name, text) => (...values) => ({ name, text, values })
+
+export const PREPARE_SEQUENCE = 'CREATE SEQUENCE IF NOT EXISTS benchmark_events_position'
+export const ADVANCE_SEQUENCE = `
+  SELECT setval(
+    'benchmark_events_position',
+    greatest((SELECT max(position) FROM events), (SELECT last_value FROM benchmark_events_position)) + 1
+  )`
+
+export const lockCourses = statement('lock_courses', `
+  SELECT id, code, title, credits, term_id, capacity, waitlist_capacity, seats_taken, waitlisted
+  FROM courses
+  WHERE id = ANY($1::bigint[])
+  ORDER BY id
+  FOR UPDATE`)
+
+// One row at least of a student who exists.
+export const loadStanding = statement('load_standing', `
+  SELECT mine.course_id, mine.status, mine.joined_at
+  FROM students
+  LEFT JOIN student_courses AS mine ON mine.student_id = students.id AND mine.course_id = ANY($2::bigint[])
+  WHERE students.id = $1`)
+
+export const loadFirstWaiter = statement('load_first_waiter', `
+  SELECT student_id
+  FROM student_courses
+  WHERE course_id = $1 AND status = 'waitlisted'
+  ORDER BY place
+  LIMIT 1`)
+
+// The courses are locked, so their new counts are known; a place in line is taken under the lock as well.
+export const recordMoves = statement('record_moves', `
+  WITH recorded AS (
+    INSERT INTO events (position, type, occurred_at, request_id, student_id, course_id, before, after)
+    SELECT
+      nextval('benchmark_events_position'), 'enrollment.' || event, clock_timestamp(), $1, student_id, course_id,
+      CASE WHEN before IS NOT NULL THEN json_build_object('status', before) END,
+      json_build_object('status', after)
+    FROM unnest($2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::text[])
+      AS moves (student_id, course_id, event, before, after)
+    RETURNING position, occurred_at, student_id, course_id, after ->> 'status' AS status
+  ), counted AS (
+    UPDATE courses
+    SET seats_taken = counts.seats_taken, waitlisted = counts.waitlisted
+    FROM unnest($7::bigint[], $8::bigint[], $9::bigint[]) AS counts (course_id, seats_taken, waitlisted)
+    WHERE courses.id = counts.course_id
+  )
+  INSERT INTO student_courses AS mine (student_id, course_id, status, place, joined_at, updated_at)
+  SELECT student_id, course_id, status, position, occurred_at, occurred_at
+  FROM recorded
+  ON CONFLICT (student_id, course_id) DO UPDATE SET
+    status = excluded.status,
+    place = CASE WHEN excluded.status = 'dropped' THEN mine.place ELSE excluded.place END,
+    joined_at = CASE WHEN excluded.status = 'dropped' THEN mine.joined_at ELSE excluded.joined_at END,
+    updated_at = excluded.updated_at`)
+
+export const listStudentCourses = statement('list_student_courses', `
+  SELECT
+    mine.course_id, mine.status, mine.joined_at, mine.passed, mine.grade,
+    courses.code, courses.title, courses.credits, courses.term_id,
+    CASE WHEN mine.status = 'waitlisted' THEN (
+      SELECT count(*)
+      FROM student_courses AS line
+      WHERE line.course_id = mine.course_id AND line.status = 'waitlisted' AND line.place <= mine.place
+    ) END AS position
+  FROM student_courses AS mine
+  JOIN courses ON courses.id = mine.course_id
+  WHERE mine.student_id = $1 AND mine.status = ANY($2::text[]) AND mine.course_id > $3
+  ORDER BY mine.course_id
+  LIMIT $4`)
+
+export const listCourseStudents = statement('list_course_students', `
+  SELECT
+    roster.student_id, roster.status, roster.joined_at, students.given_name, students.family_name, students.email
+  FROM student_courses AS roster
+  JOIN students ON students.id = roster.student_id
+  WHERE roster.course_id = $1 AND roster.status = $2 AND roster.student_id > $3
+  ORDER BY roster.student_id
+  LIMIT $4`)
+
+export const listLine = statement('list_line', `
+  SELECT
+    line.student_id, line.status, line.joined_at, students.given_name, students.family_name, students.email
+  FROM student_courses AS line
+  JOIN students ON students.id = line.student_id
+  WHERE line.course_id = $1 AND line.status = 'waitlisted'
+  ORDER BY line.place
+  OFFSET $2
+  LIMIT $3`)
+
+export const getStudent = statement('get_student', `
+  SELECT id, external_id, given_name, family_name, email, max_credits, version, created_at, updated_at
+  FROM students
+  WHERE id = $1`)
+
+const COURSE_COLUMNS = `
+  id, external_id, code, title, credits, term_id, capacity, waitlist_capacity, meetings, status, seats_taken,
+  CASE WHEN capacity IS NOT NULL THEN greatest(capacity - seats_taken, 0) END AS seats_free,
+  waitlisted, version, created_at, updated_at`
+
+export const getCourse = statement('get_course', `SELECT ${COURSE_COLUMNS} FROM courses WHERE id = $1`)
+
+export const listCourses = statement('list_courses', `
+  SELECT ${COURSE_COLUMNS} FROM courses WHERE id > $1 ORDER BY id LIMIT $2`)
