@@ -32,6 +32,37 @@ lint: $(VENV)/.dev ## check style, types, imports, migrations and the Dockerfile
 	@$(BIN)/hadolint --config .hadolint.yaml Dockerfile
 	@echo "lint: nothing to complain of"
 
+PEERS := tests/benchmarks/peers
+
+.PHONY: bench
+bench: $(VENV)/.dev .bench/fastapi_sqlalchemy/.done .bench/fastapi_asyncpg/.done $(PEERS)/express_pg/node_modules/.package-lock.json | bench-tools ## measure it beside its peers, which installs Debian and npm packages
+	@$(BIN)/python -m tests.benchmarks $(ARGS)
+
+.PHONY: bench-tools
+bench-tools:
+	@missing=; \
+	command -v wrk >/dev/null || missing="wrk"; \
+	command -v npm >/dev/null || missing="$$missing nodejs npm"; \
+	[ -n "$$missing" ] || exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "installing the Debian packages: $$missing"; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	else \
+		echo "The benchmarks need: $$missing. On Debian and Ubuntu: sudo apt-get install $$missing" >&2; exit 1; \
+	fi
+
+# Each peer has what it needs in an environment of its own, locked like the service's.
+.bench/%/.done: $(PEERS)/%/requirements.txt | $(BIN)/python
+	@echo "installing what the peer $* needs into .bench/$*"
+	@$(BIN)/python -m venv .bench/$*
+	@.bench/$*/bin/python -m pip install -qq --disable-pip-version-check --no-input --require-hashes --only-binary=:all: -r $<
+	@touch $@
+
+$(PEERS)/express_pg/node_modules/.package-lock.json: $(PEERS)/express_pg/package-lock.json | bench-tools
+	@echo "installing the npm packages that the peer express_pg needs"
+	@cd $(@D)/.. && npm ci --silent --no-audit --no-fund
+	@touch $@
+
 .PHONY: format
 format: $(VENV)/.dev ## put the code into the project's format
 	@$(BIN)/ruff check --quiet --fix-only .

@@ -12,6 +12,10 @@ from tests.benchmarks.scenarios import BULK_ITEMS, RULES_CONFIGURED, USUAL
 from tests.benchmarks.servers import ALL_PEERS, ASYNCPG, NOOP, OURS, SQLALCHEMY, UNBATCHED
 
 README: Final = Path(__file__).parents[2] / "README.md"
+RESULTS: Final = Path(__file__).parent / "results"
+LEDGER: Final = RESULTS / "ledger.json"
+CHART: Final = "chart.svg"
+NOT_MEASURED: Final = "Not measured yet."
 BEGIN: Final = "<!-- benchmarks -->"
 END: Final = "<!-- /benchmarks -->"
 READ: Final = "read a student's courses"
@@ -259,8 +263,8 @@ def notes(ledger: Ledger) -> list[str]:
     return lines
 
 
-def document(ledger: Ledger) -> str:
-    """Write all that the ledger says, as Markdown."""
+def document(ledger: Ledger, chart: str = CHART) -> str:
+    """Write all that the ledger says, as Markdown; ``chart`` is the way from the document to the chart."""
     machine = ledger.machine
     rounds = len(rounds_of(ledger))
     measured = (
@@ -273,34 +277,40 @@ def document(ledger: Ledger) -> str:
         f"Medians over the rounds. Where {USUAL[0]} and {USUAL[1]} connections were tried, the better number of each "
         f"server stands; `bulk` counts items, {BULK_ITEMS:,} a request."
     )
-    parts = [measured, ratios, reach_table(ledger), medians, scenario_table(ledger), *notes(ledger)]
+    picture = f"![Requests per second of each server: enroll, and read a student's courses]({chart})"
+    parts = [measured, ratios, reach_table(ledger), picture, medians, scenario_table(ledger), *notes(ledger)]
     return "\n\n".join(parts)
 
 
 def write(ledger: Ledger, folder: Path) -> None:
-    """Write the document and the chart beside the ledger."""
-    (folder / "results.md").write_text(document(ledger) + "\n")
+    """Write the document and the chart into the folder of the ledger."""
     groups = {
         scenario: [(each.server, each.throughput) for each in summaries(ledger) if each.scenario == scenario]
         for scenario in CHARTED
     }
-    (folder / "chart.svg").write_text(
-        draw("Requests per second", {name: bars for name, bars in groups.items() if bars})
-    )
+    (folder / CHART).write_text(draw("Requests per second", {name: bars for name, bars in groups.items() if bars}))
+    (folder / "results.md").write_text(document(ledger) + "\n")
 
 
-def update_readme(readme: Path, document: str) -> None:
-    """Put a document between the markers of a README."""
-    before, _, rest = readme.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    readme.write_text(f"{before}{BEGIN}\n\n{document.strip()}\n\n{END}{after}")
+def in_readme(ledger: Ledger) -> str:
+    """Write what README.md quotes."""
+    return document(ledger, chart=(RESULTS / CHART).relative_to(README.parent).as_posix())
+
+
+def quote(readme: str, document: str) -> str:
+    """Put a document between the markers of a text."""
+    before, begin, rest = readme.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    assert begin, f"{BEGIN} is missing"
+    assert end, f"{END} is missing"
+    return f"{before}{begin}\n\n{document}\n\n{end}{after}"
 
 
 def quoted(readme: str) -> str | None:
     """Return what stands between the markers, or None where there are none."""
     _, begin, rest = readme.partition(BEGIN)
-    quote, end, _ = rest.partition(END)
-    return quote.strip() if begin and end else None
+    text, end, _ = rest.partition(END)
+    return text.strip() if begin and end else None
 
 
 def _table(rows: Sequence[Sequence[str]], *, left: int) -> str:

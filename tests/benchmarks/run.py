@@ -11,7 +11,7 @@ from tests.benchmarks import ledger, pgbench, wrk
 from tests.benchmarks.data import OPTIONS, Campus, Cluster, check, count_events, sum_up_rush
 from tests.benchmarks.ledger import Ledger, Measurement
 from tests.benchmarks.scenarios import USUAL, Case, Load, scenarios, steps
-from tests.benchmarks.servers import Running, Server, serving, versions_of
+from tests.benchmarks.servers import Running, Server, ServerFailed, serving, versions_of
 from tests.benchmarks.usage import cpu_seconds
 
 CEILINGS: Final = "ceilings"
@@ -26,15 +26,12 @@ WARMED: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line says."""
+    """What is to be measured, and for how long."""
 
     rounds: int
     seconds: int
     only: tuple[str, ...]
     largest: int
-    data: Path | None
-    output: Path
-    readme: bool
 
 
 class Run:
@@ -45,6 +42,8 @@ class Run:
         self.cluster = cluster
         self.log = log
         self.measurements: list[Measurement] = []
+        self.broken: set[Server] = set()
+        """What did not start; the others are measured all the same."""
 
     def carry_out(self, command: str) -> Ledger:
         """Measure all that was asked for, round by round."""
@@ -63,12 +62,20 @@ class Run:
             chosen = best_connections(self.measurements) if number > 1 else {}
             for case in plan:
                 for step in steps(case, chosen):
-                    self._take(case, step, number)
+                    if case.server not in self.broken:
+                        self._try(case, step, number)
             if CEILINGS in self.options.only:
                 self.measurements += pgbench.measure(self.cluster, self.options.seconds, number)
         book.measurements.extend(self.measurements)
         print(f"took {(time.monotonic() - began) / 60:.1f} minutes", flush=True)
         return book
+
+    def _try(self, case: Case, step: Sequence[tuple[Load, int]], number: int) -> None:
+        try:
+            self._take(case, step, number)
+        except ServerFailed as error:
+            print(error, flush=True)
+            self.broken.add(case.server)
 
     def _take(self, case: Case, step: Sequence[tuple[Load, int]], number: int) -> None:
         """Measure loads one after the other on one database and one process."""
@@ -94,7 +101,7 @@ class Run:
             running.url,
             load.script,
             connections=connections,
-            seconds=min(self.options.seconds, load.seconds or self.options.seconds),
+            seconds=max(round(self.options.seconds * load.share), 1),
             options=options_of(case.campus, load.script, seed=number, warmup=False),
         )
         started = ledger.now()

@@ -21,8 +21,8 @@ class Load:
     connections: tuple[int, ...] = USUAL
     items: int = 1
     """What one request asks for, where throughput counts that."""
-    seconds: int | None = None
-    """How long, where not as long as the command line says."""
+    share: float = 1.0
+    """How long, as a part of what the command line says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ def scenarios(largest: int) -> dict[str, list[Case]]:
             *(Case(peer, RUSH, _rush(256), writes=True) for peer in ALL_PEERS),
         ],
         "idle": [
-            Case(server, IDLE, (Load("idle", "enroll", (1,), seconds=2),), writes=True)
+            Case(server, IDLE, (Load("idle", "enroll", (1,), share=0.5),), writes=True)
             for _ in range(3)
             for server in (OURS, UNBATCHED)
         ],
@@ -100,7 +100,7 @@ def scenarios(largest: int) -> dict[str, list[Case]]:
                 OURS,
                 GROWN[size],
                 # Few requests, so that what they add is small beside what stands.
-                (Load(f"growth: {verb}", script, (64,), seconds=2),),
+                (Load(f"growth: {verb}", script, (64,), share=0.5),),
                 writes=verb == "enroll",
                 label=f"ours, {size:,} enrollments",
             )
@@ -108,7 +108,7 @@ def scenarios(largest: int) -> dict[str, list[Case]]:
             for size in GROWN
             if size <= largest
         ],
-        "bulk": [Case(OURS, IDLE, (Load("bulk", "bulk", (1, 4), items=BULK_ITEMS),), writes=True)],
+        "bulk": [Case(OURS, IDLE, (Load("bulk", "bulk", (1, 2), items=BULK_ITEMS, share=2),), writes=True)],
         "batching": [
             Case(server, IDLE, _batching(connections), writes=True)
             for connections in (1, 8, 64, 512)

@@ -115,7 +115,7 @@ def serving(server: Server, database_url: str, log: Path) -> Iterator[Running]:
         "HOST": "127.0.0.1",
         "PORT": str(port),
     }
-    with log.open("ab") as complaints:
+    with log.open("wb") as complaints:
         process = subprocess.Popen(
             server.command,
             cwd=server.folder,
