@@ -6,7 +6,7 @@ export const PREPARE_SEQUENCE = 'CREATE SEQUENCE IF NOT EXISTS benchmark_events_
 export const ADVANCE_SEQUENCE = `
   SELECT setval(
     'benchmark_events_position',
-    greatest((SELECT max(position) FROM events), (SELECT last_value FROM benchmark_events_position)) + 1
+    greatest((SELECT max(position) FROM events), (SELECT last_value FROM benchmark_events_position))
   )`
 
 export const lockCourses = statement('lock_courses', `

@@ -61,7 +61,9 @@ async def answer_invalid(request: Request, invalid: RequestValidationError) -> J
         {"code": error["type"], "pointer": "#/" + "/".join(map(str, error["loc"][1:])), "detail": error["msg"]}
         for error in invalid.errors()
     ]
-    return await answer_problem(request, Problem(422, "invalid", "; ".join(error["detail"] for error in errors), errors))
+    return await answer_problem(
+        request, Problem(422, "invalid", "; ".join(error["detail"] for error in errors), errors)
+    )
 
 
 def request_id_of(request: Request) -> str:
@@ -135,7 +137,9 @@ async def enroll(
                 results.append({"course_id": course_id, "outcome": "unchanged", "status": before, "course": course})
                 continue
             if (refusal := refuse(course_id, course, before, body.on_full)) is not None:
-                errors.append({"pointer": f"#/course_ids/{body.course_ids.index(course_id)}", "course_id": course_id, **refusal})
+                errors.append(
+                    {"pointer": f"#/course_ids/{body.course_ids.index(course_id)}", "course_id": course_id, **refusal}
+                )
                 results.append({"course_id": course_id, "outcome": "refused", "errors": [refusal]})
                 continue
             result = {"course_id": course_id, "course": course}
@@ -183,7 +187,11 @@ async def drop(student_id: IdInPath, course_id: IdInPath, request: Request) -> s
             else:
                 course["seats_taken"] -= 1
                 free = course["capacity"] is None or course["seats_taken"] < course["capacity"]
-                waiter = await connection.fetchval(sql.LOAD_FIRST_WAITER, course_id) if free and course["waitlisted"] else None
+                waiter = (
+                    await connection.fetchval(sql.LOAD_FIRST_WAITER, course_id)
+                    if free and course["waitlisted"]
+                    else None
+                )
                 if waiter is not None:
                     course["seats_taken"] += 1
                     course["waitlisted"] -= 1

@@ -4,7 +4,7 @@ PREPARE_SEQUENCE = """
 CREATE SEQUENCE IF NOT EXISTS benchmark_events_position;
 SELECT setval(
     'benchmark_events_position',
-    greatest((SELECT max(position) FROM events), (SELECT last_value FROM benchmark_events_position)) + 1
+    greatest((SELECT max(position) FROM events), (SELECT last_value FROM benchmark_events_position))
 );
 """
 

@@ -37,7 +37,7 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
     async with engine.begin() as connection:
         await connection.execute(CreateSequence(POSITIONS, if_not_exists=True))
         last = text("SELECT greatest((SELECT max(position) FROM events), last_value) FROM benchmark_events_position")
-        await connection.execute(select(func.setval(POSITIONS.name, (await connection.scalar(last)) + 1)))
+        await connection.execute(select(func.setval(POSITIONS.name, await connection.scalar(last))))
     yield
     await engine.dispose()
 
@@ -94,7 +94,9 @@ async def answer_invalid(request: Request, invalid: RequestValidationError) -> J
         {"code": error["type"], "pointer": "#/" + "/".join(map(str, error["loc"][1:])), "detail": error["msg"]}
         for error in invalid.errors()
     ]
-    return await answer_problem(request, Problem(422, "invalid", "; ".join(error["detail"] for error in errors), errors))
+    return await answer_problem(
+        request, Problem(422, "invalid", "; ".join(error["detail"] for error in errors), errors)
+    )
 
 
 def request_id_of(request: Request) -> str:
@@ -121,7 +123,11 @@ async def lock_courses(session: AsyncSession, ids: list[int]) -> dict[int, Cours
 async def load_standing(session: AsyncSession, student_id: int, course_ids: list[int]) -> dict[int, Enrollment]:
     """Load what a student has of these courses; raises where there is no such student."""
     mine = and_(Enrollment.student_id == Student.id, Enrollment.course_id.in_(course_ids))
-    rows = (await session.execute(select(Student.id, Enrollment).outerjoin(Enrollment, mine).where(Student.id == student_id))).all()
+    rows = (
+        await session.execute(
+            select(Student.id, Enrollment).outerjoin(Enrollment, mine).where(Student.id == student_id)
+        )
+    ).all()
     if not rows:
         raise no_student(student_id)
     return {enrollment.course_id: enrollment for _, enrollment in rows if enrollment is not None}

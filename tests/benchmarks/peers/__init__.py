@@ -1,0 +1,1 @@
+"""What a user would write instead, for a comparison side by side."""

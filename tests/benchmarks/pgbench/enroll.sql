@@ -1,0 +1,35 @@
+-- A random student enrolls in two random courses; events take their positions from the sequence that prepare.sql makes.
+-- The transaction goes to the server as a whole. Courses are locked in the order of their ids, so that none waits in a circle.
+\set student random(1, :students)
+\set one random(1, :courses)
+\set other 1 + (:one - 1 + random(1, :courses - 1)) % :courses
+\startpipeline
+BEGIN;
+SELECT id, capacity, seats_taken
+FROM courses
+WHERE id IN (:one, :other)
+ORDER BY id
+FOR UPDATE;
+SELECT students.id, mine.course_id, mine.status
+FROM students
+LEFT JOIN student_courses AS mine ON mine.student_id = students.id AND mine.course_id IN (:one, :other)
+WHERE students.id = :student;
+WITH placed AS (
+    INSERT INTO student_courses (student_id, course_id, status, place, joined_at, updated_at)
+    SELECT :student, id, 'enrolled', nextval('benchmark_events_position'), clock_timestamp(), clock_timestamp()
+    FROM courses
+    WHERE id IN (:one, :other)
+        AND (capacity IS NULL OR seats_taken < capacity)
+    ON CONFLICT DO NOTHING
+    RETURNING course_id, place, joined_at
+), recorded AS (
+    INSERT INTO events (position, type, occurred_at, request_id, student_id, course_id, after)
+    SELECT place, 'enrollment.enrolled', joined_at, gen_random_uuid()::text, :student, course_id, '{"status":"enrolled"}'
+    FROM placed
+)
+UPDATE courses
+SET seats_taken = seats_taken + 1
+FROM placed
+WHERE courses.id = placed.course_id;
+COMMIT;
+\endpipeline
