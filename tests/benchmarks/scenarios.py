@@ -9,6 +9,8 @@ from tests.benchmarks.servers import ALL_PEERS, NOOP, OURS, TWO_PROCESSES, UNBAT
 
 USUAL: Final = (64, 256)
 """Connections of the scenarios that compare throughput; each server's better one counts."""
+EVERY_NUMBER: Final = frozenset({"rush", "batching"})
+"""Scenarios where every number of connections is of interest, not the best alone."""
 BULK_ITEMS: Final = 1000
 
 
@@ -63,7 +65,7 @@ def _batching(connections: int) -> tuple[Load, ...]:
 
 
 def _rush(*connections: int) -> tuple[Load, ...]:
-    return (Load("rush", "rush", connections),)
+    return (Load("rush", "rush", connections, share=1.5),)
 
 
 def scenarios(largest: int) -> dict[str, list[Case]]:
