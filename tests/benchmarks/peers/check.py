@@ -235,15 +235,15 @@ class Contract:
         await self.refused(404, "course-not-found", [], f"/courses/{2**53 - 1}", None, "GET")
         await self.refused(404, "course-not-found", [], f"/courses/{2**53 - 1}/students", None, "GET")
         await self.refused(404, "not-enrolled", [], f"/students/{student}/courses/{closed}", None, "DELETE")
-        invalid: dict[str, object]
-        for invalid in (
+        malformed: list[dict[str, object]] = [
             {"course_ids": []},
             {"course_ids": [free] * 101},
             {"course_ids": [0]},
             {"course_ids": ["one"]},
             {"course_ids": [free], "mode": "some"},
             {"course_ids": [free], "extra": 1},
-        ):
+        ]
+        for invalid in malformed:
             status, answer = await self.ask("POST", path, invalid)
             assert (status, answer["type"]) == (422, "/problems/invalid"), f"{invalid} is answered with {answer}"
             assert answer["errors"], f"{invalid} is answered without errors"

@@ -225,7 +225,25 @@ async def list_student_courses(
     rows = await pool.fetch(sql.LIST_STUDENT_COURSES, student_id, statuses, cursor, limit + 1)
     if not rows and await pool.fetchrow(sql.GET_STUDENT, student_id) is None:
         raise no_student(student_id)
-    return page([{**row, "course": {"id": row["course_id"], **row}} for row in rows], limit, "course_id")
+    items = [
+        {
+            "course_id": row["course_id"],
+            "status": row["status"],
+            "position": row["position"],
+            "joined_at": row["joined_at"],
+            "passed": row["passed"],
+            "grade": row["grade"],
+            "course": {
+                "id": row["course_id"],
+                "code": row["code"],
+                "title": row["title"],
+                "credits": row["credits"],
+                "term_id": row["term_id"],
+            },
+        }
+        for row in rows
+    ]
+    return page(items, limit, "course_id")
 
 
 @app.get("/courses/{course_id}/students")

@@ -24,7 +24,7 @@ engine = create_async_engine(
     pool_size=POOL_SIZE,
     max_overflow=0,
     # Callers in a crowd wait for their turn, rather than fail after the default of 30 seconds.
-    pool_timeout=120,
+    pool_timeout=600,
 )
 Session = async_sessionmaker(engine, expire_on_commit=False)
 # A read of one statement needs no BEGIN and no ROLLBACK around it.
