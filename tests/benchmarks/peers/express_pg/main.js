@@ -11,7 +11,7 @@ pg.types.setTypeParser(pg.types.builtins.INT8, Number)
 
 const pool = new pg.Pool({
   connectionString: process.env.DATABASE_URL,
-  max: Number(process.env.POOL_SIZE ?? 10),
+  max: Number(process.env.POOL_SIZE ?? 20),
   pipeline: true,
 })
 pool.on('error', (error) => console.error(error))

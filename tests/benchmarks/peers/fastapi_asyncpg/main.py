@@ -14,7 +14,7 @@ from fastapi import FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
-POOL_SIZE = int(os.environ.get("POOL_SIZE", "10"))
+POOL_SIZE = int(os.environ.get("POOL_SIZE", "20"))
 
 IdInPath = Annotated[int, Path(ge=1, le=2**63 - 1)]
 Limit = Annotated[int, Query(ge=1, le=500)]

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_asyn
 from sqlalchemy.orm import aliased, joinedload
 from sqlalchemy.schema import CreateSequence
 
-POOL_SIZE = int(os.environ.get("POOL_SIZE", "10"))
+POOL_SIZE = int(os.environ.get("POOL_SIZE", "20"))
 
 engine = create_async_engine(
     make_url(os.environ["DATABASE_URL"]).set(drivername="postgresql+asyncpg"),
