@@ -8,9 +8,13 @@ import pytest
 from pytest_aiohttp import AiohttpClient
 
 from service.coalescer import Coalescer
+from service.database import Database
 from service.errors import Unavailable
+from service.registrar import Registrar
+from service.registrar.changes import Create, Origin
 from service.settings import Settings
 from sql import Connection
+from sql.students import Student
 from tests.campus import (
     busy,
     call,
@@ -181,6 +185,32 @@ async def test_a_change_that_the_database_refuses_fails_alone(
     assert statuses == [500 if number == 7 else 201 for number in range(20)]
     assert await connection.fetchval("SELECT count(*) FROM students") == 19
     assert await connection.fetchval("SELECT max(position) = count(*) FROM events")
+
+
+async def test_of_256_changes_that_share_a_transaction_255_succeed_where_the_database_refuses_one(
+    settings: Settings, connection: Connection, database_url: str
+) -> None:
+    await connection.execute("ALTER TABLE students ADD CONSTRAINT nobody_is_called_x CHECK (given_name <> 'X')")
+    database = Database(settings)
+    await database.open()
+    registrar = Registrar(database, settings)
+
+    def creation(number: int) -> Create[Student]:
+        names = {"given_name": "X" if number == 77 else "Ada", "family_name": "B", "email": f"{number}@campus.example"}
+        return Create(origin=Origin("r"), thing=Student, values={**names, "external_id": None, "max_credits": None})
+
+    async with busy(database_url):
+        first = asyncio.create_task(registrar.submit(creation(1000)))
+        await waiting_writer(connection)
+        rest = [asyncio.create_task(registrar.submit(creation(number))) for number in range(256)]
+        await asyncio.sleep(0)
+    await first
+    outcomes = await asyncio.gather(*rest, return_exceptions=True)
+    await database.close()
+
+    assert [number for number, outcome in enumerate(outcomes) if isinstance(outcome, Exception)] == [77]
+    assert await connection.fetchval("SELECT count(*) FROM students") == 256
+    assert await connection.fetchval("SELECT max(position) FROM events") == 256
 
 
 async def test_changes_of_every_kind_share_a_transaction_in_the_order_of_arrival(

@@ -1,8 +1,10 @@
 """Enrollments: getting seats, giving them back, and reading who is where."""
 
+import json
 from datetime import datetime
 from typing import Any
 
+from service.enrollments import list_course_students, list_student_courses
 from sql import Connection
 from tests.campus import (
     Answer,
@@ -18,6 +20,7 @@ from tests.campus import (
     problem,
     read,
     student_fields,
+    wait_for,
     walk,
 )
 from tests.conftest import Client
@@ -117,6 +120,34 @@ async def test_retrieve_student_courses(client: Client) -> None:
     ]
     assert all(time.endswith("Z") for time in joined)
     assert datetime.fromisoformat(joined[0]) > datetime.fromisoformat(joined[1])
+
+
+async def test_what_the_database_writes_is_what_the_models_would_write(client: Client) -> None:
+    awkward = 'Ünïcode "quoted" \\ +00:00'
+    ada = await new_student(client, given_name=awkward, family_name="O'Neil <b>")
+    full = await new_course(client, title=awkward, capacity=1, credits=0.5)
+    await enroll(client, await new_student(client), full)
+    await wait_for(client, ada, full)
+    for passed, grade in ((True, 'A"-'), (False, None)):
+        course = await new_course(client)
+        await enroll(client, ada, course)
+        path = f"/students/{ada}/courses/{course}/complete"
+        assert (await call(client, "POST", path, {"passed": passed, "grade": grade})).status == 200
+    await enroll(client, ada, last := await new_course(client))
+
+    for path, endpoint in (
+        (f"/students/{ada}/courses", list_student_courses),
+        (f"/students/{ada}/courses?status=completed", list_student_courses),
+        (f"/students/{ada}/courses?limit=1", list_student_courses),
+        (f"/courses/{last}/students", list_course_students),
+        (f"/courses/{full}/students?status=waitlisted", list_course_students),
+        (f"/courses/{full}/students?status=withdrawn", list_course_students),
+    ):
+        body = await read(client, path)
+        assert endpoint.answer is not None
+        page = endpoint.answer.validate_json(json.dumps(body), strict=True)
+        assert json.loads(endpoint.answer.dump_json(page)) == body, path
+    assert (await read(client, f"/students/{ada}/courses"))["items"][0]["course"]["title"] == awkward
 
 
 async def test_retrieve_course_students(client: Client) -> None:

@@ -48,6 +48,43 @@ async def assert_whole(connection: Connection) -> None:
         assert list(await find(connection)) == [], invariant
 
 
+async def test_what_one_process_changes_of_courses_and_terms_holds_at_once_in_the_other(client: Client) -> None:
+    """Each remembers what courses and terms are: what changes goes back and forth between them."""
+    term = (await call(client, "POST", "/terms", TERM)).body["id"]
+    held, wanted = [await new_course(client, credits=2, term_id=term, code=code) for code in ("HELD", "WANTED")]
+    meetings = [{"day": "mon", "start": "09:00", "end": "10:00"}]
+
+    async def preview(student: int) -> list[str]:
+        """Ask twice for real, that is of both, and be refused or be let in and drop."""
+        found = []
+        for _ in range(2):
+            answer = await enroll(client, student, wanted)
+            found.append(",".join(error["code"] for error in answer.body.get("errors", [])))
+            if answer.status == 201:
+                await drop(client, student, wanted)
+        assert found[0] == found[1]
+        return found[:1]
+
+    student = await new_student(client)
+    await enroll(client, student, held)
+    assert await preview(student) == [""]
+    for method, path, body, refused in (
+        ("PATCH", f"/terms/{term}", {"max_credits": 3}, "credit_limit"),
+        ("PATCH", f"/courses/{held}", {"credits": 1}, ""),
+        ("PUT", f"/courses/{wanted}/requirements", {"groups": [{"kind": "anti", "any_of": ["HELD"]}]}, "antirequisite"),
+        ("PATCH", f"/courses/{held}", {"code": "OTHER"}, ""),
+        ("PATCH", f"/courses/{held}", {"meetings": meetings}, ""),
+        ("PATCH", f"/courses/{wanted}", {"meetings": meetings}, "time_conflict"),
+        ("PATCH", f"/courses/{held}", {"meetings": []}, ""),
+        ("PATCH", f"/terms/{term}", {"enroll_until": "2001-01-01T00:00:00Z"}, "enrollment_closed"),
+    ):
+        assert (await call(client, method, path, body)).status == 200
+        assert await preview(student) == [refused], (path, body)
+
+
+TERM = {"code": "F", "name": "Fall", "starts_on": "2030-09-01", "ends_on": "2030-12-20"}
+
+
 async def test_of_500_students_at_once_exactly_one_gets_the_last_seat(client: Client, connection: Connection) -> None:
     course = await new_course(client, capacity=1)
     racers = await students(client, 500)
