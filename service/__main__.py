@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import contextlib
+import gc
 import logging
 import logging.config
 import signal
@@ -30,6 +31,9 @@ from service.workers import PortTaken, reserve_port, run_workers
 from sql.feed import renew_epoch
 
 logger = logging.getLogger("service")
+
+GC_ALLOCATIONS = 100_000
+"""After so many more objects made than freed the collector looks for cycles: some 20 MB, a few times a minute under load."""
 
 MOST_WORKERS = 64
 """Each has POOL_SIZE connections: so many need a PostgreSQL set up for it."""
@@ -196,6 +200,9 @@ def _run(main: Coroutine[Any, Any, int]) -> int:
 
 async def _serve(settings: Settings, *, greets: bool = True, alive: int | None = None) -> int:
     """Serve; as a worker, as long as the descriptor ``alive`` does not end."""
+    # What is there by now stays, and hardly anything of a request is a cycle: looking for cycles took a tenth of the time.
+    gc.freeze()
+    gc.set_threshold(GC_ALLOCATIONS, 20, 100)
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     if alive is not None:
