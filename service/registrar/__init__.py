@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -44,14 +44,13 @@ class Registrar:
             size=lambda change: change.pairs,
         )
 
-    async def submit(self, change: Change[Answer]) -> Answer:
-        """Make one change, in a transaction with those that arrive meanwhile, and return its answer, committed.
+    def submit(self, change: Change[Answer]) -> Coroutine[Any, Any, Answer]:
+        """Make one change, in a transaction with those that arrive meanwhile; awaited, it gives the answer, committed.
 
-        Raises:
+        Raises, when awaited:
             DomainError: the change is refused and nothing is written, or the database could not be had.
         """
-        answer: Answer = await self._coalescer.submit(change, change.origin.gone)
-        return answer
+        return self._coalescer.submit(change, change.origin.gone)
 
     async def submit_all(self, changes: Sequence[Change[Any]]) -> list[Outcome]:
         """Make many changes in one transaction of their own, each for itself; return what each answers or raises."""

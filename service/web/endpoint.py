@@ -7,7 +7,6 @@ What their annotations say is validated, and is the API document.
 
 import asyncio
 import inspect
-import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -21,6 +20,7 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
 
 from service.errors import Detail, DomainError, OutcomeUnknown, Unavailable
+from service.web.access import log_request, logger
 from service.web.paging import Page, WrittenPage
 from service.web.problems import (
     BadJson,
@@ -36,8 +36,6 @@ from service.web.problems import (
     invalid,
     problem_response,
 )
-
-logger = logging.getLogger("service.access")
 
 BODY_TIMEOUT = web.AppKey("body_timeout", float)
 """Seconds that a body may take to arrive."""
@@ -127,15 +125,12 @@ class Endpoint:
             response = problem_response(fault, instance=request.rel_url.raw_path, request_id=request_id)
         if request.app[DRAINING].is_set():
             response.force_close()
-        logger.info(
-            "request",
-            extra={
-                "method": request.method,
-                "route": self.path,
-                "status": response.status,
-                "duration_ms": round((time.perf_counter() - started) * 1000, 3),
-                "request_id": request_id,
-            },
+        log_request(
+            method=request.method,
+            route=self.path,
+            status=response.status,
+            duration_ms=round((time.perf_counter() - started) * 1000, 3),
+            request_id=request_id,
         )
         return response
 
