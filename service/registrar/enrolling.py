@@ -17,7 +17,7 @@ from service.errors import (
 from service.registrar import rules, seats
 from service.registrar.changes import Application, Drop, Enroll, Moved, OnFull, Origin, Refusal, Result, Seat, Swap
 from service.registrar.ledger import Ledger
-from service.registrar.moves import application, credits_in, judge_drop, lift, move, possession, use
+from service.registrar.moves import NEVER, NO_CODES, application, credits_in, judge_drop, lift, move, possession, use
 from service.registrar.promotion import promote
 from service.registrar.rules import DropStatus
 from sql.courses import Course
@@ -55,7 +55,7 @@ def enroll(ledger: Ledger, change: Enroll) -> tuple[Result, ...]:
     decisions = decide(ledger, change.student_id, course_ids, change.on_full, ())
     if change.mode == "atomic":
         _raise_refusals(Asked("course_ids", change.course_ids, decisions))
-    return tuple(_carry_out(ledger, change.student_id, decision, change.origin) for decision in decisions)
+    return tuple([_carry_out(ledger, change.student_id, decision, change.origin) for decision in decisions])
 
 
 def _let_the_line_go_first(ledger: Ledger, course_ids: Sequence[int], origin: Origin) -> None:
@@ -113,14 +113,15 @@ def _decide_together(
         course = ask.course
         if course is None or ask.standing is not None:
             return _settled(ledger, ask)
+        others = [other for other in seated if other.id != course.id] if course.meetings != NEVER else ()
         asked = application(
             ledger,
             course,
             possessed,
             seat=ask.seat,
             on_full=on_full,
-            asked=frozenset([other.code for other, _ in wanted if other.id != course.id]),
-            seated=tuple([(other, ledger.term(other.term_id)) for other in seated if other.id != course.id]),
+            asked=_other_codes(ledger, course, wanted),
+            seated=tuple([(other, ledger.term(other.term_id)) for other in others]),
             asked_credits=credits_in(ledger.term(course.term_id), seated),
         )
         return _judged(ledger, student_id, ask, course, asked)
@@ -148,12 +149,19 @@ def _decide_in_turn(
             possessed._replace(seated=possessed.seated + taken),
             seat=ask.seat,
             on_full=on_full,
-            asked=frozenset([other.code for other, _ in wanted if other.id != course.id]),
+            asked=_other_codes(ledger, course, wanted),
         )
         decisions.append(decision := _judged(ledger, student_id, ask, course, asked))
         if not decision.refusals and ask.seat == "seat":
             taken += ((course, ledger.term(course.term_id)),)
     return _without_lost_corequisites(ledger, student_id, decisions, possessed.has)
+
+
+def _other_codes(ledger: Ledger, course: Course, wanted: Iterable[tuple[Course, Seat]]) -> frozenset[str]:
+    """List the codes of the other courses of a request, where the requirements of the course ask for them."""
+    if not ledger.groups(course.id):
+        return NO_CODES
+    return frozenset([other.code for other, _ in wanted if other.id != course.id])
 
 
 def _settled(ledger: Ledger, ask: Ask) -> Decision:
@@ -218,7 +226,8 @@ def _carry_out(
     if decision.standing is not None:
         return Result(course_id, "unchanged", course, decision.standing.status)
     if decision.seat == "seat":
-        move(ledger, student_id, course_id, "enrolled", origin, override_id=use(ledger, decision.used, origin))
+        override_id = use(ledger, decision.used, origin) if decision.used else None
+        move(ledger, student_id, course_id, "enrolled", origin, override_id=override_id)
         return Result(course_id, "enrolled", course, "enrolled")
     move(ledger, student_id, course_id, "waitlisted", origin, swap_drops=swap_drops)
     return Result(course_id, "waitlisted", course, "waitlisted", position=ledger.courses[course_id].waitlisted)

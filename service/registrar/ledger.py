@@ -28,10 +28,8 @@ class Undo:
 
     def __init__(self) -> None:
         self._steps: list[tuple[Callable[[Any, Any], None], Any, Any]] = []
-
-    def add(self, put_back: Callable[[Key, Any], None], key: Key, old: object) -> None:
-        """Remember what was there, None for nothing."""
-        self._steps.append((put_back, key, old))
+        self.add = self._steps.append
+        """Remember how to put back, for a key, what was there; None for nothing."""
 
     def rollback(self) -> None:
         """Undo everything since the last ``keep``."""
@@ -50,11 +48,12 @@ class Table(Generic[Key, Row]):
     def __init__(self, undo: Undo | None = None) -> None:
         self._rows: dict[Key, Row] = {}
         self._loaded: dict[Key, Row | None] = {}
-        self._undo = undo or Undo()
+        undo = undo or Undo()
+        self._remember, self._put_back = undo.add, self._set
         self._indexes: dict[UniqueKey[Row], dict[Hashable, Row]] = {}
         self.get = self._rows.get
         """Look a row up; None where there is none."""
-        self.rollback, self.keep = self._undo.rollback, self._undo.keep
+        self.rollback, self.keep = undo.rollback, undo.keep
 
     def load(self, key: Key, row: Row) -> None:
         """Take in a row as the database has it, unless a change has made another of it."""
@@ -82,7 +81,7 @@ class Table(Generic[Key, Row]):
         old = self._rows.get(key)
         if key not in self._loaded:
             self._loaded[key] = old
-        self._undo.add(self._set, key, old)
+        self._remember((self._put_back, key, old))
         self._set(key, row)
 
     def saved(self) -> list[Row]:
@@ -367,8 +366,9 @@ class Ledger:
         if joins:
             self.lines.setdefault(course_id, Line()).joined.append((row.place, student_id))
         marks = self._marks.setdefault(student_id, {})
-        self._undo.add(_put_mark, (marks, course_id), marks.get(course_id))
-        _put_mark((marks, course_id), mark_of(row))
+        where = marks, course_id
+        self._undo.add((_put_mark, where, marks.get(course_id)))
+        _put_mark(where, mark_of(row))
 
     def put_hold(self, row: Hold) -> None:
         """Set a hold."""

@@ -31,7 +31,8 @@ def _candidates(ledger: Ledger) -> list[int]:
     for student_id in ledger.touched_students:
         if ledger.has_student(student_id):
             marks = ledger.marks(student_id)
-            candidates.update(course_id for course_id, mark in marks.items() if mark == "waitlisted")
+            if "waitlisted" in marks.values():
+                candidates.update([course_id for course_id, mark in marks.items() if mark == "waitlisted"])
     return sorted(candidates)
 
 

@@ -57,6 +57,8 @@ def enrollment_closed(application: Application) -> Iterable[Refusal]:
 
 def hold(application: Application) -> Iterable[Refusal]:
     """A hold on the student is in force."""
+    if not application.holds:
+        return NONE
     return [
         Refusal("hold", application.course_id, {"reason": each.reason})
         for each in application.holds
@@ -66,6 +68,8 @@ def hold(application: Application) -> Iterable[Refusal]:
 
 def prerequisite_missing(application: Application) -> Iterable[Refusal]:
     """The student has not passed any course of a group that the course requires."""
+    if not application.groups:
+        return NONE
     return [
         Refusal("prerequisite_missing", application.course_id, {"any_of": list(group.codes)})
         for group in application.groups
@@ -75,6 +79,8 @@ def prerequisite_missing(application: Application) -> Iterable[Refusal]:
 
 def corequisite_missing(application: Application) -> Iterable[Refusal]:
     """The student neither has nor asks for any course of a group that goes with the course."""
+    if not application.groups:
+        return NONE
     return [
         Refusal("corequisite_missing", application.course_id, {"any_of": list(group.codes)})
         for group in application.groups
@@ -84,6 +90,8 @@ def corequisite_missing(application: Application) -> Iterable[Refusal]:
 
 def antirequisite(application: Application) -> Iterable[Refusal]:
     """The student has, or asks for, a course that rules the course out."""
+    if not application.groups:
+        return NONE
     return [
         Refusal("antirequisite", application.course_id, {"course_code": code})
         for group in application.groups
@@ -96,7 +104,7 @@ def antirequisite(application: Application) -> Iterable[Refusal]:
 def time_conflict(application: Application) -> Iterable[Refusal]:
     """The course meets at the same time as another one in which the student has a seat."""
     course = application.course
-    if course is None or application.seat != "seat":
+    if course is None or application.seat != "seat" or not application.seated:
         return NONE
     return [
         Refusal("time_conflict", application.course_id, {"with_course_id": other.id})
