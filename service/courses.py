@@ -39,11 +39,11 @@ from service.values import (
     WaitlistCapacity,
 )
 from service.web.endpoint import Call, ETags, Reply, endpoint
-from service.web.paging import Page, Paging, decode_cursor, page_of
+from service.web.paging import Paging, WrittenPage, decode_cursor, written_page
 from service.web.problems import invalid
 from sql import Connection
 from sql import courses as sql
-from sql.courses import CourseStatus, get_course, list_courses, list_courses_by_code
+from sql.courses import CourseStatus, get_course
 from sql.requirements import RequirementKind, load_requirements
 
 
@@ -185,7 +185,7 @@ async def create_course(call: Call, body: NewCourse) -> Reply[Course]:
 
 
 @endpoint("GET", "/courses")
-async def search_courses(call: Call, query: CourseQuery) -> Page[Course]:
+async def search_courses(call: Call, query: CourseQuery) -> WrittenPage[Course]:
     """List courses by id: all of them, those with a code, those of a term, or the one with an external id."""
     filters = [name for name in ("code", "term_id", "external_id") if getattr(query, name) is not None]
     if len(filters) > 1:
@@ -194,14 +194,14 @@ async def search_courses(call: Call, query: CourseQuery) -> Page[Course]:
     after = decode_cursor(query.cursor, of)
     async with call[DATABASE].reading() as connection:
         if query.external_id is not None:
-            rows = await sql.find_courses_by_external_id(connection, query.external_id)
+            [page] = await sql.find_courses_by_external_id(connection, query.external_id)
         elif query.term_id is not None:
-            rows = await sql.list_courses_of_term(connection, query.term_id, after, query.limit + 1)
+            [page] = await sql.list_courses_of_term(connection, query.term_id, after, query.limit)
         elif query.code is not None:
-            rows = await list_courses_by_code(connection, query.code, after, query.limit + 1)
+            [page] = await sql.list_courses_by_code(connection, query.code, after, query.limit)
         else:
-            rows = await list_courses(connection, after, query.limit + 1)
-    return page_of([course_of(row) for row in rows], query.limit, of, lambda course: course.id)
+            [page] = await sql.list_courses(connection, after, query.limit)
+    return written_page(page.items, page.next_after, of)
 
 
 @endpoint("GET", "/courses/{course_id}", problems=[CourseNotFound])

@@ -36,9 +36,10 @@ from service.registrar.changes import (
 from service.registrar.rules import sentence
 from service.values import Credits, Grade, IdInBody, IdInPath, Input, ReasonQuery, Truth
 from service.web.endpoint import Call, Reply, endpoint
-from service.web.paging import Item, Paging, WrittenPage, decode_cursor, encode_cursor
+from service.web.paging import Paging, WrittenPage, decode_cursor, written_page
 from service.web.problems import InternalError, Problem, problem_of
 from sql import Connection
+from sql import WrittenPage as Written
 from sql import enrollments as sql
 from sql.courses import Course, get_course, load_courses
 from sql.enrollments import CoursesAsked, Status, StudentsAsked
@@ -338,10 +339,10 @@ async def list_student_courses(
     page = await call[COURSES_OF_STUDENTS].submit(CoursesAsked(student_id, query.status, after, query.limit), call.gone)
     if page is None:
         raise StudentNotFound(student_id)
-    return _written(page, of)
+    return written_page(page.items, page.next_after, of)
 
 
-async def find_courses(connection: Connection, asked: list[CoursesAsked]) -> dict[CoursesAsked, sql.WrittenPage]:
+async def find_courses(connection: Connection, asked: list[CoursesAsked]) -> dict[CoursesAsked, Written]:
     """Read pages of students' courses; there is none of a student who does not exist."""
     found = {asked[page.number - 1]: page for page in await sql.list_courses_of_students(connection, asked)}
     if empty := [each for each, page in found.items() if page.items is None]:
@@ -350,11 +351,6 @@ async def find_courses(connection: Connection, asked: list[CoursesAsked]) -> dic
             if each.student_id not in there:
                 del found[each]
     return found
-
-
-def _written(page: sql.WrittenPage, of: str) -> WrittenPage[Item]:
-    """Add the cursor of the next page."""
-    return WrittenPage(page.items or "[]", None if page.next_after is None else encode_cursor(of, page.next_after))
 
 
 @endpoint(
@@ -411,7 +407,7 @@ async def list_course_students(
     """List a course's students by student id: its roster. Those waitlisted come in the order of the line."""
     of = f"students of {course_id} {query.status}"
     after = decode_cursor(query.cursor, of)
-    page: sql.WrittenPage | None
+    page: Written | None
     if query.status == "waitlisted":
         async with call[DATABASE].reading() as connection:
             [page] = await sql.list_line(connection, course_id, after, query.limit)
@@ -422,10 +418,10 @@ async def list_course_students(
         page = await call[STUDENTS_OF_COURSES].submit(asked, call.gone)
         if page is None:
             raise CourseNotFound(course_id)
-    return _written(page, of)
+    return written_page(page.items, page.next_after, of)
 
 
-async def find_students(connection: Connection, asked: list[StudentsAsked]) -> dict[StudentsAsked, sql.WrittenPage]:
+async def find_students(connection: Connection, asked: list[StudentsAsked]) -> dict[StudentsAsked, Written]:
     """Read pages of courses' students; there is none of a course that does not exist."""
     found = {asked[page.number - 1]: page for page in await sql.list_students_of_courses(connection, asked)}
     if empty := [each for each, page in found.items() if page.items is None]:

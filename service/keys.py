@@ -7,8 +7,9 @@ from service.database import Database
 from service.registrar import Registrar
 from service.registrar.changes import Origin
 from service.web.endpoint import Call
+from sql import WrittenPage
 from sql.courses import Course
-from sql.enrollments import CoursesAsked, StudentsAsked, WrittenPage
+from sql.enrollments import CoursesAsked, StudentsAsked
 from sql.students import Student
 
 DATABASE = web.AppKey("database", Database)

@@ -8,7 +8,7 @@ a batch makes many. ``tests/test_sql.py`` holds every statement to that.
 
 from collections.abc import Sequence
 from operator import attrgetter
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import asyncpg
 
@@ -19,6 +19,17 @@ if TYPE_CHECKING:
     Connection: TypeAlias = asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]
 else:
     Connection: TypeAlias = asyncpg.Connection
+
+
+class WrittenPage(NamedTuple):
+    """One of the pages asked for, counted from 1: a JSON array as the API shows it, None without a row.
+
+    ``next_after`` is the key after which the next page begins, None where this is the last.
+    """
+
+    number: int
+    items: str | None
+    next_after: int | None
 
 
 def columns(rows: "Sequence[DataclassInstance | tuple[object, ...]]") -> list[Sequence[object]]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final, Literal, NamedTuple, TypeAlias
 
-from sql import Connection, columns
+from sql import Connection, WrittenPage, columns
 
 CourseStatus: TypeAlias = Literal["open", "cancelled"]
 
@@ -58,49 +58,126 @@ async def get_course(connection: Connection, course_id: int) -> Course | None:
 
 LIST_COURSES: Final = """
 SELECT
-    id, external_id, term_id, code, title, credits, capacity, waitlist_capacity, meetings, status, seats_taken,
-    waitlisted, version, created_at, updated_at
-FROM courses
-WHERE id > $1::bigint
-ORDER BY id
-LIMIT $2::bigint
+    1::bigint AS number,
+    page.items,
+    CASE
+        WHEN page.size = $2::bigint AND page.last_id < (
+            SELECT max(id)
+            FROM courses
+        ) THEN page.last_id
+    END AS next_after
+FROM (
+    SELECT json_agg(item)::text AS items, count(*) AS size, max(item.id) AS last_id
+    FROM (
+        SELECT
+            id,
+            external_id,
+            code,
+            title,
+            credits,
+            term_id,
+            capacity,
+            waitlist_capacity,
+            meetings,
+            status,
+            seats_taken,
+            CASE WHEN capacity IS NOT NULL THEN greatest(0, capacity - seats_taken) END AS seats_free,
+            waitlisted,
+            version,
+            to_char(created_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS created_at,
+            to_char(updated_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS updated_at
+        FROM courses
+        WHERE id > $1::bigint
+        ORDER BY id
+        LIMIT $2::bigint
+    ) AS item
+) AS page
 """
 
 
-async def list_courses(connection: Connection, after_id: int, limit: int) -> list[Course]:
-    """Read a page of courses by id."""
-    return [Course._make(row) for row in await connection.fetch(LIST_COURSES, after_id, limit)]
+async def list_courses(connection: Connection, after_id: int, limit: int) -> list[WrittenPage]:
+    """Write a page of courses by id; the session's time zone is UTC."""
+    return [WrittenPage._make(row) for row in await connection.fetch(LIST_COURSES, after_id, limit)]
 
 
 LIST_COURSES_BY_CODE: Final = """
 SELECT
-    id, external_id, term_id, code, title, credits, capacity, waitlist_capacity, meetings, status, seats_taken,
-    waitlisted, version, created_at, updated_at
-FROM courses
-WHERE code = $1::text
-    AND id > $2::bigint
-ORDER BY id
-LIMIT $3::bigint
+    1::bigint AS number,
+    page.items,
+    CASE
+        WHEN page.size = $3::bigint AND page.last_id < (
+            SELECT max(id)
+            FROM courses
+            WHERE code = $1::text
+        ) THEN page.last_id
+    END AS next_after
+FROM (
+    SELECT json_agg(item)::text AS items, count(*) AS size, max(item.id) AS last_id
+    FROM (
+        SELECT
+            id,
+            external_id,
+            code,
+            title,
+            credits,
+            term_id,
+            capacity,
+            waitlist_capacity,
+            meetings,
+            status,
+            seats_taken,
+            CASE WHEN capacity IS NOT NULL THEN greatest(0, capacity - seats_taken) END AS seats_free,
+            waitlisted,
+            version,
+            to_char(created_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS created_at,
+            to_char(updated_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS updated_at
+        FROM courses
+        WHERE code = $1::text
+            AND id > $2::bigint
+        ORDER BY id
+        LIMIT $3::bigint
+    ) AS item
+) AS page
 """
 
 
-async def list_courses_by_code(connection: Connection, code: str, after_id: int, limit: int) -> list[Course]:
-    """Read a page of the courses with a code by id."""
-    return [Course._make(row) for row in await connection.fetch(LIST_COURSES_BY_CODE, code, after_id, limit)]
+async def list_courses_by_code(connection: Connection, code: str, after_id: int, limit: int) -> list[WrittenPage]:
+    """Write a page of the courses with a code by id; the session's time zone is UTC."""
+    return [WrittenPage._make(row) for row in await connection.fetch(LIST_COURSES_BY_CODE, code, after_id, limit)]
 
 
 FIND_COURSES_BY_EXTERNAL_ID: Final = """
-SELECT
-    id, external_id, term_id, code, title, credits, capacity, waitlist_capacity, meetings, status, seats_taken,
-    waitlisted, version, created_at, updated_at
-FROM courses
-WHERE external_id = $1::text
+SELECT 1::bigint AS number, page.items, NULL::bigint AS next_after
+FROM (
+    SELECT json_agg(item)::text AS items
+    FROM (
+        SELECT
+            id,
+            external_id,
+            code,
+            title,
+            credits,
+            term_id,
+            capacity,
+            waitlist_capacity,
+            meetings,
+            status,
+            seats_taken,
+            CASE WHEN capacity IS NOT NULL THEN greatest(0, capacity - seats_taken) END AS seats_free,
+            waitlisted,
+            version,
+            to_char(created_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS created_at,
+            to_char(updated_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS updated_at
+        FROM courses
+        WHERE external_id = $1::text
+    ) AS item
+) AS page
 """
 
 
-async def find_courses_by_external_id(connection: Connection, external_id: str) -> list[Course]:
-    """Read the one course with an external id."""
-    return [Course._make(row) for row in await connection.fetch(FIND_COURSES_BY_EXTERNAL_ID, external_id)]
+async def find_courses_by_external_id(connection: Connection, external_id: str) -> list[WrittenPage]:
+    """Write the one course with an external id as a page; the session's time zone is UTC."""
+    return [WrittenPage._make(row) for row in await connection.fetch(FIND_COURSES_BY_EXTERNAL_ID, external_id)]
 
 
 LOAD_COURSES: Final = """
@@ -194,19 +271,48 @@ async def load_promotable(connection: Connection) -> list[int]:
 
 LIST_COURSES_OF_TERM: Final = """
 SELECT
-    id, external_id, term_id, code, title, credits, capacity, waitlist_capacity, meetings, status, seats_taken,
-    waitlisted, version, created_at, updated_at
-FROM courses
-WHERE term_id = $1::bigint
-    AND id > $2::bigint
-ORDER BY id
-LIMIT $3::bigint
+    1::bigint AS number,
+    page.items,
+    CASE
+        WHEN page.size = $3::bigint AND page.last_id < (
+            SELECT max(id)
+            FROM courses
+            WHERE term_id = $1::bigint
+        ) THEN page.last_id
+    END AS next_after
+FROM (
+    SELECT json_agg(item)::text AS items, count(*) AS size, max(item.id) AS last_id
+    FROM (
+        SELECT
+            id,
+            external_id,
+            code,
+            title,
+            credits,
+            term_id,
+            capacity,
+            waitlist_capacity,
+            meetings,
+            status,
+            seats_taken,
+            CASE WHEN capacity IS NOT NULL THEN greatest(0, capacity - seats_taken) END AS seats_free,
+            waitlisted,
+            version,
+            to_char(created_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS created_at,
+            to_char(updated_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS updated_at
+        FROM courses
+        WHERE term_id = $1::bigint
+            AND id > $2::bigint
+        ORDER BY id
+        LIMIT $3::bigint
+    ) AS item
+) AS page
 """
 
 
-async def list_courses_of_term(connection: Connection, term_id: int, after_id: int, limit: int) -> list[Course]:
-    """Read a page of a term's courses by id."""
-    return [Course._make(row) for row in await connection.fetch(LIST_COURSES_OF_TERM, term_id, after_id, limit)]
+async def list_courses_of_term(connection: Connection, term_id: int, after_id: int, limit: int) -> list[WrittenPage]:
+    """Write a page of a term's courses by id; the session's time zone is UTC."""
+    return [WrittenPage._make(row) for row in await connection.fetch(LIST_COURSES_OF_TERM, term_id, after_id, limit)]
 
 
 SAVE_COURSES: Final = """

@@ -6,7 +6,7 @@ from datetime import datetime
 from operator import attrgetter
 from typing import Final, Literal, NamedTuple, TypeAlias
 
-from sql import Connection, columns
+from sql import Connection, WrittenPage, columns
 from sql.feed import Event
 
 Status: TypeAlias = Literal["enrolled", "waitlisted", "completed", "dropped", "withdrawn"]
@@ -51,17 +51,6 @@ class StudentsAsked:
     status: Status
     after_student_id: int
     page_limit: int
-
-
-class WrittenPage(NamedTuple):
-    """One of the pages asked for, counted from 1: a JSON array as the API shows it, None without a row.
-
-    ``next_after`` is the key after which the next page begins, None where this is the last.
-    """
-
-    number: int
-    items: str | None
-    next_after: int | None
 
 
 LOAD_ENROLLMENTS: Final = """

@@ -4,6 +4,7 @@ import json
 from datetime import datetime
 from typing import Any
 
+from service.courses import search_courses
 from service.enrollments import list_course_students, list_student_courses
 from sql import Connection
 from tests.campus import (
@@ -26,6 +27,7 @@ from tests.campus import (
 from tests.conftest import Client
 
 LARGEST = 2**63 - 1
+TERM = {"code": "F", "name": "Fall", "starts_on": "2030-09-01", "ends_on": "2030-12-20"}
 
 
 def outcomes(answer: Answer) -> list[tuple[int, str]]:
@@ -124,6 +126,9 @@ async def test_retrieve_student_courses(client: Client) -> None:
 
 async def test_what_the_database_writes_is_what_the_models_would_write(client: Client) -> None:
     awkward = 'Ünïcode "quoted" \\ +00:00'
+    term = (await create(client, "/terms", TERM))["id"]
+    met = [{"day": "mon", "start": "09:00", "end": "10:00"}]
+    await new_course(client, code="AWK", external_id="X-1", term_id=term, meetings=met, capacity=0, waitlist_capacity=3)
     ada = await new_student(client, given_name=awkward, family_name="O'Neil <b>")
     full = await new_course(client, title=awkward, capacity=1, credits=0.5)
     await enroll(client, await new_student(client), full)
@@ -142,6 +147,12 @@ async def test_what_the_database_writes_is_what_the_models_would_write(client: C
         (f"/courses/{last}/students", list_course_students),
         (f"/courses/{full}/students?status=waitlisted", list_course_students),
         (f"/courses/{full}/students?status=withdrawn", list_course_students),
+        ("/courses", search_courses),
+        ("/courses?limit=2", search_courses),
+        ("/courses?code=AWK", search_courses),
+        (f"/courses?term_id={term}", search_courses),
+        ("/courses?external_id=X-1", search_courses),
+        ("/courses?external_id=X-2", search_courses),
     ):
         body = await read(client, path)
         assert endpoint.answer is not None

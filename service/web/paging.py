@@ -5,7 +5,7 @@ import binascii
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
@@ -81,6 +81,11 @@ def page_of(rows: Sequence[Item], limit: int, of: str, key: Callable[[Item], int
     """Make a page of rows that were asked for with one more than ``limit``: that one tells that there is a next page."""
     items = list(rows[:limit])
     return Page(items, None if len(rows) <= limit else encode_cursor(of, key(items[-1])))
+
+
+def written_page(items: str | None, next_after: int | None, of: str) -> WrittenPage[Any]:
+    """Make a page of what the database has written: a JSON array, None of nothing, and after what to go on, if at all."""
+    return WrittenPage(items or "[]", None if next_after is None else encode_cursor(of, next_after))
 
 
 def encode_cursor(of: str, after: int) -> str:
