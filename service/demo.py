@@ -76,7 +76,7 @@ async def fill(settings: Settings, size: Size) -> int:
         async with database.reading() as connection:
             if (
                 await list_students(connection, 0, 1)
-                or await list_courses(connection, 0, 1)
+                or (await list_courses(connection, 0, 1))[0].items
                 or await list_terms(connection, 0, 1)
             ):
                 print("error: the demo fills an empty database only, and this one holds something", file=sys.stderr)
