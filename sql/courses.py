@@ -350,21 +350,6 @@ async def save_courses(connection: Connection, courses: Sequence[Course]) -> Non
     await connection.execute(SAVE_COURSES, *columns(courses))
 
 
-SAVE_SEATS: Final = """
-UPDATE courses
-SET
-    seats_taken = counted.seats_taken,
-    waitlisted = counted.waitlisted
-FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS counted (course_id, seats_taken, waitlisted)
-WHERE courses.id = counted.course_id
-"""
-
-
-async def save_seats(connection: Connection, seats: Sequence[Seats]) -> None:
-    """Update seat counters and nothing else of their courses."""
-    await connection.execute(SAVE_SEATS, *columns(seats))
-
-
 DELETE_COURSES: Final = """
 DELETE FROM courses
 WHERE id = ANY($1::bigint[])

@@ -7,6 +7,7 @@ from operator import attrgetter
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from sql import Connection, WrittenPage, columns
+from sql.courses import Seats
 from sql.feed import Event
 
 Status: TypeAlias = Literal["enrolled", "waitlisted", "completed", "dropped", "withdrawn"]
@@ -79,7 +80,7 @@ async def load_enrollments(connection: Connection, pairs: Sequence[Pair]) -> lis
 class Transcript(NamedTuple):
     """What a student may and has, in ids of courses; None stands for no course, and for no limit of the student's own.
 
-    Completed courses are either ``passed`` or ``failed``. ``has_holds`` and ``has_overrides`` tell whether any has not
+    Completed courses are either ``passed`` or ``failed``, ``gone`` are those dropped and withdrawn. ``has_holds`` and ``has_overrides`` tell whether any has not
     ended.
     """
 
@@ -89,6 +90,7 @@ class Transcript(NamedTuple):
     waitlisted: list[int] | None
     passed: list[int] | None
     failed: list[int] | None
+    gone: list[int] | None
     has_holds: bool
     has_overrides: bool
 
@@ -101,6 +103,7 @@ SELECT
     mine.waitlisted,
     mine.passed,
     mine.failed,
+    mine.gone,
     EXISTS (
         SELECT FROM holds
         WHERE holds.student_id = students.id
@@ -118,10 +121,10 @@ CROSS JOIN LATERAL (
         array_agg(course_id) FILTER (WHERE status = 'enrolled') AS enrolled,
         array_agg(course_id) FILTER (WHERE status = 'waitlisted') AS waitlisted,
         array_agg(course_id) FILTER (WHERE status = 'completed' AND passed) AS passed,
-        array_agg(course_id) FILTER (WHERE status = 'completed' AND NOT passed) AS failed
+        array_agg(course_id) FILTER (WHERE status = 'completed' AND NOT passed) AS failed,
+        array_agg(course_id) FILTER (WHERE status IN ('dropped', 'withdrawn')) AS gone
     FROM student_courses
     WHERE student_courses.student_id = students.id
-        AND status IN ('enrolled', 'waitlisted', 'completed')
 ) AS mine
 WHERE students.id = ANY($1::bigint[])
 """
@@ -258,20 +261,33 @@ WITH moved AS (
         override_id = excluded.override_id,
         swap_drops = excluded.swap_drops,
         skipped = excluded.skipped
+),
+counted AS (
+    UPDATE courses
+    SET
+        seats_taken = counters.seats_taken,
+        waitlisted = counters.waitlisted
+    FROM unnest($12::bigint[], $13::bigint[], $14::bigint[]) AS counters (course_id, seats_taken, waitlisted)
+    WHERE courses.id = counters.course_id
 )
 INSERT INTO events (
     position, type, occurred_at, actor, request_id, reason, student_id, course_id, term_id, before, after
 )
 SELECT
-    unnest($12::bigint[]), unnest($13::text[]), unnest($14::timestamptz[]), unnest($15::text[]), unnest($16::text[]),
-    unnest($17::text[]), unnest($18::bigint[]), unnest($19::bigint[]), unnest($20::bigint[]),
-    unnest($21::json[]), unnest($22::json[])
+    unnest($15::bigint[]), unnest($16::text[]), unnest($17::timestamptz[]), unnest($18::text[]), unnest($19::text[]),
+    unnest($20::text[]), unnest($21::bigint[]), unnest($22::bigint[]), unnest($23::bigint[]),
+    unnest($24::json[]), unnest($25::json[])
 """
 
 
-async def record_moves(connection: Connection, enrollments: Sequence[Enrollment], events: Sequence[Event]) -> None:
-    """Insert or update the states of (student, course) pairs, and append events, whose positions follow the newest."""
-    await connection.execute(RECORD_MOVES, *columns(enrollments), *columns(events))
+async def record_moves(
+    connection: Connection, enrollments: Sequence[Enrollment], seats: Sequence[Seats], events: Sequence[Event]
+) -> None:
+    """Insert or update the states of (student, course) pairs, set seat counters and nothing else of their courses, and
+    append events, whose positions follow the newest one.
+    """
+    counters = columns(seats) if seats else [()] * len(Seats._fields)
+    await connection.execute(RECORD_MOVES, *columns(enrollments), *counters, *columns(events))
 
 
 LIST_COURSES_OF_STUDENTS: Final = """

@@ -43,6 +43,10 @@ class Catalog:
         if term_id is not None:
             self.terms.pop(term_id, None)
 
+    def is_full(self) -> bool:
+        """Tell whether more is known than is worth the memory."""
+        return max(len(self.definitions), len(self.requirements)) > MOST_COURSES
+
     def clear(self) -> None:
         """Forget everything."""
         self.epoch = None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import groupby, starmap
 from typing import Any, Generic
 
-from service.registrar.catalog import MOST_COURSES, Catalog
+from service.registrar.catalog import Catalog
 from service.registrar.changes import (
     Cancel,
     Change,
@@ -80,7 +80,7 @@ async def open_ledger(connection: Connection, changes: Sequence[Change[Any]], ca
 
 async def _refresh(connection: Connection, catalog: Catalog, head: feed.Head) -> None:
     """Bring the catalog to the newest position: forget what others have changed since."""
-    if catalog.epoch != head.epoch or catalog.position > head.position or len(catalog.definitions) > MOST_COURSES:
+    if catalog.epoch != head.epoch or catalog.position > head.position or catalog.is_full():
         catalog.clear()
     elif catalog.position < head.position:
         for edit in await feed.load_edits(connection, catalog.position):
@@ -144,11 +144,12 @@ async def load(connection: Connection, ledger: Ledger, missing: Missing) -> None
         for override in await overrides.find_overrides(connection, sorted(missing.overrides)):
             ledger.load_override(override)
     await _load_waits(connection, ledger, missing)
-    if pairs := missing.pairs - ledger.known_pairs:
-        for row in await enrollments.load_enrollments(connection, [*starmap(enrollments.Pair, sorted(pairs))]):
-            ledger.load_enrollment(row)
-        ledger.known_pairs |= pairs
     had, waited_for = await _load_students(connection, ledger, missing.students - ledger.known_students)
+    pairs = missing.pairs - ledger.known_pairs
+    if there := sorted([pair for pair in pairs if not ledger.never_had(*pair)]):
+        for row in await enrollments.load_enrollments(connection, [*starmap(enrollments.Pair, there)]):
+            ledger.load_enrollment(row)
+    ledger.known_pairs |= pairs
     await _load_courses(connection, ledger, (missing.courses | missing.rosters | waited_for) - ledger.known_courses)
     await _load_catalog(connection, ledger, missing.definitions | had, missing.terms)
 
@@ -320,7 +321,7 @@ async def record(connection: Connection, ledger: Ledger) -> None:
         await overrides.save_overrides(connection, saved_overrides)
     await _record_requirements(connection, ledger)
     if saved := ledger.enrollments.saved():
-        await enrollments.record_moves(connection, saved, ledger.events)
+        await enrollments.record_moves(connection, saved, _counters(ledger), ledger.events)
     else:
         await feed.record_events(connection, ledger.events)
 
@@ -377,18 +378,24 @@ async def _save_terms(connection: Connection, table: Table[int, Term]) -> None:
 
 
 async def _save_courses(connection: Connection, table: Table[int, Course]) -> None:
-    """Save courses, and of those of which only the seats moved nothing but the counters."""
-    edited, counted = [], []
-    for course in table.saved():
-        loaded = table.loaded(course.id)
-        if loaded is not None and loaded.version == course.version:
-            counted.append(Seats(course.id, course.seats_taken, course.waitlisted))
-        else:
-            edited.append(course)
-    if edited:
+    """Save courses but those of which only the seats moved."""
+    if edited := [course for course in table.saved() if not _only_seats_moved(table, course)]:
         await courses.save_courses(connection, edited)
-    if counted:
-        await courses.save_seats(connection, counted)
+
+
+def _counters(ledger: Ledger) -> list[Seats]:
+    """List the counters of the courses of which only the seats moved."""
+    table = ledger.courses
+    return [
+        Seats(course.id, course.seats_taken, course.waitlisted)
+        for course in table.saved()
+        if _only_seats_moved(table, course)
+    ]
+
+
+def _only_seats_moved(table: Table[int, Course], course: Course) -> bool:
+    loaded = table.loaded(course.id)
+    return loaded is not None and loaded.version == course.version
 
 
 STUDENTS = Store(

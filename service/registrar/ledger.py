@@ -192,6 +192,8 @@ class Ledger:
         self.insiders: dict[int, set[int]] = {}
         self._marks: dict[int, dict[int, Mark]] = {}
         self._limits: dict[int, float | None] = {}
+        self._gone: dict[int, list[int]] = {}
+        """The courses that students were out of before this batch."""
         # By student and by course, each a superset of what is in the table.
         self._courses_of: dict[int, set[int]] = defaultdict(set)
         self._students_of: dict[int, set[int]] = defaultdict(set)
@@ -255,6 +257,14 @@ class Ledger:
         if student_id not in self.known_students:
             raise Missing(students={student_id})
         return self._marks.get(student_id, {})
+
+    def never_had(self, student_id: int, course_id: int) -> bool:
+        """Tell whether it is known of a student, without a look at the pair, to have no row in a course."""
+        return (
+            student_id in self.known_students
+            and course_id not in self._marks.get(student_id, ())
+            and course_id not in self._gone.get(student_id, ())
+        )
 
     def enrollment(self, student_id: int, course_id: int) -> Enrollment | None:
         """Look up the state of a student in a course."""
@@ -334,6 +344,8 @@ class Ledger:
             marks.update(dict.fromkeys(row.failed, "failed"))
         self._marks[row.student_id] = marks
         self._limits[row.student_id] = row.max_credits
+        if row.gone:
+            self._gone[row.student_id] = row.gone
         if row.student_id in self._courses_of:
             for enrollment in self.courses_of(row.student_id):
                 _put_mark((marks, enrollment.course_id), mark_of(enrollment))
