@@ -1,12 +1,13 @@
 """Enrollments: what callers send and see of them, and the handlers."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Annotated, Literal, NotRequired, Self, TypeAlias, cast
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
@@ -35,11 +36,11 @@ from service.registrar.changes import (
 )
 from service.registrar.rules import sentence
 from service.values import Credits, Grade, IdInBody, IdInPath, Input, ReasonQuery, Truth
-from service.web.endpoint import Call, Reply, endpoint
+from service.web.endpoint import Call, Reply, Written, endpoint
 from service.web.paging import Paging, WrittenPage, decode_cursor, written_page
 from service.web.problems import InternalError, Problem, problem_of
 from sql import Connection
-from sql import WrittenPage as Written
+from sql import WrittenPage as WrittenInSql
 from sql import enrollments as sql
 from sql.courses import Course, get_course, load_courses
 from sql.enrollments import CoursesAsked, Status, StudentsAsked
@@ -270,7 +271,7 @@ class CourseStudentsQuery(Paging):
 )
 async def enroll_student(
     call: Call, student_id: IdInPath, query: DryRun, body: EnrollmentRequest
-) -> Reply[Preview | Enrollments]:
+) -> Reply[Written[Preview | Enrollments]]:
     """Enroll a student in courses.
 
     201 when the student got a seat or a place in line in any of them, 200 when nothing changed. A course that the
@@ -291,13 +292,17 @@ def enrollment(call: Call, student_id: int, body: EnrollmentRequest) -> Enroll:
     )
 
 
-async def _answer(call: Call, change: Enroll | Swap, *, dry_run: bool) -> Reply[Preview | Enrollments]:
+async def _answer(call: Call, change: Enroll | Swap, *, dry_run: bool) -> Reply[Written[Preview | Enrollments]]:
     """Make a change, or only ask what it would answer."""
     results = await (call[REGISTRAR].preview(change) if dry_run else call[REGISTRAR].submit(change))
-    shown = [_result(result) for result in results]
     if dry_run:
-        return Reply(Preview(student_id=change.student_id, results=shown), 200)
-    return Reply(Enrollments(student_id=change.student_id, results=shown), 201 if created(results) else 200)
+        return Reply(Written(_enrollments(change.student_id, results, ',"dry_run":true')), 200)
+    return Reply(Written(_enrollments(change.student_id, results)), 201 if created(results) else 200)
+
+
+def _enrollments(student_id: int, results: Iterable[Result], more: str = "") -> str:
+    """Write what became of each course, as ``Enrollments`` or with ``more`` members."""
+    return f'{{"student_id":{student_id},"results":[{",".join([_result(result) for result in results])}]{more}}}'
 
 
 def created(results: Sequence[Result]) -> bool:
@@ -313,7 +318,7 @@ def created(results: Sequence[Result]) -> bool:
 )
 async def swap_courses(
     call: Call, student_id: IdInPath, query: DryRun, body: SwapRequest
-) -> Reply[Preview | Enrollments]:
+) -> Reply[Written[Preview | Enrollments]]:
     """Drop courses and enroll in others, all or nothing.
 
     The adds are judged as if the drops were gone, so that their time and credits are free. If the one to add only gets
@@ -342,7 +347,7 @@ async def list_student_courses(
     return written_page(page.items, page.next_after, of)
 
 
-async def find_courses(connection: Connection, asked: list[CoursesAsked]) -> dict[CoursesAsked, Written]:
+async def find_courses(connection: Connection, asked: list[CoursesAsked]) -> dict[CoursesAsked, WrittenInSql]:
     """Read pages of students' courses; there is none of a student who does not exist."""
     found = {asked[page.number - 1]: page for page in await sql.list_courses_of_students(connection, asked)}
     if empty := [each for each, page in found.items() if page.items is None]:
@@ -407,7 +412,7 @@ async def list_course_students(
     """List a course's students by student id: its roster. Those waitlisted come in the order of the line."""
     of = f"students of {course_id} {query.status}"
     after = decode_cursor(query.cursor, of)
-    page: Written | None
+    page: WrittenInSql | None
     if query.status == "waitlisted":
         async with call[DATABASE].reading() as connection:
             [page] = await sql.list_line(connection, course_id, after, query.limit)
@@ -421,7 +426,7 @@ async def list_course_students(
     return written_page(page.items, page.next_after, of)
 
 
-async def find_students(connection: Connection, asked: list[StudentsAsked]) -> dict[StudentsAsked, Written]:
+async def find_students(connection: Connection, asked: list[StudentsAsked]) -> dict[StudentsAsked, WrittenInSql]:
     """Read pages of courses' students; there is none of a course that does not exist."""
     found = {asked[page.number - 1]: page for page in await sql.list_students_of_courses(connection, asked)}
     if empty := [each for each, page in found.items() if page.items is None]:
@@ -432,19 +437,40 @@ async def find_students(connection: Connection, asked: list[StudentsAsked]) -> d
     return found
 
 
-def _result(result: Result) -> EnrollmentResult:
-    if result.course is None or result.outcome == "refused":
-        return Refused(course_id=result.course_id, errors=[_reason(refusal) for refusal in result.refusals])
-    info = _info(result.course)
-    if result.outcome == "unchanged":
-        assert result.status is not None
-        return Unchanged(course_id=result.course_id, status=result.status, course=info)
+def _result(result: Result) -> str:
+    """Write what became of one course."""
+    course = result.course
+    if course is None or result.outcome == "refused":
+        return _json(Refused(course_id=result.course_id, errors=[_reason(refusal) for refusal in result.refusals]))
     if result.outcome == "waitlisted":
         assert result.position is not None
-        return Waitlisted(course_id=result.course_id, position=result.position, course=info)
-    if result.outcome == "enrolled":
-        return Enrolled(course_id=result.course_id, course=info)
-    return Left(course_id=result.course_id, outcome=result.outcome, course=info)
+        return _json(Waitlisted(course_id=course.id, position=result.position, course=_info(course)))
+    shown = course.id, course.code, course.title, course.credits, course.term_id
+    return _common_result(result.outcome, result.status, shown)
+
+
+@lru_cache(maxsize=16_384)
+def _common_result(
+    outcome: Literal["enrolled", "unchanged", "dropped", "withdrawn", "kept"],
+    status: Status | None,
+    shown: tuple[int, str, str, float, int | None],
+) -> str:
+    """Write what is the same for everyone who asks for a course."""
+    course_id, code, title, credits, term_id = shown
+    info = CourseInfo(id=course_id, code=code, title=title, credits=credits, term_id=term_id)
+    if outcome == "enrolled":
+        return _json(Enrolled(course_id=course_id, course=info))
+    if outcome == "unchanged":
+        assert status is not None
+        return _json(Unchanged(course_id=course_id, status=status, course=info))
+    return _json(Left(course_id=course_id, outcome=outcome, course=info))
+
+
+def _json(result: EnrollmentResult) -> str:
+    return RESULT.dump_json(result).decode()
+
+
+RESULT: TypeAdapter[EnrollmentResult] = TypeAdapter(EnrollmentResult)
 
 
 def _reason(refusal: Refusal) -> Reason:
@@ -499,28 +525,29 @@ class BulkOutcomes:
 
 
 @endpoint("POST", "/enrollments")
-async def enroll_many(call: Call, body: BulkRequest) -> BulkOutcomes:
+async def enroll_many(call: Call, body: BulkRequest) -> Written[BulkOutcomes]:
     """Enroll many students in one transaction, each for itself.
 
     Items are judged in the order asked, each after those before it; a refused one leaves the others as they are.
     """
     changes = [enrollment(call, item.student_id, item) for item in body.items]
     outcomes = await call[REGISTRAR].submit_all(changes)
-    return BulkOutcomes(
-        items=[_bulk_outcome(call, change, outcome) for change, outcome in zip(changes, outcomes, strict=True)]
-    )
+    items = [_bulk_outcome(call, change, outcome) for change, outcome in zip(changes, outcomes, strict=True)]
+    return Written(f'{{"items":[{",".join(items)}]}}')
 
 
-def _bulk_outcome(call: Call, change: Enroll, outcome: tuple[Result, ...] | Exception) -> BulkOutcome:
-    if isinstance(outcome, Exception):
-        error = outcome
-        if not isinstance(error, DomainError):
-            # The other items are committed: what became of them has to be told all the same.
-            logger.error("a fault of the service", exc_info=outcome, extra={"request_id": call.request_id})
-            error = InternalError("A fault of the service; it is logged under this request id.")
-        path = f"/students/{change.student_id}/enroll"
-        return BulkOutcome(status=error.status, body=problem_of(error, instance=path, request_id=call.request_id))
-    return BulkOutcome(
-        status=201 if created(outcome) else 200,
-        body=Enrollments(student_id=change.student_id, results=[_result(result) for result in outcome]),
-    )
+def _bulk_outcome(call: Call, change: Enroll, outcome: tuple[Result, ...] | Exception) -> str:
+    """Write what became of one item."""
+    if not isinstance(outcome, Exception):
+        return f'{{"status":{201 if created(outcome) else 200},"body":{_enrollments(change.student_id, outcome)}}}'
+    error = outcome
+    if not isinstance(error, DomainError):
+        # The other items are committed: what became of them has to be told all the same.
+        logger.error("a fault of the service", exc_info=outcome, extra={"request_id": call.request_id})
+        error = InternalError("A fault of the service; it is logged under this request id.")
+    path = f"/students/{change.student_id}/enroll"
+    refused = BulkOutcome(status=error.status, body=problem_of(error, instance=path, request_id=call.request_id))
+    return BULK_OUTCOME.dump_json(refused).decode()
+
+
+BULK_OUTCOME = TypeAdapter(BulkOutcome)

@@ -6,7 +6,7 @@ The rules and the seats know nothing but this module, which hands the rows that 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Generic, Literal, TypeAlias, TypeVar
+from typing import Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
 from sql.courses import Course as Course
 from sql.courses import Definition as Definition
@@ -167,8 +167,7 @@ class Refusal:
     params: Mapping[str, object] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(NamedTuple):
     """What became of one course.
 
     ``status`` is the standing status after the change, ``position`` the place in line counted from 1; ``course`` is
@@ -257,8 +256,7 @@ class Sweep(Change[int]):
 Seat: TypeAlias = Literal["seat", "line", "none"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Application:
+class Application(NamedTuple):
     """All that the rules may know of one student asking for one course, as it stood when its turn came.
 
     ``seat`` is what the student would get, ``on_full`` what was asked for otherwise. What a student has is gathered as

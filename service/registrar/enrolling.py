@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from service.errors import (
@@ -209,7 +209,7 @@ def _judged(ledger: Ledger, student_id: int, ask: Ask, course: Course, asked: Ap
     """Judge an application, overrides considered; those used up are of a seat only."""
     found = rules.judge(asked)
     if ask.seat == "seat" and not seats.has_free_seat(course):
-        found += tuple(rules.course_full(replace(asked, seat="none", on_full="fail")))
+        found += tuple(rules.course_full(asked._replace(seat="none", on_full="fail")))
     if not found:
         return Decision(course.id, course, ask.seat)
     refusals, used = lift(found, ledger.overrides_of(student_id, course.id))

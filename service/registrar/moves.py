@@ -214,7 +214,8 @@ def move(
     recounted = seats.recount(course, None if standing is None else standing.status, status)
     if recounted is not course:
         ledger.courses.put(course_id, recounted)
-    ledger.touched_courses.add(course_id)
+    if recounted.waitlisted:
+        ledger.touched_courses.add(course_id)
     # Who leaves a course has its time and credits back, who gets one or waits for one may have a corequisite by it.
     ledger.touched_students.add(student_id)
     return row

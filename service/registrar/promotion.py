@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import replace
 
 from service.registrar import rules, seats
 from service.registrar.changes import Origin, Refusal
@@ -83,7 +82,7 @@ def _examine(
     asked = application(ledger, course, possessed, seat="seat")
     found = rules.judge(asked)
     if not seats.has_free_seat(course):
-        found += tuple(rules.course_full(replace(asked, seat="none")))
+        found += tuple(rules.course_full(asked._replace(seat="none")))
     standing, used = lift(found, overrides)
     return refusals + standing, used, drops
 

@@ -84,6 +84,17 @@ class Reply(Generic[Answer]):
 
 
 @dataclass(frozen=True, slots=True)
+class Written(Generic[Answer]):
+    """An answer that is JSON already, as one of its type would be."""
+
+    json: str
+
+    def text(self) -> bytes:
+        """Write the whole of it."""
+        return self.json.encode()
+
+
+@dataclass(frozen=True, slots=True)
 class Endpoint:
     """A handler with all that was found out about it when it was registered."""
 
@@ -202,7 +213,7 @@ class Endpoint:
         if isinstance(answer, Page | WrittenPage) and answer.next is not None:
             url = request.rel_url.update_query(cursor=answer.next)
             headers["Link"] = f'<{url}>; rel="next"'
-        text = answer.text() if isinstance(answer, WrittenPage) else self.answer.dump_json(answer)
+        text = answer.text() if isinstance(answer, Written | WrittenPage) else self.answer.dump_json(answer)
         return web.Response(body=text, status=status, headers=headers)
 
 
@@ -241,6 +252,8 @@ def endpoint(
             field.is_required() for field in query_model.model_fields.values()
         )
         if get_origin(returns) is Reply:
+            [returns] = get_args(returns)
+        if get_origin(returns) is Written:
             [returns] = get_args(returns)
         if get_origin(returns) is WrittenPage:
             returns = Page[get_args(returns)]  # type: ignore[misc]
