@@ -211,8 +211,9 @@ def test_a_table_forgets_what_was_undone_and_saves_what_was_kept(steps: list[tup
             now = dict(kept)
     table.rollback()
     assert {key: table.get(key) for key in range(1, 5) if table.get(key) is not None} == kept
-    assert table.changed() == {key: row for key, row in kept.items() if loaded.get(key) != row}
-    assert set(table.removed()) == set(loaded) - set(kept)
+    delta = table.delta()
+    assert delta.saved == {key: row for key, row in kept.items() if loaded.get(key) != row}
+    assert set(delta.removed) == set(loaded) - set(kept)
 
 
 @given(st.lists(st.booleans(), max_size=20))

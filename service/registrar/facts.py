@@ -30,7 +30,7 @@ from service.registrar.changes import (
     Sweep,
     Thing,
 )
-from service.registrar.ledger import Ledger, Line, Missing, Table
+from service.registrar.ledger import Delta, Entries, Ledger, Line, Missing
 from service.registrar.records import COURSE, STUDENT, TERM, Kind
 from service.registrar.seats import has_free_seat
 from sql import Connection, courses, enrollments, feed, holds, overrides, requirements, students, terms
@@ -55,7 +55,7 @@ class Store(Generic[Thing]):
     match: Callable[[Connection, list[str], list[Mapping[str, Any]]], Awaitable[list[Thing]]]
     """Reads those with an external id of the list, or with another unique key of the values."""
     load_in_use: Callable[[Connection, list[int]], Awaitable[list[int]]]
-    save: Callable[[Connection, Table[int, Thing]], Awaitable[None]]
+    save: Callable[[Connection, list[Thing]], Awaitable[None]]
     delete: Callable[[Connection, list[int]], Awaitable[None]]
 
 
@@ -308,35 +308,34 @@ def _keys(thing: Student | Course | Term) -> dict[str, Any]:
     return {name: getattr(thing, name) for name in ("code", "term_id") if hasattr(thing, name)}
 
 
-async def record(connection: Connection, ledger: Ledger) -> None:
-    """Write what the ledger's changes left: the final row of each key once, and all events in order."""
-    if not ledger.events:
+async def record(connection: Connection, entries: Entries) -> None:
+    """Write what changes left: the final row of each key once, and all events in order."""
+    if not entries.events:
         return
-    await _record_things(connection, ledger, TERMS)
-    await _record_things(connection, ledger, STUDENTS)
-    await _record_things(connection, ledger, COURSES)
-    if saved_holds := ledger.holds.saved():
-        await holds.save_holds(connection, saved_holds)
-    if saved_overrides := ledger.overrides.saved():
-        await overrides.save_overrides(connection, saved_overrides)
-    await _record_requirements(connection, ledger)
-    if saved := ledger.enrollments.saved():
-        await enrollments.record_moves(connection, saved, _counters(ledger), ledger.events)
+    await _record_things(connection, TERMS, entries.terms)
+    await _record_things(connection, STUDENTS, entries.students)
+    await _record_things(connection, COURSES, entries.courses)
+    if entries.holds.saved:
+        await holds.save_holds(connection, [*entries.holds.saved.values()])
+    if entries.overrides.saved:
+        await overrides.save_overrides(connection, [*entries.overrides.saved.values()])
+    if entries.requirements.saved:
+        await _record_requirements(connection, entries.requirements.saved)
+    if entries.enrollments.saved:
+        moved = [*entries.enrollments.saved.values()]
+        await enrollments.record_moves(connection, moved, _counters(entries.courses), entries.events)
     else:
-        await feed.record_events(connection, ledger.events)
+        await feed.record_events(connection, entries.events)
 
 
-async def _record_things(connection: Connection, ledger: Ledger, store: Store[Thing]) -> None:
-    table = store.kind.table(ledger)
-    if removed := table.removed():
-        await store.delete(connection, removed)
-    await store.save(connection, table)
+async def _record_things(connection: Connection, store: Store[Thing], delta: Delta[int, Thing]) -> None:
+    if delta.removed:
+        await store.delete(connection, delta.removed)
+    if saved := [thing for thing in delta.saved.values() if not _only_seats_moved(delta, thing)]:
+        await store.save(connection, saved)
 
 
-async def _record_requirements(connection: Connection, ledger: Ledger) -> None:
-    changed = ledger.requirements.changed()
-    if not changed:
-        return
+async def _record_requirements(connection: Connection, changed: Mapping[int, tuple[Group, ...]]) -> None:
     await requirements.clear_requirements(connection, sorted(changed))
     rows = [
         Requirement(course_id, group.kind, number, code)
@@ -346,6 +345,21 @@ async def _record_requirements(connection: Connection, ledger: Ledger) -> None:
     ]
     if rows:
         await requirements.add_requirements(connection, rows)
+
+
+def _counters(delta: Delta[int, Course]) -> list[Seats]:
+    """List the counters of the courses of which only the seats moved."""
+    return [
+        Seats(course.id, course.seats_taken, course.waitlisted)
+        for course in delta.saved.values()
+        if _only_seats_moved(delta, course)
+    ]
+
+
+def _only_seats_moved(delta: Delta[int, Thing], thing: Thing) -> bool:
+    """Tell whether nothing else has become of a thing that there was: its version counts everything else."""
+    before = delta.before[thing.id]
+    return before is not None and before.version == thing.version
 
 
 async def _match_students(
@@ -367,44 +381,13 @@ async def _match_terms(connection: Connection, _external_ids: list[str], values:
     return await terms.match_terms(connection, [value["code"] for value in values if "code" in value])
 
 
-async def _save_students(connection: Connection, table: Table[int, Student]) -> None:
-    if saved := table.saved():
-        await students.save_students(connection, saved)
-
-
-async def _save_terms(connection: Connection, table: Table[int, Term]) -> None:
-    if saved := table.saved():
-        await terms.save_terms(connection, saved)
-
-
-async def _save_courses(connection: Connection, table: Table[int, Course]) -> None:
-    """Save courses but those of which only the seats moved."""
-    if edited := [course for course in table.saved() if not _only_seats_moved(table, course)]:
-        await courses.save_courses(connection, edited)
-
-
-def _counters(ledger: Ledger) -> list[Seats]:
-    """List the counters of the courses of which only the seats moved."""
-    table = ledger.courses
-    return [
-        Seats(course.id, course.seats_taken, course.waitlisted)
-        for course in table.saved()
-        if _only_seats_moved(table, course)
-    ]
-
-
-def _only_seats_moved(table: Table[int, Course], course: Course) -> bool:
-    loaded = table.loaded(course.id)
-    return loaded is not None and loaded.version == course.version
-
-
 STUDENTS = Store(
     thing=Student,
     kind=STUDENT,
     load=students.load_students,
     match=_match_students,
     load_in_use=enrollments.load_students_in_use,
-    save=_save_students,
+    save=students.save_students,
     delete=students.delete_students,
 )
 COURSES = Store(
@@ -413,7 +396,7 @@ COURSES = Store(
     load=courses.load_courses,
     match=_match_courses,
     load_in_use=enrollments.load_courses_in_use,
-    save=_save_courses,
+    save=courses.save_courses,
     delete=courses.delete_courses,
 )
 TERMS = Store(
@@ -422,6 +405,6 @@ TERMS = Store(
     load=terms.load_terms,
     match=_match_terms,
     load_in_use=terms.load_terms_in_use,
-    save=_save_terms,
+    save=terms.save_terms,
     delete=terms.delete_terms,
 )

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from service.registrar.catalog import Catalog
 from service.registrar.changes import Defined, Group, Mark, Origin
@@ -40,6 +40,14 @@ class Undo:
     def keep(self) -> None:
         """Make everything so far final."""
         self._steps.clear()
+
+
+class Delta(NamedTuple, Generic[Key, Row]):
+    """What has become of rows: those that differ, the keys of those that are no more, and what they were before."""
+
+    saved: dict[Key, Row]
+    removed: list[Key]
+    before: dict[Key, Row | None]
 
 
 class Table(Generic[Key, Row]):
@@ -84,23 +92,15 @@ class Table(Generic[Key, Row]):
         self._remember((self._put_back, key, old))
         self._set(key, row)
 
-    def saved(self) -> list[Row]:
-        """List the rows that differ from what was loaded."""
-        return list(self.changed().values())
-
-    def changed(self) -> dict[Key, Row]:
-        """Return what ``saved`` lists, by key."""
-        return {
-            key: row for key, old in self._loaded.items() if (row := self._rows.get(key)) is not None and row != old
-        }
-
-    def removed(self) -> list[Key]:
-        """List the keys of the rows that were loaded and are no more."""
-        return [key for key, old in self._loaded.items() if old is not None and key not in self._rows]
-
-    def loaded(self, key: Key) -> Row | None:
-        """Look up what a row of ``saved`` was in the database."""
-        return self._loaded[key]
+    def delta(self) -> "Delta[Key, Row]":
+        """Tell what has become of the rows since they were loaded, or since this was told last."""
+        before, self._loaded = self._loaded, {}
+        rows = self._rows
+        return Delta(
+            saved={key: row for key, old in before.items() if (row := rows.get(key)) is not None and row != old},
+            removed=[key for key, old in before.items() if old is not None and key not in rows],
+            before=before,
+        )
 
     def _set(self, key: Key, row: Row | None) -> None:
         if self._indexes:
@@ -141,6 +141,19 @@ class Missing(Exception):
     waits_of_courses: set[int] = field(default_factory=set)
     waits_of_terms: set[int] = field(default_factory=set)
     insiders: set[int] = field(default_factory=set)
+
+
+class Entries(NamedTuple):
+    """What is to be written."""
+
+    students: Delta[int, Student]
+    courses: Delta[int, Course]
+    terms: Delta[int, Term]
+    enrollments: Delta[tuple[int, int], Enrollment]
+    holds: Delta[int, Hold]
+    overrides: Delta[int, Override]
+    requirements: Delta[int, tuple[Group, ...]]
+    events: list[Event]
 
 
 @dataclass(slots=True)
@@ -202,6 +215,22 @@ class Ledger:
         self._taken_ids: list[tuple[type, int]] = []
         self._position = head.position
         self._kept_events = 0
+
+    def entries(self) -> Entries:
+        """Tell what the changes since the last call have made, which is final; positions go on from there."""
+        events, self.events = self.events, []
+        self._position += len(events)
+        self._kept_events = 0
+        return Entries(
+            students=self.students.delta(),
+            courses=self.courses.delta(),
+            terms=self.terms.delta(),
+            enrollments=self.enrollments.delta(),
+            holds=self.holds.delta(),
+            overrides=self.overrides.delta(),
+            requirements=self.requirements.delta(),
+            events=events,
+        )
 
     def has_student(self, student_id: int) -> bool:
         """Tell whether there is a student, of whom everything is known then."""
