@@ -26,8 +26,8 @@ from sql.feed import Event, load_head
 logger = logging.getLogger(__name__)
 
 PART = 128
-"""So many changes are written at once, while the next ones are decided. With fewer the statements weigh more, with more the
-database is waited for longer: 64, 128 and 256 made little difference, all in one was slower by a tenth."""
+"""So many changes are written at once, while the next ones are decided. Parts of 64, 128 and 256 made little difference;
+a bulk request of 1,000 items took some 7 % longer in one."""
 
 Answer = TypeVar("Answer")
 
