@@ -11,6 +11,16 @@ from service.errors import Unavailable
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
+FEW = 1 / 8
+"""So many callers elsewhere, for each caller here, are few."""
+
+
+class Crowd:
+    """Counts the callers of all coalescers of an event loop that wait for their answers."""
+
+    def __init__(self) -> None:
+        self.size = 0
+
 
 @dataclass(slots=True)
 class Waiting(Generic[Item, Answer]):
@@ -29,6 +39,11 @@ class Coalescer(Generic[Item, Answer]):
     An item runs at once when nothing is in flight. What arrives meanwhile queues, and the next batch takes all of it,
     up to a cap. ``run`` answers the items of a batch in their order; an exception in the place of an answer is raised
     to that caller alone, one that ``run`` raises to all callers of the batch.
+
+    The next batch begins before the answers of the last one are told. A batch takes several round trips, and to tell
+    many answers takes longer than any of these. So where few others wait, answers are told little by little, and are
+    what the event loop does while the database works. Where others give it work enough, all are told in one go: batches
+    that go through sooner are smaller, and cost more.
     """
 
     def __init__(
@@ -40,10 +55,13 @@ class Coalescer(Generic[Item, Answer]):
         timeout: float,
         size: Callable[[Item], int] = lambda _: 1,
         in_flight: int = 1,
+        told_at_once: int,
+        crowd: Crowd | None = None,
     ) -> None:
         """``cap`` and ``queue`` bound a batch in sizes and the queue in items, ``timeout`` the wait in it in seconds.
 
-        With more than one batch ``in_flight`` nothing is promised of the order.
+        So many are ``told_at_once`` where the ``crowd`` is hardly more than the callers here. With more than one batch
+        ``in_flight`` nothing is promised of the order.
         """
         self._run = run
         self._cap = cap
@@ -53,6 +71,10 @@ class Coalescer(Generic[Item, Answer]):
         self._waiting: deque[Waiting[Item, Answer]] = deque()
         self._in_flight = in_flight
         self._running = 0
+        self._told_at_once = told_at_once
+        self._crowd = crowd or Crowd()
+        self._callers = 0
+        self._answered: deque[tuple[Waiting[Item, Answer], Answer | Exception]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._expiry: asyncio.TimerHandle | None = None
 
@@ -73,7 +95,13 @@ class Coalescer(Generic[Item, Answer]):
             task.add_done_callback(self._tasks.discard)
         elif self._expiry is None:
             self._expiry = loop.call_later(self._timeout, self._expire)
-        return await answer
+        self._callers += 1
+        self._crowd.size += 1
+        try:
+            return await answer
+        finally:
+            self._callers -= 1
+            self._crowd.size -= 1
 
     async def _work(self) -> None:
         try:
@@ -91,8 +119,17 @@ class Coalescer(Generic[Item, Answer]):
             for waiting in batch:
                 waiting.answer.cancel()
             raise
-        for waiting, answer in zip(batch, answers, strict=True):
-            _settle(waiting, answer)
+        telling = bool(self._answered)
+        self._answered.extend(zip(batch, answers, strict=True))
+        if not telling:
+            self._tell()
+
+    def _tell(self) -> None:
+        alone = self._crowd.size - self._callers <= self._callers * FEW
+        for _ in range(min(self._told_at_once, len(self._answered)) if alone else len(self._answered)):
+            _settle(*self._answered.popleft())
+        if self._answered:
+            asyncio.get_running_loop().call_soon(self._tell)
 
     def _next_batch(self) -> list[Waiting[Item, Answer]]:
         """Take from the queue what goes together, one item at least."""

@@ -1,13 +1,14 @@
 """Natural batching: who shares a transaction, who is turned away, and that one failure is nobody else's."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from pytest_aiohttp import AiohttpClient
 
-from service.coalescer import Coalescer
+from service.coalescer import Coalescer, Crowd
 from service.database import Database
 from service.errors import Unavailable
 from service.registrar import Registrar
@@ -49,8 +50,15 @@ class Runner:
         return [ValueError(item) if item < 0 else item * 2 for item in items]
 
 
-def coalescer(runner: Runner, *, cap: int = 4, queue: int = 100, timeout: float = 60) -> Coalescer[int, int]:
-    return Coalescer(runner, cap=cap, queue=queue, timeout=timeout)
+def coalescer(
+    runner: Callable[[Sequence[int]], Awaitable[list[Any]]],
+    *,
+    cap: int = 4,
+    queue: int = 100,
+    timeout: float = 60,
+    crowd: Crowd | None = None,
+) -> Coalescer[int, int]:
+    return Coalescer(runner, cap=cap, queue=queue, timeout=timeout, told_at_once=2, crowd=crowd)
 
 
 async def start(*items: tuple[Coalescer[int, int], int]) -> list[asyncio.Task[int]]:
@@ -75,9 +83,34 @@ async def test_an_item_runs_at_once_and_what_arrives_meanwhile_goes_together_in_
     assert await line.submit(5) == 10
 
 
+@pytest.mark.parametrize(("others", "most"), [(0, 2), (100, 5)], ids=["alone", "in a crowd"])
+async def test_while_the_next_batch_runs_those_of_the_last_one_are_told_little_by_little_or_in_one_go(
+    others: int, most: int
+) -> None:
+    crowd = Crowd()
+    crowd.size += others
+    first, third = Runner(), Runner()
+    line = coalescer(lambda items: third(items) if 6 in items else first(items), cap=5, crowd=crowd)
+    first.go.clear()
+    third.go.clear()
+    tasks = await start(*((line, item) for item in range(11)))
+    first.go.set()
+    while not third.batches:
+        await asyncio.sleep(0)
+    told = [1]
+    while told[-1] < 6:
+        await asyncio.sleep(0)
+        told.append(sum(task.done() for task in tasks))
+    assert max(later - earlier for earlier, later in pairwise(told)) == most
+    third.go.set()
+    assert await asyncio.gather(*tasks) == [item * 2 for item in range(11)]
+    assert [len(batch) for batch in first.batches + third.batches] == [1, 5, 5]
+    assert crowd.size == others
+
+
 async def test_an_item_above_the_cap_goes_alone() -> None:
     runner = Runner()
-    line: Coalescer[int, int] = Coalescer(runner, cap=4, queue=9, timeout=60, size=lambda item: item)
+    line: Coalescer[int, int] = Coalescer(runner, cap=4, queue=9, timeout=60, size=lambda item: item, told_at_once=1)
     runner.go.clear()
     tasks = await start((line, 1), (line, 2), (line, 9), (line, 2))
     runner.go.set()
