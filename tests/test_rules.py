@@ -14,9 +14,9 @@ from service.registrar.rules import (
     SENTENCES,
     judge,
     judge_drop,
-    meetings_overlap,
     sentence,
     terms_overlap,
+    week_of,
 )
 from service.registrar.seats import SEATED, has_free_seat, offer, recount
 from sql.courses import Course
@@ -140,7 +140,7 @@ def test_having_passed_more_never_adds_a_missing_prerequisite(application: Appli
 
 
 @given(courses, courses)
-def test_meetings_overlap_both_ways_exactly_where_a_minute_is_shared(one: Course, other: Course) -> None:
+def test_meetings_overlap_exactly_where_a_minute_is_shared(one: Course, other: Course) -> None:
     def minutes(course: Course) -> set[tuple[str, int]]:
         return {
             (meeting["day"], minute)
@@ -148,7 +148,7 @@ def test_meetings_overlap_both_ways_exactly_where_a_minute_is_shared(one: Course
             for minute in range(int(meeting["start"][:2]) * 60, int(meeting["end"][:2]) * 60)
         }
 
-    assert meetings_overlap(one, other) == meetings_overlap(other, one) == bool(minutes(one) & minutes(other))
+    assert bool(week_of(one.meetings) & week_of(other.meetings)) == bool(minutes(one) & minutes(other))
 
 
 @given(terms, terms)

@@ -145,8 +145,8 @@ async def _decide_and_record(
             while (missing := decide(ledger, changes[:end], outcomes)) is not None:
                 await recording
                 await load(connection, ledger, missing)
-            await recording
             entries = ledger.entries()
+            await recording
             events += entries.events
             recording = asyncio.create_task(record(connection, entries))
             await asyncio.sleep(0)  # it is sent before the next part is decided

@@ -2,10 +2,10 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar, cast
 
 from service.registrar.catalog import Catalog
 from service.registrar.changes import Defined, Group, Mark, Origin
@@ -251,15 +251,13 @@ class Ledger:
             raise Missing(courses={course_id})
         return self.courses.get(course_id)
 
-    def definition(self, course_id: int) -> Defined:
-        """Look up what a course is that somebody has."""
-        course = self.courses.get(course_id)
-        if course is not None:
-            return course
-        definition = self.catalog.definitions.get(course_id)
-        if definition is None:
-            raise Missing(definitions={course_id})
-        return definition
+    def definitions(self, course_ids: Iterable[int]) -> dict[int, Defined]:
+        """Look up what courses are that somebody has, by id."""
+        touched, known = self.courses.get, self.catalog.definitions.get
+        found = {id: touched(id) or known(id) for id in course_ids}
+        if None in found.values():
+            raise Missing(definitions={id for id, definition in found.items() if definition is None})
+        return cast(dict[int, Defined], found)
 
     def groups(self, course_id: int) -> tuple[Group, ...]:
         """Look up what a course requires."""

@@ -53,22 +53,21 @@ def possession(
             seated = course.meetings != NEVER or limit_in(ledger.term(course.term_id), limit) is not None
     if not (codes or seated):
         return possessed
-    own = {course_id: ledger.definition(course_id) for course_id in sorted(marks)}
-    passed = {own[id].code for id, mark in marks.items() if mark == "passed"} if codes else set()
-    has = (
-        {own[id].code for id, mark in marks.items() if mark not in COMPLETED and id not in without} if codes else set()
-    )
-    return possessed._replace(
-        passed=frozenset(passed),
-        has=frozenset(passed | has),
-        seated=tuple(
-            [
-                (definition, ledger.term(definition.term_id))
-                for id, definition in own.items()
-                if seated and marks[id] != "waitlisted" and id not in without
-            ]
-        ),
-    )
+    own = ledger.definitions(sorted(marks))
+    passed: frozenset[str] = NO_CODES
+    has: frozenset[str] = NO_CODES
+    if codes:
+        passed = frozenset([own[id].code for id, mark in marks.items() if mark == "passed"])
+        has = passed.union([own[id].code for id, mark in marks.items() if mark not in COMPLETED and id not in without])
+    if not seated:
+        return possessed._replace(passed=passed, has=has)
+    terms = {term_id: ledger.term(term_id) for term_id in {definition.term_id for definition in own.values()}}
+    taken = [
+        (definition, terms[definition.term_id])
+        for id, definition in own.items()
+        if marks[id] != "waitlisted" and id not in without
+    ]
+    return possessed._replace(passed=passed, has=has, seated=tuple(taken))
 
 
 def limit_in(term: Term | None, own: float | None) -> float | None:
@@ -121,7 +120,7 @@ def application(
         has=possessed.has,
         asked=asked,
         seated=own + seated,
-        held=credits_in(term, [other for other, _ in own]) if own else 0.0,
+        held=credits_in(term, [other for other, _ in own]) if own and term is not None else 0.0,
         asked_credits=course.credits if asked_credits is None else asked_credits,
         limit=limit_in(term, possessed.limit),
     )

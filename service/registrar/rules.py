@@ -9,7 +9,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Literal, TypeAlias
 
-from service.registrar.changes import Application, Defined, Hold, Refusal, Term
+from service.registrar.changes import Application, Hold, Refusal, Term
 
 Rule: TypeAlias = Callable[[Application], Iterable[Refusal]]
 
@@ -106,10 +106,11 @@ def time_conflict(application: Application) -> Iterable[Refusal]:
     course = application.course
     if course is None or application.seat != "seat" or not application.seated:
         return NONE
+    week = week_of(course.meetings)
     return [
         Refusal("time_conflict", application.course_id, {"with_course_id": other.id})
         for other, term in application.seated
-        if meetings_overlap(course, other) and terms_overlap(application.term, term)
+        if week & week_of(other.meetings) and terms_overlap(application.term, term)
     ]
 
 
@@ -205,11 +206,6 @@ def terms_overlap(one: Term | None, other: Term | None) -> bool:
     if one is None or other is None or one.id == other.id:
         return True
     return one.starts_on < other.ends_on and other.starts_on < one.ends_on
-
-
-def meetings_overlap(one: Defined, other: Defined) -> bool:
-    """Tell whether two courses ever meet at the same time; touching ends do not."""
-    return bool(week_of(one.meetings) & week_of(other.meetings))
 
 
 @lru_cache(maxsize=16_384)

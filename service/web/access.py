@@ -35,7 +35,8 @@ class RequestRecord(logging.LogRecord):
 def log_request(*, method: str, route: str, status: int, duration_ms: float, request_id: str) -> None:
     """Tell that a request was answered."""
     if logger.isEnabledFor(logging.INFO):
-        logger.handle(
+        # Not handle(), which asks for filters: there are none.
+        logger.callHandlers(
             RequestRecord(method=method, route=route, status=status, duration_ms=duration_ms, request_id=request_id)
         )
 
@@ -49,6 +50,11 @@ class AccessHandler(logging.Handler):
         self._lines: list[str] = []
         self._second = 0
         self._time = ""
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Keep a record, without the lock and the filters of other handlers: all come from one thread."""
+        self.emit(record)
+        return True
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep a line to be written soon."""
