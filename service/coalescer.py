@@ -55,13 +55,13 @@ class Coalescer(Generic[Item, Answer]):
         timeout: float,
         size: Callable[[Item], int] = lambda _: 1,
         in_flight: int = 1,
-        told_at_once: int,
+        pieces: int,
         crowd: Crowd | None = None,
     ) -> None:
         """``cap`` and ``queue`` bound a batch in sizes and the queue in items, ``timeout`` the wait in it in seconds.
 
-        So many are ``told_at_once`` where the ``crowd`` is hardly more than the callers here. With more than one batch
-        ``in_flight`` nothing is promised of the order.
+        Where the ``crowd`` is hardly more than the callers here, a batch is told in so many ``pieces`` at most. With
+        more than one batch ``in_flight`` nothing is promised of the order.
         """
         self._run = run
         self._cap = cap
@@ -71,7 +71,8 @@ class Coalescer(Generic[Item, Answer]):
         self._waiting: deque[Waiting[Item, Answer]] = deque()
         self._in_flight = in_flight
         self._running = 0
-        self._told_at_once = told_at_once
+        self._pieces = pieces
+        self._piece = 1
         self._crowd = crowd or Crowd()
         self._callers = 0
         self._answered: deque[tuple[Waiting[Item, Answer], Answer | Exception]] = deque()
@@ -121,12 +122,13 @@ class Coalescer(Generic[Item, Answer]):
             raise
         telling = bool(self._answered)
         self._answered.extend(zip(batch, answers, strict=True))
+        self._piece = -(-len(self._answered) // self._pieces)
         if not telling:
             self._tell()
 
     def _tell(self) -> None:
         alone = self._crowd.size - self._callers <= self._callers * FEW
-        for _ in range(min(self._told_at_once, len(self._answered)) if alone else len(self._answered)):
+        for _ in range(min(self._piece, len(self._answered)) if alone else len(self._answered)):
             _settle(*self._answered.popleft())
         if self._answered:
             asyncio.get_running_loop().call_soon(self._tell)

@@ -58,7 +58,7 @@ def coalescer(
     timeout: float = 60,
     crowd: Crowd | None = None,
 ) -> Coalescer[int, int]:
-    return Coalescer(runner, cap=cap, queue=queue, timeout=timeout, told_at_once=2, crowd=crowd)
+    return Coalescer(runner, cap=cap, queue=queue, timeout=timeout, pieces=3, crowd=crowd)
 
 
 async def start(*items: tuple[Coalescer[int, int], int]) -> list[asyncio.Task[int]]:
@@ -110,7 +110,7 @@ async def test_while_the_next_batch_runs_those_of_the_last_one_are_told_little_b
 
 async def test_an_item_above_the_cap_goes_alone() -> None:
     runner = Runner()
-    line: Coalescer[int, int] = Coalescer(runner, cap=4, queue=9, timeout=60, size=lambda item: item, told_at_once=1)
+    line: Coalescer[int, int] = Coalescer(runner, cap=4, queue=9, timeout=60, size=lambda item: item, pieces=1)
     runner.go.clear()
     tasks = await start((line, 1), (line, 2), (line, 9), (line, 2))
     runner.go.set()
