@@ -10,9 +10,11 @@ from itertools import count, permutations
 from typing import Any, NamedTuple
 
 import hypothesis
+import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from hypothesis import HealthCheck, strategies
 
+from service import registrar
 from service.app import create_app
 from service.check import INVARIANTS
 from service.settings import Settings
@@ -518,6 +520,13 @@ def histories(count: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         return bounded(hypothesis.given(chance=strategies.randoms(use_true_random=True))(test))
 
     return decorate
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have bulk requests of a few items loaded, decided and written in parts, as those of hundreds are."""
+    monkeypatch.setattr(registrar, "PART", 1)
+    monkeypatch.setattr(registrar, "LARGE", 1)
 
 
 @histories(HISTORIES)

@@ -60,21 +60,17 @@ class Store(Generic[Thing]):
 
 
 async def open_ledger(connection: Connection, changes: Sequence[Change[Any]], catalog: Catalog) -> Ledger:
-    """Read the clock, the newest position and all that these changes name; call it under the lock."""
+    """Read the clock, the newest position and the things that these changes make or edit; call it under the lock."""
     head = await feed.load_head(connection)
     await _refresh(connection, catalog, head)
     ledger = Ledger(head, catalog)
-    await _load_named(connection, ledger, TERMS, changes)
-    await _load_named(connection, ledger, STUDENTS, changes)
-    await _load_named(connection, ledger, COURSES, changes)
+    await _load_things(connection, ledger, TERMS, changes)
+    await _load_things(connection, ledger, STUDENTS, changes)
+    await _load_things(connection, ledger, COURSES, changes)
     if placed := sum(isinstance(change, PlaceHold) for change in changes):
         await _reserve_ids(connection, ledger, Hold, placed)
     if granted := sum(isinstance(change, GrantOverride) for change in changes):
         await _reserve_ids(connection, ledger, Override, granted)
-    named = _named(changes)
-    await load(connection, ledger, named)
-    if lines := _lines_that_may_move(ledger):
-        await load(connection, ledger, Missing(lines=lines))
     return ledger
 
 
@@ -86,6 +82,13 @@ async def _refresh(connection: Connection, catalog: Catalog, head: feed.Head) ->
         for edit in await feed.load_edits(connection, catalog.position):
             catalog.forget(edit.course_id, edit.term_id)
     catalog.epoch, catalog.position = head.epoch, head.position
+
+
+async def load_named(connection: Connection, ledger: Ledger, changes: Sequence[Change[Any]]) -> None:
+    """Read all that these changes are sure to ask for."""
+    await load(connection, ledger, _named(changes))
+    if lines := _lines_that_may_move(ledger):
+        await load(connection, ledger, Missing(lines=lines))
 
 
 def _named(changes: Sequence[Change[Any]]) -> Missing:
@@ -172,7 +175,11 @@ async def _load_lines(connection: Connection, ledger: Ledger, missing: Missing) 
 
 def _lines_that_may_move(ledger: Ledger) -> dict[int, int]:
     """Tell whose lines the changes are sure to look at: of courses with a free seat that are asked for or waited for."""
-    return {course.id: 0 for course in ledger.courses if course.waitlisted and has_free_seat(course)}
+    return {
+        course.id: 0
+        for course in ledger.courses
+        if course.waitlisted and has_free_seat(course) and course.id not in ledger.lines
+    }
 
 
 async def _load_waits(connection: Connection, ledger: Ledger, missing: Missing) -> None:
@@ -256,7 +263,7 @@ def groups_of(rows: Iterable[Requirement]) -> tuple[Group, ...]:
     )
 
 
-async def _load_named(
+async def _load_things(
     connection: Connection, ledger: Ledger, store: Store[Thing], changes: Sequence[Change[Any]]
 ) -> None:
     """Load the things of one kind that changes name by id, by external id, or by a unique key that they want."""
