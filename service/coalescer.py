@@ -60,8 +60,8 @@ class Coalescer(Generic[Item, Answer]):
     ) -> None:
         """``cap`` and ``queue`` bound a batch in sizes and the queue in items, ``timeout`` the wait in it in seconds.
 
-        Where the ``crowd`` is hardly more than the callers here, a batch is told in so many ``pieces`` at most. With
-        more than one batch ``in_flight`` nothing is promised of the order.
+        Where the ``crowd`` is hardly more than the callers here, they are told in so many ``pieces``. With more than one
+        batch ``in_flight`` nothing is promised of the order.
         """
         self._run = run
         self._cap = cap
@@ -122,7 +122,7 @@ class Coalescer(Generic[Item, Answer]):
             raise
         telling = bool(self._answered)
         self._answered.extend(zip(batch, answers, strict=True))
-        self._piece = -(-len(self._answered) // self._pieces)
+        self._piece = -(-self._callers // self._pieces)
         if not telling:
             self._tell()
 

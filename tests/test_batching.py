@@ -58,7 +58,7 @@ def coalescer(
     timeout: float = 60,
     crowd: Crowd | None = None,
 ) -> Coalescer[int, int]:
-    return Coalescer(runner, cap=cap, queue=queue, timeout=timeout, pieces=3, crowd=crowd)
+    return Coalescer(runner, cap=cap, queue=queue, timeout=timeout, pieces=6, crowd=crowd)
 
 
 async def start(*items: tuple[Coalescer[int, int], int]) -> list[asyncio.Task[int]]:
