@@ -122,7 +122,8 @@ class Coalescer(Generic[Item, Answer]):
             raise
         telling = bool(self._answered)
         self._answered.extend(zip(batch, answers, strict=True))
-        self._piece = -(-self._callers // self._pieces)
+        # Callers who were cancelled meanwhile don't count any more: there may be none.
+        self._piece = max(-(-self._callers // self._pieces), 1)
         if not telling:
             self._tell()
 

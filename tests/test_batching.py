@@ -108,6 +108,20 @@ async def test_while_the_next_batch_runs_those_of_the_last_one_are_told_little_b
     assert crowd.size == others
 
 
+async def test_a_batch_whose_callers_were_all_cancelled_is_done_with() -> None:
+    runner = Runner()
+    line = coalescer(runner)
+    runner.go.clear()
+    [task] = await start((line, 1))
+    task.cancel()
+    await asyncio.wait([task])
+    runner.go.set()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not line._answered, "nobody is left to be told"
+    assert await line.submit(2) == 4
+
+
 async def test_an_item_above_the_cap_goes_alone() -> None:
     runner = Runner()
     line: Coalescer[int, int] = Coalescer(runner, cap=4, queue=9, timeout=60, size=lambda item: item, pieces=1)

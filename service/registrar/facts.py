@@ -86,6 +86,8 @@ async def _refresh(connection: Connection, catalog: Catalog, head: feed.Head) ->
 
 async def load_named(connection: Connection, ledger: Ledger, changes: Sequence[Change[Any]]) -> None:
     """Read all that these changes are sure to ask for."""
+    if not changes:
+        return
     await load(connection, ledger, _named(changes))
     if lines := _lines_that_may_move(ledger):
         await load(connection, ledger, Missing(lines=lines))

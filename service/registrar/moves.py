@@ -120,7 +120,7 @@ def application(
         has=possessed.has,
         asked=asked,
         seated=own + seated,
-        held=credits_in(term, [other for other, _ in own]) if own and term is not None else 0.0,
+        held=credits_in(term, [other for other, _ in own]) if own else 0.0,
         asked_credits=course.credits if asked_credits is None else asked_credits,
         limit=limit_in(term, possessed.limit),
     )
