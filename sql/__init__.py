@@ -1,14 +1,16 @@
 """All SQL of the service: a constant for each statement and one typed function of the same name beside it.
 
-A function takes the connection first, then the statement's parameters in order; where a statement writes many rows,
-it takes them as a sequence of one row type, whose fields are the parameters, each sent as an array. It returns rows
-whose fields are the statement's columns: frozen dataclasses, or named tuples, which are made several times faster, where
-a batch makes many. ``tests/test_sql.py`` holds every statement to that.
+A function takes the connection first, then the statement's parameters in order; where a statement writes many rows, it
+takes them as a sequence of one row type, whose fields are the parameters, each sent as an array (but for the times of
+what is new, which are all the same: ``TIMES``). It returns rows whose fields are the statement's columns: frozen
+dataclasses, or named tuples, which are made several times faster, where a batch makes many. ``tests/test_sql.py``
+holds every statement to that.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from itertools import compress
 from operator import attrgetter
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import asyncpg
 
@@ -32,14 +34,25 @@ class WrittenPage(NamedTuple):
     next_after: int | None
 
 
-def columns(rows: "Sequence[DataclassInstance | tuple[object, ...]]") -> list[Sequence[object]]:
+TIMES: Final = frozenset({"occurred_at", "joined_at", "updated_at"})
+"""What all that is new has in common, the time of its transaction: sent once, it costs less than an array of it."""
+
+
+def columns(
+    rows: "Sequence[DataclassInstance | tuple[object, ...]]", of: type | None = None, without: Collection[str] = ()
+) -> list[Sequence[object]]:
     """Turn rows into one array a field, in the order of the fields: ``unnest`` makes rows of them again.
+
+    ``of`` is the type of the rows, where there may be none; the fields ``without`` which they are sent are left out.
 
     Of nothing but None the array is empty: beside longer ones ``unnest`` fills it up with as many nulls (PostgreSQL
     manual, 9.26 and 38.5.9), and what is not sent costs nothing.
     """
-    first = rows[0]
-    if isinstance(first, tuple):
-        count = len(rows)
-        return [() if column.count(None) == count else column for column in zip(*rows, strict=True)]
-    return [list(map(attrgetter(name), rows)) for name in first.__dataclass_fields__]
+    row_type: Any = of or type(rows[0])
+    named = issubclass(row_type, tuple)
+    names = [name for name in (row_type._fields if named else row_type.__dataclass_fields__) if name not in without]
+    if not named or not rows:
+        return [list(map(attrgetter(name), rows)) for name in names]
+    count = len(rows)
+    sent = compress(zip(*rows, strict=True), [name in names for name in row_type._fields])
+    return [() if column.count(None) == count else column for column in sent]

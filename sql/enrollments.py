@@ -6,7 +6,7 @@ from datetime import datetime
 from operator import attrgetter
 from typing import Final, Literal, NamedTuple, TypeAlias
 
-from sql import Connection, WrittenPage, columns
+from sql import TIMES, Connection, WrittenPage, columns
 from sql.courses import Seats
 from sql.feed import Event
 
@@ -242,52 +242,79 @@ async def load_courses_in_use(connection: Connection, course_ids: list[int]) -> 
     return [row[0] for row in await connection.fetch(LOAD_COURSES_IN_USE, course_ids)]
 
 
-RECORD_MOVES: Final = """
-WITH moved AS (
-    INSERT INTO student_courses (
+UPDATE_ENROLLMENTS: Final = """
+UPDATE student_courses
+SET
+    status = changed.status,
+    place = changed.place,
+    joined_at = changed.joined_at,
+    updated_at = changed.updated_at,
+    passed = changed.passed,
+    grade = changed.grade,
+    override_id = changed.override_id,
+    swap_drops = changed.swap_drops,
+    skipped = changed.skipped
+FROM
+    unnest(
+        $1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::timestamptz[], $6::timestamptz[], $7::boolean[],
+        $8::text[], $9::bigint[], $10::json[], $11::json[]
+    )
+    AS changed (
         student_id, course_id, status, place, joined_at, updated_at, passed, grade, override_id, swap_drops, skipped
     )
+WHERE student_courses.student_id = changed.student_id
+    AND student_courses.course_id = changed.course_id
+"""
+
+
+async def update_enrollments(connection: Connection, enrollments: Sequence[Enrollment]) -> None:
+    """Set states of (student, course) pairs that are there."""
+    await connection.execute(UPDATE_ENROLLMENTS, *columns(enrollments))
+
+
+RECORD_MOVES: Final = """
+WITH entered AS (
+    INSERT INTO student_courses (
+        student_id, course_id, status, place, passed, grade, override_id, swap_drops, skipped, joined_at, updated_at
+    )
     SELECT
-        unnest($1::bigint[]), unnest($2::bigint[]), unnest($3::text[]), unnest($4::bigint[]),
-        unnest($5::timestamptz[]), unnest($6::timestamptz[]), unnest($7::boolean[]), unnest($8::text[]),
-        unnest($9::bigint[]), unnest($10::json[]), unnest($11::json[])
-    ON CONFLICT (student_id, course_id) DO UPDATE SET
-        status = excluded.status,
-        place = excluded.place,
-        joined_at = excluded.joined_at,
-        updated_at = excluded.updated_at,
-        passed = excluded.passed,
-        grade = excluded.grade,
-        override_id = excluded.override_id,
-        swap_drops = excluded.swap_drops,
-        skipped = excluded.skipped
+        unnest($1::bigint[]), unnest($2::bigint[]), unnest($3::text[]), unnest($4::bigint[]), unnest($5::boolean[]),
+        unnest($6::text[]), unnest($7::bigint[]), unnest($8::json[]), unnest($9::json[]), $10::timestamptz, $10
 ),
 counted AS (
     UPDATE courses
     SET
         seats_taken = counters.seats_taken,
         waitlisted = counters.waitlisted
-    FROM unnest($12::bigint[], $13::bigint[], $14::bigint[]) AS counters (course_id, seats_taken, waitlisted)
+    FROM unnest($11::bigint[], $12::bigint[], $13::bigint[]) AS counters (course_id, seats_taken, waitlisted)
     WHERE courses.id = counters.course_id
 )
 INSERT INTO events (
-    position, type, occurred_at, actor, request_id, reason, student_id, course_id, term_id, before, after
+    position, type, actor, request_id, reason, student_id, course_id, term_id, before, after, occurred_at
 )
 SELECT
-    unnest($15::bigint[]), unnest($16::text[]), unnest($17::timestamptz[]), unnest($18::text[]), unnest($19::text[]),
-    unnest($20::text[]), unnest($21::bigint[]), unnest($22::bigint[]), unnest($23::bigint[]),
-    unnest($24::json[]), unnest($25::json[])
+    unnest($14::bigint[]), unnest($15::text[]), unnest($16::text[]), unnest($17::text[]), unnest($18::text[]),
+    unnest($19::bigint[]), unnest($20::bigint[]), unnest($21::bigint[]), unnest($22::json[]), unnest($23::json[]), $10
 """
 
 
 async def record_moves(
-    connection: Connection, enrollments: Sequence[Enrollment], seats: Sequence[Seats], events: Sequence[Event]
+    connection: Connection,
+    entered: Sequence[Enrollment],
+    now: datetime,
+    seats: Sequence[Seats],
+    events: Sequence[Event],
 ) -> None:
-    """Insert or update the states of (student, course) pairs, set seat counters and nothing else of their courses, and
-    append events, whose positions follow the newest one.
+    """Insert states of (student, course) pairs that are new, set seat counters and nothing else of their courses, and
+    append events, whose positions follow the newest one; all of it is of now.
     """
-    counters = columns(seats) if seats else [()] * len(Seats._fields)
-    await connection.execute(RECORD_MOVES, *columns(enrollments), *counters, *columns(events))
+    await connection.execute(
+        RECORD_MOVES,
+        *columns(entered, of=Enrollment, without=TIMES),
+        now,
+        *columns(seats, of=Seats),
+        *columns(events, without=TIMES),
+    )
 
 
 LIST_COURSES_OF_STUDENTS: Final = """

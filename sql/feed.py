@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from sql import Connection, columns
+from sql import TIMES, Connection, columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,18 +87,18 @@ async def load_edits(connection: Connection, after_position: int) -> list[Edit]:
 
 RECORD_EVENTS: Final = """
 INSERT INTO events (
-    position, type, occurred_at, actor, request_id, reason, student_id, course_id, term_id, before, after
+    position, type, actor, request_id, reason, student_id, course_id, term_id, before, after, occurred_at
 )
 SELECT
-    unnest($1::bigint[]), unnest($2::text[]), unnest($3::timestamptz[]), unnest($4::text[]), unnest($5::text[]),
-    unnest($6::text[]), unnest($7::bigint[]), unnest($8::bigint[]), unnest($9::bigint[]),
-    unnest($10::json[]), unnest($11::json[])
+    unnest($1::bigint[]), unnest($2::text[]), unnest($3::text[]), unnest($4::text[]), unnest($5::text[]),
+    unnest($6::bigint[]), unnest($7::bigint[]), unnest($8::bigint[]), unnest($9::json[]), unnest($10::json[]),
+    $11::timestamptz
 """
 
 
-async def record_events(connection: Connection, events: Sequence[Event]) -> None:
-    """Append events, whose positions follow the newest one."""
-    await connection.execute(RECORD_EVENTS, *columns(events))
+async def record_events(connection: Connection, events: Sequence[Event], now: datetime) -> None:
+    """Append events of now, whose positions follow the newest one."""
+    await connection.execute(RECORD_EVENTS, *columns(events, without=TIMES), now)
 
 
 GET_EPOCH: Final = """

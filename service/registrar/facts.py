@@ -35,6 +35,7 @@ from service.registrar.records import COURSE, STUDENT, TERM, Kind
 from service.registrar.seats import has_free_seat
 from sql import Connection, courses, enrollments, feed, holds, overrides, requirements, students, terms
 from sql.courses import Course, Seats
+from sql.enrollments import Enrollment
 from sql.holds import Hold
 from sql.overrides import Override
 from sql.requirements import Requirement
@@ -331,10 +332,13 @@ async def record(connection: Connection, entries: Entries) -> None:
     if entries.requirements.saved:
         await _record_requirements(connection, entries.requirements.saved)
     if entries.enrollments.saved:
-        moved = [*entries.enrollments.saved.values()]
-        await enrollments.record_moves(connection, moved, _counters(entries.courses), entries.events)
+        entered, changed = _enrollments(entries.enrollments)
+        if changed:
+            await enrollments.update_enrollments(connection, changed)
+        counters = _counters(entries.courses)
+        await enrollments.record_moves(connection, entered, entries.now, counters, entries.events)
     else:
-        await feed.record_events(connection, entries.events)
+        await feed.record_events(connection, entries.events, entries.now)
 
 
 async def _record_things(connection: Connection, store: Store[Thing], delta: Delta[int, Thing]) -> None:
@@ -354,6 +358,15 @@ async def _record_requirements(connection: Connection, changed: Mapping[int, tup
     ]
     if rows:
         await requirements.add_requirements(connection, rows)
+
+
+def _enrollments(delta: Delta[tuple[int, int], Enrollment]) -> tuple[list[Enrollment], list[Enrollment]]:
+    """Divide rows into those that are new, all times of which are now, and those that there were."""
+    entered: list[Enrollment] = []
+    changed: list[Enrollment] = []
+    for key, row in delta.saved.items():
+        (entered if delta.before[key] is None else changed).append(row)
+    return entered, changed
 
 
 def _counters(delta: Delta[int, Course]) -> list[Seats]:

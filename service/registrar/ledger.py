@@ -144,8 +144,9 @@ class Missing(Exception):
 
 
 class Entries(NamedTuple):
-    """What is to be written."""
+    """What is to be written, and when that is."""
 
+    now: datetime
     students: Delta[int, Student]
     courses: Delta[int, Course]
     terms: Delta[int, Term]
@@ -222,6 +223,7 @@ class Ledger:
         self._position += len(events)
         self._kept_events = 0
         return Entries(
+            now=self.now,
             students=self.students.delta(),
             courses=self.courses.delta(),
             terms=self.terms.delta(),
