@@ -2,15 +2,15 @@
 
 A function takes the connection first, then the statement's parameters in order; where a statement writes many rows, it
 takes them as a sequence of one row type, whose fields are the parameters, each sent as an array (but for the times of
-what is new, which are all the same: ``TIMES``). It returns rows whose fields are the statement's columns: frozen
-dataclasses, or named tuples, which are made several times faster, where a batch makes many. ``tests/test_sql.py``
-holds every statement to that.
+``New`` ones, which are all the same). It returns rows whose fields are the statement's columns: frozen dataclasses, or
+named tuples, which are made several times faster, where a batch makes many. ``tests/test_sql.py`` holds every
+statement to that.
 """
 
 from collections.abc import Collection, Sequence
 from itertools import compress
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, TypeAlias, TypeVar
 
 import asyncpg
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     Connection: TypeAlias = asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]
 else:
     Connection: TypeAlias = asyncpg.Connection
+
+
+Row = TypeVar("Row")
 
 
 class WrittenPage(NamedTuple):
@@ -36,6 +39,9 @@ class WrittenPage(NamedTuple):
 
 TIMES: Final = frozenset({"occurred_at", "joined_at", "updated_at"})
 """What all that is new has in common, the time of its transaction: sent once, it costs less than an array of it."""
+
+New: TypeAlias = Annotated[Sequence[Row], TIMES]
+"""Rows that are new, which are sent without their times."""
 
 
 def columns(

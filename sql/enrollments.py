@@ -6,7 +6,7 @@ from datetime import datetime
 from operator import attrgetter
 from typing import Final, Literal, NamedTuple, TypeAlias
 
-from sql import TIMES, Connection, WrittenPage, columns
+from sql import TIMES, Connection, New, WrittenPage, columns
 from sql.courses import Seats
 from sql.feed import Event
 
@@ -242,36 +242,6 @@ async def load_courses_in_use(connection: Connection, course_ids: list[int]) -> 
     return [row[0] for row in await connection.fetch(LOAD_COURSES_IN_USE, course_ids)]
 
 
-UPDATE_ENROLLMENTS: Final = """
-UPDATE student_courses
-SET
-    status = changed.status,
-    place = changed.place,
-    joined_at = changed.joined_at,
-    updated_at = changed.updated_at,
-    passed = changed.passed,
-    grade = changed.grade,
-    override_id = changed.override_id,
-    swap_drops = changed.swap_drops,
-    skipped = changed.skipped
-FROM
-    unnest(
-        $1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::timestamptz[], $6::timestamptz[], $7::boolean[],
-        $8::text[], $9::bigint[], $10::json[], $11::json[]
-    )
-    AS changed (
-        student_id, course_id, status, place, joined_at, updated_at, passed, grade, override_id, swap_drops, skipped
-    )
-WHERE student_courses.student_id = changed.student_id
-    AND student_courses.course_id = changed.course_id
-"""
-
-
-async def update_enrollments(connection: Connection, enrollments: Sequence[Enrollment]) -> None:
-    """Set states of (student, course) pairs that are there."""
-    await connection.execute(UPDATE_ENROLLMENTS, *columns(enrollments))
-
-
 RECORD_MOVES: Final = """
 WITH entered AS (
     INSERT INTO student_courses (
@@ -281,37 +251,63 @@ WITH entered AS (
         unnest($1::bigint[]), unnest($2::bigint[]), unnest($3::text[]), unnest($4::bigint[]), unnest($5::boolean[]),
         unnest($6::text[]), unnest($7::bigint[]), unnest($8::json[]), unnest($9::json[]), $10::timestamptz, $10
 ),
+moved AS (
+    UPDATE student_courses
+    SET
+        status = new.status,
+        place = new.place,
+        joined_at = new.joined_at,
+        updated_at = new.updated_at,
+        passed = new.passed,
+        grade = new.grade,
+        override_id = new.override_id,
+        swap_drops = new.swap_drops,
+        skipped = new.skipped
+    FROM
+        unnest(
+            $11::bigint[], $12::bigint[], $13::text[], $14::bigint[], $15::timestamptz[], $16::timestamptz[],
+            $17::boolean[], $18::text[], $19::bigint[], $20::json[], $21::json[]
+        )
+        AS new (
+            student_id, course_id, status, place, joined_at, updated_at, passed, grade, override_id, swap_drops, skipped
+        )
+    WHERE student_courses.student_id = new.student_id
+        AND student_courses.course_id = new.course_id
+),
 counted AS (
     UPDATE courses
     SET
         seats_taken = counters.seats_taken,
         waitlisted = counters.waitlisted
-    FROM unnest($11::bigint[], $12::bigint[], $13::bigint[]) AS counters (course_id, seats_taken, waitlisted)
+    FROM unnest($22::bigint[], $23::bigint[], $24::bigint[]) AS counters (course_id, seats_taken, waitlisted)
     WHERE courses.id = counters.course_id
 )
 INSERT INTO events (
     position, type, actor, request_id, reason, student_id, course_id, term_id, before, after, occurred_at
 )
 SELECT
-    unnest($14::bigint[]), unnest($15::text[]), unnest($16::text[]), unnest($17::text[]), unnest($18::text[]),
-    unnest($19::bigint[]), unnest($20::bigint[]), unnest($21::bigint[]), unnest($22::json[]), unnest($23::json[]), $10
+    unnest($25::bigint[]), unnest($26::text[]), unnest($27::text[]), unnest($28::text[]), unnest($29::text[]),
+    unnest($30::bigint[]), unnest($31::bigint[]), unnest($32::bigint[]), unnest($33::json[]), unnest($34::json[]), $10
 """
 
 
 async def record_moves(
     connection: Connection,
-    entered: Sequence[Enrollment],
+    entered: New[Enrollment],
     now: datetime,
+    *,
+    moved: Sequence[Enrollment],
     seats: Sequence[Seats],
-    events: Sequence[Event],
+    events: New[Event],
 ) -> None:
-    """Insert states of (student, course) pairs that are new, set seat counters and nothing else of their courses, and
-    append events, whose positions follow the newest one; all of it is of now.
+    """Insert states of (student, course) pairs that are new, set those that there were, set seat counters and nothing
+    else of their courses, and append events, whose positions follow the newest one; what is new is of now.
     """
     await connection.execute(
         RECORD_MOVES,
         *columns(entered, of=Enrollment, without=TIMES),
         now,
+        *columns(moved, of=Enrollment),
         *columns(seats, of=Seats),
         *columns(events, without=TIMES),
     )

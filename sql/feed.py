@@ -1,12 +1,11 @@
 """The feed: the writer's lock, the clock and the record of every change."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from sql import TIMES, Connection, columns
+from sql import TIMES, Connection, New, columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +95,7 @@ SELECT
 """
 
 
-async def record_events(connection: Connection, events: Sequence[Event], now: datetime) -> None:
+async def record_events(connection: Connection, events: New[Event], now: datetime) -> None:
     """Append events of now, whose positions follow the newest one."""
     await connection.execute(RECORD_EVENTS, *columns(events, without=TIMES), now)
 

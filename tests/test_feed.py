@@ -386,7 +386,8 @@ async def test_events_tell_of_a_student_nothing_but_the_names_of_the_fields(clie
 
     items = (await read(client, "/events"))["items"]
 
-    told = json.dumps(items)
+    # The seconds of a time may be those of a limit of credits.
+    told = json.dumps([{**event, "occurred_at": None} for event in items])
     for secret in ("Zaphod", "Beeblebrox", "secret", "Zarniwoop", "Library", "7.5", "8.5"):
         assert secret not in told, secret
     [updated] = [event for event in items if event["type"] == "student.updated"]

@@ -11,14 +11,14 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import date, datetime
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 from uuid import UUID
 
 import pytest
 
 import sql
 from service.errors import CONSTRAINTS
-from sql import TIMES, Connection
+from sql import Connection
 from sql.courses import Course
 from sql.enrollments import Enrollment
 from sql.feed import Event
@@ -96,30 +96,35 @@ def without_none(hint: Any) -> Any:
 
 def parameters_of(function: Callable[..., object]) -> list[tuple[Any, bool]]:
     """List the Python type of each parameter of the statement, and whether an array of it is sent."""
-    hints = get_type_hints(function)
+    hints = get_type_hints(function, include_extras=True)
     names = list(inspect.signature(function).parameters)
     assert hints[names[0]] == Connection
     expected: list[tuple[Any, bool]] = []
-    for hint in (without_none(hints[name]) for name in names[1:]):
-        [item] = get_args(hint) or [None]
-        if names_of(item):
-            assert get_origin(hint) is Sequence
-            row = get_type_hints(item)
-            expected += [(without_none(row[name]), True) for name in sent_of(function, item)]
+    for hint in (hints[name] for name in names[1:]):
+        if (rows := rows_of(hint)) is not None:
+            row, sent, _ = rows
+            expected += [(without_none(get_type_hints(row)[name]), True) for name in sent]
         else:
-            expected.append((hint if item is None else without_none(item), item is not None))
+            sent_as = without_none(hint)
+            [item] = get_args(sent_as) or [None]
+            expected.append((sent_as if item is None else without_none(item), item is not None))
     return expected
+
+
+def rows_of(hint: Any) -> tuple[Any, list[str], list[str]] | None:
+    """Take apart what rows are sent as: their type, the fields sent as arrays, and the times that are sent once."""
+    once: Any = ()
+    if get_origin(hint) is Annotated:
+        hint, once = get_args(hint)
+    row = get_args(hint)[0] if get_origin(hint) is Sequence else None
+    names = names_of(row)
+    arrays = [name for name in names if name not in once]
+    return (row, arrays, [name for name in names if name in once]) if names else None
 
 
 def names_of(row: Any) -> list[str]:
     """List the fields of a dataclass or a named tuple; what is neither has none."""
     return [field.name for field in fields(row)] if is_dataclass(row) else list(getattr(row, "_fields", ()))
-
-
-def sent_of(function: Callable[..., object], row: Any) -> list[str]:
-    """List the fields that are sent as arrays: where the time is sent once, the row's own times are not."""
-    once = TIMES if "now" in inspect.signature(function).parameters else ()
-    return [name for name in names_of(row) if name not in once]
 
 
 def row_of(function: Callable[..., object]) -> Any:
@@ -140,7 +145,8 @@ def test_every_statement_has_its_function_and_every_function_its_statement() -> 
         }
         functions = {node.name for node in tree.body if isinstance(node, ast.AsyncFunctionDef)}
         assert {name.lower() for name in names} == functions, path.name
-        assert not any(isinstance(node, ast.Assign) for node in tree.body), f"{path.name}: annotate with Final"
+        assigned = [node.value for node in tree.body if isinstance(node, ast.Assign)]
+        assert not any(isinstance(value, ast.Constant) for value in assigned), f"{path.name}: annotate with Final"
         for node in tree.body:
             if isinstance(node, ast.AsyncFunctionDef):
                 used = {item.id for item in ast.walk(node) if isinstance(item, ast.Name) and item.id in names}
@@ -216,16 +222,14 @@ async def test_every_statement_takes_and_gives_what_its_function_says(connection
 def test_what_is_written_as_arrays_stands_in_the_order_of_the_fields() -> None:
     written = []
     for name, (statement, function) in STATEMENTS.items():
-        rows = [get_args(hint)[0] for hint in get_type_hints(function).values() if get_origin(hint) is Sequence]
-        rows = [row for row in rows if names_of(row)]
+        hints = get_type_hints(function, include_extras=True).values()
+        rows = [found for hint in hints if (found := rows_of(hint)) is not None]
         if rows:
             listed = re.findall(
                 r"(?:INSERT INTO \w+|unnest\([^()]*\)(?: WITH ORDINALITY)?\s+AS \w+) \(([^()]*)\)", statement
             )
             columns = [[column.strip() for column in each.removesuffix(", number").split(",")] for each in listed]
-            once = [[name for name in names_of(row) if name not in sent_of(function, row)] for row in rows]
-            sent = [sent_of(function, row) for row in rows]
-            assert columns == [arrays + times for arrays, times in zip(sent, once, strict=True)], name
+            assert columns == [arrays + times for _, arrays, times in rows], name
             numbers = [int(number) for number in re.findall(r"\$([0-9]+)::", statement)]
             assert numbers == list(range(1, len(parameters_of(function)) + 1)), name
             written.append(name)
@@ -359,8 +363,7 @@ INDEXES = {
     "LOAD_EDITS": {"events_student_id_course_id_idx"},
     "LOAD_STUDENTS_IN_USE": {"student_courses_pkey"},
     "LOAD_COURSES_IN_USE": {"student_courses_course_id_idx"},
-    "UPDATE_ENROLLMENTS": {"student_courses_pkey"},
-    "RECORD_MOVES": {"courses_pkey"},
+    "RECORD_MOVES": {"student_courses_pkey", "courses_pkey"},
     "LIST_COURSES_OF_STUDENTS": {"student_courses_pkey", "courses_pkey", "student_courses_line_idx"},
     "LIST_STUDENTS_OF_COURSES": {"student_courses_course_id_idx", "students_pkey"},
     "LOCK_FEED": set(),

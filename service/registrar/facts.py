@@ -332,11 +332,11 @@ async def record(connection: Connection, entries: Entries) -> None:
     if entries.requirements.saved:
         await _record_requirements(connection, entries.requirements.saved)
     if entries.enrollments.saved:
-        entered, changed = _enrollments(entries.enrollments)
-        if changed:
-            await enrollments.update_enrollments(connection, changed)
-        counters = _counters(entries.courses)
-        await enrollments.record_moves(connection, entered, entries.now, counters, entries.events)
+        entered, moved = _enrollments(entries.enrollments)
+        seats = _counters(entries.courses)
+        await enrollments.record_moves(
+            connection, entered, entries.now, moved=moved, seats=seats, events=entries.events
+        )
     else:
         await feed.record_events(connection, entries.events, entries.now)
 
@@ -363,10 +363,10 @@ async def _record_requirements(connection: Connection, changed: Mapping[int, tup
 def _enrollments(delta: Delta[tuple[int, int], Enrollment]) -> tuple[list[Enrollment], list[Enrollment]]:
     """Divide rows into those that are new, all times of which are now, and those that there were."""
     entered: list[Enrollment] = []
-    changed: list[Enrollment] = []
+    moved: list[Enrollment] = []
     for key, row in delta.saved.items():
-        (entered if delta.before[key] is None else changed).append(row)
-    return entered, changed
+        (entered if delta.before[key] is None else moved).append(row)
+    return entered, moved
 
 
 def _counters(delta: Delta[int, Course]) -> list[Seats]:
