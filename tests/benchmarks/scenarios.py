@@ -107,7 +107,8 @@ def scenarios(largest: int) -> dict[str, list[Case]]:
                 label=f"ours, {size:,} enrollments",
             )
             for verb, script in (("enroll", "enroll"), ("read", "student_courses"))
-            for size in GROWN
+            # In turns, as above.
+            for size in (*GROWN, *reversed(GROWN))
             if size <= largest
         ],
         "bulk": [Case(OURS, IDLE, (Load("bulk", "bulk", (1, 2), items=BULK_ITEMS, share=2),), writes=True)],
