@@ -135,18 +135,17 @@ def row_of(function: Callable[..., object]) -> Any:
 
 def test_every_statement_has_its_function_and_every_function_its_statement() -> None:
     for path, tree in trees():
+        if path.name == "__init__.py":
+            assert not re.search(r"\b(SELECT|INSERT|UPDATE|DELETE)\b|async def", path.read_text()), "no place for one"
+            continue
         names = {
             node.target.id
             for node in tree.body
-            if isinstance(node, ast.AnnAssign)
-            and isinstance(node.target, ast.Name)
-            and node.target.id.isupper()
-            and isinstance(node.value, ast.Constant)
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id.isupper()
         }
         functions = {node.name for node in tree.body if isinstance(node, ast.AsyncFunctionDef)}
         assert {name.lower() for name in names} == functions, path.name
-        assigned = [node.value for node in tree.body if isinstance(node, ast.Assign)]
-        assert not any(isinstance(value, ast.Constant) for value in assigned), f"{path.name}: annotate with Final"
+        assert not any(isinstance(node, ast.Assign) for node in tree.body), f"{path.name}: annotate with Final"
         for node in tree.body:
             if isinstance(node, ast.AsyncFunctionDef):
                 used = {item.id for item in ast.walk(node) if isinstance(item, ast.Name) and item.id in names}
