@@ -24,6 +24,7 @@ from service.web.endpoint import BODY_TIMEOUT, DRAINING, endpoints_of, register
 from service.web.health import READINESS
 from service.web.openapi import DOCUMENT, PROBLEMS, About, ProblemType
 from service.web.page import PAGE
+from service.web.server import Runner
 from sql.feed import get_writer_age
 
 logger = logging.getLogger(__name__)
@@ -106,9 +107,9 @@ async def ready(app: web.Application) -> float | None:
         return await get_writer_age(connection)
 
 
-def make_runner(app: web.Application, settings: Settings) -> web.AppRunner:
+def make_runner(app: web.Application, settings: Settings) -> Runner:
     """Make what serves the application as in production."""
-    return web.AppRunner(
+    return Runner(
         app,
         access_log=None,
         keepalive_timeout=settings.keepalive_timeout,

@@ -544,7 +544,7 @@ def _bulk_outcome(call: Call, change: Enroll, outcome: tuple[Result, ...] | Exce
     if not isinstance(error, DomainError):
         # The other items are committed: what became of them has to be told all the same.
         logger.error("a fault of the service", exc_info=outcome, extra={"request_id": call.request_id})
-        error = InternalError("A fault of the service; it is logged under this request id.")
+        error = InternalError.logged()
     path = f"/students/{change.student_id}/enroll"
     refused = BulkOutcome(status=error.status, body=problem_of(error, instance=path, request_id=call.request_id))
     return BULK_OUTCOME.dump_json(refused).decode()

@@ -11,10 +11,12 @@ from uuid import UUID
 
 import pytest
 from aiohttp import web
+from multidict import CIMultiDict, CIMultiDictProxy
 from pytest_aiohttp import AiohttpClient
 
 from service.app import BRING_UP, create_app, make_runner
 from service.settings import Settings
+from service.web.server import Runner
 from sql import Connection
 from tests.campus import (
     PROBLEM_JSON,
@@ -280,17 +282,62 @@ async def test_a_change_is_finished_though_its_caller_has_left(
     assert faults_logged(caplog) == []
 
 
-async def test_a_request_that_is_no_http_is_refused_without_a_word_of_the_inside(client: Client) -> None:
-    for request in (
-        b"nonsense\r\n\r\n",
-        b"GET /students HTTP/1.1\r\nHost: x\r\nbad header\r\n\r\n",
-        b"GET /students HTTP/1.1\r\nHost: x\r\nX-Long: " + b"x" * 100_000 + b"\r\n\r\n",
-        b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"POST /students HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
-    ):
-        status, _, body = await exchange(client, request)
-        assert status == 400, request[:40]
-        assert inside_of(body.decode()) == []
+@pytest.mark.parametrize(
+    ("request_", "says"),
+    [
+        (b"nonsense\r\n\r\n", "b'nonsense'"),
+        (b"GET /students HTTP/1.1\r\nHost: x\r\nbad header\r\n\r\n", "b'bad header'"),
+        (b"GET /students HTTP/1.1\r\nHost: x\r\nX-Long: " + b"x" * 100_000 + b"\r\n\r\n", "more than 8190 bytes"),
+        (b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", "more than 8190 bytes"),
+        (b"POST /students HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", "b'Content-Length: -1'"),
+        (b"GET /students HTTP/1.1\r\n\r\n", "Missing 'Host' header"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "HTTPS"),
+    ],
+    ids=["no method", "no colon", "long header", "long path", "negative length", "no host", "TLS"],
+)
+async def test_what_is_no_http_is_a_problem_that_shows_where_and_a_line_in_the_log(
+    settings: Settings, caplog: pytest.LogCaptureFixture, request_: bytes, says: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with served_for_real(settings) as (host, port):
+        reader, writer = await asyncio.open_connection(host, port)
+        writer.write(request_)
+        status, headers, text = await receive(reader)
+        assert await reader.read() == b"", "it disconnects"
+        writer.close()
+
+    body = problem(Answer(status, CIMultiDictProxy(CIMultiDict(headers)), json.loads(text)), 400, "not_http")
+    assert says in body["detail"]
+    assert "\n" not in body["detail"]
+    assert inside_of(text.decode()) == []
+    assert faults_logged(caplog) == []
+    [line] = [vars(record) for record in requests_logged(caplog)]
+    assert (line["route"], line["status"], line["request_id"]) == ("/{tail}", 400, body["request_id"])
+
+
+async def test_a_fault_beside_the_endpoints_is_a_problem_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def fail(_request: web.Request) -> web.Response:
+        raise RuntimeError("hidden")
+
+    app = web.Application()
+    app.router.add_get("/", fail)
+    runner = Runner(app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        reader, writer = await asyncio.open_connection(*runner.addresses[0])
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nX-Request-Id: r-1\r\n\r\n")
+        status, headers, text = await receive(reader)
+        writer.close()
+    finally:
+        await runner.cleanup()
+
+    body = problem(Answer(status, CIMultiDictProxy(CIMultiDict(headers)), json.loads(text)), 500, "internal_error")
+    assert body["request_id"] == "r-1"
+    assert inside_of(text.decode()) == []
+    [fault] = faults_logged(caplog)
+    assert fault.exc_info is not None
+    assert (str(fault.exc_info[1]), vars(fault)["request_id"]) == ("hidden", "r-1")
 
 
 async def test_a_request_id_is_taken_and_returned_and_told_by_the_events(

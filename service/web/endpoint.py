@@ -125,14 +125,14 @@ class Endpoint:
     async def __call__(self, request: web.Request) -> web.Response:
         """Answer a request; every error is a problem, and every request a line in the log."""
         started = time.perf_counter()
-        request_id = _request_id(request)
+        request_id = request_id_of(request)
         try:
             response = await self._answer(request, request_id)
         except DomainError as error:
             response = problem_response(error, instance=request.rel_url.raw_path, request_id=request_id)
         except Exception:
             logger.exception("a fault of the service", extra={"request_id": request_id, "route": self.path})
-            fault = InternalError("A fault of the service; it is logged under this request id.")
+            fault = InternalError.logged()
             response = problem_response(fault, instance=request.rel_url.raw_path, request_id=request_id)
         if request.app[DRAINING].is_set():
             response.force_close()
@@ -315,7 +315,7 @@ async def _expect(request: web.Request) -> web.StreamResponse | None:
     """Answer ``Expect: 100-continue``, and refuse every other expectation (RFC 9110 section 10.1.1)."""
     if request.headers.get("Expect", "").lower() != "100-continue":
         error = ExpectationFailed("The only expectation that is met is 100-continue.")
-        return problem_response(error, instance=request.rel_url.raw_path, request_id=_request_id(request))
+        return problem_response(error, instance=request.rel_url.raw_path, request_id=request_id_of(request))
     if request.transport is not None:
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     return None
@@ -325,7 +325,8 @@ class _NoQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-def _request_id(request: web.Request) -> str:
+def request_id_of(request: web.BaseRequest) -> str:
+    """Take the id that the caller has given the request, or make one."""
     given = request.headers.get("X-Request-Id", "")
     return given if given and REQUEST_ID.fullmatch(given) else f"{getrandbits(128):032x}"
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Annotated, NotRequired, cast
+from typing import Annotated, NotRequired, Self, cast
 
 from aiohttp import web
 from pydantic import ConfigDict, Field, ValidationError, with_config
@@ -38,6 +38,12 @@ class Problem:
     instance: Annotated[str, Field(description="The path that was called.")]
     request_id: str
     errors: list[ProblemDetail]
+
+
+class NotHttp(DomainError):
+    """What arrived is no request of HTTP, or a line of it is longer than the service reads."""
+
+    code, status, title = "not_http", 400, "Not HTTP"
 
 
 class BadJson(DomainError):
@@ -96,6 +102,11 @@ class InternalError(DomainError):
     """A fault of the service, logged under the request's id."""
 
     code, status, title = "internal_error", 500, "Internal error"
+
+    @classmethod
+    def logged(cls) -> Self:
+        """Tell a caller where to look."""
+        return cls("A fault of the service; it is logged under this request id.")
 
 
 def invalid(details: Iterable[Detail]) -> Invalid:
