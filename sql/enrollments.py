@@ -80,8 +80,8 @@ async def load_enrollments(connection: Connection, pairs: Sequence[Pair]) -> lis
 class Transcript(NamedTuple):
     """What a student may and has, in ids of courses; None stands for no course, and for no limit of the student's own.
 
-    Completed courses are either ``passed`` or ``failed``, ``gone`` are those dropped and withdrawn. ``has_holds`` and ``has_overrides`` tell whether any has not
-    ended.
+    Completed courses are either ``passed`` or ``failed``, ``gone`` are those dropped and withdrawn. ``has_holds`` and
+    ``has_overrides`` tell whether any has not ended.
     """
 
     student_id: int

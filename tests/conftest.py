@@ -4,6 +4,7 @@ import asyncio
 import os
 import secrets
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -68,6 +69,8 @@ STACK = pytest.StashKey[ExitStack]()
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[STACK] = ExitStack()
+    # A shell has its background jobs ignore Ctrl-C, and the services under test would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # The tests say themselves what the service is told.
     for name in Settings.model_fields:
         os.environ.pop(name.upper(), None)
