@@ -11,7 +11,7 @@ from pytest_aiohttp import AiohttpClient
 from service.coalescer import Coalescer, Crowd
 from service.database import Database
 from service.errors import Unavailable
-from service.registrar import Registrar
+from service.registrar import PART, Registrar
 from service.registrar.changes import Create, Origin
 from service.settings import Settings
 from sql import Connection
@@ -234,8 +234,9 @@ async def test_a_change_that_the_database_refuses_fails_alone(
     assert await connection.fetchval("SELECT max(position) = count(*) FROM events")
 
 
+@pytest.mark.parametrize("refused", [PART // 2, PART + PART // 2], ids=["first part", "second part"])
 async def test_of_256_changes_that_share_a_transaction_255_succeed_where_the_database_refuses_one(
-    settings: Settings, connection: Connection, database_url: str
+    settings: Settings, connection: Connection, database_url: str, refused: int
 ) -> None:
     await connection.execute("ALTER TABLE students ADD CONSTRAINT nobody_is_called_x CHECK (given_name <> 'X')")
     database = Database(settings)
@@ -243,7 +244,11 @@ async def test_of_256_changes_that_share_a_transaction_255_succeed_where_the_dat
     registrar = Registrar(database, settings)
 
     def creation(number: int) -> Create[Student]:
-        names = {"given_name": "X" if number == 77 else "Ada", "family_name": "B", "email": f"{number}@campus.example"}
+        names = {
+            "given_name": "X" if number == refused else "Ada",
+            "family_name": "B",
+            "email": f"{number}@campus.example",
+        }
         return Create(origin=Origin("r"), thing=Student, values={**names, "external_id": None, "max_credits": None})
 
     async with busy(database_url):
@@ -255,7 +260,7 @@ async def test_of_256_changes_that_share_a_transaction_255_succeed_where_the_dat
     outcomes = await asyncio.gather(*rest, return_exceptions=True)
     await database.close()
 
-    assert [number for number, outcome in enumerate(outcomes) if isinstance(outcome, Exception)] == [77]
+    assert [number for number, outcome in enumerate(outcomes) if isinstance(outcome, Exception)] == [refused]
     assert await connection.fetchval("SELECT count(*) FROM students") == 256
     assert await connection.fetchval("SELECT max(position) FROM events") == 256
 

@@ -8,7 +8,7 @@ import pytest
 
 from service.database import Database
 from service.registrar import PART, Registrar
-from service.registrar.changes import Enroll, Origin
+from service.registrar.changes import Cancel, Drop, Enroll, Origin
 from service.settings import Settings
 from sql import Connection
 from tests.campus import (
@@ -360,6 +360,41 @@ async def test_a_fault_in_one_item_of_a_bulk_request_does_not_hide_what_became_o
     [fault] = [record for record in caplog.records if record.levelname == "ERROR"]
     assert (fault.exc_info is not None, vars(fault)["request_id"]) == (True, "r-1")
     assert await status_of(client, other, sound) == "enrolled"
+
+
+async def test_an_item_that_the_database_refuses_fails_alone(client: Client, connection: Connection) -> None:
+    students = [await new_student(client) for _ in range(2 * PART)]
+    course, refused = await new_course(client), students[PART + 1]
+    await connection.execute(f"ALTER TABLE student_courses ADD CONSTRAINT not_them CHECK (student_id <> {refused})")
+    items = [{"student_id": student, "course_ids": [course]} for student in students]
+
+    answer = await call(client, "POST", "/enrollments", {"items": items})
+
+    statuses = [item["status"] for item in answer.body["items"]]
+    assert statuses == [500 if student == refused else 201 for student in students]
+    assert (await read(client, f"/courses/{course}"))["seats_taken"] == 2 * PART - 1
+    assert await connection.fetchval("SELECT count(*) FROM student_courses") == 2 * PART - 1
+
+
+async def test_a_waiter_is_judged_by_what_the_batch_has_made_of_their_courses(
+    client: Client, settings: Settings
+) -> None:
+    had, wanted = await new_course(client, meetings=[MONDAY]), await new_course(client, capacity=1, meetings=[MONDAY])
+    waiter, seated = await new_student(client), await new_student(client)
+    await enroll(client, seated, wanted)
+    await enroll(client, waiter, had)
+    await wait_for(client, waiter, wanted)
+    database = Database(settings)
+    await database.open()
+    origin = Origin("r")
+
+    # The waiter is read only when the seat is free, and has lost the course that was in the way by then.
+    await Registrar(database, settings).submit_all(
+        [Cancel(origin=origin, course_id=had), Drop(origin=origin, student_id=seated, course_id=wanted)]
+    )
+
+    await database.close()
+    assert await status_of(client, waiter, wanted) == "enrolled"
 
 
 async def test_a_bulk_request_of_a_thousand_is_taken_and_one_more_is_not(client: Client) -> None:

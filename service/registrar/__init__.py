@@ -50,7 +50,7 @@ class Registrar:
         self._turn = asyncio.Lock()
         self._catalog = Catalog()
         self._coalescer: Coalescer[Change[Any], Any] = Coalescer(
-            self._write,
+            self.submit_all,
             cap=settings.batch_pairs if settings.batching else 1,
             queue=settings.queue_limit,
             timeout=settings.write_timeout,
@@ -68,12 +68,13 @@ class Registrar:
         return self._coalescer.submit(change, change.origin.gone)
 
     async def submit_all(self, changes: Sequence[Change[Any]]) -> list[Outcome]:
-        """Make many changes in one transaction of their own, each for itself; return what each answers or raises."""
-        async with self._my_turn():
-            return await self._transact(changes)
+        """Make many changes in one transaction, or each in its own where the database refused the whole of them.
 
-    async def _write(self, changes: Sequence[Change[Any]]) -> Sequence[Outcome]:
-        """Make changes in one transaction, or each in its own where the database refused the whole of them."""
+        Returns what each answers or raises.
+
+        Raises:
+            DomainError: the database could not be had.
+        """
         async with self._my_turn():
             try:
                 return await self._transact(changes)
@@ -81,7 +82,7 @@ class Registrar:
                 raise
             except Exception as error:
                 if len(changes) == 1:
-                    raise
+                    return [error]
                 logger.warning("a batch was refused, its changes go one by one", extra={"error": type(error).__name__})
             return [await self._alone(change) for change in changes]
 
