@@ -39,8 +39,7 @@ from service.values import Credits, Grade, IdInBody, IdInPath, Input, ReasonQuer
 from service.web.endpoint import Call, Reply, Written, endpoint
 from service.web.paging import Paging, WrittenPage, decode_cursor, written_page
 from service.web.problems import InternalError, Problem, problem_of
-from sql import Connection
-from sql import WrittenPage as WrittenInSql
+from sql import Connection, JsonPage
 from sql import enrollments as sql
 from sql.courses import Course, get_course, load_courses
 from sql.enrollments import CoursesAsked, Status, StudentsAsked
@@ -295,14 +294,15 @@ def enrollment(call: Call, student_id: int, body: EnrollmentRequest) -> Enroll:
 async def _answer(call: Call, change: Enroll | Swap, *, dry_run: bool) -> Reply[Written[Preview | Enrollments]]:
     """Make a change, or only ask what it would answer."""
     results = await (call[REGISTRAR].preview(change) if dry_run else call[REGISTRAR].submit(change))
-    if dry_run:
-        return Reply(Written(_enrollments(change.student_id, results, ',"dry_run":true')), 200)
-    return Reply(Written(_enrollments(change.student_id, results)), 201 if created(results) else 200)
+    answer: Written[Preview | Enrollments] = Written(_enrollments(change.student_id, results, dry_run=dry_run))
+    return Reply(answer, 201 if created(results) and not dry_run else 200)
 
 
-def _enrollments(student_id: int, results: Iterable[Result], more: str = "") -> str:
-    """Write what became of each course, as ``Enrollments`` or with ``more`` members."""
-    return f'{{"student_id":{student_id},"results":[{",".join([_result(result) for result in results])}]{more}}}'
+def _enrollments(student_id: int, results: Iterable[Result], *, dry_run: bool = False) -> str:
+    """Write what became of each course, as ``Enrollments``, or what would, as ``Preview``."""
+    told = ",".join([_result(result) for result in results])
+    more = ',"dry_run":true' if dry_run else ""
+    return f'{{"student_id":{student_id},"results":[{told}]{more}}}'
 
 
 def created(results: Sequence[Result]) -> bool:
@@ -347,7 +347,7 @@ async def list_student_courses(
     return written_page(page.items, page.next_after, of)
 
 
-async def find_courses(connection: Connection, asked: list[CoursesAsked]) -> dict[CoursesAsked, WrittenInSql]:
+async def find_courses(connection: Connection, asked: list[CoursesAsked]) -> dict[CoursesAsked, JsonPage]:
     """Read pages of students' courses; there is none of a student who does not exist."""
     found = {asked[page.number - 1]: page for page in await sql.list_courses_of_students(connection, asked)}
     if empty := [each for each, page in found.items() if page.items is None]:
@@ -412,7 +412,7 @@ async def list_course_students(
     """List a course's students by student id: its roster. Those waitlisted come in the order of the line."""
     of = f"students of {course_id} {query.status}"
     after = decode_cursor(query.cursor, of)
-    page: WrittenInSql | None
+    page: JsonPage | None
     if query.status == "waitlisted":
         async with call[DATABASE].reading() as connection:
             [page] = await sql.list_line(connection, course_id, after, query.limit)
@@ -426,7 +426,7 @@ async def list_course_students(
     return written_page(page.items, page.next_after, of)
 
 
-async def find_students(connection: Connection, asked: list[StudentsAsked]) -> dict[StudentsAsked, WrittenInSql]:
+async def find_students(connection: Connection, asked: list[StudentsAsked]) -> dict[StudentsAsked, JsonPage]:
     """Read pages of courses' students; there is none of a course that does not exist."""
     found = {asked[page.number - 1]: page for page in await sql.list_students_of_courses(connection, asked)}
     if empty := [each for each, page in found.items() if page.items is None]:

@@ -7,7 +7,7 @@ from service.database import Database
 from service.registrar import Registrar
 from service.registrar.changes import Origin
 from service.web.endpoint import Call
-from sql import WrittenPage
+from sql import JsonPage
 from sql.courses import Course
 from sql.enrollments import CoursesAsked, StudentsAsked
 from sql.students import Student
@@ -16,10 +16,8 @@ DATABASE = web.AppKey("database", Database)
 REGISTRAR = web.AppKey("registrar", Registrar)
 STUDENTS: web.AppKey[Coalescer[int, Student | None]] = web.AppKey("students", Coalescer)
 COURSES: web.AppKey[Coalescer[int, Course | None]] = web.AppKey("courses", Coalescer)
-COURSES_OF_STUDENTS: web.AppKey[Coalescer[CoursesAsked, WrittenPage | None]] = web.AppKey(
-    "courses of students", Coalescer
-)
-STUDENTS_OF_COURSES: web.AppKey[Coalescer[StudentsAsked, WrittenPage | None]] = web.AppKey(
+COURSES_OF_STUDENTS: web.AppKey[Coalescer[CoursesAsked, JsonPage | None]] = web.AppKey("courses of students", Coalescer)
+STUDENTS_OF_COURSES: web.AppKey[Coalescer[StudentsAsked, JsonPage | None]] = web.AppKey(
     "students of courses", Coalescer
 )
 

@@ -26,7 +26,7 @@ else:
 Row = TypeVar("Row")
 
 
-class WrittenPage(NamedTuple):
+class JsonPage(NamedTuple):
     """One of the pages asked for, counted from 1: a JSON array as the API shows it, None without a row.
 
     ``next_after`` is the key after which the next page begins, None where this is the last.

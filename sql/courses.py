@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final, Literal, NamedTuple, TypeAlias
 
-from sql import Connection, WrittenPage, columns
+from sql import Connection, JsonPage, columns
 
 CourseStatus: TypeAlias = Literal["open", "cancelled"]
 
@@ -95,9 +95,9 @@ FROM (
 """
 
 
-async def list_courses(connection: Connection, after_id: int, limit: int) -> list[WrittenPage]:
+async def list_courses(connection: Connection, after_id: int, limit: int) -> list[JsonPage]:
     """Write a page of courses by id; the session's time zone is UTC."""
-    return [WrittenPage._make(row) for row in await connection.fetch(LIST_COURSES, after_id, limit)]
+    return [JsonPage._make(row) for row in await connection.fetch(LIST_COURSES, after_id, limit)]
 
 
 LIST_COURSES_BY_CODE: Final = """
@@ -141,9 +141,9 @@ FROM (
 """
 
 
-async def list_courses_by_code(connection: Connection, code: str, after_id: int, limit: int) -> list[WrittenPage]:
+async def list_courses_by_code(connection: Connection, code: str, after_id: int, limit: int) -> list[JsonPage]:
     """Write a page of the courses with a code by id; the session's time zone is UTC."""
-    return [WrittenPage._make(row) for row in await connection.fetch(LIST_COURSES_BY_CODE, code, after_id, limit)]
+    return [JsonPage._make(row) for row in await connection.fetch(LIST_COURSES_BY_CODE, code, after_id, limit)]
 
 
 FIND_COURSES_BY_EXTERNAL_ID: Final = """
@@ -175,9 +175,9 @@ FROM (
 """
 
 
-async def find_courses_by_external_id(connection: Connection, external_id: str) -> list[WrittenPage]:
+async def find_courses_by_external_id(connection: Connection, external_id: str) -> list[JsonPage]:
     """Write the one course with an external id as a page; the session's time zone is UTC."""
-    return [WrittenPage._make(row) for row in await connection.fetch(FIND_COURSES_BY_EXTERNAL_ID, external_id)]
+    return [JsonPage._make(row) for row in await connection.fetch(FIND_COURSES_BY_EXTERNAL_ID, external_id)]
 
 
 LOAD_COURSES: Final = """
@@ -310,9 +310,9 @@ FROM (
 """
 
 
-async def list_courses_of_term(connection: Connection, term_id: int, after_id: int, limit: int) -> list[WrittenPage]:
+async def list_courses_of_term(connection: Connection, term_id: int, after_id: int, limit: int) -> list[JsonPage]:
     """Write a page of a term's courses by id; the session's time zone is UTC."""
-    return [WrittenPage._make(row) for row in await connection.fetch(LIST_COURSES_OF_TERM, term_id, after_id, limit)]
+    return [JsonPage._make(row) for row in await connection.fetch(LIST_COURSES_OF_TERM, term_id, after_id, limit)]
 
 
 SAVE_COURSES: Final = """

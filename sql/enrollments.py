@@ -6,7 +6,7 @@ from datetime import datetime
 from operator import attrgetter
 from typing import Final, Literal, NamedTuple, TypeAlias
 
-from sql import TIMES, Connection, New, WrittenPage, columns
+from sql import TIMES, Connection, JsonPage, New, columns
 from sql.courses import Seats
 from sql.feed import Event
 
@@ -374,9 +374,9 @@ CROSS JOIN LATERAL (
 """
 
 
-async def list_courses_of_students(connection: Connection, asked: Sequence[CoursesAsked]) -> list[WrittenPage]:
+async def list_courses_of_students(connection: Connection, asked: Sequence[CoursesAsked]) -> list[JsonPage]:
     """Write pages of students' courses, each by course id; the session's time zone is UTC."""
-    return [WrittenPage._make(row) for row in await connection.fetch(LIST_COURSES_OF_STUDENTS, *columns(asked))]
+    return [JsonPage._make(row) for row in await connection.fetch(LIST_COURSES_OF_STUDENTS, *columns(asked))]
 
 
 LIST_STUDENTS_OF_COURSES: Final = """
@@ -424,9 +424,9 @@ CROSS JOIN LATERAL (
 """
 
 
-async def list_students_of_courses(connection: Connection, asked: Sequence[StudentsAsked]) -> list[WrittenPage]:
+async def list_students_of_courses(connection: Connection, asked: Sequence[StudentsAsked]) -> list[JsonPage]:
     """Write pages of courses' students in one status, each by student id; the session's time zone is UTC."""
-    return [WrittenPage._make(row) for row in await connection.fetch(LIST_STUDENTS_OF_COURSES, *columns(asked))]
+    return [JsonPage._make(row) for row in await connection.fetch(LIST_STUDENTS_OF_COURSES, *columns(asked))]
 
 
 LIST_LINE: Final = """
@@ -489,6 +489,6 @@ FROM (
 """
 
 
-async def list_line(connection: Connection, course_id: int, after_place: int, limit: int) -> list[WrittenPage]:
+async def list_line(connection: Connection, course_id: int, after_place: int, limit: int) -> list[JsonPage]:
     """Write a page of those who wait for a course, in order; the session's time zone is UTC."""
-    return [WrittenPage._make(row) for row in await connection.fetch(LIST_LINE, course_id, after_place, limit)]
+    return [JsonPage._make(row) for row in await connection.fetch(LIST_LINE, course_id, after_place, limit)]
