@@ -1,25 +1,31 @@
 """Natural batching: who shares a transaction, who is turned away, and that one failure is nobody else's."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+import asyncpg
 import pytest
 from pytest_aiohttp import AiohttpClient
 
 from service.coalescer import Coalescer, Crowd
 from service.database import Database
-from service.errors import Unavailable
-from service.registrar import PART, Registrar
-from service.registrar.changes import Create, Origin
+from service.errors import DomainError, EmailTaken, StudentNotFound, Unavailable, UnknownCourses, UnknownTerm
+from service.registrar import LARGE, PART, Registrar
+from service.registrar.changes import Change, Create, Delete, Edit, Enroll, Origin
 from service.settings import Settings
 from sql import Connection
+from sql.courses import Course
 from sql.students import Student
+from sql.terms import Term
 from tests.campus import (
     busy,
     call,
     course_fields,
+    create,
     drop,
     enroll,
     new_course,
@@ -234,6 +240,21 @@ async def test_a_change_that_the_database_refuses_fails_alone(
     assert await connection.fetchval("SELECT max(position) = count(*) FROM events")
 
 
+@asynccontextmanager
+async def registrar_of(settings: Settings) -> AsyncIterator[Registrar]:
+    """A registrar of its own on the test's database."""
+    database = Database(settings)
+    await database.open()
+    yield Registrar(database, settings)
+    await database.close()
+
+
+def creation(number: int, given_name: str = "Ada") -> Create[Student]:
+    """A change that makes a student, each number another one."""
+    names = {"given_name": given_name, "family_name": "B", "email": f"{number}@campus.example"}
+    return Create(origin=Origin("r"), thing=Student, values={**names, "external_id": None, "max_credits": None})
+
+
 @pytest.mark.parametrize("refused", [PART // 2, PART + PART // 2], ids=["first part", "second part"])
 async def test_of_256_changes_that_share_a_transaction_255_succeed_where_the_database_refuses_one(
     settings: Settings, connection: Connection, database_url: str, refused: int
@@ -263,6 +284,73 @@ async def test_of_256_changes_that_share_a_transaction_255_succeed_where_the_dat
     assert [number for number, outcome in enumerate(outcomes) if isinstance(outcome, Exception)] == [refused]
     assert await connection.fetchval("SELECT count(*) FROM students") == 256
     assert await connection.fetchval("SELECT max(position) FROM events") == 256
+
+
+async def test_an_address_that_is_taken_behind_the_registrars_back_fails_the_one_who_wants_it_alone(
+    settings: Settings, connection: Connection, database_url: str
+) -> None:
+    other = await asyncpg.connect(database_url)
+    await other.execute("BEGIN")
+    # Without the writer's lock, as nothing of the service does: the registrar learns of it by the refusal alone.
+    await other.execute("INSERT INTO students (given_name, family_name, email) VALUES ('A', 'B', '7@campus.example')")
+    async with registrar_of(settings) as registrar:
+        creating = asyncio.create_task(registrar.submit_all([creation(number) for number in range(20)]))
+        await waiting_writer(connection)
+        await other.execute("COMMIT")
+        outcomes = await creating
+    await other.close()
+
+    refused = [(number, type(outcome)) for number, outcome in enumerate(outcomes) if isinstance(outcome, Exception)]
+    assert refused == [(7, EmailTaken)]
+    assert await connection.fetchval("SELECT count(*) FROM students") == 20
+
+
+async def test_changes_that_go_one_by_one_do_not_keep_others_waiting_longer_than_they_may(
+    settings: Settings, connection: Connection
+) -> None:
+    slow = "CHECK (given_name <> 'X' AND pg_sleep(0.02) IS NOT NULL)"
+    await connection.execute(f"ALTER TABLE students ADD CONSTRAINT slowly {slow}")
+    async with registrar_of(settings.model_copy(update={"write_timeout": 0.2})) as registrar:
+        outcomes = await registrar.submit_all([creation(0, given_name="X"), *map(creation, range(1, 60))])
+
+    made = [isinstance(outcome, Student) for outcome in outcomes]
+    assert not made[0]
+    assert made[1:] == sorted(made[1:], reverse=True)
+    assert 1 <= sum(made) < 59
+    assert {type(outcome) for outcome, is_made in zip(outcomes[1:], made[1:], strict=True) if not is_made} == {
+        Unavailable
+    }
+    assert await connection.fetchval("SELECT count(*) FROM students") == sum(made)
+
+
+@pytest.mark.parametrize("size", [2, PART + 2, LARGE + 2, 2 * LARGE])
+@pytest.mark.parametrize("thing", [Student, Course, Term])
+async def test_what_the_batch_has_deleted_is_gone_for_the_rest_of_it(
+    client: Client, settings: Settings, connection: Connection, thing: type[Student | Course | Term], size: int
+) -> None:
+    student, course = await new_student(client), await new_course(client)
+    dates = {"starts_on": "2030-09-01", "ends_on": "2030-12-20"}
+    term = (await create(client, "/terms", {"code": "F", "name": "Fall", **dates}))["id"]
+    origin = Origin("r")
+    into = Edit(origin=origin, thing=Course, id=course, values={"term_id": term})
+    enrolling = Enroll(origin=origin, student_id=student, course_ids=(course,))
+    cases: dict[type, tuple[int, Change[Any], type[DomainError]]] = {
+        Student: (student, enrolling, StudentNotFound),
+        Course: (course, enrolling, UnknownCourses),
+        Term: (term, into, UnknownTerm),
+    }
+    id, last, error = cases[thing]
+    between = [creation(number) for number in range(size - 2)]
+    async with registrar_of(settings) as registrar:
+        # It remembers courses and terms from batch to batch.
+        away = replace(into, values={"term_id": None})
+        await registrar.submit_all([replace(change, origin=Origin("before")) for change in (into, away)])
+
+        first, *made, refused = await registrar.submit_all([Delete(origin=origin, thing=thing, id=id), *between, last])
+
+    assert (first, type(refused)) == (None, error)
+    assert all(isinstance(outcome, Student) for outcome in made)
+    assert await connection.fetchval("SELECT count(DISTINCT xmin::text) FROM events WHERE request_id = 'r'") == 1
 
 
 async def test_changes_of_every_kind_share_a_transaction_in_the_order_of_arrival(

@@ -12,7 +12,7 @@ import asyncpg
 
 from service.coalescer import Coalescer, Crowd
 from service.database import Database
-from service.errors import DomainError, Unavailable
+from service.errors import OutcomeUnknown, Unavailable
 from service.registrar.catalog import Catalog
 from service.registrar.changes import Change, Origin, Sweep
 from service.registrar.decide import Outcome, decide
@@ -73,25 +73,35 @@ class Registrar:
         Returns what each answers or raises.
 
         Raises:
-            DomainError: the database could not be had.
+            Unavailable, OutcomeUnknown: the database could not be had.
         """
         async with self._my_turn():
             try:
                 return await self._transact(changes)
-            except DomainError:
+            except (Unavailable, OutcomeUnknown):
                 raise
             except Exception as error:
                 if len(changes) == 1:
                     return [error]
                 logger.warning("a batch was refused, its changes go one by one", extra={"error": type(error).__name__})
-            return [await self._alone(change) for change in changes]
+            return await self._transact_each(changes)
 
-    async def _alone(self, change: Change[Any]) -> Outcome:
-        try:
-            [outcome] = await self._transact([change])
-        except Exception as error:  # handed on to the caller of this change
-            return error
-        return outcome
+    async def _transact_each(self, changes: Sequence[Change[Any]]) -> list[Outcome]:
+        """Make each change in its own transaction, as long as the database serves and others may still wait for it."""
+        outcomes: list[Outcome] = []
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._write_timeout
+        for change in changes:
+            if loop.time() > until:
+                outcomes.append(Unavailable("The changes before this one took too long."))
+                continue
+            try:
+                outcomes += await self._transact([change])
+            except Exception as error:  # handed on to the caller of this change
+                outcomes.append(error)
+                if isinstance(error, Unavailable | OutcomeUnknown):
+                    until = 0.0
+        return outcomes
 
     async def preview(self, change: Change[Answer]) -> Answer:
         """Return what a change would answer now; nothing is written, and nothing is locked.

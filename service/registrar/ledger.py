@@ -94,8 +94,9 @@ class Table(Generic[Key, Row]):
 
     def delta(self) -> "Delta[Key, Row]":
         """Tell what has become of the rows since they were loaded, or since this was told last."""
-        before, self._loaded = self._loaded, {}
         rows = self._rows
+        # What was removed stays known as such: it is neither to be loaded again nor to be looked up elsewhere.
+        before, self._loaded = self._loaded, {key: None for key in self._loaded if key not in rows}
         return Delta(
             saved={key: row for key, old in before.items() if (row := rows.get(key)) is not None and row != old},
             removed=[key for key, old in before.items() if old is not None and key not in rows],
