@@ -528,7 +528,8 @@ class BulkOutcomes:
 async def enroll_many(call: Call, body: BulkRequest) -> Written[BulkOutcomes]:
     """Enroll many students in one transaction, each for itself.
 
-    Items are judged in the order asked, each after those before it; a refused one leaves the others as they are.
+    Items are judged in the order asked, each after those before it; a refused one leaves the others as they are. If the
+    database refuses the transaction as a whole, which takes a fault, each item is tried in one of its own.
     """
     changes = [enrollment(call, item.student_id, item) for item in body.items]
     outcomes = await call[REGISTRAR].submit_all(changes)

@@ -199,7 +199,8 @@ async def test_a_body_that_comes_too_slowly_is_a_problem(settings: Settings, aio
     assert json.loads(body)["type"] == "/problems/body-too-slow"
 
 
-async def test_continue_is_the_only_expectation_that_is_met(client: Client) -> None:
+async def test_continue_is_the_only_expectation_that_is_met(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     body = json.dumps(student_fields()).encode()
     head = b"POST /students HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n" % len(body)
 
@@ -208,11 +209,14 @@ async def test_continue_is_the_only_expectation_that_is_met(client: Client) -> N
         assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
         writer.write(body)
         assert (await receive(reader))[0] == 201
+    old = head.replace(b"HTTP/1.1", b"HTTP/1.0") + b"Expect: 100-continue\r\n\r\n" + body
+    assert (await exchange(client, old))[0] == 409, "an older caller is answered, and waits for nothing"
     for path in (b"/students", b"/nothing"):
         status, headers, text = await exchange(client, head.replace(b"/students", path) + b"Expect: tea\r\n\r\n" + body)
         assert (status, headers["content-type"].partition(";")[0]) == (417, PROBLEM_JSON)
         assert json.loads(text)["type"] == "/problems/expectation-failed"
         assert headers["x-request-id"] == json.loads(text)["request_id"]
+        assert vars(requests_logged(caplog)[-1])["request_id"] == headers["x-request-id"]
 
 
 @asynccontextmanager
@@ -282,62 +286,123 @@ async def test_a_change_is_finished_though_its_caller_has_left(
     assert faults_logged(caplog) == []
 
 
+async def talk(host: str, port: int, request: bytes) -> tuple[Answer, bool]:
+    """Send bytes, read the answer, and tell whether the connection then ended at once."""
+    reader, writer = await asyncio.open_connection(host, port)
+    try:
+        writer.write(request)
+        status, headers, text = await receive(reader)
+        try:
+            ended = await asyncio.wait_for(reader.read(), 0.2) == b""
+        except TimeoutError:
+            ended = False
+    finally:
+        writer.close()
+    assert inside_of(text.decode()) == []
+    return Answer(status, CIMultiDictProxy(CIMultiDict(headers)), json.loads(text)), ended
+
+
+GET = b"GET /students HTTP/1.1\r\nHost: x\r\n"
+POST = b"POST /students HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+
+
 @pytest.mark.parametrize(
-    ("request_", "says"),
+    ("request_", "code", "says"),
     [
-        (b"nonsense\r\n\r\n", "b'nonsense'"),
-        (b"GET /students HTTP/1.1\r\nHost: x\r\nbad header\r\n\r\n", "b'bad header'"),
-        (b"GET /students HTTP/1.1\r\nHost: x\r\nX-Long: " + b"x" * 100_000 + b"\r\n\r\n", "more than 8190 bytes"),
-        (b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", "more than 8190 bytes"),
-        (b"POST /students HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", "b'Content-Length: -1'"),
-        (b"GET /students HTTP/1.1\r\n\r\n", "Missing 'Host' header"),
-        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "HTTPS"),
+        (b"nonsense\r\n\r\n", "not_http", "Invalid method encountered: b'nonsense'"),
+        (GET + b"bad header\r\n\r\n", "not_http", "b'bad header'"),
+        (GET + b"X-Long: " + b"x" * 100_000 + b"\r\n\r\n", "not_http", "more than 8190 bytes"),
+        (b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", "not_http", "more than 8190 bytes"),
+        (POST + b"Content-Length: -1\r\n\r\n", "not_http", "b'Content-Length: -1'"),
+        (b"GET /students HTTP/1.1\r\n\r\n", "not_http", "Missing 'Host' header"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "not_http", "HTTPS"),
+        (POST + b"Content-Encoding: br\r\nContent-Length: 4\r\n\r\njunk", "bad_json", "gzip or deflate"),
+        (POST + b"Content-Encoding: deflate\r\nContent-Length: 4\r\n\r\njunk", "bad_json", "gzip or deflate"),
     ],
-    ids=["no method", "no colon", "long header", "long path", "negative length", "no host", "TLS"],
+    ids=[
+        "method",
+        "colon",
+        "long header",
+        "long path",
+        "negative length",
+        "host",
+        "TLS",
+        "unknown encoding",
+        "deflate",
+    ],
 )
 async def test_what_is_no_http_is_a_problem_that_shows_where_and_a_line_in_the_log(
-    settings: Settings, caplog: pytest.LogCaptureFixture, request_: bytes, says: str
+    settings: Settings, caplog: pytest.LogCaptureFixture, request_: bytes, code: str, says: str
 ) -> None:
     caplog.set_level(logging.INFO)
     async with served_for_real(settings) as (host, port):
-        reader, writer = await asyncio.open_connection(host, port)
-        writer.write(request_)
-        status, headers, text = await receive(reader)
-        assert await reader.read() == b"", "it disconnects"
-        writer.close()
+        answer, ended = await talk(host, port, request_)
 
-    body = problem(Answer(status, CIMultiDictProxy(CIMultiDict(headers)), json.loads(text)), 400, "not_http")
+    body = problem(answer, 400, code)
     assert says in body["detail"]
-    assert "\n" not in body["detail"]
-    assert inside_of(text.decode()) == []
+    assert not re.search(r"[\n^]", body["detail"])
+    assert ended
     assert faults_logged(caplog) == []
     [line] = [vars(record) for record in requests_logged(caplog)]
-    assert (line["route"], line["status"], line["request_id"]) == ("/{tail}", 400, body["request_id"])
+    assert [line[name] for name in ("method", "route", "status")] == ["UNKNOWN", "/{tail}", 400]
+    assert line["request_id"] == body["request_id"]
+
+
+@pytest.mark.parametrize("target", [b"OPTIONS *", b"CONNECT x:443", b"CONNECT /students", b"GET http://x?a=b"])
+async def test_a_target_that_is_no_path_is_a_problem_and_a_line_in_the_log(
+    settings: Settings, caplog: pytest.LogCaptureFixture, target: bytes
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with served_for_real(settings) as (host, port):
+        answer, _ = await talk(host, port, target + b" HTTP/1.1\r\nHost: x\r\nX-Request-Id: r-1\r\n\r\n")
+
+    assert problem(answer, 404, "no_such_path")["request_id"] == "r-1"
+    [line] = [vars(record) for record in requests_logged(caplog)]
+    told = [line[name] for name in ("method", "route", "status", "request_id")]
+    assert told == [target.split()[0].decode(), "/{tail}", 404, "r-1"]
+
+
+async def test_a_body_that_nobody_wanted_and_nobody_can_read_is_no_fault(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with served_for_real(settings) as (host, port):
+        answer, _ = await talk(host, port, GET + b"Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\njunk")
+
+    assert answer.status == 200
+    assert faults_logged(caplog) == []
 
 
 async def test_a_fault_beside_the_endpoints_is_a_problem_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     async def fail(_request: web.Request) -> web.Response:
         raise RuntimeError("hidden")
 
+    async def fail_amid(request: web.Request) -> web.Response:
+        response = web.StreamResponse(headers={"Content-Length": "3"})
+        await response.prepare(request)
+        await response.write(b"{}")
+        raise RuntimeError("hidden")
+
     app = web.Application()
     app.router.add_get("/", fail)
+    app.router.add_get("/amid", fail_amid)
     runner = Runner(app)
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
-        reader, writer = await asyncio.open_connection(*runner.addresses[0])
-        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nX-Request-Id: r-1\r\n\r\n")
-        status, headers, text = await receive(reader)
-        writer.close()
+        host, port = runner.addresses[0]
+        request = b" HTTP/1.1\r\nHost: x\r\nX-Request-Id: r-1\r\n\r\n"
+        answer, ended = await talk(host, port, b"GET /" + request)
+        with pytest.raises(asyncio.IncompleteReadError, match="2 bytes read"):
+            await talk(host, port, b"GET /amid" + request)
     finally:
         await runner.cleanup()
 
-    body = problem(Answer(status, CIMultiDictProxy(CIMultiDict(headers)), json.loads(text)), 500, "internal_error")
-    assert body["request_id"] == "r-1"
-    assert inside_of(text.decode()) == []
-    [fault] = faults_logged(caplog)
-    assert fault.exc_info is not None
-    assert (str(fault.exc_info[1]), vars(fault)["request_id"]) == ("hidden", "r-1")
+    assert problem(answer, 500, "internal_error")["request_id"] == "r-1"
+    assert ended
+    for fault in faults_logged(caplog):
+        assert fault.exc_info is not None
+        assert (str(fault.exc_info[1]), vars(fault)["request_id"]) == ("hidden", "r-1")
+    assert len(faults_logged(caplog)) == 2
 
 
 async def test_a_request_id_is_taken_and_returned_and_told_by_the_events(

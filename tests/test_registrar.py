@@ -372,6 +372,8 @@ async def test_an_item_that_the_database_refuses_fails_alone(client: Client, con
 
     statuses = [item["status"] for item in answer.body["items"]]
     assert statuses == [500 if student == refused else 201 for student in students]
+    [alone] = (await call(client, "POST", "/enrollments", {"items": [items[PART + 1]]})).body["items"]
+    assert alone["status"] == 500
     assert (await read(client, f"/courses/{course}"))["seats_taken"] == 2 * PART - 1
     assert await connection.fetchval("SELECT count(*) FROM student_courses") == 2 * PART - 1
 

@@ -7,7 +7,7 @@ import json
 import pkgutil
 import re
 import types
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import date, datetime
 from pathlib import Path
@@ -17,7 +17,9 @@ from uuid import UUID
 import pytest
 
 import sql
+from service.database import Database
 from service.errors import CONSTRAINTS
+from service.settings import Settings
 from sql import Connection
 from sql.courses import Course
 from sql.enrollments import Enrollment
@@ -390,20 +392,29 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from nodes(child)
 
 
-async def test_every_statement_of_a_request_finds_its_rows_by_index(connection: Connection) -> None:
-    await connection.execute(FILLED)
-    await connection.execute("VACUUM student_courses")
-    await connection.execute("SET plan_cache_mode = force_generic_plan")
+@pytest.fixture
+async def session(settings: Settings) -> AsyncIterator[Connection]:
+    """A session as the service has it: how it plans is a setting."""
+    database = Database(settings)
+    await database.open()
+    async with database.reading() as connection:
+        yield connection
+    await database.close()
+
+
+async def test_every_statement_of_a_request_finds_its_rows_by_index(session: Connection) -> None:
+    await session.execute(FILLED)
+    await session.execute("VACUUM student_courses")
     requested = {name for name in STATEMENTS if not name.startswith("FIND_") or name in INDEXES} - WIDE
     assert requested == INDEXES.keys()
 
     for name, indexes in INDEXES.items():
         statement, _ = STATEMENTS[name]
-        count = len((await connection.prepare(statement)).get_parameters())
-        await connection.execute(f"PREPARE statement AS {statement}")
+        count = len((await session.prepare(statement)).get_parameters())
+        await session.execute(f"PREPARE statement AS {statement}")
         nulls = f"({', '.join(['NULL'] * count)})" if count else ""
-        text = await connection.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE statement{nulls}")
-        await connection.execute("DEALLOCATE statement")
+        text = await session.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE statement{nulls}")
+        await session.execute("DEALLOCATE statement")
         found = list(nodes(json.loads(text)[0]["Plan"]))
 
         used = {node["Index Name"] for node in found if "Index Name" in node}

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any, Generic, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 from urllib.parse import unquote_to_bytes
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
 
 from service.errors import Detail, DomainError, OutcomeUnknown, Unavailable
@@ -305,7 +305,7 @@ async def _unrouted(call: Call, tail: str) -> None:
     for resource in call.request.app.router.resources():
         if resource.canonical != "/{tail}":
             allowed |= (await resource.resolve(call.request))[1]
-    raise MethodNotAllowed(allowed) if allowed else NoSuchPath("Nothing is served here; /docs shows what is.")
+    raise MethodNotAllowed(allowed) if allowed else NoSuchPath()
 
 
 unrouted = endpoint("*", "/{tail}")(_unrouted)
@@ -314,11 +314,22 @@ unrouted = endpoint("*", "/{tail}")(_unrouted)
 async def _expect(request: web.Request) -> web.StreamResponse | None:
     """Answer ``Expect: 100-continue``, and refuse every other expectation (RFC 9110 section 10.1.1)."""
     if request.headers.get("Expect", "").lower() != "100-continue":
-        error = ExpectationFailed("The only expectation that is met is 100-continue.")
-        return problem_response(error, instance=request.rel_url.raw_path, request_id=request_id_of(request))
-    if request.transport is not None:
+        return refuse(request, ExpectationFailed("The only expectation that is met is 100-continue."))
+    # An older caller waits for nothing.
+    if request.transport is not None and request.version >= HttpVersion11:
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     return None
+
+
+def refuse(request: web.BaseRequest, error: DomainError) -> web.Response:
+    """Answer a request that does not get to an endpoint with a problem, and put it into the log."""
+    request_id = request_id_of(request)
+    path = request.rel_url.raw_path
+    response = problem_response(error, instance=path if path.startswith("/") else "/", request_id=request_id)
+    log_request(
+        method=request.method, route=unrouted.path, status=response.status, duration_ms=0.0, request_id=request_id
+    )
+    return response
 
 
 class _NoQuery(BaseModel):

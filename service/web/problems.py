@@ -57,6 +57,9 @@ class NoSuchPath(DomainError):
 
     code, status, title = "no_such_path", 404, "No such path"
 
+    def __init__(self, detail: str = "Nothing is served here; /docs shows what is.") -> None:
+        super().__init__(detail)
+
 
 class MethodNotAllowed(DomainError):
     """The path does not take this method; the header Allow lists those it takes."""

@@ -1,11 +1,14 @@
-"""The server: what aiohttp answers before any endpoint sees a request is a problem and a line in the log too."""
+"""The server: what aiohttp answers by itself, before any endpoint sees a request, is a problem and in the log as well."""
+
+from typing import Any
 
 from aiohttp import web
+from aiohttp.http_exceptions import ContentEncodingError
 
 from service.errors import DomainError
-from service.web.access import log_request, logger
-from service.web.endpoint import request_id_of, unrouted
-from service.web.problems import InternalError, NotHttp, problem_response
+from service.web.access import logger
+from service.web.endpoint import refuse, request_id_of
+from service.web.problems import BadJson, InternalError, NoSuchPath, NotHttp
 
 
 class Runner(web.AppRunner):
@@ -28,6 +31,14 @@ class _Server(web.Server):
 class _Protocol(web.RequestHandler):
     __slots__ = ()
 
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send an answer: where the target is no path, as in ``OPTIONS *``, no route was found and aiohttp raised."""
+        if isinstance(resp, web.HTTPNotFound):
+            resp = refuse(request, NoSuchPath())
+        return await super().finish_response(request, resp, start_time)
+
     def handle_error(
         self,
         request: web.BaseRequest,
@@ -40,21 +51,24 @@ class _Protocol(web.RequestHandler):
         Raises:
             ConnectionError: an answer is under way already.
         """
-        if request.writer.output_size > 0:
-            raise ConnectionError("The fault came amid an answer.") from exc
-        request_id = request_id_of(request)
         error: DomainError
-        if message is None:
-            logger.error("a fault of the server", exc_info=exc, extra={"request_id": request_id})
-            error = InternalError.logged()
-        else:
+        if isinstance(exc, ContentEncodingError):
+            error = BadJson("The body is not encoded as Content-Encoding says, or otherwise than in gzip or deflate.")
+        elif message is not None:
             error = NotHttp(f"This can't be read as a request: {_on_one_line(message)}")
-        response = problem_response(error, instance=request.rel_url.raw_path, request_id=request_id)
+        else:
+            logger.error("a fault of the server", exc_info=exc, extra={"request_id": request_id_of(request)})
+            error = InternalError.logged()
+        if request.writer.output_size > 0:
+            raise ConnectionError("An answer is under way already.") from exc
+        response = refuse(request, error)
         response.force_close()
-        log_request(
-            method=request.method, route=unrouted.path, status=response.status, duration_ms=0.0, request_id=request_id
-        )
         return response
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        """Log a fault, which a body that no endpoint wanted and nobody could read is not."""
+        if not isinstance(kw.get("exc_info"), web.RequestPayloadError):
+            super().log_exception(*args, **kw)
 
 
 def _on_one_line(message: str) -> str:
