@@ -89,13 +89,13 @@ async def match_terms(connection: Connection, codes: list[str]) -> list[Term]:
 LOAD_TERMS_IN_USE: Final = """
 SELECT id
 FROM unnest($1::bigint[]) AS asked (id)
-WHERE EXISTS (SELECT FROM courses WHERE courses.term_id = asked.id)
+WHERE EXISTS (SELECT FROM courses WHERE courses.term_id = asked.id AND courses.id <> ALL($2::bigint[]))
 """
 
 
-async def load_terms_in_use(connection: Connection, term_ids: list[int]) -> list[int]:
-    """Tell which of these terms have courses."""
-    return [row[0] for row in await connection.fetch(LOAD_TERMS_IN_USE, term_ids)]
+async def load_terms_in_use(connection: Connection, term_ids: list[int], but_course_ids: list[int]) -> list[int]:
+    """Tell which of these terms have courses besides some."""
+    return [row[0] for row in await connection.fetch(LOAD_TERMS_IN_USE, term_ids, but_course_ids)]
 
 
 RESERVE_TERM_IDS: Final = """

@@ -13,9 +13,17 @@ from pytest_aiohttp import AiohttpClient
 
 from service.coalescer import Coalescer, Crowd
 from service.database import Database
-from service.errors import DomainError, EmailTaken, StudentNotFound, Unavailable, UnknownCourses, UnknownTerm
+from service.errors import (
+    DomainError,
+    EmailTaken,
+    OverrideNotFound,
+    StudentNotFound,
+    Unavailable,
+    UnknownCourses,
+    UnknownTerm,
+)
 from service.registrar import LARGE, PART, Registrar
-from service.registrar.changes import Change, Create, Delete, Edit, Enroll, Origin
+from service.registrar.changes import Change, Create, Delete, Edit, EndOverride, Enroll, Origin
 from service.settings import Settings
 from sql import Connection
 from sql.courses import Course
@@ -324,22 +332,26 @@ async def test_changes_that_go_one_by_one_do_not_keep_others_waiting_longer_than
 
 
 @pytest.mark.parametrize("size", [2, PART + 2, LARGE + 2, 2 * LARGE])
-@pytest.mark.parametrize("thing", [Student, Course, Term])
+@pytest.mark.parametrize("what", ["student", "course", "term", "override"])
 async def test_what_the_batch_has_deleted_is_gone_for_the_rest_of_it(
-    client: Client, settings: Settings, connection: Connection, thing: type[Student | Course | Term], size: int
+    client: Client, settings: Settings, connection: Connection, what: str, size: int
 ) -> None:
     student, course = await new_student(client), await new_course(client)
     dates = {"starts_on": "2030-09-01", "ends_on": "2030-12-20"}
     term = (await create(client, "/terms", {"code": "F", "name": "Fall", **dates}))["id"]
+    granted = {"course_id": course, "rule": "course_full", "author": "Dean", "reason": "So"}
+    override = (await create(client, f"/students/{student}/overrides", granted))["id"]
     origin = Origin("r")
     into = Edit(origin=origin, thing=Course, id=course, values={"term_id": term})
     enrolling = Enroll(origin=origin, student_id=student, course_ids=(course,))
-    cases: dict[type, tuple[int, Change[Any], type[DomainError]]] = {
-        Student: (student, enrolling, StudentNotFound),
-        Course: (course, enrolling, UnknownCourses),
-        Term: (term, into, UnknownTerm),
+    ending = EndOverride(origin=origin, student_id=student, override_id=override)
+    cases: dict[str, tuple[type[Student | Course | Term], int, Change[Any], type[DomainError]]] = {
+        "student": (Student, student, enrolling, StudentNotFound),
+        "course": (Course, course, enrolling, UnknownCourses),
+        "term": (Term, term, into, UnknownTerm),
+        "override": (Course, course, ending, OverrideNotFound),
     }
-    id, last, error = cases[thing]
+    thing, id, last, error = cases[what]
     between = [creation(number) for number in range(size - 2)]
     async with registrar_of(settings) as registrar:
         # It remembers courses and terms from batch to batch.

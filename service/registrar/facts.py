@@ -55,7 +55,7 @@ class Store(Generic[Thing]):
     load: Callable[[Connection, list[int]], Awaitable[list[Thing]]]
     match: Callable[[Connection, list[str], list[Mapping[str, Any]]], Awaitable[list[Thing]]]
     """Reads those with an external id of the list, or with another unique key of the values."""
-    load_in_use: Callable[[Connection, list[int]], Awaitable[list[int]]]
+    load_in_use: Callable[[Connection, Ledger, list[int]], Awaitable[list[int]]]
     save: Callable[[Connection, list[Thing]], Awaitable[None]]
     delete: Callable[[Connection, list[int]], Awaitable[None]]
 
@@ -65,9 +65,9 @@ async def open_ledger(connection: Connection, changes: Sequence[Change[Any]], ca
     head = await feed.load_head(connection)
     await _refresh(connection, catalog, head)
     ledger = Ledger(head, catalog)
-    await _load_things(connection, ledger, TERMS, changes)
     await _load_things(connection, ledger, STUDENTS, changes)
     await _load_things(connection, ledger, COURSES, changes)
+    await _load_things(connection, ledger, TERMS, changes)
     if placed := sum(isinstance(change, PlaceHold) for change in changes):
         await _reserve_ids(connection, ledger, Hold, placed)
     if granted := sum(isinstance(change, GrantOverride) for change in changes):
@@ -296,7 +296,7 @@ async def _load_things(
     if new:
         await _reserve_ids(connection, ledger, store.thing, new)
     if deleted := [change.id for change in ours if isinstance(change, Delete)]:
-        ledger.in_use.update((store.thing, id) for id in await store.load_in_use(connection, deleted))
+        ledger.in_use.update((store.thing, id) for id in await store.load_in_use(connection, ledger, deleted))
 
 
 async def _reserve_ids(connection: Connection, ledger: Ledger, thing: type, count: int) -> None:
@@ -322,9 +322,14 @@ async def record(connection: Connection, entries: Entries) -> None:
     """Write what changes left: the final row of each key once, and all events in order."""
     if not entries.events:
         return
-    await _record_things(connection, TERMS, entries.terms)
-    await _record_things(connection, STUDENTS, entries.students)
-    await _record_things(connection, COURSES, entries.courses)
+    await _save_things(connection, TERMS, entries.terms)
+    # What is deleted goes first: others may have its address or code.
+    await _delete_things(connection, STUDENTS, entries.students)
+    await _save_things(connection, STUDENTS, entries.students)
+    await _delete_things(connection, COURSES, entries.courses)
+    await _save_things(connection, COURSES, entries.courses)
+    # But for a term, which its courses have to leave.
+    await _delete_things(connection, TERMS, entries.terms)
     if entries.holds.saved:
         await holds.save_holds(connection, [*entries.holds.saved.values()])
     if entries.overrides.saved:
@@ -341,9 +346,12 @@ async def record(connection: Connection, entries: Entries) -> None:
         await feed.record_events(connection, entries.events, entries.now)
 
 
-async def _record_things(connection: Connection, store: Store[Thing], delta: Delta[int, Thing]) -> None:
+async def _delete_things(connection: Connection, store: Store[Thing], delta: Delta[int, Thing]) -> None:
     if delta.removed:
         await store.delete(connection, delta.removed)
+
+
+async def _save_things(connection: Connection, store: Store[Thing], delta: Delta[int, Thing]) -> None:
     if saved := [thing for thing in delta.saved.values() if not _only_seats_moved(delta, thing)]:
         await store.save(connection, saved)
 
@@ -403,12 +411,25 @@ async def _match_terms(connection: Connection, _external_ids: list[str], values:
     return await terms.match_terms(connection, [value["code"] for value in values if "code" in value])
 
 
+async def _load_students_in_use(connection: Connection, _ledger: Ledger, ids: list[int]) -> list[int]:
+    return await enrollments.load_students_in_use(connection, ids)
+
+
+async def _load_courses_in_use(connection: Connection, _ledger: Ledger, ids: list[int]) -> list[int]:
+    return await enrollments.load_courses_in_use(connection, ids)
+
+
+async def _load_terms_in_use(connection: Connection, ledger: Ledger, ids: list[int]) -> list[int]:
+    """Tell which terms have courses that the changes leave alone: the others may have left when it comes to that."""
+    return await terms.load_terms_in_use(connection, ids, [course.id for course in ledger.courses])
+
+
 STUDENTS = Store(
     thing=Student,
     kind=STUDENT,
     load=students.load_students,
     match=_match_students,
-    load_in_use=enrollments.load_students_in_use,
+    load_in_use=_load_students_in_use,
     save=students.save_students,
     delete=students.delete_students,
 )
@@ -417,7 +438,7 @@ COURSES = Store(
     kind=COURSE,
     load=courses.load_courses,
     match=_match_courses,
-    load_in_use=enrollments.load_courses_in_use,
+    load_in_use=_load_courses_in_use,
     save=courses.save_courses,
     delete=courses.delete_courses,
 )
@@ -426,7 +447,7 @@ TERMS = Store(
     kind=TERM,
     load=terms.load_terms,
     match=_match_terms,
-    load_in_use=terms.load_terms_in_use,
+    load_in_use=_load_terms_in_use,
     save=terms.save_terms,
     delete=terms.delete_terms,
 )

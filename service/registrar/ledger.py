@@ -84,6 +84,10 @@ class Table(Generic[Key, Row]):
     def __iter__(self) -> Iterator[Row]:
         return iter(self._rows.values())
 
+    def has_removed(self, key: Key) -> bool:
+        """Tell whether a change has removed a row."""
+        return key in self._loaded and key not in self._rows
+
     def put(self, key: Key, row: Row | None) -> None:
         """Set a row, or with None remove it."""
         old = self._rows.get(key)
@@ -394,8 +398,8 @@ class Ledger:
             self._holds_of.setdefault(row.student_id, []).append(row.id)
 
     def load_override(self, row: Override) -> None:
-        """Take in an override."""
-        if row.id not in self.overrides:
+        """Take in an override, unless its course was deleted."""
+        if row.id not in self.overrides and not self.courses.has_removed(row.course_id):
             self.overrides.load(row.id, row)
             self._overrides_of.setdefault((row.student_id, row.course_id), []).append(row.id)
 

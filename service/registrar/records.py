@@ -46,6 +46,8 @@ class Kind(Generic[Thing]):
     """Raises where a thing does not fit with others, or in itself."""
     touch: Callable[[Ledger, Thing, Thing], None]
     """Notes who may be promoted now that a thing has changed from the first to the second."""
+    detach: Callable[[Ledger, int], None]
+    """Removes what belongs to a thing that is deleted, as the database does with what it holds."""
 
 
 def _examine_course(ledger: Ledger, course: Course) -> None:
@@ -86,6 +88,23 @@ def _touch_student(ledger: Ledger, _before: Student, after: Student) -> None:
     ledger.touched_students.add(after.id)
 
 
+def _detach_from_student(ledger: Ledger, id: int) -> None:
+    for hold in [hold for hold in ledger.holds if hold.student_id == id]:
+        ledger.holds.put(hold.id, None)
+    for override in [override for override in ledger.overrides if override.student_id == id]:
+        ledger.overrides.put(override.id, None)
+
+
+def _detach_from_course(ledger: Ledger, id: int) -> None:
+    ledger.requirements.put(id, None)
+    for override in [override for override in ledger.overrides if override.course_id == id]:
+        ledger.overrides.put(override.id, None)
+
+
+def _has_nothing(_ledger: Ledger, _id: int) -> None:
+    """Nothing to remove: no term is deleted that courses are in."""
+
+
 def _fits(_ledger: Ledger, _thing: object) -> None:
     """Nothing to examine: each field was validated by itself."""
 
@@ -103,6 +122,7 @@ STUDENT: Kind[Student] = Kind(
     personal=True,
     examine=_fits,
     touch=_touch_student,
+    detach=_detach_from_student,
 )
 COURSE: Kind[Course] = Kind(
     name="course",
@@ -116,6 +136,7 @@ COURSE: Kind[Course] = Kind(
     personal=False,
     examine=_examine_course,
     touch=_touch_course,
+    detach=_detach_from_course,
 )
 TERM: Kind[Term] = Kind(
     name="term",
@@ -126,6 +147,7 @@ TERM: Kind[Term] = Kind(
     personal=False,
     examine=_examine_term,
     touch=_touch_term,
+    detach=_has_nothing,
 )
 
 
@@ -160,6 +182,7 @@ def delete(ledger: Ledger, kind: Kind[Thing], change: Delete) -> None:
     if (change.thing, thing.id) in ledger.in_use or _is_in_use(ledger, kind, thing.id):
         raise InUse(f"{kind.name.capitalize()} {thing.id}")
     kind.table(ledger).put(thing.id, None)
+    kind.detach(ledger, thing.id)
     _record(ledger, kind, "deleted", change.origin, before=thing, after=None)
 
 

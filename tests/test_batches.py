@@ -1,0 +1,204 @@
+"""Changes of every kind in one batch, in parts of any size, against the same changes one by one."""
+
+import os
+import random
+import re
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+from itertools import permutations
+from typing import Any
+
+import pytest
+
+from service import registrar
+from service.check import INVARIANTS
+from service.database import Database
+from service.errors import DomainError
+from service.registrar import Registrar
+from service.registrar.changes import (
+    Cancel,
+    Change,
+    Complete,
+    Create,
+    Delete,
+    Drop,
+    Edit,
+    EndHold,
+    EndOverride,
+    Enroll,
+    GrantOverride,
+    Group,
+    Origin,
+    PlaceHold,
+    Require,
+    Swap,
+    Sweep,
+)
+from service.settings import Settings
+from sql import Connection
+from sql.courses import Course
+from sql.students import Student
+from sql.terms import Term
+from tests.campus import TABLES
+
+SEEDS = int(os.environ.get("HISTORIES", "40"))
+CHANGES = 40
+ORIGIN = Origin("r")
+STUDENTS, COURSES, TERMS = range(1, 7), range(1, 6), range(1, 3)
+"""Ids; what has the last one is deleted now and then."""
+HELD = 2
+"""Holds and overrides that there are at the beginning, the first of each being in force."""
+MEETINGS = [
+    "[]",
+    '[{"day": "mon", "start": "09:00", "end": "10:00"}]',
+    '[{"day": "mon", "start": "09:30", "end": "11:00"}]',
+]
+LONG_AGO, AHEAD = datetime(2001, 1, 1, tzinfo=UTC), datetime(2999, 1, 1, tzinfo=UTC)
+RULES = ["hold", "time_conflict", "course_full", "credit_limit", "corequisite_missing", "drop_closed"]
+
+
+TIME = re.compile(r"datetime\.datetime\([^()]*\)|20\d\d-\d\d-\d\dT[\d:.]+(?:Z|\+00:00)")
+NEW_ID = re.compile(r'((?:Hold|Override)\(id=|override_id=|"(?:hold|override)_id": ?)\d+')
+
+
+def campus(chance: random.Random) -> list[Change[Any]]:
+    """Choose what there is at the beginning."""
+    days = {"starts_on": date(2030, 9, 1), "ends_on": date(2030, 12, 20), "enroll_from": None, "enroll_until": None}
+    terms = [
+        {"code": f"T{id}", "name": "T", **days, "drop_until": None, "withdraw_until": None, "max_credits": 4.0}
+        for id in TERMS
+    ]
+    courses = [
+        {
+            "external_id": None,
+            "term_id": chance.choice([None, 1, 1, 1, 2]),
+            "code": f"C{id}",
+            "title": "T",
+            "credits": chance.choice([1.0, 3.0]),
+            "capacity": chance.choice([0, 1, 2, None]),
+            "waitlist_capacity": chance.choice([1, None, None]),
+            "meetings": chance.choice(MEETINGS),
+        }
+        for id in COURSES
+    ]
+    students = [
+        {
+            "external_id": None,
+            "given_name": "A",
+            "family_name": "B",
+            "email": f"{id}@campus.example",
+            "max_credits": None,
+        }
+        for id in STUDENTS
+    ]
+    made: list[Change[Any]] = [Create(origin=ORIGIN, thing=Term, values=values) for values in terms]
+    made += [Create(origin=ORIGIN, thing=Course, values=values) for values in courses]
+    made += [Create(origin=ORIGIN, thing=Student, values=values) for values in students]
+    for student in (1, 2):
+        made.append(PlaceHold(origin=ORIGIN, student_id=student, reason="R", blocks_enroll=True, blocks_drop=False))
+        made.append(grant(student, chance.choice(COURSES[2:]), "course_full"))
+    return made
+
+
+def grant(student: int, course: int, rule: str) -> GrantOverride:
+    return GrantOverride(origin=ORIGIN, student_id=student, course_id=course, rule=rule, author="D", reason="R")
+
+
+def change(chance: random.Random) -> Change[Any]:
+    """Choose a change; the last ones are seldom asked for, so that they can be deleted."""
+    student, held = chance.choice([*STUDENTS[:-1], *STUDENTS[:-1], STUDENTS[-1]]), chance.choice(STUDENTS)
+    course, other = chance.choice([*permutations(COURSES[:-1], 2), *permutations(COURSES, 2)])
+    lifted = chance.choice(COURSES)
+    origin = ORIGIN
+    drawn = chance.random()
+    if drawn < 0.35:
+        wanted = chance.choice([(course,), (course, other)])
+        mode, on_full = chance.choice(["atomic", "partial"]), chance.choice(["waitlist", "waitlist", "fail"])
+        return Enroll(origin=origin, student_id=student, course_ids=wanted, mode=mode, on_full=on_full)  # type: ignore[arg-type]
+    if drawn < 0.5:
+        return Drop(origin=origin, student_id=student, course_id=course)
+    if drawn < 0.6:
+        return Swap(origin=origin, student_id=student, drop=(course,), add=(other,), on_full="waitlist")
+    kind = chance.choice(["pre", "co", "anti"])
+    edits: list[tuple[Any, int, dict[str, object]]] = [
+        (Course, course, {"capacity": chance.choice([0, 1, 3, None])}),
+        (Course, course, {"meetings": chance.choice(MEETINGS)}),
+        (Course, course, {"term_id": chance.choice([None, *TERMS])}),
+        (Course, course, {"credits": chance.choice([1.0, 3.0])}),
+        (Student, student, {"max_credits": chance.choice([None, 3.0])}),
+        (Term, 1, {"max_credits": chance.choice([None, 2.0, 6.0])}),
+        (Term, 1, {"enroll_until": chance.choice([None, LONG_AGO, AHEAD])}),
+        (Term, 1, {"drop_until": chance.choice([None, LONG_AGO])}),
+    ]
+    edited, id, values = chance.choice(edits)
+    deleted, last = chance.choice([(Student, STUDENTS[-1]), (Course, COURSES[-1]), (Term, TERMS[-1])])
+    others: list[Change[Any]] = [
+        Complete(origin=origin, student_id=student, course_id=course, passed=chance.random() < 0.7),
+        PlaceHold(origin=origin, student_id=held, reason="R", blocks_enroll=True, blocks_drop=chance.random() < 0.5),
+        EndHold(origin=origin, student_id=chance.choice((1, 2)), hold_id=chance.randint(1, HELD)),
+        grant(held, lifted, chance.choice(RULES)),
+        EndOverride(origin=origin, student_id=chance.choice((1, 2)), override_id=chance.randint(1, HELD)),
+        Require(origin=origin, course_id=course, groups=(Group(kind, (f"C{other}",)),)),  # type: ignore[arg-type]
+        Require(origin=origin, course_id=course, groups=()),
+        Sweep(origin=origin, course_ids=tuple(COURSES)),
+        *[Delete(origin=origin, thing=deleted, id=last)] * 2,
+        *[Edit(origin=origin, thing=edited, id=id, values=values)] * 7,
+    ]
+    if chance.random() < 0.03:
+        return Cancel(origin=origin, course_id=course)
+    return chance.choice(others)
+
+
+def told(outcome: object) -> str:
+    """Say an outcome, or what is left, without the times and the ids of what is new: some are taken in vain."""
+    if isinstance(outcome, DomainError):
+        return f"{type(outcome).__name__} {outcome} {outcome.errors}"
+    assert not isinstance(outcome, Exception), outcome
+    text = outcome if isinstance(outcome, str) else repr(outcome)
+    return NEW_ID.sub(r"\1new", TIME.sub("then", text))
+
+
+async def rows_of(connection: Connection, table: str) -> list[str]:
+    """Read the rows of a table in order, as JSON."""
+    key = "hold_id" if table == "holds" else "override_id" if table == "overrides" else "id"
+    find = f"SELECT to_json(it)::text FROM (SELECT * FROM {table} ORDER BY 1, 2) AS it"
+    return [row[0].replace('{"id"', f'{{"{key}"', 1) for row in await connection.fetch(find)]
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+async def test_a_batch_ends_as_the_same_changes_one_by_one(
+    settings: Settings,
+    connection: Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    seed: int,
+) -> None:
+    chance = random.Random(seed)
+    made = campus(chance)
+    changes = [change(chance) for _ in range(CHANGES)]
+    part = chance.choice([1, 2, 7, CHANGES])
+    monkeypatch.setattr(registrar, "PART", part)
+    monkeypatch.setattr(registrar, "LARGE", chance.choice([part, CHANGES]))
+    database = Database(settings)
+    await database.open()
+
+    async def run(batches: Sequence[Sequence[Change[Any]]]) -> tuple[list[str], dict[str, list[str]]]:
+        """Start anew, and tell the outcomes and what they left."""
+        await connection.execute(f"TRUNCATE {', '.join(TABLES)} RESTART IDENTITY CASCADE")
+        office = Registrar(database, settings)
+        for each in made:
+            await office.submit(each)
+        outcomes = [told(outcome) for batch in batches for outcome in await office.submit_all(batch)]
+        for invariant, find in INVARIANTS.items():
+            assert list(await find(connection)) == [], invariant
+        return outcomes, {table: [told(row) for row in await rows_of(connection, table)] for table in TABLES}
+
+    alone = await run([[each] for each in changes])
+    together = await run([changes])
+    await database.close()
+
+    assert caplog.messages == [], "the database took the batch as a whole"
+    for one_by_one, in_a_batch, each in zip(alone[0], together[0], changes, strict=True):
+        assert in_a_batch == one_by_one, each
+    for table, rows in alone[1].items():
+        assert together[1][table] == rows
