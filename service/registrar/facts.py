@@ -150,14 +150,14 @@ async def load(connection: Connection, ledger: Ledger, missing: Missing) -> None
         for override in await overrides.find_overrides(connection, sorted(missing.overrides)):
             ledger.load_override(override)
     await _load_waits(connection, ledger, missing)
-    had, waited_for = await _load_students(connection, ledger, missing.students - ledger.known_students)
+    waited_for = await _load_students(connection, ledger, missing.students - ledger.known_students)
     pairs = missing.pairs - ledger.known_pairs
     if there := sorted([pair for pair in pairs if not ledger.never_had(*pair)]):
         for row in await enrollments.load_enrollments(connection, [*starmap(enrollments.Pair, there)]):
             ledger.load_enrollment(row)
     ledger.known_pairs |= pairs
     await _load_courses(connection, ledger, (missing.courses | missing.rosters | waited_for) - ledger.known_courses)
-    await _load_catalog(connection, ledger, missing.definitions | had, missing.terms)
+    await _load_catalog(connection, ledger, missing)
 
 
 async def _load_lines(connection: Connection, ledger: Ledger, missing: Missing) -> None:
@@ -203,18 +203,16 @@ async def _load_waits(connection: Connection, ledger: Ledger, missing: Missing) 
             missing.pairs.add((insider.student_id, insider.course_id))
 
 
-async def _load_students(connection: Connection, ledger: Ledger, new: set[int]) -> tuple[set[int], set[int]]:
-    """Read students with all that they have, and return the ids of the courses that it names, and of those waited for."""
-    had: set[int] = set()
+async def _load_students(connection: Connection, ledger: Ledger, new: set[int]) -> set[int]:
+    """Read students with all that they have, and return the ids of the courses that they wait for."""
     waited_for: set[int] = set()
     if not new:
-        return had, waited_for
+        return waited_for
     ids = sorted(new)
     held, lifted = [], []
     for row in await enrollments.load_transcripts(connection, ids, ledger.now):
         ledger.load_transcript(row)
         waited_for.update(row.waitlisted or ())
-        had.update(row.enrolled or (), row.waitlisted or (), row.passed or (), row.failed or ())
         if row.has_holds:
             held.append(row.student_id)
         if row.has_overrides:
@@ -226,7 +224,7 @@ async def _load_students(connection: Connection, ledger: Ledger, new: set[int]) 
         for override in await overrides.load_overrides(connection, lifted, ledger.now):
             ledger.load_override(override)
     ledger.known_students |= new
-    return had, waited_for
+    return waited_for
 
 
 async def _load_courses(connection: Connection, ledger: Ledger, new: set[int]) -> None:
@@ -238,20 +236,25 @@ async def _load_courses(connection: Connection, ledger: Ledger, new: set[int]) -
     ledger.known_courses |= new
 
 
-async def _load_catalog(connection: Connection, ledger: Ledger, had: set[int], terms_wanted: set[int]) -> None:
-    """Read what the catalog does not know: what courses require and are, and terms."""
+async def _load_catalog(connection: Connection, ledger: Ledger, missing: Missing) -> None:
+    """Read what the catalog does not know: what courses require, terms, and what courses are that somebody has.
+
+    Those of all students are read once they count for one: mostly they do for all, or for none.
+    """
     catalog = ledger.catalog
     if new := sorted(course.id for course in ledger.courses if course.id not in catalog.requirements):
         required = await requirements.load_requirements(connection, new)
         catalog.requirements.update(dict.fromkeys(new, ()))
         for course_id, rows in groupby(required, lambda row: row.course_id):
             catalog.requirements[course_id] = groups_of(rows)
-    if new := sorted(had - catalog.definitions.keys()):
+    wanted = {*missing.terms}
+    wanted.update([course.term_id for course in ledger.courses if course.term_id is not None])
+    if missing.definitions:
+        new = sorted((missing.definitions | ledger.courses_had()) - catalog.definitions.keys())
         for definition in await courses.load_definitions(connection, new):
             catalog.definitions[definition.id] = definition
-    wanted = {*terms_wanted}
-    wanted.update(course.term_id for course in ledger.courses if course.term_id is not None)
-    wanted.update(term_id for id in had if (term_id := catalog.definitions[id].term_id) is not None)
+            if definition.term_id is not None:
+                wanted.add(definition.term_id)
     if new := sorted(wanted - catalog.terms.keys() - ledger.known_terms):
         for term in await terms.load_terms(connection, new):
             catalog.terms[term.id] = term

@@ -292,6 +292,10 @@ class Ledger:
             raise Missing(students={student_id})
         return self._marks.get(student_id, {})
 
+    def courses_had(self) -> set[int]:
+        """List the courses of all students of whom everything is known."""
+        return set().union(*self._marks.values())
+
     def never_had(self, student_id: int, course_id: int) -> bool:
         """Tell whether it is known of a student, without a look at the pair, to have no row in a course."""
         return (
