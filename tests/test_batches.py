@@ -1,5 +1,6 @@
 """Changes of every kind in one batch, in parts of any size, against the same changes one by one."""
 
+import asyncio
 import os
 import random
 import re
@@ -8,12 +9,13 @@ from datetime import UTC, date, datetime
 from itertools import permutations
 from typing import Any
 
+import asyncpg
 import pytest
 
 from service import registrar
 from service.check import INVARIANTS
 from service.database import Database
-from service.errors import DomainError
+from service.errors import DomainError, EnrollmentRefused, Unavailable
 from service.registrar import Registrar
 from service.registrar.changes import (
     Cancel,
@@ -39,20 +41,28 @@ from sql import Connection
 from sql.courses import Course
 from sql.students import Student
 from sql.terms import Term
-from tests.campus import TABLES
+from tests.campus import TABLES, waiting_writer
 
 SEEDS = int(os.environ.get("HISTORIES", "40"))
 CHANGES = 40
 ORIGIN = Origin("r")
 STUDENTS, COURSES, TERMS = range(1, 7), range(1, 6), range(1, 3)
 """Ids; what has the last one is deleted now and then."""
-HELD = 2
-"""Holds and overrides that there are at the beginning, the first of each being in force."""
+HELD = 4
+"""Holds and overrides that there are at the beginning: two of each of two students."""
+EARLIER = 30
+"""Changes that are made one by one before."""
 MEETINGS = [
     "[]",
     '[{"day": "mon", "start": "09:00", "end": "10:00"}]',
     '[{"day": "mon", "start": "09:30", "end": "11:00"}]',
 ]
+OPEN = {
+    "starts_on": date(2030, 9, 1),
+    "ends_on": date(2030, 12, 20),
+    **dict.fromkeys(["enroll_from", "enroll_until", "drop_until", "withdraw_until"]),
+}
+"""The dates of a term without deadlines."""
 LONG_AGO, AHEAD = datetime(2001, 1, 1, tzinfo=UTC), datetime(2999, 1, 1, tzinfo=UTC)
 RULES = ["hold", "time_conflict", "course_full", "credit_limit", "corequisite_missing", "drop_closed"]
 
@@ -63,11 +73,7 @@ NEW_ID = re.compile(r'((?:Hold|Override)\(id=|override_id=|"(?:hold|override)_id
 
 def campus(chance: random.Random) -> list[Change[Any]]:
     """Choose what there is at the beginning."""
-    days = {"starts_on": date(2030, 9, 1), "ends_on": date(2030, 12, 20), "enroll_from": None, "enroll_until": None}
-    terms = [
-        {"code": f"T{id}", "name": "T", **days, "drop_until": None, "withdraw_until": None, "max_credits": 4.0}
-        for id in TERMS
-    ]
+    terms = [{"code": f"T{id}", "name": "T", **OPEN, "max_credits": 4.0} for id in TERMS]
     courses = [
         {
             "external_id": None,
@@ -94,13 +100,13 @@ def campus(chance: random.Random) -> list[Change[Any]]:
     made: list[Change[Any]] = [Create(origin=ORIGIN, thing=Term, values=values) for values in terms]
     made += [Create(origin=ORIGIN, thing=Course, values=values) for values in courses]
     made += [Create(origin=ORIGIN, thing=Student, values=values) for values in students]
-    for student in (1, 2):
+    for student in (1, 2, 1, 2):
         made.append(PlaceHold(origin=ORIGIN, student_id=student, reason="R", blocks_enroll=True, blocks_drop=False))
-        made.append(grant(student, chance.choice(COURSES[2:]), "course_full"))
+        made.append(grant(student, chance.choice(COURSES[3:]), "course_full"))
     return made
 
 
-def grant(student: int, course: int, rule: str) -> GrantOverride:
+def grant(student: int, course: int, rule: str) -> Change[Any]:
     return GrantOverride(origin=ORIGIN, student_id=student, course_id=course, rule=rule, author="D", reason="R")
 
 
@@ -165,20 +171,14 @@ async def rows_of(connection: Connection, table: str) -> list[str]:
     return [row[0].replace('{"id"', f'{{"{key}"', 1) for row in await connection.fetch(find)]
 
 
-@pytest.mark.parametrize("seed", range(SEEDS))
-async def test_a_batch_ends_as_the_same_changes_one_by_one(
+async def assert_alike(
     settings: Settings,
     connection: Connection,
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
-    seed: int,
+    made: Sequence[Change[Any]],
+    changes: Sequence[Change[Any]],
 ) -> None:
-    chance = random.Random(seed)
-    made = campus(chance)
-    changes = [change(chance) for _ in range(CHANGES)]
-    part = chance.choice([1, 2, 7, CHANGES])
-    monkeypatch.setattr(registrar, "PART", part)
-    monkeypatch.setattr(registrar, "LARGE", chance.choice([part, CHANGES]))
+    """Assert that changes after what was made answer and leave the same in one batch as one by one."""
     database = Database(settings)
     await database.open()
 
@@ -187,7 +187,7 @@ async def test_a_batch_ends_as_the_same_changes_one_by_one(
         await connection.execute(f"TRUNCATE {', '.join(TABLES)} RESTART IDENTITY CASCADE")
         office = Registrar(database, settings)
         for each in made:
-            await office.submit(each)
+            await office.submit_all([each])
         outcomes = [told(outcome) for batch in batches for outcome in await office.submit_all(batch)]
         for invariant, find in INVARIANTS.items():
             assert list(await find(connection)) == [], invariant
@@ -202,3 +202,146 @@ async def test_a_batch_ends_as_the_same_changes_one_by_one(
         assert in_a_batch == one_by_one, each
     for table, rows in alone[1].items():
         assert together[1][table] == rows
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+async def test_a_batch_ends_as_the_same_changes_one_by_one(
+    settings: Settings,
+    connection: Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    seed: int,
+) -> None:
+    chance = random.Random(seed)
+    made = campus(chance)
+    made += [change(chance) for _ in range(chance.choice([0, EARLIER]))]
+    changes = [change(chance) for _ in range(CHANGES)]
+    part = chance.choice([1, 2, 7, CHANGES])
+    monkeypatch.setattr(registrar, "PART", part)
+    monkeypatch.setattr(registrar, "LARGE", chance.choice([part, CHANGES]))
+    await assert_alike(settings, connection, caplog, made, changes)
+
+
+def term(id: int) -> Change[Any]:
+    values: dict[str, object] = {"code": f"T{id}", "name": "T", **OPEN, "max_credits": None}
+    return Create(origin=ORIGIN, thing=Term, values=values)
+
+
+def course(id: int, **fields: object) -> Change[Any]:
+    values: dict[str, object] = {
+        "external_id": None,
+        "term_id": None,
+        "code": f"C{id}",
+        "title": "T",
+        "credits": 1.0,
+        "capacity": 1,
+    }
+    values |= {"waitlist_capacity": None, "meetings": "[]", **fields}
+    return Create(origin=ORIGIN, thing=Course, values=values)
+
+
+def student(id: int) -> Change[Any]:
+    names = {"external_id": None, "given_name": "A", "family_name": "B", "email": f"{id}@campus.example"}
+    return Create(origin=ORIGIN, thing=Student, values={**names, "max_credits": None})
+
+
+def enroll(student: int, course: int) -> Change[Any]:
+    return Enroll(origin=ORIGIN, student_id=student, course_ids=(course,), on_full="waitlist")
+
+
+def drop(student: int, course: int) -> Change[Any]:
+    return Drop(origin=ORIGIN, student_id=student, course_id=course)
+
+
+def hold(student: int, reason: str) -> Change[Any]:
+    return PlaceHold(origin=ORIGIN, student_id=student, reason=reason, blocks_enroll=True, blocks_drop=False)
+
+
+def edit(thing: Any, id: int, **values: object) -> Change[Any]:
+    return Edit(origin=ORIGIN, thing=thing, id=id, values=values)
+
+
+MANY: list[Change[Any]] = [term(1), term(2), student(1), student(2)]
+CLASH: list[Change[Any]] = [course(1, meetings=MEETINGS[1], term_id=1), course(2, meetings=MEETINGS[2], term_id=1)]
+SEATED: list[Change[Any]] = [enroll(1, 1), enroll(2, 2)]
+"""The first student is in the way of a seat in the second course, where the other one is."""
+APART = {"starts_on": date(2031, 9, 1), "ends_on": date(2031, 12, 20)}
+CASES: dict[str, tuple[list[Change[Any]], list[Change[Any]]]] = {
+    "who waits since a moment ago has the way cleared by an edit of a course": (
+        [*MANY, *CLASH, *SEATED],
+        [enroll(1, 2), drop(2, 2), edit(Course, 1, meetings="[]")],
+    ),
+    "who waits since a moment ago has the way cleared by an edit of a term": (
+        [*MANY, *CLASH, edit(Course, 1, term_id=2), *SEATED],
+        [enroll(1, 2), drop(2, 2), edit(Term, 2, **APART)],
+    ),
+    "a course that has come into a term leaves the way with it": (
+        [*MANY, *CLASH, *SEATED, enroll(1, 2), drop(2, 2)],
+        [edit(Course, 1, term_id=2), edit(Term, 2, **APART)],
+    ),
+    "the older override is used": (
+        [*MANY, course(1, capacity=0), *[grant(1, 1, "course_full")] * 2],
+        [enroll(1, 1), EndOverride(origin=ORIGIN, student_id=1, override_id=2)],
+    ),
+    "holds are told in order": (
+        [*MANY, course(1), hold(1, "A"), hold(1, "B")],
+        [enroll(1, 1), EndHold(origin=ORIGIN, student_id=1, hold_id=2)],
+    ),
+    "an address that was given up is free": (
+        MANY,
+        [
+            edit(Student, 2, given_name="Q"),
+            edit(Student, 1, email="9@campus.example"),
+            edit(Student, 2, email="1@campus.example"),
+        ],
+    ),
+    "a code that was given up is free": (
+        [*MANY, *CLASH],
+        [edit(Course, 2, title="Q"), edit(Course, 1, code="C9"), edit(Course, 2, code="C1")],
+    ),
+}
+
+
+@pytest.mark.parametrize("part", [1, 100])
+@pytest.mark.parametrize("case", CASES)
+async def test_in_a_batch_as_one_by_one(
+    settings: Settings,
+    connection: Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    case: str,
+    part: int,
+) -> None:
+    monkeypatch.setattr(registrar, "PART", part)
+    await assert_alike(settings, connection, caplog, *CASES[case])
+
+
+async def test_what_a_lost_transaction_has_written_is_not_remembered(
+    settings: Settings, connection: Connection, database_url: str
+) -> None:
+    database = Database(settings)
+    await database.open()
+    made = [*MANY, course(1, meetings=MEETINGS[1]), course(2, meetings=MEETINGS[2]), course(3)]
+    made += [enroll(1, 1), enroll(1, 3)]
+    for each in made:
+        await Registrar(database, settings).submit_all([each])
+    office = Registrar(database, settings)
+    blocker = await asyncpg.connect(database_url)
+    await blocker.execute("BEGIN")
+    await blocker.execute("LOCK TABLE student_courses IN SHARE MODE")
+    # The second part is judged by what the first one has written, and waits to be written itself.
+    first = [
+        edit(Course, 1, meetings="[]"),
+        *[edit(Student, 2, given_name=f"Q{number}") for number in range(registrar.PART)],
+    ]
+
+    enrolling = asyncio.create_task(office.submit_all([*first, enroll(1, 2)]))
+    await connection.execute("SELECT pg_terminate_backend($1)", await waiting_writer(connection))
+    with pytest.raises(Unavailable):
+        await enrolling
+    await blocker.close()
+    [outcome] = await office.submit_all([enroll(1, 2)])
+    await database.close()
+
+    assert isinstance(outcome, EnrollmentRefused)
+    assert [error.code for error in outcome.errors] == ["time_conflict"]

@@ -142,9 +142,14 @@ class Registrar:
             return await self._transact_once(changes)
 
     async def _transact_once(self, changes: Sequence[Change[Any]]) -> list[Outcome]:
-        async with self._database.writing() as connection:
-            ledger = await open_ledger(connection, changes, self._catalog)
-            outcomes, events = await _decide_and_record(connection, ledger, changes)
+        try:
+            async with self._database.writing() as connection:
+                ledger = await open_ledger(connection, changes, self._catalog)
+                outcomes, events = await _decide_and_record(connection, ledger, changes)
+        except BaseException:
+            # What was read after the first part was written may have been undone.
+            self._catalog.clear()
+            raise
         self._catalog.advance(events)
         return outcomes
 

@@ -331,7 +331,7 @@ async def record(connection: Connection, entries: Entries) -> None:
     await _save_things(connection, STUDENTS, entries.students)
     await _delete_things(connection, COURSES, entries.courses)
     await _save_things(connection, COURSES, entries.courses)
-    # But for a term, which its courses have to leave.
+    # But for a term, which its courses have to leave. A term that takes its code meanwhile has to go alone.
     await _delete_things(connection, TERMS, entries.terms)
     if entries.holds.saved:
         await holds.save_holds(connection, [*entries.holds.saved.values()])

@@ -91,8 +91,8 @@ class Table(Generic[Key, Row]):
     def put(self, key: Key, row: Row | None) -> None:
         """Set a row, or with None remove it."""
         old = self._rows.get(key)
-        if key not in self._loaded:
-            self._loaded[key] = old
+        # Last in the order in which rows are saved: what another row gave up before is free.
+        self._loaded[key] = self._loaded.pop(key, old)
         self._remember((self._put_back, key, old))
         self._set(key, row)
 
@@ -333,7 +333,8 @@ class Ledger:
 
     def known_students_of(self, course_id: int) -> Iterator[int]:
         """Go through those who have a row in a course and of whom everything is known, as of all whom changes moved."""
-        return (student_id for student_id in self._students_of[course_id] if student_id in self.known_students)
+        rows = self._students_of[course_id]
+        return (id for id in self.known_students if id in rows or course_id in self._marks.get(id, ()))
 
     def line(self, course_id: int) -> Iterator[int]:
         """Go through those who wait for a course, in order; of each, everything is known."""
@@ -356,15 +357,15 @@ class Ledger:
         return row is not None and row.status == "waitlisted" and row.place == place
 
     def holds_of(self, student_id: int) -> tuple[Hold, ...]:
-        """List the holds of a student that have not ended."""
+        """List the holds of a student that have not ended, by id."""
         ids = self._holds_of.get(student_id)
-        return tuple(row for id in ids if (row := self.holds.get(id)) is not None) if ids else ()
+        return tuple(row for id in sorted(ids) if (row := self.holds.get(id)) is not None) if ids else ()
 
     def overrides_of(self, student_id: int, course_id: int) -> Mapping[str, Override]:
-        """List what can be used of a student's overrides for a course, by rule."""
+        """List what can be used of a student's overrides for a course, by rule: of each the one with the lowest id."""
         ids = self._overrides_of.get((student_id, course_id))
         usable: dict[str, Override] = {}
-        for id in ids or ():
+        for id in sorted(ids or ()):
             row = self.overrides.get(id)
             if row is None or row.used_at is not None or (row.expires_at is not None and row.expires_at <= self.now):
                 continue

@@ -22,7 +22,7 @@ from service.errors import (
 )
 from service.registrar.changes import Create, Delete, Edit, Origin, Replace, Replaced, Thing
 from service.registrar.ledger import Ledger, Missing, Table
-from service.registrar.moves import ease, touch_those_in
+from service.registrar.moves import ease
 from service.registrar.rules import number
 from sql.courses import Course
 from sql.students import Student
@@ -79,9 +79,14 @@ def _touch_term(ledger: Ledger, _before: Term, after: Term) -> None:
     if after.id not in ledger.waits_of_terms:
         raise Missing(waits_of_terms={after.id})
     ease(ledger, ledger.waits_of_terms[after.id])
-    for course in ledger.courses:
-        if course.term_id == after.id:
-            touch_those_in(ledger, course.id)
+    # Those whom changes before this one have put into a line, or whose course they have put into the term: either way
+    # the batch knows them, as it went through the lines that such a course is in the way of.
+    for student_id in ledger.known_students:
+        marks = ledger.marks(student_id)
+        if "waitlisted" in marks.values():
+            had = ledger.definitions(sorted(marks)).values()
+            if any(definition.term_id == after.id for definition in had):
+                ledger.touched_students.add(student_id)
 
 
 def _touch_student(ledger: Ledger, _before: Student, after: Student) -> None:
