@@ -331,10 +331,11 @@ class Ledger:
         """Tell whether anybody is known to be in a course or to have been in it."""
         return any((student_id, course_id) in self.enrollments for student_id in self._students_of[course_id])
 
-    def known_students_of(self, course_id: int) -> Iterator[int]:
-        """Go through those who have a row in a course and of whom everything is known, as of all whom changes moved."""
-        rows = self._students_of[course_id]
-        return (id for id in self.known_students if id in rows or course_id in self._marks.get(id, ()))
+    def known_students_of(self, course_ids: Iterable[int]) -> Iterator[int]:
+        """Go through those who have a row in any of the courses and of whom everything is known, as of all moved ones."""
+        wanted = set(course_ids)
+        rows = set().union(*[self._students_of[course_id] for course_id in wanted])
+        return (id for id in self.known_students if id in rows or not wanted.isdisjoint(self._marks.get(id, ())))
 
     def line(self, course_id: int) -> Iterator[int]:
         """Go through those who wait for a course, in order; of each, everything is known."""

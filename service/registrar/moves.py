@@ -227,12 +227,8 @@ def ease(ledger: Ledger, course_ids: Collection[int]) -> None:
     ledger.touched_courses.update(course_ids)
     for course_id in course_ids:
         ledger.touched_students |= ledger.insiders[course_id]
-        touch_those_in(ledger, course_id)
-
-
-def touch_those_in(ledger: Ledger, course_id: int) -> None:
-    """Note those in a course, or waiting for it, whom the changes before this one in the batch may have put there."""
-    ledger.touched_students.update(ledger.known_students_of(course_id))
+    # Those in the courses, or waiting for them, whom the changes before this one in the batch may have put there.
+    ledger.touched_students.update(ledger.known_students_of(course_ids))
 
 
 @lru_cache(maxsize=1024)
