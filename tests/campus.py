@@ -14,6 +14,8 @@ from pytest_aiohttp import AiohttpClient
 from yarl import URL
 
 from service.app import create_app
+from service.database import Database
+from service.registrar import Registrar
 from service.settings import Settings
 from sql import Connection
 from tests.conftest import Client
@@ -181,6 +183,17 @@ async def until_ready(client: Client) -> None:
         return (await call(client, "GET", "/health/ready")).status == 200
 
     await until(ready, "readiness")
+
+
+@asynccontextmanager
+async def registrar_of(settings: Settings) -> AsyncIterator[Registrar]:
+    """Make a registrar that nobody calls but the test."""
+    database = Database(settings)
+    await database.open()
+    try:
+        yield Registrar(database, settings)
+    finally:
+        await database.close()
 
 
 @asynccontextmanager

@@ -14,9 +14,7 @@ import pytest
 
 from service import registrar
 from service.check import INVARIANTS
-from service.database import Database
 from service.errors import DomainError, EnrollmentRefused, Unavailable
-from service.registrar import Registrar
 from service.registrar.changes import (
     Cancel,
     Change,
@@ -41,7 +39,7 @@ from sql import Connection
 from sql.courses import Course
 from sql.students import Student
 from sql.terms import Term
-from tests.campus import TABLES, waiting_writer
+from tests.campus import TABLES, registrar_of, waiting_writer
 
 SEEDS = int(os.environ.get("HISTORIES", "40"))
 CHANGES = 40
@@ -71,67 +69,91 @@ TIME = re.compile(r"datetime\.datetime\([^()]*\)|20\d\d-\d\d-\d\dT[\d:.]+(?:Z|\+
 NEW_ID = re.compile(r'((?:Hold|Override)\(id=|override_id=|"(?:hold|override)_id": ?)\d+')
 
 
-def campus(chance: random.Random) -> list[Change[Any]]:
-    """Choose what there is at the beginning."""
-    terms = [{"code": f"T{id}", "name": "T", **OPEN, "max_credits": 4.0} for id in TERMS]
-    courses = [
-        {
-            "external_id": None,
-            "term_id": chance.choice([None, 1, 1, 1, 2]),
-            "code": f"C{id}",
-            "title": "T",
-            "credits": chance.choice([1.0, 3.0]),
-            "capacity": chance.choice([0, 1, 2, None]),
-            "waitlist_capacity": chance.choice([1, None, None]),
-            "meetings": chance.choice(MEETINGS),
-        }
-        for id in COURSES
-    ]
-    students = [
-        {
-            "external_id": None,
-            "given_name": "A",
-            "family_name": "B",
-            "email": f"{id}@campus.example",
-            "max_credits": None,
-        }
-        for id in STUDENTS
-    ]
-    made: list[Change[Any]] = [Create(origin=ORIGIN, thing=Term, values=values) for values in terms]
-    made += [Create(origin=ORIGIN, thing=Course, values=values) for values in courses]
-    made += [Create(origin=ORIGIN, thing=Student, values=values) for values in students]
-    for student in (1, 2, 1, 2):
-        made.append(PlaceHold(origin=ORIGIN, student_id=student, reason="R", blocks_enroll=True, blocks_drop=False))
-        made.append(grant(student, chance.choice(COURSES[3:]), "course_full"))
-    return made
+def term(id: int, **fields: object) -> Change[Any]:
+    values = {"code": f"T{id}", "name": "T", **OPEN, "max_credits": None, **fields}
+    return Create(origin=ORIGIN, thing=Term, values=values)
+
+
+def course(id: int, **fields: object) -> Change[Any]:
+    values = {"external_id": None, "term_id": None, "code": f"C{id}", "title": "T", "credits": 1.0, "capacity": 1}
+    limits = {"waitlist_capacity": None, "meetings": "[]"}
+    return Create(origin=ORIGIN, thing=Course, values={**values, **limits, **fields})
+
+
+def student(id: int) -> Change[Any]:
+    names = {"external_id": None, "given_name": "A", "family_name": "B", "email": f"{id}@campus.example"}
+    return Create(origin=ORIGIN, thing=Student, values={**names, "max_credits": None})
+
+
+def enroll(student: int, course: int) -> Change[Any]:
+    return Enroll(origin=ORIGIN, student_id=student, course_ids=(course,), on_full="waitlist")
+
+
+def drop(student: int, course: int) -> Change[Any]:
+    return Drop(origin=ORIGIN, student_id=student, course_id=course)
+
+
+def hold(student: int, reason: str, *, blocks_drop: bool = False) -> Change[Any]:
+    return PlaceHold(origin=ORIGIN, student_id=student, reason=reason, blocks_enroll=True, blocks_drop=blocks_drop)
 
 
 def grant(student: int, course: int, rule: str) -> Change[Any]:
     return GrantOverride(origin=ORIGIN, student_id=student, course_id=course, rule=rule, author="D", reason="R")
 
 
+def end_override(student: int, override: int) -> Change[Any]:
+    return EndOverride(origin=ORIGIN, student_id=student, override_id=override)
+
+
+def end_hold(student: int, hold: int) -> Change[Any]:
+    return EndHold(origin=ORIGIN, student_id=student, hold_id=hold)
+
+
+def edit(thing: Any, id: int, **values: object) -> Change[Any]:
+    return Edit(origin=ORIGIN, thing=thing, id=id, values=values)
+
+
+def campus(chance: random.Random) -> list[Change[Any]]:
+    """Choose what there is at the beginning."""
+    made = [term(id, max_credits=4.0) for id in TERMS]
+    made += [
+        course(
+            id,
+            term_id=chance.choice([None, 1, 1, 1, 2]),
+            credits=chance.choice([1.0, 3.0]),
+            capacity=chance.choice([0, 1, 2, None]),
+            waitlist_capacity=chance.choice([1, None, None]),
+            meetings=chance.choice(MEETINGS),
+        )
+        for id in COURSES
+    ]
+    made += [student(id) for id in STUDENTS]
+    for holder in (1, 2, 1, 2):
+        made += [hold(holder, "R"), grant(holder, chance.choice(COURSES[3:]), "course_full")]
+    return made
+
+
 def change(chance: random.Random) -> Change[Any]:
     """Choose a change; the last ones are seldom asked for, so that they can be deleted."""
-    student, held = chance.choice([*STUDENTS[:-1], *STUDENTS[:-1], STUDENTS[-1]]), chance.choice(STUDENTS)
-    course, other = chance.choice([*permutations(COURSES[:-1], 2), *permutations(COURSES, 2)])
+    asker, held = chance.choice([*STUDENTS[:-1], *STUDENTS[:-1], STUDENTS[-1]]), chance.choice(STUDENTS)
+    asked, other = chance.choice([*permutations(COURSES[:-1], 2), *permutations(COURSES, 2)])
     lifted = chance.choice(COURSES)
-    origin = ORIGIN
     drawn = chance.random()
     if drawn < 0.35:
-        wanted = chance.choice([(course,), (course, other)])
+        wanted = chance.choice([(asked,), (asked, other)])
         mode, on_full = chance.choice(["atomic", "partial"]), chance.choice(["waitlist", "waitlist", "fail"])
-        return Enroll(origin=origin, student_id=student, course_ids=wanted, mode=mode, on_full=on_full)  # type: ignore[arg-type]
+        return Enroll(origin=ORIGIN, student_id=asker, course_ids=wanted, mode=mode, on_full=on_full)  # type: ignore[arg-type]
     if drawn < 0.5:
-        return Drop(origin=origin, student_id=student, course_id=course)
+        return drop(asker, asked)
     if drawn < 0.6:
-        return Swap(origin=origin, student_id=student, drop=(course,), add=(other,), on_full="waitlist")
+        return Swap(origin=ORIGIN, student_id=asker, drop=(asked,), add=(other,), on_full="waitlist")
     kind = chance.choice(["pre", "co", "anti"])
     edits: list[tuple[Any, int, dict[str, object]]] = [
-        (Course, course, {"capacity": chance.choice([0, 1, 3, None])}),
-        (Course, course, {"meetings": chance.choice(MEETINGS)}),
-        (Course, course, {"term_id": chance.choice([None, *TERMS])}),
-        (Course, course, {"credits": chance.choice([1.0, 3.0])}),
-        (Student, student, {"max_credits": chance.choice([None, 3.0])}),
+        (Course, asked, {"capacity": chance.choice([0, 1, 3, None])}),
+        (Course, asked, {"meetings": chance.choice(MEETINGS)}),
+        (Course, asked, {"term_id": chance.choice([None, *TERMS])}),
+        (Course, asked, {"credits": chance.choice([1.0, 3.0])}),
+        (Student, asker, {"max_credits": chance.choice([None, 3.0])}),
         (Term, 1, {"max_credits": chance.choice([None, 2.0, 6.0])}),
         (Term, 1, {"enroll_until": chance.choice([None, LONG_AGO, AHEAD])}),
         (Term, 1, {"drop_until": chance.choice([None, LONG_AGO])}),
@@ -139,19 +161,19 @@ def change(chance: random.Random) -> Change[Any]:
     edited, id, values = chance.choice(edits)
     deleted, last = chance.choice([(Student, STUDENTS[-1]), (Course, COURSES[-1]), (Term, TERMS[-1])])
     others: list[Change[Any]] = [
-        Complete(origin=origin, student_id=student, course_id=course, passed=chance.random() < 0.7),
-        PlaceHold(origin=origin, student_id=held, reason="R", blocks_enroll=True, blocks_drop=chance.random() < 0.5),
-        EndHold(origin=origin, student_id=chance.choice((1, 2)), hold_id=chance.randint(1, HELD)),
+        Complete(origin=ORIGIN, student_id=asker, course_id=asked, passed=chance.random() < 0.7),
+        hold(held, "R", blocks_drop=chance.random() < 0.5),
+        end_hold(chance.choice((1, 2)), chance.randint(1, HELD)),
         grant(held, lifted, chance.choice(RULES)),
-        EndOverride(origin=origin, student_id=chance.choice((1, 2)), override_id=chance.randint(1, HELD)),
-        Require(origin=origin, course_id=course, groups=(Group(kind, (f"C{other}",)),)),  # type: ignore[arg-type]
-        Require(origin=origin, course_id=course, groups=()),
-        Sweep(origin=origin, course_ids=tuple(COURSES)),
-        *[Delete(origin=origin, thing=deleted, id=last)] * 2,
-        *[Edit(origin=origin, thing=edited, id=id, values=values)] * 7,
+        end_override(chance.choice((1, 2)), chance.randint(1, HELD)),
+        Require(origin=ORIGIN, course_id=asked, groups=(Group(kind, (f"C{other}",)),)),  # type: ignore[arg-type]
+        Require(origin=ORIGIN, course_id=asked, groups=()),
+        Sweep(origin=ORIGIN, course_ids=tuple(COURSES)),
+        *[Delete(origin=ORIGIN, thing=deleted, id=last)] * 2,
+        *[edit(edited, id, **values)] * 7,
     ]
     if chance.random() < 0.03:
-        return Cancel(origin=origin, course_id=course)
+        return Cancel(origin=ORIGIN, course_id=asked)
     return chance.choice(others)
 
 
@@ -179,23 +201,20 @@ async def assert_alike(
     changes: Sequence[Change[Any]],
 ) -> None:
     """Assert that changes after what was made answer and leave the same in one batch as one by one."""
-    database = Database(settings)
-    await database.open()
 
     async def run(batches: Sequence[Sequence[Change[Any]]]) -> tuple[list[str], dict[str, list[str]]]:
         """Start anew, and tell the outcomes and what they left."""
         await connection.execute(f"TRUNCATE {', '.join(TABLES)} RESTART IDENTITY CASCADE")
-        office = Registrar(database, settings)
-        for each in made:
-            await office.submit_all([each])
-        outcomes = [told(outcome) for batch in batches for outcome in await office.submit_all(batch)]
+        async with registrar_of(settings) as office:
+            for each in made:
+                await office.submit_all([each])
+            outcomes = [told(outcome) for batch in batches for outcome in await office.submit_all(batch)]
         for invariant, find in INVARIANTS.items():
             assert list(await find(connection)) == [], invariant
         return outcomes, {table: [told(row) for row in await rows_of(connection, table)] for table in TABLES}
 
     alone = await run([[each] for each in changes])
     together = await run([changes])
-    await database.close()
 
     assert caplog.messages == [], "the database took the batch as a whole"
     for one_by_one, in_a_batch, each in zip(alone[0], together[0], changes, strict=True):
@@ -222,45 +241,6 @@ async def test_a_batch_ends_as_the_same_changes_one_by_one(
     await assert_alike(settings, connection, caplog, made, changes)
 
 
-def term(id: int) -> Change[Any]:
-    values: dict[str, object] = {"code": f"T{id}", "name": "T", **OPEN, "max_credits": None}
-    return Create(origin=ORIGIN, thing=Term, values=values)
-
-
-def course(id: int, **fields: object) -> Change[Any]:
-    values: dict[str, object] = {
-        "external_id": None,
-        "term_id": None,
-        "code": f"C{id}",
-        "title": "T",
-        "credits": 1.0,
-        "capacity": 1,
-    }
-    values |= {"waitlist_capacity": None, "meetings": "[]", **fields}
-    return Create(origin=ORIGIN, thing=Course, values=values)
-
-
-def student(id: int) -> Change[Any]:
-    names = {"external_id": None, "given_name": "A", "family_name": "B", "email": f"{id}@campus.example"}
-    return Create(origin=ORIGIN, thing=Student, values={**names, "max_credits": None})
-
-
-def enroll(student: int, course: int) -> Change[Any]:
-    return Enroll(origin=ORIGIN, student_id=student, course_ids=(course,), on_full="waitlist")
-
-
-def drop(student: int, course: int) -> Change[Any]:
-    return Drop(origin=ORIGIN, student_id=student, course_id=course)
-
-
-def hold(student: int, reason: str) -> Change[Any]:
-    return PlaceHold(origin=ORIGIN, student_id=student, reason=reason, blocks_enroll=True, blocks_drop=False)
-
-
-def edit(thing: Any, id: int, **values: object) -> Change[Any]:
-    return Edit(origin=ORIGIN, thing=thing, id=id, values=values)
-
-
 MANY: list[Change[Any]] = [term(1), term(2), student(1), student(2)]
 CLASH: list[Change[Any]] = [course(1, meetings=MEETINGS[1], term_id=1), course(2, meetings=MEETINGS[2], term_id=1)]
 SEATED: list[Change[Any]] = [enroll(1, 1), enroll(2, 2)]
@@ -281,11 +261,11 @@ CASES: dict[str, tuple[list[Change[Any]], list[Change[Any]]]] = {
     ),
     "the older override is used": (
         [*MANY, course(1, capacity=0), *[grant(1, 1, "course_full")] * 2],
-        [enroll(1, 1), EndOverride(origin=ORIGIN, student_id=1, override_id=2)],
+        [enroll(1, 1), end_override(1, 2)],
     ),
     "holds are told in order": (
         [*MANY, course(1), hold(1, "A"), hold(1, "B")],
-        [enroll(1, 1), EndHold(origin=ORIGIN, student_id=1, hold_id=2)],
+        [enroll(1, 1), end_hold(1, 2)],
     ),
     "an address that was given up is free": (
         MANY,
@@ -319,13 +299,10 @@ async def test_in_a_batch_as_one_by_one(
 async def test_what_a_lost_transaction_has_written_is_not_remembered(
     settings: Settings, connection: Connection, database_url: str
 ) -> None:
-    database = Database(settings)
-    await database.open()
     made = [*MANY, course(1, meetings=MEETINGS[1]), course(2, meetings=MEETINGS[2]), course(3)]
     made += [enroll(1, 1), enroll(1, 3)]
-    for each in made:
-        await Registrar(database, settings).submit_all([each])
-    office = Registrar(database, settings)
+    async with registrar_of(settings) as other:
+        await other.submit_all(made)
     blocker = await asyncpg.connect(database_url)
     await blocker.execute("BEGIN")
     await blocker.execute("LOCK TABLE student_courses IN SHARE MODE")
@@ -335,13 +312,13 @@ async def test_what_a_lost_transaction_has_written_is_not_remembered(
         *[edit(Student, 2, given_name=f"Q{number}") for number in range(registrar.PART)],
     ]
 
-    enrolling = asyncio.create_task(office.submit_all([*first, enroll(1, 2)]))
-    await connection.execute("SELECT pg_terminate_backend($1)", await waiting_writer(connection))
-    with pytest.raises(Unavailable):
-        await enrolling
-    await blocker.close()
-    [outcome] = await office.submit_all([enroll(1, 2)])
-    await database.close()
+    async with registrar_of(settings) as office:
+        enrolling = asyncio.create_task(office.submit_all([*first, enroll(1, 2)]))
+        await connection.execute("SELECT pg_terminate_backend($1)", await waiting_writer(connection))
+        with pytest.raises(Unavailable):
+            await enrolling
+        await blocker.close()
+        [outcome] = await office.submit_all([enroll(1, 2)])
 
     assert isinstance(outcome, EnrollmentRefused)
     assert [error.code for error in outcome.errors] == ["time_conflict"]

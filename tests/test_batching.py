@@ -1,8 +1,7 @@
 """Natural batching: who shares a transaction, who is turned away, and that one failure is nobody else's."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -12,7 +11,6 @@ import pytest
 from pytest_aiohttp import AiohttpClient
 
 from service.coalescer import Coalescer, Crowd
-from service.database import Database
 from service.errors import (
     DomainError,
     EmailTaken,
@@ -22,7 +20,7 @@ from service.errors import (
     UnknownCourses,
     UnknownTerm,
 )
-from service.registrar import LARGE, PART, Registrar
+from service.registrar import LARGE, PART
 from service.registrar.changes import Change, Create, Delete, Edit, EndOverride, Enroll, Origin
 from service.settings import Settings
 from sql import Connection
@@ -39,6 +37,7 @@ from tests.campus import (
     new_course,
     new_student,
     problem,
+    registrar_of,
     served,
     student_fields,
     wait_for,
@@ -248,15 +247,6 @@ async def test_a_change_that_the_database_refuses_fails_alone(
     assert await connection.fetchval("SELECT max(position) = count(*) FROM events")
 
 
-@asynccontextmanager
-async def registrar_of(settings: Settings) -> AsyncIterator[Registrar]:
-    """A registrar of its own on the test's database."""
-    database = Database(settings)
-    await database.open()
-    yield Registrar(database, settings)
-    await database.close()
-
-
 def creation(number: int, given_name: str = "Ada") -> Create[Student]:
     """A change that makes a student, each number another one."""
     names = {"given_name": given_name, "family_name": "B", "email": f"{number}@campus.example"}
@@ -268,26 +258,15 @@ async def test_of_256_changes_that_share_a_transaction_255_succeed_where_the_dat
     settings: Settings, connection: Connection, database_url: str, refused: int
 ) -> None:
     await connection.execute("ALTER TABLE students ADD CONSTRAINT nobody_is_called_x CHECK (given_name <> 'X')")
-    database = Database(settings)
-    await database.open()
-    registrar = Registrar(database, settings)
-
-    def creation(number: int) -> Create[Student]:
-        names = {
-            "given_name": "X" if number == refused else "Ada",
-            "family_name": "B",
-            "email": f"{number}@campus.example",
-        }
-        return Create(origin=Origin("r"), thing=Student, values={**names, "external_id": None, "max_credits": None})
-
-    async with busy(database_url):
-        first = asyncio.create_task(registrar.submit(creation(1000)))
-        await waiting_writer(connection)
-        rest = [asyncio.create_task(registrar.submit(creation(number))) for number in range(256)]
-        await asyncio.sleep(0)
-    await first
-    outcomes = await asyncio.gather(*rest, return_exceptions=True)
-    await database.close()
+    async with registrar_of(settings) as registrar:
+        async with busy(database_url):
+            first = asyncio.create_task(registrar.submit(creation(1000)))
+            await waiting_writer(connection)
+            given_names = ["X" if number == refused else "Ada" for number in range(256)]
+            rest = [asyncio.create_task(registrar.submit(creation(*each))) for each in enumerate(given_names)]
+            await asyncio.sleep(0)
+        await first
+        outcomes = await asyncio.gather(*rest, return_exceptions=True)
 
     assert [number for number, outcome in enumerate(outcomes) if isinstance(outcome, Exception)] == [refused]
     assert await connection.fetchval("SELECT count(*) FROM students") == 256

@@ -25,6 +25,7 @@ from tests.campus import (
     new_student,
     problem,
     read,
+    registrar_of,
     wait_for,
 )
 from tests.conftest import Client
@@ -168,10 +169,8 @@ async def test_the_sweep_promotes_whom_the_clock_made_eligible_and_newcomers_do_
     await hold(client, newcomer, until=(datetime.now(UTC) + timedelta(hours=1)).isoformat())
     await drop(client, waiter, course)
     await connection.execute("UPDATE holds SET ends_at = now() WHERE student_id = $1", newcomer)
-    database = Database(settings)
-    await database.open()
-    assert await Registrar(database, settings).sweep() == 1
-    await database.close()
+    async with registrar_of(settings) as registrar:
+        assert await registrar.sweep() == 1
     assert await status_of(client, newcomer, course) == "enrolled"
 
 
@@ -386,16 +385,14 @@ async def test_a_waiter_is_judged_by_what_the_batch_has_made_of_their_courses(
     await enroll(client, seated, wanted)
     await enroll(client, waiter, had)
     await wait_for(client, waiter, wanted)
-    database = Database(settings)
-    await database.open()
     origin = Origin("r")
 
-    # The waiter is read only when the seat is free, and has lost the course that was in the way by then.
-    await Registrar(database, settings).submit_all(
-        [Cancel(origin=origin, course_id=had), Drop(origin=origin, student_id=seated, course_id=wanted)]
-    )
+    async with registrar_of(settings) as registrar:
+        # The waiter is read only when the seat is free, and has lost the course that was in the way by then.
+        await registrar.submit_all(
+            [Cancel(origin=origin, course_id=had), Drop(origin=origin, student_id=seated, course_id=wanted)]
+        )
 
-    await database.close()
     assert await status_of(client, waiter, wanted) == "enrolled"
 
 

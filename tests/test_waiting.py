@@ -5,13 +5,11 @@ from typing import Any
 
 import pytest
 
-from service.database import Database
-from service.registrar import Registrar
 from service.registrar.changes import Cancel, Change, Edit, Enroll, Origin
 from service.settings import Settings
 from sql import Connection
 from sql.courses import Course
-from tests.campus import call, create, drop, enroll, events, new_course, new_student, wait_for
+from tests.campus import call, create, drop, enroll, events, new_course, new_student, registrar_of, wait_for
 from tests.conftest import Client
 from tests.test_check import checked
 from tests.test_registrar import TERM, grant, hold, status_of
@@ -140,10 +138,8 @@ async def test_an_override_seats_past_the_line_in_the_moment_that_nothing_else_f
             await connection.execute("UPDATE holds SET ends_at = now() - interval '1 hour'")
             status, lines = await checked(settings, capsys)
             assert (status, lines[1:]) == (1, [f"      course_id={wanted}, student_id={student}"])
-            database = Database(settings)
-            await database.open()
-            assert await Registrar(database, settings).sweep() == 1
-            await database.close()
+            async with registrar_of(settings) as registrar:
+                assert await registrar.sweep() == 1
 
     assert await status_of(client, student, wanted) == "enrolled"
     assert await status_of(client, first, wanted) == "waitlisted"
@@ -168,10 +164,8 @@ async def test_what_eases_within_one_batch_reaches_those_who_have_joined_in_it(
         Edit(origin=Origin("r"), thing=Course, id=wanted, values={"capacity": 2}),
         easing,
     ]
-    database = Database(settings)
-    await database.open()
-    outcomes = await Registrar(database, settings).submit_all(changes)
-    await database.close()
+    async with registrar_of(settings) as registrar:
+        outcomes = await registrar.submit_all(changes)
 
     assert not [outcome for outcome in outcomes if isinstance(outcome, Exception)]
     assert await status_of(client, student, wanted) == "enrolled"
