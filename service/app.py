@@ -89,6 +89,7 @@ def create_app(settings: Settings) -> web.Application:
         app[POLLER].close()
         app[BRING_UP].cancel()
         await asyncio.wait([app[BRING_UP], sweeping])
+        await app[REGISTRAR].close()
         await database.close()
 
     app.cleanup_ctx.append(lifetime)
@@ -149,19 +150,19 @@ async def bring_up(database: Database, settings: Settings, stop: threading.Event
 
 
 async def sweep(registrar: Registrar, ready: asyncio.Task[None], interval: float) -> None:
-    """Promote, every so often, whom the clock alone has made eligible."""
+    """Follow the clock once an interval."""
     await asyncio.wait([ready])
     while True:
         await asyncio.sleep(interval)
         try:
-            promoted = await registrar.sweep()
+            swept = await registrar.sweep()
         except DomainError as error:
             logger.warning("the sweep was put off", extra={"reason": str(error)})
         except Exception:
             logger.exception("a fault in the sweep")
         else:
-            if promoted:
-                logger.info("the sweep promoted", extra={"promoted": promoted})
+            if swept.promoted or swept.ended:
+                logger.info("swept", extra={"promoted": swept.promoted, "waitlist_places_ended": swept.ended})
 
 
 def problem_types() -> list[ProblemType]:

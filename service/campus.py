@@ -5,9 +5,12 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
-from service.registrar.changes import Group
+from service.registrar.application import Group
+from service.registrar.courses import CourseFields
+from service.registrar.students import StudentFields
+from service.registrar.terms import TermFields
 
 Size: TypeAlias = Literal["small", "large"]
 SEED = 20_260_901
@@ -72,7 +75,7 @@ SEATS = {1: (150, 400), 2: (60, 120), 3: (30, 60), 4: (12, 30)}
 """From how many to how many seats a course of each level has."""
 COURSES_A_LEVEL = 5
 DAY_PATTERNS = (("mon", "wed", "fri"), ("tue", "thu"))
-FALL: dict[str, Any] = {
+FALL: TermFields = {
     "code": "2026F",
     "name": "Fall 2026",
     "starts_on": date(2026, 9, 1),
@@ -83,7 +86,7 @@ FALL: dict[str, Any] = {
     "withdraw_until": None,
     "max_credits": 18.0,
 }
-SPRING: dict[str, Any] = {
+SPRING: TermFields = {
     **FALL,
     "code": "2026S",
     "name": "Spring 2026",
@@ -94,23 +97,22 @@ SPRING: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class PlannedCourse:
-    """A course to create: ``values`` lack the term's id."""
+    """A course to create, whose term is not created yet."""
 
-    values: dict[str, Any]
+    fields: CourseFields
     groups: tuple[Group, ...] = ()
 
     @property
     def code(self) -> str:
         """The code, which no other course of the term has."""
-        code: str = self.values["code"]
-        return code
+        return self.fields["code"]
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedStudent:
     """A student to create, with the codes passed in spring, those wished for in fall, and what comes after."""
 
-    values: dict[str, Any]
+    fields: StudentFields
     passed: tuple[str, ...]
     wishes: tuple[str, ...]
     on_hold: bool
@@ -209,8 +211,9 @@ def _course(
     meetings: str = "[]",
     groups: tuple[Group, ...] = (),
 ) -> PlannedCourse:
-    values = {
+    fields: CourseFields = {
         "external_id": None,
+        "term_id": None,
         "code": code,
         "title": title,
         "credits": float(credits),
@@ -218,7 +221,7 @@ def _course(
         "waitlist_capacity": waitlist_capacity,
         "meetings": meetings,
     }
-    return PlannedCourse(values, groups)
+    return PlannedCourse(fields, groups)
 
 
 def _meetings(chance: random.Random) -> str:
@@ -232,7 +235,7 @@ def _student(
     chance: random.Random, number: int, passed: tuple[str, ...], wishes: list[str], open_to: list[str]
 ) -> PlannedStudent:
     given_name, family_name = chance.choice(GIVEN_NAMES), chance.choice(FAMILY_NAMES)
-    values = {
+    fields: StudentFields = {
         "external_id": f"demo-{number:05}",
         "given_name": given_name,
         "family_name": family_name,
@@ -240,7 +243,7 @@ def _student(
         "max_credits": chance.choice([None] * 19 + [21.0]),
     }
     return PlannedStudent(
-        values=values,
+        fields=fields,
         passed=passed,
         wishes=tuple(wishes),
         on_hold=chance.random() < 0.02,

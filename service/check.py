@@ -1,7 +1,7 @@
 """``python -m service check``: every invariant recounted from the tables."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import timedelta
 from functools import partial
 from typing import Final, TypeAlias
@@ -9,39 +9,25 @@ from typing import Final, TypeAlias
 import asyncpg
 
 from service.migrate import DatabaseUnavailable, UnfitDatabase
-from service.registrar import foresee
-from service.registrar.changes import Origin, Sweep
+from service.registrar.review import Eligible, LateRecheck, review_blocked
 from service.settings import Settings
 from sql import Connection
 from sql import check as sql
-from sql.courses import load_promotable
+from sql.feed import load_head
+from sql.waitlist import Unjudged, find_unjudged
 
 Finder: TypeAlias = Callable[[Connection], Awaitable[Sequence[object]]]
 
 
-@dataclass(frozen=True, slots=True)
-class Overlooked:
-    """A student who waits for a course that has a free seat, and whom every rule lets in."""
-
-    course_id: int
-    student_id: int
+async def find_overlooked(connection: Connection, sweep_interval: float) -> list[Unjudged]:
+    """Find unjudged students beside a free seat, but for courses that opened since the last sweep."""
+    now = (await load_head(connection)).now
+    return await find_unjudged(connection, now, now - timedelta(seconds=sweep_interval))
 
 
-async def find_overlooked(connection: Connection, sweep_interval: float) -> list[Overlooked]:
-    """Ask the registrar whom it would promote now, and would have promoted one sweep ago.
-
-    Whom only the clock has made eligible since then, the next sweep promotes.
-    """
-    sweep = Sweep(origin=Origin(request_id="check"), course_ids=tuple(await load_promotable(connection)))
-    now, earlier = [
-        {
-            (event.course_id, event.student_id)
-            for event in await foresee(connection, sweep, earlier=timedelta(seconds=seconds))
-            if event.type == "enrollment.promoted"
-        }
-        for seconds in (0, sweep_interval)
-    ]
-    return [Overlooked(course_id or 0, student_id or 0) for course_id, student_id in sorted(now & earlier)]
+async def find_misjudged(connection: Connection, sweep_interval: float) -> list[Eligible | LateRecheck]:
+    """Find blocked students who are eligible, or whose recheck comes too late."""
+    return [fault async for fault in review_blocked(connection, sweep_interval)]
 
 
 async def find_clashes(connection: Connection) -> list[sql.Clash]:
@@ -69,7 +55,12 @@ def invariants(sweep_interval: float) -> Mapping[str, Finder]:
     return {
         "the seat counter is the number of seated students": sql.find_miscounts,
         "nobody was seated above the capacity of that moment, unless by an override": sql.find_oversold,
-        "no seat is free while somebody waits who may have it": partial(find_overlooked, sweep_interval=sweep_interval),
+        "no seat is free while an unjudged student is waitlisted": partial(
+            find_overlooked, sweep_interval=sweep_interval
+        ),
+        "every blocked student is refused, until recheck_at at the latest": partial(
+            find_misjudged, sweep_interval=sweep_interval
+        ),
         "nobody is seated in courses that clash, unless they were edited since": find_clashes,
         "nobody has credits above the limit, unless they were edited since": find_overloads,
         "every enrollment is what its last event says": sql.find_unexplained,
@@ -125,6 +116,7 @@ def report(found: Mapping[str, Sequence[object]], noted: Mapping[str, Sequence[o
 
 def _show(rows: Sequence[object]) -> None:
     for row in rows[:SHOWN]:
-        print("      " + ", ".join(f"{name}={value}" for name, value in asdict(row).items()))  # type: ignore[call-overload]
+        values = row._asdict() if isinstance(row, Unjudged) else asdict(row)  # type: ignore[call-overload]
+        print("      " + ", ".join(f"{name}={value}" for name, value in values.items()))
     if len(rows) > SHOWN:
         print(f"      and {len(rows) - SHOWN} more")

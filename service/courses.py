@@ -1,6 +1,6 @@
 """Courses: what callers send and see of them, and the handlers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
@@ -21,8 +21,11 @@ from service.errors import (
     UnknownTerm,
 )
 from service.keys import COURSES, DATABASE, REGISTRAR, origin_of
-from service.registrar.changes import Cancel, Create, Delete, Edit, Group, Replace, Require
-from service.registrar.facts import groups_of
+from service.registrar import courses as registrar
+from service.registrar.application import Group
+from service.registrar.courses import COURSE, Cancel, SetRequirements
+from service.registrar.load import groups_of
+from service.registrar.resources import Create, Delete, Edit, Replace
 from service.registrar.rules import DAYS
 from service.values import (
     Capacity,
@@ -147,11 +150,24 @@ class Course:
 MEETINGS = TypeAdapter(list[Meeting])
 
 
-def _values(fields: Mapping[str, object]) -> dict[str, object]:
-    """Turn what a caller wrote into what is stored."""
-    values = dict(fields)
-    if "meetings" in values:
-        values["meetings"] = MEETINGS.dump_json(list(values["meetings"])).decode()  # type: ignore[call-overload]
+def _fields(body: CourseFields, external_id: str | None) -> registrar.CourseFields:
+    return {
+        "external_id": external_id,
+        "term_id": body.term_id,
+        "code": body.code,
+        "title": body.title,
+        "credits": body.credits,
+        "capacity": body.capacity,
+        "waitlist_capacity": body.waitlist_capacity,
+        "meetings": MEETINGS.dump_json(list(body.meetings)).decode(),
+    }
+
+
+def _values(changes: CourseChanges) -> dict[str, object]:
+    """Return the stored form of an edit."""
+    values: dict[str, object] = {**changes}
+    if "meetings" in changes:
+        values["meetings"] = MEETINGS.dump_json(list(changes["meetings"])).decode()
     return values
 
 
@@ -180,7 +196,8 @@ def course_of(row: sql.Course) -> Course:
 @endpoint("POST", "/courses", status=201, problems=[ExternalIdTaken, CodeTaken, UnknownTerm])
 async def create_course(call: Call, body: NewCourse) -> Reply[Course]:
     """Create a course."""
-    row = await call[REGISTRAR].submit(Create(origin=origin_of(call), thing=sql.Course, values=_values(dict(body))))
+    fields = _fields(body, body.external_id)
+    row = await call[REGISTRAR].submit(Create(origin=origin_of(call), resource=COURSE, fields=fields))
     return Reply(course_of(row), 201, {"Location": f"/courses/{row.id}"})
 
 
@@ -231,7 +248,7 @@ async def edit_course(call: Call, course_id: IdInPath, body: CourseChanges, if_m
     row = await call[REGISTRAR].submit(
         Edit(
             origin=origin_of(call),
-            thing=sql.Course,
+            resource=COURSE,
             id=course_id,
             values=_values(body),
             if_match=if_match,
@@ -256,21 +273,21 @@ async def put_course(
     replaced = await call[REGISTRAR].submit(
         Replace(
             origin=origin_of(call),
-            thing=sql.Course,
+            resource=COURSE,
             external_id=external_id,
-            values=_values(dict(body)),
+            fields=_fields(body, external_id),
             if_match=if_match,
             if_none_match=if_none_match,
         )
     )
-    headers = {"Location": f"/courses/{replaced.thing.id}"} if replaced.created else {}
-    return Reply(course_of(replaced.thing), 201 if replaced.created else 200, headers)
+    headers = {"Location": f"/courses/{replaced.row.id}"} if replaced.created else {}
+    return Reply(course_of(replaced.row), 201 if replaced.created else 200, headers)
 
 
 @endpoint("DELETE", "/courses/{course_id}", status=204, problems=[CourseNotFound, InUse, PreconditionFailed])
 async def delete_course(call: Call, course_id: IdInPath, if_match: ETags) -> None:
     """Delete a course that nobody was ever enrolled in."""
-    await call[REGISTRAR].submit(Delete(origin=origin_of(call), thing=sql.Course, id=course_id, if_match=if_match))
+    await call[REGISTRAR].submit(Delete(origin=origin_of(call), resource=COURSE, id=course_id, if_match=if_match))
 
 
 @endpoint("POST", "/courses/{course_id}/cancel", problems=[CourseNotFound])
@@ -310,7 +327,7 @@ class Requirements(Input):
 async def set_requirements(call: Call, course_id: IdInPath, body: Requirements) -> Requirements:
     """Set all requirements of a course; an empty list of groups removes them."""
     groups = tuple(Group(group.kind, tuple(sorted(set(group.any_of)))) for group in body.groups)
-    change = Require(origin=origin_of(call), course_id=course_id, groups=groups)
+    change = SetRequirements(origin=origin_of(call), course_id=course_id, groups=groups)
     return _requirements(await call[REGISTRAR].submit(change))
 
 

@@ -6,32 +6,27 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 from service.campus import FALL, SPRING, PlannedCourse, PlannedStudent, Size, plan
 from service.check import check
 from service.database import Database
 from service.errors import DomainError
 from service.registrar import Registrar
-from service.registrar.changes import (
-    Change,
-    Complete,
-    Create,
-    Drop,
-    Enroll,
-    Moved,
-    Origin,
-    PlaceHold,
-    Require,
-    Result,
-    Swap,
-)
-from service.registrar.decide import Outcome
+from service.registrar.changes import Change, Moved, Origin, Outcome, Result
+from service.registrar.courses import COURSE, CourseFields, SetRequirements
+from service.registrar.enrollments import Complete, Drop, Enroll, Swap
+from service.registrar.holds import PlaceHold
+from service.registrar.resources import Create
+from service.registrar.students import STUDENT
+from service.registrar.terms import TERM, TermFields
 from service.settings import Settings
-from sql.courses import Course, list_courses
+from sql.courses import list_courses
 from sql.feed import get_epoch, list_events
-from sql.students import Student, list_students
-from sql.terms import Term, list_terms
+from sql.students import list_students
+from sql.terms import list_terms
+
+Answer = TypeVar("Answer")
 
 ORIGIN = Origin(request_id="demo", actor="demo")
 BATCH = 300
@@ -81,7 +76,11 @@ async def fill(settings: Settings, size: Size) -> int:
             ):
                 print("error: the demo fills an empty database only, and this one holds something", file=sys.stderr)
                 return 1
-        await _fill(database, Registrar(database, settings), size)
+        registrar = Registrar(database, settings)
+        try:
+            await _fill(database, registrar, size)
+        finally:
+            await registrar.close()
     finally:
         await database.close()
     return await check(settings)
@@ -92,7 +91,7 @@ async def _fill(database: Database, registrar: Registrar, size: Size) -> None:
     spring = await _create_term(registrar, SPRING, campus.spring)
     fall = await _create_term(registrar, FALL, campus.fall)
     created = await _made(
-        registrar, (Create(origin=ORIGIN, thing=Student, values=each.values) for each in campus.students)
+        registrar, (Create(origin=ORIGIN, resource=STUDENT, fields=each.fields) for each in campus.students)
     )
     students = list(zip((student.id for student in created), campus.students, strict=True))
     await _made(registrar, _past(students, spring))
@@ -109,22 +108,26 @@ async def _fill(database: Database, registrar: Registrar, size: Size) -> None:
     _print_table(day, promoted)
 
 
-async def _create_term(
-    registrar: Registrar, values: dict[str, Any], planned: Sequence[PlannedCourse]
-) -> dict[str, int]:
+async def _create_term(registrar: Registrar, fields: TermFields, planned: Sequence[PlannedCourse]) -> dict[str, int]:
     """Create a term with its courses, and return their ids by code."""
-    term = await registrar.submit(Create(origin=ORIGIN, thing=Term, values=values))
+    term = await registrar.submit(Create(origin=ORIGIN, resource=TERM, fields=fields))
     courses = await _made(
         registrar,
-        (Create(origin=ORIGIN, thing=Course, values={**each.values, "term_id": term.id}) for each in planned),
+        (Create(origin=ORIGIN, resource=COURSE, fields=_in_term(each.fields, term.id)) for each in planned),
     )
     ids = {course.code: course.id for course in courses}
-    required = (Require(origin=ORIGIN, course_id=ids[each.code], groups=each.groups) for each in planned if each.groups)
+    required = (
+        SetRequirements(origin=ORIGIN, course_id=ids[each.code], groups=each.groups) for each in planned if each.groups
+    )
     await _made(registrar, required)
     return ids
 
 
-def _past(students: Sequence[tuple[int, PlannedStudent]], spring: dict[str, int]) -> Iterable[Change[Any]]:
+def _in_term(fields: CourseFields, term_id: int) -> CourseFields:
+    return {**fields, "term_id": term_id}
+
+
+def _past(students: Sequence[tuple[int, PlannedStudent]], spring: dict[str, int]) -> Iterable[Change[object]]:
     for id, student in students:
         if not student.passed:
             continue
@@ -134,7 +137,7 @@ def _past(students: Sequence[tuple[int, PlannedStudent]], spring: dict[str, int]
             yield Complete(origin=ORIGIN, student_id=id, course_id=course_id, passed=True)
 
 
-def _holds_and_wishes(students: Sequence[tuple[int, PlannedStudent]], fall: dict[str, int]) -> Iterable[Change[Any]]:
+def _holds_and_wishes(students: Sequence[tuple[int, PlannedStudent]], fall: dict[str, int]) -> Iterable[Change[object]]:
     for id, student in students:
         if student.on_hold:
             yield PlaceHold(origin=ORIGIN, student_id=id, reason="Library fees", blocks_enroll=True, blocks_drop=False)
@@ -142,7 +145,7 @@ def _holds_and_wishes(students: Sequence[tuple[int, PlannedStudent]], fall: dict
         yield Enroll(origin=ORIGIN, student_id=id, course_ids=course_ids, mode="partial", on_full="waitlist")
 
 
-def _second_thoughts(students: Sequence[tuple[int, PlannedStudent]], fall: dict[str, int]) -> Iterable[Change[Any]]:
+def _second_thoughts(students: Sequence[tuple[int, PlannedStudent]], fall: dict[str, int]) -> Iterable[Change[object]]:
     for id, student in students:
         first = fall[student.wishes[0]]
         if student.second_thought == "drop":
@@ -151,15 +154,17 @@ def _second_thoughts(students: Sequence[tuple[int, PlannedStudent]], fall: dict[
             yield Swap(origin=ORIGIN, student_id=id, drop=(first,), add=(fall[student.swap_for],), on_full="waitlist")
 
 
-async def _submitted(registrar: Registrar, changes: Iterable[Change[Any]]) -> AsyncIterator[list[Outcome]]:
+async def _submitted(
+    registrar: Registrar, changes: Iterable[Change[Answer]]
+) -> AsyncIterator[list[Answer | Exception]]:
     remaining = iter(changes)
     while batch := list(islice(remaining, BATCH)):
         yield await registrar.submit_all(batch)
 
 
-async def _made(registrar: Registrar, changes: Iterable[Change[Any]]) -> list[Any]:
+async def _made(registrar: Registrar, changes: Iterable[Change[Answer]]) -> list[Answer]:
     """Make changes none of which may be refused, and return their answers."""
-    made: list[Any] = []
+    made: list[Answer] = []
     async for outcomes in _submitted(registrar, changes):
         for outcome in outcomes:
             if isinstance(outcome, Exception):

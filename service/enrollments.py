@@ -23,17 +23,9 @@ from service.errors import (
     UnknownCourses,
 )
 from service.keys import COURSES_OF_STUDENTS, DATABASE, REGISTRAR, STUDENTS_OF_COURSES, origin_of
-from service.registrar.changes import (
-    Complete,
-    Drop,
-    Enroll,
-    Mode,
-    Moved,
-    OnFull,
-    Refusal,
-    Result,
-    Swap,
-)
+from service.registrar.application import OnFull, Refusal
+from service.registrar.changes import Moved, Result
+from service.registrar.enrollments import Complete, Drop, Enroll, Mode, Swap
 from service.registrar.rules import sentence
 from service.values import Credits, Grade, IdInBody, IdInPath, Input, ReasonQuery, Truth
 from service.web.endpoint import Call, Reply, Written, endpoint
@@ -44,6 +36,7 @@ from sql import enrollments as sql
 from sql.courses import Course, get_course, load_courses
 from sql.enrollments import CoursesAsked, Status, StudentsAsked
 from sql.students import load_students
+from sql.waitlist import list_waitlist
 
 logger = logging.getLogger(__name__)
 
@@ -415,7 +408,7 @@ async def list_course_students(
     page: JsonPage | None
     if query.status == "waitlisted":
         async with call[DATABASE].reading() as connection:
-            [page] = await sql.list_line(connection, course_id, after, query.limit)
+            [page] = await list_waitlist(connection, course_id, after, query.limit)
             if page.items is None and await get_course(connection, course_id) is None:
                 raise CourseNotFound(course_id)
     else:

@@ -230,6 +230,15 @@ class Unavailable(DomainError):
     retry_after = 1
 
 
+class PromotionsPending(Unavailable):
+    """Waitlisted students come first, and there are more of them than one transaction promotes; nothing was changed."""
+
+    code, title = "promotions_pending", "Promotions pending"
+
+    def __init__(self, course_id: int) -> None:
+        super().__init__(f"Students waitlisted for course {course_id} are being promoted; try again shortly.")
+
+
 class OutcomeUnknown(DomainError):
     """The connection broke while the change was being committed: it may or may not have happened."""
 

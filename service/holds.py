@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from service.errors import HoldNotFound, StudentNotFound
 from service.keys import DATABASE, REGISTRAR, origin_of
-from service.registrar.changes import EndHold, PlaceHold
+from service.registrar.holds import EndHold, PlaceHold
 from service.values import IdInPath, Input, Instant, Name
 from service.web.endpoint import Call, Reply, endpoint
 from service.web.paging import Page, Paging, decode_cursor, page_of

@@ -6,7 +6,7 @@ from pydantic import ConfigDict, Field
 
 from service.errors import CourseNotFound, OverrideNotFound, StudentNotFound
 from service.keys import DATABASE, REGISTRAR, origin_of
-from service.registrar.changes import EndOverride, GrantOverride
+from service.registrar.overrides import EndOverride, GrantOverride
 from service.values import IdInBody, IdInPath, Input, Instant, Name
 from service.web.endpoint import Call, Reply, endpoint
 from service.web.paging import Page, Paging, decode_cursor, page_of

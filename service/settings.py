@@ -62,6 +62,9 @@ class Settings(BaseSettings):
     batch_pairs: PositiveInt = 512
     """How many pairs of student and course one transaction takes: more of them make it longer, not faster."""
 
+    promotions_per_transaction: PositiveInt = 1000
+    """How many waitlisted students one transaction judges: it holds the writer's lock for some tenths of a second."""
+
     batch_reads: PositiveInt = 128
     """How many single things one statement reads for as many callers."""
 

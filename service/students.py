@@ -7,7 +7,9 @@ from typing_extensions import TypedDict
 
 from service.errors import Detail, EmailTaken, ExternalIdTaken, InUse, PreconditionFailed, StudentNotFound
 from service.keys import DATABASE, REGISTRAR, STUDENTS, origin_of
-from service.registrar.changes import Create, Delete, Edit, Replace
+from service.registrar import students as registrar
+from service.registrar.resources import Create, Delete, Edit, Replace
+from service.registrar.students import STUDENT
 from service.values import CreditLimit, Email, ExternalId, IdInPath, Input, Name
 from service.web.endpoint import Call, ETags, Reply, endpoint
 from service.web.paging import Page, Paging, decode_cursor, page_of
@@ -63,10 +65,21 @@ class StudentQuery(Paging):
     external_id: Annotated[ExternalId | None, Field(description="Only the student with this external id.")] = None
 
 
+def _fields(body: StudentFields, external_id: str | None) -> registrar.StudentFields:
+    return {
+        "external_id": external_id,
+        "given_name": body.given_name,
+        "family_name": body.family_name,
+        "email": body.email,
+        "max_credits": body.max_credits,
+    }
+
+
 @endpoint("POST", "/students", status=201, problems=[EmailTaken, ExternalIdTaken])
 async def create_student(call: Call, body: NewStudent) -> Reply[Student]:
     """Create a student."""
-    student = await call[REGISTRAR].submit(Create(origin=origin_of(call), thing=Student, values=body.model_dump()))
+    fields = _fields(body, body.external_id)
+    student = await call[REGISTRAR].submit(Create(origin=origin_of(call), resource=STUDENT, fields=fields))
     return Reply(student, 201, {"Location": f"/students/{student.id}"})
 
 
@@ -108,7 +121,7 @@ async def find(connection: Connection, ids: list[int]) -> dict[int, Student]:
 async def edit_student(call: Call, student_id: IdInPath, body: StudentChanges, if_match: ETags) -> Student:
     """Change some fields of a student."""
     return await call[REGISTRAR].submit(
-        Edit(origin=origin_of(call), thing=Student, id=student_id, values=body, if_match=if_match)
+        Edit(origin=origin_of(call), resource=STUDENT, id=student_id, values=body, if_match=if_match)
     )
 
 
@@ -128,18 +141,18 @@ async def put_student(
     replaced = await call[REGISTRAR].submit(
         Replace(
             origin=origin_of(call),
-            thing=Student,
+            resource=STUDENT,
             external_id=external_id,
-            values=body.model_dump(),
+            fields=_fields(body, external_id),
             if_match=if_match,
             if_none_match=if_none_match,
         )
     )
-    headers = {"Location": f"/students/{replaced.thing.id}"} if replaced.created else {}
-    return Reply(replaced.thing, 201 if replaced.created else 200, headers)
+    headers = {"Location": f"/students/{replaced.row.id}"} if replaced.created else {}
+    return Reply(replaced.row, 201 if replaced.created else 200, headers)
 
 
 @endpoint("DELETE", "/students/{student_id}", status=204, problems=[StudentNotFound, InUse, PreconditionFailed])
 async def delete_student(call: Call, student_id: IdInPath, if_match: ETags) -> None:
     """Delete a student who was never enrolled in any course."""
-    await call[REGISTRAR].submit(Delete(origin=origin_of(call), thing=Student, id=student_id, if_match=if_match))
+    await call[REGISTRAR].submit(Delete(origin=origin_of(call), resource=STUDENT, id=student_id, if_match=if_match))

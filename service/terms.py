@@ -7,7 +7,8 @@ from typing_extensions import TypedDict
 
 from service.errors import CodeTaken, InUse, PreconditionFailed, TermDates, TermNotFound
 from service.keys import DATABASE, REGISTRAR, origin_of
-from service.registrar.changes import Create, Delete, Edit
+from service.registrar.resources import Create, Delete, Edit
+from service.registrar.terms import TERM, TermFields
 from service.values import CourseCode, CreditLimit, Day, IdInPath, Input, Instant, Name
 from service.web.endpoint import Call, ETags, Reply, endpoint
 from service.web.paging import Page, Paging, decode_cursor, page_of
@@ -52,7 +53,18 @@ class TermChanges(TypedDict, total=False):
 @endpoint("POST", "/terms", status=201, problems=[CodeTaken, TermDates])
 async def create_term(call: Call, body: NewTerm) -> Reply[Term]:
     """Create a term."""
-    term = await call[REGISTRAR].submit(Create(origin=origin_of(call), thing=Term, values=dict(body)))
+    fields: TermFields = {
+        "code": body.code,
+        "name": body.name,
+        "starts_on": body.starts_on,
+        "ends_on": body.ends_on,
+        "enroll_from": body.enroll_from,
+        "enroll_until": body.enroll_until,
+        "drop_until": body.drop_until,
+        "withdraw_until": body.withdraw_until,
+        "max_credits": body.max_credits,
+    }
+    term = await call[REGISTRAR].submit(Create(origin=origin_of(call), resource=TERM, fields=fields))
     return Reply(term, 201, {"Location": f"/terms/{term.id}"})
 
 
@@ -79,11 +91,11 @@ async def read_term(call: Call, term_id: IdInPath) -> Term:
 async def edit_term(call: Call, term_id: IdInPath, body: TermChanges, if_match: ETags) -> Term:
     """Change some fields of a term; waitlists move at once where a deadline or a limit is eased."""
     return await call[REGISTRAR].submit(
-        Edit(origin=origin_of(call), thing=Term, id=term_id, values=body, if_match=if_match)
+        Edit(origin=origin_of(call), resource=TERM, id=term_id, values=body, if_match=if_match)
     )
 
 
 @endpoint("DELETE", "/terms/{term_id}", status=204, problems=[TermNotFound, InUse, PreconditionFailed])
 async def delete_term(call: Call, term_id: IdInPath, if_match: ETags) -> None:
     """Delete a term without courses."""
-    await call[REGISTRAR].submit(Delete(origin=origin_of(call), thing=Term, id=term_id, if_match=if_match))
+    await call[REGISTRAR].submit(Delete(origin=origin_of(call), resource=TERM, id=term_id, if_match=if_match))

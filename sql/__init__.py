@@ -8,6 +8,7 @@ statement to that.
 """
 
 from collections.abc import Collection, Sequence
+from datetime import UTC, datetime
 from itertools import compress
 from operator import attrgetter
 from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, TypeAlias, TypeVar
@@ -39,6 +40,9 @@ class JsonPage(NamedTuple):
 
 TIMES: Final = frozenset({"occurred_at", "joined_at", "updated_at"})
 """What all that is new has in common, the time of its transaction: sent once, it costs less than an array of it."""
+
+NEVER: Final = datetime(9999, 12, 31, tzinfo=UTC)
+"""The ``recheck_at`` of a blocked student whom the clock alone never makes eligible."""
 
 New: TypeAlias = Annotated[Sequence[Row], TIMES]
 """Rows that are new, which are sent without their times."""

@@ -244,31 +244,6 @@ async def reserve_course_ids(connection: Connection, count: int) -> list[int]:
     return [row[0] for row in await connection.fetch(RESERVE_COURSE_IDS, count)]
 
 
-LOAD_PROMOTABLE: Final = """
-SELECT id
-FROM courses
-WHERE waitlisted > 0
-    AND status = 'open'
-    AND (
-        capacity IS NULL
-        OR seats_taken < capacity
-        OR EXISTS (
-            SELECT
-            FROM overrides
-            WHERE overrides.course_id = courses.id
-                AND overrides.rule = 'course_full'
-                AND overrides.used_at IS NULL
-        )
-    )
-ORDER BY id
-"""
-
-
-async def load_promotable(connection: Connection) -> list[int]:
-    """Read the ids of the courses with somebody who waits and a free seat, or an override that needs none."""
-    return [row[0] for row in await connection.fetch(LOAD_PROMOTABLE)]
-
-
 LIST_COURSES_OF_TERM: Final = """
 SELECT
     1::bigint AS number,

@@ -84,7 +84,7 @@ async def load_edits(connection: Connection, after_position: int) -> list[Edit]:
     return [Edit._make(row) for row in await connection.fetch(LOAD_EDITS, after_position)]
 
 
-RECORD_EVENTS: Final = """
+APPEND_EVENTS: Final = """
 INSERT INTO events (
     position, type, actor, request_id, reason, student_id, course_id, term_id, before, after, occurred_at
 )
@@ -95,9 +95,9 @@ SELECT
 """
 
 
-async def record_events(connection: Connection, events: New[Event], now: datetime) -> None:
+async def append_events(connection: Connection, events: New[Event], now: datetime) -> None:
     """Append events of now, whose positions follow the newest one."""
-    await connection.execute(RECORD_EVENTS, *columns(events, without=TIMES), now)
+    await connection.execute(APPEND_EVENTS, *columns(events, without=TIMES), now)
 
 
 GET_EPOCH: Final = """

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from sql import Connection, columns
 
@@ -53,27 +53,26 @@ async def load_overrides(connection: Connection, student_ids: list[int], now: da
     return [Override(*row) for row in await connection.fetch(LOAD_OVERRIDES, student_ids, now)]
 
 
-@dataclass(frozen=True, slots=True)
-class Insider:
-    """Somebody whom an override seats above the capacity of a course, if it comes to that."""
+class OverrideHolder(NamedTuple):
+    """A student who has a usable override for a course."""
 
-    course_id: int
     student_id: int
+    course_id: int
 
 
-LOAD_INSIDERS: Final = """
-SELECT course_id, student_id
+LOAD_OVERRIDE_HOLDERS: Final = """
+SELECT student_id, course_id
 FROM overrides
 WHERE course_id = ANY($1::bigint[])
-    AND rule = 'course_full'
     AND used_at IS NULL
     AND (expires_at IS NULL OR expires_at > $2::timestamptz)
 """
 
 
-async def load_insiders(connection: Connection, course_ids: list[int], now: datetime) -> list[Insider]:
-    """Read whom overrides that can be used seat above the capacity of these courses."""
-    return [Insider(*row) for row in await connection.fetch(LOAD_INSIDERS, course_ids, now)]
+async def load_override_holders(connection: Connection, course_ids: list[int], now: datetime) -> list[OverrideHolder]:
+    """Load the students who have usable overrides for courses, once for each override."""
+    rows = await connection.fetch(LOAD_OVERRIDE_HOLDERS, course_ids, now)
+    return [OverrideHolder._make(row) for row in rows]
 
 
 FIND_OVERRIDES: Final = """

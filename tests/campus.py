@@ -191,7 +191,9 @@ async def registrar_of(settings: Settings) -> AsyncIterator[Registrar]:
     database = Database(settings)
     await database.open()
     try:
-        yield Registrar(database, settings)
+        registrar = Registrar(database, settings)
+        yield registrar
+        await registrar.close()
     finally:
         await database.close()
 
@@ -229,3 +231,12 @@ async def waiting_writer(connection: Connection) -> int:
 async def wait_for(client: Client, student: int, course: int) -> Answer:
     body = {"course_ids": [course], "on_full": "waitlist"}
     return await call(client, "POST", f"/students/{student}/enroll", body)
+
+
+async def let_holds_end(connection: Connection, ago: str = "0 seconds") -> None:
+    """Have the time come at which holds end, and students blocked by them are judged again."""
+    await connection.execute("UPDATE holds SET ends_at = now() - $1::text::interval", ago)
+    await connection.execute(
+        "UPDATE student_courses SET recheck_at = now() - $1::text::interval WHERE status = 'waitlisted' AND recheck_at IS NOT NULL",
+        ago,
+    )

@@ -5,7 +5,7 @@ import pytest
 from service.check import NOTES, check
 from service.settings import Settings
 from sql import Connection
-from tests.campus import call, create, drop, enroll, new_course, new_student
+from tests.campus import call, create, drop, enroll, let_holds_end, new_course, new_student
 from tests.conftest import Client
 
 MONDAY = [{"day": "mon", "start": "09:00", "end": "10:30"}]
@@ -20,7 +20,7 @@ async def checked(settings: Settings, capsys: pytest.CaptureFixture[str]) -> tup
 
 
 async def new_term(client: Client, **fields: object) -> int:
-    body = {"code": "T", "name": "Term", "starts_on": "2026-09-01", "ends_on": "2026-12-18", **fields}
+    body = {"code": "T", "name": "Term", "starts_on": "2036-09-01", "ends_on": "2036-12-18", **fields}
     id: int = (await create(client, "/terms", body))["id"]
     return id
 
@@ -132,7 +132,7 @@ async def test_whom_the_clock_has_made_eligible_may_wait_for_the_next_sweep_and_
     await create(client, f"/students/{student}/holds", {"reason": "fees", "blocks": ["enroll"]})
     await call(client, "PATCH", f"/courses/{course}", {"capacity": 1})
 
-    await connection.execute("UPDATE holds SET ends_at = now() - $1::text::interval", ago)
+    await let_holds_end(connection, ago)
 
     ended, lines = await checked(settings, capsys)
     assert ended == status

@@ -15,7 +15,7 @@ def test_a_plan_is_the_same_every_time() -> None:
 def test_a_large_campus_has_20000_students_and_800_courses_that_fit_together() -> None:
     campus = plan("large")
 
-    assert len(campus.students) == len({student.values["email"] for student in campus.students}) == 20_000
+    assert len(campus.students) == len({student.fields["email"] for student in campus.students}) == 20_000
     assert len(campus.fall) == len(set(codes(campus))) == 800
     taught_before = {course.code for course in campus.spring}
     required = {code for course in campus.fall for group in course.groups for code in group.codes}
@@ -36,7 +36,7 @@ async def test_the_demo_prints_a_registration_day_and_ends_with_the_check(empty_
     told = {name.strip(): count for name, count in numbers.items()}
     for name in ("requests", "enrolled", "waitlisted", "refused: time_conflict", "promoted"):
         assert int(told[name].replace(",", "")) > 0, name
-    assert "ok    no seat is free while somebody waits who may have it" in ended.out
+    assert "ok    no seat is free while an unjudged student is waitlisted" in ended.out
 
 
 async def test_a_size_that_does_not_exist_is_said_clearly() -> None:

@@ -18,11 +18,12 @@ from pytest_aiohttp import AiohttpClient
 from service.database import Database
 from service.events import POLLER, WAIT, Poller
 from service.registrar import Registrar
-from service.registrar.changes import Create, Origin
+from service.registrar.changes import Origin
+from service.registrar.resources import Create
+from service.registrar.students import STUDENT, StudentFields
 from service.settings import Settings
 from service.web.endpoint import DRAINING
 from sql import Connection
-from sql.students import Student
 from tests.campus import (
     busy,
     call,
@@ -94,8 +95,14 @@ async def test_every_reader_sees_every_position_once_and_in_order_whatever_the_w
         registrar = Registrar(database, settings.model_copy(update={"write_timeout": 60}))
         for turn in range(each):
             name = f"w{number}-{turn}"
-            values = {"external_id": name, "given_name": "A", "family_name": "B", "email": f"{name}@x"}
-            await registrar.submit(Create(origin=Origin(name), thing=Student, values={**values, "max_credits": None}))
+            fields: StudentFields = {
+                "external_id": name,
+                "given_name": "A",
+                "family_name": "B",
+                "email": f"{name}@x",
+                "max_credits": None,
+            }
+            await registrar.submit(Create(origin=Origin(name), resource=STUDENT, fields=fields))
 
     readers = [Reader(client) for _ in range(4)]
     following = [asyncio.create_task(reader.follow(writers * each)) for reader in readers]

@@ -80,6 +80,9 @@ FILL = {
         UPDATE feed SET system_identifier = 1, timeline = 2, database_oid = 3;
         INSERT INTO events (position, type, occurred_at, request_id, term_id) VALUES (3, 'term.created', now(), 'a3', 1)
     """,
+    "0024_mark_blocked_waitlist_places": """
+        UPDATE student_courses SET recheck_at = '9999-12-31Z' WHERE student_id = 2 AND course_id = 1
+    """,
 }
 
 CATALOG = """
@@ -183,6 +186,28 @@ def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.02)
+
+
+def test_whoever_was_passed_by_before_the_marks_is_judged_again(
+    empty_database_url: str, database: Connection, upto: Upto
+) -> None:
+    name = "0024_mark_blocked_waitlist_places"
+    migrate(empty_database_url, migrations=upto(previous(name)))
+    fill(database, previous(name))
+    database.execute(
+        """
+        UPDATE student_courses
+        SET status = 'waitlisted', skipped = CASE WHEN student_id = 2 THEN '[{"code": "hold"}]'::json END
+        WHERE course_id = 1
+        """
+    )
+
+    migrate(empty_database_url, migrations=upto(name))
+
+    due = database.execute(
+        "SELECT student_id, recheck_at <= now() FROM student_courses WHERE course_id = 1 ORDER BY student_id"
+    )
+    assert due.fetchall() == [(1, None), (2, True)]
 
 
 def test_migrations_are_numbered_without_a_gap_and_each_depends_on_the_one_before() -> None:

@@ -14,9 +14,9 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from hypothesis import HealthCheck, strategies
 
-from service import registrar
 from service.app import create_app
 from service.check import INVARIANTS
+from service.registrar import load
 from service.settings import Settings
 from sql import Connection
 from tests.campus import Answer, call, course_fields, create, new_student, read, until_ready
@@ -386,8 +386,8 @@ HALVES = [frozenset({1}), frozenset({2}), frozenset({1, 2})]
 def dates(halves: frozenset[int]) -> dict[str, str]:
     """Say when a term is; one half begins on the day that the other one ends."""
     return {
-        "starts_on": "2026-01-01" if 1 in halves else "2026-07-01",
-        "ends_on": "2026-12-31" if 2 in halves else "2026-07-01",
+        "starts_on": "2036-01-01" if 1 in halves else "2036-07-01",
+        "ends_on": "2036-12-31" if 2 in halves else "2036-07-01",
     }
 
 
@@ -523,10 +523,10 @@ def histories(count: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 
 @pytest.fixture(autouse=True)
-def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have bulk requests of a few items loaded, decided and written in parts, as those of hundreds are."""
-    monkeypatch.setattr(registrar, "PART", 1)
-    monkeypatch.setattr(registrar, "LARGE", 1)
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have waitlists of a few students read page by page, as those of hundreds are."""
+    monkeypatch.setattr(load, "PAGE", 3)
+    monkeypatch.setattr(load, "LARGEST_PAGE", 6)
 
 
 @histories(HISTORIES)

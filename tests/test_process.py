@@ -371,6 +371,14 @@ TAMPERINGS = [
         "course_id=1, student_id=2",
     ),
     (
+        "every blocked student is refused",
+        """
+        UPDATE student_courses SET status = 'waitlisted', recheck_at = '9999-12-31Z' WHERE student_id = 2;
+        UPDATE courses SET seats_taken = 1, waitlisted = 1
+        """,
+        "course_id=1, student_id=2",
+    ),
+    (
         "courses that clash",
         """
         UPDATE courses SET meetings = '[{"day": "mon", "start": "09:00", "end": "10:00"}]';

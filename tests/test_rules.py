@@ -1,13 +1,15 @@
 """The pure parts of the registrar: rules, seats and the ledger, on facts that Hypothesis makes up."""
 
 import json
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.registrar.changes import Application, Group, Origin
-from service.registrar.ledger import Ledger, Table
+from service.registrar.application import Application, Group, HeldSeat, Hold
+from service.registrar.changes import Origin
+from service.registrar.ledger import Ledger
 from service.registrar.rules import (
     DAYS,
     RULES,
@@ -19,10 +21,10 @@ from service.registrar.rules import (
     week_of,
 )
 from service.registrar.seats import SEATED, has_free_seat, offer, recount
+from service.registrar.unit_of_work import IdentityMap
 from sql.courses import Course
 from sql.enrollments import Enrollment
 from sql.feed import Head
-from sql.holds import Hold
 from sql.terms import Term
 
 NOW = datetime(2026, 9, 1, 12, tzinfo=UTC)
@@ -86,24 +88,46 @@ holds = st.builds(
     created_at=st.just(NOW),
 )
 groups = st.builds(Group, kind=st.sampled_from(["pre", "co", "anti"]), codes=st.lists(codes, min_size=1).map(tuple))
+
+
+@dataclass(frozen=True)
+class KnownHistory:
+    """A history of which everything is known."""
+
+    holds: tuple[Hold, ...]
+    max_credits: float | None
+    passed: frozenset[str]
+    codes: dict[str, datetime | None]
+    seats: tuple[HeldSeat, ...]
+    completed: bool
+
+    def has_completed(self, _course_id: int) -> bool:
+        return self.completed
+
+
+held_seats = st.lists(st.tuples(courses, st.none() | terms), max_size=2).map(tuple)
+histories = st.builds(
+    KnownHistory,
+    holds=st.lists(holds, max_size=2).map(tuple),
+    max_credits=st.none() | st.sampled_from([0.0, 3.0, 6.0]),
+    passed=code_sets,
+    codes=st.dictionaries(codes, instants),
+    seats=held_seats,
+    completed=st.booleans(),
+)
 applications = st.builds(
     Application,
     now=st.just(NOW),
     course_id=st.just(7),
     course=st.none() | courses,
+    history=histories,
     term=st.none() | terms,
-    completed=st.booleans(),
-    seat=st.sampled_from(["seat", "line", "none"]),
+    seat=st.sampled_from(["seat", "waitlist", "none"]),
     on_full=st.sampled_from(["fail", "waitlist"]),
-    holds=st.lists(holds, max_size=2).map(tuple),
     groups=st.lists(groups, max_size=3).map(tuple),
-    passed=code_sets,
-    has=code_sets,
-    asked=code_sets,
-    seated=st.lists(st.tuples(courses, st.none() | terms), max_size=2).map(tuple),
-    held=st.sampled_from([0.0, 3.0]),
-    asked_credits=st.sampled_from([0.5, 3.0]),
-    limit=st.none() | st.sampled_from([0.0, 3.0, 6.0]),
+    requested_codes=code_sets,
+    granted=held_seats,
+    requested_seats=held_seats,
 )
 
 
@@ -121,7 +145,7 @@ def test_refusals_stand_in_the_order_of_the_rules_and_each_can_be_said(applicati
 
 @given(applications)
 def test_who_gets_no_seat_is_not_judged_by_time_and_credits(application: Application) -> None:
-    found = {refusal.code for refusal in judge(application._replace(seat="line"))}
+    found = {refusal.code for refusal in judge(application._replace(seat="waitlist"))}
     assert not found & {"time_conflict", "credit_limit", "course_full", "waitlist_full"}
 
 
@@ -136,7 +160,10 @@ def test_having_passed_more_never_adds_a_missing_prerequisite(application: Appli
     def missing(each: Application) -> int:
         return sum(refusal.code == "prerequisite_missing" for refusal in judge(each))
 
-    assert missing(application._replace(passed=application.passed | more)) <= missing(application)
+    history = application.history
+    assert isinstance(history, KnownHistory)
+    better = replace(history, passed=history.passed | more)
+    assert missing(application._replace(history=better)) <= missing(application)
 
 
 @given(courses, courses)
@@ -175,7 +202,7 @@ def test_an_offer_never_goes_beyond_a_capacity(course: Course, on_full: str) -> 
     seat = offer(course, "waitlist" if on_full == "waitlist" else "fail")
     if seat == "seat":
         assert course.capacity is None or recount(course, None, "enrolled").seats_taken <= course.capacity
-    if seat == "line":
+    if seat == "waitlist":
         line = recount(course, None, "waitlisted").waitlisted
         assert not has_free_seat(course)
         assert course.waitlist_capacity is None or line <= course.waitlist_capacity
@@ -191,8 +218,10 @@ def test_the_counts_follow_a_student_through_any_history(course: Course, history
 
 
 @given(st.lists(st.tuples(st.integers(1, 4), st.none() | st.integers(1, 9), st.sampled_from(["keep", "undo", ""]))))
-def test_a_table_forgets_what_was_undone_and_saves_what_was_kept(steps: list[tuple[int, int | None, str]]) -> None:
-    table: Table[int, int] = Table()
+def test_an_identity_map_forgets_what_was_undone_and_saves_what_was_committed(
+    steps: list[tuple[int, int | None, str]],
+) -> None:
+    table: IdentityMap[int, int] = IdentityMap()
     loaded = {1: 10, 2: 20}
     for key, row in loaded.items():
         table.load(key, row)
@@ -204,26 +233,26 @@ def test_a_table_forgets_what_was_undone_and_saves_what_was_kept(steps: list[tup
         else:
             now[key] = value
         if end == "keep":
-            table.keep()
+            table.commit()
             kept = dict(now)
         elif end == "undo":
             table.rollback()
             now = dict(kept)
     table.rollback()
     assert {key: table.get(key) for key in range(1, 5) if table.get(key) is not None} == kept
-    delta = table.delta()
-    assert delta.saved == {key: row for key, row in kept.items() if loaded.get(key) != row}
-    assert set(delta.removed) == set(loaded) - set(kept)
+    flush = table.flush()
+    assert flush.saved == {key: row for key, row in kept.items() if loaded.get(key) != row}
+    assert set(flush.removed) == set(loaded) - set(kept)
 
 
 @given(st.lists(st.booleans(), max_size=20))
 def test_positions_stay_contiguous_whatever_is_undone(kept: list[bool]) -> None:
     ledger = Ledger(Head(NOW, 41))
     for keep in kept:
-        position = ledger.record("student.created", Origin("r"), student_id=1)
+        position = ledger.append_event("student.created", Origin("r"), student_id=1)
         ledger.put_enrollment(Enrollment(1, position, "enrolled", position, NOW, NOW))
         if keep:
-            ledger.keep()
+            ledger.commit()
         else:
             ledger.rollback()
     assert [event.position for event in ledger.events] == list(range(42, 42 + sum(kept)))

@@ -5,11 +5,24 @@ from typing import Any
 
 import pytest
 
-from service.registrar.changes import Cancel, Change, Edit, Enroll, Origin
+from service.registrar.changes import Change, Origin
+from service.registrar.courses import COURSE, Cancel
+from service.registrar.enrollments import Enroll
+from service.registrar.resources import Edit
 from service.settings import Settings
 from sql import Connection
-from sql.courses import Course
-from tests.campus import call, create, drop, enroll, events, new_course, new_student, registrar_of, wait_for
+from tests.campus import (
+    call,
+    create,
+    drop,
+    enroll,
+    events,
+    let_holds_end,
+    new_course,
+    new_student,
+    registrar_of,
+    wait_for,
+)
 from tests.conftest import Client
 from tests.test_check import checked
 from tests.test_registrar import TERM, grant, hold, status_of
@@ -99,7 +112,7 @@ async def test_a_completed_course_counts_where_it_is_edited(client: Client, ease
         case "credits":
             await call(client, "PATCH", f"/courses/{done}", {"credits": 1})
         case "term":
-            await call(client, "PATCH", f"/terms/{term}", {"starts_on": "2026-01-01", "ends_on": "2026-02-01"})
+            await call(client, "PATCH", f"/terms/{term}", {"starts_on": "2036-01-01", "ends_on": "2036-02-01"})
 
     assert await status_of(client, student, wanted) == "enrolled"
 
@@ -135,11 +148,11 @@ async def test_an_override_seats_past_the_line_in_the_moment_that_nothing_else_f
         case "term":
             await call(client, "PATCH", f"/terms/{term}", {"max_credits": 3})
         case "clock":
-            await connection.execute("UPDATE holds SET ends_at = now() - interval '1 hour'")
+            await let_holds_end(connection, "1 hour")
             status, lines = await checked(settings, capsys)
             assert (status, lines[1:]) == (1, [f"      course_id={wanted}, student_id={student}"])
             async with registrar_of(settings) as registrar:
-                assert await registrar.sweep() == 1
+                assert (await registrar.sweep()).promoted == 1
 
     assert await status_of(client, student, wanted) == "enrolled"
     assert await status_of(client, first, wanted) == "waitlisted"
@@ -154,14 +167,14 @@ async def test_what_eases_within_one_batch_reaches_those_who_have_joined_in_it(
     student, seated = await new_student(client), await new_student(client)
     await enroll(client, seated, wanted)
     easing: Change[Any] = (
-        Edit(origin=Origin("r"), thing=Course, id=one, values={"meetings": "[]"})
+        Edit(origin=Origin("r"), resource=COURSE, id=one, values={"meetings": "[]"})
         if eased == "meetings"
         else Cancel(origin=Origin("r"), course_id=one)
     )
     changes: Sequence[Change[Any]] = [
         Enroll(origin=Origin("r"), student_id=student, course_ids=(one,)),
         Enroll(origin=Origin("r"), student_id=student, course_ids=(wanted,), on_full="waitlist"),
-        Edit(origin=Origin("r"), thing=Course, id=wanted, values={"capacity": 2}),
+        Edit(origin=Origin("r"), resource=COURSE, id=wanted, values={"capacity": 2}),
         easing,
     ]
     async with registrar_of(settings) as registrar:

@@ -1,11 +1,9 @@
-"""The registrar: the one engine through which everything is changed. Lock, load, decide, record."""
+"""The registrar: the one engine through which everything is changed. Lock, load, decide, save."""
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
-from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 import asyncpg
@@ -13,30 +11,28 @@ import asyncpg
 from service.coalescer import Coalescer, Crowd
 from service.database import Database
 from service.errors import OutcomeUnknown, Unavailable
+from service.registrar import load, save
 from service.registrar.catalog import Catalog
-from service.registrar.changes import Change, Origin, Sweep
-from service.registrar.decide import Outcome, decide
-from service.registrar.facts import load, load_named, open_ledger, record
+from service.registrar.changes import Change, Origin, Outcome
+from service.registrar.decide import decide
 from service.registrar.ledger import Ledger
+from service.registrar.waitlist import Sweep, Swept
 from service.settings import Settings
 from sql import Connection
-from sql.courses import load_promotable
-from sql.feed import Event, load_head
+from sql.waitlist import is_any_due, load_ended, load_promotable
 
 logger = logging.getLogger(__name__)
 
-PART = 128
-"""So many changes are written at once, while the next ones are decided. Parts of 64, 128 and 256 made little difference;
-a bulk request of 1,000 items took some 7 % longer in one."""
-
-LARGE = 2 * PART
-"""More changes than these are loaded in two steps: a bulk request of 1,000 items was some 5 % faster for it, a batch of
-256 slower, as each step takes a few statements."""
-
 PIECES = 96
-"""In one piece 64 to 1,024 callers that did nothing but enroll were served some 12 % slower; one by one as many in a rush
-for one course were served a quarter slower, and of 4,096 the last ones connected seconds late. Beside many reads one piece
-was best."""
+
+ROUNDS = 10_000
+"""Times that one batch may load more rows and decide on. What is loaded grows, so that this many are a bug."""
+
+SWEPT_AT_ONCE = 1_000
+"""Courses, and waitlist places that end, in one sweeping transaction."""
+
+SWEEPS = 100
+"""Transactions of one sweep: what is left then waits for the next one."""
 
 Answer = TypeVar("Answer")
 
@@ -47,9 +43,13 @@ class Registrar:
     def __init__(self, database: Database, settings: Settings, crowd: Crowd | None = None) -> None:
         self._database = database
         self._write_timeout = settings.write_timeout
+        self._promotions = settings.promotions_per_transaction
         self._turn = asyncio.Lock()
         self._catalog = Catalog()
-        self._coalescer: Coalescer[Change[Any], Any] = Coalescer(
+        self._pending: dict[int, Origin] = {}
+        """Courses whose promotions the last transaction left undone, with the changes that brought them about."""
+        self._continuation: asyncio.Task[None] | None = None
+        self._coalescer: Coalescer[Change[object], Outcome] = Coalescer(
             self.submit_all,
             cap=settings.batch_pairs if settings.batching else 1,
             queue=settings.queue_limit,
@@ -60,40 +60,42 @@ class Registrar:
         )
 
     def submit(self, change: Change[Answer]) -> Coroutine[Any, Any, Answer]:
-        """Make one change, in a transaction with those that arrive meanwhile; awaited, it gives the answer, committed.
+        """Make one change, in a transaction with those that arrive meanwhile, and return its committed answer.
 
         Raises, when awaited:
-            DomainError: the change is refused and nothing is written, or the database could not be had.
+            DomainError: the change is refused and nothing is written, or the database is unavailable.
         """
-        return self._coalescer.submit(change, change.origin.gone)
+        return cast(Coroutine[Any, Any, Answer], self._coalescer.submit(change, change.origin.disconnected))
 
-    async def submit_all(self, changes: Sequence[Change[Any]]) -> list[Outcome]:
+    async def submit_all(self, changes: Sequence[Change[Answer]]) -> list[Answer | Exception]:
         """Make many changes in one transaction, or each in its own where the database refused the whole of them.
 
-        Returns what each answers or raises.
+        Returns what each change answers or raises.
 
         Raises:
-            Unavailable, OutcomeUnknown: the database could not be had.
+            Unavailable, OutcomeUnknown: the database is unavailable.
         """
         async with self._my_turn():
             try:
-                return await self._transact(changes)
+                return cast(list[Answer | Exception], await self._transact(changes))
             except (Unavailable, OutcomeUnknown):
                 raise
             except Exception as error:
+                # Whatever failed may lie in the promotions that were left: the sweep finds them again.
+                self._pending = {}
                 if len(changes) == 1:
                     return [error]
                 logger.warning("a batch was refused, its changes go one by one", extra={"error": type(error).__name__})
-            return await self._transact_each(changes)
+            return cast(list[Answer | Exception], await self._transact_each(changes))
 
-    async def _transact_each(self, changes: Sequence[Change[Any]]) -> list[Outcome]:
+    async def _transact_each(self, changes: Sequence[Change[object]]) -> list[Outcome]:
         """Make each change in its own transaction, as long as the database serves and others may still wait for it."""
         outcomes: list[Outcome] = []
         loop = asyncio.get_running_loop()
         until = loop.time() + self._write_timeout
         for change in changes:
             if loop.time() > until:
-                outcomes.append(Unavailable("The changes before this one took too long."))
+                outcomes.append(Unavailable("Earlier changes in this batch took too long; this one was not attempted."))
                 continue
             try:
                 outcomes += await self._transact([change])
@@ -109,18 +111,35 @@ class Registrar:
         Raises: as ``submit``.
         """
         async with self._database.viewing() as connection:
-            ledger = await open_ledger(connection, [change], Catalog())
-            await load_named(connection, ledger, [change])
+            ledger = await load.open_ledger(connection, Catalog(), self._promotions)
             [outcome] = await _decide_all(connection, ledger, [change])
-        return cast(Answer, _answer(outcome))
+        if isinstance(outcome, Exception):
+            raise outcome
+        return cast(Answer, outcome)
 
-    async def sweep(self) -> int:
-        """Promote whom the clock alone has made eligible, and return how many."""
-        async with self._database.reading() as connection:
-            course_ids = await load_promotable(connection)
-        if not course_ids:
-            return 0
-        return await self.submit(Sweep(origin=Origin(request_id="sweep"), course_ids=tuple(course_ids)))
+    async def sweep(self) -> Swept:
+        """Follow the clock: promote students who became eligible by it, and end the waitlists of terms that are over.
+
+        Where there is nothing to do, it costs three look-ups in small indexes and no lock.
+        """
+        promoted = ended = 0
+        for _ in range(SWEEPS):
+            async with self._database.reading() as connection:
+                course_ids = await load_promotable(connection, SWEPT_AT_ONCE)
+                places = await load_ended(connection, SWEPT_AT_ONCE)
+                if not course_ids and not places and not await is_any_due(connection):
+                    break
+            sweep = Sweep(origin=Origin(request_id="sweep"), course_ids=tuple(course_ids), ended=tuple(places))
+            swept = await self.submit(sweep)
+            promoted += swept.promoted
+            ended += swept.ended
+        return Swept(promoted, ended)
+
+    async def close(self) -> None:
+        """Stop promoting; what is left undone is found by the next sweep of any process."""
+        if self._continuation is not None:
+            self._continuation.cancel()
+            await asyncio.wait([self._continuation])
 
     @asynccontextmanager
     async def _my_turn(self) -> AsyncIterator[None]:
@@ -128,78 +147,57 @@ class Registrar:
             async with asyncio.timeout(self._write_timeout):
                 await self._turn.acquire()
         except TimeoutError as error:
-            raise Unavailable("Too many changes wait to be written.") from error
+            raise Unavailable("Timed out waiting for the write lock; try again shortly.") from error
         try:
             yield
         finally:
             self._turn.release()
 
-    async def _transact(self, changes: Sequence[Change[Any]]) -> list[Outcome]:
+    async def _transact(self, changes: Sequence[Change[object]]) -> list[Outcome]:
         try:
             return await self._transact_once(changes)
         except asyncpg.InvalidCachedStatementError:
             # The driver only had to forget a plan that a migration made stale: nothing was written.
             return await self._transact_once(changes)
 
-    async def _transact_once(self, changes: Sequence[Change[Any]]) -> list[Outcome]:
+    async def _transact_once(self, changes: Sequence[Change[object]]) -> list[Outcome]:
+        """Lock, load, decide and save; the promotions that the last transaction left undone come first."""
         try:
             async with self._database.writing() as connection:
-                ledger = await open_ledger(connection, changes, self._catalog)
-                outcomes, events = await _decide_and_record(connection, ledger, changes)
+                ledger = await load.open_ledger(connection, self._catalog, self._promotions)
+                for course_id, origin in self._pending.items():
+                    ledger.mark_promotable(course_id, origin)
+                ledger.commit()
+                outcomes = await _decide_all(connection, ledger, changes)
+                await save.save(connection, ledger.flush())
         except BaseException:
-            # What was read after the first part was written may have been undone.
+            # The catalog may hold what was read within the transaction, which is undone.
             self._catalog.clear()
             raise
-        self._catalog.advance(events)
+        self._catalog.advance(ledger.flushed_events)
+        self._pending = dict(ledger.promotable.items())
+        if self._pending and (self._continuation is None or self._continuation.done()):
+            self._continuation = asyncio.create_task(self._continue())
         return outcomes
 
+    async def _continue(self) -> None:
+        """Make the promotions that transactions leave undone, where no other change takes them along."""
+        while self._pending:
+            try:
+                await self.submit_all(())
+            except (Unavailable, OutcomeUnknown) as error:
+                # The next transaction takes them along, of this process or, after its end, of the sweep of another one.
+                logger.warning("promotions were put off", extra={"reason": str(error)})
+                return
 
-async def _decide_and_record(
-    connection: Connection, ledger: Ledger, changes: Sequence[Change[Any]]
-) -> tuple[list[Outcome], list[Event]]:
-    """Decide changes part by part, each while the database writes what became of the one before it.
 
-    Of a large batch only the first part is loaded before, and the rest while the first part is decided.
-    """
+async def _decide_all(connection: Connection, ledger: Ledger, changes: Sequence[Change[object]]) -> list[Outcome]:
+    """Load and decide in turns, until every change has its outcome. A decision goes on from where it stopped."""
     outcomes: list[Outcome] = []
-    events: list[Event] = []
-    first = PART if len(changes) > LARGE else len(changes)
-    await load_named(connection, ledger, changes[:first])
-    working = asyncio.create_task(load_named(connection, ledger, changes[first:]))
-    await asyncio.sleep(0)
-    try:
-        for end in range(PART, len(changes) + PART, PART):
-            while (missing := decide(ledger, changes[:end], outcomes)) is not None:
-                await working
-                await load(connection, ledger, missing)
-            entries = ledger.entries()
-            events += entries.events
-            await working
-            working = asyncio.create_task(record(connection, entries))
-            await asyncio.sleep(0)  # it is sent before the next part is decided
-    finally:
-        await working
-    return outcomes, events
-
-
-async def _decide_all(connection: Connection, ledger: Ledger, changes: Sequence[Change[Any]]) -> list[Outcome]:
-    """Load and decide in turns, until every change has its outcome."""
-    outcomes: list[Outcome] = []
-    while (missing := decide(ledger, changes, outcomes)) is not None:
-        await load(connection, ledger, missing)
-    return outcomes
-
-
-async def foresee(connection: Connection, change: Change[Any], *, earlier: timedelta = timedelta(0)) -> list[Event]:
-    """Tell the events that a change would record now, or had recorded with the clock put back; nothing is written."""
-    head = await load_head(connection)
-    ledger = Ledger(replace(head, now=head.now - earlier))
-    [outcome] = await _decide_all(connection, ledger, [change])
-    _answer(outcome)
-    return ledger.events
-
-
-def _answer(outcome: Outcome) -> Any:
-    if isinstance(outcome, Exception):
-        raise outcome
-    return outcome
+    await load.load_for(connection, ledger, changes)
+    for _ in range(ROUNDS):
+        needs = decide(ledger, changes, outcomes)
+        if needs is None:
+            return outcomes
+        await load.load(connection, ledger, needs)
+    raise RuntimeError(f"{len(changes)} changes are not decided after {ROUNDS} rounds")

@@ -1,16 +1,14 @@
-"""What the registrar remembers between batches: what courses and terms are, which changes far less often than seats do."""
+"""What the registrar remembers between batches: definitions of courses and terms, which change far less than seats."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from service.registrar.changes import Group
-from sql.courses import Definition
+from service.registrar.application import Definition, Group, Term
 from sql.feed import Event
-from sql.terms import Term
 
-MOST_COURSES = 50_000
-"""Some 20 MB: more than that is forgotten, and read again as it is needed."""
+COURSES_REMEMBERED = 50_000
+"""Some 20 MB. Beyond it the catalog is cleared."""
 
 
 @dataclass(slots=True)
@@ -28,7 +26,7 @@ class Catalog:
     terms: dict[int, Term] = field(default_factory=dict)
 
     def advance(self, events: Sequence[Event]) -> None:
-        """Go on to the last of these events, which follow the position; call it when they are committed."""
+        """Advance to the last of these events, which follow the position, once they are committed."""
         for event in events:
             if event.student_id is None:
                 self.forget(event.course_id, event.term_id)
@@ -44,8 +42,8 @@ class Catalog:
             self.terms.pop(term_id, None)
 
     def is_full(self) -> bool:
-        """Tell whether more is known than is worth the memory."""
-        return max(len(self.definitions), len(self.requirements)) > MOST_COURSES
+        """Return whether the catalog has outgrown its limit."""
+        return max(len(self.definitions), len(self.requirements)) > COURSES_REMEMBERED
 
     def clear(self) -> None:
         """Forget everything."""

@@ -1,15 +1,20 @@
-"""The working memory of a batch: the loaded facts, as the changes before this one have left them."""
+"""The working memory of a batch: what is loaded, as the changes decided so far have left it."""
 
 import json
-from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar, cast
+from functools import cached_property
+from heapq import heappop, heappush
+from typing import NamedTuple, cast
 
+from service.registrar.application import COMPLETED, Defined, Group, HeldSeat, Mark
 from service.registrar.catalog import Catalog
-from service.registrar.changes import Defined, Group, Mark, Origin
-from service.registrar.rules import timestamp
+from service.registrar.changes import Origin
+from service.registrar.needs import Needs, NotLoaded, Relaxed, ReserveIds
+from service.registrar.rules import end_of, timestamp
+from service.registrar.unit_of_work import Flush, IdentityMap, UndoLog
 from sql.courses import Course
 from sql.enrollments import Enrollment, Transcript
 from sql.feed import Event, Head
@@ -18,429 +23,137 @@ from sql.overrides import Override
 from sql.students import Student
 from sql.terms import Term
 
-Key = TypeVar("Key", bound=Hashable)
-Row = TypeVar("Row")
-UniqueKey: TypeAlias = Callable[[Row], Hashable]
+PROMOTABLE_AT_ONCE = 64
+"""Courses whose waitlists are loaded together, where many courses have seats to give."""
 
 
-class Undo:
-    """The way back to where the last ``keep`` was: what to put back in the place of what."""
-
-    def __init__(self) -> None:
-        self._steps: list[tuple[Callable[[Any, Any], None], Any, Any]] = []
-        self.add = self._steps.append
-        """Remember how to put back, for a key, what was there; None for nothing."""
-
-    def rollback(self) -> None:
-        """Undo everything since the last ``keep``."""
-        while self._steps:
-            put_back, key, old = self._steps.pop()
-            put_back(key, old)
-
-    def keep(self) -> None:
-        """Make everything so far final."""
-        self._steps.clear()
-
-
-class Delta(NamedTuple, Generic[Key, Row]):
-    """What has become of rows: those that differ, the keys of those that are no more, and what they were before."""
-
-    saved: dict[Key, Row]
-    removed: list[Key]
-    before: dict[Key, Row | None]
-
-
-class Table(Generic[Key, Row]):
-    """Rows by key that remember what they were when loaded, and undo what a refused change did."""
-
-    def __init__(self, undo: Undo | None = None) -> None:
-        self._rows: dict[Key, Row] = {}
-        self._loaded: dict[Key, Row | None] = {}
-        undo = undo or Undo()
-        self._remember, self._put_back = undo.add, self._set
-        self._indexes: dict[UniqueKey[Row], dict[Hashable, Row]] = {}
-        self.get = self._rows.get
-        """Look a row up; None where there is none."""
-        self.rollback, self.keep = undo.rollback, undo.keep
-
-    def load(self, key: Key, row: Row) -> None:
-        """Take in a row as the database has it, unless a change has made another of it."""
-        if key not in self:
-            self._set(key, row)
-
-    def find(self, key_of: "UniqueKey[Row]", key: Hashable) -> Row | None:
-        """Look a row up by another unique key; None is no key."""
-        index = self._indexes.get(key_of)
-        if index is None:
-            index = self._indexes[key_of] = {key_of(row): row for row in self._rows.values()}
-        return None if key is None else index.get(key)
-
-    def __getitem__(self, key: Key) -> Row:
-        return self._rows[key]
-
-    def __contains__(self, key: Key) -> bool:
-        return key in self._rows or key in self._loaded
-
-    def __iter__(self) -> Iterator[Row]:
-        return iter(self._rows.values())
-
-    def has_removed(self, key: Key) -> bool:
-        """Tell whether a change has removed a row."""
-        return key in self._loaded and key not in self._rows
-
-    def put(self, key: Key, row: Row | None) -> None:
-        """Set a row, or with None remove it."""
-        old = self._rows.get(key)
-        # Last in the order in which rows are saved: what another row gave up before is free.
-        self._loaded[key] = self._loaded.pop(key, old)
-        self._remember((self._put_back, key, old))
-        self._set(key, row)
-
-    def delta(self) -> "Delta[Key, Row]":
-        """Tell what has become of the rows since they were loaded, or since this was told last."""
-        rows = self._rows
-        # What was removed stays known as such: it is neither to be loaded again nor to be looked up elsewhere.
-        before, self._loaded = self._loaded, {key: None for key in self._loaded if key not in rows}
-        return Delta(
-            saved={key: row for key, old in before.items() if (row := rows.get(key)) is not None and row != old},
-            removed=[key for key, old in before.items() if old is not None and key not in rows],
-            before=before,
-        )
-
-    def _set(self, key: Key, row: Row | None) -> None:
-        if self._indexes:
-            self._reindex(self._rows.get(key), row)
-        if row is not None:
-            self._rows[key] = row
-        else:
-            self._rows.pop(key, None)
-
-    def _reindex(self, old: Row | None, row: Row | None) -> None:
-        for key_of, index in self._indexes.items():
-            if old is not None:
-                index.pop(key_of(old), None)
-            if row is not None:
-                index[key_of(row)] = row
-
-
-@dataclass(slots=True, eq=False)
-class Missing(Exception):
-    """What has to be loaded before a change can be decided.
-
-    ``students`` with all that they have, ``pairs`` of a student and a course in any state, ``courses`` with their terms
-    and requirements, ``definitions`` of other courses, ``lines`` from the course to the place after which to go on,
-    ``rosters`` of courses, ``holds`` and ``overrides`` by id, ``ids`` for new things, and what those who are in courses,
-    or in those of terms, wait for, and the ``insiders`` of courses, whom an override seats above capacity.
-    """
-
-    students: set[int] = field(default_factory=set)
-    pairs: set[tuple[int, int]] = field(default_factory=set)
-    courses: set[int] = field(default_factory=set)
-    definitions: set[int] = field(default_factory=set)
-    terms: set[int] = field(default_factory=set)
-    lines: dict[int, int] = field(default_factory=dict)
-    rosters: set[int] = field(default_factory=set)
-    holds: set[int] = field(default_factory=set)
-    overrides: set[int] = field(default_factory=set)
-    ids: set[type] = field(default_factory=set)
-    waits_of_courses: set[int] = field(default_factory=set)
-    waits_of_terms: set[int] = field(default_factory=set)
-    insiders: set[int] = field(default_factory=set)
-
-
-class Entries(NamedTuple):
-    """What is to be written, and when that is."""
+class Written(NamedTuple):
+    """Everything to write, and the instant of the transaction."""
 
     now: datetime
-    students: Delta[int, Student]
-    courses: Delta[int, Course]
-    terms: Delta[int, Term]
-    enrollments: Delta[tuple[int, int], Enrollment]
-    holds: Delta[int, Hold]
-    overrides: Delta[int, Override]
-    requirements: Delta[int, tuple[Group, ...]]
+    students: Flush[int, Student]
+    courses: Flush[int, Course]
+    terms: Flush[int, Term]
+    enrollments: Flush[tuple[int, int], Enrollment]
+    holds: Flush[int, Hold]
+    overrides: Flush[int, Override]
+    requirements: Flush[int, tuple[Group, ...]]
     events: list[Event]
 
 
 @dataclass(slots=True)
-class Line:
-    """Who waits for a course, as far as it is loaded: places and students in order."""
+class Waitlist:
+    """The unjudged students of one course's waitlist, as far as they are loaded.
 
-    waiters: list[tuple[int, int]] = field(default_factory=list)
+    ``unjudged`` is a heap of joined positions and students. An entry that no longer holds is skipped when its turn
+    comes: the row is what counts. ``loaded_through`` is the last joined position read from the database.
+    """
+
+    unjudged: list[tuple[int, int]] = field(default_factory=list)
+    loaded_through: int = 0
     complete: bool = False
-    joined: list[tuple[int, int]] = field(default_factory=list)
-    """Those who have joined since, in order: their places come after all that are in the database."""
+    pages: int = 0
 
 
 class Ledger:
-    """Everything a batch knows and does. Each change ends in ``keep`` or ``rollback``.
+    """Everything a batch knows and does. Each change ends in ``commit`` or ``rollback``.
 
-    What a change asks for and is not known yet raises ``Missing``.
+    A look-up of something that is not in memory raises ``NotLoaded``.
     """
 
-    def __init__(self, head: Head, catalog: Catalog | None = None) -> None:
+    def __init__(self, head: Head, catalog: Catalog | None = None, promotions_left: int = 1_000_000) -> None:
         self.now: datetime = head.now
         self.catalog = catalog or Catalog()
-        """What is known of courses and terms that no change of the batch has touched."""
-        self._undo = Undo()
-        self.students: Table[int, Student] = Table(self._undo)
-        self.courses: Table[int, Course] = Table(self._undo)
-        self.terms: Table[int, Term] = Table(self._undo)
-        self.enrollments: Table[tuple[int, int], Enrollment] = Table(self._undo)
-        self.holds: Table[int, Hold] = Table(self._undo)
-        self.overrides: Table[int, Override] = Table(self._undo)
-        self.requirements: Table[int, tuple[Group, ...]] = Table(self._undo)
-        self.in_use: set[tuple[type, int]] = set()
-        """Students, courses and terms that others depended on when they were loaded."""
-        self.free_ids: dict[type, list[int]] = {}
+        """What is known of courses and terms that no change of the batch has changed."""
+        self._undo = UndoLog()
+        self.students: IdentityMap[int, Student] = IdentityMap(self._undo)
+        self.courses: IdentityMap[int, Course] = IdentityMap(self._undo)
+        self.terms: IdentityMap[int, Term] = IdentityMap(self._undo)
+        self.enrollments: IdentityMap[tuple[int, int], Enrollment] = IdentityMap(self._undo)
+        self.holds: IdentityMap[int, Hold] = IdentityMap(self._undo)
+        self.overrides: IdentityMap[int, Override] = IdentityMap(self._undo)
+        self.requirements: IdentityMap[int, tuple[Group, ...]] = IdentityMap(self._undo)
+        self.in_use: set[tuple[str, int]] = set()
+        """Resources, by the name of their type and id, that others depended on when they were loaded."""
+        self.free_ids: dict[ReserveIds, list[int]] = {}
         """Ids for what will be created, the next one last."""
         self.events: list[Event] = []
-        self.touched_courses: set[int] = set()
-        self.touched_students: set[int] = set()
-        """What the current change has touched, for the promotions that follow it."""
+        """Those not flushed yet."""
+        self.flushed_events: list[Event] = []
 
-        # What was looked up, found or not; never undone, since the database stands still under the lock.
-        self.known_students: set[int] = set()
-        self.known_courses: set[int] = set()
-        self.known_terms: set[int] = set()
-        self.known_rosters: set[int] = set()
-        self.known_pairs: set[tuple[int, int]] = set()
-        self.lines: dict[int, Line] = {}
-        self.waits_of_courses: dict[int, set[int]] = {}
-        self.waits_of_terms: dict[int, set[int]] = {}
-        self.insiders: dict[int, set[int]] = {}
+        # What is left to do after a change, and for whose sake. A rolled-back change leaves nothing here.
+        self.promotable: IdentityMap[int, Origin] = IdentityMap(self._undo)
+        """Courses whose waitlists may have somebody to promote."""
+        self.changed_students: IdentityMap[int, Origin] = IdentityMap(self._undo)
+        """Students who have other courses, holds or limits than before: their waitlist places are judged again."""
+        self.relaxed: list[Relaxed] = []
+        """What changes have relaxed: only the database can find the students who were blocked by it."""
+        self.promotions_left = promotions_left
+        """How many more waitlisted students this transaction may judge."""
+        self.promoted = 0
+        """Students promoted since the current change began."""
+
+        # What was looked up, found or not. It is never undone: under the lock the database stands still.
+        self.loaded_students: set[int] = set()
+        self.loaded_courses: set[int] = set()
+        self.loaded_terms: set[int] = set()
+        self.loaded_rosters: set[int] = set()
+        self.loaded_pairs: set[tuple[int, int]] = set()
+        self.loaded_holders: set[int] = set()
+        self.waitlists: dict[int, Waitlist] = {}
+        self._promotable_heap: list[int] = []
         self._marks: dict[int, dict[int, Mark]] = {}
         self._limits: dict[int, float | None] = {}
-        self._gone: dict[int, list[int]] = {}
-        """The courses that students were out of before this batch."""
-        # By student and by course, each a superset of what is in the table.
+        self._inactive: dict[int, list[int]] = {}
+        """The courses that students had left before this batch."""
+        # By student and by course, each a superset of what is in the identity map.
         self._courses_of: dict[int, set[int]] = defaultdict(set)
         self._students_of: dict[int, set[int]] = defaultdict(set)
         self._holds_of: dict[int, list[int]] = {}
         self._overrides_of: dict[tuple[int, int], list[int]] = {}
-        self._taken_ids: list[tuple[type, int]] = []
+        self._override_holders: dict[int, set[int]] = defaultdict(set)
+        self._taken_ids: list[tuple[ReserveIds, int]] = []
+        self._ids_taken: Counter[ReserveIds] = Counter()
         self._position = head.position
-        self._kept_events = 0
+        self._committed_events = 0
 
-    def entries(self) -> Entries:
-        """Tell what the changes since the last call have made, which is final; positions go on from there."""
+    # The unit of work.
+
+    def commit(self) -> None:
+        """Make everything since the last commit final."""
+        self._taken_ids.clear()
+        self._undo.commit()
+        self._committed_events = len(self.events)
+
+    def rollback(self) -> None:
+        """Undo everything since the last commit, its events included."""
+        while self._taken_ids:
+            reserve, id = self._taken_ids.pop()
+            self.free_ids[reserve].append(id)
+        self._undo.rollback()
+        del self.events[self._committed_events :]
+
+    def flush(self) -> Written:
+        """Return everything to write, which is taken as written from now on."""
         events, self.events = self.events, []
+        self.flushed_events += events
         self._position += len(events)
-        self._kept_events = 0
-        return Entries(
+        self._committed_events = 0
+        return Written(
             now=self.now,
-            students=self.students.delta(),
-            courses=self.courses.delta(),
-            terms=self.terms.delta(),
-            enrollments=self.enrollments.delta(),
-            holds=self.holds.delta(),
-            overrides=self.overrides.delta(),
-            requirements=self.requirements.delta(),
+            students=self.students.flush(),
+            courses=self.courses.flush(),
+            terms=self.terms.flush(),
+            enrollments=self.enrollments.flush(),
+            holds=self.holds.flush(),
+            overrides=self.overrides.flush(),
+            requirements=self.requirements.flush(),
             events=events,
         )
 
-    def has_student(self, student_id: int) -> bool:
-        """Tell whether there is a student, of whom everything is known then."""
-        if student_id not in self.known_students:
-            raise Missing(students={student_id})
-        if student_id in self.students:
-            return self.students.get(student_id) is not None
-        return student_id in self._limits
-
-    def max_credits(self, student_id: int) -> float | None:
-        """Look up a student's own limit of credits."""
-        student = self.students.get(student_id)
-        return self._limits[student_id] if student is None else student.max_credits
-
-    def course(self, course_id: int) -> Course | None:
-        """Look up a course, of which the term and the requirements are known then."""
-        if course_id not in self.known_courses:
-            raise Missing(courses={course_id})
-        return self.courses.get(course_id)
-
-    def definitions(self, course_ids: Iterable[int]) -> dict[int, Defined]:
-        """Look up what courses are that somebody has, by id."""
-        touched, known = self.courses.get, self.catalog.definitions.get
-        found = {id: touched(id) or known(id) for id in course_ids}
-        if None in found.values():
-            raise Missing(definitions={id for id, definition in found.items() if definition is None})
-        return cast(dict[int, Defined], found)
-
-    def groups(self, course_id: int) -> tuple[Group, ...]:
-        """Look up what a course requires."""
-        groups = self.requirements.get(course_id)
-        if groups is None:
-            groups = self.catalog.requirements.get(course_id)
-        if groups is None and course_id not in self.known_courses:
-            raise Missing(courses={course_id})
-        return groups or ()
-
-    def term(self, term_id: int | None) -> Term | None:
-        """Look up a term."""
-        if term_id is None:
-            return None
-        if term_id in self.terms:
-            return self.terms.get(term_id)
-        term = self.catalog.terms.get(term_id)
-        if term is None and term_id not in self.known_terms:
-            raise Missing(terms={term_id})
-        return term
-
-    def marks(self, student_id: int) -> Mapping[int, Mark]:
-        """Tell what a student has, by course id."""
-        if student_id not in self.known_students:
-            raise Missing(students={student_id})
-        return self._marks.get(student_id, {})
-
-    def courses_had(self) -> set[int]:
-        """List the courses of all students of whom everything is known."""
-        return set().union(*self._marks.values())
-
-    def never_had(self, student_id: int, course_id: int) -> bool:
-        """Tell whether it is known of a student, without a look at the pair, to have no row in a course."""
-        return (
-            student_id in self.known_students
-            and course_id not in self._marks.get(student_id, ())
-            and course_id not in self._gone.get(student_id, ())
-        )
-
-    def enrollment(self, student_id: int, course_id: int) -> Enrollment | None:
-        """Look up the state of a student in a course."""
-        row = self.enrollments.get((student_id, course_id))
-        if row is None and (student_id, course_id) not in self.known_pairs:
-            raise Missing(pairs={(student_id, course_id)})
-        return row
-
-    def courses_of(self, student_id: int) -> Iterator[Enrollment]:
-        """Go through the rows of a student that were looked up or made, by course id."""
-        for course_id in sorted(self._courses_of[student_id]):
-            row = self.enrollments.get((student_id, course_id))
-            if row is not None:
-                yield row
-
-    def roster(self, course_id: int) -> Iterator[Enrollment]:
-        """Go through everyone who is in a course or waits for it, by student id."""
-        if course_id not in self.known_rosters:
-            raise Missing(rosters={course_id})
-        for student_id in sorted(self._students_of[course_id]):
-            row = self.enrollments.get((student_id, course_id))
-            if row is not None:
-                yield row
-
-    def has_students(self, course_id: int) -> bool:
-        """Tell whether anybody is known to be in a course or to have been in it."""
-        return any((student_id, course_id) in self.enrollments for student_id in self._students_of[course_id])
-
-    def known_students_of(self, course_ids: Iterable[int]) -> Iterator[int]:
-        """Go through those who have a row in any of the courses and of whom everything is known, as of all moved ones."""
-        wanted = set(course_ids)
-        rows = set().union(*[self._students_of[course_id] for course_id in wanted])
-        return (id for id in self.known_students if id in rows or not wanted.isdisjoint(self._marks.get(id, ())))
-
-    def line(self, course_id: int) -> Iterator[int]:
-        """Go through those who wait for a course, in order; of each, everything is known."""
-        line = self.lines.get(course_id)
-        if line is None:
-            raise Missing(lines={course_id: 0})
-        for index, (place, student_id) in enumerate(line.waiters):
-            if student_id not in self.known_students:
-                raise Missing(students={student for _, student in line.waiters[index:]})
-            if self._waits(student_id, course_id, place):
-                yield student_id
-        if not line.complete:
-            raise Missing(lines={course_id: line.waiters[-1][0] if line.waiters else 0})
-        for place, student_id in line.joined:
-            if self._waits(student_id, course_id, place):
-                yield student_id
-
-    def _waits(self, student_id: int, course_id: int, place: int) -> bool:
-        row = self.enrollments.get((student_id, course_id))
-        return row is not None and row.status == "waitlisted" and row.place == place
-
-    def holds_of(self, student_id: int) -> tuple[Hold, ...]:
-        """List the holds of a student that have not ended, by id."""
-        ids = self._holds_of.get(student_id)
-        return tuple(row for id in sorted(ids) if (row := self.holds.get(id)) is not None) if ids else ()
-
-    def overrides_of(self, student_id: int, course_id: int) -> Mapping[str, Override]:
-        """List what can be used of a student's overrides for a course, by rule: of each the one with the lowest id."""
-        ids = self._overrides_of.get((student_id, course_id))
-        usable: dict[str, Override] = {}
-        for id in sorted(ids or ()):
-            row = self.overrides.get(id)
-            if row is None or row.used_at is not None or (row.expires_at is not None and row.expires_at <= self.now):
-                continue
-            usable.setdefault(row.rule, row)
-        return usable
-
-    def load_transcript(self, row: Transcript) -> None:
-        """Take in what a student has, and what the batch has made of it since."""
-        marks: dict[int, Mark] = dict.fromkeys(row.enrolled or (), "enrolled")
-        if row.waitlisted:
-            marks.update(dict.fromkeys(row.waitlisted, "waitlisted"))
-        if row.passed:
-            marks.update(dict.fromkeys(row.passed, "passed"))
-        if row.failed:
-            marks.update(dict.fromkeys(row.failed, "failed"))
-        self._marks[row.student_id] = marks
-        self._limits[row.student_id] = row.max_credits
-        if row.gone:
-            self._gone[row.student_id] = row.gone
-        if row.student_id in self._courses_of:
-            for enrollment in self.courses_of(row.student_id):
-                _put_mark((marks, enrollment.course_id), mark_of(enrollment))
-
-    def load_enrollment(self, row: Enrollment) -> None:
-        """Take in a row of the database, unless a change has made another of it."""
-        key = row.student_id, row.course_id
-        if key not in self.enrollments:
-            self.enrollments.load(key, row)
-            self._index(row)
-
-    def load_hold(self, row: Hold) -> None:
-        """Take in a hold."""
-        if row.id not in self.holds:
-            self.holds.load(row.id, row)
-            self._holds_of.setdefault(row.student_id, []).append(row.id)
-
-    def load_override(self, row: Override) -> None:
-        """Take in an override, unless its course was deleted."""
-        if row.id not in self.overrides and not self.courses.has_removed(row.course_id):
-            self.overrides.load(row.id, row)
-            self._overrides_of.setdefault((row.student_id, row.course_id), []).append(row.id)
-
-    def put_enrollment(self, row: Enrollment) -> None:
-        """Set a row of ``student_courses``."""
-        student_id, course_id = key = row.student_id, row.course_id
-        joins = row.status == "waitlisted" and not self._waits(student_id, course_id, row.place)
-        self.enrollments.put(key, row)
-        self._index(row)
-        if joins:
-            self.lines.setdefault(course_id, Line()).joined.append((row.place, student_id))
-        marks = self._marks.setdefault(student_id, {})
-        where = marks, course_id
-        self._undo.add((_put_mark, where, marks.get(course_id)))
-        _put_mark(where, mark_of(row))
-
-    def put_hold(self, row: Hold) -> None:
-        """Set a hold."""
-        if self.holds.get(row.id) is None:
-            self._holds_of.setdefault(row.student_id, []).append(row.id)
-        self.holds.put(row.id, row)
-
-    def put_override(self, row: Override) -> None:
-        """Set an override."""
-        if self.overrides.get(row.id) is None:
-            self._overrides_of.setdefault((row.student_id, row.course_id), []).append(row.id)
-        self.overrides.put(row.id, row)
-
-    def _index(self, row: Enrollment) -> None:
-        self._courses_of[row.student_id].add(row.course_id)
-        self._students_of[row.course_id].add(row.student_id)
-
-    def record(
+    def append_event(
         self,
-        kind: str,
+        type: str,
         origin: Origin,
         *,
         student_id: int | None = None,
@@ -449,12 +162,12 @@ class Ledger:
         before: Mapping[str, object] | str | None = None,
         after: Mapping[str, object] | str | None = None,
     ) -> int:
-        """Add the next event and return its position; a state is given as its members, or as JSON."""
+        """Append an event to the feed and return its position; a state is given as its members, or as JSON."""
         position = self._position + len(self.events) + 1
         self.events.append(
             Event(
                 position,
-                kind,
+                type,
                 self.now,
                 origin.actor,
                 origin.request_id,
@@ -468,37 +181,367 @@ class Ledger:
         )
         return position
 
-    def take_id(self, thing: type) -> int:
-        """Take the next id for something new; it is free again if the change is forgotten."""
-        if not self.free_ids.get(thing):
-            raise Missing(ids={thing})
-        id = self.free_ids[thing].pop()
-        self._taken_ids.append((thing, id))
+    def take_id(self, reserve: ReserveIds) -> int:
+        """Take the next id of a sequence; it is free again if the change is rolled back."""
+        if not self.free_ids.get(reserve):
+            # As many again as were taken already, so that the statements grow with the logarithm of the ids.
+            raise NotLoaded(Needs(ids=Counter({reserve: 1 + self._ids_taken[reserve]})))
+        id = self.free_ids[reserve].pop()
+        self._ids_taken[reserve] += 1
+        self._taken_ids.append((reserve, id))
         return id
 
-    def keep(self) -> None:
-        """Make the current change final."""
-        self._taken_ids.clear()
-        self._undo.keep()
-        self._kept_events = len(self.events)
-        self._forget_touched()
+    # What is left to do after a change.
 
-    def rollback(self) -> None:
-        """Forget the current change and its events."""
-        while self._taken_ids:
-            thing, id = self._taken_ids.pop()
-            self.free_ids[thing].append(id)
-        self._undo.rollback()
-        del self.events[self._kept_events :]
-        self._forget_touched()
+    def mark_promotable(self, course_id: int, origin: Origin) -> None:
+        """Have the waitlist of a course looked at, once the current change is made."""
+        if self.promotable.get(course_id) is None:
+            self.promotable.put(course_id, origin)
+            heappush(self._promotable_heap, course_id)
 
-    def _forget_touched(self) -> None:
-        self.touched_courses.clear()
-        self.touched_students.clear()
+    def first_promotable(self) -> int | None:
+        """Return the smallest id of the courses whose waitlists are to be looked at."""
+        heap = self._promotable_heap
+        while heap and self.promotable.get(heap[0]) is None:
+            heappop(heap)
+        return heap[0] if heap else None
+
+    def promotable_ids(self) -> set[int]:
+        """Return the ids of the courses whose waitlists are to be looked at."""
+        return {id for id in self._promotable_heap if self.promotable.get(id) is not None}
+
+    def relax(self, relaxed: Relaxed) -> None:
+        """Have everyone judged again who was blocked in what the current change has relaxed."""
+        self.relaxed.append(relaxed)
+        self._undo.add((self._unrelax, None, None))
+
+    def _unrelax(self, _key: None, _old: None) -> None:
+        self.relaxed.pop()
+
+    # Students.
+
+    def has_student(self, student_id: int) -> bool:
+        """Return whether the student exists."""
+        if student_id not in self.loaded_students:
+            raise NotLoaded(Needs(students={student_id}))
+        if student_id in self.students:
+            return self.students.get(student_id) is not None
+        return student_id in self._limits
+
+    def max_credits(self, student_id: int) -> float | None:
+        """Return a student's own credit limit."""
+        student = self.students.get(student_id)
+        return self._limits[student_id] if student is None else student.max_credits
+
+    def marks(self, student_id: int) -> Mapping[int, Mark]:
+        """Return a student's marks by course id."""
+        if student_id not in self.loaded_students:
+            raise NotLoaded(Needs(students={student_id}))
+        return self._marks.get(student_id, {})
+
+    def courses_had(self) -> set[int]:
+        """Return the courses of all loaded students."""
+        return set().union(*self._marks.values())
+
+    def history(self, student_id: int, without: Collection[int] = ()) -> "StudentHistory":
+        """Return what a student has; the courses in ``without`` count as left."""
+        return StudentHistory(self, student_id, without)
+
+    def holds_of(self, student_id: int) -> tuple[Hold, ...]:
+        """Return the holds of a student that have not ended, by id."""
+        ids = self._holds_of.get(student_id)
+        return tuple(row for id in sorted(ids) if (row := self.holds.get(id)) is not None) if ids else ()
+
+    def overrides_of(self, student_id: int, course_id: int) -> Mapping[str, Override]:
+        """Return a student's usable overrides for a course by rule: for each rule the one with the lowest id."""
+        ids = self._overrides_of.get((student_id, course_id))
+        usable: dict[str, Override] = {}
+        for id in sorted(ids or ()):
+            row = self.overrides.get(id)
+            if row is None or row.used_at is not None or (row.expires_at is not None and row.expires_at <= self.now):
+                continue
+            usable.setdefault(row.rule, row)
+        return usable
+
+    # Courses and terms.
+
+    def course(self, course_id: int) -> Course | None:
+        """Return a course; its term and requirements are loaded with it."""
+        if course_id not in self.loaded_courses and course_id not in self.courses:
+            raise NotLoaded(Needs(courses={course_id, *self.promotable_ids()}))
+        return self.courses.get(course_id)
+
+    def definitions(self, course_ids: Iterable[int]) -> dict[int, Defined]:
+        """Return definitions of courses that students have, by id."""
+        changed, remembered = self.courses.get, self.catalog.definitions.get
+        found = {id: changed(id) or remembered(id) for id in course_ids}
+        if None in found.values():
+            raise NotLoaded(Needs(definitions={id for id, definition in found.items() if definition is None}))
+        return cast(dict[int, Defined], found)
+
+    def groups(self, course_id: int) -> tuple[Group, ...]:
+        """Return the requirements of a course."""
+        groups = self.requirements.get(course_id)
+        if groups is None:
+            groups = self.catalog.requirements.get(course_id)
+        if groups is None and course_id not in self.loaded_courses:
+            raise NotLoaded(Needs(courses={course_id}))
+        return groups or ()
+
+    def term(self, term_id: int | None) -> Term | None:
+        """Return a term; None where there is none."""
+        if term_id is None:
+            return None
+        if term_id in self.terms:
+            return self.terms.get(term_id)
+        term = self.catalog.terms.get(term_id)
+        if term is None and term_id not in self.loaded_terms:
+            raise NotLoaded(Needs(terms={term_id}))
+        return term
+
+    # Enrollments.
+
+    def enrollment(self, student_id: int, course_id: int) -> Enrollment | None:
+        """Return the row of a student in a course."""
+        row = self.enrollments.get((student_id, course_id))
+        if row is None and (student_id, course_id) not in self.loaded_pairs:
+            raise NotLoaded(Needs(pairs={(student_id, course_id)}))
+        return row
+
+    def was_never_in(self, student_id: int, course_id: int) -> bool:
+        """Return whether a loaded student is known to have no row in a course, without reading the pair."""
+        return (
+            student_id in self.loaded_students
+            and course_id not in self._marks.get(student_id, ())
+            and course_id not in self._inactive.get(student_id, ())
+        )
+
+    def courses_of(self, student_id: int) -> Iterator[Enrollment]:
+        """Iterate over the rows of a student that are in memory, by course id."""
+        for course_id in sorted(self._courses_of[student_id]):
+            row = self.enrollments.get((student_id, course_id))
+            if row is not None:
+                yield row
+
+    def roster(self, course_id: int) -> Iterator[Enrollment]:
+        """Iterate over the students enrolled in a course or waitlisted for it, by student id."""
+        if course_id not in self.loaded_rosters:
+            raise NotLoaded(Needs(rosters={course_id}))
+        for student_id in sorted(self._students_of[course_id]):
+            row = self.enrollments.get((student_id, course_id))
+            if row is not None:
+                yield row
+
+    def has_students(self, course_id: int) -> bool:
+        """Return whether any student in memory has a row in a course."""
+        return any((student_id, course_id) in self.enrollments for student_id in self._students_of[course_id])
+
+    def put_enrollment(self, row: Enrollment) -> None:
+        """Set the row of a student in a course."""
+        student_id, course_id = key = row.student_id, row.course_id
+        self.enrollments.put(key, row)
+        self._index(row)
+        if row.status == "waitlisted" and row.recheck_at is None:
+            self._queue(row)
+        marks = self._marks.setdefault(student_id, {})
+        where = marks, course_id
+        self._undo.add((_put_mark, where, marks.get(course_id)))
+        _put_mark(where, mark_of(row))
+
+    def _index(self, row: Enrollment) -> None:
+        self._courses_of[row.student_id].add(row.course_id)
+        self._students_of[row.course_id].add(row.student_id)
+
+    # Waitlists.
+
+    def next_unjudged(self, course_id: int) -> Enrollment | None:
+        """Return the first unjudged student of a waitlist; None where all of them are judged."""
+        waitlist = self.waitlists.get(course_id)
+        if waitlist is None:
+            unloaded = sorted(self.promotable_ids() - self.waitlists.keys())[:PROMOTABLE_AT_ONCE]
+            raise NotLoaded(Needs(waitlists={course_id, *unloaded}))
+        queue = waitlist.unjudged
+        while queue:
+            joined_position, student_id = queue[0]
+            if joined_position > waitlist.loaded_through and not waitlist.complete:
+                break
+            row = self._unjudged_row(student_id, course_id, joined_position)
+            if row is not None:
+                if student_id not in self.loaded_students:
+                    raise NotLoaded(Needs(students={student for _, student in queue} - self.loaded_students))
+                return row
+            heappop(queue)
+        if not waitlist.complete:
+            raise NotLoaded(Needs(waitlists={course_id}))
+        return None
+
+    def next_override_holder(self, course_id: int, rules: Collection[str]) -> Enrollment | None:
+        """Return the first unjudged student of a waitlist for whom overrides lift all of these rules."""
+        if course_id not in self.loaded_holders:
+            raise NotLoaded(Needs(override_holders={course_id, *self.promotable_ids()} - self.loaded_holders))
+        rows = [
+            row
+            for student_id in self._override_holders[course_id]
+            if set(rules) <= self.overrides_of(student_id, course_id).keys()
+            and (row := self.enrollment(student_id, course_id)) is not None
+            and row.status == "waitlisted"
+            and row.recheck_at is None
+        ]
+        return min(rows, key=lambda row: row.joined_position, default=None)
+
+    def _unjudged_row(self, student_id: int, course_id: int, joined_position: int) -> Enrollment | None:
+        row = self.enrollments.get((student_id, course_id))
+        holds = row is not None and row.status == "waitlisted" and row.joined_position == joined_position
+        return row if holds and row is not None and row.recheck_at is None else None
+
+    def _queue(self, row: Enrollment) -> None:
+        waitlist = self.waitlists.get(row.course_id)
+        if waitlist is not None:
+            heappush(waitlist.unjudged, (row.joined_position, row.student_id))
+
+    # Loading.
+
+    def add_waitlist_page(self, course_id: int, rows: Iterable[Enrollment], *, complete: bool) -> None:
+        """Add the next rows of a waitlist that are unjudged, or due to be judged again."""
+        waitlist = self.waitlists.get(course_id)
+        if waitlist is None:
+            waitlist = self.waitlists[course_id] = Waitlist()
+            for student_id in self._students_of[course_id]:
+                if (known := self.enrollments.get((student_id, course_id))) and known.status == "waitlisted":
+                    heappush(waitlist.unjudged, (known.joined_position, student_id))
+        for row in rows:
+            self.add_enrollment(row)
+            waitlist.loaded_through = max(waitlist.loaded_through, row.joined_position)
+            heappush(waitlist.unjudged, (row.joined_position, row.student_id))
+        waitlist.complete = complete
+        waitlist.pages += 1
+
+    def add_unjudged(self, student_id: int, course_id: int) -> None:
+        """Note that the database has made a row unjudged: everything in memory was flushed before."""
+        row = self.enrollments.get((student_id, course_id))
+        if row is not None and row.recheck_at is not None:
+            self.enrollments.reload((student_id, course_id), row._replace(recheck_at=None))
+        self.waitlists.pop(course_id, None)
+        self.loaded_holders.discard(course_id)
+
+    def add_override_holder(self, student_id: int, course_id: int) -> None:
+        """Add a waitlisted student who has an override for the course."""
+        self._override_holders[course_id].add(student_id)
+
+    def add_transcript(self, row: Transcript) -> None:
+        """Add what a student has, as the changes of this batch have left it."""
+        marks: dict[int, Mark] = dict.fromkeys(row.enrolled or (), "enrolled")
+        if row.waitlisted:
+            marks.update(dict.fromkeys(row.waitlisted, "waitlisted"))
+        if row.passed:
+            marks.update(dict.fromkeys(row.passed, "passed"))
+        if row.failed:
+            marks.update(dict.fromkeys(row.failed, "failed"))
+        self._marks[row.student_id] = marks
+        self._limits[row.student_id] = row.max_credits
+        if row.inactive:
+            self._inactive[row.student_id] = row.inactive
+        if row.student_id in self._courses_of:
+            for enrollment in self.courses_of(row.student_id):
+                _put_mark((marks, enrollment.course_id), mark_of(enrollment))
+
+    def add_enrollment(self, row: Enrollment) -> None:
+        """Add a row of the database, unless a change has put another one in its place.
+
+        A row that is due to be judged again counts as unjudged.
+        """
+        key = row.student_id, row.course_id
+        if key not in self.enrollments:
+            if row.recheck_at is not None and row.recheck_at <= self.now:
+                row = row._replace(recheck_at=None)
+            self.enrollments.load(key, row)
+            self._index(row)
+
+    def add_hold(self, row: Hold) -> None:
+        """Add a hold of the database."""
+        if row.id not in self.holds:
+            self.holds.load(row.id, row)
+            self._holds_of.setdefault(row.student_id, []).append(row.id)
+
+    def add_override(self, row: Override) -> None:
+        """Add an override of the database, unless its course was deleted."""
+        if row.id not in self.overrides and not self.courses.has_removed(row.course_id):
+            self.overrides.load(row.id, row)
+            self._overrides_of.setdefault((row.student_id, row.course_id), []).append(row.id)
+
+    def put_hold(self, row: Hold) -> None:
+        """Set a hold."""
+        if self.holds.get(row.id) is None:
+            self._holds_of.setdefault(row.student_id, []).append(row.id)
+        self.holds.put(row.id, row)
+
+    def put_override(self, row: Override) -> None:
+        """Set an override."""
+        if self.overrides.get(row.id) is None:
+            self._overrides_of.setdefault((row.student_id, row.course_id), []).append(row.id)
+        self._override_holders[row.course_id].add(row.student_id)
+        self.overrides.put(row.id, row)
+
+
+class StudentHistory:
+    """A student's history as the rules see it: each part is gathered when a rule first asks for it.
+
+    So a rule can't be given less than it looks at, and a batch does not pay for what no rule looks at.
+    """
+
+    def __init__(self, ledger: Ledger, student_id: int, without: Collection[int]) -> None:
+        self._ledger = ledger
+        self._marks = ledger.marks(student_id)
+        self._without = without
+        self.holds = ledger.holds_of(student_id)
+        self.max_credits = ledger.max_credits(student_id)
+
+    def has_completed(self, course_id: int) -> bool:
+        """Return whether the student has completed a course."""
+        return self._marks.get(course_id) in COMPLETED
+
+    @cached_property
+    def _definitions(self) -> dict[int, Defined]:
+        return self._ledger.definitions(sorted(self._marks)) if self._marks else {}
+
+    @cached_property
+    def passed(self) -> frozenset[str]:
+        """The codes of the courses that the student has passed."""
+        return frozenset([self._definitions[id].code for id, mark in self._marks.items() if mark == "passed"])
+
+    @cached_property
+    def codes(self) -> Mapping[str, datetime | None]:
+        """The codes of the courses that the student is in, is waitlisted for or has passed."""
+        lapses: dict[str, datetime | None] = {}
+        for id, mark in self._marks.items():
+            if mark == "failed" or (id in self._without and mark != "passed"):
+                continue
+            definition = self._definitions[id]
+            lapses_at = None
+            # A waitlist ends with its term.
+            if mark == "waitlisted" and (term := self._ledger.term(definition.term_id)) is not None:
+                lapses_at = end_of(term)
+                if lapses_at <= self._ledger.now:
+                    continue
+            other = lapses.get(definition.code, lapses_at)
+            never = lapses_at is None or other is None
+            lapses[definition.code] = None if never else max(lapses_at, other)  # type: ignore[type-var]
+        return lapses
+
+    @cached_property
+    def seats(self) -> tuple[HeldSeat, ...]:
+        """The courses in which the student has a seat, by id."""
+        return tuple(
+            [
+                (definition, self._ledger.term(definition.term_id))
+                for id, definition in self._definitions.items()
+                if self._marks[id] != "waitlisted" and id not in self._without
+            ]
+        )
 
 
 def mark_of(row: Enrollment) -> Mark | None:
-    """Say what a row means to other courses; None where the student has left."""
+    """Return what a row means to other courses; None where the student has left."""
     if row.status == "completed":
         return "passed" if row.passed else "failed"
     return row.status if row.status in {"enrolled", "waitlisted"} else None
@@ -513,7 +556,7 @@ def _put_mark(where: tuple[dict[int, Mark], int], mark: Mark | None) -> None:
 
 
 def as_json(state: Mapping[str, object]) -> str:
-    """Write a state as the events tell it."""
+    """Format a state for an event."""
     return json.dumps(state, ensure_ascii=False, separators=(",", ":"), default=_text)
 
 

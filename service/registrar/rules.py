@@ -1,152 +1,155 @@
-"""The rules of enrollment: pure functions from what is known of an application to the refusals of it.
+"""The rules of enrollment: pure functions from an application to the refusals of it.
 
-They stand in the order in which their refusals are listed.
+They are listed in the order in which their refusals are listed. Each refusal says when the clock alone lifts it.
 """
 
 import json
-from collections.abc import Callable, Iterable
-from datetime import datetime
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime, time, timedelta
 from functools import lru_cache
 from typing import Literal, TypeAlias
 
-from service.registrar.changes import Application, Hold, Refusal, Term
+from service.registrar.application import Application, HeldSeat, Hold, Refusal, Term
 
-Rule: TypeAlias = Callable[[Application], Iterable[Refusal]]
+Rule: TypeAlias = Callable[[Application], Sequence[Refusal]]
 
 NONE: tuple[Refusal, ...] = ()
-"""What a rule finds that has nothing to refuse."""
+"""No refusal."""
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 MINUTES_A_DAY = 24 * 60
 
 
-def course_not_found(application: Application) -> Iterable[Refusal]:
+def course_not_found(application: Application) -> Sequence[Refusal]:
     """There is no such course."""
     if application.course is not None:
         return NONE
-    return [Refusal("course_not_found", application.course_id)]
+    return [Refusal("course_not_found", application.course_id, None)]
 
 
-def course_cancelled(application: Application) -> Iterable[Refusal]:
+def course_cancelled(application: Application) -> Sequence[Refusal]:
     """The course is cancelled."""
     if application.course is None or application.course.status != "cancelled":
         return NONE
-    return [Refusal("course_cancelled", application.course_id)]
+    return [Refusal("course_cancelled", application.course_id, None)]
 
 
-def already_completed(application: Application) -> Iterable[Refusal]:
-    """The student has completed this very offering: a retake is another one."""
-    return [Refusal("already_completed", application.course_id)] if application.completed else NONE
+def already_completed(application: Application) -> Sequence[Refusal]:
+    """The student has completed this offering; a retake is another offering."""
+    if not application.history.has_completed(application.course_id):
+        return NONE
+    return [Refusal("already_completed", application.course_id, None)]
 
 
-def enrollment_not_open(application: Application) -> Iterable[Refusal]:
+def enrollment_not_open(application: Application) -> Sequence[Refusal]:
     """Enrollment in the course's term has not opened yet."""
     opens_at = application.term.enroll_from if application.term else None
     if opens_at is None or application.now >= opens_at:
         return NONE
-    return [Refusal("enrollment_not_open", application.course_id, {"opens_at": timestamp(opens_at)})]
+    return [Refusal("enrollment_not_open", application.course_id, opens_at, {"opens_at": timestamp(opens_at)})]
 
 
-def enrollment_closed(application: Application) -> Iterable[Refusal]:
-    """Enrollment in the course's term is over."""
+def enrollment_closed(application: Application) -> Sequence[Refusal]:
+    """Enrollment in the course's term is closed."""
     closed_at = application.term.enroll_until if application.term else None
     if closed_at is None or application.now < closed_at:
         return NONE
-    return [Refusal("enrollment_closed", application.course_id, {"closed_at": timestamp(closed_at)})]
+    return [Refusal("enrollment_closed", application.course_id, None, {"closed_at": timestamp(closed_at)})]
 
 
-def hold(application: Application) -> Iterable[Refusal]:
-    """A hold on the student is in force."""
-    if not application.holds:
+def hold(application: Application) -> Sequence[Refusal]:
+    """A hold on the student blocks enrolling."""
+    if not application.history.holds:
         return NONE
     return [
-        Refusal("hold", application.course_id, {"reason": each.reason})
-        for each in application.holds
+        Refusal("hold", application.course_id, each.ends_at, private={"reason": each.reason})
+        for each in application.history.holds
         if each.blocks_enroll and in_force(each, application.now)
     ]
 
 
-def prerequisite_missing(application: Application) -> Iterable[Refusal]:
+def prerequisite_missing(application: Application) -> Sequence[Refusal]:
     """The student has not passed any course of a group that the course requires."""
-    if not application.groups:
-        return NONE
     return [
-        Refusal("prerequisite_missing", application.course_id, {"any_of": list(group.codes)})
+        Refusal("prerequisite_missing", application.course_id, None, {"any_of": list(group.codes)})
         for group in application.groups
-        if group.kind == "pre" and application.passed.isdisjoint(group.codes)
+        if group.kind == "pre" and application.history.passed.isdisjoint(group.codes)
     ]
 
 
-def corequisite_missing(application: Application) -> Iterable[Refusal]:
-    """The student neither has nor asks for any course of a group that goes with the course."""
-    if not application.groups:
-        return NONE
+def corequisite_missing(application: Application) -> Sequence[Refusal]:
+    """The student neither has nor requests any course of a group that must be taken together with the course."""
     return [
-        Refusal("corequisite_missing", application.course_id, {"any_of": list(group.codes)})
+        Refusal("corequisite_missing", application.course_id, None, {"any_of": list(group.codes)})
         for group in application.groups
-        if group.kind == "co" and (application.has | application.asked).isdisjoint(group.codes)
+        if group.kind == "co"
+        and application.history.codes.keys().isdisjoint(group.codes)
+        and application.requested_codes.isdisjoint(group.codes)
     ]
 
 
-def antirequisite(application: Application) -> Iterable[Refusal]:
-    """The student has, or asks for, a course that rules the course out."""
-    if not application.groups:
-        return NONE
+def antirequisite(application: Application) -> Sequence[Refusal]:
+    """The student has, or requests, a course that can't be taken together with the course."""
     return [
-        Refusal("antirequisite", application.course_id, {"course_code": code})
+        Refusal("antirequisite", application.course_id, application.history.codes.get(code), {"course_code": code})
         for group in application.groups
         if group.kind == "anti"
         for code in group.codes
-        if code in application.has or code in application.asked
+        if code in application.history.codes or code in application.requested_codes
     ]
 
 
-def time_conflict(application: Application) -> Iterable[Refusal]:
-    """The course meets at the same time as another one in which the student has a seat."""
+def time_conflict(application: Application) -> Sequence[Refusal]:
+    """The course meets at the same time as another course in which the student has a seat."""
     course = application.course
-    if course is None or application.seat != "seat" or not application.seated:
+    if course is None or application.seat != "seat":
         return NONE
     week = week_of(course.meetings)
+    if not week:
+        return NONE
     return [
-        Refusal("time_conflict", application.course_id, {"with_course_id": other.id})
-        for other, term in application.seated
+        Refusal("time_conflict", application.course_id, None, {"with_course_id": other.id})
+        for other, term in (*application.held_seats, *application.requested_seats)
         if week & week_of(other.meetings) and terms_overlap(application.term, term)
     ]
 
 
-def credit_limit(application: Application) -> Iterable[Refusal]:
-    """The student would have more credits in the term than the student, or else the term, allows."""
-    if application.term is None or application.limit is None or application.seat != "seat":
+def credit_limit(application: Application) -> Sequence[Refusal]:
+    """The seat would bring the student above the credit limit: the student's own, or else the term's."""
+    course, term = application.course, application.term
+    if course is None or term is None or application.seat != "seat":
         return NONE
-    if application.held + application.asked_credits <= application.limit:
+    own = application.history.max_credits
+    limit = term.max_credits if own is None else own
+    if limit is None:
         return NONE
-    params = {
-        "held": number(application.held),
-        "asked": number(application.asked_credits),
-        "limit": number(application.limit),
-    }
-    return [Refusal("credit_limit", application.course_id, params)]
+    held = credits_in(term, application.held_seats)
+    asked = course.credits + credits_in(term, application.requested_seats)
+    if held + asked <= limit:
+        return NONE
+    public = {"held": number(held), "asked": number(asked)}
+    return [Refusal("credit_limit", application.course_id, None, public, {"limit": number(limit)})]
 
 
-def course_full(application: Application) -> Iterable[Refusal]:
-    """No seat is free, and waiting was not asked for or is not to be had in this course."""
+def course_full(application: Application) -> Sequence[Refusal]:
+    """The course is full, and the request did not ask to be waitlisted or the course has no waitlist."""
     course = application.course
     if course is None or application.seat != "none":
         return NONE
     if application.on_full == "waitlist" and course.waitlist_capacity != 0:
         return NONE
-    params = {"capacity": course.capacity, "seats_taken": course.seats_taken}
-    return [Refusal("course_full", application.course_id, params)]
+    public = {"capacity": course.capacity, "seats_taken": course.seats_taken}
+    return [Refusal("course_full", application.course_id, None, public)]
 
 
-def waitlist_full(application: Application) -> Iterable[Refusal]:
-    """No seat is free, and no place in line."""
+def waitlist_full(application: Application) -> Sequence[Refusal]:
+    """The course is full, and so is its waitlist."""
     course = application.course
     if course is None or application.seat != "none":
         return NONE
     if application.on_full == "fail" or course.waitlist_capacity == 0:
         return NONE
-    return [Refusal("waitlist_full", application.course_id, {"waitlist_capacity": course.waitlist_capacity})]
+    return [Refusal("waitlist_full", application.course_id, None, {"waitlist_capacity": course.waitlist_capacity})]
 
 
 RULES: tuple[Rule, ...] = (
@@ -165,10 +168,24 @@ RULES: tuple[Rule, ...] = (
     waitlist_full,
 )
 
+FINAL_RULES: tuple[Rule, ...] = (course_not_found, course_cancelled, already_completed)
+"""The rules that no override lifts."""
+
 
 def judge(application: Application) -> tuple[Refusal, ...]:
-    """List every reason to refuse an application; none means that it is granted."""
+    """Return every refusal of an application; none means that it is granted."""
     return tuple([refusal for rule in RULES for refusal in rule(application)])
+
+
+def promotion_rule(term: Term | None, now: datetime) -> str | None:
+    """Return the rule that closes a course to promotion for everyone, whoever is waitlisted; None where it is open."""
+    if term is None:
+        return None
+    if term.enroll_from is not None and now < term.enroll_from:
+        return "enrollment_not_open"
+    if term.enroll_until is not None and now >= term.enroll_until:
+        return "enrollment_closed"
+    return None
 
 
 DropStatus: TypeAlias = Literal["dropped", "withdrawn"]
@@ -177,40 +194,57 @@ DropStatus: TypeAlias = Literal["dropped", "withdrawn"]
 def judge_drop(
     course_id: int, status: str, term: Term | None, holds: Iterable[Hold], now: datetime
 ) -> tuple[DropStatus, tuple[Refusal, ...]]:
-    """Say in which status a drop ends now, and list every reason to refuse it.
+    """Return the status that a drop leads to now, and every refusal of it.
 
-    A place in line is left at any time and leaves no mark.
+    A waitlist can be left at any time, without a withdrawal.
     """
     if status == "completed":
-        return "dropped", (Refusal("already_completed", course_id),)
+        return "dropped", (Refusal("already_completed", course_id, None),)
     refusals = [
-        Refusal("hold", course_id, {"reason": each.reason})
+        Refusal("hold", course_id, each.ends_at, private={"reason": each.reason})
         for each in holds
         if each.blocks_drop and in_force(each, now)
     ]
     if term is None or status == "waitlisted":
         return "dropped", tuple(refusals)
     if term.withdraw_until is not None and now >= term.withdraw_until:
-        refusals.append(Refusal("drop_closed", course_id, {"closed_at": timestamp(term.withdraw_until)}))
+        refusals.append(Refusal("drop_closed", course_id, None, {"closed_at": timestamp(term.withdraw_until)}))
     late = term.drop_until is not None and now >= term.drop_until
     return "withdrawn" if late else "dropped", tuple(refusals)
 
 
+def lapse_of(refusals: Iterable[Refusal]) -> datetime | None:
+    """Return the instant at which the clock alone has lifted all refusals; None where it never does."""
+    instants = [refusal.lapses_at for refusal in refusals]
+    known = [instant for instant in instants if instant is not None]
+    return max(known) if known and len(known) == len(instants) else None
+
+
 def in_force(hold: Hold, now: datetime) -> bool:
-    """Tell whether a hold holds now: from its start on, until its end."""
+    """Return whether a hold is in force now: from its start until its end."""
     return (hold.starts_at is None or hold.starts_at <= now) and (hold.ends_at is None or now < hold.ends_at)
 
 
+def end_of(term: Term) -> datetime:
+    """Return the instant at which a term is over: the end of its last day, in UTC."""
+    return datetime.combine(term.ends_on, time(), UTC) + timedelta(days=1)
+
+
 def terms_overlap(one: Term | None, other: Term | None) -> bool:
-    """Tell whether two terms have a day in common; what has no term overlaps with every one."""
+    """Return whether two terms have a day in common; no term overlaps with every term."""
     if one is None or other is None or one.id == other.id:
         return True
     return one.starts_on < other.ends_on and other.starts_on < one.ends_on
 
 
+def credits_in(term: Term, seats: Iterable[HeldSeat]) -> float:
+    """Return the credits of the seats in a term."""
+    return sum([course.credits for course, _ in seats if course.term_id == term.id], 0.0)
+
+
 @lru_cache(maxsize=16_384)
 def week_of(meetings: str) -> int:
-    """Turn a JSON array of meetings into a set of the minutes of the week, Monday 00:00 being the lowest bit."""
+    """Return the minutes of the week at which a JSON array of meetings takes place, Monday 00:00 as the lowest bit."""
     week = 0
     for meeting in json.loads(meetings):
         midnight = DAYS.index(meeting["day"]) * MINUTES_A_DAY
@@ -225,17 +259,17 @@ def _minutes(clock: str) -> int:
 
 
 def timestamp(instant: datetime) -> str:
-    """Write an instant in UTC as RFC 3339 has it."""
+    """Format an instant in UTC as RFC 3339."""
     return instant.isoformat().replace("+00:00", "Z")
 
 
 def number(value: float) -> float | int:
-    """Write credits without a fraction where they have none."""
+    """Return credits as an integer where they are whole."""
     return int(value) if value == int(value) else value
 
 
 def sentence(refusal: Refusal) -> str:
-    """Say a refusal to people; programs go by its code."""
+    """Format a refusal as an English sentence."""
     params = {name: ", ".join(value) if isinstance(value, list) else value for name, value in refusal.params.items()}
     return SENTENCES[refusal.code].format(course_id=refusal.course_id, **params)
 
@@ -246,12 +280,12 @@ SENTENCES: dict[str, str] = {
     "already_completed": "The student has completed course {course_id}; a retake is another offering.",
     "enrollment_not_open": "Enrollment in course {course_id} opens at {opens_at}.",
     "enrollment_closed": "Enrollment in course {course_id} closed at {closed_at}.",
-    "hold": "A hold on the student forbids it: {reason}",
+    "hold": "A hold blocks this: {reason}",
     "prerequisite_missing": "Course {course_id} requires that one of these was passed: {any_of}.",
-    "corequisite_missing": "Course {course_id} is to be taken with one of these: {any_of}.",
-    "antirequisite": "Course {course_id} is not to be taken with {course_code}.",
+    "corequisite_missing": "Course {course_id} must be taken together with one of these: {any_of}.",
+    "antirequisite": "Course {course_id} cannot be taken together with {course_code}.",
     "time_conflict": "Course {course_id} meets at the same time as course {with_course_id}.",
-    "credit_limit": "Course {course_id} would make it {held} + {asked} credits in the term, of {limit} allowed.",
+    "credit_limit": "Course {course_id} would bring the term to {held} + {asked} credits; the limit is {limit}.",
     "course_full": "Course {course_id} has {seats_taken} of its {capacity} seats taken.",
     "waitlist_full": "Course {course_id} is full, and so is its waitlist of {waitlist_capacity} places.",
     "drop_closed": "Course {course_id} could be dropped until {closed_at}.",

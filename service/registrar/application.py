@@ -1,0 +1,116 @@
+"""What the rules may know: one student who applies for one course, and the refusals that they answer with.
+
+The rules and the seats import this module alone; it holds plain immutable values.
+"""
+
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal, NamedTuple, Protocol, TypeAlias
+
+from sql.courses import Course as Course
+from sql.courses import Definition as Definition
+from sql.holds import Hold as Hold
+from sql.requirements import RequirementKind
+from sql.terms import Term as Term
+
+OnFull: TypeAlias = Literal["fail", "waitlist"]
+
+Seat: TypeAlias = Literal["seat", "waitlist", "none"]
+"""What an applicant would get."""
+
+Mark: TypeAlias = Literal["enrolled", "waitlisted", "passed", "failed"]
+"""A student's active or completed status in a course: a completed course is either passed or failed."""
+
+COMPLETED = frozenset({"passed", "failed"})
+
+Defined: TypeAlias = Course | Definition
+"""What a course is, whatever its seats."""
+
+HeldSeat: TypeAlias = tuple[Defined, Term | None]
+"""A course in which a student has a seat, with its term."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A group of course codes: any one of them satisfies it, or for ``anti`` violates it."""
+
+    kind: RequirementKind
+    codes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a student does not get a course, or can't leave it: the code of a rule, and its parameters.
+
+    ``lapses_at`` is the instant from which the clock alone lifts the refusal; None where it never does. Parameters in
+    ``private`` concern the student alone: events and rosters leave them out.
+    """
+
+    code: str
+    course_id: int
+    lapses_at: datetime | None
+    public: Mapping[str, object] = field(default_factory=dict)
+    private: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def params(self) -> dict[str, object]:
+        """All parameters, as the student may see them."""
+        return {**self.public, **self.private}
+
+
+class History(Protocol):
+    """What a student has besides the application. Each part is looked up when a rule asks for it."""
+
+    @property
+    def holds(self) -> Sequence[Hold]:
+        """The holds that have not ended."""
+
+    @property
+    def max_credits(self) -> float | None:
+        """The student's own credit limit in a term; None leaves it to the term."""
+
+    @property
+    def passed(self) -> frozenset[str]:
+        """The codes of the courses that the student has passed."""
+
+    @property
+    def codes(self) -> Mapping[str, datetime | None]:
+        """The codes of the courses that the student is in, is waitlisted for or has passed.
+
+        The value is the instant at which the clock alone takes the code away, None where it never does.
+        """
+
+    @property
+    def seats(self) -> Sequence[HeldSeat]:
+        """The courses in which the student has a seat, by id."""
+
+    def has_completed(self, course_id: int) -> bool:
+        """Return whether the student has completed a course."""
+
+
+class Application(NamedTuple):
+    """One student who applies for one course, as things are when the application's turn comes.
+
+    ``seat`` is what the student would get, ``on_full`` what was asked for where no seat is free. ``requested_codes`` are
+    the codes of all courses of the request, ``granted`` the seats that it has been given before this one, and
+    ``requested_seats`` those that it would be given with this one.
+    """
+
+    now: datetime
+    course_id: int
+    course: Course | None
+    history: History
+    term: Term | None = None
+    seat: Seat = "none"
+    on_full: OnFull = "fail"
+    groups: tuple[Group, ...] = ()
+    requested_codes: Set[str] = frozenset()
+    granted: tuple[HeldSeat, ...] = ()
+    requested_seats: tuple[HeldSeat, ...] = ()
+
+    @property
+    def held_seats(self) -> list[HeldSeat]:
+        """The seats that the student has in other courses, those granted by this request included."""
+        # A completed course keeps its seat, which is not in the way of the course itself.
+        return [held for held in (*self.history.seats, *self.granted) if held[0].id != self.course_id]

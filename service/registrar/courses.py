@@ -1,0 +1,174 @@
+"""Courses: the resource type, cancelling one, and setting its requirements."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, TypedDict
+
+from service.errors import CodeTaken, CourseNotFound, ExternalIdTaken, OwnRequirement, UnknownTerm
+from service.registrar.application import Group
+from service.registrar.changes import Change, Origin
+from service.registrar.ledger import Ledger
+from service.registrar.moves import move
+from service.registrar.needs import Needs, Relaxed
+from service.registrar.resources import ResourceType, external_id_of
+from service.registrar.seats import has_free_seat
+from sql import Connection, courses, enrollments
+from sql.courses import Course
+
+
+class CourseFields(TypedDict):
+    """The fields of a course that callers write."""
+
+    external_id: str | None
+    term_id: int | None
+    code: str
+    title: str
+    credits: float
+    capacity: int | None
+    waitlist_capacity: int | None
+    meetings: str
+
+
+def _create(id: int, now: datetime, fields: CourseFields) -> Course:
+    return Course(
+        id=id, status="open", seats_taken=0, waitlisted=0, version=1, created_at=now, updated_at=now, **fields
+    )
+
+
+def _validate(ledger: Ledger, course: Course) -> None:
+    if course.term_id is not None and ledger.term(course.term_id) is None:
+        raise UnknownTerm(course.term_id)
+    # A new course has no requirements yet.
+    if course.version > 1 and any(course.code in group.codes for group in ledger.groups(course.id)):
+        raise OwnRequirement(course.code)
+
+
+def _on_update(ledger: Ledger, before: Course, after: Course, origin: Origin) -> None:
+    """Have those judged again who may be eligible now; an edit of any other field makes nobody eligible."""
+    if any(getattr(before, name) != getattr(after, name) for name in ("meetings", "credits", "term_id", "code")):
+        ledger.relax(Relaxed(origin, courses={after.id}, members={after.id}))
+    if before.term_id != after.term_id or has_free_seat(after):
+        ledger.mark_promotable(after.id, origin)
+
+
+def _on_delete(ledger: Ledger, id: int) -> None:
+    ledger.requirements.put(id, None)
+    for override in [override for override in ledger.overrides if override.course_id == id]:
+        ledger.overrides.put(override.id, None)
+
+
+def _is_in_use(ledger: Ledger, id: int) -> bool:
+    return ledger.has_students(id)
+
+
+async def _match(connection: Connection, external_ids: list[str], wanted: Sequence[Mapping[str, Any]]) -> list[Course]:
+    term_ids = [fields["term_id"] for fields in wanted if fields.get("term_id") is not None]
+    codes = [fields["code"] for fields in wanted if "code" in fields]
+    return await courses.match_courses(connection, external_ids, term_ids, codes)
+
+
+async def _load_in_use(connection: Connection, _ledger: Ledger, ids: list[int]) -> list[int]:
+    return await enrollments.load_courses_in_use(connection, ids)
+
+
+COURSE: Final[ResourceType[Course, CourseFields]] = ResourceType(
+    name="course",
+    table=lambda ledger: ledger.courses,
+    create=_create,
+    not_found=CourseNotFound,
+    unique={
+        ExternalIdTaken: external_id_of,
+        CodeTaken: lambda course: None if course.term_id is None else (course.term_id, course.code),
+    },
+    key_parts=("code", "term_id"),
+    server_fields=frozenset({"status", "seats_taken", "waitlisted"}),
+    redact_in_events=False,
+    validate=_validate,
+    on_update=_on_update,
+    on_delete=_on_delete,
+    is_in_use=_is_in_use,
+    load=courses.load_courses,
+    match=_match,
+    load_in_use=_load_in_use,
+    save=courses.save_courses,
+    delete=courses.delete_courses,
+    reserve_ids=courses.reserve_course_ids,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancel(Change[Course]):
+    """Cancel a course, which is final: everyone enrolled or waitlisted is dropped. Repeating it changes nothing."""
+
+    course_id: int
+
+    def add_needs(self, needs: Needs) -> None:
+        """Add the course and everyone in it."""
+        needs.courses.add(self.course_id)
+        needs.rosters.add(self.course_id)
+
+    def decide(self, ledger: Ledger) -> Course:
+        """Return the cancelled course."""
+        course = find_course(ledger, self.course_id)
+        if course.status == "cancelled":
+            return course
+        leaving = [row for row in ledger.roster(course.id) if row.status in {"enrolled", "waitlisted"}]
+        cancelled = course._replace(status="cancelled", version=course.version + 1, updated_at=ledger.now)
+        ledger.courses.put(course.id, cancelled)
+        ledger.append_event(
+            "course.cancelled",
+            self.origin,
+            course_id=course.id,
+            before={"status": "open", "version": course.version},
+            after={"status": "cancelled", "version": cancelled.version},
+        )
+        for row in sorted(leaving, key=lambda row: row.joined_position):
+            move(ledger, row.student_id, row.course_id, "dropped", self.origin, relaxes=False)
+        # What else they are waitlisted for is found by one statement, not student by student.
+        ledger.relax(Relaxed(self.origin, students={row.student_id for row in leaving}))
+        return ledger.courses[course.id]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetRequirements(Change[tuple[Group, ...]]):
+    """Set all requirements of a course; raises ``OwnRequirement`` where one names the course itself."""
+
+    course_id: int
+    groups: tuple[Group, ...]
+
+    def add_needs(self, needs: Needs) -> None:
+        """Add the course."""
+        needs.courses.add(self.course_id)
+
+    def decide(self, ledger: Ledger) -> tuple[Group, ...]:
+        """Return the requirements."""
+        course = find_course(ledger, self.course_id)
+        for number, group in enumerate(self.groups):
+            if course.code in group.codes:
+                raise OwnRequirement(course.code, f"#/groups/{number}/any_of/{group.codes.index(course.code)}")
+        before = ledger.groups(course.id)
+        if before == self.groups:
+            return before
+        ledger.requirements.put(course.id, self.groups)
+        ledger.append_event(
+            "course.requirements_set",
+            self.origin,
+            course_id=course.id,
+            before={"groups": _state(before), "version": course.version},
+            after={"groups": _state(self.groups), "version": course.version},
+        )
+        ledger.relax(Relaxed(self.origin, courses={course.id}))
+        return self.groups
+
+
+def _state(groups: tuple[Group, ...]) -> list[dict[str, object]]:
+    return [{"kind": group.kind, "any_of": list(group.codes)} for group in groups]
+
+
+def find_course(ledger: Ledger, course_id: int) -> Course:
+    """Return a course; raises ``CourseNotFound`` where there is none."""
+    course = ledger.course(course_id)
+    if course is None:
+        raise CourseNotFound(course_id)
+    return course

@@ -1,0 +1,465 @@
+"""Enrolling, swapping, dropping and completing."""
+
+import json
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from typing import Literal, NamedTuple, TypeAlias
+
+from service.errors import (
+    AlreadyCompleted,
+    Detail,
+    DropRefused,
+    EnrollmentRefused,
+    NotEnrolled,
+    NotInCourse,
+    UnknownCourses,
+)
+from service.registrar import rules, seats
+from service.registrar.application import Application, Course, HeldSeat, History, OnFull, Refusal, Seat
+from service.registrar.changes import Change, Moved, Origin, Result
+from service.registrar.courses import find_course
+from service.registrar.ledger import Ledger
+from service.registrar.moves import judge_drop, lift, move, use
+from service.registrar.needs import Needs
+from service.registrar.rules import DropStatus
+from service.registrar.students import check_student
+from service.registrar.waitlist import settle_before_newcomer
+from sql.enrollments import Enrollment
+from sql.overrides import Override
+
+Mode: TypeAlias = Literal["atomic", "partial"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Enroll(Change[tuple[Result, ...]]):
+    """Give a student seats or waitlist places in courses, in the order requested; a result for each distinct course.
+
+    Raises, when decided:
+        StudentNotFound: there is no such student.
+        EnrollmentRefused: in mode atomic, with every reason for every course.
+        PromotionsPending: waitlisted students come first, and there are too many for one transaction.
+    """
+
+    student_id: int
+    course_ids: tuple[int, ...]
+    mode: Mode = "atomic"
+    on_full: OnFull = "fail"
+
+    @property
+    def pairs(self) -> int:
+        """One for each course."""
+        return len(self.course_ids)
+
+    def add_needs(self, needs: Needs) -> None:
+        """Add the student, the courses and the pairs of both."""
+        needs.students.add(self.student_id)
+        needs.courses.update(self.course_ids)
+        needs.pairs.update([(self.student_id, course_id) for course_id in self.course_ids])
+
+    def decide(self, ledger: Ledger) -> tuple[Result, ...]:
+        """Return a result for each course."""
+        check_student(ledger, self.student_id)
+        course_ids = tuple(dict.fromkeys(self.course_ids))
+        settle_before_newcomer(ledger, course_ids, self.origin)
+        judge = _judge_together if self.mode == "atomic" else _judge_in_turn
+        decisions = judge(ledger, self.student_id, course_ids, self.on_full, ())
+        if self.mode == "atomic":
+            _raise_refusals(Requested("course_ids", self.course_ids, decisions))
+        return tuple([_apply(ledger, self.student_id, decision, self.origin) for decision in decisions])
+
+
+class Decision(NamedTuple):
+    """What is decided for one course before anything is moved."""
+
+    course_id: int
+    course: Course | None
+    seat: Seat = "none"
+    existing: Enrollment | None = None
+    """Set where the student is enrolled or waitlisted already."""
+    refusals: tuple[Refusal, ...] = ()
+    used: tuple[Override, ...] = ()
+
+    @property
+    def granted(self) -> bool:
+        """Whether the student gets a seat or a waitlist place by this request."""
+        return self.existing is None and not self.refusals
+
+
+def _offer(ledger: Ledger, student_id: int, course_id: int, on_full: OnFull) -> Decision:
+    """Determine whether a seat or a waitlist place is available, before applying rules."""
+    course = ledger.course(course_id)
+    if course is None:
+        return Decision(course_id, None)
+    row = ledger.enrollment(student_id, course_id)
+    if row is not None and row.status in seats.ACTIVE:
+        return Decision(course_id, course, existing=row)
+    overrides = ledger.overrides_of(student_id, course_id)
+    seat = seats.offer(course, on_full, above_capacity="course_full" in overrides)
+    if seat == "none" and on_full == "waitlist" and "waitlist_full" in overrides and course.waitlist_capacity != 0:
+        seat = "waitlist"
+    return Decision(course_id, course, seat)
+
+
+def _codes_of(offers: Iterable[Decision]) -> frozenset[str]:
+    return frozenset([offer.course.code for offer in offers if offer.course is not None and offer.existing is None])
+
+
+def _judge_together(
+    ledger: Ledger, student_id: int, course_ids: Sequence[int], on_full: OnFull, without: Collection[int]
+) -> list[Decision]:
+    """Judge all courses as if all of them were granted: for a request that is granted or refused as a whole."""
+    offers = [_offer(ledger, student_id, course_id, on_full) for course_id in course_ids]
+    codes = _codes_of(offers)
+    history = ledger.history(student_id, without)
+    seated = [
+        (offer.course, ledger.term(offer.course.term_id))
+        for offer in offers
+        if offer.course is not None and offer.existing is None and offer.seat == "seat"
+    ]
+    decisions = []
+    for offer in offers:
+        others: tuple[HeldSeat, ...] = ()
+        if len(seated) > 1 or (seated and offer.seat != "seat"):
+            others = tuple([held for held in seated if held[0].id != offer.course_id])
+        decisions.append(
+            _judged(ledger, student_id, offer, on_full=on_full, history=history, codes=codes, requested_seats=others)
+        )
+    return decisions
+
+
+def _judge_in_turn(
+    ledger: Ledger, student_id: int, course_ids: Sequence[int], on_full: OnFull, without: Collection[int]
+) -> list[Decision]:
+    """Judge each course against what the earlier ones took, then refuse those that lost their corequisite."""
+    offers = [_offer(ledger, student_id, course_id, on_full) for course_id in course_ids]
+    codes = _codes_of(offers)
+    history = ledger.history(student_id, without)
+    taken: list[HeldSeat] = []
+    decisions: list[Decision] = []
+    for offer in offers:
+        decision = _judged(
+            ledger, student_id, offer, on_full=on_full, history=history, codes=codes, granted=tuple(taken)
+        )
+        decisions.append(decision)
+        if decision.granted and decision.course is not None and decision.seat == "seat":
+            taken.append((decision.course, ledger.term(decision.course.term_id)))
+    return _without_lost_corequisites(ledger, student_id, decisions, history)
+
+
+def _judged(
+    ledger: Ledger,
+    student_id: int,
+    offer: Decision,
+    *,
+    on_full: OnFull,
+    history: History,
+    codes: frozenset[str],
+    granted: tuple[HeldSeat, ...] = (),
+    requested_seats: tuple[HeldSeat, ...] = (),
+) -> Decision:
+    """Judge what was offered, overrides considered; only a seat uses overrides up."""
+    course = offer.course
+    if offer.existing is not None:
+        return offer
+    application = Application(
+        now=ledger.now,
+        course_id=offer.course_id,
+        course=course,
+        history=history,
+        term=None if course is None else ledger.term(course.term_id),
+        seat=offer.seat,
+        on_full=on_full,
+        groups=() if course is None else ledger.groups(course.id),
+        requested_codes=codes,
+        granted=granted,
+        requested_seats=requested_seats,
+    )
+    if course is None:
+        return offer._replace(refusals=tuple(rules.course_not_found(application)))
+    found = rules.judge(application)
+    if offer.seat == "seat" and not seats.has_free_seat(course):
+        found += tuple(rules.course_full(application._replace(seat="none", on_full="fail")))
+    if not found:
+        return offer
+    refusals, used = lift(found, ledger.overrides_of(student_id, course.id))
+    return offer._replace(refusals=refusals, used=used if offer.seat == "seat" else ())
+
+
+def _without_lost_corequisites(
+    ledger: Ledger, student_id: int, decisions: list[Decision], history: History
+) -> list[Decision]:
+    """Refuse granted courses whose corequisite in this request was refused, the first one first, until none is left.
+
+    Only the courses that depend on a lost code are judged again, so each pair of course and code counts once.
+    """
+    dependents: dict[str, list[int]] = {}
+    """By code, the granted courses that it is a corequisite of."""
+    codes: Counter[str] = Counter()
+    """The codes of the granted courses."""
+    for index, decision in enumerate(decisions):
+        if not decision.granted or decision.course is None:
+            continue
+        codes[decision.course.code] += 1
+        for group in ledger.groups(decision.course.id):
+            for code in group.codes if group.kind == "co" else ():
+                dependents.setdefault(code, []).append(index)
+    judged = [*decisions]
+    doubtful = sorted({index for indexes in dependents.values() for index in indexes})
+    while doubtful:
+        index = heappop(doubtful)
+        decision = judged[index]
+        if not decision.granted or decision.course is None:
+            continue
+        application = Application(
+            now=ledger.now,
+            course_id=decision.course_id,
+            course=decision.course,
+            history=history,
+            groups=ledger.groups(decision.course_id),
+            requested_codes=codes.keys(),
+        )
+        overrides = ledger.overrides_of(student_id, decision.course_id)
+        lost, used = lift(rules.corequisite_missing(application), overrides)
+        if lost:
+            judged[index] = decision._replace(refusals=lost)
+            codes[decision.course.code] -= 1
+            if not codes[decision.course.code]:
+                del codes[decision.course.code]
+                for dependent in dependents.get(decision.course.code, ()):
+                    heappush(doubtful, dependent)
+        elif used:
+            judged[index] = decision._replace(used=tuple(dict.fromkeys((*decision.used, *used))))
+    return judged
+
+
+def _apply(
+    ledger: Ledger, student_id: int, decision: Decision, origin: Origin, swap_drops: Sequence[int] = ()
+) -> Result:
+    """Apply a decision."""
+    course_id, course = decision.course_id, decision.course
+    if decision.refusals:
+        return Result(course_id, "refused", course, refusals=decision.refusals)
+    if decision.existing is not None:
+        return Result(course_id, "unchanged", course, decision.existing.status)
+    if decision.seat == "seat":
+        override_id = use(ledger, decision.used, origin) if decision.used else None
+        move(ledger, student_id, course_id, "enrolled", origin, override_id=override_id)
+        return Result(course_id, "enrolled", course, "enrolled")
+    move(ledger, student_id, course_id, "waitlisted", origin, swap_drops=swap_drops)
+    return Result(course_id, "waitlisted", course, "waitlisted", position=ledger.courses[course_id].waitlisted)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Swap(Change[tuple[Result, ...]]):
+    """Drop courses and enroll in others, all or nothing; a result for each distinct drop, then for each add.
+
+    An add that only gets a waitlist place keeps the drops until it gets its seat.
+
+    Raises, when decided:
+        StudentNotFound: there is no such student.
+        EnrollmentRefused: with every reason for every course.
+        PromotionsPending: as ``Enroll``.
+    """
+
+    student_id: int
+    drop: tuple[int, ...]
+    add: tuple[int, ...]
+    on_full: OnFull = "fail"
+
+    @property
+    def pairs(self) -> int:
+        """One for each course."""
+        return len(self.drop) + len(self.add)
+
+    def add_needs(self, needs: Needs) -> None:
+        """Add the student, the courses and the pairs of both."""
+        needs.students.add(self.student_id)
+        needs.courses.update(self.drop, self.add)
+        needs.pairs.update([(self.student_id, course_id) for course_id in (*self.drop, *self.add)])
+
+    def decide(self, ledger: Ledger) -> tuple[Result, ...]:
+        """Return a result for each course."""
+        check_student(ledger, self.student_id)
+        add_ids = tuple(dict.fromkeys(self.add))
+        settle_before_newcomer(ledger, add_ids, self.origin)
+        drops = [_judge_drop(ledger, self.student_id, course_id) for course_id in dict.fromkeys(self.drop)]
+        leaving = [drop.row.course_id for drop in drops if drop.row and drop.row.status not in seats.INACTIVE]
+        adds = _judge_together(ledger, self.student_id, add_ids, self.on_full, leaving)
+        _raise_refusals(Requested("drop", self.drop, drops), Requested("add", self.add, adds))
+        seated = any(add.existing is None and add.seat == "seat" for add in adds)
+        waits = any(
+            add.seat == "waitlist" if add.existing is None else add.existing.status == "waitlisted" for add in adds
+        )
+        # A seat was judged as if the drops were made: where one is given they are made, whatever else is waited for.
+        if waits and leaving and not seated:
+            return self._swap_later(ledger, drops, adds, leaving)
+        results = [_drop_now(ledger, drop, self.origin) for drop in drops]
+        return (*results, *(_apply(ledger, self.student_id, add, self.origin) for add in adds))
+
+    def _swap_later(
+        self, ledger: Ledger, drops: Sequence["DropDecision"], adds: Sequence[Decision], leaving: list[int]
+    ) -> tuple[Result, ...]:
+        """Keep the drops, and remember them with the waitlist place."""
+        results = [
+            Result(drop.course_id, "kept" if drop.course_id in leaving else "unchanged", drop.course, drop.row.status)
+            for drop in drops
+            if drop.row is not None
+        ]
+        for add in adds:
+            row = add.existing
+            if row is not None and row.status == "waitlisted" and json.loads(row.swap_drops or "[]") != leaving:
+                ledger.put_enrollment(row._replace(swap_drops=json.dumps(leaving)))
+                ledger.append_event(
+                    "enrollment.updated",
+                    self.origin,
+                    student_id=self.student_id,
+                    course_id=row.course_id,
+                    before={"status": "waitlisted", "swap_drops": json.loads(row.swap_drops or "[]")},
+                    after={"status": "waitlisted", "swap_drops": leaving},
+                )
+                ledger.changed_students.put(self.student_id, self.origin)
+            results.append(_apply(ledger, self.student_id, add, self.origin, leaving))
+        return tuple(results)
+
+
+@dataclass(frozen=True, slots=True)
+class DropDecision:
+    """What is decided for one course to drop."""
+
+    course_id: int
+    course: Course | None
+    row: Enrollment | None
+    status: DropStatus = "dropped"
+    refusals: tuple[Refusal, ...] = ()
+    used: tuple[Override, ...] = ()
+
+
+def _judge_drop(ledger: Ledger, student_id: int, course_id: int) -> DropDecision:
+    course = ledger.course(course_id)
+    row = None if course is None else ledger.enrollment(student_id, course_id)
+    if course is None or row is None:
+        return DropDecision(course_id, course, None, refusals=(Refusal("not_enrolled", course_id, None),))
+    if row.status in seats.INACTIVE:
+        return DropDecision(course_id, course, row)
+    return DropDecision(course_id, course, row, *judge_drop(ledger, row))
+
+
+def _drop_now(ledger: Ledger, drop: DropDecision, origin: Origin) -> Result:
+    row = drop.row
+    assert row is not None
+    if row.status in seats.INACTIVE:
+        return Result(drop.course_id, "unchanged", drop.course, row.status)
+    use(ledger, drop.used, origin)
+    move(ledger, row.student_id, row.course_id, drop.status, origin)
+    return Result(drop.course_id, drop.status, drop.course, drop.status)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drop(Change[Moved]):
+    """Take a student out of a course or off its waitlist; a student who has left already stays as is.
+
+    Raises, when decided:
+        StudentNotFound: there is no such student.
+        NotEnrolled: the student was never in the course.
+        AlreadyCompleted: the student has completed it.
+        DropRefused: with every reason.
+    """
+
+    student_id: int
+    course_id: int
+
+    def add_needs(self, needs: Needs) -> None:
+        """Add the student, the course and the pair."""
+        needs.students.add(self.student_id)
+        needs.courses.add(self.course_id)
+        needs.pairs.add((self.student_id, self.course_id))
+
+    def decide(self, ledger: Ledger) -> Moved:
+        """Return the row as the drop left it."""
+        check_student(ledger, self.student_id)
+        decision = _judge_drop(ledger, self.student_id, self.course_id)
+        if decision.row is None or decision.course is None:
+            raise NotEnrolled(self.student_id, self.course_id)
+        if decision.row.status == "completed":
+            raise AlreadyCompleted(self.course_id)
+        if decision.refusals:
+            raise DropRefused([detail_of(refusal, None) for refusal in decision.refusals])
+        result = _drop_now(ledger, decision, self.origin)
+        row = ledger.enrollments[self.student_id, self.course_id]
+        return Moved("unchanged" if result.outcome == "unchanged" else decision.status, row, decision.course)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Complete(Change[Moved]):
+    """Complete a student's course, or correct its result.
+
+    Raises, when decided:
+        StudentNotFound, CourseNotFound: there is no such student or course.
+        NotInCourse: the student is neither enrolled in the course nor has completed it.
+    """
+
+    student_id: int
+    course_id: int
+    passed: bool
+    grade: str | None = None
+
+    def add_needs(self, needs: Needs) -> None:
+        """Add the student, the course and the pair."""
+        needs.students.add(self.student_id)
+        needs.courses.add(self.course_id)
+        needs.pairs.add((self.student_id, self.course_id))
+
+    def decide(self, ledger: Ledger) -> Moved:
+        """Return the row as it is completed."""
+        check_student(ledger, self.student_id)
+        course = find_course(ledger, self.course_id)
+        row = ledger.enrollment(self.student_id, self.course_id)
+        if row is None or row.status not in seats.SEATED:
+            raise NotInCourse(self.student_id, self.course_id)
+        if row.status == "completed" and (row.passed, row.grade) == (self.passed, self.grade):
+            return Moved("unchanged", row, course)
+        row = move(
+            ledger,
+            self.student_id,
+            self.course_id,
+            "completed",
+            self.origin,
+            passed=self.passed,
+            grade=self.grade,
+        )
+        return Moved("completed", row, course)
+
+
+def detail_of(refusal: Refusal, pointer: str | None) -> Detail:
+    """Return a refusal as one reason of an error."""
+    return Detail(
+        refusal.code,
+        rules.sentence(refusal),
+        pointer=pointer,
+        params={"course_id": refusal.course_id, **refusal.params},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Requested:
+    """The decisions about one member of the body, and the course ids as the body lists them."""
+
+    member: str
+    course_ids: tuple[int, ...]
+    decisions: Sequence[Decision | DropDecision]
+
+
+def _raise_refusals(*requested: Requested) -> None:
+    """Raise an error of all refusals, if there are any."""
+    if not any(decision.refusals for each in requested for decision in each.decisions):
+        return
+    errors = [
+        detail_of(refusal, f"#/{each.member}/{each.course_ids.index(decision.course_id)}")
+        for each in requested
+        for decision in each.decisions
+        for refusal in decision.refusals
+    ]
+    unknown = any(error.code == "course_not_found" for error in errors)
+    raise UnknownCourses(errors) if unknown else EnrollmentRefused(errors)

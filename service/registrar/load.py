@@ -1,0 +1,229 @@
+"""From the tables into the ledger: the rows that decisions need, by statements whose number does not grow with them."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby, starmap
+from typing import Any
+
+from service.registrar.application import Group
+from service.registrar.catalog import Catalog
+from service.registrar.changes import Change
+from service.registrar.ledger import Ledger
+from service.registrar.needs import Needs, Relaxed, ResourceNeeds
+from service.registrar.resources import Fields, ResourceType, Row
+from service.registrar.save import save
+from service.registrar.seats import has_free_seat
+from sql import Connection, courses, enrollments, feed, holds, overrides, requirements, terms, waitlist
+from sql.requirements import Requirement
+
+PAGE = 20
+"""Waitlisted students in the first page of a waitlist: usually the first of them gets the seat. Each page is twice as
+long as the one before, so that the statements grow with the logarithm of the waitlist."""
+
+LARGEST_PAGE = 1280
+"""A page is not longer than what one transaction judges by default."""
+
+DUE_AT_ONCE = 1000
+"""Students whose ``recheck_at`` has come and who are marked in one statement; the sweep goes on with the rest."""
+
+
+async def open_ledger(connection: Connection, catalog: Catalog, promotions_left: int) -> Ledger:
+    """Return a ledger at the newest position of the feed; call it under the lock."""
+    head = await feed.load_head(connection)
+    await refresh_catalog(connection, catalog, head)
+    return Ledger(head, catalog, promotions_left)
+
+
+async def refresh_catalog(connection: Connection, catalog: Catalog, head: feed.Head) -> None:
+    """Bring the catalog to the newest position: forget what other processes have changed since."""
+    if catalog.epoch != head.epoch or catalog.position > head.position or catalog.is_full():
+        catalog.clear()
+    elif catalog.position < head.position:
+        for edit in await feed.load_edits(connection, catalog.position):
+            catalog.forget(edit.course_id, edit.term_id)
+    catalog.epoch, catalog.position = head.epoch, head.position
+
+
+async def load_for(connection: Connection, ledger: Ledger, changes: Sequence[Change[object]]) -> None:
+    """Load everything that changes are sure to need, in one round."""
+    needs = Needs()
+    for change in changes:
+        change.add_needs(needs)
+    await load(connection, ledger, needs)
+    # A newcomer never overtakes: the waitlists of courses with a free seat are looked at before anybody is judged.
+    if asked := {course.id for course in ledger.courses if course.waitlisted and has_free_seat(course)}:
+        await load(connection, ledger, Needs(waitlists=asked))
+
+
+async def load(connection: Connection, ledger: Ledger, needs: Needs) -> None:
+    """Load what is needed, and what always goes with it.
+
+    The order matters: waitlists and holders bring students, whose transcripts bring the courses that they wait for.
+    """
+    if needs.relaxed is not None:
+        await _unjudge(connection, ledger, needs.relaxed)
+    for reserve, count in needs.ids.items():
+        ledger.free_ids[reserve] = [*reversed(await reserve(connection, count)), *ledger.free_ids.get(reserve, [])]
+    for resource, wanted in needs.resources.items():
+        await _load_resources(connection, ledger, resource, wanted)
+    await _load_waitlists(connection, ledger, needs)
+    if needs.rosters:
+        for row in await enrollments.load_roster(connection, sorted(needs.rosters)):
+            ledger.add_enrollment(row)
+        ledger.loaded_rosters |= needs.rosters
+    if needs.holds:
+        for hold in await holds.find_holds(connection, sorted(needs.holds)):
+            ledger.add_hold(hold)
+    if needs.overrides:
+        for override in await overrides.find_overrides(connection, sorted(needs.overrides)):
+            ledger.add_override(override)
+    waitlisted_for = await _load_students(connection, ledger, needs.students - ledger.loaded_students)
+    pairs = needs.pairs - ledger.loaded_pairs
+    if unread := sorted([pair for pair in pairs if not ledger.was_never_in(*pair)]):
+        for row in await enrollments.load_enrollments(connection, [*starmap(enrollments.Pair, unread)]):
+            ledger.add_enrollment(row)
+    ledger.loaded_pairs |= pairs
+    await _load_courses(connection, ledger, (needs.courses | needs.rosters | waitlisted_for) - ledger.loaded_courses)
+    await _load_catalog(connection, ledger, needs)
+
+
+async def _load_waitlists(connection: Connection, ledger: Ledger, needs: Needs) -> None:
+    """Load the next page of each waitlist, and the override holders of courses, with all that these students have."""
+    if needs.waitlists:
+        known = {id: ledger.waitlists.get(id) for id in sorted(needs.waitlists)}
+        pages_read = max([each.pages for each in known.values() if each], default=0)
+        limit = min(PAGE << pages_read, LARGEST_PAGE)
+        after = [each.loaded_through if each else 0 for each in known.values()]
+        rows = await waitlist.load_unjudged(connection, [*known], after, ledger.now, limit)
+        pages: dict[int, list[enrollments.Enrollment]] = {course_id: [] for course_id in known}
+        for row in rows:
+            pages[row.course_id].append(row)
+            needs.students.add(row.student_id)
+            needs.pairs.update((row.student_id, dropped) for dropped in json.loads(row.swap_drops or "[]"))
+        for course_id, page in pages.items():
+            ledger.add_waitlist_page(course_id, page, complete=len(page) < limit)
+    if needs.override_holders:
+        for holder in await overrides.load_override_holders(connection, sorted(needs.override_holders), ledger.now):
+            ledger.add_override_holder(*holder)
+            needs.students.add(holder.student_id)
+            needs.pairs.add(holder)
+        ledger.loaded_holders |= needs.override_holders
+
+
+async def _unjudge(connection: Connection, ledger: Ledger, relaxed: Relaxed) -> None:
+    """Mark the students unjudged who were blocked in what a change has relaxed, and their waitlists to be looked at.
+
+    The statements see the tables alone, so everything in memory is written first.
+    """
+    await save(connection, ledger.flush())
+    pairs: list[enrollments.Pair] = []
+    if relaxed.courses or relaxed.terms:
+        pairs += await waitlist.unjudge_courses(connection, sorted(relaxed.courses), sorted(relaxed.terms))
+    if relaxed.members or relaxed.members_of_terms:
+        pairs += await waitlist.unjudge_members(connection, sorted(relaxed.members), sorted(relaxed.members_of_terms))
+    if relaxed.students:
+        pairs += await waitlist.unjudge_students(connection, sorted(relaxed.students))
+    if relaxed.due:
+        pairs += await waitlist.unjudge_due(connection, ledger.now, DUE_AT_ONCE)
+    if relaxed.reopened_terms:
+        for course_id in await waitlist.load_waitlisted_courses(connection, sorted(relaxed.reopened_terms)):
+            ledger.mark_promotable(course_id, relaxed.origin)
+    for student_id, course_id in pairs:
+        ledger.add_unjudged(student_id, course_id)
+        ledger.mark_promotable(course_id, relaxed.origin)
+    ledger.relaxed.remove(relaxed)
+    ledger.commit()
+
+
+async def _load_students(connection: Connection, ledger: Ledger, ids: set[int]) -> set[int]:
+    """Load students with all that they have, and return the ids of the courses that they are waitlisted for."""
+    waitlisted_for: set[int] = set()
+    if not ids:
+        return waitlisted_for
+    waitlisted, with_holds, with_overrides = [], [], []
+    for row in await enrollments.load_transcripts(connection, sorted(ids), ledger.now):
+        ledger.add_transcript(row)
+        if row.waitlisted:
+            waitlisted.append(row.student_id)
+            waitlisted_for.update(row.waitlisted)
+        if row.has_holds:
+            with_holds.append(row.student_id)
+        if row.has_overrides:
+            with_overrides.append(row.student_id)
+    if waitlisted:
+        for blocked in await waitlist.load_blocked(connection, waitlisted):
+            ledger.add_enrollment(blocked)
+    if with_holds:
+        for hold in await holds.load_holds(connection, with_holds, ledger.now):
+            ledger.add_hold(hold)
+    if with_overrides:
+        for override in await overrides.load_overrides(connection, with_overrides, ledger.now):
+            ledger.add_override(override)
+    ledger.loaded_students |= ids
+    return waitlisted_for
+
+
+async def _load_courses(connection: Connection, ledger: Ledger, ids: set[int]) -> None:
+    """Load courses with their seats."""
+    if not ids:
+        return
+    for course in await courses.load_courses(connection, sorted(ids)):
+        ledger.courses.load(course.id, course)
+    ledger.loaded_courses |= ids
+
+
+async def _load_catalog(connection: Connection, ledger: Ledger, needs: Needs) -> None:
+    """Load what the catalog does not know: requirements, terms, and definitions of courses that students have.
+
+    Definitions are loaded for all students once a rule asks for those of one: mostly it asks for all, or for none.
+    """
+    catalog = ledger.catalog
+    if new := sorted(course.id for course in ledger.courses if course.id not in catalog.requirements):
+        required = await requirements.load_requirements(connection, new)
+        catalog.requirements.update(dict.fromkeys(new, ()))
+        for course_id, rows in groupby(required, lambda row: row.course_id):
+            catalog.requirements[course_id] = groups_of(rows)
+    wanted = {*needs.terms}
+    wanted.update([course.term_id for course in ledger.courses if course.term_id is not None])
+    if needs.definitions:
+        new = sorted((needs.definitions | ledger.courses_had()) - catalog.definitions.keys())
+        for definition in await courses.load_definitions(connection, new):
+            catalog.definitions[definition.id] = definition
+            if definition.term_id is not None:
+                wanted.add(definition.term_id)
+    if new := sorted(wanted - catalog.terms.keys() - ledger.loaded_terms):
+        for term in await terms.load_terms(connection, new):
+            catalog.terms[term.id] = term
+        ledger.loaded_terms.update(new)
+
+
+def groups_of(rows: Iterable[Requirement]) -> tuple[Group, ...]:
+    """Return the groups of one course's requirements."""
+    return tuple(
+        Group(kind, tuple(row.code for row in members))
+        for (_, kind), members in groupby(rows, lambda row: (row.group_number, row.kind))
+    )
+
+
+async def _load_resources(
+    connection: Connection, ledger: Ledger, resource: ResourceType[Row, Fields], needs: ResourceNeeds
+) -> None:
+    """Load the rows of one resource type by id, by external id, or by a unique key that a change wants to have."""
+    table = resource.table(ledger)
+    if needs.ids:
+        for row in await resource.load(connection, sorted(needs.ids)):
+            table.load(row.id, row)
+    wanted: list[Mapping[str, Any]] = [*needs.created]
+    for id, values in needs.edited:
+        edited = table.get(id)
+        # An edit may change one half of a unique key and keep the other.
+        kept = {name: getattr(edited, name) for name in resource.key_parts if edited is not None}
+        wanted.append({**kept, **values})
+    if wanted:
+        external_ids = [*needs.external_ids]
+        external_ids += [values["external_id"] for values in wanted if values.get("external_id") is not None]
+        for row in await resource.match(connection, external_ids, wanted):
+            table.load(row.id, row)
+    if needs.deleted:
+        used = await resource.load_in_use(connection, ledger, sorted(needs.deleted))
+        ledger.in_use.update((resource.name, id) for id in used)

@@ -1,0 +1,97 @@
+"""Overrides: granting one to a student and ending it."""
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from service.errors import OverrideNotFound
+from service.registrar.changes import Change, Origin
+from service.registrar.courses import find_course
+from service.registrar.ledger import Ledger
+from service.registrar.needs import Needs
+from service.registrar.students import check_student
+from sql.overrides import Override, reserve_override_ids
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrantOverride(Change[Override]):
+    """Lift one rule for one student and one course, once."""
+
+    student_id: int
+    course_id: int
+    rule: str
+    author: str
+    reason: str
+    expires_at: datetime | None = None
+
+    def add_needs(self, needs: Needs) -> None:
+        """Add the student, the course and an id."""
+        needs.students.add(self.student_id)
+        needs.courses.add(self.course_id)
+        needs.pairs.add((self.student_id, self.course_id))
+        needs.ids[reserve_override_ids] += 1
+
+    def decide(self, ledger: Ledger) -> Override:
+        """Return the new override."""
+        check_student(ledger, self.student_id)
+        find_course(ledger, self.course_id)
+        override = Override(
+            id=ledger.take_id(reserve_override_ids),
+            student_id=self.student_id,
+            course_id=self.course_id,
+            rule=self.rule,
+            author=self.author,
+            reason=self.reason,
+            expires_at=self.expires_at,
+            used_at=None,
+            created_at=ledger.now,
+        )
+        ledger.put_override(override)
+        _append_event(ledger, "granted", self.origin, None, override)
+        # An override of drop_closed may let a swap drop this course for another one: all places are judged again.
+        ledger.changed_students.put(self.student_id, self.origin)
+        return override
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndOverride(Change[Override]):
+    """End an override now; one that is used or has expired stays as it is."""
+
+    student_id: int
+    override_id: int
+
+    def add_needs(self, needs: Needs) -> None:
+        """Add the student and the override."""
+        needs.students.add(self.student_id)
+        needs.overrides.add(self.override_id)
+
+    def decide(self, ledger: Ledger) -> Override:
+        """Return the ended override."""
+        check_student(ledger, self.student_id)
+        override = ledger.overrides.get(self.override_id)
+        if override is None or override.student_id != self.student_id:
+            raise OverrideNotFound(self.override_id)
+        if override.used_at is not None or (override.expires_at is not None and override.expires_at <= ledger.now):
+            return override
+        ended = replace(override, expires_at=ledger.now)
+        ledger.put_override(ended)
+        _append_event(ledger, "ended", self.origin, override, ended)
+        return ended
+
+
+def _append_event(ledger: Ledger, what: str, origin: Origin, before: Override | None, after: Override) -> None:
+    def state(override: Override) -> dict[str, object]:
+        return {
+            "override_id": override.id,
+            "rule": override.rule,
+            "author": override.author,
+            "expires_at": override.expires_at,
+        }
+
+    ledger.append_event(
+        f"override.{what}",
+        origin,
+        student_id=after.student_id,
+        course_id=after.course_id,
+        before=None if before is None else state(before),
+        after=state(after),
+    )

@@ -1,0 +1,81 @@
+"""Judging every blocked student again, as ``python -m service check`` does; nothing is written."""
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import timedelta
+
+from service.registrar import rules
+from service.registrar.ledger import Ledger
+from service.registrar.load import load
+from service.registrar.needs import Needs, NotLoaded
+from service.registrar.waitlist import judge_waitlisted
+from sql import NEVER, Connection
+from sql.enrollments import Enrollment
+from sql.feed import load_head
+from sql.waitlist import list_blocked
+
+PAGE = 500
+"""Blocked students in memory at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Eligible:
+    """A blocked student whom every rule admits."""
+
+    course_id: int
+    student_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class LateRecheck:
+    """A blocked student whose ``recheck_at`` is later than the instant at which the clock lifts the refusals."""
+
+    course_id: int
+    student_id: int
+    recheck_at: str
+    lapses_at: str
+
+
+async def review_blocked(connection: Connection, sweep_interval: float) -> AsyncIterator[Eligible | LateRecheck]:
+    """Judge every blocked student and yield what is wrong, page by page.
+
+    A student who became eligible by the clock within the last ``sweep_interval`` seconds is left to the next sweep.
+    """
+    course_id = position = 0
+    while page := await list_blocked(connection, course_id, position, PAGE):
+        course_id, position = page[-1].course_id, page[-1].joined_position
+        ledger = Ledger(await load_head(connection))
+        needs = Needs(
+            students={row.student_id for row in page},
+            courses={row.course_id for row in page},
+            pairs={(row.student_id, dropped) for row in page for dropped in json.loads(row.swap_drops or "[]")},
+        )
+        await load(connection, ledger, needs)
+        for row in page:
+            while True:
+                try:
+                    fault = _review(ledger, row, sweep_interval)
+                    break
+                except NotLoaded as error:
+                    await load(connection, ledger, error.needs)
+            if fault is not None:
+                yield fault
+
+
+def _review(ledger: Ledger, row: Enrollment, sweep_interval: float) -> Eligible | LateRecheck | None:
+    assert row.recheck_at is not None
+    course = ledger.course(row.course_id)
+    assert course is not None
+    term = ledger.term(course.term_id)
+    if term is not None and rules.end_of(term) <= ledger.now:
+        return None
+    # A seat is not asked for: whether one is free does not block a student.
+    refusals = [refusal for refusal in judge_waitlisted(ledger, course, row)[0] if refusal.code != "course_full"]
+    lapses_at = rules.lapse_of(refusals) or NEVER
+    if not refusals:
+        swept = row.recheck_at > ledger.now - timedelta(seconds=sweep_interval)
+        return None if swept and row.recheck_at <= ledger.now else Eligible(row.course_id, row.student_id)
+    if row.recheck_at > lapses_at:
+        return LateRecheck(row.course_id, row.student_id, rules.timestamp(row.recheck_at), rules.timestamp(lapses_at))
+    return None

@@ -1,0 +1,88 @@
+"""From the ledger into the tables: the final row of each key once, and all events in order."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from service.registrar.application import Group
+from service.registrar.courses import COURSE
+from service.registrar.ledger import Written
+from service.registrar.resources import ResourceType, Row
+from service.registrar.students import STUDENT
+from service.registrar.terms import TERM
+from service.registrar.unit_of_work import Flush
+from sql import Connection, enrollments, feed, holds, overrides, requirements
+from sql.courses import Course, Seats
+from sql.enrollments import Enrollment
+from sql.requirements import Requirement
+
+
+async def save(connection: Connection, written: Written) -> None:
+    """Write everything, by statements whose number does not grow with the changes."""
+    await _save_resources(connection, TERM, written.terms)
+    # Deletions go first: another row may have the address or the code of a deleted one.
+    await _delete_resources(connection, STUDENT, written.students)
+    await _save_resources(connection, STUDENT, written.students)
+    await _delete_resources(connection, COURSE, written.courses)
+    await _save_resources(connection, COURSE, written.courses)
+    # A term is deleted last, since its courses have to leave it. A new term with its code is refused, and goes alone.
+    await _delete_resources(connection, TERM, written.terms)
+    if written.holds.saved:
+        await holds.save_holds(connection, [*written.holds.saved.values()])
+    if written.overrides.saved:
+        await overrides.save_overrides(connection, [*written.overrides.saved.values()])
+    if written.requirements.saved:
+        await _save_requirements(connection, written.requirements.saved)
+    if written.enrollments.saved:
+        new, changed = _new_and_changed(written.enrollments)
+        seats = _counters(written.courses)
+        await enrollments.save_enrollments(
+            connection, new, written.now, changed=changed, seats=seats, events=written.events
+        )
+    elif written.events:
+        await feed.append_events(connection, written.events, written.now)
+
+
+async def _delete_resources(connection: Connection, resource: ResourceType[Row, Any], flush: Flush[int, Row]) -> None:
+    if flush.removed:
+        await resource.delete(connection, flush.removed)
+
+
+async def _save_resources(connection: Connection, resource: ResourceType[Row, Any], flush: Flush[int, Row]) -> None:
+    if saved := [row for row in flush.saved.values() if not _only_seats_changed(flush, row)]:
+        await resource.save(connection, saved)
+
+
+async def _save_requirements(connection: Connection, changed: Mapping[int, tuple[Group, ...]]) -> None:
+    await requirements.clear_requirements(connection, sorted(changed))
+    rows = [
+        Requirement(course_id, group.kind, number, code)
+        for course_id, groups in changed.items()
+        for number, group in enumerate(groups, start=1)
+        for code in group.codes
+    ]
+    if rows:
+        await requirements.add_requirements(connection, rows)
+
+
+def _new_and_changed(flush: Flush[tuple[int, int], Enrollment]) -> tuple[list[Enrollment], list[Enrollment]]:
+    """Divide rows into new ones, all times of which are now, and changed ones."""
+    new: list[Enrollment] = []
+    changed: list[Enrollment] = []
+    for key, row in flush.saved.items():
+        (new if flush.before[key] is None else changed).append(row)
+    return new, changed
+
+
+def _counters(flush: Flush[int, Course]) -> list[Seats]:
+    """Return the counters of the courses of which nothing but the seats has changed."""
+    return [
+        Seats(course.id, course.seats_taken, course.waitlisted)
+        for course in flush.saved.values()
+        if _only_seats_changed(flush, course)
+    ]
+
+
+def _only_seats_changed(flush: Flush[int, Row], row: Row) -> bool:
+    """Return whether nothing else of an existing row has changed: its version counts everything else."""
+    before = flush.before[row.id]
+    return before is not None and before.version == row.version

@@ -1,0 +1,83 @@
+"""Students as a resource type."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final, TypedDict
+
+from service.errors import EmailTaken, ExternalIdTaken, StudentNotFound
+from service.registrar.changes import Origin
+from service.registrar.ledger import Ledger
+from service.registrar.resources import ResourceType, external_id_of
+from sql import Connection, enrollments, students
+from sql.students import Student
+
+
+class StudentFields(TypedDict):
+    """The fields of a student that callers write."""
+
+    external_id: str | None
+    given_name: str
+    family_name: str
+    email: str
+    max_credits: float | None
+
+
+def _create(id: int, now: datetime, fields: StudentFields) -> Student:
+    return Student(id=id, version=1, created_at=now, updated_at=now, **fields)
+
+
+def _validate(_ledger: Ledger, _student: Student) -> None:
+    """Accept every student: each field was validated by itself."""
+
+
+def _on_update(ledger: Ledger, before: Student, after: Student, origin: Origin) -> None:
+    if before.max_credits != after.max_credits:
+        ledger.changed_students.put(after.id, origin)
+
+
+def _on_delete(ledger: Ledger, id: int) -> None:
+    for hold in [hold for hold in ledger.holds if hold.student_id == id]:
+        ledger.holds.put(hold.id, None)
+    for override in [override for override in ledger.overrides if override.student_id == id]:
+        ledger.overrides.put(override.id, None)
+
+
+def _is_in_use(ledger: Ledger, id: int) -> bool:
+    return any(ledger.courses_of(id))
+
+
+async def _match(connection: Connection, external_ids: list[str], wanted: Sequence[Mapping[str, Any]]) -> list[Student]:
+    emails = [fields["email"].lower() for fields in wanted if "email" in fields]
+    return await students.match_students(connection, external_ids, emails)
+
+
+async def _load_in_use(connection: Connection, _ledger: Ledger, ids: list[int]) -> list[int]:
+    return await enrollments.load_students_in_use(connection, ids)
+
+
+STUDENT: Final[ResourceType[Student, StudentFields]] = ResourceType(
+    name="student",
+    table=lambda ledger: ledger.students,
+    create=_create,
+    not_found=StudentNotFound,
+    unique={EmailTaken: lambda student: student.email.lower(), ExternalIdTaken: external_id_of},
+    key_parts=(),
+    server_fields=frozenset(),
+    redact_in_events=True,
+    validate=_validate,
+    on_update=_on_update,
+    on_delete=_on_delete,
+    is_in_use=_is_in_use,
+    load=students.load_students,
+    match=_match,
+    load_in_use=_load_in_use,
+    save=students.save_students,
+    delete=students.delete_students,
+    reserve_ids=students.reserve_student_ids,
+)
+
+
+def check_student(ledger: Ledger, student_id: int) -> None:
+    """Raise ``StudentNotFound`` where there is no such student."""
+    if not ledger.has_student(student_id):
+        raise StudentNotFound(student_id)

@@ -1,0 +1,102 @@
+"""Terms as a resource type."""
+
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime
+from typing import Any, Final, TypedDict
+
+from service.errors import CodeTaken, TermDates, TermNotFound
+from service.registrar.changes import Origin
+from service.registrar.ledger import Ledger
+from service.registrar.needs import Relaxed
+from service.registrar.resources import ResourceType
+from sql import Connection, terms
+from sql.terms import Term
+
+
+class TermFields(TypedDict):
+    """The fields of a term that callers write."""
+
+    code: str
+    name: str
+    starts_on: date
+    ends_on: date
+    enroll_from: datetime | None
+    enroll_until: datetime | None
+    drop_until: datetime | None
+    withdraw_until: datetime | None
+    max_credits: float | None
+
+
+def _create(id: int, now: datetime, fields: TermFields) -> Term:
+    return Term(id=id, version=1, created_at=now, updated_at=now, **fields)
+
+
+def _validate(_ledger: Ledger, term: Term) -> None:
+    if term.starts_on > term.ends_on:
+        raise TermDates("starts_on", "ends_on")
+    if term.enroll_from is not None and term.enroll_until is not None and term.enroll_from > term.enroll_until:
+        raise TermDates("enroll_from", "enroll_until")
+    if term.drop_until is not None and term.withdraw_until is not None and term.drop_until > term.withdraw_until:
+        raise TermDates("drop_until", "withdraw_until")
+
+
+def _on_update(ledger: Ledger, before: Term, after: Term, origin: Origin) -> None:
+    """Have those judged again who may be eligible now; an edit of any other field makes nobody eligible."""
+
+    def changed(*names: str) -> bool:
+        return any(getattr(before, name) != getattr(after, name) for name in names)
+
+    relaxed = Relaxed(origin)
+    if changed("max_credits"):
+        relaxed.terms.add(after.id)
+    if changed("starts_on", "ends_on"):
+        # Whether meetings clash depends on the dates.
+        relaxed.terms.add(after.id)
+        relaxed.members_of_terms.add(after.id)
+    if changed("withdraw_until"):
+        # Whether a swap can drop a course depends on the deadline.
+        relaxed.members_of_terms.add(after.id)
+    if changed("enroll_from", "enroll_until", "ends_on"):
+        # Nobody is judged while a term is closed: its courses are open for promotion again.
+        relaxed.reopened_terms.add(after.id)
+    if relaxed != Relaxed(origin):
+        ledger.relax(relaxed)
+
+
+def _on_delete(_ledger: Ledger, _id: int) -> None:
+    """Remove nothing else: a term that has courses can't be deleted."""
+
+
+def _is_in_use(ledger: Ledger, id: int) -> bool:
+    return any(course.term_id == id for course in ledger.courses)
+
+
+async def _match(connection: Connection, _external_ids: list[str], wanted: Sequence[Mapping[str, Any]]) -> list[Term]:
+    return await terms.match_terms(connection, [fields["code"] for fields in wanted if "code" in fields])
+
+
+async def _load_in_use(connection: Connection, ledger: Ledger, ids: list[int]) -> list[int]:
+    """Return the terms that have courses, but for courses in memory: a change may move them out of the term."""
+    return await terms.load_terms_in_use(connection, ids, [course.id for course in ledger.courses])
+
+
+TERM: Final[ResourceType[Term, TermFields]] = ResourceType(
+    name="term",
+    table=lambda ledger: ledger.terms,
+    create=_create,
+    not_found=TermNotFound,
+    unique={CodeTaken: lambda term: term.code},
+    key_parts=(),
+    server_fields=frozenset(),
+    redact_in_events=False,
+    validate=_validate,
+    on_update=_on_update,
+    on_delete=_on_delete,
+    is_in_use=_is_in_use,
+    load=terms.load_terms,
+    match=_match,
+    load_in_use=_load_in_use,
+    save=terms.save_terms,
+    delete=terms.delete_terms,
+    reserve_ids=terms.reserve_term_ids,
+)

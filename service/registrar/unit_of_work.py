@@ -1,0 +1,117 @@
+"""The unit of work: rows by key that know what to write, and an undo log for changes that are refused."""
+
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+
+Key = TypeVar("Key", bound=Hashable)
+Row = TypeVar("Row")
+UniqueKey: TypeAlias = Callable[[Row], Hashable]
+
+
+class UndoLog:
+    """What to put back where a change is refused: the steps since the last ``commit``."""
+
+    def __init__(self) -> None:
+        self._steps: list[tuple[Callable[[Any, Any], None], Any, Any]] = []
+        self.add = self._steps.append
+        """Add a step: a function, the key that it gets, and the value to put back, None for nothing."""
+
+    def rollback(self) -> None:
+        """Undo every step since the last ``commit``, the newest first."""
+        while self._steps:
+            put_back, key, old = self._steps.pop()
+            put_back(key, old)
+
+    def commit(self) -> None:
+        """Make every step final."""
+        self._steps.clear()
+
+
+class Flush(NamedTuple, Generic[Key, Row]):
+    """What differs from the database: rows to save, keys to delete, and the rows as they were, None where new."""
+
+    saved: dict[Key, Row]
+    removed: list[Key]
+    before: dict[Key, Row | None]
+
+
+class IdentityMap(Generic[Key, Row]):
+    """Rows by key, each once. It remembers what the database holds, and undoes what a refused change did."""
+
+    def __init__(self, undo: UndoLog | None = None) -> None:
+        self._rows: dict[Key, Row] = {}
+        self._loaded: dict[Key, Row | None] = {}
+        """What the database holds of the rows that were put."""
+        undo = undo or UndoLog()
+        self._add_undo, self._put_back = undo.add, self._set
+        self._indexes: dict[UniqueKey[Row], dict[Hashable, Row]] = {}
+        self.get = self._rows.get
+        """Return a row, or None where there is none."""
+        self.rollback, self.commit = undo.rollback, undo.commit
+
+    def load(self, key: Key, row: Row) -> None:
+        """Add a row of the database, unless a change has put another one in its place."""
+        if key not in self:
+            self._set(key, row)
+
+    def reload(self, key: Key, row: Row) -> None:
+        """Replace a row that a statement has changed in the database, where no change has put another one."""
+        self._set(key, row)
+
+    def find(self, key_of: "UniqueKey[Row]", key: Hashable) -> Row | None:
+        """Return the row with another unique key; None is no key."""
+        index = self._indexes.get(key_of)
+        if index is None:
+            index = self._indexes[key_of] = {key_of(row): row for row in self._rows.values()}
+        return None if key is None else index.get(key)
+
+    def __getitem__(self, key: Key) -> Row:
+        return self._rows[key]
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._rows or key in self._loaded
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self._rows.values())
+
+    def items(self) -> list[tuple[Key, Row]]:
+        """Return the rows with their keys, as they are now."""
+        return list(self._rows.items())
+
+    def has_removed(self, key: Key) -> bool:
+        """Return whether a change has removed a row."""
+        return key in self._loaded and key not in self._rows
+
+    def put(self, key: Key, row: Row | None) -> None:
+        """Set a row, or remove it with None."""
+        old = self._rows.get(key)
+        # Rows are saved in the order of their last change: an earlier one may have given up a unique key.
+        self._loaded[key] = self._loaded.pop(key, old)
+        self._add_undo((self._put_back, key, old))
+        self._set(key, row)
+
+    def flush(self) -> "Flush[Key, Row]":
+        """Return what differs from the database, which is taken as written from now on."""
+        rows = self._rows
+        # A removed row stays known as removed: it must not be loaded again.
+        before, self._loaded = self._loaded, {key: None for key in self._loaded if key not in rows}
+        return Flush(
+            saved={key: row for key, old in before.items() if (row := rows.get(key)) is not None and row != old},
+            removed=[key for key, old in before.items() if old is not None and key not in rows],
+            before=before,
+        )
+
+    def _set(self, key: Key, row: Row | None) -> None:
+        if self._indexes:
+            self._reindex(self._rows.get(key), row)
+        if row is not None:
+            self._rows[key] = row
+        else:
+            self._rows.pop(key, None)
+
+    def _reindex(self, old: Row | None, row: Row | None) -> None:
+        for key_of, index in self._indexes.items():
+            if old is not None:
+                index.pop(key_of(old), None)
+            if row is not None:
+                index[key_of(row)] = row

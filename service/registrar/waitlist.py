@@ -1,0 +1,210 @@
+"""Who gets a free seat: the promotions that follow every change, and the sweep that follows the clock.
+
+The invariant: no seat is free while an eligible student is waitlisted for it. A waitlisted student is either unjudged
+or blocked. A blocked one was judged and refused, and stays refused until something of the student, of the course, of its
+term or of the clock changes; that change makes the row unjudged again. So a free seat looks at unjudged students alone,
+and each of them is seated or becomes blocked: constant work for each, once.
+"""
+
+import json
+from dataclasses import dataclass
+
+from service.errors import PromotionsPending
+from service.registrar import rules, seats
+from service.registrar.application import Application, Course, Refusal
+from service.registrar.changes import Change, Origin
+from service.registrar.ledger import Ledger
+from service.registrar.moves import judge_drop, lift, move, use
+from service.registrar.needs import Needs, NotLoaded, Relaxed
+from sql import NEVER
+from sql.enrollments import Enrollment, Pair
+from sql.overrides import Override
+
+
+def settle(ledger: Ledger) -> None:
+    """Restore the invariant after a change, as far as this transaction may.
+
+    While some course has a free seat and an unjudged student, the first such student of the course with the smallest id
+    is judged. Each student is committed alone, so that ``NotLoaded`` loses nothing that was done before it.
+    """
+    while True:
+        if ledger.relaxed:
+            raise NotLoaded(Needs(relaxed=ledger.relaxed[0]))
+        _unjudge_changed_students(ledger)
+        course_id = ledger.first_promotable()
+        if course_id is None or ledger.promotions_left <= 0:
+            return
+        _judge_next(ledger, course_id)
+        ledger.commit()
+
+
+def settle_before_newcomer(ledger: Ledger, course_ids: tuple[int, ...], origin: Origin) -> None:
+    """Promote everyone who has become eligible since the last change, so that a newcomer never overtakes them.
+
+    These promotions are kept whatever becomes of the newcomer.
+
+    Raises:
+        PromotionsPending: a course has more students to judge than one transaction may.
+    """
+    for course_id in course_ids:
+        course = ledger.course(course_id)
+        if course is not None and course.waitlisted and seats.has_free_seat(course):
+            ledger.mark_promotable(course_id, origin)
+    if ledger.first_promotable() is None:
+        return
+    settle(ledger)
+    for course_id in course_ids:
+        course = ledger.course(course_id)
+        if course_id in ledger.promotable_ids() and course is not None and seats.has_free_seat(course):
+            raise PromotionsPending(course_id)
+
+
+def _unjudge_changed_students(ledger: Ledger) -> None:
+    """Make the waitlist places of changed students unjudged, and have those looked at that a seat may be free for."""
+    for student_id, origin in ledger.changed_students.items():
+        if ledger.has_student(student_id):
+            for course_id, mark in ledger.marks(student_id).items():
+                if mark == "waitlisted":
+                    _unjudge(ledger, student_id, course_id, origin)
+        ledger.changed_students.put(student_id, None)
+        ledger.commit()
+
+
+def _unjudge(ledger: Ledger, student_id: int, course_id: int, origin: Origin) -> None:
+    row = ledger.enrollments.get((student_id, course_id))
+    if row is not None and row.recheck_at is not None:
+        ledger.put_enrollment(row._replace(recheck_at=None))
+    course = ledger.course(course_id)
+    if course is None:
+        return
+    if ledger.overrides_of(student_id, course_id):
+        ledger.add_override_holder(student_id, course_id)
+        ledger.mark_promotable(course_id, origin)
+    elif seats.has_free_seat(course):
+        ledger.mark_promotable(course_id, origin)
+
+
+def _judge_next(ledger: Ledger, course_id: int) -> None:
+    """Judge the next unjudged student of a course, or note that there is nobody left to judge."""
+    origin = ledger.promotable[course_id]
+    course = ledger.course(course_id)
+    row = None if course is None else _next_candidate(ledger, course)
+    if course is None or row is None:
+        ledger.promotable.put(course_id, None)
+        return
+    ledger.promotions_left -= 1
+    refusals, used, drops = judge_waitlisted(ledger, course, row)
+    if refusals:
+        _block(ledger, row, refusals, origin)
+    else:
+        _seat(ledger, row, used, drops, origin)
+
+
+def _next_candidate(ledger: Ledger, course: Course) -> Enrollment | None:
+    """Return the next student of a course to judge.
+
+    Where the course has no seat to give, or is closed to promotion, only students whose overrides lift that are judged.
+    """
+    term = ledger.term(course.term_id)
+    if course.status != "open" or not course.waitlisted or (term is not None and rules.end_of(term) <= ledger.now):
+        return None
+    obstacles = [] if seats.has_free_seat(course) else ["course_full"]
+    if (closed := rules.promotion_rule(term, ledger.now)) is not None:
+        obstacles.append(closed)
+    return ledger.next_override_holder(course.id, obstacles) if obstacles else ledger.next_unjudged(course.id)
+
+
+def judge_waitlisted(
+    ledger: Ledger, course: Course, row: Enrollment
+) -> tuple[tuple[Refusal, ...], tuple[Override, ...], list[Enrollment]]:
+    """Judge a waitlisted student as if the drops of the swap were made.
+
+    Returns the refusals that remain, the overrides that the seat would use, and the rows that it would drop.
+    """
+    drops = []
+    refusals: tuple[Refusal, ...] = ()
+    for dropped_id in json.loads(row.swap_drops or "[]"):
+        dropped = ledger.enrollment(row.student_id, dropped_id)
+        if dropped is not None and dropped.status not in seats.INACTIVE:
+            drops.append(dropped)
+            refusals += judge_drop(ledger, dropped)[1]
+    application = Application(
+        now=ledger.now,
+        course_id=course.id,
+        course=course,
+        history=ledger.history(row.student_id, {course.id, *(dropped.course_id for dropped in drops)}),
+        term=ledger.term(course.term_id),
+        seat="seat",
+        groups=ledger.groups(course.id),
+    )
+    found = rules.judge(application)
+    if not seats.has_free_seat(course):
+        found += tuple(rules.course_full(application._replace(seat="none")))
+    remaining, used = lift(found, ledger.overrides_of(row.student_id, course.id))
+    return refusals + remaining, used, drops
+
+
+def _seat(ledger: Ledger, row: Enrollment, used: tuple[Override, ...], drops: list[Enrollment], origin: Origin) -> None:
+    for dropped in drops:
+        status, _, lifted = judge_drop(ledger, dropped)
+        use(ledger, lifted, origin)
+        move(ledger, row.student_id, dropped.course_id, status, origin)
+    override_id = use(ledger, used, origin)
+    move(ledger, row.student_id, row.course_id, "enrolled", origin, event="promoted", override_id=override_id)
+    ledger.promoted += 1
+
+
+def _block(ledger: Ledger, row: Enrollment, refusals: tuple[Refusal, ...], origin: Origin) -> None:
+    """Mark a student blocked; an event says why, where the reasons are not those of the last time."""
+    reasons = [{"code": refusal.code, **refusal.public} for refusal in refusals]
+    text = json.dumps(reasons, ensure_ascii=False)
+    ledger.put_enrollment(row._replace(skipped=text, recheck_at=rules.lapse_of(refusals) or NEVER))
+    if text == row.skipped:
+        return
+    ledger.append_event(
+        "enrollment.skipped",
+        origin,
+        student_id=row.student_id,
+        course_id=row.course_id,
+        before={"status": "waitlisted"},
+        after={"status": "waitlisted", "reasons": reasons},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What a sweep has done."""
+
+    promoted: int
+    ended: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep(Change[Swept]):
+    """Follow the clock: promote students who became eligible through the passage of time, and end waitlists.
+
+    ``course_ids`` have free seats beside unjudged students; ``ended`` are waitlist places in terms that are over.
+    """
+
+    course_ids: tuple[int, ...] = ()
+    ended: tuple[Pair, ...] = ()
+
+    def add_needs(self, needs: Needs) -> None:
+        """Add the courses, and the students of the places that end."""
+        needs.courses.update(self.course_ids, [pair.course_id for pair in self.ended])
+        needs.students.update([pair.student_id for pair in self.ended])
+        needs.pairs.update(self.ended)
+
+    def decide(self, ledger: Ledger) -> Swept:
+        """Drop the places that end, and note whom to judge."""
+        ended = 0
+        for student_id, course_id in self.ended:
+            row, course = ledger.enrollment(student_id, course_id), ledger.course(course_id)
+            term = None if course is None else ledger.term(course.term_id)
+            if row is not None and row.status == "waitlisted" and term and rules.end_of(term) <= ledger.now:
+                move(ledger, student_id, course_id, "dropped", self.origin)
+                ended += 1
+        for course_id in self.course_ids:
+            ledger.mark_promotable(course_id, self.origin)
+        ledger.relax(Relaxed(self.origin, due=True))
+        return Swept(0, ended)
