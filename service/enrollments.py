@@ -150,23 +150,28 @@ class Left:
 Timestamp = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
 
 
-class Reason(TypedDict):
-    """One reason of a refusal: the code of a rule, and what that rule tells."""
+class Blocker(TypedDict):
+    """One reason why a waitlisted student was passed over: the code of a rule, and its parameters."""
 
     code: str
     opens_at: NotRequired[Timestamp]
     closed_at: NotRequired[Timestamp]
-    reason: NotRequired[str]
     any_of: NotRequired[list[str]]
     course_code: NotRequired[str]
     with_course_id: NotRequired[int]
     held: NotRequired[float]
     asked: NotRequired[float]
-    limit: NotRequired[float]
     capacity: NotRequired[int]
     seats_taken: NotRequired[int]
     waitlist_capacity: NotRequired[int]
-    detail: Annotated[str, Field(description="A sentence for people.")]
+
+
+class Reason(Blocker):
+    """One reason of a refusal: the code of a rule, its parameters and a sentence."""
+
+    reason: NotRequired[str]
+    limit: NotRequired[float]
+    detail: Annotated[str, Field(description="Human-readable message.")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,13 +203,24 @@ class Preview(Enrollments):
     dry_run: Literal[True] = True
 
 
+Position = Annotated[int | None, Field(description="The waitlist position counted from 1; null if not waitlisted.")]
+BlockedBy = Annotated[
+    list[Blocker] | None,
+    Field(
+        description="Every reason why the student is passed over when a seat becomes free; "
+        "null if the student is not waitlisted or not passed over."
+    ),
+]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudentCourse:
     """A course as one of a student's."""
 
     course_id: int
     status: Status
-    position: Annotated[int | None, Field(description="The place in line counted from 1; null who does not wait.")]
+    position: Position
+    blocked_by: BlockedBy
     joined_at: datetime
     passed: bool | None
     grade: str | None
@@ -226,7 +242,8 @@ class CourseStudent:
 
     student_id: int
     status: Status
-    position: Annotated[int | None, Field(description="The place in line counted from 1; null who does not wait.")]
+    position: Position
+    blocked_by: BlockedBy
     joined_at: datetime
     student: StudentInfo
 
@@ -390,6 +407,7 @@ def _moved(moved: Moved) -> MovedCourse:
         course_id=row.course_id,
         status=row.status,
         position=None,
+        blocked_by=None,
         joined_at=row.joined_at,
         passed=row.passed,
         grade=row.grade,
@@ -434,7 +452,7 @@ def _result(result: Result) -> str:
     """Write what became of one course."""
     course = result.course
     if course is None or result.outcome == "refused":
-        return _json(Refused(course_id=result.course_id, errors=[_reason(refusal) for refusal in result.refusals]))
+        return _json(Refused(course_id=result.course_id, errors=[reason_of(refusal) for refusal in result.refusals]))
     if result.outcome == "waitlisted":
         assert result.position is not None
         return _json(Waitlisted(course_id=course.id, position=result.position, course=_info(course)))
@@ -466,7 +484,8 @@ def _json(result: EnrollmentResult) -> str:
 RESULT: TypeAdapter[EnrollmentResult] = TypeAdapter(EnrollmentResult)
 
 
-def _reason(refusal: Refusal) -> Reason:
+def reason_of(refusal: Refusal) -> Reason:
+    """Return a refusal as the API shows it."""
     return cast(Reason, {"code": refusal.code, **refusal.params, "detail": sentence(refusal)})
 
 

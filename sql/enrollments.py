@@ -255,6 +255,38 @@ async def save_enrollments(
 
 
 LIST_COURSES_OF_STUDENTS: Final = """
+WITH waitlisted AS MATERIALIZED (
+    SELECT
+        places.student_id,
+        places.course_id,
+        sum(more.students) OVER (PARTITION BY places.course_id ORDER BY places.place) AS position,
+        own.blocked_by
+    FROM (
+        SELECT
+            student_courses.student_id,
+            student_courses.course_id,
+            student_courses.place,
+            lag(student_courses.place, 1, 0::bigint) OVER (PARTITION BY course_id ORDER BY place) AS place_before
+        FROM student_courses
+        WHERE student_courses.student_id = ANY($1::bigint[])
+            AND student_courses.status = 'waitlisted'
+    ) AS places
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS students
+        FROM student_courses
+        WHERE student_courses.course_id = places.course_id
+            AND student_courses.status = 'waitlisted'
+            AND student_courses.place > places.place_before
+            AND student_courses.place <= places.place
+    ) AS more
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN recheck_at IS NOT NULL THEN skipped END AS blocked_by
+        FROM student_courses
+        WHERE student_courses.course_id = places.course_id
+            AND student_courses.status = 'waitlisted'
+            AND student_courses.place = places.place
+    ) AS own
+)
 SELECT
     asked.number,
     page.items,
@@ -270,7 +302,7 @@ SELECT
         ) THEN page.last_id
     END AS next_after
 FROM
-    unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[]) WITH ORDINALITY
+    unnest($1, $2::text[], $3::bigint[], $4::bigint[]) WITH ORDINALITY
     AS asked (student_id, status, after_course_id, page_limit, number)
 CROSS JOIN LATERAL (
     SELECT json_agg(item)::text AS items, count(*) AS size, max(item.course_id) AS last_id
@@ -278,15 +310,8 @@ CROSS JOIN LATERAL (
         SELECT
             mine.course_id,
             mine.status,
-            CASE
-                WHEN mine.status = 'waitlisted' THEN (
-                    SELECT count(*)
-                    FROM student_courses AS line
-                    WHERE line.course_id = mine.course_id
-                        AND line.status = 'waitlisted'
-                        AND line.place <= mine.place
-                )
-            END AS position,
+            waitlisted.position,
+            waitlisted.blocked_by,
             to_char(mine.joined_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS joined_at,
             mine.passed,
             mine.grade,
@@ -309,6 +334,14 @@ CROSS JOIN LATERAL (
             LIMIT asked.page_limit
         ) AS mine
         INNER JOIN courses ON courses.id = mine.course_id
+        LEFT JOIN LATERAL (
+            SELECT position, blocked_by
+            FROM waitlisted
+            WHERE mine.status = 'waitlisted'
+                AND waitlisted.student_id = asked.student_id
+                AND waitlisted.course_id = mine.course_id
+            LIMIT 1
+        ) AS waitlisted ON true
         ORDER BY mine.course_id
     ) AS item
 ) AS page
@@ -316,7 +349,10 @@ CROSS JOIN LATERAL (
 
 
 async def list_courses_of_students(connection: Connection, asked: Sequence[CoursesAsked]) -> list[JsonPage]:
-    """Write pages of students' courses, each by course id; the session's time zone is UTC."""
+    """Format pages of students' courses as JSON, each by course id; the session's time zone is UTC.
+
+    Each waitlist is counted once, however many of its students are asked for.
+    """
     return [JsonPage._make(row) for row in await connection.fetch(LIST_COURSES_OF_STUDENTS, *columns(asked))]
 
 
@@ -342,6 +378,7 @@ CROSS JOIN LATERAL (
             roster.student_id,
             roster.status,
             NULL AS position,
+            NULL AS blocked_by,
             to_char(roster.joined_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS joined_at,
             (
                 SELECT student

@@ -262,6 +262,7 @@ FROM (
                         waitlist.student_id,
                         waitlist.status,
                         waitlist.position,
+                        waitlist.blocked_by,
                         to_char(waitlist.joined_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS joined_at,
                         (
                             SELECT student
@@ -277,6 +278,7 @@ FROM (
                 status,
                 place,
                 joined_at,
+                CASE WHEN recheck_at IS NOT NULL THEN skipped END AS blocked_by,
                 row_number() OVER (ORDER BY place) + (
                     SELECT count(*)
                     FROM student_courses AS ahead

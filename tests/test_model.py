@@ -26,6 +26,7 @@ from tests.model import Course, Model, Refused, Term
 HISTORIES = int(os.environ.get("HISTORIES", "40"))
 """How many random histories are run; a long run takes some thousands."""
 CONCURRENT_HISTORIES = max(12, HISTORIES // 4)
+LONG_HISTORIES = max(4, HISTORIES // 10)
 STEPS = 16
 AT_ONCE = {"enroll", "drop", "swap", "complete", "capacity", "cancel"}
 NUMBERS = count()
@@ -56,9 +57,10 @@ class Known(NamedTuple):
 class Campus:
     """A random campus, in the service and in the model under the same ids."""
 
-    def __init__(self, client: Client, chance: random.Random) -> None:
+    def __init__(self, client: Client, chance: random.Random, students: int | None = None) -> None:
         self.client = client
         self.chance = chance
+        self.students = students or chance.randint(3, 5)
         self.model = Model()
         self.hold_ids: list[tuple[int, int, str]] = []
         self.override_ids: dict[tuple[int, int, str], int] = {}
@@ -89,7 +91,7 @@ class Campus:
         for id in chance.sample(list(self.model.courses), chance.randint(0, 2)):
             self.model.courses[id].groups = self.groups(id)
             await self.serve(("require", (id, self.model.courses[id].groups)))
-        for _ in range(chance.randint(3, 5)):
+        for _ in range(self.students):
             limit = chance.choice([None, None, 4.0])
             self.model.limits[await new_student(self.client, max_credits=limit)] = limit
 
@@ -548,6 +550,27 @@ async def test_random_histories_end_as_in_the_model(
         assert (step, await campus.serve(step)) == (step, expected), history
         assert await campus.tables(connection) == known(campus.model), history
     assert await campus.lines_and_states() == known(campus.model).seen(), history
+    assert await told_twice(connection) == [], history
+    await assert_whole(connection)
+
+
+@histories(LONG_HISTORIES)
+async def test_long_waitlists_end_as_in_the_model(
+    client: Client, connection: Connection, chance: random.Random
+) -> None:
+    campus = Campus(client, chance, students=60)
+    await campus.build()
+    history = campus.rush()
+    for step in history:
+        assert (step, await campus.serve(step)) == (step, modelled(campus.model, step))
+    for _ in range(STEPS):
+        step = campus.step()
+        if step[0] == "override" and step[1] in campus.model.overrides:
+            continue
+        history.append(step)
+        expected = modelled(campus.model, step)
+        assert (step, await campus.serve(step)) == (step, expected), history
+        assert await campus.tables(connection) == known(campus.model), history
     assert await told_twice(connection) == [], history
     await assert_whole(connection)
 

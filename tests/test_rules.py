@@ -3,15 +3,20 @@
 import json
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
+from typing import get_args, get_type_hints
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
-from service.registrar.application import Application, Group, HeldSeat, Hold
+from service.enrollments import Blocker, Reason, reason_of
+from service.overrides import OverridableRule
+from service.registrar.application import Application, Group, HeldSeat, Hold, Refusal
 from service.registrar.changes import Origin
 from service.registrar.ledger import Ledger
 from service.registrar.rules import (
     DAYS,
+    FINAL_RULES,
     RULES,
     SENTENCES,
     judge,
@@ -153,6 +158,44 @@ def test_who_gets_no_seat_is_not_judged_by_time_and_credits(application: Applica
 def test_one_thing_or_the_other_is_full_exactly_where_there_is_no_seat_and_no_place(application: Application) -> None:
     full = [refusal.code for refusal in judge(application) if refusal.code in {"course_full", "waitlist_full"}]
     assert len(full) == (application.course is not None and application.seat == "none")
+
+
+def test_every_rule_but_the_final_ones_can_be_overridden_and_so_can_a_closed_drop() -> None:
+    lifted = {rule.__name__ for rule in set(RULES) - set(FINAL_RULES)} | {"drop_closed"}
+    assert set(get_args(OverridableRule)) == lifted
+
+
+def test_the_api_documents_every_parameter_of_every_rule_and_events_leave_out_the_private_ones() -> None:
+    found: dict[str, Refusal] = {}
+
+    @given(applications)
+    @settings(max_examples=500, database=None)
+    def collect(application: Application) -> None:
+        found.update({refusal.code: refusal for refusal in judge(application)})
+
+    collect()
+
+    # A new rule that these applications never trigger has to be added to them.
+    assert found.keys() == {rule.__name__ for rule in RULES}
+    public = set(get_type_hints(Blocker)) - {"code"}
+    private = set(get_type_hints(Reason)) - set(get_type_hints(Blocker)) - {"detail"}
+    for code, refusal in found.items():
+        assert refusal.public.keys() <= public, code
+        assert refusal.private.keys() <= private, code
+        shown = TypeAdapter(Reason).dump_python(reason_of(refusal))
+        assert refusal.params.keys() <= shown.keys(), code
+
+
+@given(applications)
+def test_what_lapses_by_the_clock_is_gone_when_its_time_has_come(application: Application) -> None:
+    """A refusal that lapses is not found at that instant, where nothing else has changed."""
+    for refusal in judge(application):
+        if refusal.lapses_at is not None and refusal.code != "antirequisite":
+            later = judge(application._replace(now=refusal.lapses_at))
+            assert refusal not in later
+        elif refusal.lapses_at is None:
+            much_later = judge(application._replace(now=NOW + timedelta(days=365)))
+            assert refusal.code in {each.code for each in much_later} or refusal.code == "enrollment_not_open"
 
 
 @given(applications, code_sets)

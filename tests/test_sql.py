@@ -343,10 +343,10 @@ INDEXES = {
     },
     "LOAD_WAITLISTED_COURSES": {"courses_waitlisted_idx"},
     "LOAD_UNJUDGED": {"student_courses_unjudged_idx", "student_courses_recheck_at_idx"},
-    "LOAD_BLOCKED": {"student_courses_blocked_idx"},
+    "LOAD_BLOCKED": {"student_courses_waitlisted_idx"},
     "LOAD_OVERRIDE_HOLDERS": {"overrides_course_id_idx"},
     "UNJUDGE_COURSES": {"student_courses_line_idx", "courses_waitlisted_idx"},
-    "UNJUDGE_STUDENTS": {"student_courses_blocked_idx"},
+    "UNJUDGE_STUDENTS": {"student_courses_waitlisted_idx"},
     "UNJUDGE_DUE": {"student_courses_recheck_at_idx", "student_courses_pkey"},
     "IS_ANY_DUE": {"student_courses_recheck_at_idx"},
     "LOAD_ENDED": {"courses_waitlisted_idx", "student_courses_line_idx", "terms_pkey"},
@@ -388,7 +388,12 @@ INDEXES = {
     "LOAD_STUDENTS_IN_USE": {"student_courses_pkey"},
     "LOAD_COURSES_IN_USE": {"student_courses_course_id_idx"},
     "SAVE_ENROLLMENTS": {"student_courses_pkey", "courses_pkey"},
-    "LIST_COURSES_OF_STUDENTS": {"student_courses_pkey", "courses_pkey", "student_courses_line_idx"},
+    "LIST_COURSES_OF_STUDENTS": {
+        "student_courses_pkey",
+        "courses_pkey",
+        "student_courses_line_idx",
+        "student_courses_waitlisted_idx",
+    },
     "LIST_STUDENTS_OF_COURSES": {"student_courses_course_id_idx", "students_pkey"},
     "LOCK_FEED": set(),
     "GET_EPOCH": {"events_pkey"},
@@ -398,8 +403,8 @@ INDEXES = {
 """The indexes that the plan of each statement of a request must use. Those of ``check`` read everything on purpose."""
 
 
-SORTED = {"LOAD_UNJUDGED", "LOAD_ENDED"}
-"""What sorts a few rows: those whose time has come."""
+SORTED = {"LOAD_UNJUDGED", "LOAD_ENDED", "LIST_COURSES_OF_STUDENTS"}
+"""What sorts a few rows: those whose time has come, and the waitlist places of the students asked for."""
 
 WIDE = {"UNJUDGE_MEMBERS", "LIST_BLOCKED"}
 """What reads all blocked students on purpose: where a course or a term is edited, and for ``check``."""

@@ -5,6 +5,9 @@ from typing import Any
 
 import pytest
 
+from service.database import Database
+from service.errors import PromotionsPending
+from service.registrar import Registrar
 from service.registrar.changes import Change, Origin
 from service.registrar.courses import COURSE, Cancel
 from service.registrar.enrollments import Enroll
@@ -20,7 +23,9 @@ from tests.campus import (
     let_holds_end,
     new_course,
     new_student,
+    read,
     registrar_of,
+    until,
     wait_for,
 )
 from tests.conftest import Client
@@ -229,3 +234,120 @@ async def test_an_override_that_is_used_at_once_is_answered_as_used(client: Clie
 
     assert granted["used_at"] is not None
     assert (await call(client, "GET", f"/students/{student}/overrides")).body["items"] == [granted]
+
+
+async def shown(client: Client, student: int, course: int) -> tuple[Any, Any]:
+    """Return what blocks a waitlisted student, as the student's courses and the course's waitlist show it."""
+    mine = (await read(client, f"/students/{student}/courses"))["items"]
+    theirs = (await read(client, f"/courses/{course}/students?status=waitlisted"))["items"]
+    [by_student] = [item["blocked_by"] for item in mine if item["course_id"] == course]
+    [by_course] = [item["blocked_by"] for item in theirs if item["student_id"] == student]
+    return by_student, by_course
+
+
+async def test_a_waitlist_shows_why_a_student_is_passed_over_but_nothing_private(client: Client) -> None:
+    term = (await create(client, "/terms", {**TERM, "max_credits": 2}))["id"]
+    course = await new_course(client, capacity=0, credits=3, term_id=term, meetings=AT)
+    student = await new_student(client)
+    await wait_for(client, student, course)
+    assert await shown(client, student, course) == (None, None)
+    fees = await hold(client, student, reason="Unpaid fees")
+
+    await call(client, "PATCH", f"/courses/{course}", {"capacity": 1})
+
+    reasons = [{"code": "hold"}, {"code": "credit_limit", "held": 0, "asked": 3}]
+    assert await shown(client, student, course) == (reasons, reasons)
+
+    await call(client, "DELETE", f"/students/{student}/holds/{fees}")
+    assert await shown(client, student, course) == (reasons[1:], reasons[1:])
+    # Everyone is unjudged again whom an edit may have helped; without a free seat they stay so.
+    await call(client, "PATCH", f"/courses/{course}", {"capacity": 0, "meetings": []})
+    assert await shown(client, student, course) == (None, None)
+
+
+async def test_a_waitlist_ends_with_its_term(client: Client, settings: Settings, connection: Connection) -> None:
+    term = (await create(client, "/terms", TERM))["id"]
+    course, wanted = (
+        await new_course(client, code="OVER", capacity=0, term_id=term),
+        await new_course(client, capacity=0),
+    )
+    student, newcomer = await new_student(client), await new_student(client)
+    await wait_for(client, student, course)
+    await require(client, wanted, "anti", "OVER")
+    await enroll_on_waitlist_despite(client, student, wanted, "antirequisite")
+    await call(client, "PATCH", f"/courses/{wanted}", {"capacity": 1})
+    assert await status_of(client, student, wanted) == "waitlisted"
+
+    await call(client, "PATCH", f"/terms/{term}", {"starts_on": "2001-01-01", "ends_on": "2001-06-01"})
+
+    # From that moment on the waitlist place stands in nobody's way, and no seat of the course goes to anybody on it.
+    assert await status_of(client, student, wanted) == "enrolled"
+    await call(client, "PATCH", f"/courses/{course}", {"capacity": 5})
+    assert await status_of(client, student, course) == "waitlisted"
+    async with registrar_of(settings) as registrar:
+        swept = await registrar.sweep()
+        assert (swept.promoted, swept.ended) == (0, 1)
+        swept = await registrar.sweep()
+        assert (swept.promoted, swept.ended) == (0, 0)
+    assert await status_of(client, student, course) == "dropped"
+    assert (await read(client, f"/courses/{course}"))["waitlisted"] == 0
+    last = (await events(connection))[-1]
+    assert (last["type"], last["student_id"], last["course_id"]) == ("enrollment.dropped", student, course)
+    assert (await enroll(client, newcomer, course)).status == 201
+
+
+async def enroll_on_waitlist_despite(client: Client, student: int, course: int, rule: str) -> None:
+    """Have a student waitlisted for a course whose rules refuse it, by an override that ends before a seat is free."""
+    override = await grant(client, student, course, rule)
+    assert (await wait_for(client, student, course)).status == 201
+    await call(client, "DELETE", f"/students/{student}/overrides/{override['id']}")
+
+
+async def test_a_newcomer_waits_for_a_long_chain_of_promotions_and_may_try_again(
+    client: Client, settings: Settings, connection: Connection, capsys: pytest.CaptureFixture[str]
+) -> None:
+    course = await new_course(client, capacity=0)
+    waiting = [await new_student(client) for _ in range(10)]
+    for student in waiting:
+        await wait_for(client, student, course)
+    newcomer = await new_student(client)
+    enrolling = Enroll(origin=Origin("r"), student_id=newcomer, course_ids=(course,))
+    raised: Change[Any] = Edit(origin=Origin("r"), resource=COURSE, id=course, values={"capacity": 11})
+    async with registrar_of(settings.model_copy(update={"promotions_per_transaction": 3})) as registrar:
+        first, second = await registrar.submit_all([raised, enrolling])
+        assert not isinstance(first, Exception)
+        assert isinstance(second, PromotionsPending)
+
+        async def promoted() -> bool:
+            return bool((await read(client, f"/courses/{course}"))["seats_taken"] == 10)
+
+        # Nobody has to ask for the rest.
+        await until(promoted, "the rest of the promotions")
+        for outcome in ("enrolled", "unchanged"):
+            [result] = await registrar.submit(enrolling)
+            assert result.outcome == outcome
+
+    order = [event["student_id"] for event in await events(connection) if event["type"] == "enrollment.promoted"]
+    assert order == waiting
+    assert (await checked(settings, capsys))[0] == 0
+
+
+async def test_a_chain_that_its_process_has_left_undone_is_ended_by_the_sweep_of_another(
+    client: Client, settings: Settings, connection: Connection
+) -> None:
+    course = await new_course(client, capacity=0)
+    for _ in range(10):
+        await wait_for(client, await new_student(client), course)
+    few = settings.model_copy(update={"promotions_per_transaction": 3})
+    database = Database(few)
+    await database.open()
+    registrar = Registrar(database, few)
+    await registrar.submit_all([Edit(origin=Origin("r"), resource=COURSE, id=course, values={"capacity": 10})])
+    await registrar.close()
+    await database.close()
+    assert (await read(client, f"/courses/{course}"))["seats_taken"] < 10
+
+    async with registrar_of(few) as other:
+        await other.sweep()
+
+    assert (await read(client, f"/courses/{course}"))["seats_taken"] == 10

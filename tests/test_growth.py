@@ -1,0 +1,305 @@
+"""What a change costs with ten times the waitlist: statements and judged students are counted, not seconds."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from service.database import Database
+from service.registrar import Registrar, rules
+from service.registrar.application import Application
+from service.registrar.changes import Change, Origin
+from service.registrar.courses import COURSE
+from service.registrar.enrollments import Drop, Enroll
+from service.registrar.holds import EndHold
+from service.registrar.resources import Edit
+from service.registrar.terms import TERM
+from service.settings import Settings
+from sql import Connection
+from tests.campus import TABLES
+
+ORIGIN = Origin("r")
+CHAIN = 100_000
+"""Promotions that one transaction may make, where a test looks at one transaction."""
+STUDENTS = """
+INSERT INTO students (id, given_name, family_name, email)
+SELECT n, 'A', 'B', n || '@campus.example' FROM generate_series(1, $1::bigint) AS n
+"""
+WAITLISTED = """
+INSERT INTO student_courses (student_id, course_id, status, place, joined_at, updated_at, recheck_at)
+SELECT n, $2::bigint, 'waitlisted', n, now(), now(), CASE WHEN $3 THEN '9999-12-31Z'::timestamptz END
+FROM generate_series(1, $1::bigint) AS n
+"""
+
+
+@dataclass
+class Cost:
+    """What was sent to the database, and how many applications were judged."""
+
+    statements: int = 0
+    judged: int = 0
+
+
+@dataclass
+class Office:
+    """A registrar whose work is counted."""
+
+    registrar: Registrar
+    connection: Connection
+    cost: Cost
+
+    async def cost_of(self, work: Callable[[], Awaitable[object]]) -> Cost:
+        """Do some work and return what it cost."""
+        self.cost.statements = self.cost.judged = 0
+        await work()
+        return Cost(self.cost.statements, self.cost.judged)
+
+    async def cost_of_change(self, change: Change[Any]) -> Cost:
+        """Make a change that is not refused, and return what it cost."""
+
+        async def submit() -> None:
+            [outcome] = await self.registrar.submit_all([change])
+            assert not isinstance(outcome, Exception), outcome
+
+        return await self.cost_of(submit)
+
+
+Campus = Callable[[int, bool], Awaitable[None]]
+
+
+@pytest.fixture
+def cost(monkeypatch: pytest.MonkeyPatch) -> Cost:
+    counted = Cost()
+    judge = rules.judge
+
+    def counting(application: Application) -> Any:
+        counted.judged += 1
+        return judge(application)
+
+    monkeypatch.setattr(rules, "judge", counting)
+    return counted
+
+
+@asynccontextmanager
+async def office_of(settings: Settings, connection: Connection, cost: Cost, **limits: object) -> AsyncIterator[Office]:
+    """Make a registrar with one connection, on a database without rows."""
+    await connection.execute(f"TRUNCATE {', '.join(TABLES)} RESTART IDENTITY CASCADE")
+    settings = settings.model_copy(update={"pool_size": 1, "promotions_per_transaction": CHAIN, **limits})
+    database = Database(settings)
+    await database.open()
+
+    def count(_query: object) -> None:
+        cost.statements += 1
+
+    try:
+        async with database.reading() as lent:
+            lent.add_query_logger(count)
+        registrar = Registrar(database, settings)
+        yield Office(registrar, connection, cost)
+        await registrar.close()
+    finally:
+        await database.close()
+
+
+async def one_course(connection: Connection, waitlisted: int, *, capacity: int, taken: int, blocked: bool) -> None:
+    """Have one course with a waitlist, where the first students after it are enrolled; blocked ones have a hold."""
+    await connection.execute(STUDENTS, waitlisted + taken + 1)
+    await connection.execute(
+        "INSERT INTO courses (id, code, title, capacity, seats_taken, waitlisted) VALUES (1, 'C', 'T', $1, $2, $3)",
+        capacity,
+        taken,
+        waitlisted,
+    )
+    await connection.execute(WAITLISTED, waitlisted, 1, blocked)
+    await connection.execute(
+        """
+        INSERT INTO student_courses (student_id, course_id, status, place, joined_at, updated_at)
+        SELECT n, 1, 'enrolled', n, now(), now() FROM generate_series($1::bigint + 1, $2::bigint) AS n
+        """,
+        waitlisted,
+        waitlisted + taken,
+    )
+    if blocked:
+        await connection.execute(
+            """
+            INSERT INTO holds (id, student_id, reason, blocks_enroll, blocks_drop, created_at)
+            SELECT n, n, 'fees', true, false, now() FROM generate_series(1, $1::bigint) AS n
+            """,
+            waitlisted,
+        )
+
+
+async def many_courses(connection: Connection, courses: int, waitlisted: int, *, closed: bool) -> None:
+    """Have a term of courses with a free seat and blocked students; in a closed term nobody was judged."""
+    await connection.execute(STUDENTS, waitlisted)
+    await connection.execute(
+        """
+        INSERT INTO terms (id, code, name, starts_on, ends_on, enroll_until, max_credits)
+        VALUES (1, 'T', 'Term', '2036-01-01', '2036-06-01', CASE WHEN $1 THEN '2001-01-01Z'::timestamptz END, 3)
+        """,
+        closed,
+    )
+    await connection.execute(
+        """
+        INSERT INTO courses (id, term_id, code, title, credits, capacity, waitlisted)
+        SELECT n, 1, 'C' || n, 'T', 4, 1, $2 FROM generate_series(1, $1::bigint) AS n
+        """,
+        courses,
+        waitlisted,
+    )
+    await connection.execute(
+        """
+        INSERT INTO student_courses (student_id, course_id, status, place, joined_at, updated_at, recheck_at)
+        SELECT
+            s, c, 'waitlisted', c * 100000 + s, now(), now(), CASE WHEN NOT $3 THEN '9999-12-31Z'::timestamptz END
+        FROM generate_series(1, $1::bigint) AS c, generate_series(1, $2::bigint) AS s
+        """,
+        courses,
+        waitlisted,
+        closed,
+    )
+
+
+async def waitlisted(connection: Connection) -> int:
+    count: int = await connection.fetchval("SELECT count(*) FROM student_courses WHERE status = 'waitlisted'")
+    return count
+
+
+@pytest.mark.parametrize("size", [200, 1_000])
+async def test_ten_times_the_students_to_seat_cost_ten_times_the_judgements_and_hardly_more_statements(
+    settings: Settings, connection: Connection, cost: Cost, size: int
+) -> None:
+    costs = []
+    for waiting in (size, 10 * size):
+        async with office_of(settings, connection, cost) as office:
+            await one_course(connection, waiting, capacity=0, taken=0, blocked=False)
+            raised = Edit(origin=ORIGIN, resource=COURSE, id=1, values={"capacity": waiting})
+            costs.append(await office.cost_of_change(raised))
+            assert await waitlisted(connection) == 0
+    few, many = costs
+    assert (few.judged, many.judged) == (size, 10 * size)
+    # A page of the waitlist is up to twice as long as the one before, and takes a handful of statements.
+    assert many.statements <= few.statements + 60, costs
+
+
+async def enrolling(office: Office, waiting: int) -> Cost:
+    """Have a newcomer take the free seat beside a waitlist."""
+    await one_course(office.connection, waiting, capacity=2, taken=1, blocked=True)
+    return await office.cost_of_change(Enroll(origin=ORIGIN, student_id=waiting + 2, course_ids=(1,)))
+
+
+async def enrolling_again(office: Office, waiting: int) -> Cost:
+    """Have somebody who is enrolled ask for the same course, which changes nothing."""
+    await one_course(office.connection, waiting, capacity=2, taken=1, blocked=True)
+    return await office.cost_of_change(Enroll(origin=ORIGIN, student_id=waiting + 1, course_ids=(1,)))
+
+
+async def dropping(office: Office, waiting: int) -> Cost:
+    """Have a seat become free."""
+    await one_course(office.connection, waiting, capacity=1, taken=1, blocked=True)
+    return await office.cost_of_change(Drop(origin=ORIGIN, student_id=waiting + 1, course_id=1))
+
+
+async def raising(office: Office, waiting: int) -> Cost:
+    """Have a capacity raised."""
+    await one_course(office.connection, waiting, capacity=1, taken=1, blocked=True)
+    raised = Edit(origin=ORIGIN, resource=COURSE, id=1, values={"capacity": 10})
+    return await office.cost_of_change(raised)
+
+
+async def editing_title(office: Office, waiting: int) -> Cost:
+    """Edit what makes nobody eligible."""
+    await one_course(office.connection, waiting, capacity=10, taken=1, blocked=True)
+    return await office.cost_of_change(Edit(origin=ORIGIN, resource=COURSE, id=1, values={"title": "Other"}))
+
+
+async def ending_hold(office: Office, waiting: int) -> Cost:
+    """Make one of the blocked students eligible."""
+    await one_course(office.connection, waiting, capacity=10, taken=1, blocked=True)
+    spent = await office.cost_of_change(EndHold(origin=ORIGIN, student_id=waiting, hold_id=waiting))
+    assert await waitlisted(office.connection) == waiting - 1
+    return spent
+
+
+async def renaming_term(office: Office, waiting: int) -> Cost:
+    """Edit of a term what makes nobody eligible."""
+    await many_courses(office.connection, waiting // 5, 5, closed=False)
+    return await office.cost_of_change(Edit(origin=ORIGIN, resource=TERM, id=1, values={"name": "Other"}))
+
+
+async def sweeping_closed_courses(office: Office, waiting: int) -> Cost:
+    """Sweep over courses in a term that is closed, each with a free seat."""
+    await many_courses(office.connection, waiting // 5, 5, closed=True)
+    return await office.cost_of(office.registrar.sweep)
+
+
+async def sweeping_blocked_students(office: Office, waiting: int) -> Cost:
+    """Sweep over courses in which everybody is blocked."""
+    await many_courses(office.connection, waiting // 5, 5, closed=False)
+    return await office.cost_of(office.registrar.sweep)
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        enrolling,
+        enrolling_again,
+        dropping,
+        raising,
+        editing_title,
+        ending_hold,
+        renaming_term,
+        sweeping_closed_courses,
+        sweeping_blocked_students,
+    ],
+)
+async def test_ten_times_the_blocked_students_cost_nothing_more(
+    settings: Settings, connection: Connection, cost: Cost, work: Callable[[Office, int], Awaitable[Cost]]
+) -> None:
+    costs = []
+    for waiting in (500, 5_000):
+        async with office_of(settings, connection, cost) as office:
+            costs.append(await work(office, waiting))
+    few, many = costs
+    assert many == few
+    assert many.judged <= 1
+
+
+async def test_a_relaxed_credit_limit_judges_those_whom_it_may_help_once(
+    settings: Settings, connection: Connection, cost: Cost
+) -> None:
+    async with office_of(settings, connection, cost) as office:
+        await many_courses(connection, 20, 10, closed=False)
+        raised = Edit(origin=ORIGIN, resource=TERM, id=1, values={"max_credits": 4})
+        spent = await office.cost_of_change(raised)
+        # Each of 10 students gets one seat, and is judged once for each course that has a seat left for the student.
+        assert await waitlisted(connection) == 190
+        assert spent.judged <= 20 * 10 + 10
+        again = await office.cost_of_change(Edit(origin=ORIGIN, resource=TERM, id=1, values={"name": "Other"}))
+    assert again.judged == 0
+
+
+async def test_a_chain_of_promotions_goes_on_in_the_next_transactions(
+    settings: Settings, connection: Connection, cost: Cost
+) -> None:
+    async with office_of(settings, connection, cost, promotions_per_transaction=100) as office:
+        await one_course(connection, 1_000, capacity=0, taken=0, blocked=False)
+        raised = Edit(origin=Origin("raise"), resource=COURSE, id=1, values={"capacity": 950})
+
+        [course] = await office.registrar.submit_all([raised])
+
+        assert not isinstance(course, Exception)
+        assert course.seats_taken == 100
+        while await waitlisted(connection) > 50:
+            await office.registrar.submit_all(())
+        transactions = await connection.fetch(
+            "SELECT count(*), min(request_id) AS by FROM events WHERE type = 'enrollment.promoted' GROUP BY xmin::text"
+        )
+        assert max(row["count"] for row in transactions) == 100
+        assert {row["by"] for row in transactions} == {"raise"}
+        order = await connection.fetch(
+            "SELECT student_id FROM events WHERE type = 'enrollment.promoted' ORDER BY position"
+        )
+        assert [row[0] for row in order] == list(range(1, 951))
