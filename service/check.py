@@ -1,6 +1,7 @@
 """``python -m service check``: every invariant recounted from the tables."""
 
 import asyncio
+import itertools
 import json
 import sys
 from collections import defaultdict
@@ -9,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from functools import partial
-from itertools import combinations
 from typing import Final, NamedTuple, TypeAlias
 
 import asyncpg
@@ -52,6 +52,16 @@ SHOWN = 20
 
 MAX_FAULTS = 10_000
 """Faults counted for each invariant: a database with more of them is not worth the memory."""
+
+
+SESSION: Final = {
+    "application_name": "enrollment-service check",
+    "timezone": "UTC",
+    "jit": "off",
+    # A plan for a page of any size and place would read the whole table for each page.
+    "plan_cache_mode": "force_custom_plan",
+}
+"""How the session of a check is set up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +248,7 @@ async def find_clashes(connection: Connection) -> AsyncIterator[Clash]:
         meeting = [(seat, offering, week) for seat, offering in own if (week := _week(offering.meetings))]
         clashing = [
             (seat, offering, other_seat, other)
-            for (seat, offering, week), (other_seat, other, other_week) in combinations(meeting, 2)
+            for (seat, offering, week), (other_seat, other, other_week) in itertools.combinations(meeting, 2)
             if week & other_week and terms_overlap(offering.term, other.term)
         ]
         lifted = set(await sql.find_lifted(connection, student_id, "time_conflict")) if clashing else set()
@@ -393,15 +403,11 @@ async def check(settings: Settings) -> int:
             settings.database_url,
             timeout=settings.connect_timeout,
             server_settings={
-                "application_name": "enrollment-service check",
+                **SESSION,
                 "search_path": settings.database_schema,
-                "timezone": "UTC",
-                "jit": "off",
                 # What the server does for a check that was stopped or killed ends too.
                 "statement_timeout": milliseconds,
                 "idle_in_transaction_session_timeout": milliseconds,
-                # A plan for a page of unknown size reads the whole table.
-                "plan_cache_mode": "force_custom_plan",
             },
         )
     except (OSError, asyncpg.PostgresError) as error:
@@ -434,22 +440,24 @@ async def check(settings: Settings) -> int:
 
 @contextmanager
 def progress(connection: Connection, sentence: str) -> Iterator[None]:
-    """Show on a terminal what is being checked, and how many statements that has taken so far."""
+    """Show on a terminal which invariant is being checked, and how many statements that has taken so far."""
     if not sys.stderr.isatty():
         yield
         return
-    statements = 0
+    statements = itertools.count(1)
+    ended = False
 
-    def show(_: object) -> None:
-        nonlocal statements
-        statements += 1
-        print(f"\r      {sentence}: {statements} statements", end="", file=sys.stderr, flush=True)
+    def show(_: object = None) -> None:
+        # The driver calls this later than it ends a statement.
+        if not ended:
+            print(f"\r      {sentence} (statement {next(statements)})", end="", file=sys.stderr, flush=True)
 
-    show(None)
     connection.add_query_logger(show)
+    show()
     try:
         yield
     finally:
+        ended = True
         connection.remove_query_logger(show)
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
