@@ -244,7 +244,9 @@ async def find_clashes(connection: Connection) -> AsyncIterator[Clash]:
     offerings = await load_offerings(connection)
     seats = seats_of(connection)
     while (student_id := await seats.next_id()) is not None:
-        own = [(seat, offerings[seat.course_id]) for seat in await seats.take(student_id)]
+        own = [
+            (seat, offerings[seat.course_id]) for seat in await seats.take(student_id) if seat.course_id in offerings
+        ]
         meeting = [(seat, offering, week) for seat, offering in own if (week := _week(offering.meetings))]
         clashing = [
             (seat, offering, other_seat, other)
@@ -296,7 +298,7 @@ async def find_overloads(connection: Connection) -> AsyncIterator[Overload]:
         by_term: dict[int, list[sql.Seated]] = defaultdict(list)
         allowed: dict[int, float] = {}
         for seat in await seats.take(student_id):
-            term = offerings[seat.course_id].term
+            term = offerings[seat.course_id].term if seat.course_id in offerings else None
             most = own_limit if term is None or own_limit is not None else term.max_credits
             if term is not None and most is not None:
                 by_term[term.id].append(seat)
@@ -402,6 +404,7 @@ async def check(settings: Settings) -> int:
         connection = await asyncpg.connect(
             settings.database_url,
             timeout=settings.connect_timeout,
+            command_timeout=settings.check_timeout,
             server_settings={
                 **SESSION,
                 "search_path": settings.database_schema,
@@ -421,13 +424,13 @@ async def check(settings: Settings) -> int:
             for each in invariants(settings.sweep_interval):
                 with progress(connection, each.sentence):
                     found[each] = await each.search(connection)
+        await connection.close(timeout=settings.connect_timeout)
     except asyncpg.UndefinedTableError as error:
         raise UnfitDatabase("The database is not migrated: run `python -m service migrate` first.") from error
     except (TimeoutError, asyncpg.QueryCanceledError):
         report(found)
         print(
-            f"The check took longer than CHECK_TIMEOUT, {settings.check_timeout:g} seconds, and was stopped: "
-            f"allow more, or check a replica.",
+            f"error: The check took longer than {settings.check_timeout:g} seconds. Set CHECK_TIMEOUT to allow more.",
             file=sys.stderr,
         )
         return 1

@@ -269,17 +269,23 @@ def _divided(events: Iterable[Recorded], prefix: str) -> tuple[list[Recorded], l
 
 def _plain(name: str, value: object) -> object:
     """Bring a value that can be written in several ways into one, whether a row or an event has it."""
-    if name in INSTANTS and isinstance(value, str):
-        try:
+    try:
+        if name in INSTANTS and isinstance(value, str):
             return datetime.fromisoformat(value)
-        except ValueError:
-            return value
-    if name == "groups" and isinstance(value, list):
-        # Within a group the codes are a set: the table does not keep their order.
-        return tuple([(group.get("kind"), tuple(sorted(group.get("any_of", ())))) for group in value])
+        if name == "groups" and isinstance(value, list):
+            # Within a group the codes are a set: the table does not keep their order.
+            return tuple([(group["kind"], tuple(sorted(group["any_of"]))) for group in value])
+    except (KeyError, TypeError, ValueError):
+        return value  # An event may have been rewritten: what it has then is like nothing else.
     if name == "meetings" and isinstance(value, str):
         return json.loads(value)
     return value.isoformat() if isinstance(value, date) and not isinstance(value, datetime) else value
+
+
+def _id_in(state: State, name: str) -> int | None:
+    """Look up an id in the state of an event."""
+    id = state.get(name)
+    return id if isinstance(id, int) else None
 
 
 def _row_state(row: object, names: Iterable[str]) -> dict[str, object]:
@@ -339,8 +345,10 @@ def _follow(noun: str, id: int, events: Sequence[Recorded], row: State | None) -
         if after.get("version") != expected:
             yield Break(event.position, event.type, "version", after.get("version"), expected)
         before = parsed(event.before)
-        if before is not None and before.keys() != after.keys():
-            yield Break(event.position, event.type, "fields", sorted(after), sorted(before))
+        if before is not None and (before.keys() != after.keys() or before.get("fields") != after.get("fields")):
+            yield Break(
+                event.position, event.type, "fields", after.get("fields", [*after]), before.get("fields", [*before])
+            )
         if action == "cancelled" and after.get("status") != "cancelled":
             yield Break(event.position, event.type, "status", after.get("status"), "cancelled")
         state = {**(state or {}), **after}
@@ -349,10 +357,10 @@ def _follow(noun: str, id: int, events: Sequence[Recorded], row: State | None) -
 
 def _follow_holds(student: Student | None, rows: Sequence[Hold], events: Sequence[Recorded]) -> Faults:
     """Replay the events of a student's holds; those of a student who was deleted are deleted too."""
-    states: dict[object, dict[str, object]] = {}
+    states: dict[int | None, dict[str, object]] = {}
     for event in events:
         after = parsed(event.after) or {}
-        id = after.get("hold_id")
+        id = _id_in(after, "hold_id")
         yield from _check_before(event, states.get(id), "hold_id")
         if event.type != ("hold.ended" if id in states else "hold.placed"):
             yield Break(event.position, event.type, "type", event.type, None)
@@ -385,10 +393,10 @@ def _follow_overrides(
     student: Student | None, rows: Sequence[Override], events: Sequence[Recorded], deleted: Container[int | None]
 ) -> Faults:
     """Replay the events of a student's overrides; those of a student or course that was deleted are deleted too."""
-    states: dict[tuple[int | None, object], dict[str, object]] = {}
+    states: dict[tuple[int | None, int | None], dict[str, object]] = {}
     for event in events:
         after = parsed(event.after) or {}
-        key = event.course_id, after.get("override_id")
+        key = event.course_id, _id_in(after, "override_id")
         yield from _check_before(event, states.get(key), "override_id")
         expected = {"override.ended", "override.used"} if key in states else {"override.granted"}
         if event.type not in expected or (after.get("used") is True) != (event.type == "override.used"):
@@ -412,7 +420,7 @@ def _follow_enrollments(
 ) -> Faults:
     """Replay the events of a student's enrollments, course by course."""
     used = {
-        (event.course_id, (parsed(event.after) or {}).get("override_id"))
+        (event.course_id, _id_in(parsed(event.after) or {}, "override_id"))
         for event in of_overrides
         if event.type == "override.used"
     }

@@ -209,6 +209,19 @@ CORRUPTIONS = {
         """UPDATE events SET after = (after::jsonb - 'title')::json
            WHERE type = 'course.updated' AND after -> 'title' IS NOT NULL""",
     ),
+    "an event that names other fields": (
+        STUDENTS,
+        """UPDATE events SET after = '{"fields":["max_credits"],"version":2}' WHERE type = 'student.updated'""",
+    ),
+    "an event without sense": (
+        COURSES,
+        """UPDATE events SET after = '{"groups":[1],"version":1}', before = '[]'
+           WHERE type = 'course.requirements_set'""",
+    ),
+    "a hold's event without sense": (
+        STUDENTS,
+        """UPDATE events SET after = '{"hold_id":[]}' WHERE type = 'hold.ended'""",
+    ),
     "the type of an event": (
         STUDENTS,
         "UPDATE events SET type = 'enrollment.withdrawn' WHERE type = 'enrollment.dropped' AND student_id = 4",
