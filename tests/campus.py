@@ -229,3 +229,17 @@ async def waiting_writer(connection: Connection) -> int:
 async def wait_for(client: Client, student: int, course: int) -> Answer:
     body = {"course_ids": [course], "on_full": "waitlist"}
     return await call(client, "POST", f"/students/{student}/enroll", body)
+
+
+async def let_holds_end(connection: Connection, ago: str) -> None:
+    """Put the end of every hold into the past, in its events too, as if it had been placed with that end."""
+    await connection.execute("UPDATE holds SET ends_at = now() - $1::text::interval", ago)
+    await connection.execute(
+        """
+        UPDATE events
+        SET after = jsonb_set(after::jsonb, '{ends_at}', to_jsonb(holds.ends_at))::json
+        FROM holds
+        WHERE events.type = 'hold.placed'
+            AND holds.id = (events.after ->> 'hold_id')::bigint
+        """
+    )

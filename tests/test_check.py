@@ -9,7 +9,7 @@ import pytest
 from service.check import INVARIANTS, SESSION, check, invariants
 from service.settings import Settings
 from sql import Connection
-from tests.campus import call, create, drop, enroll, new_course, new_student, until
+from tests.campus import call, create, drop, enroll, let_holds_end, new_course, new_student, until
 from tests.conftest import Client
 
 MONDAY = [{"day": "mon", "start": "09:00", "end": "10:30"}]
@@ -136,14 +136,7 @@ async def test_whom_the_clock_has_made_eligible_may_wait_for_the_next_sweep_and_
     await create(client, f"/students/{student}/holds", {"reason": "fees", "blocks": ["enroll"]})
     await call(client, "PATCH", f"/courses/{course}", {"capacity": 1})
 
-    await connection.execute("UPDATE holds SET ends_at = now() - $1::text::interval", ago)
-    await connection.execute(
-        """
-        UPDATE events
-        SET after = jsonb_set(after::jsonb, '{ends_at}', to_jsonb((SELECT ends_at FROM holds)))::json
-        WHERE type = 'hold.placed'
-        """
-    )
+    await let_holds_end(connection, ago)
 
     ended, lines = await checked(settings, capsys)
     assert ended == status

@@ -9,7 +9,18 @@ from service.registrar.changes import Cancel, Change, Edit, Enroll, Origin
 from service.settings import Settings
 from sql import Connection
 from sql.courses import Course
-from tests.campus import call, create, drop, enroll, events, new_course, new_student, registrar_of, wait_for
+from tests.campus import (
+    call,
+    create,
+    drop,
+    enroll,
+    events,
+    let_holds_end,
+    new_course,
+    new_student,
+    registrar_of,
+    wait_for,
+)
 from tests.conftest import Client
 from tests.test_check import checked
 from tests.test_registrar import TERM, grant, hold, status_of
@@ -135,7 +146,7 @@ async def test_an_override_seats_past_the_line_in_the_moment_that_nothing_else_f
         case "term":
             await call(client, "PATCH", f"/terms/{term}", {"max_credits": 3})
         case "clock":
-            await connection.execute("UPDATE holds SET ends_at = now() - interval '1 hour'")
+            await let_holds_end(connection, "1 hour")
             status, lines = await checked(settings, capsys)
             assert (status, lines[1:]) == (1, [f"      course_id={wanted}, student_id={student}"])
             async with registrar_of(settings) as registrar:
