@@ -1,122 +1,478 @@
 """``python -m service check``: every invariant recounted from the tables."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict
+import asyncio
+import itertools
+import json
+import sys
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from functools import partial
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import asyncpg
+from pydantic import ValidationError
 
+from service.courses import NewCourse
 from service.migrate import DatabaseUnavailable, UnfitDatabase
-from service.registrar.review import Eligible, LateRecheck, review_blocked
+from service.registrar.review import review_blocked
+from service.registrar.rules import terms_overlap, week_of
+from service.replay import (
+    LOWEST,
+    PAGE_ROWS,
+    Stream,
+    courses_of,
+    parsed,
+    replay_courses,
+    replay_students,
+    replay_terms,
+    smallest_id,
+    students_of,
+    terms_of,
+)
 from service.settings import Settings
+from service.students import NewStudent
+from service.terms import NewTerm
+from service.values import Input
 from sql import Connection
 from sql import check as sql
+from sql import replay as sql_replay
+from sql.courses import Course
 from sql.feed import load_head
-from sql.waitlist import Unjudged, find_unjudged
+from sql.overrides import find_overrides
+from sql.students import Student
+from sql.terms import Term
+from sql.waitlist import find_unjudged
 
-Finder: TypeAlias = Callable[[Connection], Awaitable[Sequence[object]]]
-
-
-async def find_overlooked(connection: Connection, sweep_interval: float) -> list[Unjudged]:
-    """Find unjudged students beside a free seat, but for courses that opened since the last sweep."""
-    now = (await load_head(connection)).now
-    return await find_unjudged(connection, now, now - timedelta(seconds=sweep_interval))
-
-
-async def find_misjudged(connection: Connection, sweep_interval: float) -> list[Eligible | LateRecheck]:
-    """Find blocked students who are eligible, or whose recheck comes too late."""
-    return [fault async for fault in review_blocked(connection, sweep_interval)]
-
-
-async def find_clashes(connection: Connection) -> list[sql.Clash]:
-    """Find clashes that no later edit explains."""
-    return [clash for clash in await sql.find_clashes(connection) if not clash.edited]
-
-
-async def find_overloads(connection: Connection) -> list[sql.Overload]:
-    """Find credits above the limit that no later edit explains."""
-    return [overload for overload in await sql.find_overloads(connection) if not overload.edited]
-
-
-async def find_edited_clashes(connection: Connection) -> list[sql.Clash]:
-    """Find clashes that a later edit explains."""
-    return [clash for clash in await sql.find_clashes(connection) if clash.edited]
-
-
-async def find_edited_overloads(connection: Connection) -> list[sql.Overload]:
-    """Find credits above the limit that a later edit explains."""
-    return [overload for overload in await sql.find_overloads(connection) if overload.edited]
-
-
-def invariants(sweep_interval: float) -> Mapping[str, Finder]:
-    """Name what must always hold, and what finds where it does not."""
-    return {
-        "the seat counter is the number of seated students": sql.find_miscounts,
-        "nobody was seated above the capacity of that moment, unless by an override": sql.find_oversold,
-        "no seat is free while an unjudged student is waitlisted": partial(
-            find_overlooked, sweep_interval=sweep_interval
-        ),
-        "every blocked student is refused, until recheck_at at the latest": partial(
-            find_misjudged, sweep_interval=sweep_interval
-        ),
-        "nobody is seated in courses that clash, unless they were edited since": find_clashes,
-        "nobody has credits above the limit, unless they were edited since": find_overloads,
-        "every enrollment is what its last event says": sql.find_unexplained,
-        "every student and course has the version of its last event": sql.find_unversioned,
-        "the positions of the events are contiguous from 1": sql.find_gaps,
-    }
-
-
-INVARIANTS: Final = invariants(60.0)
-
-NOTES: Final[Mapping[str, Finder]] = {
-    "courses that clash since they were edited": find_edited_clashes,
-    "credits above the limit since they were edited": find_edited_overloads,
-}
-"""What is worth knowing and no fault: an edit removes nobody."""
+Finder: TypeAlias = Callable[[Connection], AsyncIterator[object] | Awaitable[Sequence[object]]]
 
 SHOWN = 20
 """Faults printed for each invariant: enough to see a pattern."""
 
+MAX_FAULTS = 10_000
+"""Faults counted for each invariant: a database with more of them is not worth the memory."""
+
+
+SESSION: Final = {
+    "application_name": "enrollment-service check",
+    "timezone": "UTC",
+    "jit": "off",
+    # A plan for a page of any size and place would read the whole table for each page.
+    "plan_cache_mode": "force_custom_plan",
+}
+"""How the session of a check is set up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Invariant:
+    """What must always hold, and what finds where it does not."""
+
+    sentence: str
+    find: Finder
+    note: str | None = None
+    """What to call a fault whose ``edited`` is true: worth knowing, but no fault, since an edit removes nobody."""
+
+    async def search(self, connection: Connection) -> "Found":
+        """Find faults and notes, at most ``MAX_FAULTS`` of each."""
+        found = Found([], [])
+        faults = self.find(connection)
+        if not isinstance(faults, AsyncIterator):
+            found.faults.extend(await faults)
+            return found
+        async for fault in faults:
+            kind = found.notes if self.note is not None and getattr(fault, "edited", False) else found.faults
+            if len(kind) < MAX_FAULTS:
+                kind.append(fault)
+        return found
+
+    async def find_faults(self, connection: Connection) -> Sequence[object]:
+        """Find faults alone."""
+        return (await self.search(connection)).faults
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What was found of one invariant."""
+
+    faults: list[object]
+    notes: list[object]
+
+
+@dataclass(frozen=True, slots=True)
+class Overlooked:
+    """An unjudged student who is waitlisted for a course with a free seat."""
+
+    course_id: int
+    student_id: int
+
+
+async def find_overlooked(connection: Connection, sweep_interval: float) -> AsyncIterator[Overlooked]:
+    """Find unjudged students beside a free seat, but for courses that opened since the last sweep."""
+    now = (await load_head(connection)).now
+    for unjudged in await find_unjudged(connection, now, now - timedelta(seconds=sweep_interval)):
+        yield Overlooked(*unjudged)
+
+
+@dataclass(frozen=True, slots=True)
+class Miscount:
+    """A course whose counters are not the numbers of its seated and waitlisted students."""
+
+    course_id: int
+    seats_taken: int
+    seated: int
+    waitlisted: int
+    waiting: int
+
+
+async def find_miscounts(connection: Connection) -> AsyncIterator[Miscount]:
+    """Recount the seats and the waitlist of every course."""
+    after = LOWEST
+    while page := await sql.find_counts(connection, after, PAGE_ROWS):
+        after = page[-1].course_id
+        for count in page:
+            if (count.seats_taken, count.waitlisted) != (count.seated, count.waiting):
+                yield Miscount(*count)
+
+
+@dataclass(frozen=True, slots=True)
+class Oversold:
+    """A seat that was not there: the event that gave it, and the seats taken and the capacity right after it."""
+
+    course_id: int
+    student_id: int
+    position: int
+    seats_taken: int
+    capacity: int
+
+
+SEATED: Final = frozenset({"enrolled", "completed"})
+
+
+async def find_oversold(connection: Connection) -> AsyncIterator[Oversold]:
+    """Find students who were seated when no seat was free, and not by an override.
+
+    Follows all events in order; in memory are two numbers for each course.
+    """
+    taken: dict[int, int] = defaultdict(int)
+    capacities: dict[int, object] = {}
+    after = LOWEST
+    while page := await sql_replay.find_events_of_seats(connection, after, PAGE_ROWS):
+        after = page[-1].position
+        for event in page:
+            course_id = event.course_id or 0
+            state = parsed(event.after) or {}
+            if event.student_id is None:
+                if "capacity" in state:
+                    capacities[course_id] = state["capacity"]
+                continue
+            if not event.type.startswith("enrollment."):
+                continue
+            seats = (state.get("status") in SEATED) - ((parsed(event.before) or {}).get("status") in SEATED)
+            taken[course_id] += seats
+            capacity = capacities.get(course_id)
+            if seats < 1 or not isinstance(capacity, int) or taken[course_id] <= capacity:
+                continue
+            if not await _is_above_capacity(connection, state.get("override_id")):
+                yield Oversold(course_id, event.student_id, event.position, taken[course_id], capacity)
+
+
+async def _is_above_capacity(connection: Connection, override_id: object) -> bool:
+    """Return whether an override seats a student in a full course."""
+    if not isinstance(override_id, int):
+        return False
+    return any(override.rule == "course_full" for override in await find_overrides(connection, [override_id]))
+
+
+class Offering(NamedTuple):
+    """What a seat in a course means to the other courses of a student."""
+
+    term: Term | None
+    credits: float
+    meetings: str
+
+
+async def load_offerings(connection: Connection) -> dict[int, Offering]:
+    """Read what all courses are: together they take less memory than a page for each of many students takes time."""
+    all_terms, all_courses = terms_of(connection), courses_of(connection)
+    terms: dict[int, Term] = {}
+    while (id := await all_terms.next_id()) is not None:
+        [terms[id]] = await all_terms.take(id)
+    offerings: dict[int, Offering] = {}
+    while (id := await all_courses.next_id()) is not None:
+        [course] = await all_courses.take(id)
+        term = None if course.term_id is None else terms.get(course.term_id)
+        offerings[id] = Offering(term, course.credits, course.meetings)
+    return offerings
+
+
+def seats_of(connection: Connection) -> Stream[sql.Seated]:
+    """Read the seats of all students."""
+    return Stream(
+        lambda last: sql.find_seated(
+            connection, *((last.student_id, last.course_id) if last else (LOWEST, LOWEST)), PAGE_ROWS
+        ),
+        lambda seat: seat.student_id,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Clash:
+    """Two courses that meet at the same time, with a student seated in both and no override for it.
+
+    ``edited`` where the meetings, or the terms' dates, were edited after the student had both seats.
+    """
+
+    student_id: int
+    course_id: int
+    with_course_id: int
+    edited: bool
+
+
+async def find_clashes(connection: Connection) -> AsyncIterator[Clash]:
+    """Find students seated in courses that meet at the same time, where no override allowed it."""
+    offerings = await load_offerings(connection)
+    seats = seats_of(connection)
+    while (student_id := await seats.next_id()) is not None:
+        own = [
+            (seat, offerings[seat.course_id]) for seat in await seats.take(student_id) if seat.course_id in offerings
+        ]
+        meeting = [(seat, offering, week) for seat, offering in own if (week := _week(offering.meetings))]
+        clashing = [
+            (seat, offering, other_seat, other)
+            for (seat, offering, week), (other_seat, other, other_week) in itertools.combinations(meeting, 2)
+            if week & other_week and terms_overlap(offering.term, other.term)
+        ]
+        lifted = set(await sql.find_lifted(connection, student_id, "time_conflict")) if clashing else set()
+        for seat, offering, other_seat, other in clashing:
+            course_ids = [seat.course_id, other_seat.course_id]
+            if lifted.isdisjoint(course_ids):
+                term_ids = [term.id for term in (offering.term, other.term) if term is not None]
+                since = max(seat.place, other_seat.place)
+                edited = await sql.find_edit_of_times(connection, course_ids, term_ids, since)
+                yield Clash(student_id, seat.course_id, other_seat.course_id, edited)
+
+
+def _week(meetings: str) -> int:
+    """Return when a course meets; never, where the meetings are not valid, which is a fault of its own."""
+    try:
+        return week_of(meetings)
+    except (KeyError, TypeError, ValueError):
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Overload:
+    """A student with more credits in a term than allowed, and no override for it.
+
+    ``edited`` where the credits, the courses' terms or the limits were edited after the student's last seat there.
+    """
+
+    student_id: int
+    term_id: int
+    held: float
+    allowed: float
+    edited: bool
+
+
+async def find_overloads(connection: Connection) -> AsyncIterator[Overload]:
+    """Find students with more credits in a term than allowed, where no override allowed it."""
+    offerings = await load_offerings(connection)
+    seats = seats_of(connection)
+    limits = Stream[sql.CreditLimit](
+        lambda last: sql.find_credit_limits(connection, last.student_id if last else LOWEST, PAGE_ROWS),
+        lambda limit: limit.student_id,
+    )
+    while (student_id := await smallest_id(seats, limits)) is not None:
+        own_limit = next((limit.max_credits for limit in await limits.take(student_id)), None)
+        by_term: dict[int, list[sql.Seated]] = defaultdict(list)
+        allowed: dict[int, float] = {}
+        for seat in await seats.take(student_id):
+            term = offerings[seat.course_id].term if seat.course_id in offerings else None
+            most = own_limit if term is None or own_limit is not None else term.max_credits
+            if term is not None and most is not None:
+                by_term[term.id].append(seat)
+                allowed[term.id] = most
+        for term_id, own in sorted(by_term.items()):
+            held = sum(offerings[seat.course_id].credits for seat in own)
+            if held <= allowed[term_id]:
+                continue
+            course_ids = [seat.course_id for seat in own]
+            if set(course_ids).isdisjoint(await sql.find_lifted(connection, student_id, "credit_limit")):
+                since = max(seat.place for seat in own)
+                edited = await sql.find_edit_of_credits(connection, course_ids, term_id, student_id, since)
+                yield Overload(student_id, term_id, held, allowed[term_id], edited)
+
+
+@dataclass(frozen=True, slots=True)
+class Invalid:
+    """A student, course or term that the service would not accept."""
+
+    resource: str
+    field: str
+    problem: str
+
+
+async def find_invalid(connection: Connection) -> AsyncIterator[Invalid]:
+    """Find the students, courses and terms that no caller could have sent."""
+    students, courses, terms = students_of(connection), courses_of(connection), terms_of(connection)
+    while (id := await students.next_id()) is not None:
+        for student in await students.take(id):
+            for fault in _validate(f"student {id}", NewStudent, student):
+                yield fault
+    while (id := await courses.next_id()) is not None:
+        for course in await courses.take(id):
+            for fault in _validate(f"course {id}", NewCourse, course):
+                yield fault
+    while (id := await terms.next_id()) is not None:
+        for term in await terms.take(id):
+            for fault in _validate(f"term {id}", NewTerm, term):
+                yield fault
+
+
+def _validate(resource: str, model: type[Input], row: Student | Course | Term) -> Iterator[Invalid]:
+    """Validate a row as if a caller had sent it."""
+    values = {name: getattr(row, name) for name in model.model_fields}
+    if "meetings" in values:
+        values["meetings"] = json.loads(values["meetings"])
+    try:
+        model.model_validate_json(json.dumps(values, default=lambda value: value.isoformat()))
+    except ValidationError as error:
+        for item in error.errors(include_url=False, include_input=False):
+            yield Invalid(resource, ".".join(map(str, item["loc"])), item["msg"])
+
+
+async def find_shared_emails(connection: Connection) -> Sequence[sql.SharedEmail]:
+    """Find students with the same address."""
+    return await sql.find_shared_emails(connection, MAX_FAULTS)
+
+
+async def find_gaps(connection: Connection) -> Sequence[sql.Gap]:
+    """Find positions without an event."""
+    return await sql.find_gaps(connection, MAX_FAULTS)
+
+
+def invariants(sweep_interval: float) -> tuple[Invariant, ...]:
+    """List what must always hold."""
+    overlooked = partial(find_overlooked, sweep_interval=sweep_interval)
+    misjudged = partial(review_blocked, sweep_interval=sweep_interval)
+    return (
+        Invariant("the seat counter is the number of seated students", find_miscounts),
+        Invariant("nobody was seated above the capacity of that moment, unless by an override", find_oversold),
+        Invariant("no seat is free while an unjudged student is waitlisted", overlooked),
+        Invariant("every blocked student is refused, until recheck_at at the latest", misjudged),
+        Invariant(
+            "nobody is seated in courses that clash, unless they were edited since",
+            find_clashes,
+            note="courses that clash since they were edited",
+        ),
+        Invariant(
+            "nobody has credits above the limit, unless they were edited since",
+            find_overloads,
+            note="credits above the limit since they were edited",
+        ),
+        Invariant("every student, hold, override and enrollment is what its events say", replay_students),
+        Invariant("every course is what its events say, requirements included", replay_courses),
+        Invariant("every term is what its events say", replay_terms),
+        Invariant("every student, course and term is valid", find_invalid),
+        Invariant("every student has an e-mail address that no other has", find_shared_emails),
+        Invariant("the positions of the events are contiguous from 1", find_gaps),
+        Invariant("every sequence is ahead of the ids in its table", sql.find_lagging_sequences),
+    )
+
+
+INVARIANTS: Final[Mapping[str, Callable[[Connection], Awaitable[Sequence[object]]]]] = {
+    each.sentence: each.find_faults for each in invariants(60.0)
+}
+
 
 async def check(settings: Settings) -> int:
-    """Print every invariant and what is off; returns 1 where anything is, else 0."""
+    """Print every invariant and what is off; returns 1 where anything is, else 0.
+
+    All is read in one snapshot, for at most ``check_timeout``: a snapshot keeps PostgreSQL from cleaning up.
+    """
+    milliseconds = str(round(settings.check_timeout * 1000))
     try:
         connection = await asyncpg.connect(
             settings.database_url,
             timeout=settings.connect_timeout,
-            server_settings={"search_path": settings.database_schema},
+            command_timeout=settings.check_timeout,
+            server_settings={
+                **SESSION,
+                "search_path": settings.database_schema,
+                # What the server does for a check that was stopped or killed ends too.
+                "statement_timeout": milliseconds,
+                "idle_in_transaction_session_timeout": milliseconds,
+            },
         )
     except (OSError, asyncpg.PostgresError) as error:
         raise DatabaseUnavailable(f"The database can't be reached: {error}") from error
+    found: dict[Invariant, Found] = {}
     try:
-        async with connection.transaction(isolation="repeatable_read", readonly=True):
-            found = {text: await find(connection) for text, find in invariants(settings.sweep_interval).items()}
-            noted = {text: await find(connection) for text, find in NOTES.items()}
+        async with (
+            asyncio.timeout(settings.check_timeout),
+            connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            for each in invariants(settings.sweep_interval):
+                with progress(connection, each.sentence):
+                    found[each] = await each.search(connection)
+        await connection.close(timeout=settings.connect_timeout)
     except asyncpg.UndefinedTableError as error:
         raise UnfitDatabase("The database is not migrated: run `python -m service migrate` first.") from error
+    except (TimeoutError, asyncpg.QueryCanceledError):
+        report(found)
+        print(
+            f"error: The check took longer than {settings.check_timeout:g} seconds. Set CHECK_TIMEOUT to allow more.",
+            file=sys.stderr,
+        )
+        return 1
+    except (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError) as error:
+        raise DatabaseUnavailable(f"The connection was lost during the check: {error}") from error
     finally:
-        await connection.close()
-    return report(found, noted)
+        connection.terminate()
+    return report(found)
 
 
-def report(found: Mapping[str, Sequence[object]], noted: Mapping[str, Sequence[object]]) -> int:
+@contextmanager
+def progress(connection: Connection, sentence: str) -> Iterator[None]:
+    """Show on a terminal which invariant is being checked, and how many statements that has taken so far."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    statements = itertools.count(1)
+    ended = False
+
+    def show(_: object = None) -> None:
+        # The driver calls this later than it ends a statement.
+        if not ended:
+            print(f"\r      {sentence} (statement {next(statements)})", end="", file=sys.stderr, flush=True)
+
+    connection.add_query_logger(show)
+    show()
+    try:
+        yield
+    finally:
+        ended = True
+        connection.remove_query_logger(show)
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def report(found: Mapping[Invariant, Found]) -> int:
     """Print what was found; returns the exit status, to which notes do not count."""
-    for invariant, faults in found.items():
-        print(f"{'ok   ' if not faults else 'FAULT'} {invariant}")
-        _show(faults)
-    for text, notes in noted.items():
-        if notes:
-            print(f"note  {text}")
-            _show(notes)
-    return 1 if any(found.values()) else 0
+    for invariant, each in found.items():
+        print(f"{'ok   ' if not each.faults else 'FAULT'} {invariant.sentence}")
+        _show(each.faults)
+    for invariant, each in found.items():
+        if each.notes:
+            print(f"note  {invariant.note}")
+            _show(each.notes)
+    return 1 if any(each.faults for each in found.values()) else 0
 
 
 def _show(rows: Sequence[object]) -> None:
     for row in rows[:SHOWN]:
-        values = row._asdict() if isinstance(row, Unjudged) else asdict(row)  # type: ignore[call-overload]
-        print("      " + ", ".join(f"{name}={value}" for name, value in values.items()))
+        print("      " + ", ".join(f"{name}={value}" for name, value in asdict(row).items()))  # type: ignore[call-overload]
     if len(rows) > SHOWN:
-        print(f"      and {len(rows) - SHOWN} more")
+        more = len(rows) - SHOWN
+        print(f"      and {more} more" if len(rows) < MAX_FAULTS else f"      and {more} or more")

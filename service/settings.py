@@ -80,6 +80,9 @@ class Settings(BaseSettings):
     migrate_timeout: PositiveFloat = 600.0
     """How long a start waits for another process to finish migrating; an index over 10⁷ rows takes minutes."""
 
+    check_timeout: PositiveFloat = 1800.0
+    """How long `check` may hold its snapshot, which keeps the server from cleaning up; 10⁷ events take some 5 minutes."""
+
     sweep_interval: PositiveFloat = 60.0
     """How late a promotion may come that only the clock brings about, such as a hold that runs out."""
 

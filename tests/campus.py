@@ -234,9 +234,22 @@ async def wait_for(client: Client, student: int, course: int) -> Answer:
 
 
 async def let_holds_end(connection: Connection, ago: str = "0 seconds") -> None:
-    """Have the time come at which holds end, and students blocked by them are judged again."""
+    """Put the end of every hold into the past, and the rechecks of those whom they block, as if placed like that."""
     await connection.execute("UPDATE holds SET ends_at = now() - $1::text::interval", ago)
     await connection.execute(
-        "UPDATE student_courses SET recheck_at = now() - $1::text::interval WHERE status = 'waitlisted' AND recheck_at IS NOT NULL",
-        ago,
+        """
+        UPDATE events
+        SET after = jsonb_set(after::jsonb, '{ends_at}', to_jsonb(holds.ends_at))::json
+        FROM holds
+        WHERE events.type = 'hold.placed'
+            AND holds.id = (events.after ->> 'hold_id')::bigint
+        """
+    )
+    await connection.execute(
+        """
+        UPDATE student_courses
+        SET recheck_at = (SELECT max(ends_at) FROM holds WHERE holds.student_id = student_courses.student_id)
+        WHERE status = 'waitlisted'
+            AND recheck_at IS NOT NULL
+        """
     )

@@ -1,16 +1,20 @@
 """``check`` on a living campus: what overrides and later edits explain is no fault, and what they do not is one."""
 
+import asyncio
+import os
+import sys
+
 import pytest
 
-from service.check import NOTES, check
+from service.check import INVARIANTS, SESSION, check, invariants
 from service.settings import Settings
 from sql import Connection
-from tests.campus import call, create, drop, enroll, let_holds_end, new_course, new_student
+from tests.campus import call, create, drop, enroll, let_holds_end, new_course, new_student, until
 from tests.conftest import Client
 
 MONDAY = [{"day": "mon", "start": "09:00", "end": "10:30"}]
 TUESDAY = [{"day": "tue", "start": "09:00", "end": "10:30"}]
-CLASH, OVERLOAD = NOTES
+CLASH, OVERLOAD = [each.note for each in invariants(60.0) if each.note is not None]
 
 
 async def checked(settings: Settings, capsys: pytest.CaptureFixture[str]) -> tuple[int, list[str]]:
@@ -20,7 +24,7 @@ async def checked(settings: Settings, capsys: pytest.CaptureFixture[str]) -> tup
 
 
 async def new_term(client: Client, **fields: object) -> int:
-    body = {"code": "T", "name": "Term", "starts_on": "2036-09-01", "ends_on": "2036-12-18", **fields}
+    body = {"code": "T", "name": "Term", "starts_on": "2026-09-01", "ends_on": "2026-12-18", **fields}
     id: int = (await create(client, "/terms", body))["id"]
     return id
 
@@ -69,7 +73,7 @@ async def test_a_clash_that_nothing_explains_is_a_fault(
 
     status, lines = await checked(settings, capsys)
     assert status == 1
-    assert lines[1:] == [f"      student_id={student}, course_id={one}, with_course_id={other}, edited=False"]
+    assert lines[1] == f"      student_id={student}, course_id={one}, with_course_id={other}, edited=False"
 
 
 @pytest.mark.parametrize("edited", ["course", "term", "student"])
@@ -173,4 +177,58 @@ async def test_an_oversell_is_found_though_the_capacity_was_larger_before_and_af
 
     oversold = f"student_id={students[1]}, position=6, seats_taken=2, capacity=1"
     assert status == 1
-    assert [line for line in lines if "position" in line] == [f"      course_id={course}, {oversold}"]
+    assert [line for line in lines if "seats_taken" in line] == [f"      course_id={course}, {oversold}"]
+
+
+async def test_a_check_that_takes_too_long_is_stopped_and_leaves_no_session_behind(
+    client: Client, settings: Settings, connection: Connection, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await new_course(client)
+    await connection.execute("BEGIN")
+    await connection.execute("LOCK TABLE events")
+
+    status = await check(settings.model_copy(update={"check_timeout": 0.5}))
+
+    out, error = capsys.readouterr()
+    assert status == 1
+    assert out.splitlines() == [f"ok    {next(iter(INVARIANTS))}"], "what was checked until then"
+    assert error == "error: The check took longer than 0.5 seconds. Set CHECK_TIMEOUT to allow more.\n"
+    await connection.execute("ROLLBACK")
+
+    async def is_gone() -> bool:
+        sessions = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1"
+        count: int = await connection.fetchval(sessions, SESSION["application_name"])
+        return count == 0
+
+    await until(is_gone, "the end of the session")
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+async def test_a_check_shows_its_progress_on_a_terminal_alone(database_url: str, is_terminal: bool) -> None:
+    terminal, standard_error = os.openpty() if is_terminal else os.pipe()
+    try:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "service",
+            "check",
+            stdout=asyncio.subprocess.PIPE,
+            stderr=standard_error,
+            env={**os.environ, "DATABASE_URL": database_url},
+        )
+        out, _ = await process.communicate()
+        os.write(standard_error, b"end")
+        shown = ""
+        while not shown.endswith("end"):
+            shown += os.read(terminal, 65_536).decode()
+    finally:
+        os.close(terminal)
+        os.close(standard_error)
+
+    assert process.returncode == 0
+    assert [line.partition(" ")[0] for line in out.decode().splitlines()] == ["ok"] * len(INVARIANTS)
+    if is_terminal:
+        assert [sentence for sentence in INVARIANTS if f"\r      {sentence} (statement 1)" not in shown] == []
+        assert shown.endswith("\r\x1b[Kend"), "nothing is left of it"
+    else:
+        assert shown == "end"

@@ -1,0 +1,475 @@
+"""The events replayed against the tables: every row is what its events add up to, and every event continues the others."""
+
+import json
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from functools import lru_cache
+from itertools import groupby
+from typing import Final, Generic, Protocol, TypeAlias, TypeVar
+
+from sql import Connection
+from sql import replay as sql
+from sql.courses import Course, load_definitions
+from sql.holds import Hold
+from sql.overrides import Override
+from sql.replay import EnrollmentState, Recorded
+from sql.requirements import Requirement
+from sql.students import Student, list_students
+from sql.terms import Term, list_terms
+
+Row = TypeVar("Row")
+State: TypeAlias = Mapping[str, object]
+
+PAGE_ROWS = 5_000
+"""How many rows are read at once: more of them make a check no faster, and each row stays in memory for a page."""
+
+LOWEST: Final = -(2**63)
+"""Comes before every id and position, also before those that are none."""
+
+INSTANTS: Final = frozenset(
+    {"enroll_from", "enroll_until", "drop_until", "withdraw_until", "starts_at", "ends_at", "expires_at"}
+)
+"""The fields that events write as RFC 3339 instants, with Z or with an offset."""
+
+COUNTED: Final = frozenset({"id", "seats_taken", "waitlisted", "created_at", "updated_at"})
+"""The columns of students, courses and terms that no event of theirs carries."""
+
+ACTIONS: Final = {
+    "student": frozenset({"created", "updated", "deleted"}),
+    "course": frozenset({"created", "updated", "deleted", "cancelled", "requirements_set"}),
+    "term": frozenset({"created", "updated", "deleted"}),
+}
+STATUSES: Final = {
+    "enrolled": "enrolled",
+    "promoted": "enrolled",
+    "waitlisted": "waitlisted",
+    "skipped": "waitlisted",
+    "updated": "waitlisted",
+    "completed": "completed",
+    "dropped": "dropped",
+    "withdrawn": "withdrawn",
+}
+"""The status after each event of an enrollment."""
+
+JOINS: Final = frozenset({"enrollment.enrolled", "enrollment.waitlisted", "enrollment.promoted"})
+"""The events that put a student at the end of a waitlist or in a seat."""
+
+UNTOLD: Final = {"status": "open", "groups": (), "meetings": [], "used": False, "swap_drops": []}
+"""What fields are before any event carries them; the others are None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A row, or a field of a row, that is not what its events say; None where there is no row, or no event."""
+
+    resource: str
+    field: str
+    value: object
+    value_by_events: object
+
+
+@dataclass(frozen=True, slots=True)
+class Break:
+    """An event that can't follow the events before it: a field in it is not what they left."""
+
+    position: int
+    type: str
+    field: str
+    value: object
+    value_by_events: object
+
+
+Faults: TypeAlias = Iterator[Difference | Break]
+
+
+class Stream(Generic[Row]):
+    """Rows in ascending order of an id, read page by page."""
+
+    def __init__(self, read: Callable[[Row | None], Awaitable[Sequence[Row]]], id_of: Callable[[Row], int]) -> None:
+        self._read = read
+        """Reads the page after a row, or the first page after None."""
+        self._id_of = id_of
+        self._rows: Sequence[Row] = ()
+        self._next = 0
+        self._last: Row | None = None
+        self._complete = False
+
+    async def next_id(self) -> int | None:
+        """Return the id of the next row; None at the end."""
+        if self._next == len(self._rows):
+            if self._complete:
+                return None
+            self._rows, self._next = await self._read(self._last), 0
+            if not self._rows:
+                self._complete = True
+                return None
+            self._last = self._rows[-1]
+        return self._id_of(self._rows[self._next])
+
+    async def take(self, id: int) -> list[Row]:
+        """Return the rows of an id, which must not be larger than the next one, and go on to the next id."""
+        taken: list[Row] = []
+        while await self.next_id() == id:
+            taken.append(self._rows[self._next])
+            self._next += 1
+        return taken
+
+
+class HasIds(Protocol):
+    """A stream of any rows."""
+
+    async def next_id(self) -> int | None:
+        """Return the id of the next row; None at the end."""
+
+
+async def smallest_id(*streams: HasIds) -> int | None:
+    """Return the smallest id that is next in any of the streams; None where all are at their end."""
+    ids = [id for stream in streams if (id := await stream.next_id()) is not None]
+    return min(ids, default=None)
+
+
+async def replay_terms(connection: Connection) -> AsyncIterator[Difference | Break]:
+    """Compare every term with what its events add up to."""
+    # Terms are few, and their events in no order of theirs: all of them are held in memory.
+    events: dict[int, list[Recorded]] = defaultdict(list)
+    after = LOWEST
+    while page := await sql.find_events_of_terms(connection, after, PAGE_ROWS):
+        after = page[-1].position
+        for event in page:
+            events[event.term_id or 0].append(event)
+    terms = terms_of(connection)
+    while (id := await terms.next_id()) is not None:
+        for term in await terms.take(id):
+            for fault in _follow("term", id, events.pop(id, []), _row_state(term, Term.__dataclass_fields__)):
+                yield fault
+    for id, untold in events.items():
+        for fault in _follow("term", id, untold, None):
+            yield fault
+
+
+async def replay_courses(connection: Connection) -> AsyncIterator[Difference | Break]:
+    """Compare every course and its requirements with what its events add up to."""
+    courses = courses_of(connection)
+    requirements = Stream[Requirement](
+        lambda last: sql.find_requirements(
+            connection,
+            *((last.course_id, last.group_number, last.code) if last else (LOWEST, LOWEST, "")),
+            PAGE_ROWS,
+        ),
+        lambda row: row.course_id,
+    )
+    events = Stream[Recorded](
+        lambda last: sql.find_events_of_courses(
+            connection, *((last.course_id or 0, last.position) if last else (LOWEST, LOWEST)), PAGE_ROWS
+        ),
+        lambda event: event.course_id or 0,
+    )
+    while (id := await smallest_id(courses, requirements, events)) is not None:
+        state: State | None = None
+        required = await requirements.take(id)
+        for course in await courses.take(id):
+            groups = [
+                {"kind": kind, "any_of": [row.code for row in members]}
+                for (_, kind), members in groupby(required, lambda row: (row.group_number, row.kind))
+            ]
+            state = {**_row_state(course, Course._fields), "groups": _plain("groups", groups)}
+        for fault in _follow("course", id, await events.take(id), state):
+            yield fault
+
+
+async def replay_students(connection: Connection) -> AsyncIterator[Difference | Break]:
+    """Compare every student, hold, override and enrollment with what its events add up to, student by student.
+
+    Of a student, events carry only the version and the names of the fields that changed.
+    """
+    students = students_of(connection)
+    holds = Stream[Hold](
+        lambda last: sql.find_all_holds(
+            connection, *((last.student_id, last.id) if last else (LOWEST, LOWEST)), PAGE_ROWS
+        ),
+        lambda hold: hold.student_id,
+    )
+    overrides = Stream[Override](
+        lambda last: sql.find_all_overrides(
+            connection, *((last.student_id, last.id) if last else (LOWEST, LOWEST)), PAGE_ROWS
+        ),
+        lambda override: override.student_id,
+    )
+    enrollments = Stream[EnrollmentState](
+        lambda last: sql.find_enrollments(
+            connection, *((last.student_id, last.course_id) if last else (LOWEST, LOWEST)), PAGE_ROWS
+        ),
+        lambda row: row.student_id,
+    )
+    events = Stream[Recorded](
+        lambda last: sql.find_events_of_students(
+            connection, *((last.student_id or 0, last.position) if last else (LOWEST, LOWEST)), PAGE_ROWS
+        ),
+        lambda event: event.student_id or 0,
+    )
+    moves = Stream[Recorded](
+        lambda last: sql.find_events_of_enrollments(
+            connection,
+            *((last.student_id or 0, last.course_id or 0, last.position) if last else (LOWEST, LOWEST, LOWEST)),
+            PAGE_ROWS,
+        ),
+        lambda event: event.student_id or 0,
+    )
+    while (id := await smallest_id(students, holds, overrides, enrollments, events, moves)) is not None:
+        student = next(iter(await students.take(id)), None)
+        of_student, of_holds = _divided(await events.take(id), "hold.")
+        for fault in _follow("student", id, of_student, None if student is None else {"version": student.version}):
+            yield fault
+        for fault in _follow_holds(student, await holds.take(id), of_holds):
+            yield fault
+        of_enrollments, of_overrides = _divided(await moves.take(id), "override.")
+        own_overrides = await overrides.take(id)
+        deleted = await _deleted_courses(connection, own_overrides, of_overrides)
+        for fault in _follow_overrides(student, own_overrides, of_overrides, deleted):
+            yield fault
+        for fault in _follow_enrollments(id, await enrollments.take(id), of_enrollments, of_overrides):
+            yield fault
+
+
+def students_of(connection: Connection) -> Stream[Student]:
+    """Read all students."""
+    return Stream(
+        lambda last: list_students(connection, last.id if last else LOWEST, PAGE_ROWS), lambda student: student.id
+    )
+
+
+def courses_of(connection: Connection) -> Stream[Course]:
+    """Read all courses."""
+    return Stream(
+        lambda last: sql.find_courses(connection, last.id if last else LOWEST, PAGE_ROWS), lambda course: course.id
+    )
+
+
+def terms_of(connection: Connection) -> Stream[Term]:
+    """Read all terms."""
+    return Stream(lambda last: list_terms(connection, last.id if last else LOWEST, PAGE_ROWS), lambda term: term.id)
+
+
+@lru_cache(maxsize=4096)
+def parsed(text: str | None) -> State | None:
+    """Read a state of an event, which is not to be changed: most are one of a few."""
+    state = None if text is None else json.loads(text)
+    return state if state is None or isinstance(state, dict) else {"state": state}
+
+
+def _divided(events: Iterable[Recorded], prefix: str) -> tuple[list[Recorded], list[Recorded]]:
+    """Split events into those of other types, and those whose type begins with a prefix."""
+    parts: tuple[list[Recorded], list[Recorded]] = ([], [])
+    for event in events:
+        parts[event.type.startswith(prefix)].append(event)
+    return parts
+
+
+def _plain(name: str, value: object) -> object:
+    """Bring a value that can be written in several ways into one, whether a row or an event has it."""
+    try:
+        if name in INSTANTS and isinstance(value, str):
+            return datetime.fromisoformat(value)
+        if name == "groups" and isinstance(value, list):
+            # Within a group the codes are a set: the table does not keep their order.
+            return tuple([(group["kind"], tuple(sorted(group["any_of"]))) for group in value])
+    except (KeyError, TypeError, ValueError):
+        return value  # An event may have been rewritten: what it has then is like nothing else.
+    if name == "meetings" and isinstance(value, str):
+        return json.loads(value)
+    return value.isoformat() if isinstance(value, date) and not isinstance(value, datetime) else value
+
+
+def _id_in(state: State, name: str) -> int | None:
+    """Look up an id in the state of an event."""
+    id = state.get(name)
+    return id if isinstance(id, int) else None
+
+
+def _row_state(row: object, names: Iterable[str]) -> dict[str, object]:
+    return {name: _plain(name, getattr(row, name)) for name in names if name not in COUNTED}
+
+
+def _of(state: State | None, name: str) -> object:
+    """Look up a field of what events add up to."""
+    return None if state is None else _plain(name, state.get(name, UNTOLD.get(name)))
+
+
+def _compare(resource: str, row: State | None, state: State | None) -> Faults:
+    """Compare a row with what its events add up to; None where there is no row, or nothing is left."""
+    if row is None or state is None:
+        if row is not state:
+            yield Difference(resource, "row", "present" if row is not None else None, "present" if state else None)
+        return
+    for name, value in row.items():
+        # As it stands first: mostly both are written alike.
+        if value != state.get(name, UNTOLD.get(name)) and value != (expected := _of(state, name)):
+            yield Difference(resource, name, value, expected)
+
+
+def _check_before(event: Recorded, state: State | None, required: str) -> Faults:
+    """Compare what an event says of the state before it with what the events before it left."""
+    before = parsed(event.before)
+    if before is None or state is None:
+        if before is not state:
+            yield Break(event.position, event.type, "before", before and "a state", state and "a state")
+        return
+    if required not in before:
+        yield Break(event.position, event.type, required, None, _of(state, required))
+    for name, value in before.items():
+        if value == state.get(name, UNTOLD.get(name)) or name == "fields":
+            continue
+        if (told := _plain(name, value)) != (expected := _of(state, name)):
+            yield Break(event.position, event.type, name, told, expected)
+
+
+def _follow(noun: str, id: int, events: Sequence[Recorded], row: State | None) -> Faults:
+    """Replay the events of one student, course or term, and compare its row with what they add up to."""
+    state: dict[str, object] | None = None
+    for event in events:
+        prefix, _, action = event.type.partition(".")
+        if prefix != noun or action not in ACTIONS[noun]:
+            yield Break(event.position, event.type, "type", event.type, None)
+            continue
+        yield from _check_before(event, state, "version")
+        after = parsed(event.after)
+        if (action == "created") != (state is None) or (action == "deleted") != (after is None):
+            yield Break(event.position, event.type, "type", event.type, None)
+        if after is None:
+            state = None
+            continue
+        version = state.get("version", 0) if state else 0
+        expected = version + (action != "requirements_set") if isinstance(version, int) else None
+        if after.get("version") != expected:
+            yield Break(event.position, event.type, "version", after.get("version"), expected)
+        before = parsed(event.before)
+        if before is not None and (before.keys() != after.keys() or before.get("fields") != after.get("fields")):
+            yield Break(
+                event.position, event.type, "fields", after.get("fields", [*after]), before.get("fields", [*before])
+            )
+        if action == "cancelled" and after.get("status") != "cancelled":
+            yield Break(event.position, event.type, "status", after.get("status"), "cancelled")
+        state = {**(state or {}), **after}
+    yield from _compare(f"{noun} {id}", row, state)
+
+
+def _follow_holds(student: Student | None, rows: Sequence[Hold], events: Sequence[Recorded]) -> Faults:
+    """Replay the events of a student's holds; those of a student who was deleted are deleted too."""
+    states: dict[int | None, dict[str, object]] = {}
+    for event in events:
+        after = parsed(event.after) or {}
+        id = _id_in(after, "hold_id")
+        yield from _check_before(event, states.get(id), "hold_id")
+        if event.type != ("hold.ended" if id in states else "hold.placed"):
+            yield Break(event.position, event.type, "type", event.type, None)
+        states[id] = {**states.get(id, {}), **after}
+    if student is None:
+        return
+    for hold in rows:
+        row: State = {
+            "blocks": [name for name, is_set in (("enroll", hold.blocks_enroll), ("drop", hold.blocks_drop)) if is_set],
+            "starts_at": hold.starts_at,
+            "ends_at": hold.ends_at,
+        }
+        yield from _compare(f"hold {hold.id} of student {student.id}", row, states.pop(hold.id, None))
+    for id, state in states.items():
+        yield from _compare(f"hold {id} of student {student.id}", None, state)
+
+
+async def _deleted_courses(
+    connection: Connection, rows: Sequence[Override], events: Sequence[Recorded]
+) -> set[int | None]:
+    """Find the courses of overrides that were deleted, and the overrides with them."""
+    courses = {event.course_id for event in events} - {row.course_id for row in rows}
+    if not courses:
+        return set()
+    there = await load_definitions(connection, [id for id in courses if id is not None])
+    return courses - {definition.id for definition in there}
+
+
+def _follow_overrides(
+    student: Student | None, rows: Sequence[Override], events: Sequence[Recorded], deleted: Container[int | None]
+) -> Faults:
+    """Replay the events of a student's overrides; those of a student or course that was deleted are deleted too."""
+    states: dict[tuple[int | None, int | None], dict[str, object]] = {}
+    for event in events:
+        after = parsed(event.after) or {}
+        key = event.course_id, _id_in(after, "override_id")
+        yield from _check_before(event, states.get(key), "override_id")
+        expected = {"override.ended", "override.used"} if key in states else {"override.granted"}
+        if event.type not in expected or (after.get("used") is True) != (event.type == "override.used"):
+            yield Break(event.position, event.type, "type", event.type, None)
+        states[key] = {**states.get(key, {}), **after}
+        if event.type == "override.used":
+            states[key]["used_at"] = event.occurred_at
+    if student is None:
+        return
+    for override in rows:
+        row = {name: getattr(override, name) for name in ("rule", "author", "expires_at", "used_at")}
+        state = states.pop((override.course_id, override.id), None)
+        yield from _compare(f"override {override.id} of student {student.id}", row, state)
+    for (course_id, id), state in states.items():
+        if course_id not in deleted:
+            yield from _compare(f"override {id} of student {student.id}", None, state)
+
+
+def _follow_enrollments(
+    student_id: int, rows: Sequence[EnrollmentState], events: Sequence[Recorded], of_overrides: Sequence[Recorded]
+) -> Faults:
+    """Replay the events of a student's enrollments, course by course."""
+    used = {
+        (event.course_id, _id_in(parsed(event.after) or {}, "override_id"))
+        for event in of_overrides
+        if event.type == "override.used"
+    }
+    own = {row.course_id: row for row in rows}
+    for course_id, history in groupby(events, lambda event: event.course_id or 0):
+        state: dict[str, object] | None = None
+        for event in history:
+            yield from _check_before(event, state, "status")
+            yield from _check_status(event)
+            state = _moved(event, state)
+        row = own.pop(course_id, None)
+        resource = f"student {student_id} in course {course_id}"
+        yield from _compare(resource, None if row is None else _enrollment_state(row), state)
+        if row is not None and row.override_id is not None and (course_id, row.override_id) not in used:
+            yield Difference(resource, "override_id", row.override_id, "never used")
+    for course_id, row in own.items():
+        yield from _compare(f"student {student_id} in course {course_id}", _enrollment_state(row), None)
+
+
+def _check_status(event: Recorded) -> Faults:
+    """Compare the type of an enrollment's event with the status that it gives."""
+    prefix, _, action = event.type.partition(".")
+    if prefix != "enrollment" or action not in STATUSES:
+        yield Break(event.position, event.type, "type", event.type, None)
+    elif (status := (parsed(event.after) or {}).get("status")) != STATUSES[action]:
+        yield Break(event.position, event.type, "status", status, STATUSES[action])
+
+
+def _moved(event: Recorded, state: dict[str, object] | None) -> dict[str, object] | None:
+    """Return what an event makes of an enrollment."""
+    after = parsed(event.after) or {}
+    if event.type == "enrollment.skipped":
+        return state
+    if event.type == "enrollment.updated":
+        return {**(state or {}), "swap_drops": after.get("swap_drops", [])}
+    moved = {**(state or {}), "passed": None, "grade": None, "swap_drops": [], **after}
+    if state is None or event.type in JOINS:
+        moved["place"], moved["joined_at"] = event.position, event.occurred_at
+        moved["override_id"] = after.get("override_id")
+    return moved
+
+
+def _enrollment_state(row: EnrollmentState) -> State:
+    return {
+        "status": row.status,
+        "place": row.place,
+        "joined_at": row.joined_at,
+        "passed": row.passed,
+        "grade": row.grade,
+        "override_id": row.override_id,
+        "swap_drops": [] if row.swap_drops is None else json.loads(row.swap_drops),
+    }

@@ -1,0 +1,206 @@
+"""Statements that read everything, a page at a time, for ``check`` to replay the events against the tables.
+
+Each page begins after the key of the last row of the one before it, and costs as much as the rows that it returns.
+"""
+
+from datetime import datetime
+from typing import Final, NamedTuple
+
+from sql import Connection
+from sql.courses import Course
+from sql.holds import Hold
+from sql.overrides import Override
+from sql.requirements import Requirement
+
+
+class Recorded(NamedTuple):
+    """An event as far as it says what became of something: ``before`` and ``after`` are JSON texts."""
+
+    position: int
+    type: str
+    occurred_at: datetime
+    student_id: int | None
+    course_id: int | None
+    term_id: int | None
+    before: str | None
+    after: str | None
+
+
+class EnrollmentState(NamedTuple):
+    """What the events say of a row of ``student_courses``."""
+
+    student_id: int
+    course_id: int
+    status: str
+    place: int
+    joined_at: datetime
+    passed: bool | None
+    grade: str | None
+    override_id: int | None
+    swap_drops: str | None
+
+
+FIND_EVENTS_OF_TERMS: Final = """
+SELECT position, type, occurred_at, student_id, course_id, term_id, before, after
+FROM events
+WHERE student_id IS NULL
+    AND course_id IS NULL
+    AND position > $1::bigint
+ORDER BY student_id, course_id, position
+LIMIT $2::bigint
+"""
+
+
+async def find_events_of_terms(connection: Connection, after_position: int, limit: int) -> list[Recorded]:
+    """Read a page of the events that name neither a student nor a course, in order."""
+    return [Recorded._make(row) for row in await connection.fetch(FIND_EVENTS_OF_TERMS, after_position, limit)]
+
+
+FIND_EVENTS_OF_COURSES: Final = """
+SELECT position, type, occurred_at, student_id, course_id, term_id, before, after
+FROM events
+WHERE student_id IS NULL
+    AND (course_id, position) > ($1::bigint, $2::bigint)
+ORDER BY student_id, course_id, position
+LIMIT $3::bigint
+"""
+
+
+async def find_events_of_courses(
+    connection: Connection, after_course_id: int, after_position: int, limit: int
+) -> list[Recorded]:
+    """Read a page of the events that name a course and no student, by course, then in order."""
+    rows = await connection.fetch(FIND_EVENTS_OF_COURSES, after_course_id, after_position, limit)
+    return [Recorded._make(row) for row in rows]
+
+
+FIND_EVENTS_OF_STUDENTS: Final = """
+SELECT position, type, occurred_at, student_id, course_id, term_id, before, after
+FROM events
+WHERE course_id IS NULL
+    AND student_id >= $1::bigint
+    AND (student_id > $1::bigint OR position > $2::bigint)
+ORDER BY student_id, course_id, position
+LIMIT $3::bigint
+"""
+
+
+async def find_events_of_students(
+    connection: Connection, after_student_id: int, after_position: int, limit: int
+) -> list[Recorded]:
+    """Read a page of the events that name a student and no course, by student, then in order."""
+    rows = await connection.fetch(FIND_EVENTS_OF_STUDENTS, after_student_id, after_position, limit)
+    return [Recorded._make(row) for row in rows]
+
+
+FIND_EVENTS_OF_ENROLLMENTS: Final = """
+SELECT position, type, occurred_at, student_id, course_id, term_id, before, after
+FROM events
+WHERE course_id IS NOT NULL
+    AND (student_id, course_id, position) > ($1::bigint, $2::bigint, $3::bigint)
+ORDER BY student_id, course_id, position
+LIMIT $4::bigint
+"""
+
+
+async def find_events_of_enrollments(
+    connection: Connection, after_student_id: int, after_course_id: int, after_position: int, limit: int
+) -> list[Recorded]:
+    """Read a page of the events that name a student and a course, by both, then in order."""
+    rows = await connection.fetch(FIND_EVENTS_OF_ENROLLMENTS, after_student_id, after_course_id, after_position, limit)
+    return [Recorded._make(row) for row in rows]
+
+
+FIND_EVENTS_OF_SEATS: Final = """
+SELECT position, type, occurred_at, student_id, course_id, term_id, before, after
+FROM events
+WHERE position > $1::bigint
+    AND course_id IS NOT NULL
+ORDER BY position
+LIMIT $2::bigint
+"""
+
+
+async def find_events_of_seats(connection: Connection, after_position: int, limit: int) -> list[Recorded]:
+    """Read a page of the events that name a course, in order."""
+    return [Recorded._make(row) for row in await connection.fetch(FIND_EVENTS_OF_SEATS, after_position, limit)]
+
+
+FIND_COURSES: Final = """
+SELECT
+    id, external_id, term_id, code, title, credits, capacity, waitlist_capacity, meetings, status, seats_taken,
+    waitlisted, version, created_at, updated_at
+FROM courses
+WHERE id > $1::bigint
+ORDER BY id
+LIMIT $2::bigint
+"""
+
+
+async def find_courses(connection: Connection, after_id: int, limit: int) -> list[Course]:
+    """Read a page of courses by id."""
+    return [Course._make(row) for row in await connection.fetch(FIND_COURSES, after_id, limit)]
+
+
+FIND_REQUIREMENTS: Final = """
+SELECT course_id, kind, group_number, code
+FROM requirements
+WHERE (course_id, group_number, code) > ($1::bigint, $2::bigint, $3::text)
+ORDER BY course_id, group_number, code
+LIMIT $4::bigint
+"""
+
+
+async def find_requirements(
+    connection: Connection, after_course_id: int, after_group_number: int, after_code: str, limit: int
+) -> list[Requirement]:
+    """Read a page of requirements, by course, then group by group."""
+    rows = await connection.fetch(FIND_REQUIREMENTS, after_course_id, after_group_number, after_code, limit)
+    return [Requirement(*row) for row in rows]
+
+
+FIND_ALL_HOLDS: Final = """
+SELECT id, student_id, reason, blocks_enroll, blocks_drop, starts_at, ends_at, created_at
+FROM holds
+WHERE (student_id, id) > ($1::bigint, $2::bigint)
+ORDER BY student_id, id
+LIMIT $3::bigint
+"""
+
+
+async def find_all_holds(connection: Connection, after_student_id: int, after_id: int, limit: int) -> list[Hold]:
+    """Read a page of holds by student and id."""
+    return [Hold(*row) for row in await connection.fetch(FIND_ALL_HOLDS, after_student_id, after_id, limit)]
+
+
+FIND_ALL_OVERRIDES: Final = """
+SELECT id, student_id, course_id, rule, author, reason, expires_at, used_at, created_at
+FROM overrides
+WHERE (student_id, id) > ($1::bigint, $2::bigint)
+ORDER BY student_id, id
+LIMIT $3::bigint
+"""
+
+
+async def find_all_overrides(
+    connection: Connection, after_student_id: int, after_id: int, limit: int
+) -> list[Override]:
+    """Read a page of overrides by student and id."""
+    return [Override(*row) for row in await connection.fetch(FIND_ALL_OVERRIDES, after_student_id, after_id, limit)]
+
+
+FIND_ENROLLMENTS: Final = """
+SELECT student_id, course_id, status, place, joined_at, passed, grade, override_id, swap_drops
+FROM student_courses
+WHERE (student_id, course_id) > ($1::bigint, $2::bigint)
+ORDER BY student_id, course_id
+LIMIT $3::bigint
+"""
+
+
+async def find_enrollments(
+    connection: Connection, after_student_id: int, after_course_id: int, limit: int
+) -> list[EnrollmentState]:
+    """Read a page of what students have been in, by student and course."""
+    rows = await connection.fetch(FIND_ENROLLMENTS, after_student_id, after_course_id, limit)
+    return [EnrollmentState._make(row) for row in rows]

@@ -1,0 +1,339 @@
+"""``check`` on a small campus of which one thing is changed by SQL, past the service: it is found, whatever it is."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from service.check import INVARIANTS, check
+from service.settings import Settings
+from sql import Connection
+from tests.campus import call, create, drop, enroll, new_course, new_student, wait_for
+from tests.conftest import Client
+
+MONDAY = [{"day": "mon", "start": "09:00", "end": "10:30"}]
+TUESDAY = [{"day": "tue", "start": "09:00", "end": "10:30"}]
+PAIR = "student_id = {} AND course_id = {}"
+
+
+async def new_campus(client: Client) -> None:
+    """Fill an empty database: students 1 to 7, courses 1 to 6, term 1, holds 1 and 2, overrides 1 to 3."""
+    now = datetime.now(UTC)
+    term = {
+        "code": "2026F",
+        "name": "Fall",
+        "starts_on": "2036-09-01",
+        "ends_on": "2036-12-18",
+        "enroll_from": (now - timedelta(days=1)).isoformat(),
+        "enroll_until": (now + timedelta(days=9)).isoformat(),
+        "drop_until": (now + timedelta(days=20)).isoformat(),
+        "withdraw_until": (now + timedelta(days=40)).isoformat(),
+        "max_credits": 6,
+    }
+    await create(client, "/terms", term)
+    await call(client, "PATCH", "/terms/1", {"name": "Fall 2026"})
+    for fields in (
+        {"capacity": 2, "term_id": 1, "credits": 3, "meetings": MONDAY},
+        {"capacity": 1, "term_id": 1, "credits": 3, "meetings": TUESDAY, "waitlist_capacity": 9},
+        {"external_id": "sis-3"},
+        {},
+        {"capacity": 1},
+        {"capacity": 30},
+    ):
+        await new_course(client, **fields)
+    for _ in range(7):
+        await new_student(client)
+    await call(client, "PATCH", "/students/1", {"email": "ada.king@campus.example"})
+    await call(client, "PATCH", "/courses/3", {"capacity": 5, "title": "A new title"})
+    await call(client, "PATCH", "/courses/3", {"capacity": 6})
+    groups = [{"kind": "pre", "any_of": ["MATH101", "MATH102"]}, {"kind": "anti", "any_of": ["CS999"]}]
+    await call(client, "PUT", "/courses/6/requirements", {"groups": groups})
+    for rule, course in (("course_full", 2), ("hold", 3), ("time_conflict", 4)):
+        body = {"course_id": course, "rule": rule, "author": "Dean", "reason": "so"}
+        await create(client, "/students/5/overrides", body)
+    await call(client, "DELETE", "/students/5/overrides/3")
+    assert (await enroll(client, 1, 1, 2)).status == 201
+    assert (await enroll(client, 2, 1, 3)).status == 201
+    assert (await enroll(client, 5, 2)).status == 201
+    assert (await enroll(client, 4, 3, 4)).status == 201
+    swap = {"drop": [3], "add": [2], "on_full": "waitlist"}
+    assert (await enroll(client, 3, 3)).status == 201
+    assert (await call(client, "POST", "/students/3/swap", swap)).status == 201
+    assert (await wait_for(client, 4, 2)).status == 201
+    assert (await drop(client, 4, 4)).status == 200
+    await call(client, "POST", "/students/2/courses/3/complete", {"passed": True, "grade": "A-"})
+    assert (await enroll(client, 6, 5)).status == 201
+    await call(client, "POST", "/courses/5/cancel", {})
+    for _ in range(2):
+        await create(client, "/students/7/holds", {"reason": "fees", "blocks": ["enroll"]})
+    await call(client, "DELETE", "/students/7/holds/2")
+
+
+STUDENTS = "every student, hold, override and enrollment is what its events say"
+COURSES = "every course is what its events say, requirements included"
+TERMS = "every term is what its events say"
+VALID = "every student, course and term is valid"
+GAPS = "the positions of the events are contiguous from 1"
+SEQUENCES = "every sequence is ahead of the ids in its table"
+BLOCKED = "every blocked student is refused, until recheck_at at the latest"
+COUNTERS = "the seat counter is the number of seated students"
+
+CORRUPTIONS = {
+    "a capacity that was never kept": (
+        "nobody was seated above the capacity of that moment, unless by an override",
+        """
+        UPDATE courses SET capacity = 1 WHERE id = 1;
+        UPDATE events SET after = replace(after::text, '"capacity":2', '"capacity":1')::json
+        """,
+    ),
+    "a free seat beside a waitlist": (
+        "no seat is free while an unjudged student is waitlisted",
+        "UPDATE courses SET capacity = 9 WHERE id = 2",
+    ),
+    "a blocked student whom nothing blocks": (
+        BLOCKED,
+        "UPDATE student_courses SET recheck_at = '9999-12-31Z' WHERE status = 'waitlisted'",
+    ),
+    "a recheck that comes too late": (
+        BLOCKED,
+        """
+        INSERT INTO holds (student_id, reason, blocks_enroll, blocks_drop, ends_at, created_at)
+        VALUES (4, 'fees', true, false, now() + interval '1 hour', now());
+        UPDATE student_courses SET recheck_at = now() + interval '2 hours' WHERE student_id = 4 AND course_id = 2
+        """,
+    ),
+    "meetings that clash": (
+        "nobody is seated in courses that clash, unless they were edited since",
+        "UPDATE courses SET meetings = (SELECT meetings FROM courses WHERE id = 1) WHERE id = 2",
+    ),
+    "a limit below what a student has": (
+        "nobody has credits above the limit, unless they were edited since",
+        "UPDATE terms SET max_credits = 5.5",
+    ),
+    "a capacity that is raised": (COURSES, "UPDATE courses SET capacity = 7 WHERE id = 3"),
+    "a capacity that is gone": (COURSES, "UPDATE courses SET capacity = NULL WHERE id = 3"),
+    "a waitlist capacity": (COURSES, "UPDATE courses SET waitlist_capacity = NULL WHERE id = 2"),
+    "a cancelled course that is open": (COURSES, "UPDATE courses SET status = 'open' WHERE id = 5"),
+    "an open course that is cancelled": (COURSES, "UPDATE courses SET status = 'cancelled' WHERE id = 4"),
+    "a title": (COURSES, "UPDATE courses SET title = 'Another' WHERE id = 3"),
+    "a code": (COURSES, "UPDATE courses SET code = 'OTHER' WHERE id = 3"),
+    "credits": (COURSES, "UPDATE courses SET credits = 2.5 WHERE id = 2"),
+    "the term of a course": (COURSES, "UPDATE courses SET term_id = NULL WHERE id = 2"),
+    "meetings": (COURSES, "UPDATE courses SET meetings = '[]' WHERE id = 2"),
+    "meetings that are none": (VALID, """UPDATE courses SET meetings = '[{"day": "moon"}]' WHERE id = 2"""),
+    "an external id": (COURSES, "UPDATE courses SET external_id = NULL WHERE id = 3"),
+    "a course's version": (COURSES, "UPDATE courses SET version = 2 WHERE id = 3"),
+    "a course without events": (COURSES, "INSERT INTO courses (code, title) VALUES ('X', 'X')"),
+    "a course that is gone": (COURSES, "DELETE FROM courses WHERE id = 6"),
+    "the counter of seats": (COUNTERS, "UPDATE courses SET seats_taken = 1 WHERE id = 1"),
+    "the counter of the waitlist": (COUNTERS, "UPDATE courses SET waitlisted = 1 WHERE id = 2"),
+    "a requirement that is gone": (COURSES, "DELETE FROM requirements WHERE code = 'MATH102'"),
+    "a requirement without events": (COURSES, "INSERT INTO requirements VALUES (1, 'pre', 1, 'MATH101')"),
+    "the kind of a requirement": (COURSES, "UPDATE requirements SET kind = 'co' WHERE kind = 'anti'"),
+    "the code of a requirement": (COURSES, "UPDATE requirements SET code = 'CS998' WHERE kind = 'anti'"),
+    "the deadline to enroll": (TERMS, "UPDATE terms SET enroll_until = enroll_until + interval '1 microsecond'"),
+    "a deadline that is gone": (TERMS, "UPDATE terms SET withdraw_until = NULL"),
+    "the end of a term": (TERMS, "UPDATE terms SET ends_on = ends_on + 1"),
+    "the credit limit of a term": (TERMS, "UPDATE terms SET max_credits = 6.5"),
+    "a term without events": (
+        TERMS,
+        "INSERT INTO terms (code, name, starts_on, ends_on) VALUES ('X', 'X', now(), now())",
+    ),
+    "a hold that is gone": (STUDENTS, "DELETE FROM holds WHERE id = 1"),
+    "what a hold blocks": (STUDENTS, "UPDATE holds SET blocks_drop = true WHERE id = 1"),
+    "a hold that was ended and holds": (STUDENTS, "UPDATE holds SET ends_at = NULL WHERE id = 2"),
+    "another student's hold": (STUDENTS, "UPDATE holds SET student_id = 6 WHERE id = 1"),
+    "a hold without events": (
+        STUDENTS,
+        """
+        INSERT INTO holds (student_id, reason, blocks_enroll, blocks_drop, created_at)
+        VALUES (1, 'fees', true, false, now())
+        """,
+    ),
+    "an override that can be used again": (STUDENTS, "UPDATE overrides SET used_at = NULL WHERE id = 1"),
+    "an override that was never used": (STUDENTS, "UPDATE overrides SET used_at = now() WHERE id = 2"),
+    "when an override was used": (STUDENTS, "UPDATE overrides SET used_at = used_at - interval '1 hour' WHERE id = 1"),
+    "an override that is gone": (STUDENTS, "DELETE FROM overrides WHERE id = 2"),
+    "the rule of an override": (STUDENTS, "UPDATE overrides SET rule = 'waitlist_full' WHERE id = 2"),
+    "the end of an override": (STUDENTS, "UPDATE overrides SET expires_at = NULL WHERE id = 3"),
+    "the author of an override": (STUDENTS, "UPDATE overrides SET author = 'Nobody' WHERE id = 2"),
+    "the course of an override": (STUDENTS, "UPDATE overrides SET course_id = 6 WHERE id = 2"),
+    "a seat without its override": (
+        STUDENTS,
+        f"UPDATE student_courses SET override_id = NULL WHERE {PAIR.format(5, 2)}",
+    ),
+    "a seat with another override": (STUDENTS, f"UPDATE student_courses SET override_id = 2 WHERE {PAIR.format(5, 2)}"),
+    "an enrollment that is dropped": (
+        STUDENTS,
+        f"""
+        UPDATE student_courses SET status = 'dropped' WHERE {PAIR.format(1, 1)};
+        UPDATE courses SET seats_taken = seats_taken - 1 WHERE id = 1
+        """,
+    ),
+    "an enrollment that is gone": (STUDENTS, f"DELETE FROM student_courses WHERE {PAIR.format(4, 4)}"),
+    "an enrollment without events": (
+        STUDENTS,
+        """
+        INSERT INTO student_courses (student_id, course_id, status, place, joined_at, updated_at)
+        VALUES (7, 3, 'withdrawn', 5, now(), now())
+        """,
+    ),
+    "a course that is failed": (STUDENTS, f"UPDATE student_courses SET passed = false WHERE {PAIR.format(2, 3)}"),
+    "a grade": (STUDENTS, f"UPDATE student_courses SET grade = 'A' WHERE {PAIR.format(2, 3)}"),
+    "a waitlist in another order": (
+        STUDENTS,
+        "UPDATE student_courses SET place = 1 WHERE status = 'waitlisted' AND student_id = 4",
+    ),
+    "when a student joined": (
+        STUDENTS,
+        f"UPDATE student_courses SET joined_at = joined_at - interval '1 day' WHERE {PAIR.format(4, 2)}",
+    ),
+    "what a swap drops": (STUDENTS, f"UPDATE student_courses SET swap_drops = NULL WHERE {PAIR.format(3, 2)}"),
+    "a student's version": (STUDENTS, "UPDATE students SET version = 3 WHERE id = 1"),
+    "a student without events": (
+        STUDENTS,
+        "INSERT INTO students (given_name, family_name, email) VALUES ('A', 'B', 'a@b')",
+    ),
+    "a student who is gone": (STUDENTS, "DELETE FROM students WHERE id = 7"),
+    "an e-mail address that is none": (VALID, "UPDATE students SET email = 'ada' WHERE id = 1"),
+    "a name that is none": (VALID, "UPDATE students SET given_name = '' WHERE id = 1"),
+    "an e-mail address of another": (
+        "every student has an e-mail address that no other has",
+        """
+        DROP INDEX students_email_key;
+        UPDATE students SET email = (SELECT upper(email) FROM students WHERE id = 2) WHERE id = 1
+        """,
+    ),
+    "an event that says another state": (
+        STUDENTS,
+        """UPDATE events SET after = '{"status":"completed","passed":true,"grade":"A"}'
+           WHERE type = 'enrollment.completed'""",
+    ),
+    "an event that says another state before": (
+        STUDENTS,
+        """UPDATE events SET before = '{"status":"waitlisted"}' WHERE type = 'enrollment.completed'""",
+    ),
+    "an event in the middle of a history": (
+        COURSES,
+        """UPDATE events SET after = replace(after::text, '"capacity":5', '"capacity":4')::json
+           WHERE type = 'course.updated'""",
+    ),
+    "an event that leaves a field out": (
+        COURSES,
+        """UPDATE events SET after = (after::jsonb - 'title')::json
+           WHERE type = 'course.updated' AND after -> 'title' IS NOT NULL""",
+    ),
+    "an event that names other fields": (
+        STUDENTS,
+        """UPDATE events SET after = '{"fields":["max_credits"],"version":2}' WHERE type = 'student.updated'""",
+    ),
+    "an event without sense": (
+        COURSES,
+        """UPDATE events SET after = '{"groups":[1],"version":1}', before = '[]'
+           WHERE type = 'course.requirements_set'""",
+    ),
+    "a hold's event without sense": (
+        STUDENTS,
+        """UPDATE events SET after = '{"hold_id":[]}' WHERE type = 'hold.ended'""",
+    ),
+    "the type of an event": (
+        STUDENTS,
+        "UPDATE events SET type = 'enrollment.withdrawn' WHERE type = 'enrollment.dropped' AND student_id = 4",
+    ),
+    "the student of an event": (STUDENTS, "UPDATE events SET student_id = 6 WHERE type = 'hold.ended'"),
+    "the course of an event": (
+        STUDENTS,
+        "UPDATE events SET course_id = 6 WHERE type = 'enrollment.enrolled' AND student_id = 2 AND course_id = 1",
+    ),
+    "the term of an event": (TERMS, "UPDATE events SET term_id = 2 WHERE type = 'term.updated'"),
+    "when an override was used, by its event": (
+        STUDENTS,
+        "UPDATE events SET occurred_at = now() WHERE type = 'override.used'",
+    ),
+    "an event that is gone": (GAPS, "DELETE FROM events WHERE type = 'override.ended'"),
+    "two events in the other order": (
+        STUDENTS,
+        """
+        UPDATE events AS one
+        SET (type, before, after) = (
+            SELECT type, before, after
+            FROM events AS other
+            WHERE other.student_id = 2 AND other.course_id = 3 AND other.position <> one.position
+        )
+        WHERE student_id = 2 AND course_id = 3
+        """,
+    ),
+    "the newest event that is gone": (
+        STUDENTS,
+        "DELETE FROM events WHERE position = (SELECT max(position) FROM events)",
+    ),
+    "a sequence of students": (SEQUENCES, "SELECT setval('students_id_seq', 3)"),
+    "a sequence of courses": (SEQUENCES, "SELECT setval('courses_id_seq', 6, false)"),
+    "a sequence of overrides": (SEQUENCES, "ALTER SEQUENCE overrides_id_seq RESTART"),
+}
+
+
+async def test_the_campus_is_clean(client: Client, settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    await new_campus(client)
+
+    assert await check(settings) == 0, capsys.readouterr().out
+
+
+@pytest.mark.parametrize("corruption", CORRUPTIONS)
+async def test_check_finds_what_was_changed_past_the_service(
+    client: Client,
+    settings: Settings,
+    connection: Connection,
+    capsys: pytest.CaptureFixture[str],
+    corruption: str,
+) -> None:
+    await new_campus(client)
+    sentence, statements = CORRUPTIONS[corruption]
+
+    await connection.execute(statements)
+
+    assert await check(settings) == 1
+    faults = [line for line in capsys.readouterr().out.splitlines() if line.startswith("FAULT")]
+    assert f"FAULT {sentence}" in faults
+
+
+def test_every_invariant_is_broken_by_some_corruption() -> None:
+    assert {sentence for sentence, _ in CORRUPTIONS.values()} == INVARIANTS.keys()
+
+
+@pytest.mark.parametrize(
+    ("statements", "fault"),
+    [
+        (
+            "UPDATE courses SET seats_taken = 1 WHERE id = 1",
+            "course_id=1, seats_taken=1, seated=2, waitlisted=0, waiting=0",
+        ),
+        (
+            "UPDATE student_courses SET grade = 'A' WHERE grade IS NOT NULL",
+            "resource=student 2 in course 3, field=grade, value=A, value_by_events=A-",
+        ),
+        (
+            "DELETE FROM holds WHERE id = 1",
+            "resource=hold 1 of student 7, field=row, value=None, value_by_events=present",
+        ),
+        (
+            "UPDATE events SET before = NULL WHERE position = 2",
+            "position=2, type=term.updated, field=before, value=None, value_by_events=a state",
+        ),
+        ("UPDATE events SET position = 1000 WHERE position = 2", "after_position=1, next_position=3"),
+        ("SELECT setval('students_id_seq', 3)", "sequence=students_id_seq, next_id=4, largest_id=7"),
+    ],
+)
+async def test_check_names_what_is_off(
+    client: Client,
+    settings: Settings,
+    connection: Connection,
+    capsys: pytest.CaptureFixture[str],
+    statements: str,
+    fault: str,
+) -> None:
+    await new_campus(client)
+
+    await connection.execute(statements)
+
+    assert await check(settings) == 1
+    assert f"      {fault}" in capsys.readouterr().out.splitlines()
