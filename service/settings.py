@@ -86,6 +86,9 @@ class Settings(BaseSettings):
     body_limit: PositiveInt = 1024 * 1024
     """Ten times the largest request that makes sense: 1,000 items of a bulk request are some 100 KiB."""
 
+    body_members: PositiveInt = 10_000
+    """Twice the members of the largest bulk request; each unknown one would be an error that takes time to list."""
+
     body_timeout: PositiveFloat = 10.0
     """A body under body_limit arrives within this on a poor mobile line; a slower one only holds a connection."""
 

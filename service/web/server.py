@@ -1,13 +1,10 @@
 """The server: what aiohttp answers by itself, before any endpoint sees a request, is a problem and in the log as well."""
 
-from typing import Any
-
 from aiohttp import web
-from aiohttp.http_exceptions import ContentEncodingError
 
 from service.errors import DomainError
 from service.web.endpoint import logger, refuse, request_id_of
-from service.web.problems import BadJson, InternalError, NoSuchPath, NotHttp
+from service.web.problems import InternalError, NoSuchPath, NotHttp
 
 
 class Runner(web.AppRunner):
@@ -51,9 +48,7 @@ class _Protocol(web.RequestHandler):
             ConnectionError: an answer is under way already.
         """
         error: DomainError
-        if isinstance(exc, ContentEncodingError):
-            error = BadJson("The body is not encoded as Content-Encoding says, or otherwise than in gzip or deflate.")
-        elif message is not None:
+        if message is not None:
             error = NotHttp(f"This can't be read as a request: {_on_one_line(message)}")
         else:
             logger.error(
@@ -65,11 +60,6 @@ class _Protocol(web.RequestHandler):
         response = refuse(request, error)
         response.force_close()
         return response
-
-    def log_exception(self, *args: Any, **kw: Any) -> None:
-        """Log a fault, which a body that no endpoint wanted and nobody could read is not."""
-        if not isinstance(kw.get("exc_info"), web.RequestPayloadError):
-            super().log_exception(*args, **kw)
 
 
 def _on_one_line(message: str) -> str:
