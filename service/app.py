@@ -25,7 +25,7 @@ from service.web.endpoint import DRAINING, endpoints_of, register
 from service.web.health import READINESS
 from service.web.openapi import DOCUMENT, PROBLEMS, About, ProblemType
 from service.web.page import PAGE
-from service.web.server import Runner
+from service.web.server import Limits, Runner
 from sql.feed import get_writer_age
 
 logger = logging.getLogger(__name__)
@@ -111,8 +111,15 @@ async def ready(app: web.Application) -> float | None:
 
 def make_runner(app: web.Application, settings: Settings) -> Runner:
     """Make what serves the application as in production."""
+    limits = Limits(
+        header_timeout=settings.header_timeout,
+        send_timeout=settings.send_timeout,
+        peer_connections=settings.peer_connections,
+        linger=settings.linger_seconds,
+    )
     return Runner(
         app,
+        limits,
         access_log=None,
         # service.web.body unpacks what an endpoint wants, within the body limit; aiohttp unpacks everything.
         auto_decompress=False,

@@ -22,7 +22,7 @@ from service.app import BRING_UP, create_app, make_runner
 from service.enrollments import BulkItem
 from service.settings import Settings
 from service.web.access import log_request
-from service.web.server import Runner
+from service.web.server import Limits, Runner
 from sql import Connection
 from tests.campus import (
     PROBLEM_JSON,
@@ -490,7 +490,7 @@ async def test_a_fault_beside_the_endpoints_is_a_problem_and_logged() -> None:
     app.router.add_get("/", fail)
     app.router.add_get("/amid", fail_amid)
     with program_log() as log:
-        runner = Runner(app)
+        runner = Runner(app, Limits(header_timeout=15, send_timeout=30, peer_connections=0, linger=0))
         await runner.setup()
         try:
             await web.TCPSite(runner, "127.0.0.1", 0).start()

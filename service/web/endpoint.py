@@ -136,8 +136,6 @@ class Endpoint:
             logger.exception("unexpected error in an endpoint", extra={"request_id": request_id, "route": self.path})
             fault = InternalError.logged()
             response = problem_response(fault, instance=request.rel_url.raw_path, request_id=request_id)
-        if request.app[DRAINING].is_set():
-            response.force_close()
         log_request(
             method=request.method,
             route=self.path,
