@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import aiohttp
 
-from tests.attacks.harness import Figure, attacked, beside, quiet, stall
+from tests.attacks.harness import STALL_MS, Figure, attacked, beside, quiet, stall
 
 TIMES = 5
 
@@ -26,18 +26,21 @@ async def run() -> Sequence[Figure]:
     async with attacked() as service, aiohttp.ClientSession() as session:
         before = await quiet(service)
         for name, body in BODIES.items():
+            used = service.cpu_seconds()
             data = json.dumps(body, separators=(",", ":")).encode()
             async with beside(service) as found:
                 for _ in range(TIMES):
                     headers = {"Content-Type": "application/json"}
                     async with session.post(f"{service.url}/enrollments", data=data, headers=headers) as response:
                         answer = await response.read()
+            per_request = (service.cpu_seconds() - used) / TIMES
             problem = json.loads(answer)
             figures += [
                 Figure(f"{name}: body", len(data) / 1000, "kB"),
                 Figure(f"{name}: status", response.status, at_least=422),
                 Figure(f"{name}: errors in the answer", len(problem["errors"]), at_most=100),
                 Figure(f"{name}: answer", len(answer) / 1000, "kB"),
+                Figure(f"{name}: processor time of each", per_request * 1000, "ms", at_most=STALL_MS),
                 *stall(found, before),
             ]
     return figures
