@@ -19,21 +19,21 @@ ERRORS_SHOWN = 100
 
 @with_config(ConfigDict(extra="allow"))
 class ProblemDetail(TypedDict):
-    """One reason within a problem. Some codes tell more members: the README lists them."""
+    """One error of a problem. Some codes have further members: the README lists them."""
 
-    code: Annotated[str, Field(description="Stable: programs go by this, not by the sentence.")]
-    pointer: NotRequired[
-        Annotated[str, Field(description="Where in the body it lies: a JSON pointer as URI fragment.")]
+    code: Annotated[str, Field(description="Stable machine-readable code.")]
+    pointer: NotRequired[Annotated[str, Field(description="The place in the body: a JSON pointer as a URI fragment.")]]
+    parameter: NotRequired[
+        Annotated[str, Field(description="The name of the path or query parameter, or of the header.")]
     ]
-    parameter: NotRequired[Annotated[str, Field(description="The parameter of path or query, or the header.")]]
-    detail: Annotated[str, Field(description="A sentence for people.")]
+    detail: Annotated[str, Field(description="Human-readable message.")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """A problem as RFC 9457 has it, with the request's id and every single reason."""
+    """A problem document of RFC 9457, with the request's id and each error."""
 
-    type: Annotated[str, Field(description="Names the kind of problem, and where it is explained.")]
+    type: Annotated[str, Field(description="Identifies the kind of problem; GET it for an explanation.")]
     title: str
     status: int
     detail: str
@@ -43,7 +43,7 @@ class Problem:
 
 
 class NotHttp(DomainError):
-    """What arrived is no request of HTTP, or a line of it is longer than the service reads."""
+    """The request is not valid HTTP, or one of its lines is too long."""
 
     code, status, title = "not_http", 400, "Not HTTP"
 
@@ -55,22 +55,22 @@ class BadJson(DomainError):
 
 
 class NoSuchPath(DomainError):
-    """Nothing is served at this path."""
+    """The service has no such path."""
 
     code, status, title = "no_such_path", 404, "No such path"
 
-    def __init__(self, detail: str = "Nothing is served here; /docs shows what is.") -> None:
+    def __init__(self, detail: str = "There is no such path; see /docs for the paths of the service.") -> None:
         super().__init__(detail)
 
 
 class MethodNotAllowed(DomainError):
-    """The path does not take this method; the header Allow lists those it takes."""
+    """The path does not support this method; the header Allow lists those it supports."""
 
     code, status, title = "method_not_allowed", 405, "Method not allowed"
 
     def __init__(self, allowed: Iterable[str]) -> None:
         self.allowed = ", ".join(sorted(allowed))
-        super().__init__(f"This path takes {self.allowed}.")
+        super().__init__(f"Allowed methods: {self.allowed}.")
 
 
 class BodyTooSlow(DomainError):
@@ -80,7 +80,7 @@ class BodyTooSlow(DomainError):
 
 
 class BodyTooLarge(DomainError):
-    """The body is larger than the service reads."""
+    """The body exceeds the size limit."""
 
     code, status, title = "body_too_large", 413, "Body too large"
 
@@ -92,7 +92,7 @@ class UnsupportedMediaType(DomainError):
 
 
 class UnsupportedContentCoding(DomainError):
-    """The body is compressed, and the path takes none, or not in this coding."""
+    """The body is compressed, and the path takes no body or not in this coding."""
 
     code, status, title = "unsupported_content_coding", 415, "Unsupported content coding"
 
@@ -104,20 +104,20 @@ class ExpectationFailed(DomainError):
 
 
 class Invalid(DomainError):
-    """The request is not of the form that the API document gives: ``errors`` lists every place."""
+    """The request does not match the API document; ``errors`` lists the first 100 places."""
 
     code, status, title = "invalid", 422, "Invalid request"
 
 
 class InternalError(DomainError):
-    """A fault of the service, logged under the request's id."""
+    """The service has an internal error; its log has an entry with the request's id."""
 
     code, status, title = "internal_error", 500, "Internal error"
 
     @classmethod
     def logged(cls) -> Self:
-        """Tell a caller where to look."""
-        return cls("A fault of the service; it is logged under this request id.")
+        """Refer the caller to the log."""
+        return cls("Internal error; see the log entry with this request id.")
 
 
 def invalid(details: Iterable[Detail], *, more: int = 0) -> Invalid:
@@ -146,12 +146,12 @@ def _detail(item: ErrorDetails, *, parameters: bool) -> Detail:
 
 
 def type_of(code: str) -> str:
-    """Name a kind of problem: a URI reference that is served."""
+    """Return the URI reference of a kind of problem, which the service serves."""
     return f"/problems/{code.replace('_', '-')}"
 
 
 def problem_of(error: DomainError, *, instance: str, request_id: str) -> Problem:
-    """Say an error as a problem."""
+    """Convert an error to a problem document."""
     return Problem(
         type=type_of(error.code),
         title=error.title,
@@ -164,7 +164,7 @@ def problem_of(error: DomainError, *, instance: str, request_id: str) -> Problem
 
 
 def problem_response(error: DomainError, *, instance: str, request_id: str) -> web.Response:
-    """Answer with an error."""
+    """Build the response of an error."""
     body = asdict(problem_of(error, instance=instance, request_id=request_id))
     headers = {"X-Request-Id": request_id}
     if error.retry_after is not None:
