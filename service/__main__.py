@@ -33,12 +33,12 @@ from sql.feed import renew_epoch
 logger = logging.getLogger("service")
 
 GC_ALLOCATIONS = 100_000
-"""After so many more objects made than freed the collector looks for cycles: some 20 MB, a few times a minute under load."""
+"""Run the cyclic GC after this many net allocations: about 20 MB, a few times a minute under load."""
 
 MOST_WORKERS = 64
-"""Each has POOL_SIZE connections: so many need a PostgreSQL set up for it."""
+"""Each worker has POOL_SIZE connections; more workers need more than PostgreSQL is usually set up for."""
 
-LOGGING = {
+LOGGING: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {
@@ -67,8 +67,8 @@ def main(arguments: list[str] | None = None) -> int:
     commands = {
         "serve": (serve, "serve HTTP until SIGTERM or Ctrl-C (the default)"),
         "migrate": (run_migrations, "bring the database to this version's schema"),
-        "check": (run_check, "recount every invariant and say what is off"),
-        "feed": (run_feed, "feed renew: begin a new epoch, after which readers start anew"),
+        "check": (run_check, "verify every invariant and report violations"),
+        "feed": (run_feed, "feed renew: start a new epoch, which invalidates all cursors"),
         "demo": (run_demo, "fill an empty database with a campus and a registration day"),
     }
     parser.add_argument(
@@ -86,18 +86,18 @@ def main(arguments: list[str] | None = None) -> int:
         help="with demo: 200 students and 30 courses, or 20,000 and 800",
     )
     parser.add_argument(
-        "--workers", type=_count, default=1, metavar="N", help="with serve: so many processes on one port (Linux)"
+        "--workers", type=_count, default=1, metavar="N", help="with serve: number of processes on one port (Linux)"
     )
     given = parser.parse_args(arguments)
     if (given.command == "feed") != (given.what == "renew"):
-        parser.error("say: python -m service feed renew")
+        parser.error("usage: python -m service feed renew")
     options: dict[str, dict[str, Any]] = {"demo": {"size": given.size}, "serve": {"workers": given.workers}}
     command: Callable[..., int] = partial(commands[given.command][0], **options.get(given.command, {}))
     logging.config.dictConfig(LOGGING)
-    # No line tells the place in the code, the thread or the process: finding them out is half the cost of a record.
+    # Skip source location, thread and process: collecting them is half the cost of a record.
     logging._srcfile = None  # noqa: SLF001
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    # Outside the loop too a SIGTERM unwinds what is under way: the embedded server is stopped, not orphaned.
+    # SIGTERM raises KeyboardInterrupt so that the embedded server is stopped rather than orphaned.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with database(Settings()) as settings:
@@ -130,7 +130,7 @@ def _count(text: str) -> int:
 
 
 def serve(settings: Settings, workers: int = 1) -> int:
-    """Serve until a signal says stop, then finish what is in flight."""
+    """Serve until a signal to stop, then finish the requests in flight."""
     if workers == 1:
         return _run(_serve(settings))
     with reserve_port(settings.host, settings.port) as shared:
@@ -162,7 +162,7 @@ def run_migrations(settings: Settings) -> int:
 
 
 def run_check(settings: Settings) -> int:
-    """Recount every invariant; 1 where anything is off."""
+    """Verify every invariant; return 1 if one is violated."""
     return _run(check(settings))
 
 
@@ -173,7 +173,7 @@ def run_demo(settings: Settings, size: Size = "small") -> int:
 
 
 def run_feed(settings: Settings) -> int:
-    """Begin a new epoch of the feed."""
+    """Start a new epoch of the feed."""
     return _run(_renew(settings))
 
 
@@ -188,7 +188,7 @@ async def _renew(settings: Settings) -> int:
         return 1
     finally:
         await database.close()
-    print(f"the feed's epoch is {epoch} now: cursors made before are refused")
+    print(f"the feed's epoch is now {epoch}: earlier cursors are invalid")
     return 0
 
 
@@ -199,8 +199,8 @@ def _run(main: Coroutine[Any, Any, int]) -> int:
 
 
 async def _serve(settings: Settings, *, greets: bool = True, alive: int | None = None) -> int:
-    """Serve; as a worker, as long as the descriptor ``alive`` does not end."""
-    # What is there by now stays, and hardly anything of a request is a cycle: looking for cycles took a tenth of the time.
+    """Serve; as a worker, until the descriptor ``alive`` ends."""
+    # Freeze startup objects; requests create almost no reference cycles, and looking for them took a tenth of the time.
     gc.freeze()
     gc.set_threshold(GC_ALLOCATIONS, 20, 100)
     loop = asyncio.get_running_loop()

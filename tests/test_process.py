@@ -19,6 +19,7 @@ from service.check import INVARIANTS, check
 from service.settings import Settings
 from sql import Connection
 from tests.campus import busy, events, student_fields, until, waiting_writer
+from tests.test_http import receive
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -132,6 +133,34 @@ async def test_the_service_serves_and_says_where_and_logs_json_and_ends_with_0(
     assert {line["level"] for line in lines} == {"INFO"}
 
 
+async def test_a_fault_is_a_problem_for_its_caller_and_a_line_in_the_log(
+    database_url: str, connection: Connection
+) -> None:
+    await connection.execute("ALTER TABLE students RENAME TO hidden")
+    async with serving(DATABASE_URL=database_url) as running, aiohttp.ClientSession() as session:
+        for method, path, body in (
+            ("GET", "/students/1", None),
+            ("POST", "/students", student_fields()),
+            ("GET", "/students", None),
+        ):
+            headers = {"X-Request-Id": f"{method}:{path}"}
+            async with session.request(method, running.url + path, json=body, headers=headers) as response:
+                assert (response.status, (await response.json())["type"]) == (500, "/problems/internal-error")
+                assert response.headers["X-Request-Id"] == f"{method}:{path}"
+        running.process.send_signal(signal.SIGTERM)
+        assert await running.ended() == 0
+
+    assert not any("Logging error" in line for line in running.told), running.told
+    lines = [json.loads(line) for line in running.log]
+    for request_id in ("GET:/students/1", "POST:/students", "GET:/students"):
+        fault, request = sorted(
+            (line for line in lines if line.get("request_id") == request_id), key=lambda line: str(line["level"])
+        )
+        assert (fault["level"], fault["logger"]) == ("ERROR", "service.web")
+        assert "Traceback" in fault["exc_info"]
+        assert (request["logger"], request["status"]) == ("service.access", 500)
+
+
 def children_of(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
@@ -231,6 +260,37 @@ async def test_sigterm_finishes_what_is_in_flight_and_tells_callers_to_close(
         assert await running.ended() == 0
     assert [event["type"] for event in await events(connection)] == ["student.created"]
     assert {json.loads(line)["level"] for line in running.log} == {"INFO"}
+
+
+async def test_a_request_on_a_kept_connection_is_answered_after_sigterm_and_told_to_close(database_url: str) -> None:
+    head = b"GET /courses HTTP/1.1\r\nHost: x\r\n\r\n"
+    # Longer than the test waits for the end: nothing is left to wait for once every connection is closed.
+    async with serving(DATABASE_URL=database_url, LINGER_SECONDS=60) as running:
+        port = int(running.url.rpartition(":")[2])
+        kept = [await asyncio.open_connection("127.0.0.1", port) for _ in range(64)]
+        for reader, writer in kept:
+            writer.write(head)
+            status, headers, _ = await receive(reader)
+            assert (status, headers.get("connection")) == (200, None)
+        running.process.send_signal(signal.SIGTERM)
+
+        async def closed() -> bool:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+            except ConnectionError:
+                return True
+            writer.close()
+            return False
+
+        await until(closed, "the listener to be closed")
+        for _, writer in kept:
+            writer.write(head)
+        for reader, writer in kept:
+            status, headers, _ = await receive(reader)
+            assert (status, headers["connection"]) == (200, "close")
+            assert await reader.read() == b""
+            writer.close()
+        assert await running.ended() == 0
 
 
 async def test_idle_connections_do_not_hold_up_the_end(database_url: str) -> None:

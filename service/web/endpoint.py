@@ -1,12 +1,13 @@
-"""@endpoint: what every handler has in common. Parse, validate, call, serialise, log, register.
+"""@endpoint: what all handlers share. Parse, validate, call, serialise, log, register.
 
-A handler is a function of a ``Call`` and of parameters told apart by name: one for each name in the path's braces,
+A handler is a function of a ``Call`` and of parameters known by their names: one for each name in the path's braces,
 ``body`` for the JSON body, ``query`` for a model of the query, ``if_match`` and ``if_none_match`` for entity tags.
-What their annotations say is validated, and is the API document.
+Their annotations validate the input and make the API document.
 """
 
 import asyncio
 import inspect
+import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -20,7 +21,8 @@ from aiohttp import HttpVersion11, web
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
 
 from service.errors import Detail, DomainError, OutcomeUnknown, Unavailable
-from service.web.access import log_request, logger
+from service.web.access import log_request
+from service.web.body import read_json
 from service.web.paging import Page, WrittenPage
 from service.web.problems import (
     BadJson,
@@ -31,17 +33,17 @@ from service.web.problems import (
     Invalid,
     MethodNotAllowed,
     NoSuchPath,
+    UnsupportedContentCoding,
     UnsupportedMediaType,
-    details_of,
     invalid,
     problem_response,
+    refused,
 )
 
-BODY_TIMEOUT = web.AppKey("body_timeout", float)
-"""Seconds that a body may take to arrive."""
+logger = logging.getLogger("service.web")
 
 DRAINING = web.AppKey("draining", asyncio.Event)
-"""Set while the service shuts down: answers then ask their callers to close the connection."""
+"""Set while the service shuts down: all responses then carry ``Connection: close``."""
 
 Answer = TypeVar("Answer")
 Key = TypeVar("Key")
@@ -59,18 +61,18 @@ JSON_ONLY = ("application/json",)
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a handler may know of a request besides its parameters."""
+    """The request of a handler, besides its parameters."""
 
     request: web.Request
     request_id: str
     actor: str | None
 
     def gone(self) -> bool:
-        """Tell whether the caller has left."""
+        """Return whether the client has disconnected."""
         return self.request.transport is None or self.request.transport.is_closing()
 
     def __getitem__(self, key: web.AppKey[Key]) -> Key:
-        """Look up what ``create_app`` has put into the application."""
+        """Return what ``create_app`` has put into the application."""
         return self.request.app[key]
 
 
@@ -85,18 +87,18 @@ class Reply(Generic[Answer]):
 
 @dataclass(frozen=True, slots=True)
 class Written(Generic[Answer]):
-    """An answer that is JSON already, as one of its type would be."""
+    """An answer that is JSON already, equal to a serialised one of its type."""
 
     json: str
 
     def text(self) -> bytes:
-        """Write the whole of it."""
+        """Return the body."""
         return self.json.encode()
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A handler with all that was found out about it when it was registered."""
+    """A handler with everything that its registration derived from it."""
 
     method: str
     path: str
@@ -106,7 +108,7 @@ class Endpoint:
     path_model: type[BaseModel] | None
     query_model: type[BaseModel] | None
     no_query: BaseModel | None
-    """What the query is where the URL has none; None where a parameter is required."""
+    """The query of a URL without one; None where a parameter is required."""
     body: TypeAdapter[Any] | None
     answer: TypeAdapter[Any] | None
     answer_type: Any
@@ -114,16 +116,16 @@ class Endpoint:
 
     @property
     def writes(self) -> bool:
-        """Whether it may change something, so that the events tell an actor."""
+        """Whether the endpoint may change something, so that events record an actor."""
         return self.method not in {"GET", "HEAD"}
 
     @property
     def media_types(self) -> tuple[str, ...]:
-        """The media types that its body may have."""
+        """The media types that the body may have."""
         return MEDIA_TYPES.get(self.method, JSON_ONLY)
 
     async def __call__(self, request: web.Request) -> web.Response:
-        """Answer a request; every error is a problem, and every request a line in the log."""
+        """Answer a request: convert errors to problems, and log one line."""
         started = time.perf_counter()
         request_id = request_id_of(request)
         try:
@@ -131,11 +133,9 @@ class Endpoint:
         except DomainError as error:
             response = problem_response(error, instance=request.rel_url.raw_path, request_id=request_id)
         except Exception:
-            logger.exception("a fault of the service", extra={"request_id": request_id, "route": self.path})
+            logger.exception("unexpected error in an endpoint", extra={"request_id": request_id, "route": self.path})
             fault = InternalError.logged()
             response = problem_response(fault, instance=request.rel_url.raw_path, request_id=request_id)
-        if request.app[DRAINING].is_set():
-            response.force_close()
         log_request(
             method=request.method,
             route=self.path,
@@ -148,7 +148,7 @@ class Endpoint:
     async def _answer(self, request: web.Request, request_id: str) -> web.Response:
         actor = request.headers.get("X-Actor") if self.writes else None
         if actor is not None and not ACTOR.fullmatch(actor):
-            sentence = "X-Actor is 1 to 200 printable ASCII characters, with no space at its ends."
+            sentence = "X-Actor must be 1 to 200 printable ASCII characters without a space at either end."
             raise invalid([Detail("invalid_actor", sentence, parameter="X-Actor")])
         _check_text(request)
         arguments: dict[str, Any] = {}
@@ -164,37 +164,18 @@ class Endpoint:
             arguments[name] = _etags(request, name)
         if self.body is not None:
             arguments["body"] = await self._body(request)
+        elif request.body_exists and self is not unrouted and "Content-Encoding" in request.headers:
+            raise UnsupportedContentCoding("This path takes no body; send none.")
         answer = await self.handler(Call(request, request_id, actor), **arguments)
         return self._response(request, answer, request_id)
 
     async def _body(self, request: web.Request) -> Any:
-        # What most callers send needs no parser of media types.
-        if request.headers.get("Content-Type") != "application/json" and (
-            request.content_type not in self.media_types or (request.charset or "utf-8").lower() != "utf-8"
-        ):
-            raise UnsupportedMediaType(f"Send the body as {self.media_types[0]} in UTF-8.")
         assert self.body is not None
-        try:
-            if request.content.is_eof():
-                text = await request.read()
-            else:
-                async with asyncio.timeout(request.app[BODY_TIMEOUT]):
-                    text = await request.read()
-        except TimeoutError as error:
-            raise BodyTooSlow("The body did not arrive in time.") from error
-        except web.HTTPRequestEntityTooLarge as error:
-            raise BodyTooLarge(f"A body has at most {request.app._client_max_size} bytes.") from error  # noqa: SLF001
-        except (web.RequestPayloadError, ConnectionError) as error:
-            # Nothing more can be read: without this the server tries, and logs a fault.
-            request.content.feed_eof()
-            raise BadJson("The body did not arrive whole.") from error
+        text = await read_json(request, self.media_types)
         try:
             return self.body.validator.validate_json(text)
         except ValidationError as error:
-            details = details_of(error, parameters=False)
-            if details[0].code == "json_invalid":
-                raise BadJson(f"{details[0].detail}.") from error
-            raise invalid(details) from error
+            raise refused(error, parameters=False) from error
 
     def _response(self, request: web.Request, answer: Any, request_id: str) -> web.Response:
         if isinstance(answer, web.Response):
@@ -225,11 +206,11 @@ def endpoint(
     problems: Iterable[type[DomainError]] = (),
     needs_database: bool = True,
 ) -> Callable[[Callable[..., Awaitable[Any]]], Endpoint]:
-    """Make an endpoint of a handler.
+    """Turn a handler into an endpoint.
 
     ``status`` is the status of success, or all of them, the usual one first; ``problems`` are the errors that the
-    handler may raise, besides those that every endpoint of its shape has. Without ``needs_database`` the document says
-    that the endpoint answers whatever the state of the database.
+    handler may raise, besides those of every endpoint of its shape. Without ``needs_database`` the document lists no
+    errors of the database.
     """
 
     def decorate(handler: Callable[..., Awaitable[Any]]) -> Endpoint:
@@ -261,7 +242,7 @@ def endpoint(
         statuses = status if isinstance(status, tuple) else (status,)
         shaped: tuple[type[DomainError], ...] = (Invalid,)
         if body is not None:
-            shaped += (BadJson, BodyTooSlow, BodyTooLarge, UnsupportedMediaType)
+            shaped += (BadJson, BodyTooSlow, BodyTooLarge, UnsupportedMediaType, UnsupportedContentCoding)
         if needs_database:
             shaped += (Unavailable,) if method == "GET" else (Unavailable, OutcomeUnknown)
         return Endpoint(
@@ -300,7 +281,7 @@ def register(app: web.Application, endpoints: Iterable[Endpoint]) -> None:
 
 
 async def _unrouted(call: Call, tail: str) -> None:
-    """Say that there is nothing here, or not with this method."""
+    """Raise NoSuchPath, or MethodNotAllowed where the path has other methods."""
     allowed: set[str] = set()
     for resource in call.request.app.router.resources():
         if resource.canonical != "/{tail}":
@@ -314,15 +295,15 @@ unrouted = endpoint("*", "/{tail}")(_unrouted)
 async def _expect(request: web.Request) -> web.StreamResponse | None:
     """Answer ``Expect: 100-continue``, and refuse every other expectation (RFC 9110 section 10.1.1)."""
     if request.headers.get("Expect", "").lower() != "100-continue":
-        return refuse(request, ExpectationFailed("The only expectation that is met is 100-continue."))
-    # An older caller waits for nothing.
+        return refuse(request, ExpectationFailed("Only `Expect: 100-continue` is supported."))
+    # HTTP/1.0 has no 100 Continue.
     if request.transport is not None and request.version >= HttpVersion11:
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     return None
 
 
 def refuse(request: web.BaseRequest, error: DomainError) -> web.Response:
-    """Answer a request that does not get to an endpoint with a problem, and put it into the log."""
+    """Answer a request that reaches no endpoint with a problem, and log it."""
     request_id = request_id_of(request)
     path = request.rel_url.raw_path
     response = problem_response(error, instance=path if path.startswith("/") else "/", request_id=request_id)
@@ -337,18 +318,20 @@ class _NoQuery(BaseModel):
 
 
 def request_id_of(request: web.BaseRequest) -> str:
-    """Take the id that the caller has given the request, or make one."""
+    """Return the request id of the caller, or a new one."""
     given = request.headers.get("X-Request-Id", "")
     return given if given and REQUEST_ID.fullmatch(given) else f"{getrandbits(128):032x}"
 
 
 def _check_text(request: web.Request) -> None:
-    """Refuse a path or a query whose bytes are no UTF-8, which would otherwise be taken by the letter."""
+    """Refuse a path or query that is not percent-encoded UTF-8: aiohttp would take the escapes literally."""
     if "%" in request.raw_path:
         try:
             unquote_to_bytes(request.raw_path).decode()
         except UnicodeDecodeError as error:
-            raise invalid([Detail("not_utf_8", "It should be UTF-8, percent-encoded.", parameter="path")]) from error
+            raise invalid(
+                [Detail("not_utf_8", "The path and query must be percent-encoded UTF-8.", parameter="path")]
+            ) from error
 
 
 def _validated(model: type[BaseModel], values: Mapping[str, str]) -> dict[str, Any]:
@@ -356,7 +339,7 @@ def _validated(model: type[BaseModel], values: Mapping[str, str]) -> dict[str, A
         strings: Any = dict(values)
         validated: dict[str, Any] = vars(model.__pydantic_validator__.validate_strings(strings))
     except ValidationError as error:
-        raise invalid(details_of(error, parameters=True)) from error
+        raise refused(error, parameters=True) from error
     return validated
 
 
@@ -364,11 +347,11 @@ def _query(model: type[BaseModel], request: web.Request) -> BaseModel:
     values = request.query
     for name in values:
         if len(values.getall(name)) > 1:
-            raise invalid([Detail("repeated", "It is given more than once.", parameter=name)])
+            raise invalid([Detail("repeated", "This parameter was given more than once.", parameter=name)])
     try:
         return model.model_validate_strings(dict(values))
     except ValidationError as error:
-        raise invalid(details_of(error, parameters=True)) from error
+        raise refused(error, parameters=True) from error
 
 
 def _etags(request: web.Request, name: str) -> ETags:
@@ -384,6 +367,6 @@ def _etags(request: web.Request, name: str) -> ETags:
         return frozenset("*")
     tags = [tag.strip() for tag in text.split(",")]
     if not all(ETAG.fullmatch(tag) for tag in tags):
-        sentence = 'It is a list of entity tags like "3", or *.'
+        sentence = 'Expected a list of entity tags such as "3", or *.'
         raise invalid([Detail("invalid_etag", sentence, parameter=HEADERS[name])])
     return frozenset(tag[1:-1] for tag in tags if not tag.startswith("W/"))

@@ -1,4 +1,4 @@
-"""Whether the process lives, and whether it can serve."""
+"""Liveness and readiness endpoints."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -14,46 +14,43 @@ from service.web.endpoint import DRAINING, Call, endpoint
 Question: TypeAlias = Callable[[], Awaitable[float | None]]
 
 READINESS: web.AppKey[Question] = web.AppKey("readiness", Callable)  # type: ignore[arg-type]
-"""Returns the age in seconds of the oldest writing transaction, None where none is under way.
-
-Raises ``Unavailable`` while the service can't do its work.
-"""
+"""Returns the age in seconds of the oldest writing transaction, or None; raises ``Unavailable`` while not ready."""
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """A state of the process."""
+    """The process runs."""
 
     status: Literal["live"]
 
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """That requests are served now, and whether writes go on."""
+    """The service is ready, and how old the oldest write is."""
 
     status: Literal["ready"]
     oldest_write_seconds: Annotated[
         float | None,
         Field(
             description=(
-                "Age of the oldest transaction, of any process, that writes or waits for its turn to; "
-                "null where there is none. Writes are serial: one that lasts for seconds holds all others up."
+                "Age of the oldest transaction of any process that writes or waits for the write lock; "
+                "null if there is none. Writes are serial: one that takes seconds delays all others."
             )
         ),
     ]
 
 
 class Draining(Unavailable):
-    """The service shuts down: it finishes what it has begun and takes nothing new."""
+    """The service is shutting down and accepts no new requests."""
 
     code, title = "draining", "Shutting down"
 
 
 @endpoint("GET", "/health/live", needs_database=False)
 async def live(_call: Call) -> Health:
-    """Tell that the process runs.
+    """Check that the process runs.
 
-    Says nothing of the database: restarting the service mends no database.
+    Does not check the database: restarting the service repairs no database.
     """
     await asyncio.sleep(0)
     return Health("live")
@@ -61,9 +58,9 @@ async def live(_call: Call) -> Health:
 
 @endpoint("GET", "/health/ready", problems=[Draining])
 async def ready(call: Call) -> Readiness:
-    """Tell whether requests can be served now.
+    """Check whether the service can serve requests.
 
-    503 while the database is not reached or not migrated yet, and from the moment the service begins to shut down.
+    503 until the database is reached and migrated, and as soon as the service begins to shut down.
     """
     if call[DRAINING].is_set():
         raise Draining("The service is shutting down.")

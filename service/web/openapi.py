@@ -1,4 +1,4 @@
-"""The API document, OpenAPI 3.1, made of the very endpoints that serve."""
+"""The API document, OpenAPI 3.1, generated from the registered endpoints."""
 
 import inspect
 import re
@@ -21,21 +21,21 @@ Mode = Literal["validation", "serialization"]
 
 ETAGS = r'^(\*|(W/)?"[!#-~]*"(, ?(W/)?"[!#-~]*")*)$'
 REQUEST_HEADERS = {
-    "if_match": "Do it only if the thing is in this version: an ETag, several, or * for any version.",
-    "if_none_match": "Do it only if the thing is not in this version; * does it only if there is no such thing yet.",
+    "if_match": "Apply only if the resource has this version: an ETag, several, or * for any version.",
+    "if_none_match": "Apply only if the resource does not have this version; * only if it does not exist.",
 }
 ANSWER_HEADERS = {
-    "X-Request-Id": "The id of the request: the caller's own or a new one. The log and the events tell it too.",
-    "ETag": "The version, in quotes: pass it on as If-Match to change this version only.",
-    "Location": "The path of what was created.",
+    "X-Request-Id": "Id of the request, from the caller or new. The log and the events have it too.",
+    "ETag": "The version, in quotes: pass it as If-Match to change only this version.",
+    "Location": "The path of the created resource.",
     "Link": "The next page, with rel=next; absent on the last one.",
-    "Retry-After": "Seconds after which another try makes sense.",
+    "Retry-After": "Seconds to wait before the next try.",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What the document says of the whole."""
+    """The title, version and description of the API."""
 
     title: str
     version: str
@@ -45,7 +45,7 @@ class About:
 
 
 def build(about: About, endpoints: Sequence[Endpoint]) -> dict[str, Any]:
-    """Write the document of these endpoints."""
+    """Build the document of these endpoints."""
     schemas = _Schemas(endpoints)
     paths: dict[str, Any] = {}
     for item in endpoints:
@@ -79,7 +79,7 @@ class _Generator(GenerateJsonSchema):
         return super().normalize_name(re.sub(r"^(\w+)\[(\w+)\]$", r"\2\1", name))
 
     def field_is_required(self, field: Any, total: bool) -> bool:
-        """Tell whether a member is always there."""
+        """Return whether a member is always present."""
         always = self.mode == "serialization" and field["type"] != "typed-dict-field"
         return always or super().field_is_required(field, total)
 
@@ -109,7 +109,7 @@ class _Schemas:
         return schema
 
     def resolved(self, schema: dict[str, Any]) -> dict[str, Any]:
-        """Look up what a schema is that only refers to another one."""
+        """Return the schema that a reference points to, or the schema itself."""
         return self.components[schema["$ref"].rsplit("/", 1)[1]] if "$ref" in schema else schema
 
     def parameters(self, use: str) -> tuple[dict[str, Any], list[str]]:
@@ -166,7 +166,7 @@ def _parameters(item: Endpoint, schemas: _Schemas) -> Iterable[dict[str, Any]]:
             {
                 "type": "string",
                 "pattern": "^[!-~]([ -~]{0,198}[!-~])?$",
-                "description": "On whose behalf; told by the events. Not authenticated.",
+                "description": "On whose behalf the change is made; recorded in events. Not authenticated.",
             },
             required=False,
         )
@@ -180,7 +180,7 @@ def _parameter(name: str, place: str, schema: dict[str, Any], *, required: bool)
 
 
 def _not_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """Say of an optional parameter what it is when it is there: null can't be written in a URL."""
+    """Remove null from an optional parameter: a URL can't hold null."""
     match schema.get("type"):
         case [kind, "null"]:
             return {"type": kind, **{key: value for key, value in schema.items() if key not in {"type", "default"}}}
@@ -220,7 +220,7 @@ def _headers(names: Iterable[str]) -> dict[str, Any]:
 
 
 def _for_readers(schema: Any) -> Any:
-    """Leave out the titles that Pydantic makes of field names, join null to the type, write prose as Markdown."""
+    """Drop the titles that Pydantic derives from field names, merge null into the type, convert prose to Markdown."""
     if isinstance(schema, list):
         return [_for_readers(item) for item in schema]
     if not isinstance(schema, dict):
@@ -241,13 +241,13 @@ def _for_readers(schema: Any) -> Any:
 
 
 def _prose(docstring: str) -> str:
-    """Make Markdown of a docstring."""
+    """Convert a docstring to Markdown."""
     return inspect.cleandoc(docstring).replace("``", "`")
 
 
 @dataclass(frozen=True, slots=True)
 class ProblemType:
-    """What a kind of problem means."""
+    """The explanation of a kind of problem."""
 
     type: str
     title: str
@@ -280,4 +280,4 @@ async def explain_problem(
     for problem in call[PROBLEMS]:
         if problem.type == f"/problems/{name}":
             return problem
-    raise NoSuchPath("There is no such kind of problem.")
+    raise NoSuchPath("There is no problem of this kind.")

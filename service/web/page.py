@@ -17,7 +17,7 @@ POLICY: Final = (
     "default-src 'none'; script-src 'self'; connect-src 'self'; img-src data:; style-src 'unsafe-inline'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""Nothing that leaves the origin, whatever the script would like to load."""
+"""Keeps the script from loading anything from another origin."""
 
 TEMPLATE: Final = Template("""<!doctype html>
 <html lang="en">
@@ -63,7 +63,7 @@ TEMPLATE: Final = Template("""<!doctype html>
 
 
 def page(about: About) -> bytes:
-    """Write the page of an API."""
+    """Build the page of an API."""
     return TEMPLATE.substitute(
         title=escape(about.title),
         version=escape(about.version),

@@ -13,25 +13,27 @@ from typing_extensions import TypedDict
 from service.errors import Detail, DomainError
 
 PROBLEM_JSON = "application/problem+json"
+ERRORS_SHOWN = 100
+"""The most errors of an invalid request that its answer lists: nobody reads more, and each takes time to write."""
 
 
 @with_config(ConfigDict(extra="allow"))
 class ProblemDetail(TypedDict):
-    """One reason within a problem. Some codes tell more members: the README lists them."""
+    """One error of a problem. Some codes have further members: the README lists them."""
 
-    code: Annotated[str, Field(description="Stable: programs go by this, not by the sentence.")]
-    pointer: NotRequired[
-        Annotated[str, Field(description="Where in the body it lies: a JSON pointer as URI fragment.")]
+    code: Annotated[str, Field(description="Stable machine-readable code.")]
+    pointer: NotRequired[Annotated[str, Field(description="The place in the body: a JSON pointer as a URI fragment.")]]
+    parameter: NotRequired[
+        Annotated[str, Field(description="The name of the path or query parameter, or of the header.")]
     ]
-    parameter: NotRequired[Annotated[str, Field(description="The parameter of path or query, or the header.")]]
-    detail: Annotated[str, Field(description="A sentence for people.")]
+    detail: Annotated[str, Field(description="Human-readable message.")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """A problem as RFC 9457 has it, with the request's id and every single reason."""
+    """A problem document of RFC 9457, with the request's id and each error."""
 
-    type: Annotated[str, Field(description="Names the kind of problem, and where it is explained.")]
+    type: Annotated[str, Field(description="Identifies the kind of problem; GET it for an explanation.")]
     title: str
     status: int
     detail: str
@@ -41,7 +43,7 @@ class Problem:
 
 
 class NotHttp(DomainError):
-    """What arrived is no request of HTTP, or a line of it is longer than the service reads."""
+    """The request is not valid HTTP, or one of its lines is too long."""
 
     code, status, title = "not_http", 400, "Not HTTP"
 
@@ -53,22 +55,22 @@ class BadJson(DomainError):
 
 
 class NoSuchPath(DomainError):
-    """Nothing is served at this path."""
+    """The service has no such path."""
 
     code, status, title = "no_such_path", 404, "No such path"
 
-    def __init__(self, detail: str = "Nothing is served here; /docs shows what is.") -> None:
+    def __init__(self, detail: str = "There is no such path; see /docs for the paths of the service.") -> None:
         super().__init__(detail)
 
 
 class MethodNotAllowed(DomainError):
-    """The path does not take this method; the header Allow lists those it takes."""
+    """The path does not support this method; the header Allow lists those it supports."""
 
     code, status, title = "method_not_allowed", 405, "Method not allowed"
 
     def __init__(self, allowed: Iterable[str]) -> None:
         self.allowed = ", ".join(sorted(allowed))
-        super().__init__(f"This path takes {self.allowed}.")
+        super().__init__(f"Allowed methods: {self.allowed}.")
 
 
 class BodyTooSlow(DomainError):
@@ -78,7 +80,7 @@ class BodyTooSlow(DomainError):
 
 
 class BodyTooLarge(DomainError):
-    """The body is larger than the service reads."""
+    """The body exceeds the size limit."""
 
     code, status, title = "body_too_large", 413, "Body too large"
 
@@ -89,6 +91,12 @@ class UnsupportedMediaType(DomainError):
     code, status, title = "unsupported_media_type", 415, "Unsupported media type"
 
 
+class UnsupportedContentCoding(DomainError):
+    """The body is compressed, and the path takes no body or not in this coding."""
+
+    code, status, title = "unsupported_content_coding", 415, "Unsupported content coding"
+
+
 class ExpectationFailed(DomainError):
     """The header Expect asks for something other than 100-continue."""
 
@@ -96,31 +104,38 @@ class ExpectationFailed(DomainError):
 
 
 class Invalid(DomainError):
-    """The request is not of the form that the API document gives: ``errors`` lists every place."""
+    """The request does not match the API document; ``errors`` lists the first 100 places."""
 
     code, status, title = "invalid", 422, "Invalid request"
 
 
 class InternalError(DomainError):
-    """A fault of the service, logged under the request's id."""
+    """The service has an internal error; its log has an entry with the request's id."""
 
     code, status, title = "internal_error", 500, "Internal error"
 
     @classmethod
     def logged(cls) -> Self:
-        """Tell a caller where to look."""
-        return cls("A fault of the service; it is logged under this request id.")
+        """Refer the caller to the log."""
+        return cls("Internal error; see the log entry with this request id.")
 
 
-def invalid(details: Iterable[Detail]) -> Invalid:
-    """Make one error of many details."""
+def invalid(details: Iterable[Detail], *, more: int = 0) -> Invalid:
+    """Make one error of many details, and of ``more`` that are only counted."""
     details = tuple(details)
-    return Invalid("; ".join(f"{detail.pointer or detail.parameter}: {detail.detail}" for detail in details), details)
+    sentences = [f"{detail.pointer or detail.parameter}: {detail.detail}" for detail in details]
+    if more:
+        sentences.append(f"and {more:,} more")
+    return Invalid("; ".join(sentences), details)
 
 
-def details_of(error: ValidationError, *, parameters: bool) -> list[Detail]:
-    """Say what Pydantic found, naming parameters, or else pointing into the body."""
-    return [_detail(item, parameters=parameters) for item in error.errors(include_url=False, include_input=False)]
+def refused(error: ValidationError, *, parameters: bool) -> BadJson | Invalid:
+    """Convert what Pydantic found, naming parameters, or else pointing into the body."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    details = [_detail(item, parameters=parameters) for item in found[:ERRORS_SHOWN]]
+    if details[0].code == "json_invalid":
+        return BadJson(f"{details[0].detail}.")
+    return invalid(details, more=len(found) - len(details))
 
 
 def _detail(item: ErrorDetails, *, parameters: bool) -> Detail:
@@ -131,12 +146,12 @@ def _detail(item: ErrorDetails, *, parameters: bool) -> Detail:
 
 
 def type_of(code: str) -> str:
-    """Name a kind of problem: a URI reference that is served."""
+    """Return the URI reference of a kind of problem, which the service serves."""
     return f"/problems/{code.replace('_', '-')}"
 
 
 def problem_of(error: DomainError, *, instance: str, request_id: str) -> Problem:
-    """Say an error as a problem."""
+    """Convert an error to a problem document."""
     return Problem(
         type=type_of(error.code),
         title=error.title,
@@ -149,13 +164,16 @@ def problem_of(error: DomainError, *, instance: str, request_id: str) -> Problem
 
 
 def problem_response(error: DomainError, *, instance: str, request_id: str) -> web.Response:
-    """Answer with an error."""
+    """Build the response of an error."""
     body = asdict(problem_of(error, instance=instance, request_id=request_id))
     headers = {"X-Request-Id": request_id}
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
     if isinstance(error, MethodNotAllowed):
         headers["Allow"] = error.allowed
+    if isinstance(error, UnsupportedContentCoding):
+        # RFC 9110 section 15.5.16: this tells it from a media type that is not supported.
+        headers["Accept-Encoding"] = "gzip, deflate"
     return web.Response(
         body=json.dumps(body, ensure_ascii=False).encode("utf-8", "backslashreplace"),
         status=error.status,
