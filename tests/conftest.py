@@ -29,9 +29,6 @@ PREFIX = "enrollment_test"
 ABANDONED_SECONDS = 3600
 """A run that ended without cleaning up is surely over by now."""
 FAST = {
-    # What is lost with a crash of the machine is of no use to anybody.
-    "fsync": "off",
-    "full_page_writes": "off",
     # Copying a template is twice as fast when nothing of it goes to the log.
     "wal_level": "minimal",
     "max_wal_senders": "0",
