@@ -8,7 +8,8 @@ from typing import Final, TypeAlias
 
 import asyncpg
 
-from service.migrate import DatabaseUnavailable, UnfitDatabase
+from service.fitness import UnfitDatabase
+from service.migrate import DatabaseUnavailable
 from service.registrar import foresee
 from service.registrar.changes import Origin, Sweep
 from service.settings import Settings

@@ -177,9 +177,9 @@ UPDATE feed
 SET
     epoch = gen_random_uuid(),
     system_identifier = control.system_identifier,
-    timeline = checkpoint.timeline_id,
+    timeline = ('x' || lpad(left(pg_walfile_name(pg_current_wal_lsn()), 8), 16, '0'))::bit(64)::bigint,
     database_oid = (SELECT oid::bigint FROM pg_database WHERE datname = current_database())
-FROM pg_control_system() AS control, pg_control_checkpoint() AS checkpoint
+FROM pg_control_system() AS control
 RETURNING epoch
 """
 
@@ -193,13 +193,18 @@ async def renew_epoch(connection: Connection) -> UUID:
 IS_COPY: Final = """
 SELECT
     feed.system_identifier IS DISTINCT FROM control.system_identifier
-    OR feed.timeline IS DISTINCT FROM checkpoint.timeline_id
+    OR feed.timeline IS DISTINCT FROM
+        ('x' || lpad(left(pg_walfile_name(pg_current_wal_lsn()), 8), 16, '0'))::bit(64)::bigint
     OR feed.database_oid IS DISTINCT FROM (SELECT oid::bigint FROM pg_database WHERE datname = current_database())
-FROM feed, pg_control_system() AS control, pg_control_checkpoint() AS checkpoint
+FROM feed, pg_control_system() AS control
 """
 
 
 async def is_copy(connection: Connection) -> bool:
-    """Tell whether the epoch was made for another server, timeline or database than this."""
+    """Return whether the epoch was made for another server, timeline or database than this.
+
+    The first 8 digits of a log file's name are the timeline that the server writes now (PostgreSQL manual, 28.2 and
+    9.28.3); ``pg_control_checkpoint`` shows a promotion only after the next checkpoint. A standby has none of its own.
+    """
     copied: bool = await connection.fetchval(IS_COPY)
     return copied

@@ -151,6 +151,15 @@ def admin(server: Server) -> Iterator[psycopg.Connection[Any]]:
 
 
 @pytest.fixture
+def data_dir() -> Iterator[Path]:
+    """A folder that every account may pass through: pytest's own is private, and root's server runs as another."""
+    parent = Path(tempfile.mkdtemp(prefix="enrollment-test-", dir=fast_folder()))
+    parent.chmod(0o711)
+    yield parent / "data"
+    shutil.rmtree(parent)
+
+
+@pytest.fixture
 def database_url(server: Server, admin: psycopg.Connection[Any]) -> Iterator[str]:
     """A database of this test alone, migrated and empty."""
     yield from _database(server, admin, server.template)

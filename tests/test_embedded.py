@@ -9,9 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import asyncpg
@@ -21,7 +19,6 @@ import pytest
 from service import embedded
 from service.embedded import EmbeddedError, embedded_server
 from service.migrate import migrate
-from tests.conftest import fast_folder
 
 # Makes the server and waits for a signal, as the service does.
 SERVE = """
@@ -38,15 +35,6 @@ except EmbeddedError as error:
 except KeyboardInterrupt:
     pass
 """
-
-
-@pytest.fixture
-def data_dir() -> Iterator[Path]:
-    """A folder that every account may pass through: pytest's own is private, and root's server runs as another."""
-    parent = Path(tempfile.mkdtemp(prefix="enrollment-test-", dir=fast_folder()))
-    parent.chmod(0o711)
-    yield parent / "data"
-    shutil.rmtree(parent)
 
 
 def serve(data_dir: Path) -> tuple[subprocess.Popen[str], str]:

@@ -355,6 +355,7 @@ INDEXES = {
     "GET_WRITER_AGE": set(),
     "RENEW_EPOCH": set(),
     "IS_COPY": set(),
+    "GET_SERVER": set(),
     "SAVE_COURSES": {"courses_pkey"},
     "DELETE_COURSES": {"courses_pkey"},
     "RESERVE_COURSE_IDS": set(),
