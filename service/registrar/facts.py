@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import groupby, starmap
 from typing import Any, Generic
 
-from service.registrar.catalog import Catalog
+from service.registrar.catalog import MOST_EDITS, Catalog
 from service.registrar.changes import (
     Cancel,
     Change,
@@ -76,13 +76,15 @@ async def open_ledger(connection: Connection, changes: Sequence[Change[Any]], ca
 
 
 async def _refresh(connection: Connection, catalog: Catalog, head: feed.Head) -> None:
-    """Bring the catalog to the newest position: forget what others have changed since."""
-    if catalog.epoch != head.epoch or catalog.position > head.position or catalog.is_full():
+    """Bring the catalog to the newest event: forget what others have changed since, and what is of another history."""
+    if catalog.is_full():
         catalog.clear()
-    elif catalog.position < head.position:
-        for edit in await feed.load_edits(connection, catalog.position):
-            catalog.forget(edit.course_id, edit.term_id)
-    catalog.epoch, catalog.position = head.epoch, head.position
+    if catalog.is_at(head):
+        return
+    edits: list[feed.Edit] = []
+    if catalog.occurred_at is not None and catalog.request_id is not None:
+        edits = await feed.load_edits(connection, catalog.position, catalog.occurred_at, catalog.request_id, MOST_EDITS)
+    catalog.follow(edits, head)
 
 
 async def load_named(connection: Connection, ledger: Ledger, changes: Sequence[Change[Any]]) -> None:
