@@ -68,9 +68,9 @@ def create_app(settings: Settings) -> web.Application:
     app[COURSES] = reader(database, settings, crowd, courses.find)
     app[COURSES_OF_STUDENTS] = reader(database, settings, crowd, enrollments.find_courses)
     app[STUDENTS_OF_COURSES] = reader(database, settings, crowd, enrollments.find_students)
-    app[POLLER] = Poller(database, interval=settings.poll_interval)
-    app[BODY_TIMEOUT] = settings.body_timeout
     app[DRAINING] = asyncio.Event()
+    app[POLLER] = Poller(database, app[DRAINING], interval=settings.poll_interval)
+    app[BODY_TIMEOUT] = settings.body_timeout
 
     async def readiness() -> float | None:
         return await ready(app)

@@ -85,13 +85,13 @@ class Reply(Generic[Answer]):
 
 @dataclass(frozen=True, slots=True)
 class Written(Generic[Answer]):
-    """An answer that is JSON already, as one of its type would be."""
+    """An answer that is JSON already, as one of its type would be; as bytes it may be shared by many requests."""
 
-    json: str
+    json: str | bytes
 
     def text(self) -> bytes:
         """Write the whole of it."""
-        return self.json.encode()
+        return self.json if isinstance(self.json, bytes) else self.json.encode()
 
 
 @dataclass(frozen=True, slots=True)
