@@ -274,7 +274,6 @@ def _serve(
 ) -> Iterator[subprocess.Popen[bytes]]:
     arguments = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    started_by = os.getpid()
     with os.fdopen(descriptor, "wb") as output:
         # A session of its own: Ctrl-C on the terminal must end the service first and the database after it.
         server = subprocess.Popen(  # noqa: S603
@@ -290,9 +289,7 @@ def _serve(
     try:
         yield server
     finally:
-        # A forked worker that leaves the context must not take the database away from the others.
-        if os.getpid() == started_by:
-            _stop(server)
+        _stop(server)
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:
