@@ -35,7 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
     missed = 0
     for name in given.names or names():
         module = import_module(f"tests.attacks.{name}")
-        print(f"{name}: {(module.__doc__ or "").partition("\n")[0]}", flush=True)
+        first, _, _ = (module.__doc__ or "").partition("\n")
+        print(f"{name}: {first}", flush=True)
         for figure in asyncio.run(module.run()):
             print(figure, flush=True)
             missed += not figure.holds
