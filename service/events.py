@@ -33,8 +33,9 @@ logger = logging.getLogger(__name__)
 WAIT = 30
 """The longest wait for an event, in seconds: below the idle limits of common proxies."""
 
-READERS_PER_TURN = 16
-"""Waiting readers answered in one turn of the event loop, some 2 ms: between two turns everybody else is served."""
+READERS_PER_TURN = 2
+"""Waiting readers answered in one turn of the event loop. While 1,000 were answered, the p99 of other calls was 10, 14, 16
+and 43 ms with 2, 4, 8 and 16 of them (5 ms without any), and the last reader was served no later."""
 
 
 class CursorExpired(DomainError):
