@@ -8,10 +8,10 @@ import logging
 import re
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import blake2b
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any
 from uuid import UUID
 
 from aiohttp import web
@@ -153,16 +153,25 @@ async def list_events_after(connection: Connection, cursor: Cursor, limit: int) 
     return rows[1:]
 
 
-def events_after(cursor: Cursor, rows: list[feed.Event]) -> Written[Events]:
-    """Write an answer: the events that follow a cursor, or none."""
-    if rows:
-        cursor = cursor_after(cursor.epoch, rows[-1])
-    return Written(EVENTS.dump_json(Events([event_of(row) for row in rows], encode(cursor))))
-
-
 EVENTS = TypeAdapter(Events)
 
-Answer: TypeAlias = Written[Events] | DomainError
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """The events that follow a cursor, written once for all readers who get as many of them."""
+
+    cursor: Cursor
+    rows: list[feed.Event]
+    written: dict[int, Written[Events]] = field(default_factory=dict)
+
+    def first(self, limit: int) -> Written[Events]:
+        """Return the first events, ``limit`` at most, and the cursor after them."""
+        count = min(limit, len(self.rows))
+        if count not in self.written:
+            after = cursor_after(self.cursor.epoch, self.rows[count - 1]) if count else self.cursor
+            events = Events([event_of(row) for row in self.rows[:count]], encode(after))
+            self.written[count] = Written(EVENTS.dump_json(events))
+        return self.written[count]
 
 
 @dataclass(eq=False, slots=True)
@@ -186,7 +195,7 @@ class Poller:
         self._stop = stop
         self._interval = interval
         self._waiting: dict[Cursor, dict[Reader, None]] = {}
-        self._due: deque[tuple[Reader, Answer]] = deque()
+        self._due: deque[tuple[Reader, News | DomainError]] = deque()
         self._newest: Cursor | None = None
         self._failed = False
         self._task: asyncio.Task[None] | None = None
@@ -240,18 +249,18 @@ class Poller:
             epoch = await feed.get_epoch(connection)
             newest = cursor_after(epoch.epoch, epoch)
             for cursor in [cursor for cursor in self._waiting if cursor != newest]:
-                readers = list(self._waiting[cursor])
+                # Some may have left while others were read for.
+                readers = list(self._waiting.get(cursor, ()))
+                limit = max((reader.limit for reader in readers), default=0)
                 try:
                     cursor.check_epoch(epoch.epoch)
-                    rows = await list_events_after(connection, cursor, max(reader.limit for reader in readers))
+                    news = News(cursor, await list_events_after(connection, cursor, limit) if limit else [])
                 except CursorExpired:
                     for reader in readers:
                         self._answer(reader, CursorExpired())
                     continue
-                if rows:
-                    answers = {limit: events_after(cursor, rows[:limit]) for limit in {each.limit for each in readers}}
-                    for reader in readers:
-                        self._answer(reader, answers[reader.limit])
+                for reader in readers if news.rows else ():
+                    self._answer(reader, news)
         return newest
 
     def _end(self, reader: Reader) -> None:
@@ -259,25 +268,25 @@ class Poller:
         if self._failed:
             self._answer(reader, Unavailable("The database did not answer while the request waited for an event."))
         else:
-            self._answer(reader, events_after(reader.cursor, []))
+            self._answer(reader, News(reader.cursor, []))
 
-    def _answer(self, reader: Reader, answer: Answer) -> None:
+    def _answer(self, reader: Reader, answer: News | DomainError) -> None:
         self._forget(reader)
         if not self._due:
             asyncio.get_running_loop().call_soon(self._hand_out)
         self._due.append((reader, answer))
 
     def _hand_out(self) -> None:
-        for _ in range(min(READERS_PER_TURN, len(self._due))):
-            reader, answer = self._due.popleft()
+        turn = [self._due.popleft() for _ in range(min(READERS_PER_TURN, len(self._due)))]
+        if self._due:
+            asyncio.get_running_loop().call_soon(self._hand_out)
+        for reader, answer in turn:
             if reader.answer.done():
                 continue
             if isinstance(answer, DomainError):
                 reader.answer.set_exception(answer)
             else:
-                reader.answer.set_result(answer)
-        if self._due:
-            asyncio.get_running_loop().call_soon(self._hand_out)
+                reader.answer.set_result(answer.first(reader.limit))
 
     def _forget(self, reader: Reader) -> None:
         readers = self._waiting.get(reader.cursor, {})
@@ -311,7 +320,7 @@ async def follow_events(call: Call, query: EventsQuery) -> Written[Events]:
             cursor.check_epoch(epoch)
             rows = await list_events_after(connection, cursor, query.limit)
         if rows or not query.wait:
-            return events_after(cursor, rows)
+            return News(cursor, rows).first(query.limit)
     return await poller.wait(cursor, query.limit, query.wait)
 
 

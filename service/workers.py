@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import Callable
 from types import FrameType
+from typing import NoReturn
 
 logger = logging.getLogger(__name__)
 
@@ -53,16 +54,12 @@ def run_workers(count: int, work: Callable[[int, int], int]) -> int:
         sys.stdout.flush()
         # A signal must not unwind the new process before it is in the block that it can't leave.
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-        pid = os.fork()
-        if pid == 0:
-            status = 1
-            try:
-                os.close(keeps_alive)
-                status = _status_of(work, number, alive)
-            finally:
-                # Whatever happens: the contexts of the parent, such as the embedded server, are not the worker's to leave.
-                os._exit(status)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        try:
+            pid = os.fork()
+            if pid == 0:
+                _be_worker(work, number, alive, keeps_alive)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         workers.add(pid)
     os.close(alive)
 
@@ -82,6 +79,16 @@ def run_workers(count: int, work: Callable[[int, int], int]) -> int:
         failed = failed or abs(os.waitstatus_to_exitcode(status))
         stop(signal.SIGTERM, None)
     return failed
+
+
+def _be_worker(work: Callable[[int, int], int], number: int, alive: int, keeps_alive: int) -> NoReturn:
+    """Work and end this process; the contexts of its parent, such as the embedded server, are not its to leave."""
+    status = 1
+    try:
+        os.close(keeps_alive)
+        status = _status_of(work, number, alive)
+    finally:
+        os._exit(status)
 
 
 def _status_of(work: Callable[[int, int], int], number: int, alive: int) -> int:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -24,7 +24,7 @@ from service.registrar.changes import Create, Origin
 from service.settings import Settings
 from service.web.endpoint import DRAINING
 from sql import Connection
-from sql.feed import LIST_EVENTS, get_epoch
+from sql.feed import LIST_EVENTS, get_epoch, list_events
 from sql.students import Student
 from tests.campus import (
     busy,
@@ -239,13 +239,18 @@ class Counted(Database):
 
     asked = 0
     queries: list[str]
+    on_query: Callable[[str], object] = staticmethod(lambda query: None)
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[Connection]:
         self.asked += 1
         async with super().reading() as connection:
-            with connection.query_logger(lambda logged: self.queries.append(logged.query)):
+            with connection.query_logger(self._note):
                 yield connection
+
+    def _note(self, logged: asyncpg.connection.LoggedQuery) -> None:
+        self.queries.append(logged.query)
+        self.on_query(logged.query)
 
 
 @asynccontextmanager
@@ -281,7 +286,7 @@ async def test_a_process_asks_once_a_tick_however_many_wait_and_never_when_nobod
 async def test_readers_at_one_cursor_share_one_query_and_one_answer(settings: Settings, connection: Connection) -> None:
     await connection.execute(NEW_EVENTS, 1, 3)
     async with polling(settings, interval=0.01) as (poller, database, cursor):
-        waits = [asyncio.create_task(poller.wait(cursor, limit, WAIT)) for limit in [100] * 40 + [2] * 10]
+        waits = [asyncio.create_task(poller.wait(cursor, limit, WAIT)) for limit in [100, 50] * 20 + [2] * 10]
         await asyncio.sleep(0.1)
 
         await connection.execute(NEW_EVENTS, 4, 6)
@@ -290,6 +295,26 @@ async def test_readers_at_one_cursor_share_one_query_and_one_answer(settings: Se
         assert [len(json.loads(text)["items"]) for text in answers] == [3] * 40 + [2] * 10
         assert len({id(text) for text in answers}) == 2
         assert database.queries.count(LIST_EVENTS) == 1
+
+
+async def test_readers_who_leave_while_others_are_read_for_do_not_fail_the_tick(
+    settings: Settings, connection: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    await connection.execute(NEW_EVENTS, 1, 4)
+    async with polling(settings, interval=0.01) as (poller, database, newest):
+        async with database.reading() as session:
+            rows = await list_events(session, 0, 3)
+        waits = [asyncio.create_task(poller.wait(cursor_after(newest.epoch, row), 100, 5)) for row in rows]
+        database.on_query = lambda query: query == LIST_EVENTS and waits[2].cancel()
+
+        answers = [json.loads((await wait).text())["items"] for wait in waits[:2]]
+
+        assert [[event["position"] for event in items] for items in answers] == [[2, 3, 4], [3, 4]]
+        with pytest.raises(asyncio.CancelledError):
+            await waits[2]
+        assert poller._task is not None
+        await poller._task
+    assert caplog.text == ""
 
 
 NEW_EVENTS = """
