@@ -24,7 +24,8 @@ from service.database import Database
 from service.demo import fill
 from service.embedded import EmbeddedError, embedded_server
 from service.errors import DomainError
-from service.migrate import DatabaseUnavailable, MigrationFailed, UnfitDatabase, migrate
+from service.fitness import UnfitDatabase
+from service.migrate import DatabaseUnavailable, MigrationFailed, migrate
 from service.settings import Settings
 from service.web.endpoint import DRAINING
 from service.workers import PortTaken, reserve_port, run_workers

@@ -10,9 +10,10 @@ from aiohttp import web
 
 from service import __version__, courses, enrollments, events, holds, overrides, students, terms
 from service.coalescer import Crowd
-from service.database import Database, renew_epoch_of_copy
+from service.database import Database
 from service.errors import DomainError, EnrollmentRefused, Unavailable, UnknownCourses
 from service.events import POLLER, Poller
+from service.fitness import UnfitDatabase
 from service.keys import COURSES, COURSES_OF_STUDENTS, DATABASE, REGISTRAR, STUDENTS, STUDENTS_OF_COURSES
 from service.migrate import DatabaseUnavailable, migrate
 from service.reading import reader
@@ -68,10 +69,10 @@ def create_app(settings: Settings) -> web.Application:
     app[COURSES] = reader(database, settings, crowd, courses.find)
     app[COURSES_OF_STUDENTS] = reader(database, settings, crowd, enrollments.find_courses)
     app[STUDENTS_OF_COURSES] = reader(database, settings, crowd, enrollments.find_students)
-    app[POLLER] = Poller(database, interval=settings.poll_interval)
     app[BODY_TIMEOUT] = settings.body_timeout
     app[BODY_MEMBERS] = settings.body_members
     app[DRAINING] = asyncio.Event()
+    app[POLLER] = Poller(database, app[DRAINING], interval=settings.poll_interval)
 
     async def readiness() -> float | None:
         return await ready(app)
@@ -151,8 +152,9 @@ async def bring_up(database: Database, settings: Settings, stop: threading.Event
                 )
             await database.open()
             await database.ping()
-            await renew_epoch_of_copy(database)
         except (DatabaseUnavailable, Unavailable) as error:
+            if isinstance(error.__cause__, UnfitDatabase):
+                raise error.__cause__ from None
             logger.warning("waiting for the database", extra={"reason": str(error).strip(), "pause": pause})
             await asyncio.sleep(pause)
             pause = min(pause * 2, settings.retry_ceiling)

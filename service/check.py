@@ -16,7 +16,8 @@ import asyncpg
 from pydantic import ValidationError
 
 from service.courses import NewCourse
-from service.migrate import DatabaseUnavailable, UnfitDatabase
+from service.fitness import UnfitDatabase
+from service.migrate import DatabaseUnavailable
 from service.registrar.review import review_blocked
 from service.registrar.rules import terms_overlap, week_of
 from service.replay import (

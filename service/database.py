@@ -8,9 +8,11 @@ from contextlib import asynccontextmanager
 import asyncpg
 
 from service.errors import CONSTRAINTS, OutcomeUnknown, Unavailable
+from service.fitness import STANDBY, UnfitDatabase, check_fitness
 from service.settings import Settings
 from sql import Connection
 from sql.feed import get_epoch, is_copy, lock_feed, renew_epoch
+from sql.server import get_server
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +42,7 @@ class Database:
             max_size=settings.pool_size,
             timeout=settings.connect_timeout,
             command_timeout=settings.command_timeout,
-            init=_set_keepalive,
+            init=_meet,
             reset=_keep_session,
             server_settings={
                 "application_name": "enrollment-service",
@@ -75,13 +77,15 @@ class Database:
         """Lend a connection, each statement its own transaction.
 
         Raises:
-            Unavailable: no connection was free in time, or the server can't be reached.
+            Unavailable: no connection was free in time, or the server can't be reached, or is not fit to be used.
         """
         if self._pool is None:
             raise Unavailable("The service is starting: the database has not answered yet.")
         try:
             async with self._pool.acquire(timeout=self._settings.acquire_timeout) as connection:
                 yield connection
+        except UnfitDatabase as error:
+            raise Unavailable(str(error)) from error
         except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
             raise _domain_error(error) from error
 
@@ -124,16 +128,6 @@ class Database:
                 raise
 
 
-async def renew_epoch_of_copy(database: Database) -> None:
-    """Begin a new epoch of the feed where the database is not the one that the old epoch was made for."""
-    async with database.reading() as connection:
-        copied = await is_copy(connection)
-    if copied:
-        async with database.writing() as connection:
-            if await is_copy(connection):
-                await renew_epoch(connection)
-
-
 def _domain_error(error: Exception) -> Exception:
     """Say what a driver error means to a caller, or give the error back where it means a bug of ours."""
     if isinstance(error, asyncpg.IntegrityConstraintViolationError):
@@ -161,7 +155,40 @@ async def _keep_session(_connection: Connection) -> None:
     """Spare each release a round trip: no statement of ours leaves session state (a test holds ``sql/`` to that)."""
 
 
-async def _set_keepalive(connection: Connection) -> None:
+async def _meet(connection: Connection) -> None:
+    """Prepare a new connection, whose server may be another one than that of the connections before.
+
+    Raises:
+        Unavailable: it is a standby.
+        UnfitDatabase: it may lose what it has confirmed.
+    """
+    try:
+        _set_keepalive(connection)
+        server = await get_server(connection)
+        if server.standby:
+            raise Unavailable(STANDBY)
+        check_fitness(server)
+        await _renew_epoch_of_copy(connection)
+    except BaseException:
+        # The pool would close it in an orderly way, and wait for a server that may be gone.
+        connection.terminate()
+        raise
+
+
+async def _renew_epoch_of_copy(connection: Connection) -> None:
+    """Begin a new epoch of the feed where the old one was made for another server, timeline or database.
+
+    Every connection goes through this before it reads or writes, so nothing is read of another history under an epoch
+    that was read before.
+    """
+    if await is_copy(connection):
+        await lock_feed(connection)
+        if await is_copy(connection):
+            await renew_epoch(connection)
+        await connection.execute("COMMIT")
+
+
+def _set_keepalive(connection: Connection) -> None:
     """Notice a server that vanished without a word, which asyncpg's own sockets would wait for without end."""
     transport = connection._transport  # type: ignore[union-attr]  # noqa: SLF001
     sock: socket.socket | None = transport.get_extra_info("socket")

@@ -87,7 +87,7 @@ def embedded_server(data_dir: Path, *, options: Mapping[str, str] | None = None)
             _check_version(cluster, binaries)
             _stop_orphan(cluster)
             if not cluster.exists():
-                _make_cluster(cluster, binaries, account, sync=(options or {}).get("fsync") != "off")
+                _make_cluster(cluster, binaries, account)
             with _socket_folder(cluster, account) as socket_folder:
                 settings = {**OPTIONS, "unix_socket_directories": _quote_setting(socket_folder), **(options or {})}
                 with _serve(cluster, binaries, account, settings, home / "postgresql.log") as server:
@@ -225,7 +225,7 @@ def _check_version(cluster: Path, binaries: Path) -> None:
         )
 
 
-def _make_cluster(cluster: Path, binaries: Path, account: _Account, *, sync: bool) -> None:
+def _make_cluster(cluster: Path, binaries: Path, account: _Account) -> None:
     # Made aside and renamed, so that an interrupted first start leaves nothing that looks like a cluster.
     unfinished = cluster.with_name("cluster.new")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -242,7 +242,6 @@ def _make_cluster(cluster: Path, binaries: Path, account: _Account, *, sync: boo
             "--locale-provider=builtin",
             "--builtin-locale=C.UTF-8",
             "--no-instructions",
-            *([] if sync else ["--no-sync"]),
         ],
         account,
     )
@@ -275,7 +274,6 @@ def _serve(
 ) -> Iterator[subprocess.Popen[bytes]]:
     arguments = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    started_by = os.getpid()
     with os.fdopen(descriptor, "wb") as output:
         # A session of its own: Ctrl-C on the terminal must end the service first and the database after it.
         server = subprocess.Popen(  # noqa: S603
@@ -291,9 +289,7 @@ def _serve(
     try:
         yield server
     finally:
-        # A forked worker that leaves the context must not take the database away from the others.
-        if os.getpid() == started_by:
-            _stop(server)
+        _stop(server)
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:

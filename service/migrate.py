@@ -1,4 +1,4 @@
-"""Applies ``migrations/`` to a database, by one runner at a time, and refuses a database that can't keep its promises."""
+"""Applies ``migrations/`` to a database, by one runner at a time."""
 
 import hashlib
 import logging
@@ -21,12 +21,14 @@ from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
 from yoyo.connections import DatabaseURI
 from yoyo.migrations import Migration, default_migration_table
 
+from service.fitness import STANDBY, UnfitDatabase, check_fitness
+from sql.server import GET_SERVER, Server
+
 logger = logging.getLogger(__name__)
 # It tells of every step and statement; what was applied is told below, once.
 logging.getLogger("yoyo").setLevel(logging.WARNING)
 
 MIGRATIONS: Final = Path(__file__).resolve().parent.parent / "migrations"
-OLDEST: Final = 15
 CONNECTION: Final = {
     "application_name": "enrollment-service migrate",
     "connect_timeout": 5,
@@ -44,10 +46,6 @@ POLL_SECONDS: Final = 0.1
 
 class DatabaseUnavailable(Exception):
     """The database can't be reached, or is not ready to be written to; another try may succeed."""
-
-
-class UnfitDatabase(Exception):
-    """The database can be reached but lacks what the service promises; no other try helps."""
 
 
 class MigrationFailed(Exception):
@@ -69,7 +67,7 @@ def migrate(
 
     Raises:
         DatabaseUnavailable: no connection, a standby, a lock not had in time, or another process still migrating.
-        UnfitDatabase: the server is too old, or acknowledges what it may still lose, or does not speak UTF-8.
+        UnfitDatabase: the server may lose what it has confirmed; see ``check_fitness``.
         MigrationFailed: a migration was refused.
     """
     stop = stop or threading.Event()
@@ -103,31 +101,6 @@ def rollback(
             undone.append(str(migration.id))
             logger.info("rolled back migration %s", migration.id)
         return undone
-
-
-def check_fitness(connection: psycopg.Connection[Any]) -> None:
-    """Refuse a server on which an acknowledged change may be lost or a name may be garbled.
-
-    Raises:
-        DatabaseUnavailable: it is a standby, which may be promoted.
-        UnfitDatabase: it is too old, commits asynchronously, or the database is not in UTF-8.
-    """
-    version = connection.info.server_version // 10000
-    if version < OLDEST:
-        raise UnfitDatabase(f"The service needs PostgreSQL {OLDEST} or newer; this is PostgreSQL {version}.")
-    row = connection.execute(
-        "SELECT current_setting('synchronous_commit'), current_setting('server_encoding'), pg_is_in_recovery()"
-    ).fetchone()
-    synchronous_commit, encoding, standby = row or ("", "", True)
-    if standby:
-        raise DatabaseUnavailable("The database is a standby and takes no changes.")
-    if synchronous_commit not in {"on", "remote_apply"}:
-        raise UnfitDatabase(
-            f"synchronous_commit is {synchronous_commit}: an enrollment could be lost after it was confirmed. "
-            "Set it to on for this server, database and role."
-        )
-    if encoding != "UTF8":
-        raise UnfitDatabase(f"The database's encoding is {encoding}; the service needs UTF8.")
 
 
 class _Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]
@@ -216,13 +189,22 @@ def _runner(database_url: str, schema: str, timeout: float, stop: threading.Even
         arguments = {**CONNECTION, **conninfo_to_dict(database_url), "schema": schema}
         uri = DatabaseURI("postgresql+psycopg", None, None, None, None, arguments.pop("dbname", None), arguments)
         with _Backend(uri, default_migration_table) as backend:
-            check_fitness(backend.connection)
+            _refuse_unfit(backend.connection)
             _take_turn(backend.connection, schema, timeout, stop)
             backend.init_database()
             # The row outlives a killed process; whose it was is dead, since the turn is ours.
             backend.break_lock()
             with backend.lock():
                 yield backend
+
+
+def _refuse_unfit(connection: psycopg.Connection[Any]) -> None:
+    row = connection.execute(GET_SERVER).fetchone()
+    assert row is not None
+    server = Server(*row)
+    if server.standby:
+        raise DatabaseUnavailable(STANDBY)
+    check_fitness(server)
 
 
 def _take_turn(connection: psycopg.Connection[Any], schema: str, timeout: float, stop: threading.Event) -> None:

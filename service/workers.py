@@ -7,6 +7,11 @@ import socket
 import sys
 from collections.abc import Callable
 from types import FrameType
+from typing import NoReturn
+
+logger = logging.getLogger(__name__)
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class PortTaken(Exception):
@@ -26,6 +31,8 @@ def reserve_port(host: str, port: int) -> socket.socket:
             alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             alone.bind(address)
         shared = socket.socket(family, kind, protocol)
+        # Connections of a service that has just ended hold the address for a minute (TIME_WAIT).
+        shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         shared.bind(address)
     except OSError as error:
@@ -45,11 +52,14 @@ def run_workers(count: int, work: Callable[[int, int], int]) -> int:
     workers: set[int] = set()
     for number in range(count):
         sys.stdout.flush()
-        pid = os.fork()
-        if pid == 0:
-            os.close(keeps_alive)
-            # Past the parent's clean-up, which is not the worker's to do.
-            os._exit(_status_of(work, number, alive))
+        # A signal must not unwind the new process before it is in the block that it can't leave.
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        try:
+            pid = os.fork()
+            if pid == 0:
+                _be_worker(work, number, alive, keeps_alive)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         workers.add(pid)
     os.close(alive)
 
@@ -57,7 +67,7 @@ def run_workers(count: int, work: Callable[[int, int], int]) -> int:
         for worker in workers:
             os.kill(worker, signal.SIGTERM)
 
-    for name in (signal.SIGTERM, signal.SIGINT):
+    for name in STOP_SIGNALS:
         signal.signal(name, stop)
     failed = 0
     while workers:
@@ -71,11 +81,28 @@ def run_workers(count: int, work: Callable[[int, int], int]) -> int:
     return failed
 
 
-def _status_of(work: Callable[[int, int], int], number: int, alive: int) -> int:
+def _be_worker(work: Callable[[int, int], int], number: int, alive: int, keeps_alive: int) -> NoReturn:
+    """Work and end this process; the contexts of its parent, such as the embedded server, are not its to leave."""
+    status = 1
     try:
+        os.close(keeps_alive)
+        status = _status_of(work, number, alive)
+    finally:
+        os._exit(status)
+
+
+def _status_of(work: Callable[[int, int], int], number: int, alive: int) -> int:
+    """Return the exit status of a worker, whatever it raises."""
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         status = work(number, alive)
     except KeyboardInterrupt:
         status = 130
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        logger.exception("a worker failed")
+        status = 1
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -10,11 +10,16 @@ from sql import TIMES, Connection, New, columns
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Where the feed stands: the database's clock and the position of the newest event, 0 before the first."""
+    """The database's clock, and the newest event of the feed: its position, 0 before the first, and what proves it.
+
+    A restore or a failover may give a position to another event, and then its time or its request differs.
+    """
 
     now: datetime
     position: int
     epoch: UUID | None = None
+    occurred_at: datetime | None = None
+    request_id: str | None = None
 
 
 class Event(NamedTuple):
@@ -51,37 +56,62 @@ async def lock_feed(connection: Connection) -> None:
 LOAD_HEAD: Final = """
 SELECT
     clock_timestamp() AS now,
-    coalesce((SELECT max(position) FROM events), 0) AS position,
-    epoch
+    coalesce(newest.position, 0) AS position,
+    feed.epoch,
+    newest.occurred_at,
+    newest.request_id
 FROM feed
+LEFT JOIN LATERAL (
+    SELECT position, occurred_at, request_id
+    FROM events
+    ORDER BY position DESC
+    LIMIT 1
+) AS newest ON true
 """
 
 
 async def load_head(connection: Connection) -> Head:
-    """Read the clock and the newest position; current only in a statement after the lock."""
+    """Read the clock and the newest event; current only in a statement after the lock."""
     row = await connection.fetchrow(LOAD_HEAD)
     assert row is not None
     return Head(*row)
 
 
 class Edit(NamedTuple):
-    """A course or a term that was changed."""
+    """An event that changed a course or a term."""
 
+    position: int
     course_id: int | None
     term_id: int | None
 
 
 LOAD_EDITS: Final = """
-SELECT course_id, term_id
+SELECT position, course_id, term_id
 FROM events
-WHERE position > $1::bigint
-    AND student_id IS NULL
+WHERE position = $1::bigint
+    AND occurred_at = $2::timestamptz
+    AND request_id = $3::text
+UNION ALL
+(
+    SELECT position, course_id, term_id
+    FROM events
+    WHERE position > $1::bigint
+        AND student_id IS NULL
+    ORDER BY position
+    LIMIT $4::bigint
+)
 """
 
 
-async def load_edits(connection: Connection, after_position: int) -> list[Edit]:
-    """Tell which courses and terms were changed since a position, as often as they were."""
-    return [Edit._make(row) for row in await connection.fetch(LOAD_EDITS, after_position)]
+async def load_edits(
+    connection: Connection, after_position: int, occurred_at: datetime, request_id: str, limit: int
+) -> list[Edit]:
+    """Return the event at a position, and the changes of courses and terms after it, ``limit`` at most.
+
+    Without the event at the position, the history is another one than the caller knows.
+    """
+    rows = await connection.fetch(LOAD_EDITS, after_position, occurred_at, request_id, limit)
+    return [Edit._make(row) for row in rows]
 
 
 APPEND_EVENTS: Final = """
@@ -102,18 +132,28 @@ async def append_events(connection: Connection, events: New[Event], now: datetim
 
 GET_EPOCH: Final = """
 SELECT
-    epoch,
-    coalesce((SELECT max(position) FROM events), 0) AS position
+    feed.epoch,
+    coalesce(newest.position, 0) AS position,
+    newest.occurred_at,
+    newest.request_id
 FROM feed
+LEFT JOIN LATERAL (
+    SELECT position, occurred_at, request_id
+    FROM events
+    ORDER BY position DESC
+    LIMIT 1
+) AS newest ON true
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """Which feed this is, and the position of its newest event, 0 before the first."""
+    """Which feed this is, and its newest event: the position, 0 before the first, and what proves it."""
 
     epoch: UUID
     position: int
+    occurred_at: datetime | None
+    request_id: str | None
 
 
 async def get_epoch(connection: Connection) -> Epoch:
@@ -177,9 +217,9 @@ UPDATE feed
 SET
     epoch = gen_random_uuid(),
     system_identifier = control.system_identifier,
-    timeline = checkpoint.timeline_id,
+    timeline = ('x' || lpad(left(pg_walfile_name(pg_current_wal_lsn()), 8), 16, '0'))::bit(64)::bigint,
     database_oid = (SELECT oid::bigint FROM pg_database WHERE datname = current_database())
-FROM pg_control_system() AS control, pg_control_checkpoint() AS checkpoint
+FROM pg_control_system() AS control
 RETURNING epoch
 """
 
@@ -193,13 +233,18 @@ async def renew_epoch(connection: Connection) -> UUID:
 IS_COPY: Final = """
 SELECT
     feed.system_identifier IS DISTINCT FROM control.system_identifier
-    OR feed.timeline IS DISTINCT FROM checkpoint.timeline_id
+    OR feed.timeline IS DISTINCT FROM
+        ('x' || lpad(left(pg_walfile_name(pg_current_wal_lsn()), 8), 16, '0'))::bit(64)::bigint
     OR feed.database_oid IS DISTINCT FROM (SELECT oid::bigint FROM pg_database WHERE datname = current_database())
-FROM feed, pg_control_system() AS control, pg_control_checkpoint() AS checkpoint
+FROM feed, pg_control_system() AS control
 """
 
 
 async def is_copy(connection: Connection) -> bool:
-    """Tell whether the epoch was made for another server, timeline or database than this."""
+    """Return whether the epoch was made for another server, timeline or database than this.
+
+    The first 8 digits of a log file's name are the timeline that the server writes now (PostgreSQL manual, 28.2 and
+    9.28.3); ``pg_control_checkpoint`` shows a promotion only after the next checkpoint. A standby has none of its own.
+    """
     copied: bool = await connection.fetchval(IS_COPY)
     return copied

@@ -29,9 +29,6 @@ PREFIX = "enrollment_test"
 ABANDONED_SECONDS = 3600
 """A run that ended without cleaning up is surely over by now."""
 FAST = {
-    # What is lost with a crash of the machine is of no use to anybody.
-    "fsync": "off",
-    "full_page_writes": "off",
     # Copying a template is twice as fast when nothing of it goes to the log.
     "wal_level": "minimal",
     "max_wal_senders": "0",
@@ -151,6 +148,15 @@ def admin(server: Server) -> Iterator[psycopg.Connection[Any]]:
     """A connection that may make and drop databases."""
     with server.connect() as connection:
         yield connection
+
+
+@pytest.fixture
+def data_dir() -> Iterator[Path]:
+    """A folder that every account may pass through: pytest's own is private, and root's server runs as another."""
+    parent = Path(tempfile.mkdtemp(prefix="enrollment-test-", dir=fast_folder()))
+    parent.chmod(0o711)
+    yield parent / "data"
+    shutil.rmtree(parent)
 
 
 @pytest.fixture

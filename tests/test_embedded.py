@@ -9,9 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import asyncpg
@@ -21,9 +19,6 @@ import pytest
 from service import embedded
 from service.embedded import EmbeddedError, embedded_server
 from service.migrate import migrate
-from tests.conftest import fast_folder
-
-FAST = {"fsync": "off"}
 
 # Makes the server and waits for a signal, as the service does.
 SERVE = """
@@ -32,7 +27,7 @@ from pathlib import Path
 from service.embedded import EmbeddedError, embedded_server
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 try:
-    with embedded_server(Path(sys.argv[1]), options={"fsync": "off"}) as url:
+    with embedded_server(Path(sys.argv[1])) as url:
         print(url, flush=True)
         signal.pause()
 except EmbeddedError as error:
@@ -40,15 +35,6 @@ except EmbeddedError as error:
 except KeyboardInterrupt:
     pass
 """
-
-
-@pytest.fixture
-def data_dir() -> Iterator[Path]:
-    """A folder that every account may pass through: pytest's own is private, and root's server runs as another."""
-    parent = Path(tempfile.mkdtemp(prefix="enrollment-test-", dir=fast_folder()))
-    parent.chmod(0o711)
-    yield parent / "data"
-    shutil.rmtree(parent)
 
 
 def serve(data_dir: Path) -> tuple[subprocess.Popen[str], str]:
@@ -86,11 +72,11 @@ def is_running(pid: int) -> bool:
 
 
 async def test_data_are_kept_between_runs_and_both_drivers_connect(data_dir: Path) -> None:
-    with embedded_server(data_dir, options=FAST) as url:
+    with embedded_server(data_dir) as url:
         assert migrate(url)
         with psycopg.connect(url) as connection:
             connection.execute("CREATE TABLE kept AS SELECT 'ž' AS text")
-    with embedded_server(data_dir, options=FAST) as url:
+    with embedded_server(data_dir) as url:
         assert migrate(url) == []
         asynchronous = await asyncpg.connect(url)
         try:
@@ -102,7 +88,7 @@ async def test_data_are_kept_between_runs_and_both_drivers_connect(data_dir: Pat
 
 
 def test_the_server_ends_with_its_context(data_dir: Path) -> None:
-    with embedded_server(data_dir, options=FAST) as url:
+    with embedded_server(data_dir) as url:
         pid = server_process(data_dir)
         assert is_running(pid)
     assert not is_running(pid)
@@ -111,12 +97,12 @@ def test_the_server_ends_with_its_context(data_dir: Path) -> None:
 
 
 def test_options_reach_the_server(data_dir: Path) -> None:
-    with embedded_server(data_dir, options={**FAST, "max_connections": "7"}) as url, psycopg.connect(url) as connection:
+    with embedded_server(data_dir, options={"max_connections": "7"}) as url, psycopg.connect(url) as connection:
         assert connection.execute("SHOW max_connections").fetchone() == ("7",)
 
 
 def test_a_second_run_on_the_same_data_is_refused_and_told_why(data_dir: Path) -> None:
-    with embedded_server(data_dir, options=FAST) as url:
+    with embedded_server(data_dir) as url:
         second, _ = serve(data_dir)
         _, complaint = second.communicate(timeout=30)
         assert second.returncode == 1
@@ -145,7 +131,7 @@ def test_a_server_left_behind_by_a_killed_run_is_taken_over(data_dir: Path, capl
 
     with (
         caplog.at_level(logging.WARNING),
-        embedded_server(data_dir, options=FAST) as url,
+        embedded_server(data_dir) as url,
         psycopg.connect(url) as connection,
     ):
         assert connection.execute("SELECT number FROM kept").fetchone() == (1,)
@@ -171,7 +157,7 @@ def test_a_crash_of_the_whole_machine_is_recovered_from(data_dir: Path) -> None:
     pid_file.write_text(left.replace(str(orphan), str(os.getpid()), 1))
     os.chown(pid_file, owner.st_uid, owner.st_gid)
 
-    with embedded_server(data_dir, options=FAST) as url, psycopg.connect(url) as connection:
+    with embedded_server(data_dir) as url, psycopg.connect(url) as connection:
         assert connection.execute("SELECT number FROM kept").fetchone() == (1,)
 
 
@@ -179,14 +165,14 @@ def test_an_interrupted_first_start_leaves_nothing_that_looks_like_data(data_dir
     data_dir.mkdir()
     (data_dir / "cluster.new").mkdir()
     (data_dir / "cluster.new" / "PG_VERSION").write_text("18\n")
-    with embedded_server(data_dir, options=FAST) as url, psycopg.connect(url) as connection:
+    with embedded_server(data_dir) as url, psycopg.connect(url) as connection:
         assert connection.execute("SELECT 1").fetchone() == (1,)
     assert sorted(path.name for path in data_dir.iterdir()) == ["cluster", "lock", "postgresql.log"]
 
 
 @pytest.mark.parametrize("name", ["x" * 120, "odd é \"$HOME\" '%2F' {0}, a"])
 async def test_any_path_will_do(data_dir: Path, name: str) -> None:
-    with embedded_server(data_dir / name, options=FAST) as url:
+    with embedded_server(data_dir / name) as url:
         assert migrate(url)
         connection = await asyncpg.connect(url)
         try:
@@ -199,23 +185,23 @@ async def test_any_path_will_do(data_dir: Path, name: str) -> None:
 
 
 def test_data_of_another_major_version_are_left_alone(data_dir: Path) -> None:
-    with embedded_server(data_dir, options=FAST):
+    with embedded_server(data_dir):
         pass
     (data_dir / "cluster" / "PG_VERSION").write_text("9\n")
-    with pytest.raises(EmbeddedError, match="made by PostgreSQL 9"), embedded_server(data_dir, options=FAST):
+    with pytest.raises(EmbeddedError, match="made by PostgreSQL 9"), embedded_server(data_dir):
         pass
     assert (data_dir / "cluster" / "PG_VERSION").read_text() == "9\n"
 
 
 def test_what_postgresql_complains_of_is_passed_on(data_dir: Path) -> None:
-    refused = embedded_server(data_dir, options={**FAST, "max_connections": "none"})
+    refused = embedded_server(data_dir, options={"max_connections": "none"})
     with pytest.raises(EmbeddedError, match="max_connections"), refused:
         pass
 
 
 def test_without_the_package_the_message_says_what_to_do(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(EmbeddedError, match="set DATABASE_URL"), embedded_server(data_dir, options=FAST):
+    with pytest.raises(EmbeddedError, match="set DATABASE_URL"), embedded_server(data_dir):
         pass
     assert not data_dir.exists()
 
@@ -223,7 +209,7 @@ def test_without_the_package_the_message_says_what_to_do(data_dir: Path, monkeyp
 def test_settings_of_the_environment_do_not_reach_the_server(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"PGPORT": "1", "PGDATA": "/nonexistent", "LC_ALL": "xx_YY", "LANG": "xx_YY"}.items():
         monkeypatch.setenv(name, value)
-    with embedded_server(data_dir, options=FAST) as url:
+    with embedded_server(data_dir) as url:
         assert migrate(url)
         with psycopg.connect(url) as connection:
             assert connection.execute("SHOW port").fetchone() == ("5432",)
@@ -243,7 +229,7 @@ def test_root_serves_as_nobody_and_changes_no_permission(data_dir: Path) -> None
     assert package is not None
     assert package.origin is not None
     before = modes(data_dir), modes(Path(package.origin).parent / "pginstall" / "bin")
-    with embedded_server(data_dir, options=FAST):
+    with embedded_server(data_dir):
         owner = (data_dir / "cluster").stat()
         assert pwd.getpwuid(owner.st_uid).pw_name == "nobody"
         assert stat.S_IMODE(owner.st_mode) == 0o700
@@ -271,7 +257,7 @@ def test_below_a_private_folder_root_keeps_data_and_binaries_elsewhere(
     importlib.invalidate_caches()
 
     for expected in [None, (1,)]:
-        with caplog.at_level(logging.WARNING), embedded_server(private / "data", options=FAST) as url:
+        with caplog.at_level(logging.WARNING), embedded_server(private / "data") as url:
             with psycopg.connect(url) as connection:
                 found = connection.execute("SELECT to_regclass('kept') IS NOT NULL").fetchone()
                 assert found == (expected is not None,)
@@ -295,14 +281,14 @@ def test_data_of_an_ordinary_user_stay_with_that_user(data_dir: Path) -> None:
             os.setgroups([])
             os.setgid(user.pw_gid)
             os.setuid(user.pw_uid)
-            with embedded_server(data_dir, options=FAST) as url:
+            with embedded_server(data_dir) as url:
                 status = 0 if migrate(url) else 2
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert (data_dir / "cluster").stat().st_uid == user.pw_uid
 
-    with embedded_server(data_dir, options=FAST) as url:
+    with embedded_server(data_dir) as url:
         assert Path(f"/proc/{server_process(data_dir)}").stat().st_uid == user.pw_uid
         assert migrate(url) == []
     assert all(path.lstat().st_uid == user.pw_uid for path in (data_dir / "cluster").rglob("*"))

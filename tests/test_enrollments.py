@@ -175,7 +175,7 @@ async def test_retrieve_course_students(client: Client) -> None:
     assert roster["next"] is None
     assert all(item.pop("joined_at").endswith("Z") for item in roster["items"])
     assert roster["items"] == [
-        {"student_id": id, "status": "enrolled", "position": None, "student": {"id": id, **body}}
+        {"student_id": id, "status": "enrolled", "position": None, "blocked_by": None, "student": {"id": id, **body}}
         for id, body in zip((ada, grace), fields, strict=True)
     ]
 

@@ -1,12 +1,12 @@
 """The change feed: every committed change, once, in order, to everybody who follows."""
 
 import asyncio
-import base64
 import json
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,7 +16,9 @@ import pytest
 from pytest_aiohttp import AiohttpClient
 
 from service.database import Database
-from service.events import POLLER, WAIT, Poller
+from service.errors import Unavailable
+from service.events import POLLER, READERS_PER_TURN, WAIT, Cursor, Poller, cursor_after, decode, encode
+from service.keys import DATABASE
 from service.registrar import Registrar
 from service.registrar.changes import Origin
 from service.registrar.resources import Create
@@ -24,6 +26,7 @@ from service.registrar.students import STUDENT, StudentFields
 from service.settings import Settings
 from service.web.endpoint import DRAINING
 from sql import Connection
+from sql.feed import LIST_EVENTS, get_epoch, list_events
 from tests.campus import (
     busy,
     call,
@@ -199,10 +202,11 @@ async def test_a_reader_who_starts_at_the_head_then_lists_then_follows_has_what_
 
 
 async def waiting(client: Client, count: int) -> None:
+    assert client.app is not None
     poller = client.app[POLLER]
 
     async def waits() -> bool:
-        return len(poller._waiting) == count
+        return sum(map(len, poller._waiting.values())) == count
 
     await until(waits, f"{count} readers who wait")
 
@@ -238,34 +242,154 @@ async def test_waiting_ends_when_the_service_shuts_down(client: Client) -> None:
 
 
 class Counted(Database):
-    """A database that counts how often it is asked."""
+    """A database that counts how often it is asked, and notes each query."""
 
     asked = 0
+    queries: list[str]
+    on_query: Callable[[str], object] = staticmethod(lambda query: None)
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[Connection]:
         self.asked += 1
         async with super().reading() as connection:
-            yield connection
+            with connection.query_logger(self._note):
+                yield connection
+
+    def _note(self, logged: asyncpg.connection.LoggedQuery) -> None:
+        self.queries.append(logged.query)
+        self.on_query(logged.query)
+
+
+@asynccontextmanager
+async def polling(settings: Settings, interval: float) -> AsyncIterator[tuple[Poller, Counted, Cursor]]:
+    """Make a poller of the test's own, and the cursor after the newest event."""
+    database = Counted(settings)
+    database.queries = []
+    await database.open()
+    async with database.reading() as connection:
+        newest = await get_epoch(connection)
+    database.asked = 0
+    poller = Poller(database, asyncio.Event(), interval=interval)
+    try:
+        yield poller, database, cursor_after(newest.epoch, newest)
+    finally:
+        poller.close()
+        await database.close()
 
 
 async def test_a_process_asks_once_a_tick_however_many_wait_and_never_when_nobody_does(settings: Settings) -> None:
-    database = Counted(settings)
-    await database.open()
-    poller = Poller(database, interval=30)
-    try:
-        await asyncio.gather(*(poller.wait(0, 0.3, asyncio.Event()) for _ in range(50)))
+    async with polling(settings, interval=30) as (poller, database, cursor):
+        await asyncio.gather(*(poller.wait(cursor, 100, 0.3) for _ in range(50)))
         assert database.asked == 1
-    finally:
-        poller.close()
-    poller = Poller(database, interval=0.01)
-    await asyncio.gather(*(poller.wait(0, 0.3, asyncio.Event()) for _ in range(50)))
-    assert poller._task is not None
-    await poller._task
-    asked = database.asked
-    await asyncio.sleep(0.1)
-    assert database.asked == asked > 2
-    await database.close()
+    async with polling(settings, interval=0.01) as (poller, database, cursor):
+        await asyncio.gather(*(poller.wait(cursor, 100, 0.3) for _ in range(50)))
+        assert poller._task is not None
+        await poller._task
+        asked = database.asked
+        await asyncio.sleep(0.1)
+        assert database.asked == asked > 2
+
+
+async def test_readers_at_one_cursor_share_one_query_and_one_answer(settings: Settings, connection: Connection) -> None:
+    await connection.execute(NEW_EVENTS, 1, 3)
+    async with polling(settings, interval=0.01) as (poller, database, cursor):
+        waits = [asyncio.create_task(poller.wait(cursor, limit, WAIT)) for limit in [100, 50] * 20 + [2] * 10]
+        await asyncio.sleep(0.1)
+
+        await connection.execute(NEW_EVENTS, 4, 6)
+
+        answers = [(await wait).text() for wait in waits]
+        assert [len(json.loads(text)["items"]) for text in answers] == [3] * 40 + [2] * 10
+        assert len({id(text) for text in answers}) == 2
+        assert database.queries.count(LIST_EVENTS) == 1
+
+
+async def test_readers_who_leave_while_others_are_read_for_do_not_fail_the_tick(
+    settings: Settings, connection: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    await connection.execute(NEW_EVENTS, 1, 4)
+    async with polling(settings, interval=0.01) as (poller, database, newest):
+        async with database.reading() as session:
+            rows = await list_events(session, 0, 3)
+        waits = [asyncio.create_task(poller.wait(cursor_after(newest.epoch, row), 100, 5)) for row in rows]
+        database.on_query = lambda query: query == LIST_EVENTS and waits[2].cancel()
+
+        answers = [json.loads((await wait).text())["items"] for wait in waits[:2]]
+
+        assert [[event["position"] for event in items] for items in answers] == [[2, 3, 4], [3, 4]]
+        with pytest.raises(asyncio.CancelledError):
+            await waits[2]
+        assert poller._task is not None
+        await poller._task
+    assert caplog.text == ""
+
+
+NEW_EVENTS = """
+INSERT INTO events (position, type, occurred_at, request_id)
+SELECT n, 'student.created', clock_timestamp(), 'r' FROM generate_series($1::bigint, $2::bigint) AS n
+"""
+
+
+async def test_readers_are_answered_some_a_turn_so_that_others_come_in_between(
+    settings: Settings, connection: Connection
+) -> None:
+    count = 20 * READERS_PER_TURN
+    async with polling(settings, interval=0.01) as (poller, _, cursor):
+        waits = [asyncio.create_task(poller.wait(cursor, 100, WAIT)) for _ in range(count)]
+        await asyncio.sleep(0.1)
+        await connection.execute(NEW_EVENTS, 1, 1)
+        answered = [0]
+        while answered[-1] < count:
+            await asyncio.sleep(0)
+            answered.append(sum(wait.done() for wait in waits))
+
+    assert max(later - earlier for earlier, later in pairwise(answered)) <= READERS_PER_TURN
+
+
+async def test_a_reader_who_comes_back_with_the_newest_cursor_waits_without_a_query(
+    settings: Settings, aiohttp_client: AiohttpClient
+) -> None:
+    client = await served(aiohttp_client, settings.model_copy(update={"poll_interval": 30}))
+    assert client.app is not None
+    head = (await read(client, "/events/head"))["next"]
+    first = asyncio.create_task(read(client, f"/events?wait={WAIT}&after={head}"))
+    poller = client.app[POLLER]
+
+    async def is_known() -> bool:
+        return poller.is_newest(decode(head))
+
+    await until(is_known, "the first tick")
+    await client.app[DATABASE].close()
+
+    second = asyncio.create_task(read(client, f"/events?wait={WAIT}&after={head}"))
+    await waiting(client, 2)
+    problem(await call(client, "GET", f"/events?after={head}"), 503, "unavailable")
+    client.app[DRAINING].set()
+    assert (await first)["items"] == (await second)["items"] == []
+
+
+async def test_whatever_fails_a_tick_the_poller_goes_on_and_a_wait_in_vain_is_not_an_answer(
+    client: Client, connection: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    head = (await read(client, "/events/head"))["next"]
+    waits = asyncio.create_task(read(client, f"/events?wait={WAIT}&after={head}"))
+    await waiting(client, 1)
+    await connection.execute("ALTER TABLE events RENAME TO lost")
+
+    async def is_logged() -> bool:
+        return "the feed can't be read" in caplog.text
+
+    await until(is_logged, "the fault in the log")
+    assert client.app is not None
+    with pytest.raises(Unavailable):
+        await client.app[POLLER].wait(decode(head), 100, 0.01)
+    await asyncio.sleep(0.5)
+    assert caplog.text.count("the feed can't be read") == 1, "once, not at every tick"
+    await connection.execute("ALTER TABLE lost RENAME TO events")
+    student = await new_student(client)
+
+    async with asyncio.timeout(WAIT / 2):
+        assert [event["student_id"] for event in (await waits)["items"]] == [student]
 
 
 async def test_renewing_the_epoch_expires_every_cursor_and_says_what_to_do(client: Client, database_url: str) -> None:
@@ -316,13 +440,14 @@ async def test_a_copied_database_begins_a_new_epoch_and_the_original_keeps_its_o
     assert (await read(again, f"/events?after={cursor}"))["items"] == []
 
 
-async def test_a_cursor_from_the_future_has_expired(client: Client) -> None:
+async def test_a_cursor_from_the_future_or_without_its_proof_has_expired(client: Client) -> None:
     await new_student(client)
-    cursor = (await read(client, "/events/head"))["next"]
-    text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
-    later = base64.urlsafe_b64encode(f"{text[:32]}9".encode()).decode().rstrip("=")
+    cursor = decode((await read(client, "/events/head"))["next"])
+    assert cursor.position == 1
 
-    expired(await call(client, "GET", f"/events?after={later}"))
+    for lost in (replace(cursor, position=2), replace(cursor, proof="0" * 16), replace(cursor, proof="")):
+        for wait in (0, 1):
+            expired(await call(client, "GET", f"/events?wait={wait}&after={encode(lost)}"))
 
 
 async def test_what_is_no_cursor_of_the_feed_is_invalid(client: Client) -> None:

@@ -18,7 +18,8 @@ import pytest
 from psycopg import sql
 
 import service.migrate
-from service.migrate import MIGRATIONS, DatabaseUnavailable, MigrationFailed, UnfitDatabase, migrate, rollback
+from service.fitness import UnfitDatabase
+from service.migrate import MIGRATIONS, DatabaseUnavailable, MigrationFailed, migrate, rollback
 from tests.conftest import Server
 
 Connection = psycopg.Connection[Any]

@@ -60,8 +60,13 @@ async def run(*arguments: str, **variables: object) -> Ended:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    async with asyncio.timeout(30):
-        out, err = await process.communicate()
+    try:
+        async with asyncio.timeout(30):
+            out, err = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     assert process.returncode is not None
     return Ended(process.returncode, out.decode(), err.decode())
 
@@ -214,6 +219,63 @@ async def test_a_port_that_is_taken_is_nothing_for_workers(database_url: str) ->
         ended = await run("serve", "--workers", wrong, DATABASE_URL=database_url)
         assert ended.status == 2
         assert "a number from 1 to 64" in ended.err
+
+
+async def test_workers_take_over_the_port_of_a_service_that_has_just_ended(database_url: str) -> None:
+    async with serving(DATABASE_URL=database_url) as running:
+        port = running.url.rpartition(":")[2]
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(port))
+        # The side that closes first keeps the port in TIME_WAIT for a minute: here the service.
+        writer.write(b"GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+        writer.close()
+        running.process.send_signal(signal.SIGTERM)
+        assert await running.ended() == 0
+
+    async with serving("--workers", "2", DATABASE_URL=database_url, PORT=port) as running:
+        assert running.url.endswith(f":{port}")
+
+
+WORKERS = """
+import contextlib, os, sys
+from service.workers import run_workers
+
+def work(number, alive):
+    if number == 0:
+        {fault}
+    # The other one serves until it is told to stop.
+    os.read(alive, 1)
+    return 0
+
+try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(print, "unwound")
+        status = run_workers(2, work)
+finally:
+    print("ended")
+sys.exit(status)
+"""
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "told"),
+    [("raise OSError('broken')", 1, "OSError: broken"), ("sys.exit(3)", 3, ""), ("raise KeyboardInterrupt", 130, "")],
+)
+async def test_an_exception_in_a_worker_ends_that_process_and_leaves_the_clean_up_to_its_parent(
+    fault: str, status: int, told: str
+) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-W", "error", "-c", WORKERS.format(fault=fault)),
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(20):
+        out, err = await process.communicate()
+
+    assert (process.returncode, out.decode().split()) == (status, ["unwound", "ended"]), err.decode()
+    assert told in err.decode()
+    assert bool(told) == bool(err)
 
 
 async def test_ctrl_c_ends_the_service_cleanly(database_url: str) -> None:

@@ -304,6 +304,8 @@ WHERE status = 'waitlisted' AND student_id % 2 = 0;
 UPDATE courses SET waitlisted = 2000 WHERE id = 10000;
 INSERT INTO events (position, type, occurred_at, request_id, student_id, course_id)
 SELECT n, 'enrollment.enrolled', now(), 'r', n, n % 100 FROM generate_series(1, 20000) AS n;
+INSERT INTO events (position, type, occurred_at, request_id, course_id)
+SELECT n, 'course.updated', now(), 'r', n % 100 FROM generate_series(20001, 22000) AS n;
 INSERT INTO terms (code, name, starts_on, ends_on)
 SELECT 'T' || n, 'Term', now(), now() FROM generate_series(1, 5000) AS n;
 UPDATE courses SET term_id = 1 + id / 11;
@@ -378,13 +380,14 @@ INDEXES = {
     "GET_WRITER_AGE": set(),
     "RENEW_EPOCH": set(),
     "IS_COPY": set(),
+    "GET_SERVER": set(),
     "SAVE_COURSES": {"courses_pkey"},
     "DELETE_COURSES": {"courses_pkey"},
     "RESERVE_COURSE_IDS": set(),
     "LOAD_ENROLLMENTS": {"student_courses_pkey"},
     "LOAD_TRANSCRIPTS": {"students_pkey", "student_courses_pkey", "holds_student_id_idx", "overrides_student_id_idx"},
     "LOAD_DEFINITIONS": {"courses_pkey"},
-    "LOAD_EDITS": {"events_student_id_course_id_idx"},
+    "LOAD_EDITS": {"events_pkey", "events_edits_idx"},
     "LOAD_STUDENTS_IN_USE": {"student_courses_pkey"},
     "LOAD_COURSES_IN_USE": {"student_courses_course_id_idx"},
     "SAVE_ENROLLMENTS": {"student_courses_pkey", "courses_pkey"},

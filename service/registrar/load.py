@@ -6,7 +6,7 @@ from itertools import groupby, starmap
 from typing import Any
 
 from service.registrar.application import Group
-from service.registrar.catalog import Catalog
+from service.registrar.catalog import EDITS_FOLLOWED, Catalog
 from service.registrar.changes import Change
 from service.registrar.ledger import Ledger
 from service.registrar.needs import Needs, Relaxed, ResourceNeeds
@@ -35,13 +35,17 @@ async def open_ledger(connection: Connection, catalog: Catalog, promotions_left:
 
 
 async def refresh_catalog(connection: Connection, catalog: Catalog, head: feed.Head) -> None:
-    """Bring the catalog to the newest position: forget what other processes have changed since."""
-    if catalog.epoch != head.epoch or catalog.position > head.position or catalog.is_full():
+    """Bring the catalog to the newest event: forget what other processes have changed since, and lost history."""
+    if catalog.is_full():
         catalog.clear()
-    elif catalog.position < head.position:
-        for edit in await feed.load_edits(connection, catalog.position):
-            catalog.forget(edit.course_id, edit.term_id)
-    catalog.epoch, catalog.position = head.epoch, head.position
+    if catalog.is_at(head):
+        return
+    edits: list[feed.Edit] = []
+    if catalog.occurred_at is not None and catalog.request_id is not None:
+        edits = await feed.load_edits(
+            connection, catalog.position, catalog.occurred_at, catalog.request_id, EDITS_FOLLOWED
+        )
+    catalog.follow(edits, head)
 
 
 async def load_for(connection: Connection, ledger: Ledger, changes: Sequence[Change[object]]) -> None:

@@ -87,13 +87,13 @@ class Reply(Generic[Answer]):
 
 @dataclass(frozen=True, slots=True)
 class Written(Generic[Answer]):
-    """An answer that is JSON already, equal to a serialised one of its type."""
+    """An answer that is JSON already, equal to a serialised one of its type; many requests may share its bytes."""
 
-    json: str
+    json: str | bytes
 
     def text(self) -> bytes:
         """Return the body."""
-        return self.json.encode()
+        return self.json if isinstance(self.json, bytes) else self.json.encode()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,113 @@
+"""1,000 readers who long-poll the feed: one event wakes all of them, again and again."""
+
+import asyncio
+import json
+import statistics
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import aiohttp
+
+from tests.attacks.harness import Figure, Latencies, Service, attacked, beside, quiet
+
+READERS = 1_000
+EVENTS = 10
+WAIT_SECONDS = 30
+IDLE_SECONDS = 10
+ANSWER_SECONDS = 60
+BESIDE = "/courses?limit=1"
+"""What the others read: it needs a connection to the database, as the readers do."""
+
+
+@dataclass(slots=True)
+class Crowd:
+    """Readers of the feed, each of which asks for more as soon as it has an answer."""
+
+    service: Service
+    waiting: int = 0
+    answers: list[bytes] = field(default_factory=list)
+    failed: int = 0
+
+    async def read(self, cursor: str) -> None:
+        """Follow the feed from a cursor until cancelled."""
+        reader, writer = await asyncio.open_connection(*self.service.address)
+        try:
+            while True:
+                writer.write(f"GET /events?wait={WAIT_SECONDS}&after={cursor} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+                self.waiting += 1
+                head = await reader.readuntil(b"\r\n\r\n")
+                self.waiting -= 1
+                [length] = [line for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")]
+                body = await reader.readexactly(int(length.split(b":")[1]))
+                self.answers.append(body)
+                if not head.startswith(b"HTTP/1.1 200 "):
+                    self.failed += 1
+                    return
+                cursor = json.loads(body)["next"]
+        finally:
+            writer.close()
+
+    async def until_answered(self, count: int) -> None:
+        """Wait until there are so many answers, and every reader has asked for more."""
+        async with asyncio.timeout(ANSWER_SECONDS):
+            while len(self.answers) < count or self.waiting < READERS - self.failed:
+                await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def crowd(service: Service, cursor: str) -> AsyncIterator[Crowd]:
+    """Let readers wait at a cursor as long as the block lasts."""
+    found = Crowd(service)
+    tasks = [asyncio.create_task(found.read(cursor)) for _ in range(READERS)]
+    try:
+        await found.until_answered(0)
+        await asyncio.sleep(1)
+        yield found
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def run() -> Sequence[Figure]:
+    """Let the readers wait, then make one event after the other while somebody else reads."""
+    found = Latencies()
+    spans: list[float] = []
+    loop = asyncio.get_running_loop()
+    async with attacked() as service, aiohttp.ClientSession(service.url) as session:
+        await event(session)
+        before = await quiet(service, BESIDE, seconds=5)
+        async with session.get("/events/head") as response:
+            cursor = (await response.json())["next"]
+        async with crowd(service, cursor) as readers:
+            used = service.cpu_seconds()
+            await asyncio.sleep(IDLE_SECONDS)
+            idle = (service.cpu_seconds() - used) / IDLE_SECONDS * 100
+            for turn in range(EVENTS):
+                async with beside(service, BESIDE) as burst:
+                    began = loop.time()
+                    await event(session)
+                    await readers.until_answered((turn + 1) * READERS)
+                    spans.append(loop.time() - began)
+                found.milliseconds += burst.milliseconds
+                found.failed += burst.failed
+                await asyncio.sleep(0.3)
+        return [
+            Figure("processor time while nothing happens", idle, "%", at_most=3),
+            Figure("p99 of others, before", before.p99, "ms"),
+            Figure("p99 of others, while the readers are answered", found.p99, "ms", at_most=3 * before.p99),
+            Figure("longest wait of others", found.longest, "ms"),
+            Figure("others without an answer", found.failed, at_most=0),
+            Figure("from the event to the last reader's next request, median", statistics.median(spans) * 1000, "ms"),
+            Figure(
+                "answers of each event to readers", len(readers.answers) / EVENTS, at_least=READERS, at_most=READERS
+            ),
+            Figure("readers refused", readers.failed, at_most=0),
+        ]
+
+
+async def event(session: aiohttp.ClientSession) -> None:
+    """Make one event."""
+    async with session.post("/courses", json={"code": "C1", "title": "Course"}) as response:
+        assert response.status == 201, response
