@@ -9,7 +9,7 @@ from typing import Final
 from tests.benchmarks.chart import draw
 from tests.benchmarks.ledger import Ledger, Measurement
 from tests.benchmarks.pgbench import KINDS
-from tests.benchmarks.scenarios import BULK_ITEMS, EVERY_NUMBER, RULES_CONFIGURED, USUAL
+from tests.benchmarks.scenarios import BULK_ITEMS, EVERY_NUMBER, FEW, FEW_ENROLL, FEW_READ, RULES_CONFIGURED, USUAL
 from tests.benchmarks.servers import ALL_PEERS, ASYNCPG, NOOP, OURS, SQLALCHEMY, UNBATCHED
 
 README: Final = Path(__file__).parents[2] / "README.md"
@@ -55,9 +55,10 @@ class Round:
         found = [each.p50 for each in self.find(scenario, server)]
         return median(found) if found else None
 
-    def cpu(self, scenario: str, server: str) -> float | None:
+    def cpu(self, scenario: str, server: str, *, connections: int | None = None) -> float | None:
         """Take the CPU of a request, in the service and in PostgreSQL together."""
-        found = [(each.service_cpu or 0) + (each.postgres_cpu or 0) for each in self.find(scenario, server)]
+        measured = self.find(scenario, server, connections=connections)
+        found = [(each.service_cpu or 0) + (each.postgres_cpu or 0) for each in measured]
         return median(found) if found else None
 
     def find(self, scenario: str, *servers: str, connections: int | None = None) -> list[Measurement]:
@@ -85,6 +86,33 @@ def _idle(its: Round) -> float | None:
     return on - off if on is not None and off is not None else None
 
 
+def _few(scenario: str, connections: int) -> Callable[[Round], float | None]:
+    return lambda its: divide(
+        its.throughput(scenario, OURS.name, connections=connections),
+        its.throughput(scenario, *PEERS, connections=connections),
+    )
+
+
+def _few_cpu(scenario: str, connections: int) -> Callable[[Round], float | None]:
+    def ratio(its: Round) -> float | None:
+        peers = [its.cpu(scenario, peer, connections=connections) for peer in PEERS]
+        least = min((cpu for cpu in peers if cpu is not None), default=None)
+        return divide(its.cpu(scenario, OURS.name, connections=connections), least)
+
+    return ratio
+
+
+def _few_targets() -> Iterable["Target"]:
+    for scenario in (FEW_ENROLL, FEW_READ):
+        for number in FEW:
+            callers = f"{number} caller" if number == 1 else f"{number} callers"
+            what = f"{scenario.partition(': ')[2]}, {callers}: "
+            least, aim = (1.5, 2) if number == max(FEW) else (1, 1.3)
+            yield Target(f"{what}ours / best peer", least, aim, _few(scenario, number))
+            if number < max(FEW):
+                yield Target(f"{what}CPU / least of a peer", 1, 0.8, _few_cpu(scenario, number), less_is_better=True)
+
+
 def _rush(its: Round) -> float | None:
     return divide(its.throughput("rush", OURS.name, connections=4096), its.throughput("rush", OURS.name))
 
@@ -108,6 +136,7 @@ TARGETS: Final = (
     Target("enroll: ours / no-op POST on the same server", 0.28, 0.5, _versus("enroll", OURS.name, NOOP.name)),
     Target(f"{READ}: ours / {ASYNCPG.name}", 3, 5, _versus(READ, OURS.name, ASYNCPG.name)),
     Target(f"{READ}: ours / no-op GET on the same server", 0.4, 0.6, _versus(READ, OURS.name, NOOP.name)),
+    *_few_targets(),
     Target("idle, one caller: p50 with batching minus without", 0.1, 0, _idle, less_is_better=True, unit="ms"),
     Target("rush: 4,096 callers / best number of callers", 0.8, 0.95, _rush),
     Target(

@@ -9,7 +9,11 @@ from tests.benchmarks.servers import ALL_PEERS, NOOP, OURS, TWO_PROCESSES, UNBAT
 
 USUAL: Final = (64, 256)
 """Connections of the scenarios that compare throughput; each server's better one counts."""
-EVERY_NUMBER: Final = frozenset({"rush", "batching"})
+FEW: Final = (1, 4, 16)
+"""Connections of a handful of callers, as most hours of the year have."""
+FEW_ENROLL: Final = "few callers: enroll"
+FEW_READ: Final = "few callers: read"
+EVERY_NUMBER: Final = frozenset({"rush", "batching", FEW_ENROLL, FEW_READ})
 """Scenarios where every number of connections is of interest, not the best alone."""
 BULK_ITEMS: Final = 1000
 
@@ -91,6 +95,11 @@ def scenarios(largest: int) -> dict[str, list[Case]]:
         "rush": [
             Case(OURS, RUSH, _rush(64, 256, 1024, 4096), writes=True),
             *(Case(peer, RUSH, _rush(256), writes=True) for peer in ALL_PEERS),
+        ],
+        "few": [
+            Case(server, IDLE, (Load(name, script, FEW),), writes=name == FEW_ENROLL)
+            for name, script in ((FEW_ENROLL, "enroll"), (FEW_READ, "student_courses"))
+            for server in (OURS, *ALL_PEERS)
         ],
         "idle": [
             Case(server, IDLE, (Load("idle", "enroll", (1,), share=0.5),), writes=True)
