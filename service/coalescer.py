@@ -11,15 +11,8 @@ from service.errors import Unavailable
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
-FEW = 1 / 8
-"""So many callers elsewhere, for each caller here, are few."""
-
-
-class Crowd:
-    """Counts the callers of all coalescers of an event loop that wait for their answers."""
-
-    def __init__(self) -> None:
-        self.size = 0
+CHUNK = 16
+"""Callers whose answers are resolved in one turn of the event loop."""
 
 
 @dataclass(slots=True)
@@ -40,10 +33,9 @@ class Coalescer(Generic[Item, Answer]):
     up to a cap. ``run`` answers the items of a batch in their order; an exception in the place of an answer is raised
     to that caller alone, one that ``run`` raises to all callers of the batch.
 
-    The next batch begins before the answers of the last one are told. A batch takes several round trips, and to tell
-    many answers takes longer than any of these. So where few others wait, answers are told little by little, and are
-    what the event loop does while the database works. Where others give it work enough, all are told in one go: batches
-    that go through sooner are smaller, and cost more.
+    The next batch begins before the answers of the last one are resolved: a batch takes several round trips to the
+    database, and what resolved callers do next takes longer than any of these. So answers are resolved in chunks, one a
+    turn of the event loop: that is what the event loop does while the database works.
     """
 
     def __init__(
@@ -55,13 +47,10 @@ class Coalescer(Generic[Item, Answer]):
         timeout: float,
         size: Callable[[Item], int] = lambda _: 1,
         in_flight: int = 1,
-        pieces: int,
-        crowd: Crowd | None = None,
     ) -> None:
-        """``cap`` and ``queue`` bound a batch in sizes and the queue in items, ``timeout`` the wait in it in seconds.
+        """``cap`` bounds a batch in sizes, ``queue`` the queue in items, ``timeout`` the wait in it in seconds.
 
-        Where the ``crowd`` is hardly more than the callers here, they are told in so many ``pieces``. With more than one
-        batch ``in_flight`` nothing is promised of the order.
+        With more than one batch ``in_flight`` items are not answered in order.
         """
         self._run = run
         self._cap = cap
@@ -71,10 +60,6 @@ class Coalescer(Generic[Item, Answer]):
         self._waiting: deque[Waiting[Item, Answer]] = deque()
         self._in_flight = in_flight
         self._running = 0
-        self._pieces = pieces
-        self._piece = 1
-        self._crowd = crowd or Crowd()
-        self._callers = 0
         self._answered: deque[tuple[Waiting[Item, Answer], Answer | Exception]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._expiry: asyncio.TimerHandle | None = None
@@ -96,13 +81,7 @@ class Coalescer(Generic[Item, Answer]):
             task.add_done_callback(self._tasks.discard)
         elif self._expiry is None:
             self._expiry = loop.call_later(self._timeout, self._expire)
-        self._callers += 1
-        self._crowd.size += 1
-        try:
-            return await answer
-        finally:
-            self._callers -= 1
-            self._crowd.size -= 1
+        return await answer
 
     async def _work(self) -> None:
         try:
@@ -120,19 +99,16 @@ class Coalescer(Generic[Item, Answer]):
             for waiting in batch:
                 waiting.answer.cancel()
             raise
-        telling = bool(self._answered)
+        resolving = bool(self._answered)
         self._answered.extend(zip(batch, answers, strict=True))
-        # Callers who were cancelled meanwhile don't count any more: there may be none.
-        self._piece = max(-(-self._callers // self._pieces), 1)
-        if not telling:
-            self._tell()
+        if not resolving:
+            self._resolve()
 
-    def _tell(self) -> None:
-        alone = self._crowd.size - self._callers <= self._callers * FEW
-        for _ in range(min(self._piece, len(self._answered)) if alone else len(self._answered)):
+    def _resolve(self) -> None:
+        for _ in range(min(CHUNK, len(self._answered))):
             _settle(*self._answered.popleft())
         if self._answered:
-            asyncio.get_running_loop().call_soon(self._tell)
+            asyncio.get_running_loop().call_soon(self._resolve)
 
     def _next_batch(self) -> list[Waiting[Item, Answer]]:
         """Take from the queue what goes together, one item at least."""

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 from pytest_aiohttp import AiohttpClient
 
-from service.coalescer import Coalescer, Crowd
+from service.coalescer import CHUNK, Coalescer
 from service.errors import (
     DomainError,
     EmailTaken,
@@ -69,9 +69,8 @@ def coalescer(
     cap: int = 4,
     queue: int = 100,
     timeout: float = 60,
-    crowd: Crowd | None = None,
 ) -> Coalescer[int, int]:
-    return Coalescer(runner, cap=cap, queue=queue, timeout=timeout, pieces=6, crowd=crowd)
+    return Coalescer(runner, cap=cap, queue=queue, timeout=timeout)
 
 
 async def start(*items: tuple[Coalescer[int, int], int]) -> list[asyncio.Task[int]]:
@@ -96,29 +95,24 @@ async def test_an_item_runs_at_once_and_what_arrives_meanwhile_goes_together_in_
     assert await line.submit(5) == 10
 
 
-@pytest.mark.parametrize(("others", "most"), [(0, 2), (100, 5)], ids=["alone", "in a crowd"])
-async def test_while_the_next_batch_runs_those_of_the_last_one_are_told_little_by_little_or_in_one_go(
-    others: int, most: int
-) -> None:
-    crowd = Crowd()
-    crowd.size += others
-    first, third = Runner(), Runner()
-    line = coalescer(lambda items: third(items) if 6 in items else first(items), cap=5, crowd=crowd)
+async def test_while_the_next_batch_runs_the_callers_of_the_last_one_are_resolved_in_chunks() -> None:
+    first, last = Runner(), Runner()
+    size = 2 * CHUNK + 1
+    line = coalescer(lambda items: last(items) if 101 + size in items else first(items), cap=size)
     first.go.clear()
-    third.go.clear()
-    tasks = await start(*((line, item) for item in range(11)))
+    last.go.clear()
+    tasks = await start(*((line, item) for item in range(100, 102 + size)))
     first.go.set()
-    while not third.batches:
+    while not last.batches:
         await asyncio.sleep(0)
-    told = [1]
-    while told[-1] < 6:
+    resolved = [1]
+    while resolved[-1] < 1 + size:
         await asyncio.sleep(0)
-        told.append(sum(task.done() for task in tasks))
-    assert max(later - earlier for earlier, later in pairwise(told)) == most
-    third.go.set()
-    assert await asyncio.gather(*tasks) == [item * 2 for item in range(11)]
-    assert [len(batch) for batch in first.batches + third.batches] == [1, 5, 5]
-    assert crowd.size == others
+        resolved.append(sum(task.done() for task in tasks))
+    assert [later - earlier for earlier, later in pairwise(resolved) if later > earlier] == [CHUNK, CHUNK, 1]
+    last.go.set()
+    assert await asyncio.gather(*tasks) == [item * 2 for item in range(100, 102 + size)]
+    assert [len(batch) for batch in first.batches + last.batches] == [1, size, 1]
 
 
 async def test_a_batch_whose_callers_were_all_cancelled_is_done_with() -> None:
@@ -131,13 +125,13 @@ async def test_a_batch_whose_callers_were_all_cancelled_is_done_with() -> None:
     runner.go.set()
     for _ in range(5):
         await asyncio.sleep(0)
-    assert not line._answered, "nobody is left to be told"
+    assert not line._answered, "nobody is left to be answered"
     assert await line.submit(2) == 4
 
 
 async def test_an_item_above_the_cap_goes_alone() -> None:
     runner = Runner()
-    line: Coalescer[int, int] = Coalescer(runner, cap=4, queue=9, timeout=60, size=lambda item: item, pieces=1)
+    line: Coalescer[int, int] = Coalescer(runner, cap=4, queue=9, timeout=60, size=lambda item: item)
     runner.go.clear()
     tasks = await start((line, 1), (line, 2), (line, 9), (line, 2))
     runner.go.set()

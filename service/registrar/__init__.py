@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 
 import asyncpg
 
-from service.coalescer import Coalescer, Crowd
+from service.coalescer import Coalescer
 from service.database import Database
 from service.errors import OutcomeUnknown, Unavailable
 from service.registrar.catalog import Catalog
@@ -33,18 +33,13 @@ LARGE = 2 * PART
 """More changes than these are loaded in two steps: a bulk request of 1,000 items was some 5 % faster for it, a batch of
 256 slower, as each step takes a few statements."""
 
-PIECES = 96
-"""In one piece 64 to 1,024 callers that did nothing but enroll were served some 12 % slower; one by one as many in a rush
-for one course were served a quarter slower, and of 4,096 the last ones connected seconds late. Beside many reads one piece
-was best."""
-
 Answer = TypeVar("Answer")
 
 
 class Registrar:
     """Takes changes and answers each with its outcome; one transaction at a time writes in this process."""
 
-    def __init__(self, database: Database, settings: Settings, crowd: Crowd | None = None) -> None:
+    def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
         self._write_timeout = settings.write_timeout
         self._turn = asyncio.Lock()
@@ -55,8 +50,6 @@ class Registrar:
             queue=settings.queue_limit,
             timeout=settings.write_timeout,
             size=lambda change: change.pairs,
-            pieces=PIECES,
-            crowd=crowd,
         )
 
     def submit(self, change: Change[Answer]) -> Coroutine[Any, Any, Answer]:
