@@ -38,7 +38,7 @@ GC_ALLOCATIONS = 100_000
 MOST_WORKERS = 64
 """Each has POOL_SIZE connections: so many need a PostgreSQL set up for it."""
 
-LOGGING = {
+LOGGING: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {

@@ -2,11 +2,14 @@
 
 import asyncio
 import gzip
+import io
 import json
 import logging
+import logging.config
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, redirect_stdout
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -14,8 +17,10 @@ from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
 from pytest_aiohttp import AiohttpClient
 
+from service.__main__ import LOGGING
 from service.app import BRING_UP, create_app, make_runner
 from service.settings import Settings
+from service.web.access import log_request
 from service.web.server import Runner
 from sql import Connection
 from tests.campus import (
@@ -70,6 +75,25 @@ def requests_logged(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]
 
 def faults_logged(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
     return [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+@contextmanager
+def program_log() -> Iterator[list[dict[str, Any]]]:
+    """Log as the program does; the list holds what it has written once the block ends."""
+    loggers = [logging.getLogger(name) for name in (None, *LOGGING["loggers"])]
+    before = [(logger, logger.level, logger.handlers[:], logger.propagate) for logger in loggers]
+    written: list[dict[str, Any]] = []
+    with redirect_stdout(io.StringIO()) as stdout:
+        logging.config.dictConfig(LOGGING)
+        try:
+            yield written
+        finally:
+            for logger, level, handlers, propagate in before:
+                for handler in logger.handlers:
+                    handler.flush()
+                logger.setLevel(level)
+                logger.handlers, logger.propagate = handlers, propagate
+    written.extend(json.loads(line) for line in stdout.getvalue().splitlines())
 
 
 async def test_a_path_that_is_not_served_is_a_problem(client: Client) -> None:
@@ -372,7 +396,7 @@ async def test_a_body_that_nobody_wanted_and_nobody_can_read_is_no_fault(
     assert faults_logged(caplog) == []
 
 
-async def test_a_fault_beside_the_endpoints_is_a_problem_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_fault_beside_the_endpoints_is_a_problem_and_logged() -> None:
     async def fail(_request: web.Request) -> web.Response:
         raise RuntimeError("hidden")
 
@@ -385,24 +409,39 @@ async def test_a_fault_beside_the_endpoints_is_a_problem_and_logged(caplog: pyte
     app = web.Application()
     app.router.add_get("/", fail)
     app.router.add_get("/amid", fail_amid)
-    runner = Runner(app)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        host, port = runner.addresses[0]
-        request = b" HTTP/1.1\r\nHost: x\r\nX-Request-Id: r-1\r\n\r\n"
-        answer, ended = await talk(host, port, b"GET /" + request)
-        with pytest.raises(asyncio.IncompleteReadError, match="2 bytes read"):
-            await talk(host, port, b"GET /amid" + request)
-    finally:
-        await runner.cleanup()
+    with program_log() as log:
+        runner = Runner(app)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            host, port = runner.addresses[0]
+            request = b" HTTP/1.1\r\nHost: x\r\nX-Request-Id: r-1\r\n\r\n"
+            answer, ended = await talk(host, port, b"GET /" + request)
+            with pytest.raises(asyncio.IncompleteReadError, match="2 bytes read"):
+                await talk(host, port, b"GET /amid" + request)
+        finally:
+            await runner.cleanup()
 
     assert problem(answer, 500, "internal_error")["request_id"] == "r-1"
     assert ended
-    for fault in faults_logged(caplog):
-        assert fault.exc_info is not None
-        assert (str(fault.exc_info[1]), vars(fault)["request_id"]) == ("hidden", "r-1")
-    assert len(faults_logged(caplog)) == 2
+    faults = [line for line in log if line["level"] == "ERROR"]
+    assert len(faults) == 2
+    for fault in faults:
+        assert (fault["logger"], fault["request_id"]) == ("service.web", "r-1")
+        assert "RuntimeError: hidden" in fault["exc_info"]
+
+
+async def test_a_record_that_is_no_request_goes_where_the_other_records_go(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    access = logging.getLogger("service.access")
+    with program_log() as log:
+        log_request(method="GET", route="/a", status=200, duration_ms=1.0, request_id="r-1")
+        access.warning("else", extra={"request_id": "r-2"})
+        await asyncio.to_thread(access.warning, "elsewhere", extra={"request_id": "r-3"})
+
+    assert sorted(line["request_id"] for line in log) == ["r-1", "r-2", "r-3"]
+    assert capsys.readouterr().err == ""
 
 
 async def test_a_request_id_is_taken_and_returned_and_told_by_the_events(

@@ -132,6 +132,34 @@ async def test_the_service_serves_and_says_where_and_logs_json_and_ends_with_0(
     assert {line["level"] for line in lines} == {"INFO"}
 
 
+async def test_a_fault_is_a_problem_for_its_caller_and_a_line_in_the_log(
+    database_url: str, connection: Connection
+) -> None:
+    await connection.execute("ALTER TABLE students RENAME TO hidden")
+    async with serving(DATABASE_URL=database_url) as running, aiohttp.ClientSession() as session:
+        for method, path, body in (
+            ("GET", "/students/1", None),
+            ("POST", "/students", student_fields()),
+            ("GET", "/students", None),
+        ):
+            headers = {"X-Request-Id": f"{method}:{path}"}
+            async with session.request(method, running.url + path, json=body, headers=headers) as response:
+                assert (response.status, (await response.json())["type"]) == (500, "/problems/internal-error")
+                assert response.headers["X-Request-Id"] == f"{method}:{path}"
+        running.process.send_signal(signal.SIGTERM)
+        assert await running.ended() == 0
+
+    assert not any("Logging error" in line for line in running.told), running.told
+    lines = [json.loads(line) for line in running.log]
+    for request_id in ("GET:/students/1", "POST:/students", "GET:/students"):
+        fault, request = sorted(
+            (line for line in lines if line.get("request_id") == request_id), key=lambda line: str(line["level"])
+        )
+        assert (fault["level"], fault["logger"]) == ("ERROR", "service.web")
+        assert "Traceback" in fault["exc_info"]
+        assert (request["logger"], request["status"]) == ("service.access", 500)
+
+
 def children_of(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 

@@ -1,4 +1,4 @@
-"""The access log: one JSON object a request, made and written for a fraction of what a general handler takes."""
+"""The access log: one JSON object a request, at a fraction of the cost of a general handler."""
 
 import asyncio
 import contextlib
@@ -9,10 +9,10 @@ from functools import lru_cache
 from typing import TextIO
 
 FLUSH_SECONDS = 0.1
-"""How old a line may get before it is written: those of a busy service go out many at once."""
+"""Longest delay before a line is written: a busy service writes many lines at once."""
 
 WHOLE_LINES = 8
-"""So many fit into what a pipe takes in one piece (PIPE_BUF), so that those of several processes do not mix."""
+"""Lines per write: stays below PIPE_BUF so that lines of several processes do not interleave."""
 
 logger = logging.getLogger("service.access")
 
@@ -20,7 +20,7 @@ COMMON = vars(logging.LogRecord(logger.name, logging.INFO, "", 0, "request", (),
 
 
 class RequestRecord(logging.LogRecord):
-    """The record of one request: what does not differ from one to the next is not found out anew."""
+    """The record of one request; it shares the attributes that are the same for all requests."""
 
     method: str
     route: str
@@ -28,12 +28,12 @@ class RequestRecord(logging.LogRecord):
     duration_ms: float
     request_id: str
 
-    def __init__(self, **told: object) -> None:
-        self.__dict__.update(COMMON, created=time.time(), **told)
+    def __init__(self, **fields: object) -> None:
+        self.__dict__.update(COMMON, created=time.time(), **fields)
 
 
 def log_request(*, method: str, route: str, status: int, duration_ms: float, request_id: str) -> None:
-    """Tell that a request was answered."""
+    """Log that a request was answered."""
     if logger.isEnabledFor(logging.INFO):
         # Not handle(), which asks for filters: there are none.
         logger.callHandlers(
@@ -42,7 +42,10 @@ def log_request(*, method: str, route: str, status: int, duration_ms: float, req
 
 
 class AccessHandler(logging.Handler):
-    """Writes the records of requests to a stream, several lines at once; called within the event loop."""
+    """Writes the records of requests to a stream, several lines at once; called within the event loop.
+
+    Any other record goes on to the handlers of the parent logger. Never raises: a caller is worth more than a line.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
@@ -52,29 +55,37 @@ class AccessHandler(logging.Handler):
         self._time = ""
 
     def handle(self, record: logging.LogRecord) -> bool:
-        """Keep a record, without the lock and the filters of other handlers: all come from one thread."""
-        self.emit(record)
+        """Keep a record, without the lock and the filters of other handlers: all requests come from one thread."""
+        if isinstance(record, RequestRecord):
+            self.emit(record)
+        elif logger.parent is not None:
+            logger.parent.callHandlers(record)
         return True
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep a line to be written soon."""
-        assert isinstance(record, RequestRecord)
+        """Keep the line of a request, to be written soon."""
+        try:
+            self._keep(record)  # type: ignore[arg-type] # handle() passes nothing else
+        except Exception:
+            self.handleError(record)
+
+    def _keep(self, record: RequestRecord) -> None:
         second = int(record.created)
         if second != self._second:
             self._second = second
             self._time = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(second))
         if not self._lines:
             asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
-        # What a request id is made of needs no escape in JSON.
+        # A request id holds no character that JSON escapes.
         self._lines.append(
             f'{{"time": "{self._time}", {_members(record.method, record.route)}, "status": {record.status}, '
             f'"duration_ms": {record.duration_ms}, "request_id": "{record.request_id}"}}\n'
         )
 
     def flush(self) -> None:
-        """Write what is kept."""
+        """Write the kept lines."""
         lines, self._lines = self._lines, []
-        # As with other handlers, a log that nobody reads any more is not the service's end.
+        # As with other handlers, a log that nobody reads any more does not stop the service.
         with contextlib.suppress(OSError, ValueError):
             for first in range(0, len(lines), WHOLE_LINES):
                 self._stream.write("".join(lines[first : first + WHOLE_LINES]))
@@ -83,5 +94,5 @@ class AccessHandler(logging.Handler):
 
 @lru_cache(maxsize=256)
 def _members(method: str, route: str) -> str:
-    told = {"level": "INFO", "logger": logger.name, "message": "request", "method": method, "route": route}
-    return json.dumps(told)[1:-1]
+    members = {"level": "INFO", "logger": logger.name, "message": "request", "method": method, "route": route}
+    return json.dumps(members)[1:-1]

@@ -7,6 +7,7 @@ What their annotations say is validated, and is the API document.
 
 import asyncio
 import inspect
+import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -20,7 +21,7 @@ from aiohttp import HttpVersion11, web
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
 
 from service.errors import Detail, DomainError, OutcomeUnknown, Unavailable
-from service.web.access import log_request, logger
+from service.web.access import log_request
 from service.web.paging import Page, WrittenPage
 from service.web.problems import (
     BadJson,
@@ -36,6 +37,8 @@ from service.web.problems import (
     invalid,
     problem_response,
 )
+
+logger = logging.getLogger("service.web")
 
 BODY_TIMEOUT = web.AppKey("body_timeout", float)
 """Seconds that a body may take to arrive."""
@@ -131,7 +134,7 @@ class Endpoint:
         except DomainError as error:
             response = problem_response(error, instance=request.rel_url.raw_path, request_id=request_id)
         except Exception:
-            logger.exception("a fault of the service", extra={"request_id": request_id, "route": self.path})
+            logger.exception("unexpected error in an endpoint", extra={"request_id": request_id, "route": self.path})
             fault = InternalError.logged()
             response = problem_response(fault, instance=request.rel_url.raw_path, request_id=request_id)
         if request.app[DRAINING].is_set():

@@ -6,8 +6,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import ContentEncodingError
 
 from service.errors import DomainError
-from service.web.access import logger
-from service.web.endpoint import refuse, request_id_of
+from service.web.endpoint import logger, refuse, request_id_of
 from service.web.problems import BadJson, InternalError, NoSuchPath, NotHttp
 
 
@@ -57,7 +56,9 @@ class _Protocol(web.RequestHandler):
         elif message is not None:
             error = NotHttp(f"This can't be read as a request: {_on_one_line(message)}")
         else:
-            logger.error("a fault of the server", exc_info=exc, extra={"request_id": request_id_of(request)})
+            logger.error(
+                "unexpected error outside of an endpoint", exc_info=exc, extra={"request_id": request_id_of(request)}
+            )
             error = InternalError.logged()
         if request.writer.output_size > 0:
             raise ConnectionError("An answer is under way already.") from exc

@@ -1,0 +1,193 @@
+"""What attacks share: a service in a process of its own, a caller beside the attack, and figures with targets."""
+
+import asyncio
+import http.client
+import json
+import math
+import select
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from service.embedded import embedded_server
+from tests.benchmarks.servers import ROOT, SERVICE, Server, serving
+from tests.benchmarks.usage import cpu_seconds
+
+PAUSE_SECONDS: Final = 0.005
+"""Between two calls of the caller beside the attack: it notices any stall that is longer."""
+ANSWER_SECONDS: Final = 60.0
+"""How long the caller beside the attack waits for an answer before it counts as none."""
+STALL_MS: Final = 50.0
+"""The longest time that a single request may keep all others waiting."""
+DISK: Final = Path("/var/tmp")
+"""Not /tmp, which may be memory: a commit has to reach a disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One measured number and its target; without a target it is only shown."""
+
+    what: str
+    value: float
+    unit: str = ""
+    at_most: float | None = None
+    at_least: float | None = None
+
+    @property
+    def holds(self) -> bool:
+        """Whether the target is met."""
+        if math.isnan(self.value):
+            return False
+        above = self.at_most is not None and self.value > self.at_most
+        return not above and (self.at_least is None or self.value >= self.at_least)
+
+    def __str__(self) -> str:
+        target = ""
+        if self.at_most is not None:
+            target = f"at most {self.at_most:,.6g}"
+        elif self.at_least is not None:
+            target = f"at least {self.at_least:,.6g}"
+        verdict = ("ok" if self.holds else "MISSED") if target else ""
+        return f"  {self.what:<60} {self.value:>12,.1f} {self.unit:<6} {target:<18} {verdict}".rstrip()
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A service that runs in a process of its own, on a PostgreSQL of its own."""
+
+    url: str
+    pid: int
+    database_url: str
+    data_dir: Path
+    """The folder of the embedded server: ``cluster/postmaster.pid`` names its process."""
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """The host and the port."""
+        parts = urlsplit(self.url)
+        assert parts.hostname is not None
+        assert parts.port is not None
+        return parts.hostname, parts.port
+
+    def cpu_seconds(self) -> float:
+        """Return the processor time that the service has used so far, without PostgreSQL."""
+        return cpu_seconds(self.pid)
+
+    def memory_bytes(self) -> int:
+        """Return the resident memory of the service."""
+        [line] = [
+            line for line in Path(f"/proc/{self.pid}/status").read_text().splitlines() if line.startswith("VmRSS")
+        ]
+        return int(line.split()[1]) * 1024
+
+
+@asynccontextmanager
+async def attacked(**settings: object) -> AsyncIterator[Service]:
+    """Serve with these settings of ``service.settings``; the service is ready, and its database empty."""
+    folder = Path(tempfile.mkdtemp(prefix="enrollment-attack-", dir=DISK if DISK.is_dir() else None))
+    # As root, PostgreSQL runs under another account, which has to get through.
+    folder.chmod(0o711)
+    environment = tuple((name.upper(), str(value)) for name, value in settings.items())
+    try:
+        data_dir = folder / "postgresql"
+        with (
+            embedded_server(data_dir) as database_url,
+            serving(Server("the service", SERVICE, environment=environment), database_url, folder / "log") as running,
+        ):
+            yield Service(running.url, running.pid, database_url, data_dir)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass(slots=True)
+class Latencies:
+    """How long a caller beside the attack waited for each answer; filled when ``beside`` ends."""
+
+    milliseconds: list[float] = field(default_factory=list)
+    failed: int = 0
+    """Calls without an answer of 200."""
+
+    @property
+    def p99(self) -> float:
+        """The time within which 99 of 100 answers came."""
+        if len(self.milliseconds) < 2:
+            return math.nan
+        return statistics.quantiles(self.milliseconds, n=100, method="inclusive")[98]
+
+    @property
+    def longest(self) -> float:
+        """The longest wait: how long the event loop stood still, and the little that a call takes."""
+        return max(self.milliseconds, default=math.nan)
+
+
+@asynccontextmanager
+async def beside(service: Service, path: str = "/health/live") -> AsyncIterator[Latencies]:
+    """Call a path again and again from a process of its own, as long as the block lasts."""
+    found = Latencies()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.attacks.harness", service.url, path),
+        cwd=ROOT,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    try:
+        await process.stdout.readline()
+        yield found
+        out, _ = await process.communicate(b"\n")
+        found.milliseconds, found.failed = json.loads(out)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def quiet(service: Service, path: str = "/health/live", seconds: float = 2.0) -> Latencies:
+    """Measure what a caller waits while nobody attacks."""
+    async with beside(service, path) as found:
+        await asyncio.sleep(seconds)
+    return found
+
+
+def stall(found: Latencies, before: Latencies) -> list[Figure]:
+    """Make the figures of a caller beside an attack that must not make it wait."""
+    return [
+        Figure("longest wait of a caller beside, before", before.longest, "ms"),
+        Figure("longest wait of a caller beside, attacked", found.longest, "ms", at_most=STALL_MS),
+        Figure("calls beside without an answer", found.failed, at_most=0),
+    ]
+
+
+def call_until_told_to_stop(url: str, path: str) -> None:
+    """Be the caller beside the attack: print that it has begun, and at the end how long each call took."""
+    parts = urlsplit(url)
+    taken: list[float] = []
+    failed = 0
+    connection = http.client.HTTPConnection(parts.netloc, timeout=ANSWER_SECONDS)
+    while not select.select([sys.stdin], [], [], PAUSE_SECONDS if taken else 0)[0]:
+        began = time.perf_counter()
+        try:
+            connection.request("GET", path)
+            with connection.getresponse() as response:
+                response.read()
+                failed += response.status != 200
+        except (OSError, http.client.HTTPException):
+            failed += 1
+            connection.close()
+        taken.append((time.perf_counter() - began) * 1000)
+        if len(taken) == 1:
+            # The first one connects, and does not count.
+            print("begun", flush=True)
+    print(json.dumps([taken[1:], failed]))
+
+
+if __name__ == "__main__":
+    call_until_told_to_stop(*sys.argv[1:])
