@@ -19,11 +19,12 @@ from service.registrar import Registrar
 from service.registrar.rules import RULES
 from service.settings import Settings
 from service.web import health, openapi, page
-from service.web.endpoint import BODY_TIMEOUT, DRAINING, endpoints_of, register
+from service.web.endpoint import ADMISSION, BODY_TIMEOUT, DRAINING, TURNSTILES, endpoints_of, register
 from service.web.health import READINESS
 from service.web.openapi import DOCUMENT, PROBLEMS, About, ProblemType
 from service.web.page import PAGE
 from service.web.server import Runner
+from service.web.turnstile import CHANGES_PER_TURN, READS_PER_TURN, Turnstile
 from sql.feed import get_writer_age
 
 logger = logging.getLogger(__name__)
@@ -68,6 +69,8 @@ def create_app(settings: Settings) -> web.Application:
     app[POLLER] = Poller(database, interval=settings.poll_interval)
     app[BODY_TIMEOUT] = settings.body_timeout
     app[DRAINING] = asyncio.Event()
+    app[ADMISSION] = app[REGISTRAR].admit
+    app[TURNSTILES] = (Turnstile(READS_PER_TURN), Turnstile(CHANGES_PER_TURN))
 
     async def readiness() -> float | None:
         return await ready(app)

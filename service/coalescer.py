@@ -1,6 +1,7 @@
 """Natural batching: while one statement or transaction runs, the next batch gathers. No timer, no waiting."""
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -14,12 +15,16 @@ Answer = TypeVar("Answer")
 CHUNK = 16
 """Callers whose answers are resolved in one turn of the event loop."""
 
+WEIGHT = 1 / 4
+"""Weight of the newest batch in the mean duration: four batches are enough to notice that they have become longer."""
+
 
 @dataclass(slots=True)
 class Waiting(Generic[Item, Answer]):
     """One item in the queue, and who is to have its answer."""
 
     item: Item
+    size: int
     answer: asyncio.Future[Answer]
     until: float
     """When it has waited too long, by the loop's clock."""
@@ -36,6 +41,9 @@ class Coalescer(Generic[Item, Answer]):
     The next batch begins before the answers of the last one are resolved: a batch takes several round trips to the
     database, and what resolved callers do next takes longer than any of these. So answers are resolved in chunks, one a
     turn of the event loop: that is what the event loop does while the database works.
+
+    An item that is expected to wait longer than ``patience`` is refused when it arrives, and an item that has waited
+    that long is refused then. ``expected_wait`` says how the wait is estimated.
     """
 
     def __init__(
@@ -44,22 +52,27 @@ class Coalescer(Generic[Item, Answer]):
         *,
         cap: int,
         queue: int,
-        timeout: float,
+        patience: float,
         size: Callable[[Item], int] = lambda _: 1,
         in_flight: int = 1,
     ) -> None:
-        """``cap`` bounds a batch in sizes, ``queue`` the queue in items, ``timeout`` the wait in it in seconds.
+        """``cap`` bounds a batch in sizes, ``queue`` the queue in items, ``patience`` the wait in it in seconds.
 
         With more than one batch ``in_flight`` items are not answered in order.
         """
         self._run = run
         self._cap = cap
         self._queue = queue
-        self._timeout = timeout
+        self._patience = patience
         self._size = size
+        self._queued = 0
+        """The sizes of the items in the queue."""
         self._waiting: deque[Waiting[Item, Answer]] = deque()
         self._in_flight = in_flight
-        self._running = 0
+        self._begun: list[float] = []
+        """When each batch in flight began, by the loop's clock, the oldest first."""
+        self._batch_seconds = 0.0
+        """Weighted mean duration of the last batches, those that failed included."""
         self._answered: deque[tuple[Waiting[Item, Answer], Answer | Exception]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._expiry: asyncio.TimerHandle | None = None
@@ -68,27 +81,54 @@ class Coalescer(Generic[Item, Answer]):
         """Return the answer to an item; one whose caller is ``gone`` before its batch forms is not run.
 
         Raises:
-            Unavailable: the queue is full, or the item has waited too long in it; it was not run.
+            Unavailable: the item would wait too long, or has; it was not run.
         """
-        if len(self._waiting) >= self._queue:
-            raise Unavailable("Too many requests wait.")
+        self.admit()
         loop = asyncio.get_running_loop()
+        now = loop.time()
         answer: asyncio.Future[Answer] = loop.create_future()
-        self._waiting.append(Waiting(item, answer, loop.time() + self._timeout, gone))
-        if self._running < self._in_flight:
-            self._running += 1
-            self._tasks.add(task := loop.create_task(self._work()))
+        size = self._size(item)
+        self._waiting.append(Waiting(item, size, answer, now + self._patience, gone))
+        self._queued += size
+        if len(self._begun) < self._in_flight:
+            self._begun.append(now)
+            self._tasks.add(task := loop.create_task(self._work(now)))
             task.add_done_callback(self._tasks.discard)
         elif self._expiry is None:
-            self._expiry = loop.call_later(self._timeout, self._expire)
+            self._expiry = loop.call_at(now + self._patience, self._expire)
         return await answer
 
-    async def _work(self) -> None:
+    def admit(self) -> None:
+        """Raise ``Unavailable`` if an item that arrives now is expected to wait too long."""
+        wait = self.expected_wait(asyncio.get_running_loop().time())
+        if wait > self._patience or len(self._waiting) >= self._queue:
+            raise _overloaded(wait)
+
+    def expected_wait(self, now: float) -> float:
+        """Return the seconds until the batch of an item that arrives ``now`` is expected to begin.
+
+        Where fewer batches are in flight than may be, it begins at once. Otherwise it waits for the batch in flight and
+        for the full batches ahead of it in the queue. Each of these takes the mean duration of the last batches; the
+        one in flight takes that or, where it is older already, as long again. So while nothing is answered, the wait
+        grows with the age of the oldest batch. However slow the last batches were, the next item after them begins at
+        once, and shows whether the database has recovered.
+        """
+        if len(self._begun) < self._in_flight:
+            return 0.0
+        ahead = self._queued // self._cap / self._in_flight
+        return max(now - self._begun[0], self._batch_seconds) + ahead * self._batch_seconds
+
+    async def _work(self, began: float) -> None:
+        clock = asyncio.get_running_loop().time
         try:
             while batch := self._next_batch():
                 await self._answer(batch)
+                took = clock() - began
+                self._batch_seconds += (took - self._batch_seconds) * WEIGHT
+                self._begun.remove(began)
+                self._begun.append(began := began + took)
         finally:
-            self._running -= 1
+            self._begun.remove(began)
 
     async def _answer(self, batch: list[Waiting[Item, Answer]]) -> None:
         try:
@@ -117,21 +157,30 @@ class Coalescer(Generic[Item, Answer]):
         while self._waiting:
             first = self._waiting[0]
             if first.answer.done() or (first.gone is not None and first.gone()):
-                _settle(first, Unavailable("The caller has left."))
-                self._waiting.popleft()
+                _settle(self._pop(), Unavailable("The caller has left."))
                 continue
-            room -= self._size(first.item)
+            room -= first.size
             if room < 0 and batch:
                 break
-            batch.append(self._waiting.popleft())
+            batch.append(self._pop())
         return batch
 
+    def _pop(self) -> Waiting[Item, Answer]:
+        first = self._waiting.popleft()
+        self._queued -= first.size
+        return first
+
     def _expire(self) -> None:
-        """Turn away who has waited too long, and look again when the next one may have."""
+        """Refuse the items that have waited too long, and look again when the next one may have."""
         loop = asyncio.get_running_loop()
-        while self._waiting and self._waiting[0].until <= loop.time():
-            _settle(self._waiting.popleft(), Unavailable("Too many requests wait."))
+        now = loop.time()
+        while self._waiting and self._waiting[0].until <= now:
+            _settle(self._pop(), _overloaded(self.expected_wait(now)))
         self._expiry = loop.call_at(self._waiting[0].until, self._expire) if self._waiting else None
+
+
+def _overloaded(wait: float) -> Unavailable:
+    return Unavailable("More requests wait than can be answered in time. Try again later.", math.ceil(wait))
 
 
 def _settle(waiting: Waiting[Item, Answer], answer: Answer | Exception) -> None:

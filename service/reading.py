@@ -31,6 +31,6 @@ def reader(
         run,
         cap=settings.batch_reads if settings.batching else 1,
         queue=settings.queue_limit,
-        timeout=settings.acquire_timeout,
+        patience=settings.admission_seconds,
         in_flight=IN_FLIGHT if settings.batching else settings.pool_size,
     )

@@ -93,7 +93,7 @@ async def test_a_writer_who_does_not_get_its_turn_gives_up_and_has_written_nothi
 async def test_a_change_that_waits_too_long_behind_others_of_its_process_is_turned_away(
     settings: Settings, aiohttp_client: AiohttpClient, database_url: str, connection: Connection
 ) -> None:
-    client = await served(aiohttp_client, settings.model_copy(update={"write_timeout": 0.2}))
+    client = await served(aiohttp_client, settings.model_copy(update={"admission_seconds": 0.2}))
 
     async with busy(database_url):
         first = asyncio.create_task(call(client, "POST", "/students", student_fields()))
@@ -102,6 +102,27 @@ async def test_a_change_that_waits_too_long_behind_others_of_its_process_is_turn
 
     assert (await first).status == 201
     assert [event["type"] for event in await events(connection)] == ["student.created"]
+
+
+async def test_while_no_change_gets_through_others_are_refused_unread_and_reads_are_answered(
+    settings: Settings, aiohttp_client: AiohttpClient, database_url: str, connection: Connection
+) -> None:
+    client = await served(aiohttp_client, settings.model_copy(update={"admission_seconds": 0.2}))
+    student, course = await new_student(client), await new_course(client)
+
+    async with busy(database_url):
+        first = asyncio.create_task(call(client, "POST", "/students", student_fields()))
+        await waiting_writer(connection)
+        unavailable(await call(client, "POST", "/students", student_fields()))
+        for answer in await writes_all(client, student, course):
+            unavailable(answer)
+        unavailable(await call(client, "POST", "/students", {"given_name": 7}))
+        for path in (f"/students/{student}", f"/courses/{course}", "/students", "/health/ready"):
+            assert await status_of(client, path) == 200
+
+    assert (await first).status == 201
+    problem(await call(client, "POST", "/students", {"given_name": 7}), 422, "invalid")
+    assert (await enroll(client, student, course)).status == 201
 
 
 async def test_a_statement_that_takes_too_long_is_ended(

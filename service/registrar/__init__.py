@@ -48,9 +48,13 @@ class Registrar:
             self.submit_all,
             cap=settings.batch_pairs if settings.batching else 1,
             queue=settings.queue_limit,
-            timeout=settings.write_timeout,
+            patience=settings.admission_seconds,
             size=lambda change: change.pairs,
         )
+
+    def admit(self) -> None:
+        """Raise ``Unavailable`` if a change that arrives now is expected to wait too long for its turn."""
+        self._coalescer.admit()
 
     def submit(self, change: Change[Answer]) -> Coroutine[Any, Any, Answer]:
         """Make one change, in a transaction with those that arrive meanwhile; awaited, it gives the answer, committed.
