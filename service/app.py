@@ -25,7 +25,6 @@ from service.web.openapi import DOCUMENT, PROBLEMS, About, ProblemType
 from service.web.page import PAGE
 from service.web.server import Runner
 from service.web.turnstile import CHANGES_PER_TURN, READS_PER_TURN, Turnstile
-from sql.feed import get_writer_age
 
 logger = logging.getLogger(__name__)
 
@@ -103,9 +102,7 @@ async def ready(app: web.Application) -> float | None:
     """
     if not app[BRING_UP].done():
         raise Unavailable("The service is starting: the database has not answered yet.")
-    await app[DATABASE].ping()
-    async with app[DATABASE].reading() as connection:
-        return await get_writer_age(connection)
+    return await app[DATABASE].ping()
 
 
 def make_runner(app: web.Application, settings: Settings) -> Runner:

@@ -38,7 +38,7 @@ class Settings(BaseSettings):
     pool_size: PositiveInt = 10
     """One connection writes at a time, the others read; a PostgreSQL with its default 100 carries ten processes."""
 
-    acquire_timeout: PositiveFloat = 5.0
+    acquire_timeout: PositiveFloat = 2.0
     """A caller who has waited this long for a connection is better served by a 503 and another try."""
 
     statement_timeout: PositiveFloat = 5.0
