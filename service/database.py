@@ -110,22 +110,21 @@ class Database:
         if self._pool is None:
             raise Unavailable("The service is starting: the database has not answered yet.")
         try:
-            connection = await self._pool.acquire(timeout=self._settings.acquire_timeout)
-        except TimeoutError as error:
-            raise self._busy("No connection to the database was available in time.", error) from error
+            try:
+                connection = await self._pool.acquire(timeout=self._settings.acquire_timeout)
+            except TimeoutError as error:
+                raise self._busy("No connection to the database was available in time.", error) from error
+            try:
+                yield connection
+            except BaseException as error:
+                if isinstance(error.__cause__ or error, TimeoutError):
+                    self._recover(self._pool, connection)
+                else:
+                    await self._pool.release(connection)
+                raise
+            await self._pool.release(connection)
         except DRIVER_ERRORS as error:
             raise self._domain_error(error) from error
-        try:
-            yield connection
-        except BaseException as error:
-            if isinstance(error.__cause__ or error, TimeoutError):
-                self._recover(self._pool, connection)
-            else:
-                await self._pool.release(connection)
-            if isinstance(error, DRIVER_ERRORS):
-                raise self._domain_error(error) from error
-            raise
-        await self._pool.release(connection)
         if self._lost:
             self._lost = False
             logger.warning("the database is back")
