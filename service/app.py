@@ -19,11 +19,12 @@ from service.registrar import Registrar
 from service.registrar.rules import RULES
 from service.settings import Settings
 from service.web import health, openapi, page
-from service.web.endpoint import ADMISSION, BODY_TIMEOUT, DRAINING, TURNSTILES, endpoints_of, register
+from service.web.body import BODY_MEMBERS, BODY_TIMEOUT
+from service.web.endpoint import ADMISSION, DRAINING, TURNSTILES, endpoints_of, register
 from service.web.health import READINESS
 from service.web.openapi import DOCUMENT, PROBLEMS, About, ProblemType
 from service.web.page import PAGE
-from service.web.server import Runner
+from service.web.server import Limits, Runner
 from service.web.turnstile import CHANGES_PER_TURN, READS_PER_TURN, Turnstile
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ def create_app(settings: Settings) -> web.Application:
     app[STUDENTS_OF_COURSES] = reader(database, settings, enrollments.find_students)
     app[POLLER] = Poller(database, interval=settings.poll_interval)
     app[BODY_TIMEOUT] = settings.body_timeout
+    app[BODY_MEMBERS] = settings.body_members
     app[DRAINING] = asyncio.Event()
     app[ADMISSION] = app[REGISTRAR].admit
     app[TURNSTILES] = (Turnstile(READS_PER_TURN), Turnstile(CHANGES_PER_TURN))
@@ -107,9 +109,18 @@ async def ready(app: web.Application) -> float | None:
 
 def make_runner(app: web.Application, settings: Settings) -> Runner:
     """Make what serves the application as in production."""
+    limits = Limits(
+        header_timeout=settings.header_timeout,
+        send_timeout=settings.send_timeout,
+        peer_connections=settings.peer_connections,
+        linger=settings.linger_seconds,
+    )
     return Runner(
         app,
+        limits,
         access_log=None,
+        # service.web.body unpacks what an endpoint wants, within the body limit; aiohttp unpacks everything.
+        auto_decompress=False,
         keepalive_timeout=settings.keepalive_timeout,
         shutdown_timeout=settings.shutdown_timeout,
     )

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -89,14 +89,29 @@ class Settings(BaseSettings):
     body_limit: PositiveInt = 1024 * 1024
     """Ten times the largest request that makes sense: 1,000 items of a bulk request are some 100 KiB."""
 
+    body_members: PositiveInt = 10_000
+    """Twice the members of the largest bulk request; each unknown one would be an error that takes time to list."""
+
     body_timeout: PositiveFloat = 10.0
     """A body under body_limit arrives within this on a poor mobile line; a slower one only holds a connection."""
+
+    peer_connections: NonNegativeInt = 0
+    """Connections that one address may have, 0 for no limit: behind a load balancer all callers have its address."""
+
+    header_timeout: PositiveFloat = 15.0
+    """A caller sends the header of its first request within milliseconds; a slower one only holds a connection."""
+
+    send_timeout: PositiveFloat = 30.0
+    """A caller takes an answer of 500 items within this on a poor mobile line; a slower one only holds memory."""
 
     keepalive_timeout: PositiveFloat = 75.0
     """Above the 60 s of common load balancers, so that it is they who close idle connections."""
 
     drain_seconds: float = Field(default=0.0, ge=0)
     """How long to say "not ready" before the listener closes: set it to a load balancer's check interval."""
+
+    linger_seconds: float = Field(default=1.0, ge=0)
+    """How long, once the listener is closed, a request on an open connection is still answered, with Connection: close."""
 
     shutdown_timeout: PositiveFloat = 8.0
     """What is in flight may take this long to finish; below the 10 s after which `docker stop` kills."""

@@ -19,6 +19,7 @@ from service.check import INVARIANTS, check
 from service.settings import Settings
 from sql import Connection
 from tests.campus import busy, events, everything, student_fields, until, waiting_writer
+from tests.test_http import receive
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -259,6 +260,37 @@ async def test_sigterm_finishes_what_is_in_flight_and_tells_callers_to_close(
         assert await running.ended() == 0
     assert [event["type"] for event in await events(connection)] == ["student.created"]
     assert {json.loads(line)["level"] for line in running.log} == {"INFO"}
+
+
+async def test_a_request_on_a_kept_connection_is_answered_after_sigterm_and_told_to_close(database_url: str) -> None:
+    head = b"GET /courses HTTP/1.1\r\nHost: x\r\n\r\n"
+    # Longer than the test waits for the end: nothing is left to wait for once every connection is closed.
+    async with serving(DATABASE_URL=database_url, LINGER_SECONDS=60) as running:
+        port = int(running.url.rpartition(":")[2])
+        kept = [await asyncio.open_connection("127.0.0.1", port) for _ in range(64)]
+        for reader, writer in kept:
+            writer.write(head)
+            status, headers, _ = await receive(reader)
+            assert (status, headers.get("connection")) == (200, None)
+        running.process.send_signal(signal.SIGTERM)
+
+        async def closed() -> bool:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+            except ConnectionError:
+                return True
+            writer.close()
+            return False
+
+        await until(closed, "the listener to be closed")
+        for _, writer in kept:
+            writer.write(head)
+        for reader, writer in kept:
+            status, headers, _ = await receive(reader)
+            assert (status, headers["connection"]) == (200, "close")
+            assert await reader.read() == b""
+            writer.close()
+        assert await running.ended() == 0
 
 
 async def test_idle_connections_do_not_hold_up_the_end(database_url: str) -> None:

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create
 
 from service.errors import Detail, DomainError, OutcomeUnknown, Unavailable
 from service.web.access import log_request
+from service.web.body import read_json
 from service.web.paging import Page, WrittenPage
 from service.web.problems import (
     BadJson,
@@ -32,17 +33,15 @@ from service.web.problems import (
     Invalid,
     MethodNotAllowed,
     NoSuchPath,
+    UnsupportedContentCoding,
     UnsupportedMediaType,
-    details_of,
     invalid,
     problem_response,
+    refused,
 )
 from service.web.turnstile import Turnstile
 
 logger = logging.getLogger("service.web")
-
-BODY_TIMEOUT = web.AppKey("body_timeout", float)
-"""Seconds that a body may take to arrive."""
 
 DRAINING = web.AppKey("draining", asyncio.Event)
 """Set while the service shuts down: answers then ask their callers to close the connection."""
@@ -139,7 +138,7 @@ class Endpoint:
         try:
             if (turn := request.app[TURNSTILES][self.writes].enter()) is not None:
                 await turn
-            if self.writes:
+            if self.writes and self is not unrouted:
                 request.app[ADMISSION]()
             response = await self._answer(request, request_id)
         except DomainError as error:
@@ -148,8 +147,6 @@ class Endpoint:
             logger.exception("unexpected error in an endpoint", extra={"request_id": request_id, "route": self.path})
             fault = InternalError.logged()
             response = problem_response(fault, instance=request.rel_url.raw_path, request_id=request_id)
-        if request.app[DRAINING].is_set():
-            response.force_close()
         log_request(
             method=request.method,
             route=self.path,
@@ -178,37 +175,18 @@ class Endpoint:
             arguments[name] = _etags(request, name)
         if self.body is not None:
             arguments["body"] = await self._body(request)
+        elif request.body_exists and self is not unrouted and "Content-Encoding" in request.headers:
+            raise UnsupportedContentCoding("This path takes no body: send none.")
         answer = await self.handler(Call(request, request_id, actor), **arguments)
         return self._response(request, answer, request_id)
 
     async def _body(self, request: web.Request) -> Any:
-        # What most callers send needs no parser of media types.
-        if request.headers.get("Content-Type") != "application/json" and (
-            request.content_type not in self.media_types or (request.charset or "utf-8").lower() != "utf-8"
-        ):
-            raise UnsupportedMediaType(f"Send the body as {self.media_types[0]} in UTF-8.")
         assert self.body is not None
-        try:
-            if request.content.is_eof():
-                text = await request.read()
-            else:
-                async with asyncio.timeout(request.app[BODY_TIMEOUT]):
-                    text = await request.read()
-        except TimeoutError as error:
-            raise BodyTooSlow("The body did not arrive in time.") from error
-        except web.HTTPRequestEntityTooLarge as error:
-            raise BodyTooLarge(f"A body has at most {request.app._client_max_size} bytes.") from error  # noqa: SLF001
-        except (web.RequestPayloadError, ConnectionError) as error:
-            # Nothing more can be read: without this the server tries, and logs a fault.
-            request.content.feed_eof()
-            raise BadJson("The body did not arrive whole.") from error
+        text = await read_json(request, self.media_types)
         try:
             return self.body.validator.validate_json(text)
         except ValidationError as error:
-            details = details_of(error, parameters=False)
-            if details[0].code == "json_invalid":
-                raise BadJson(f"{details[0].detail}.") from error
-            raise invalid(details) from error
+            raise refused(error, parameters=False) from error
 
     def _response(self, request: web.Request, answer: Any, request_id: str) -> web.Response:
         if isinstance(answer, web.Response):
@@ -275,7 +253,7 @@ def endpoint(
         statuses = status if isinstance(status, tuple) else (status,)
         shaped: tuple[type[DomainError], ...] = (Invalid,)
         if body is not None:
-            shaped += (BadJson, BodyTooSlow, BodyTooLarge, UnsupportedMediaType)
+            shaped += (BadJson, BodyTooSlow, BodyTooLarge, UnsupportedMediaType, UnsupportedContentCoding)
         if needs_database:
             shaped += (Unavailable,) if method == "GET" else (Unavailable, OutcomeUnknown)
         return Endpoint(
@@ -370,7 +348,7 @@ def _validated(model: type[BaseModel], values: Mapping[str, str]) -> dict[str, A
         strings: Any = dict(values)
         validated: dict[str, Any] = vars(model.__pydantic_validator__.validate_strings(strings))
     except ValidationError as error:
-        raise invalid(details_of(error, parameters=True)) from error
+        raise refused(error, parameters=True) from error
     return validated
 
 
@@ -382,7 +360,7 @@ def _query(model: type[BaseModel], request: web.Request) -> BaseModel:
     try:
         return model.model_validate_strings(dict(values))
     except ValidationError as error:
-        raise invalid(details_of(error, parameters=True)) from error
+        raise refused(error, parameters=True) from error
 
 
 def _etags(request: web.Request, name: str) -> ETags:

@@ -13,6 +13,8 @@ from typing_extensions import TypedDict
 from service.errors import Detail, DomainError
 
 PROBLEM_JSON = "application/problem+json"
+ERRORS_SHOWN = 100
+"""The most errors of an invalid request that its answer lists: nobody reads more, and each takes time to write."""
 
 
 @with_config(ConfigDict(extra="allow"))
@@ -89,6 +91,12 @@ class UnsupportedMediaType(DomainError):
     code, status, title = "unsupported_media_type", 415, "Unsupported media type"
 
 
+class UnsupportedContentCoding(DomainError):
+    """The body is compressed, and the path takes none, or not in this coding."""
+
+    code, status, title = "unsupported_content_coding", 415, "Unsupported content coding"
+
+
 class ExpectationFailed(DomainError):
     """The header Expect asks for something other than 100-continue."""
 
@@ -112,15 +120,22 @@ class InternalError(DomainError):
         return cls("A fault of the service; it is logged under this request id.")
 
 
-def invalid(details: Iterable[Detail]) -> Invalid:
-    """Make one error of many details."""
+def invalid(details: Iterable[Detail], *, more: int = 0) -> Invalid:
+    """Make one error of many details, and of ``more`` that are only counted."""
     details = tuple(details)
-    return Invalid("; ".join(f"{detail.pointer or detail.parameter}: {detail.detail}" for detail in details), details)
+    sentences = [f"{detail.pointer or detail.parameter}: {detail.detail}" for detail in details]
+    if more:
+        sentences.append(f"and {more:,} more")
+    return Invalid("; ".join(sentences), details)
 
 
-def details_of(error: ValidationError, *, parameters: bool) -> list[Detail]:
-    """Say what Pydantic found, naming parameters, or else pointing into the body."""
-    return [_detail(item, parameters=parameters) for item in error.errors(include_url=False, include_input=False)]
+def refused(error: ValidationError, *, parameters: bool) -> BadJson | Invalid:
+    """Convert what Pydantic found, naming parameters, or else pointing into the body."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    details = [_detail(item, parameters=parameters) for item in found[:ERRORS_SHOWN]]
+    if details[0].code == "json_invalid":
+        return BadJson(f"{details[0].detail}.")
+    return invalid(details, more=len(found) - len(details))
 
 
 def _detail(item: ErrorDetails, *, parameters: bool) -> Detail:
@@ -157,6 +172,9 @@ def problem_response(error: DomainError, *, instance: str, request_id: str) -> w
         headers["Retry-After"] = str(error.retry_after)
     if isinstance(error, MethodNotAllowed):
         headers["Allow"] = error.allowed
+    if isinstance(error, UnsupportedContentCoding):
+        # RFC 9110 section 15.5.16: this tells it from a media type that is not supported.
+        headers["Accept-Encoding"] = "gzip, deflate"
     return web.Response(
         body=json.dumps(body, ensure_ascii=False).encode("utf-8", "backslashreplace"),
         status=error.status,

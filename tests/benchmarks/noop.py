@@ -17,7 +17,8 @@ from service.app import make_runner
 from service.enrollments import DryRun, EnrollmentRequest, StudentCoursesQuery
 from service.settings import Settings
 from service.values import IdInPath
-from service.web.endpoint import BODY_TIMEOUT, DRAINING, Call, endpoint, endpoints_of, register
+from service.web.body import BODY_MEMBERS, BODY_TIMEOUT
+from service.web.endpoint import DRAINING, Call, endpoint, endpoints_of, register
 
 COURSE = '{"id":%d,"code":"C000500","title":"Introduction to Subject 500","credits":3,"term_id":null}'
 ENROLLED = (
@@ -60,6 +61,7 @@ async def serve(settings: Settings) -> None:
     app = web.Application(client_max_size=settings.body_limit)
     register(app, endpoints_of(sys.modules[__name__]))
     app[BODY_TIMEOUT] = settings.body_timeout
+    app[BODY_MEMBERS] = settings.body_members
     app[DRAINING] = asyncio.Event()
     runner = make_runner(app, settings)
     await runner.setup()

@@ -1,0 +1,51 @@
+"""2,000 connections that send nothing, or half of a header."""
+
+import asyncio
+import math
+import time
+from collections.abc import Sequence
+
+from service.settings import Settings
+from tests.attacks.harness import Figure, Service, attacked, beside, quiet, stall
+
+CONNECTIONS = 2_000
+PAUSE_SECONDS = 0.001
+LIMIT_SECONDS = Settings.model_fields["header_timeout"].default
+WAIT_SECONDS = 6 * LIMIT_SECONDS
+
+
+async def run() -> Sequence[Figure]:
+    """Connect, and wait until the service has ended the connections."""
+    async with attacked() as service:
+        before = await quiet(service)
+        async with beside(service) as found:
+            holding = []
+            for number in range(CONNECTIONS):
+                holding.append(asyncio.create_task(hold(service, number)))
+                # Not in one rush: what taking connections costs is another matter.
+                await asyncio.sleep(PAUSE_SECONDS)
+            seconds = await asyncio.gather(*holding)
+        return [
+            *stall(found, before),
+            Figure("connections still open after the wait", sum(map(math.isnan, seconds)), at_most=0),
+            # The sweep looks once a second.
+            Figure("the longest that one stayed open", max(seconds), "s", at_most=LIMIT_SECONDS + 3),
+        ]
+
+
+async def hold(service: Service, number: int) -> float:
+    """Return how long the service let a connection be, NaN where that is for as long as this waits."""
+    reader, writer = await asyncio.open_connection(*service.address)
+    began = time.monotonic()
+    try:
+        if number % 2:
+            writer.write(b"GET /students HTTP/1.1\r\nHost: x\r\nX-Half: ")
+        async with asyncio.timeout(WAIT_SECONDS):
+            await reader.read()
+        return time.monotonic() - began
+    except TimeoutError:
+        return math.nan
+    except ConnectionError:
+        return time.monotonic() - began
+    finally:
+        writer.close()

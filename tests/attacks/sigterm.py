@@ -1,0 +1,54 @@
+"""SIGTERM under load on 64 kept connections: each request begun is answered, and told to close."""
+
+import asyncio
+import os
+import signal
+from collections import Counter
+from collections.abc import Sequence
+
+from tests.attacks.harness import Figure, Service, attacked
+
+CONNECTIONS = 64
+ROUNDS = 3
+LOAD_SECONDS = 1.0
+REQUESTS = (
+    b"GET /courses HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"POST /terms HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}",
+    b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n",
+)
+
+
+async def run() -> Sequence[Figure]:
+    """Stop a service under load, several times."""
+    seen: Counter[str] = Counter()
+    for _ in range(ROUNDS):
+        async with attacked() as service:
+            callers = [asyncio.create_task(load(service, number, seen)) for number in range(CONNECTIONS)]
+            await asyncio.sleep(LOAD_SECONDS)
+            os.kill(service.pid, signal.SIGTERM)
+            await asyncio.gather(*callers)
+    return [
+        Figure("requests answered", seen["answered"], at_least=ROUNDS * CONNECTIONS),
+        Figure("requests begun without an answer", seen["unanswered"], at_most=0),
+        Figure("connections told to close", seen["told to close"], at_least=ROUNDS * CONNECTIONS),
+    ]
+
+
+async def load(service: Service, number: int, seen: Counter[str]) -> None:
+    """Send requests on one connection until it is told to close, or gets no answer."""
+    reader, writer = await asyncio.open_connection(*service.address)
+    try:
+        while True:
+            writer.write(REQUESTS[number % len(REQUESTS)])
+            head = (await reader.readuntil(b"\r\n\r\n")).lower()
+            await reader.readexactly(int(head.partition(b"content-length: ")[2].split()[0]))
+            seen["answered"] += 1
+            if b"connection: close" in head:
+                seen["told to close"] += 1
+                return
+            # A caller who thinks: some connections are idle when the signal comes.
+            await asyncio.sleep(0.001 * (number % 32))
+    except (ConnectionError, asyncio.IncompleteReadError):
+        seen["unanswered"] += 1
+    finally:
+        writer.close()
