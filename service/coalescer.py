@@ -71,6 +71,8 @@ class Coalescer(Generic[Item, Answer]):
         self._in_flight = in_flight
         self._begun: list[float] = []
         """When each batch in flight began, by the loop's clock, the oldest first."""
+        self._silent_since: float | None = None
+        """When the first of the batches began that have found the database unavailable since the last one it answered."""
         self._batch_seconds = 0.0
         """Weighted mean duration of the last batches, those that failed included."""
         self._answered: deque[tuple[Waiting[Item, Answer], Answer | Exception]] = deque()
@@ -116,25 +118,33 @@ class Coalescer(Generic[Item, Answer]):
         if len(self._begun) < self._in_flight:
             return 0.0
         ahead = self._queued // self._cap / self._in_flight
-        return max(now - self._begun[0], self._batch_seconds) + ahead * self._batch_seconds
+        since = self._begun[0] if self._silent_since is None else self._silent_since
+        return max(now - since, self._batch_seconds) + ahead * self._batch_seconds
 
     async def _work(self, began: float) -> None:
         clock = asyncio.get_running_loop().time
         try:
             while batch := self._next_batch():
-                await self._answer(batch)
+                served = await self._answer(batch)
                 took = clock() - began
+                if served:
+                    self._silent_since = None
+                elif self._silent_since is None:
+                    self._silent_since = began
                 self._batch_seconds += (took - self._batch_seconds) * WEIGHT
                 self._begun.remove(began)
                 self._begun.append(began := began + took)
         finally:
             self._begun.remove(began)
 
-    async def _answer(self, batch: list[Waiting[Item, Answer]]) -> None:
+    async def _answer(self, batch: list[Waiting[Item, Answer]]) -> bool:
+        """Answer a batch; return whether the database was available."""
+        served = True
         try:
             answers = await self._run([waiting.item for waiting in batch])
         except Exception as error:  # handed on to the callers
             answers = [error] * len(batch)
+            served = not isinstance(error, Unavailable)
         except BaseException:
             for waiting in batch:
                 waiting.answer.cancel()
@@ -143,6 +153,7 @@ class Coalescer(Generic[Item, Answer]):
         self._answered.extend(zip(batch, answers, strict=True))
         if not resolving:
             self._resolve()
+        return served
 
     def _resolve(self) -> None:
         for _ in range(min(CHUNK, len(self._answered))):

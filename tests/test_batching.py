@@ -61,6 +61,8 @@ class Runner:
         await self.go.wait()
         if 13 in items:
             raise RuntimeError("the batch fails")
+        if 503 in items:
+            raise Unavailable("The database is away.")
         return [ValueError(item) if item < 0 else item * 2 for item in items]
 
 
@@ -280,6 +282,29 @@ async def test_after_a_batch_that_failed_late_items_go_one_by_one_until_they_are
         runner.go.clear()
         tasks = await start((line, 1))
     tasks += await start((line, 2))
+    runner.go.set()
+    assert await asyncio.gather(*tasks) == [2, 4]
+
+
+@on_clock
+async def test_while_the_database_is_away_one_batch_at_a_time_looks_for_it_and_nobody_waits_behind(
+    clock: Clock,
+) -> None:
+    runner = Runner()
+    line = coalescer(runner, patience=2)
+    for _ in range(3):
+        runner.go.clear()
+        tasks = await start((line, 503))
+        clock.now += 0.8
+        runner.go.set()
+        await asyncio.wait(tasks)
+    runner.go.clear()
+    tasks = await start((line, 1))
+    assert (await refused(line)).retry_after == 3
+    runner.go.set()
+    await asyncio.wait(tasks)
+    runner.go.clear()
+    tasks = await start((line, 1), (line, 2))
     runner.go.set()
     assert await asyncio.gather(*tasks) == [2, 4]
 
