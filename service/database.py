@@ -51,6 +51,10 @@ class Database:
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
         self._lost = False
         """Whether the last call found that the server does not serve."""
+        self._silent = False
+        """Whether a call has waited in vain since the last one that was answered."""
+        self._calls = 0
+        """The calls under way."""
         self._recovering: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
@@ -109,15 +113,23 @@ class Database:
         """
         if self._pool is None:
             raise Unavailable("The service is starting: the database has not answered yet.")
+        if self._silent and self._calls:
+            # One call at a time finds out whether the database answers again; the others need not wait for that.
+            raise Unavailable("The database has not answered for a while.")
+        self._calls += 1
         try:
             try:
                 connection = await self._pool.acquire(timeout=self._settings.acquire_timeout)
             except TimeoutError as error:
+                self._silent = True
                 raise self._busy("No connection to the database was available in time.", error) from error
             try:
                 yield connection
             except BaseException as error:
                 if isinstance(error.__cause__ or error, TimeoutError):
+                    self._silent = True
+                    # The other connections may be as dead, while a new one would reach the server.
+                    await self._pool.expire_connections()
                     self._recover(self._pool, connection)
                 else:
                     await self._pool.release(connection)
@@ -125,6 +137,9 @@ class Database:
             await self._pool.release(connection)
         except DRIVER_ERRORS as error:
             raise self._domain_error(error) from error
+        finally:
+            self._calls -= 1
+        self._silent = False
         if self._lost:
             self._lost = False
             logger.warning("the database is back")

@@ -81,8 +81,8 @@ async def test_a_pool_of_which_every_connection_is_in_use_turns_callers_away_and
     async with busy(database_url):
         writing = asyncio.create_task(call(client, "POST", "/students", student_fields()))
         await waiting_writer(connection)
-        for path in ("/students", "/health/ready"):
-            assert "available in time" in unavailable(await call(client, "GET", path))
+        assert "available in time" in unavailable(await call(client, "GET", "/students"))
+        assert "not answered for a while" in unavailable(await call(client, "GET", "/health/ready"))
         assert await status_of(client, "/health/live") == 200
 
     assert (await writing).status == 201
@@ -226,6 +226,22 @@ async def test_a_database_that_is_frozen_gets_everybody_a_503_until_it_goes_on(
     await until(served_again, "the service to recover")
     for path in paths:
         assert await status_of(client, path) == 200
+
+
+@pytest.mark.skipif("TEST_DATABASE_URL" in os.environ, reason="the processes of another server are not ours to stop")
+async def test_after_one_connection_that_answers_nothing_the_others_are_replaced(
+    settings: Settings, aiohttp_client: AiohttpClient, connection: Connection
+) -> None:
+    limits = {"statement_timeout": 0.4, "command_timeout": 0.5, "pool_size": 4}
+    client = await served(aiohttp_client, settings.model_copy(update=limits))
+    await asyncio.gather(*(call(client, "GET", "/students") for _ in range(8)))
+    ours = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name <> ''"
+    pids = [row[0] for row in await connection.fetch(ours)]
+    assert len(pids) > 1
+
+    with frozen(pids):
+        assert "did not answer in time" in unavailable(await call(client, "GET", "/students"))
+        assert await status_of(client, "/students") == 200
 
 
 async def test_a_connection_lost_before_the_commit_writes_nothing_and_the_next_change_works(
