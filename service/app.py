@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from aiohttp import web
 
 from service import __version__, courses, enrollments, events, holds, overrides, students, terms
+from service.coalescer import Callers
 from service.database import Database, renew_epoch_of_copy
 from service.errors import DomainError, EnrollmentRefused, Unavailable, UnknownCourses
 from service.events import POLLER, Poller
@@ -61,11 +62,12 @@ def create_app(settings: Settings) -> web.Application:
     register(app, [*endpoints, *endpoints_of(page)])
     database = Database(settings)
     app[DATABASE] = database
-    app[REGISTRAR] = Registrar(database, settings)
-    app[STUDENTS] = reader(database, settings, students.find)
-    app[COURSES] = reader(database, settings, courses.find)
-    app[COURSES_OF_STUDENTS] = reader(database, settings, enrollments.find_courses)
-    app[STUDENTS_OF_COURSES] = reader(database, settings, enrollments.find_students)
+    everybody = Callers()
+    app[REGISTRAR] = Registrar(database, settings, everybody)
+    app[STUDENTS] = reader(database, settings, everybody, students.find)
+    app[COURSES] = reader(database, settings, everybody, courses.find)
+    app[COURSES_OF_STUDENTS] = reader(database, settings, everybody, enrollments.find_courses)
+    app[STUDENTS_OF_COURSES] = reader(database, settings, everybody, enrollments.find_students)
     app[POLLER] = Poller(database, interval=settings.poll_interval)
     app[BODY_TIMEOUT] = settings.body_timeout
     app[BODY_MEMBERS] = settings.body_members

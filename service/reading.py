@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from typing import TypeVar
 
-from service.coalescer import Coalescer
+from service.coalescer import Callers, Coalescer
 from service.database import Database
 from service.settings import Settings
 from sql import Connection
@@ -14,10 +14,14 @@ Found = TypeVar("Found")
 IN_FLIGHT = 2
 """While one statement runs, the answers of the one before are serialised; more made the batches smaller, not faster."""
 
+CHUNKS = 8
+"""With one chunk 64 callers were served a fifth slower, with many more 256 callers a tenth slower."""
+
 
 def reader(
     database: Database,
     settings: Settings,
+    everybody: Callers,
     load: Callable[[Connection, list[Asked]], Awaitable[Mapping[Asked, Found]]],
 ) -> Coalescer[Asked, Found | None]:
     """Make a reader whose ``submit`` returns what ``load`` finds for what is asked, or None."""
@@ -33,4 +37,6 @@ def reader(
         queue=settings.queue_limit,
         patience=settings.admission_seconds,
         in_flight=IN_FLIGHT if settings.batching else settings.pool_size,
+        chunks=CHUNKS,
+        everybody=everybody,
     )

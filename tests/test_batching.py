@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 from pytest_aiohttp import AiohttpClient
 
-from service.coalescer import CHUNK, Coalescer
+from service.coalescer import Callers, Coalescer
 from service.errors import (
     DomainError,
     EmailTaken,
@@ -72,8 +72,9 @@ def coalescer(
     cap: int = 4,
     queue: int = 100,
     patience: float = 60,
+    everybody: Callers | None = None,
 ) -> Coalescer[int, int]:
-    return Coalescer(runner, cap=cap, queue=queue, patience=patience)
+    return Coalescer(runner, cap=cap, queue=queue, patience=patience, chunks=6, everybody=everybody)
 
 
 async def start(*items: tuple[Coalescer[int, int], int]) -> list[asyncio.Task[int]]:
@@ -98,24 +99,28 @@ async def test_an_item_runs_at_once_and_what_arrives_meanwhile_goes_together_in_
     assert await line.submit(5) == 10
 
 
-async def test_while_the_next_batch_runs_the_callers_of_the_last_one_are_resolved_in_chunks() -> None:
-    first, last = Runner(), Runner()
-    size = 2 * CHUNK + 1
-    line = coalescer(lambda items: last(items) if 101 + size in items else first(items), cap=size)
+@pytest.mark.parametrize(("others", "most"), [(0, 2), (100, 5)], ids=["few others", "many others"])
+async def test_while_the_next_batch_runs_the_callers_of_the_last_one_are_resolved_in_chunks_or_at_once(
+    others: int, most: int
+) -> None:
+    everybody = Callers(others)
+    first, third = Runner(), Runner()
+    line = coalescer(lambda items: third(items) if 6 in items else first(items), cap=5, everybody=everybody)
     first.go.clear()
-    last.go.clear()
-    tasks = await start(*((line, item) for item in range(100, 102 + size)))
+    third.go.clear()
+    tasks = await start(*((line, item) for item in range(11)))
     first.go.set()
-    while not last.batches:
+    while not third.batches:
         await asyncio.sleep(0)
     resolved = [1]
-    while resolved[-1] < 1 + size:
+    while resolved[-1] < 6:
         await asyncio.sleep(0)
         resolved.append(sum(task.done() for task in tasks))
-    assert [later - earlier for earlier, later in pairwise(resolved) if later > earlier] == [CHUNK, CHUNK, 1]
-    last.go.set()
-    assert await asyncio.gather(*tasks) == [item * 2 for item in range(100, 102 + size)]
-    assert [len(batch) for batch in first.batches + last.batches] == [1, size, 1]
+    assert max(later - earlier for earlier, later in pairwise(resolved)) == most
+    third.go.set()
+    assert await asyncio.gather(*tasks) == [item * 2 for item in range(11)]
+    assert [len(batch) for batch in first.batches + third.batches] == [1, 5, 5]
+    assert everybody.count == others
 
 
 async def test_a_batch_whose_callers_were_all_cancelled_is_done_with() -> None:
