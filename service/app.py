@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from aiohttp import web
 
 from service import __version__, courses, enrollments, events, holds, overrides, students, terms
-from service.coalescer import Crowd
+from service.coalescer import Callers
 from service.database import Database
 from service.errors import DomainError, EnrollmentRefused, Unavailable, UnknownCourses
 from service.events import POLLER, Poller
@@ -22,12 +22,12 @@ from service.registrar.rules import RULES
 from service.settings import Settings
 from service.web import health, openapi, page
 from service.web.body import BODY_MEMBERS, BODY_TIMEOUT
-from service.web.endpoint import DRAINING, endpoints_of, register
+from service.web.endpoint import ADMISSION, DRAINING, TURNSTILES, endpoints_of, register
 from service.web.health import READINESS
 from service.web.openapi import DOCUMENT, PROBLEMS, About, ProblemType
 from service.web.page import PAGE
 from service.web.server import Limits, Runner
-from sql.feed import get_writer_age
+from service.web.turnstile import CHANGES_PER_TURN, READS_PER_TURN, Turnstile
 
 logger = logging.getLogger(__name__)
 
@@ -63,16 +63,18 @@ def create_app(settings: Settings) -> web.Application:
     register(app, [*endpoints, *endpoints_of(page)])
     database = Database(settings)
     app[DATABASE] = database
-    crowd = Crowd()
-    app[REGISTRAR] = Registrar(database, settings, crowd)
-    app[STUDENTS] = reader(database, settings, crowd, students.find)
-    app[COURSES] = reader(database, settings, crowd, courses.find)
-    app[COURSES_OF_STUDENTS] = reader(database, settings, crowd, enrollments.find_courses)
-    app[STUDENTS_OF_COURSES] = reader(database, settings, crowd, enrollments.find_students)
+    everybody = Callers()
+    app[REGISTRAR] = Registrar(database, settings, everybody)
+    app[STUDENTS] = reader(database, settings, everybody, students.find)
+    app[COURSES] = reader(database, settings, everybody, courses.find)
+    app[COURSES_OF_STUDENTS] = reader(database, settings, everybody, enrollments.find_courses)
+    app[STUDENTS_OF_COURSES] = reader(database, settings, everybody, enrollments.find_students)
     app[BODY_TIMEOUT] = settings.body_timeout
     app[BODY_MEMBERS] = settings.body_members
     app[DRAINING] = asyncio.Event()
     app[POLLER] = Poller(database, app[DRAINING], interval=settings.poll_interval)
+    app[ADMISSION] = app[REGISTRAR].admit
+    app[TURNSTILES] = (Turnstile(READS_PER_TURN), Turnstile(CHANGES_PER_TURN))
 
     async def readiness() -> float | None:
         return await ready(app)
@@ -106,9 +108,7 @@ async def ready(app: web.Application) -> float | None:
     """
     if not app[BRING_UP].done():
         raise Unavailable("The service is starting: the database has not answered yet.")
-    await app[DATABASE].ping()
-    async with app[DATABASE].reading() as connection:
-        return await get_writer_age(connection)
+    return await app[DATABASE].ping()
 
 
 def make_runner(app: web.Application, settings: Settings) -> Runner:

@@ -1,17 +1,19 @@
 """The pool, the two ways to use it, and driver errors turned into domain errors."""
 
+import asyncio
 import logging
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 
 import asyncpg
+from asyncpg.pool import PoolConnectionProxy
 
 from service.errors import CONSTRAINTS, OutcomeUnknown, Unavailable
 from service.fitness import STANDBY, UnfitDatabase, check_fitness
 from service.settings import Settings
 from sql import Connection
-from sql.feed import get_epoch, is_copy, lock_feed, renew_epoch
+from sql.feed import get_writer_age, is_copy, lock_feed, renew_epoch
 from sql.server import get_server
 
 logger = logging.getLogger(__name__)
@@ -21,7 +23,26 @@ TRANSIENT = frozenset({"08", "25", "28", "3D", "53", "57", "58"})
 (a standby is read-only), authorization, a database not there yet, resources, operator intervention, system
 (PostgreSQL manual, appendix A)."""
 
-LOCK_NOT_AVAILABLE = "55P03"
+BUSY: Mapping[str, str] = {
+    "55P03": "Another transaction held a lock for too long.",
+    "57014": "The database took too long for a statement.",
+}
+"""What the SQLSTATEs mean by which a server that works declines to wait or to go on."""
+
+DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+
+LOST: Mapping[str, str] = {
+    "08": "The connection to the database was lost.",
+    "25006": "The database is read-only, as a standby is.",
+    "25P03": "The database closed the connection because the transaction was idle for too long.",
+    "28": "The database does not accept the account of the service.",
+    "3D": "The database does not exist on its server.",
+    "53": "The database has no resources left.",
+    "53300": "The database has no connection left.",
+    "57": "The database is shutting down or starting.",
+    "57P01": "The database closed the connection at the command of its administrator.",
+}
+"""What SQLSTATEs and their classes mean by which a server says that it does not serve."""
 
 
 class Database:
@@ -30,6 +51,13 @@ class Database:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+        self._lost = False
+        """Whether the last call found that the server does not serve."""
+        self._silent = False
+        """Whether a call has waited in vain since the last one that was answered."""
+        self._calls = 0
+        """The calls under way."""
+        self._recovering: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
         """Make the pool, once; connections are opened when they are first needed."""
@@ -63,12 +91,18 @@ class Database:
         if self._pool is not None:
             pool, self._pool = self._pool, None
             pool.terminate()
+            if self._recovering:
+                await asyncio.wait(self._recovering)
 
-    async def ping(self) -> None:
-        """Read a row that is always there; raises ``Unavailable`` where the server or the schema is not."""
+    async def ping(self) -> float | None:
+        """Return the age in seconds of the oldest writing transaction, None if there is none.
+
+        Raises:
+            Unavailable: the server does not answer, or is not migrated.
+        """
         try:
             async with self.reading() as connection:
-                await get_epoch(connection)
+                return await get_writer_age(connection)
         except asyncpg.UndefinedTableError as error:
             raise Unavailable("The database is not migrated.") from error
 
@@ -77,17 +111,57 @@ class Database:
         """Lend a connection, each statement its own transaction.
 
         Raises:
-            Unavailable: no connection was free in time, or the server can't be reached, or is not fit to be used.
+            Unavailable: no connection was available in time, or the server does not serve, or is unfit.
         """
         if self._pool is None:
             raise Unavailable("The service is starting: the database has not answered yet.")
+        if self._silent and self._calls:
+            # One call at a time finds out whether the database answers again; the others need not wait for that.
+            raise Unavailable("The database has not answered for a while.")
+        self._calls += 1
         try:
-            async with self._pool.acquire(timeout=self._settings.acquire_timeout) as connection:
+            try:
+                connection = await self._pool.acquire(timeout=self._settings.acquire_timeout)
+            except TimeoutError as error:
+                self._silent = True
+                raise self._busy("No connection to the database was available in time.", error) from error
+            try:
                 yield connection
+            except BaseException as error:
+                if isinstance(error.__cause__ or error, TimeoutError):
+                    self._silent = True
+                    # The other connections may be as dead, while a new one would reach the server.
+                    await self._pool.expire_connections()
+                    self._recover(self._pool, connection)
+                else:
+                    await self._pool.release(connection)
+                raise
+            await self._pool.release(connection)
         except UnfitDatabase as error:
             raise Unavailable(str(error)) from error
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
-            raise _domain_error(error) from error
+        except DRIVER_ERRORS as error:
+            raise self._domain_error(error) from error
+        finally:
+            self._calls -= 1
+        self._silent = False
+        if self._lost:
+            self._lost = False
+            logger.warning("the database is back")
+
+    def _recover(self, pool: "asyncpg.Pool[asyncpg.Record]", connection: "PoolConnectionProxy[asyncpg.Record]") -> None:
+        """Return a connection to the pool once its statement, which took too long, is cancelled or has lost its server.
+
+        That takes up to ``command_timeout``, for which the caller of the statement must not wait.
+        """
+
+        async def recover() -> None:
+            with suppress(*DRIVER_ERRORS):
+                await connection.execute("ROLLBACK")
+            with suppress(*DRIVER_ERRORS):
+                await pool.release(connection)
+
+        self._recovering.add(task := asyncio.create_task(recover()))
+        task.add_done_callback(self._recovering.discard)
 
     @asynccontextmanager
     async def viewing(self) -> AsyncIterator[Connection]:
@@ -96,11 +170,11 @@ class Database:
         Raises:
             Unavailable: as ``reading``.
         """
-        async with (
-            self.reading() as connection,
-            connection.transaction(isolation="repeatable_read", readonly=True),
-        ):
-            yield connection
+        async with self.reading() as connection:
+            async with _rolled_back_on_error(connection):
+                await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+                yield connection
+            await connection.execute("ROLLBACK")
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[Connection]:
@@ -108,39 +182,84 @@ class Database:
 
         Raises:
             OutcomeUnknown: the connection broke during the commit.
-            Unavailable: no connection or not the lock in time, or the server can't be reached; nothing was written.
+            Unavailable: no connection or not the lock in time, or the server does not serve; nothing was written.
         """
         async with self.reading() as connection:
-            try:
+            async with _rolled_back_on_error(connection):
                 await lock_feed(connection)
                 yield connection
-            except BaseException:
-                if not connection.is_closed():
-                    await connection.execute("ROLLBACK")
-                raise
             try:
                 await connection.execute("COMMIT")
             except (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError) as error:
+                self._note_lost(error)
                 raise OutcomeUnknown from error
             except asyncpg.PostgresError as error:
-                if connection.is_closed() or _sqlstate(error)[:2] in TRANSIENT:
+                if _is_closed(connection) or _sqlstate(error)[:2] in TRANSIENT:
                     raise OutcomeUnknown from error
                 raise
 
+    def _domain_error(self, error: Exception) -> Exception:
+        """Return what a driver error means to a caller, or the error itself if it means a bug of ours."""
+        if isinstance(error, asyncpg.IntegrityConstraintViolationError):
+            meaning = CONSTRAINTS.get(getattr(error, "constraint_name", None) or "")
+            return meaning() if meaning else error  # type: ignore[call-arg]
+        # The driver says that the connection was closed, and why as the cause.
+        reason = error.__cause__ if isinstance(error.__cause__, asyncpg.PostgresError) else error
+        if isinstance(reason, asyncpg.PostgresError):
+            sqlstate = _sqlstate(reason)
+            if sqlstate in BUSY:
+                return self._busy(BUSY[sqlstate], reason)
+            if sqlstate[:2] not in TRANSIENT:
+                return error
+        self._note_lost(reason)
+        return Unavailable(_lost(reason))
 
-def _domain_error(error: Exception) -> Exception:
-    """Say what a driver error means to a caller, or give the error back where it means a bug of ours."""
-    if isinstance(error, asyncpg.IntegrityConstraintViolationError):
-        meaning = CONSTRAINTS.get(getattr(error, "constraint_name", None) or "")
-        return meaning() if meaning else error  # type: ignore[call-arg]
+    def _busy(self, sentence: str, error: Exception) -> Unavailable:
+        if not self._lost:
+            logger.warning("the database is busy", extra={"error": type(error).__name__, "reason": sentence})
+        return Unavailable(sentence)
+
+    def _note_lost(self, error: BaseException) -> None:
+        """Log once that the server does not serve: while it is away every call fails."""
+        if not self._lost:
+            self._lost = True
+            extra = {"error": type(error).__name__, "reason": str(error) or _lost(error)}
+            logger.warning("the database is lost", extra=extra)
+
+
+@asynccontextmanager
+async def _rolled_back_on_error(connection: Connection) -> AsyncIterator[None]:
+    try:
+        yield
+    except TimeoutError:
+        # The server does not answer: ``reading`` sees to the connection and with it to the transaction.
+        raise
+    except BaseException:
+        if not _is_closed(connection):
+            await connection.execute("ROLLBACK")
+        raise
+
+
+def _is_closed(connection: Connection) -> bool:
+    try:
+        return connection.is_closed()
+    except asyncpg.InterfaceError:
+        # The pool has taken back a connection that was lost. Unless caught, this error would hide the first one.
+        return True
+
+
+def _lost(error: BaseException) -> str:
+    """Say why the server does not serve."""
     if isinstance(error, asyncpg.PostgresError):
         sqlstate = _sqlstate(error)
-        if sqlstate[:2] not in TRANSIENT and sqlstate != LOCK_NOT_AVAILABLE:
-            return error
-    logger.warning("the database did not serve", extra={"error": type(error).__name__, "reason": str(error)})
-    if isinstance(error, TimeoutError | asyncpg.QueryCanceledError | asyncpg.LockNotAvailableError):
-        return Unavailable("The database is too busy to answer in time.")
-    return Unavailable("The database can't be reached.")
+        if sentence := LOST.get(sqlstate) or LOST.get(sqlstate[:2]):
+            return sentence
+    if isinstance(error, TimeoutError):
+        return "The database did not answer in time."
+    if isinstance(error, asyncpg.InterfaceError):
+        # The driver drops what the server said meanwhile: most likely that the transaction was idle for too long.
+        return "The database closed the connection between two statements."
+    return "The database can't be reached."
 
 
 def _sqlstate(error: asyncpg.PostgresError) -> str:

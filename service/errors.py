@@ -23,13 +23,17 @@ class Detail:
     params: Mapping[str, object] = field(default_factory=dict)
 
 
+MAX_RETRY_SECONDS = 60
+"""No caller is asked to stay away for longer, however long the wait is expected to be."""
+
+
 class DomainError(Exception):
     """A request that can't be done as it is. ``code`` and ``status`` are stable; sentences may be reworded."""
 
     code: str
     status: ClassVar[int]
     title: str
-    retry_after: ClassVar[int | None] = None
+    retry_after: int | None = None
     """Seconds after which another try makes sense."""
 
     def __init__(self, detail: str, errors: Sequence[Detail] = ()) -> None:
@@ -228,6 +232,10 @@ class Unavailable(DomainError):
 
     code, status, title = "unavailable", 503, "Unavailable"
     retry_after = 1
+
+    def __init__(self, detail: str, retry_after: int = retry_after) -> None:
+        super().__init__(detail)
+        self.retry_after = min(max(retry_after, 1), MAX_RETRY_SECONDS)
 
 
 class PromotionsPending(Unavailable):

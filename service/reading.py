@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from typing import TypeVar
 
-from service.coalescer import Coalescer, Crowd
+from service.coalescer import Callers, Coalescer
 from service.database import Database
 from service.settings import Settings
 from sql import Connection
@@ -14,14 +14,14 @@ Found = TypeVar("Found")
 IN_FLIGHT = 2
 """While one statement runs, the answers of the one before are serialised; more made the batches smaller, not faster."""
 
-PIECES = 8
-"""In one piece 64 callers were served a fifth slower, in many more 256 callers were a tenth slower."""
+CHUNKS = 8
+"""With one chunk 64 callers were served a fifth slower, with many more 256 callers a tenth slower."""
 
 
 def reader(
     database: Database,
     settings: Settings,
-    crowd: Crowd,
+    everybody: Callers,
     load: Callable[[Connection, list[Asked]], Awaitable[Mapping[Asked, Found]]],
 ) -> Coalescer[Asked, Found | None]:
     """Make a reader whose ``submit`` returns what ``load`` finds for what is asked, or None."""
@@ -35,8 +35,8 @@ def reader(
         run,
         cap=settings.batch_reads if settings.batching else 1,
         queue=settings.queue_limit,
-        timeout=settings.acquire_timeout,
+        patience=settings.admission_seconds,
         in_flight=IN_FLIGHT if settings.batching else settings.pool_size,
-        pieces=PIECES,
-        crowd=crowd,
+        chunks=CHUNKS,
+        everybody=everybody,
     )

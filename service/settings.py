@@ -38,7 +38,7 @@ class Settings(BaseSettings):
     pool_size: PositiveInt = 10
     """One connection writes at a time, the others read; a PostgreSQL with its default 100 carries ten processes."""
 
-    acquire_timeout: PositiveFloat = 5.0
+    acquire_timeout: PositiveFloat = 2.0
     """A caller who has waited this long for a connection is better served by a 503 and another try."""
 
     statement_timeout: PositiveFloat = 5.0
@@ -53,8 +53,11 @@ class Settings(BaseSettings):
     idle_in_transaction_timeout: PositiveFloat = 5.0
     """How long a frozen process can hold the writer's lock against all others."""
 
+    admission_seconds: PositiveFloat = 2.0
+    """A request that is expected to wait longer for its turn gets 503 at once: people wait a few seconds for an answer."""
+
     write_timeout: PositiveFloat = 10.0
-    """How long a request may wait for its turn, in the queue of its process."""
+    """How long a batch or a bulk request may wait until the others of its process have written."""
 
     batching: bool = True
     """Whether requests that arrive together share a transaction or a statement; off only to compare."""
@@ -69,7 +72,7 @@ class Settings(BaseSettings):
     """How many single things one statement reads for as many callers."""
 
     queue_limit: PositiveInt = 8192
-    """How many requests may wait: at a slow 1,000 a second the last of them has the answer before write_timeout."""
+    """How many requests may wait: those of two seconds at 4,000 a second."""
 
     connect_timeout: PositiveFloat = 5.0
     """A server on the same network answers within milliseconds, or is not there."""

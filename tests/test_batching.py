@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 from pytest_aiohttp import AiohttpClient
 
-from service.coalescer import Coalescer, Crowd
+from service.coalescer import Callers, Coalescer
 from service.errors import (
     DomainError,
     EmailTaken,
@@ -28,6 +28,7 @@ from service.registrar.resources import Create, Delete, Edit, ResourceType
 from service.registrar.students import STUDENT, StudentFields
 from service.registrar.terms import TERM
 from service.settings import Settings
+from service.web.turnstile import Turnstile
 from sql import Connection
 from sql.students import Student
 from tests.campus import (
@@ -63,6 +64,8 @@ class Runner:
         await self.go.wait()
         if 13 in items:
             raise RuntimeError("the batch fails")
+        if 503 in items:
+            raise Unavailable("The database is away.")
         return [ValueError(item) if item < 0 else item * 2 for item in items]
 
 
@@ -71,10 +74,10 @@ def coalescer(
     *,
     cap: int = 4,
     queue: int = 100,
-    timeout: float = 60,
-    crowd: Crowd | None = None,
+    patience: float = 60,
+    everybody: Callers | None = None,
 ) -> Coalescer[int, int]:
-    return Coalescer(runner, cap=cap, queue=queue, timeout=timeout, pieces=6, crowd=crowd)
+    return Coalescer(runner, cap=cap, queue=queue, patience=patience, chunks=6, everybody=everybody)
 
 
 async def start(*items: tuple[Coalescer[int, int], int]) -> list[asyncio.Task[int]]:
@@ -99,29 +102,28 @@ async def test_an_item_runs_at_once_and_what_arrives_meanwhile_goes_together_in_
     assert await line.submit(5) == 10
 
 
-@pytest.mark.parametrize(("others", "most"), [(0, 2), (100, 5)], ids=["alone", "in a crowd"])
-async def test_while_the_next_batch_runs_those_of_the_last_one_are_told_little_by_little_or_in_one_go(
+@pytest.mark.parametrize(("others", "most"), [(0, 2), (100, 5)], ids=["few others", "many others"])
+async def test_while_the_next_batch_runs_the_callers_of_the_last_one_are_resolved_in_chunks_or_at_once(
     others: int, most: int
 ) -> None:
-    crowd = Crowd()
-    crowd.size += others
+    everybody = Callers(others)
     first, third = Runner(), Runner()
-    line = coalescer(lambda items: third(items) if 6 in items else first(items), cap=5, crowd=crowd)
+    line = coalescer(lambda items: third(items) if 6 in items else first(items), cap=5, everybody=everybody)
     first.go.clear()
     third.go.clear()
     tasks = await start(*((line, item) for item in range(11)))
     first.go.set()
     while not third.batches:
         await asyncio.sleep(0)
-    told = [1]
-    while told[-1] < 6:
+    resolved = [1]
+    while resolved[-1] < 6:
         await asyncio.sleep(0)
-        told.append(sum(task.done() for task in tasks))
-    assert max(later - earlier for earlier, later in pairwise(told)) == most
+        resolved.append(sum(task.done() for task in tasks))
+    assert max(later - earlier for earlier, later in pairwise(resolved)) == most
     third.go.set()
     assert await asyncio.gather(*tasks) == [item * 2 for item in range(11)]
     assert [len(batch) for batch in first.batches + third.batches] == [1, 5, 5]
-    assert crowd.size == others
+    assert everybody.count == others
 
 
 async def test_a_batch_whose_callers_were_all_cancelled_is_done_with() -> None:
@@ -134,13 +136,13 @@ async def test_a_batch_whose_callers_were_all_cancelled_is_done_with() -> None:
     runner.go.set()
     for _ in range(5):
         await asyncio.sleep(0)
-    assert not line._answered, "nobody is left to be told"
+    assert not line._answered, "nobody is left to be answered"
     assert await line.submit(2) == 4
 
 
 async def test_an_item_above_the_cap_goes_alone() -> None:
     runner = Runner()
-    line: Coalescer[int, int] = Coalescer(runner, cap=4, queue=9, timeout=60, size=lambda item: item, pieces=1)
+    line: Coalescer[int, int] = Coalescer(runner, cap=4, queue=9, patience=60, size=lambda item: item)
     runner.go.clear()
     tasks = await start((line, 1), (line, 2), (line, 9), (line, 2))
     runner.go.set()
@@ -169,7 +171,7 @@ async def test_one_failure_is_its_own_and_a_failed_batch_tells_each_of_its_calle
 
 async def test_a_full_queue_turns_away_at_once_and_a_long_wait_ends() -> None:
     runner = Runner()
-    line = coalescer(runner, queue=2, timeout=0.05)
+    line = coalescer(runner, queue=2, patience=0.05)
     runner.go.clear()
     tasks = await start((line, 1), (line, 2), (line, 3))
     with pytest.raises(Unavailable):
@@ -180,6 +182,176 @@ async def test_a_full_queue_turns_away_at_once_and_a_long_wait_ends() -> None:
     runner.go.set()
     assert await tasks[0] == 2
     assert runner.batches == [[1]]
+
+
+class Clock(asyncio.SelectorEventLoop):
+    """An event loop whose time passes only when a test says so."""
+
+    now = 0.0
+
+    def time(self) -> float:
+        return self.now
+
+
+def on_clock(test: Callable[[Clock], Awaitable[None]]) -> Callable[[], None]:
+    """Run a test on an event loop of its own."""
+
+    def run() -> None:
+        async def main() -> None:
+            loop = asyncio.get_running_loop()
+            assert isinstance(loop, Clock)
+            await test(loop)
+
+        with asyncio.Runner(loop_factory=Clock) as runner:
+            runner.run(main())
+
+    return run
+
+
+async def batches_that_take(clock: Clock, seconds: float, line: Coalescer[int, int], runner: Runner) -> None:
+    """Run batches of one until the line expects each to take this long."""
+    for _ in range(40):
+        runner.go.clear()
+        [task] = await start((line, 1))
+        clock.now += seconds
+        runner.go.set()
+        await task
+    runner.batches.clear()
+
+
+async def refused(line: Coalescer[int, int]) -> Unavailable:
+    """Submit an item that is refused when it arrives, and return the error."""
+    [task] = await start((line, 1))
+    assert task.done(), "it waits"
+    error = task.exception()
+    assert isinstance(error, Unavailable)
+    return error
+
+
+@on_clock
+async def test_while_nothing_is_answered_what_arrives_is_refused_at_once_and_the_next_after_that_is_served(
+    clock: Clock,
+) -> None:
+    runner = Runner()
+    line = coalescer(runner, patience=2)
+    runner.go.clear()
+    tasks = await start((line, 1))
+    clock.now = 1.9
+    tasks += await start((line, 2))
+    clock.now = 2.1
+    assert (await refused(line)).retry_after == 3
+    clock.now = 1000.0
+    assert (await refused(line)).retry_after == 60
+    assert isinstance((await asyncio.gather(tasks[1], return_exceptions=True))[0], Unavailable), (
+        "it has waited too long"
+    )
+    runner.go.set()
+    assert await tasks[0] == 2
+    assert await line.submit(3) == 6, "the next one begins at once"
+    assert runner.batches == [[1], [3]]
+
+
+@on_clock
+async def test_an_item_is_refused_at_once_where_the_full_batches_ahead_of_it_take_too_long(clock: Clock) -> None:
+    runner = Runner()
+    line = coalescer(runner, cap=4, patience=3.5)
+    await batches_that_take(clock, 1.0, line, runner)
+    runner.go.clear()
+    # One in flight and two full batches ahead are three seconds; one batch more would be four.
+    tasks = await start(*((line, item) for item in range(13)))
+    assert (await refused(line)).retry_after == 4
+    tasks[5].cancel()
+    runner.go.set()
+    await asyncio.wait(tasks)
+    assert runner.batches == [[0], [1, 2, 3, 4], [6, 7, 8, 9], [10, 11, 12]]
+    assert line.expected_wait(clock.now) == 0
+    runner.go.clear()
+    tasks = await start((line, 1))
+    assert line.expected_wait(clock.now) < 1, "batches have become faster"
+    runner.go.set()
+    await asyncio.wait(tasks)
+
+
+@on_clock
+async def test_after_a_batch_that_failed_late_items_go_one_by_one_until_they_are_fast_again(clock: Clock) -> None:
+    runner = Runner()
+    line = coalescer(runner, patience=2)
+    runner.go.clear()
+    [task] = await start((line, 13))
+    clock.now += 70
+    runner.go.set()
+    await asyncio.wait([task])
+    runner.go.clear()
+    tasks = await start((line, 1))
+    await refused(line)
+    for _ in range(20):
+        runner.go.set()
+        await asyncio.wait(tasks)
+        runner.go.clear()
+        tasks = await start((line, 1))
+    tasks += await start((line, 2))
+    runner.go.set()
+    assert await asyncio.gather(*tasks) == [2, 4]
+
+
+@on_clock
+async def test_while_the_database_is_away_one_batch_at_a_time_looks_for_it_and_nobody_waits_behind(
+    clock: Clock,
+) -> None:
+    runner = Runner()
+    line = coalescer(runner, patience=2)
+    for _ in range(3):
+        runner.go.clear()
+        tasks = await start((line, 503))
+        clock.now += 0.8
+        runner.go.set()
+        await asyncio.wait(tasks)
+    runner.go.clear()
+    tasks = await start((line, 1))
+    assert (await refused(line)).retry_after == 3
+    runner.go.set()
+    await asyncio.wait(tasks)
+    runner.go.clear()
+    tasks = await start((line, 1), (line, 2))
+    runner.go.set()
+    assert await asyncio.gather(*tasks) == [2, 4]
+
+
+@on_clock
+async def test_the_batches_ahead_are_counted_by_what_their_items_take(clock: Clock) -> None:
+    runner = Runner()
+    line: Coalescer[int, int] = Coalescer(runner, cap=4, queue=9, patience=1.5, size=lambda item: item)
+    await batches_that_take(clock, 1.0, line, runner)
+    runner.go.clear()
+    tasks = await start((line, 1), (line, 1), (line, 3))
+    await refused(line)
+    assert len(tasks) == 3
+    runner.go.set()
+    await asyncio.wait(tasks)
+
+
+async def test_in_a_turn_of_the_loop_a_fixed_number_begin_in_the_order_of_arrival() -> None:
+    turnstile = Turnstile(3)
+    begun: list[int] = []
+
+    async def request(number: int) -> None:
+        if (turn := turnstile.enter()) is not None:
+            await turn
+        begun.append(number)
+
+    tasks = [asyncio.create_task(request(number)) for number in range(10)]
+    await asyncio.sleep(0)
+    tasks[4].cancel()
+    seen = [0]
+    while len(begun) < 9:
+        await asyncio.sleep(0)
+        seen.append(len(begun))
+        assert len(seen) < 100, "they do not go on"
+    assert begun == [0, 1, 2, 3, 5, 6, 7, 8, 9]
+    assert max(later - earlier for earlier, later in pairwise(seen)) == 3
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert turnstile.enter() is None
 
 
 async def test_who_has_left_before_the_batch_formed_is_left_out() -> None:
@@ -408,7 +580,7 @@ async def test_an_external_id_that_an_earlier_change_of_the_batch_gave_up_is_fre
 async def test_more_than_the_queue_holds_get_503_and_when_to_come_back(
     settings: Settings, aiohttp_client: AiohttpClient, connection: Connection, database_url: str
 ) -> None:
-    client = await served(aiohttp_client, settings.model_copy(update={"queue_limit": 3}))
+    client = await served(aiohttp_client, settings.model_copy(update={"queue_limit": 3, "admission_seconds": 60}))
     async with busy(database_url):
         first = asyncio.create_task(call(client, "POST", "/students", student_fields()))
         await waiting_writer(connection)

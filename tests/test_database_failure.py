@@ -1,7 +1,10 @@
 """A database that is busy, breaks, is late or changes under the service."""
 
 import asyncio
-from collections.abc import Iterator
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
@@ -11,6 +14,8 @@ from pytest_aiohttp import AiohttpClient
 
 from service.app import create_app
 from service.check import INVARIANTS
+from service.database import Database
+from service.errors import Unavailable
 from service.migrate import migrate
 from service.settings import Settings
 from sql import Connection
@@ -38,9 +43,21 @@ async def status_of(client: Client, path: str) -> int:
     return (await call(client, "GET", path)).status
 
 
-def unavailable(answer: Answer) -> None:
-    problem(answer, 503, "unavailable")
+def unavailable(answer: Answer) -> str:
+    """Assert that an answer is a 503, and return its sentence."""
+    sentence: str = problem(answer, 503, "unavailable")["detail"]
     assert int(answer.headers["Retry-After"]) > 0
+    return sentence
+
+
+@asynccontextmanager
+async def database_of(settings: Settings) -> AsyncIterator[Database]:
+    database = Database(settings)
+    await database.open()
+    try:
+        yield database
+    finally:
+        await database.close()
 
 
 async def writes_all(client: Client, student: int, course: int) -> list[Answer]:
@@ -64,8 +81,8 @@ async def test_a_pool_of_which_every_connection_is_in_use_turns_callers_away_and
     async with busy(database_url):
         writing = asyncio.create_task(call(client, "POST", "/students", student_fields()))
         await waiting_writer(connection)
-        unavailable(await call(client, "GET", "/students"))
-        unavailable(await call(client, "GET", "/health/ready"))
+        assert "available in time" in unavailable(await call(client, "GET", "/students"))
+        assert "not answered for a while" in unavailable(await call(client, "GET", "/health/ready"))
         assert await status_of(client, "/health/live") == 200
 
     assert (await writing).status == 201
@@ -83,7 +100,7 @@ async def test_a_writer_who_does_not_get_its_turn_gives_up_and_has_written_nothi
 
     async with busy(database_url):
         for answer in await writes_all(client, student, course):
-            unavailable(answer)
+            assert "held a lock" in unavailable(answer)
         assert await status_of(client, f"/students/{student}") == 200
 
     assert await everything(connection) == before
@@ -93,7 +110,7 @@ async def test_a_writer_who_does_not_get_its_turn_gives_up_and_has_written_nothi
 async def test_a_change_that_waits_too_long_behind_others_of_its_process_is_turned_away(
     settings: Settings, aiohttp_client: AiohttpClient, database_url: str, connection: Connection
 ) -> None:
-    client = await served(aiohttp_client, settings.model_copy(update={"write_timeout": 0.2}))
+    client = await served(aiohttp_client, settings.model_copy(update={"admission_seconds": 0.2}))
 
     async with busy(database_url):
         first = asyncio.create_task(call(client, "POST", "/students", student_fields()))
@@ -104,6 +121,27 @@ async def test_a_change_that_waits_too_long_behind_others_of_its_process_is_turn
     assert [event["type"] for event in await events(connection)] == ["student.created"]
 
 
+async def test_while_no_change_gets_through_others_are_refused_unread_and_reads_are_answered(
+    settings: Settings, aiohttp_client: AiohttpClient, database_url: str, connection: Connection
+) -> None:
+    client = await served(aiohttp_client, settings.model_copy(update={"admission_seconds": 0.2}))
+    student, course = await new_student(client), await new_course(client)
+
+    async with busy(database_url):
+        first = asyncio.create_task(call(client, "POST", "/students", student_fields()))
+        await waiting_writer(connection)
+        unavailable(await call(client, "POST", "/students", student_fields()))
+        for answer in await writes_all(client, student, course):
+            unavailable(answer)
+        unavailable(await call(client, "POST", "/students", {"given_name": 7}))
+        for path in (f"/students/{student}", f"/courses/{course}", "/students", "/health/ready"):
+            assert await status_of(client, path) == 200
+
+    assert (await first).status == 201
+    problem(await call(client, "POST", "/students", {"given_name": 7}), 422, "invalid")
+    assert (await enroll(client, student, course)).status == 201
+
+
 async def test_a_statement_that_takes_too_long_is_ended(
     settings: Settings, aiohttp_client: AiohttpClient, connection: Connection
 ) -> None:
@@ -111,11 +149,99 @@ async def test_a_statement_that_takes_too_long_is_ended(
     await connection.execute("BEGIN")
     await connection.execute("LOCK TABLE students")
 
-    unavailable(await call(client, "GET", "/students"))
-    unavailable(await call(client, "POST", "/students", student_fields()))
+    assert "too long for a statement" in unavailable(await call(client, "GET", "/students"))
+    assert "too long for a statement" in unavailable(await call(client, "POST", "/students", student_fields()))
 
     await connection.execute("ROLLBACK")
     assert await new_student(client)
+
+
+async def test_a_transaction_that_was_idle_for_too_long_says_that_the_database_closed_the_connection(
+    settings: Settings,
+) -> None:
+    async with database_of(settings.model_copy(update={"idle_in_transaction_timeout": 0.1})) as database:
+
+        async def idle() -> None:
+            async with database.writing() as connection:
+                await until(lambda: closed(connection), "the server to close the connection")
+                await connection.execute("SELECT 1")
+
+        with pytest.raises(Unavailable, match="closed the connection between two statements"):
+            await idle()
+        assert await database.ping() is None
+
+
+async def closed(connection: Connection) -> bool:
+    try:
+        return connection.is_closed()
+    except asyncpg.InterfaceError:
+        return True
+
+
+async def test_a_server_that_is_not_there_says_that_it_can_not_be_reached(
+    settings: Settings, unused_tcp_port: int
+) -> None:
+    gone = f"postgresql://nobody@127.0.0.1:{unused_tcp_port}/x"
+    async with database_of(settings.model_copy(update={"database_url": gone})) as database:
+        with pytest.raises(Unavailable, match="can't be reached"):
+            await database.ping()
+
+
+@contextmanager
+def frozen(pids: list[int]) -> Iterator[None]:
+    """Stop processes of PostgreSQL, which then keep their connections and answer nothing."""
+    try:
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.skipif("TEST_DATABASE_URL" in os.environ, reason="the processes of another server are not ours to stop")
+async def test_a_database_that_is_frozen_gets_everybody_a_503_until_it_goes_on(
+    settings: Settings, aiohttp_client: AiohttpClient, connection: Connection
+) -> None:
+    limits = {"statement_timeout": 0.4, "command_timeout": 0.5, "acquire_timeout": 0.3, "admission_seconds": 0.2}
+    client = await served(aiohttp_client, settings.model_copy(update={**limits, "pool_size": 4}))
+    student, course = await new_student(client), await new_course(client)
+    paths = [f"/students/{student}", "/students", f"/students/{student}/courses", f"/courses/{course}"]
+    preview = f"/students/{student}/enroll?dry_run=true"
+    await asyncio.gather(*(call(client, "GET", path) for path in paths * 2))
+    before = await everything(connection)
+    ours = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name <> ''"
+
+    with frozen([row[0] for row in await connection.fetch(ours)]):
+        previewing = call(client, "POST", preview, {"course_ids": [course]})
+        reads = asyncio.gather(previewing, *(call(client, "GET", path) for path in paths))
+        for answer in [*await writes_all(client, student, course), *await reads]:
+            unavailable(answer)
+
+    assert await everything(connection) == before
+
+    async def served_again() -> bool:
+        return (await enroll(client, student, course)).status == 201
+
+    await until(served_again, "the service to recover")
+    for path in paths:
+        assert await status_of(client, path) == 200
+
+
+@pytest.mark.skipif("TEST_DATABASE_URL" in os.environ, reason="the processes of another server are not ours to stop")
+async def test_after_one_connection_that_answers_nothing_the_others_are_replaced(
+    settings: Settings, aiohttp_client: AiohttpClient, connection: Connection
+) -> None:
+    limits = {"statement_timeout": 0.4, "command_timeout": 0.5, "pool_size": 4}
+    client = await served(aiohttp_client, settings.model_copy(update=limits))
+    await asyncio.gather(*(call(client, "GET", "/students") for _ in range(8)))
+    ours = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name <> ''"
+    pids = [row[0] for row in await connection.fetch(ours)]
+    assert len(pids) > 1
+
+    with frozen(pids):
+        assert "did not answer in time" in unavailable(await call(client, "GET", "/students"))
+        assert await status_of(client, "/students") == 200
 
 
 async def test_a_connection_lost_before_the_commit_writes_nothing_and_the_next_change_works(
@@ -127,7 +253,7 @@ async def test_a_connection_lost_before_the_commit_writes_nothing_and_the_next_c
     async with busy(database_url):
         enrolling = asyncio.create_task(enroll(client, student, course))
         await connection.execute("SELECT pg_terminate_backend($1)", await waiting_writer(connection))
-        unavailable(await enrolling)
+        assert "command of its administrator" in unavailable(await enrolling)
 
     assert await everything(connection) == before
     assert (await enroll(client, student, course)).status == 201
@@ -262,7 +388,11 @@ async def test_a_database_that_is_not_migrated_is_not_ready(
 
 
 async def test_a_database_that_is_taken_away_is_unavailable_until_it_is_back(
-    settings: Settings, aiohttp_client: AiohttpClient, connection: Connection, late_database: str
+    settings: Settings,
+    aiohttp_client: AiohttpClient,
+    connection: Connection,
+    late_database: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     name = urlsplit(late_database).path.removeprefix("/")
     await connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
@@ -282,14 +412,17 @@ async def test_a_database_that_is_taken_away_is_unavailable_until_it_is_back(
     await until(lambda: renamed(name, f"{name}_away"), "the database to be free")
     try:
         await status_of(client, "/students")
-        unavailable(await call(client, "GET", f"/students/{student}"))
-        unavailable(await call(client, "POST", "/students", student_fields()))
-        unavailable(await call(client, "GET", "/health/ready"))
+        for _ in range(3):
+            assert "does not exist" in unavailable(await call(client, "GET", f"/students/{student}"))
+            assert "does not exist" in unavailable(await call(client, "POST", "/students", student_fields()))
+            assert "does not exist" in unavailable(await call(client, "GET", "/health/ready"))
         assert await status_of(client, "/health/live") == 200
     finally:
         await until(lambda: renamed(f"{name}_away", name), "the database to be free")
     assert (await read(client, f"/students/{student}"))["id"] == student
     await client.close()
+    lines = [line.message for line in caplog.records if line.name == "service.database"]
+    assert lines == ["the database is lost", "the database is back"]
 
 
 async def test_a_change_of_the_schema_between_two_calls_does_not_surface(

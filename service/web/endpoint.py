@@ -39,11 +39,18 @@ from service.web.problems import (
     problem_response,
     refused,
 )
+from service.web.turnstile import Turnstile
 
 logger = logging.getLogger("service.web")
 
 DRAINING = web.AppKey("draining", asyncio.Event)
 """Set while the service shuts down: all responses then carry ``Connection: close``."""
+
+TURNSTILES: web.AppKey[tuple[Turnstile, Turnstile]] = web.AppKey("turnstiles", tuple)
+"""Limit the reads, and the other requests, that begin in one turn of the event loop."""
+
+ADMISSION: web.AppKey[Callable[[], None]] = web.AppKey("admission", Callable)  # type: ignore[arg-type]
+"""Raises ``Unavailable`` if a change is expected to wait too long. Asked before the body is read: refusals must be cheap."""
 
 Answer = TypeVar("Answer")
 Key = TypeVar("Key")
@@ -129,6 +136,10 @@ class Endpoint:
         started = time.perf_counter()
         request_id = request_id_of(request)
         try:
+            if (turn := request.app[TURNSTILES][self.writes].enter()) is not None:
+                await turn
+            if self.writes and self is not unrouted:
+                request.app[ADMISSION]()
             response = await self._answer(request, request_id)
         except DomainError as error:
             response = problem_response(error, instance=request.rel_url.raw_path, request_id=request_id)

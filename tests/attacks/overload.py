@@ -1,0 +1,120 @@
+"""More callers than can be served, each of whom asks again as soon as it has an answer."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import asyncpg
+
+from service.settings import Settings
+from tests.attacks.harness import Figure, Latencies, Service, attacked, beside
+from tests.benchmarks import wrk
+
+FEW = 256
+ADMISSION_SECONDS = Settings().admission_seconds
+CASES = ((8_000, ADMISSION_SECONDS), (10_000, ADMISSION_SECONDS), (13_000, ADMISSION_SECONDS), (13_000, 0.5))
+"""Callers, and how long they may wait. With the last, most of them have to be refused on any machine."""
+CONNECTING_SECONDS = {True: 2, False: 10}
+"""Until all are connected: the kernel lets a caller try again after one second, and then after two and four."""
+WINDOW_SECONDS = 8
+SCRIPT = str(Path(__file__).parent / "students")
+STUDENT = b'{"given_name":"Ada","family_name":"Byron","email":"beside.%d@campus.example"}'
+
+
+@dataclass(slots=True)
+class Seen:
+    """What came of an overload, within the window."""
+
+    goodput: float = 0.0
+    """Changes made, a second."""
+    refusals: float = 0.0
+    """Answers of 503, a second, of the whole load."""
+    reads: Latencies = field(default_factory=Latencies)
+    refused_seconds: list[float] = field(default_factory=list)
+    """How long one more caller waited for each refusal."""
+    served_seconds: list[float] = field(default_factory=list)
+    """How long one more caller waited for each change that was made."""
+    bare: int = 0
+    """Refusals without Retry-After."""
+
+
+async def run() -> Sequence[Figure]:
+    """Compare many callers with few, of the same service and in the same run."""
+    few = await overload(FEW, ADMISSION_SECONDS)
+    figures = [
+        Figure(f"{FEW} callers: changes made", few.goodput, "/s"),
+        Figure(f"{FEW} callers: p99 of a read beside", few.reads.p99, "ms"),
+    ]
+    for callers, seconds in CASES:
+        seen = await overload(callers, seconds)
+        which = f"{callers} callers, {seconds} s"
+        figures += [
+            Figure(f"{which}: changes made", seen.goodput, "/s", at_least=0.9 * few.goodput),
+            Figure(f"{which}: refused", seen.refusals, "/s"),
+            Figure(f"{which}: longest wait for a refusal", max(seen.refused_seconds, default=0.0), "s"),
+            Figure(f"{which}: longest wait for a change made", max(seen.served_seconds, default=0.0), "s"),
+            Figure(f"{which}: refusals without Retry-After", seen.bare, at_most=0),
+            Figure(f"{which}: p99 of a read beside", seen.reads.p99, "ms"),
+            Figure(f"{which}: reads beside without an answer of 200", seen.reads.failed, at_most=0),
+        ]
+    return figures
+
+
+async def overload(callers: int, admission_seconds: float) -> Seen:
+    """Let callers create students, and count what is made once all are connected."""
+    seen = Seen()
+    connecting = CONNECTING_SECONDS[callers == FEW]
+    async with attacked(admission_seconds=admission_seconds) as service:
+        await one_more(service, Seen(), -1)
+        command = wrk.command(
+            service.url,
+            SCRIPT,
+            connections=callers,
+            seconds=connecting + WINDOW_SECONDS + 2,
+            options={"seed": callers},
+        )
+        loading = asyncio.create_task(asyncio.to_thread(wrk.run, command))
+        await asyncio.sleep(connecting)
+        connection = await asyncpg.connect(service.database_url)
+        try:
+            async with beside(service, "/students/1") as seen.reads:
+                began, before = time.monotonic(), await newest(connection)
+                number = 0
+                while time.monotonic() < began + WINDOW_SECONDS:
+                    await one_more(service, seen, number := number + 1)
+                seen.goodput = (await newest(connection) - before) / (time.monotonic() - began)
+        finally:
+            await connection.close()
+        result = await loading
+        seen.refusals = result.status / (result.microseconds / 1e6)
+    return seen
+
+
+async def newest(connection: asyncpg.Connection) -> int:
+    """Return the position of the newest event: each change makes one."""
+    position: int = await connection.fetchval("SELECT coalesce(max(position), 0) FROM events")
+    return position
+
+
+async def one_more(service: Service, seen: Seen, number: int) -> None:
+    """Be one more caller, who asks once."""
+    body = STUDENT % number
+    reader, writer = await asyncio.open_connection(*service.address)
+    try:
+        began = time.monotonic()
+        writer.write(
+            b"POST /students HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
+            % (len(body), body)
+        )
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        taken = time.monotonic() - began
+        if head.startswith(b"http/1.1 503"):
+            seen.refused_seconds.append(taken)
+            seen.bare += b"\r\nretry-after: " not in head
+        else:
+            assert head.startswith(b"http/1.1 201"), head
+            seen.served_seconds.append(taken)
+    finally:
+        writer.close()
