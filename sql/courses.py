@@ -194,6 +194,18 @@ async def load_courses(connection: Connection, ids: list[int]) -> list[Course]:
     return [Course._make(row) for row in await connection.fetch(LOAD_COURSES, ids)]
 
 
+LOAD_SEATS: Final = """
+SELECT id AS course_id, seats_taken, waitlisted
+FROM courses
+WHERE id = ANY($1::bigint[])
+"""
+
+
+async def load_seats(connection: Connection, ids: list[int]) -> list[Seats]:
+    """Load the counters of courses, in no order."""
+    return [Seats._make(row) for row in await connection.fetch(LOAD_SEATS, ids)]
+
+
 class Definition(NamedTuple):
     """What a course is to a student who is in it: all of it that the rules of other courses ask for."""
 

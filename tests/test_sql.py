@@ -401,6 +401,15 @@ INDEXES = {
     "LOCK_FEED": set(),
     "GET_EPOCH": {"events_pkey"},
     "LOAD_HEAD": {"events_pkey"},
+    "LOAD_SEATS": {"courses_pkey"},
+    "LOAD_OPENING": {
+        "students_pkey",
+        "student_courses_pkey",
+        "holds_student_id_idx",
+        "overrides_student_id_idx",
+        "events_pkey",
+        "courses_pkey",
+    },
     "APPEND_EVENTS": set(),
 }
 """The indexes that the plan of each statement of a request must use. Those of ``check`` read everything on purpose."""
@@ -413,7 +422,7 @@ WIDE = {"UNJUDGE_MEMBERS", "LIST_BLOCKED"}
 """What reads all blocked students on purpose: where a course or a term is edited, and for ``check``."""
 
 
-COVERED = {"LOAD_TRANSCRIPTS", "LIST_COURSES_OF_STUDENTS"}
+COVERED = {"LOAD_TRANSCRIPTS", "LOAD_OPENING", "LIST_COURSES_OF_STUDENTS"}
 """What reads all of a student's rows: from the index alone, since each of them lies on a page of its own."""
 
 

@@ -16,6 +16,7 @@ from service.registrar.catalog import Catalog
 from service.registrar.changes import Change, Origin, Outcome
 from service.registrar.decide import decide
 from service.registrar.ledger import Ledger
+from service.registrar.needs import Needs
 from service.registrar.waitlist import Sweep, Swept
 from service.settings import Settings
 from sql import Connection
@@ -117,8 +118,9 @@ class Registrar:
         Raises: as ``submit``.
         """
         async with self._database.viewing() as connection:
-            ledger = await load.open_ledger(connection, Catalog(), self._promotions)
-            [outcome] = await _decide_all(connection, ledger, [change])
+            needs = load.needs_of([change])
+            ledger = await load.open_ledger(connection, Catalog(), self._promotions, needs)
+            [outcome] = await _decide_all(connection, ledger, [change], needs)
         if isinstance(outcome, Exception):
             raise outcome
         return cast(Answer, outcome)
@@ -170,11 +172,12 @@ class Registrar:
         """Lock, load, decide and save; the promotions that the last transaction left undone come first."""
         try:
             async with self._database.writing() as connection:
-                ledger = await load.open_ledger(connection, self._catalog, self._promotions)
+                needs = load.needs_of(changes)
+                ledger = await load.open_ledger(connection, self._catalog, self._promotions, needs)
                 for course_id, origin in self._pending.items():
                     ledger.mark_promotable(course_id, origin)
                 ledger.commit()
-                outcomes = await _decide_all(connection, ledger, changes)
+                outcomes = await _decide_all(connection, ledger, changes, needs)
                 await save.save(connection, ledger.flush())
         except BaseException:
             # The catalog may hold what was read within the transaction, which is undone.
@@ -197,13 +200,15 @@ class Registrar:
                 return
 
 
-async def _decide_all(connection: Connection, ledger: Ledger, changes: Sequence[Change[object]]) -> list[Outcome]:
+async def _decide_all(
+    connection: Connection, ledger: Ledger, changes: Sequence[Change[object]], needs: Needs
+) -> list[Outcome]:
     """Load and decide in turns, until every change has its outcome. A decision goes on from where it stopped."""
     outcomes: list[Outcome] = []
-    await load.load_for(connection, ledger, changes)
+    await load.load_for(connection, ledger, needs)
     for _ in range(ROUNDS):
-        needs = decide(ledger, changes, outcomes)
-        if needs is None:
+        missing = decide(ledger, changes, outcomes)
+        if missing is None:
             return outcomes
-        await load.load(connection, ledger, needs)
+        await load.load(connection, ledger, missing)
     raise RuntimeError(f"{len(changes)} changes are not decided after {ROUNDS} rounds")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
-from service.registrar.application import Definition, Group, Term
+from service.registrar.application import Course, Definition, Group, Term
 from sql.feed import Edit, Event, Head
 
 COURSES_REMEMBERED = 50_000
@@ -28,6 +28,8 @@ class Catalog:
     position: int = 0
     occurred_at: datetime | None = None
     request_id: str | None = None
+    courses: dict[int, Course] = field(default_factory=dict)
+    """As they were when they were first loaded: their seats have changed since."""
     definitions: dict[int, Definition] = field(default_factory=dict)
     requirements: dict[int, tuple[Group, ...]] = field(default_factory=dict)
     terms: dict[int, Term] = field(default_factory=dict)
@@ -67,6 +69,7 @@ class Catalog:
     def forget(self, course_id: int | None, term_id: int | None) -> None:
         """Forget a course or a term that was changed."""
         if course_id is not None:
+            self.courses.pop(course_id, None)
             self.definitions.pop(course_id, None)
             self.requirements.pop(course_id, None)
         if term_id is not None:
@@ -74,13 +77,14 @@ class Catalog:
 
     def is_full(self) -> bool:
         """Return whether the catalog has outgrown its limit."""
-        return max(len(self.definitions), len(self.requirements)) > COURSES_REMEMBERED
+        return max(len(self.courses), len(self.definitions), len(self.requirements)) > COURSES_REMEMBERED
 
     def clear(self) -> None:
         """Forget everything."""
         self.epoch = None
         self.position = 0
         self.occurred_at = self.request_id = None
+        self.courses.clear()
         self.definitions.clear()
         self.requirements.clear()
         self.terms.clear()

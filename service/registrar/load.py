@@ -14,7 +14,13 @@ from service.registrar.resources import Fields, ResourceType, Row
 from service.registrar.save import save
 from service.registrar.seats import has_free_seat
 from sql import Connection, courses, enrollments, feed, holds, overrides, requirements, terms, waitlist
+from sql.courses import Seats
+from sql.enrollments import Transcript
+from sql.opening import load_opening
 from sql.requirements import Requirement
+
+NOBODY = 0
+"""The id of no student, for a batch that names none."""
 
 PAGE = 20
 """Waitlisted students in the first page of a waitlist: usually the first of them gets the seat. Each page is twice as
@@ -27,11 +33,33 @@ DUE_AT_ONCE = 1000
 """Students whose ``recheck_at`` has come and who are marked in one statement; the sweep goes on with the rest."""
 
 
-async def open_ledger(connection: Connection, catalog: Catalog, promotions_left: int) -> Ledger:
-    """Return a ledger at the newest position of the feed; call it under the lock."""
-    head = await feed.load_head(connection)
+def needs_of(changes: Sequence[Change[object]]) -> Needs:
+    """Return everything that changes are sure to need."""
+    needs = Needs()
+    for change in changes:
+        change.add_needs(needs)
+    return needs
+
+
+async def open_ledger(connection: Connection, catalog: Catalog, promotions_left: int, needs: Needs) -> Ledger:
+    """Return a ledger at the newest event, with the needed students and courses; call it under the lock.
+
+    Where the catalog knows the courses, and no student has holds, overrides or waitlist places, this is all that a
+    batch of enrollments loads: one round trip.
+    """
+    student_ids, course_ids = sorted(needs.students), sorted(needs.courses)
+    first, *_ = rows = await load_opening(connection, student_ids or [NOBODY], course_ids)
+    assert first.now is not None
+    assert first.position is not None
+    head = feed.Head(first.now, first.position, first.epoch, first.occurred_at, first.request_id)
     await refresh_catalog(connection, catalog, head)
-    return Ledger(head, catalog, promotions_left)
+    ledger = Ledger(head, catalog, promotions_left)
+    await _add_students(
+        connection, ledger, needs.students, [Transcript._make(row[:9]) for row in rows if row.student_id]
+    )
+    seats = starmap(Seats, zip(*(column or () for column in first[-3:]), strict=True))
+    await _add_courses(connection, ledger, needs.courses, [*seats])
+    return ledger
 
 
 async def refresh_catalog(connection: Connection, catalog: Catalog, head: feed.Head) -> None:
@@ -48,21 +76,20 @@ async def refresh_catalog(connection: Connection, catalog: Catalog, head: feed.H
     catalog.follow(edits, head)
 
 
-async def load_for(connection: Connection, ledger: Ledger, changes: Sequence[Change[object]]) -> None:
-    """Load everything that changes are sure to need, in one round."""
-    needs = Needs()
-    for change in changes:
-        change.add_needs(needs)
+async def load_for(connection: Connection, ledger: Ledger, needs: Needs) -> None:
+    """Load the rest of what changes are sure to need.
+
+    A newcomer never overtakes: waitlists of courses with a free seat are looked at before anybody is judged.
+    """
+    needs.waitlists.update(course.id for course in ledger.courses if course.waitlisted and has_free_seat(course))
     await load(connection, ledger, needs)
-    # A newcomer never overtakes: the waitlists of courses with a free seat are looked at before anybody is judged.
-    if asked := {course.id for course in ledger.courses if course.waitlisted and has_free_seat(course)}:
-        await load(connection, ledger, Needs(waitlists=asked))
 
 
 async def load(connection: Connection, ledger: Ledger, needs: Needs) -> None:
     """Load what is needed, and what always goes with it.
 
-    The order matters: waitlists and holders bring students, whose transcripts bring the courses that they wait for.
+    The order matters: waitlists and override holders bring students, whose transcripts bring the courses that they are
+    waitlisted for.
     """
     if needs.relaxed is not None:
         await _unjudge(connection, ledger, needs.relaxed)
@@ -81,13 +108,16 @@ async def load(connection: Connection, ledger: Ledger, needs: Needs) -> None:
     if needs.overrides:
         for override in await overrides.find_overrides(connection, sorted(needs.overrides)):
             ledger.add_override(override)
-    waitlisted_for = await _load_students(connection, ledger, needs.students - ledger.loaded_students)
+    if new := needs.students - ledger.loaded_students:
+        await _add_students(
+            connection, ledger, new, await enrollments.load_transcripts(connection, sorted(new), ledger.now)
+        )
     pairs = needs.pairs - ledger.loaded_pairs
     if unread := sorted([pair for pair in pairs if not ledger.was_never_in(*pair)]):
         for row in await enrollments.load_enrollments(connection, [*starmap(enrollments.Pair, unread)]):
             ledger.add_enrollment(row)
     ledger.loaded_pairs |= pairs
-    await _load_courses(connection, ledger, (needs.courses | needs.rosters | waitlisted_for) - ledger.loaded_courses)
+    await _load_courses(connection, ledger, needs.courses | needs.rosters)
     await _load_catalog(connection, ledger, needs)
 
 
@@ -139,17 +169,17 @@ async def _unjudge(connection: Connection, ledger: Ledger, relaxed: Relaxed) -> 
     ledger.commit()
 
 
-async def _load_students(connection: Connection, ledger: Ledger, ids: set[int]) -> set[int]:
-    """Load students with all that they have, and return the ids of the courses that they are waitlisted for."""
-    waitlisted_for: set[int] = set()
-    if not ids:
-        return waitlisted_for
+async def _add_students(
+    connection: Connection, ledger: Ledger, ids: set[int], transcripts: Sequence[Transcript]
+) -> None:
+    """Add students with all that they have; those of ``ids`` without a transcript do not exist."""
     waitlisted, with_holds, with_overrides = [], [], []
-    for row in await enrollments.load_transcripts(connection, sorted(ids), ledger.now):
+    courses_waited_for: set[int] = set()
+    for row in transcripts:
         ledger.add_transcript(row)
         if row.waitlisted:
             waitlisted.append(row.student_id)
-            waitlisted_for.update(row.waitlisted)
+            courses_waited_for.update(row.waitlisted)
         if row.has_holds:
             with_holds.append(row.student_id)
         if row.has_overrides:
@@ -157,6 +187,7 @@ async def _load_students(connection: Connection, ledger: Ledger, ids: set[int]) 
     if waitlisted:
         for blocked in await waitlist.load_blocked(connection, waitlisted):
             ledger.add_enrollment(blocked)
+        await _load_courses(connection, ledger, courses_waited_for)
     if with_holds:
         for hold in await holds.load_holds(connection, with_holds, ledger.now):
             ledger.add_hold(hold)
@@ -164,15 +195,25 @@ async def _load_students(connection: Connection, ledger: Ledger, ids: set[int]) 
         for override in await overrides.load_overrides(connection, with_overrides, ledger.now):
             ledger.add_override(override)
     ledger.loaded_students |= ids
-    return waitlisted_for
 
 
 async def _load_courses(connection: Connection, ledger: Ledger, ids: set[int]) -> None:
     """Load courses with their seats."""
-    if not ids:
-        return
-    for course in await courses.load_courses(connection, sorted(ids)):
-        ledger.courses.load(course.id, course)
+    if new := ids - ledger.loaded_courses:
+        await _add_courses(connection, ledger, new, await courses.load_seats(connection, sorted(new)))
+
+
+async def _add_courses(connection: Connection, ledger: Ledger, ids: set[int], seats: Sequence[Seats]) -> None:
+    """Add courses as they are now: what the catalog remembers of them, with the seats of this moment."""
+    remembered = ledger.catalog.courses
+    if unknown := [each.course_id for each in seats if each.course_id not in remembered]:
+        for course in await courses.load_courses(connection, unknown):
+            remembered[course.id] = course
+    for course_id, seats_taken, waitlisted in seats:
+        course = remembered[course_id]
+        if (course.seats_taken, course.waitlisted) != (seats_taken, waitlisted):
+            course = course._replace(seats_taken=seats_taken, waitlisted=waitlisted)
+        ledger.courses.load(course_id, course)
     ledger.loaded_courses |= ids
 
 
