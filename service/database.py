@@ -83,6 +83,8 @@ class Database:
                 # Each statement has one good plan (a test holds it to its indexes): to plan it anew for the parameters
                 # at hand costs more than it ever gains.
                 "plan_cache_mode": "force_generic_plan",
+                # What requests ask for is in memory: without this, PostgreSQL would rather read a small table whole.
+                "random_page_cost": "1.1",
             },
         )
 

@@ -178,7 +178,7 @@ async def load_courses_in_use(connection: Connection, course_ids: list[int]) -> 
     return [row[0] for row in await connection.fetch(LOAD_COURSES_IN_USE, course_ids)]
 
 
-SAVE_ENROLLMENTS: Final = """
+INSERT_ENROLLMENTS: Final = """
 WITH entered AS (
     INSERT INTO student_courses (
         student_id, course_id, status, place, passed, grade, override_id, swap_drops, skipped, recheck_at, joined_at,
@@ -189,69 +189,69 @@ WITH entered AS (
         unnest($6::text[]), unnest($7::bigint[]), unnest($8::json[]), unnest($9::json[]), unnest($10::timestamptz[]),
         $11::timestamptz, $11
 ),
-moved AS (
-    UPDATE student_courses
-    SET
-        status = new.status,
-        place = new.joined_position,
-        joined_at = new.joined_at,
-        updated_at = new.updated_at,
-        passed = new.passed,
-        grade = new.grade,
-        override_id = new.override_id,
-        swap_drops = new.swap_drops,
-        skipped = new.skipped,
-        recheck_at = new.recheck_at
-    FROM
-        unnest(
-            $12::bigint[], $13::bigint[], $14::text[], $15::bigint[], $16::timestamptz[], $17::timestamptz[],
-            $18::boolean[], $19::text[], $20::bigint[], $21::json[], $22::json[], $23::timestamptz[]
-        )
-        AS new (
-            student_id, course_id, status, joined_position, joined_at, updated_at, passed, grade, override_id,
-            swap_drops, skipped, recheck_at
-        )
-    WHERE student_courses.student_id = new.student_id
-        AND student_courses.course_id = new.course_id
-),
 counted AS (
     UPDATE courses
     SET
         seats_taken = counters.seats_taken,
         waitlisted = counters.waitlisted
-    FROM unnest($24::bigint[], $25::bigint[], $26::bigint[]) AS counters (course_id, seats_taken, waitlisted)
+    FROM unnest($12::bigint[], $13::bigint[], $14::bigint[]) AS counters (course_id, seats_taken, waitlisted)
     WHERE courses.id = counters.course_id
 )
 INSERT INTO events (
     position, type, actor, request_id, reason, student_id, course_id, term_id, before, after, occurred_at
 )
 SELECT
-    unnest($27::bigint[]), unnest($28::text[]), unnest($29::text[]), unnest($30::text[]), unnest($31::text[]),
-    unnest($32::bigint[]), unnest($33::bigint[]), unnest($34::bigint[]), unnest($35::json[]), unnest($36::json[]), $11
+    unnest($15::bigint[]), unnest($16::text[]), unnest($17::text[]), unnest($18::text[]), unnest($19::text[]),
+    unnest($20::bigint[]), unnest($21::bigint[]), unnest($22::bigint[]), unnest($23::json[]), unnest($24::json[]), $11
 """
 
 
-async def save_enrollments(
-    connection: Connection,
-    new: New[Enrollment],
-    now: datetime,
-    *,
-    changed: Sequence[Enrollment],
-    seats: Sequence[Seats],
-    events: New[Event],
+async def insert_enrollments(
+    connection: Connection, new: New[Enrollment], now: datetime, *, seats: Sequence[Seats], events: New[Event]
 ) -> None:
-    """Insert new rows and update changed ones, set the seat counters of courses, and append events.
+    """Insert rows that are new, set the seat counters of courses, and append events.
 
-    The time of what is new is ``now``; the positions of the events follow the newest one.
+    The time of all that is new is ``now``; the positions of the events follow the newest one.
     """
     await connection.execute(
-        SAVE_ENROLLMENTS,
+        INSERT_ENROLLMENTS,
         *columns(new, of=Enrollment, without=TIMES),
         now,
-        *columns(changed, of=Enrollment),
         *columns(seats, of=Seats),
         *columns(events, of=Event, without=TIMES),
     )
+
+
+UPDATE_ENROLLMENTS: Final = """
+UPDATE student_courses
+SET
+    status = new.status,
+    place = new.joined_position,
+    joined_at = new.joined_at,
+    updated_at = new.updated_at,
+    passed = new.passed,
+    grade = new.grade,
+    override_id = new.override_id,
+    swap_drops = new.swap_drops,
+    skipped = new.skipped,
+    recheck_at = new.recheck_at
+FROM
+    unnest(
+        $1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::timestamptz[], $6::timestamptz[], $7::boolean[],
+        $8::text[], $9::bigint[], $10::json[], $11::json[], $12::timestamptz[]
+    )
+    AS new (
+        student_id, course_id, status, joined_position, joined_at, updated_at, passed, grade, override_id, swap_drops,
+        skipped, recheck_at
+    )
+WHERE student_courses.student_id = new.student_id
+    AND student_courses.course_id = new.course_id
+"""
+
+
+async def update_enrollments(connection: Connection, changed: Sequence[Enrollment]) -> None:
+    """Set all columns of existing rows."""
+    await connection.execute(UPDATE_ENROLLMENTS, *columns(changed, of=Enrollment))
 
 
 LIST_COURSES_OF_STUDENTS: Final = """

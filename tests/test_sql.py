@@ -390,7 +390,8 @@ INDEXES = {
     "LOAD_EDITS": {"events_pkey", "events_edits_idx"},
     "LOAD_STUDENTS_IN_USE": {"student_courses_pkey"},
     "LOAD_COURSES_IN_USE": {"student_courses_course_id_idx"},
-    "SAVE_ENROLLMENTS": {"student_courses_pkey", "courses_pkey"},
+    "INSERT_ENROLLMENTS": {"courses_pkey"},
+    "UPDATE_ENROLLMENTS": {"student_courses_pkey"},
     "LIST_COURSES_OF_STUDENTS": {
         "student_courses_pkey",
         "courses_pkey",

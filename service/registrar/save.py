@@ -34,10 +34,10 @@ async def save(connection: Connection, written: Written) -> None:
         await _save_requirements(connection, written.requirements.saved)
     if written.enrollments.saved:
         new, changed = _new_and_changed(written.enrollments)
+        if changed:
+            await enrollments.update_enrollments(connection, changed)
         seats = _counters(written.courses)
-        await enrollments.save_enrollments(
-            connection, new, written.now, changed=changed, seats=seats, events=written.events
-        )
+        await enrollments.insert_enrollments(connection, new, written.now, seats=seats, events=written.events)
     elif written.events:
         await feed.append_events(connection, written.events, written.now)
 
