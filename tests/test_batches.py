@@ -12,6 +12,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from service import registrar
 from service.check import INVARIANTS
 from service.errors import DomainError, EnrollmentRefused, Unavailable
 from service.registrar import load
@@ -233,6 +234,7 @@ async def test_a_batch_ends_as_the_same_changes_one_by_one(
     made = campus(chance)
     made += [change(chance) for _ in range(chance.choice([0, EARLIER]))]
     changes = [change(chance) for _ in range(CHANGES)]
+    monkeypatch.setattr(registrar, "PART", chance.choice([1, 2, 7, CHANGES]))
     page = chance.choice([1, 2, 20])
     monkeypatch.setattr(load, "PAGE", page)
     monkeypatch.setattr(load, "LARGEST_PAGE", 2 * page)
@@ -280,13 +282,17 @@ CASES: dict[str, tuple[list[Change[Any]], list[Change[Any]]]] = {
 }
 
 
+@pytest.mark.parametrize("part", [1, 100])
 @pytest.mark.parametrize("case", CASES)
 async def test_in_a_batch_as_one_by_one(
     settings: Settings,
     connection: Connection,
+    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     case: str,
+    part: int,
 ) -> None:
+    monkeypatch.setattr(registrar, "PART", part)
     await assert_alike(settings, connection, caplog, *CASES[case])
 
 
