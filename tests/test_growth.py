@@ -303,3 +303,44 @@ async def test_a_chain_of_promotions_goes_on_in_the_next_transactions(
             "SELECT student_id FROM events WHERE type = 'enrollment.promoted' ORDER BY position"
         )
         assert [row[0] for row in order] == list(range(1, 951))
+
+
+async def test_ten_times_the_courses_of_a_partial_request_cost_ten_times_the_corequisites_judged(
+    settings: Settings, connection: Connection, cost: Cost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged = 0
+    corequisite_missing = rules.corequisite_missing
+
+    def counting(application: Application) -> Any:
+        nonlocal judged
+        judged += 1
+        return corequisite_missing(application)
+
+    monkeypatch.setattr(rules, "corequisite_missing", counting)
+    counts = []
+    for size in (10, 100):
+        async with office_of(settings, connection, cost) as office:
+            await connection.execute(STUDENTS, 1)
+            await connection.execute(
+                """
+                INSERT INTO courses (id, code, title, capacity)
+                SELECT n, 'C' || n, 'T', CASE WHEN n < $1 THEN 9 ELSE 0 END FROM generate_series(1, $1::bigint) AS n
+                """,
+                size,
+            )
+            # Each course goes with the next one; the last one is full, so that one after the other is lost.
+            await connection.execute(
+                """
+                INSERT INTO requirements (course_id, kind, group_number, code)
+                SELECT n, 'co', 1, 'C' || n + 1 FROM generate_series(1, $1::bigint - 1) AS n
+                """,
+                size,
+            )
+            enrolling = Enroll(origin=ORIGIN, student_id=1, course_ids=tuple(range(1, size + 1)), mode="partial")
+            judged = 0
+            [results] = await office.registrar.submit_all([enrolling])
+            assert not isinstance(results, Exception)
+            assert {result.outcome for result in results} == {"refused"}
+            counts.append(judged)
+    few, many = counts
+    assert many <= 12 * few, counts

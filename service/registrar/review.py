@@ -18,6 +18,9 @@ from sql.waitlist import list_blocked
 PAGE = 500
 """Blocked students in memory at once."""
 
+ROUNDS = 1_000
+"""Times that more rows are loaded to judge one student. Each is of another term at least, so that more are a bug."""
+
 
 @dataclass(frozen=True, slots=True)
 class Eligible:
@@ -53,12 +56,15 @@ async def review_blocked(connection: Connection, sweep_interval: float) -> Async
         )
         await load(connection, ledger, needs)
         for row in page:
-            while True:
+            # What is missing is loaded for all students of the page at once: a few rounds are enough.
+            for _ in range(ROUNDS):
                 try:
                     fault = _review(ledger, row, sweep_interval)
                     break
                 except NotLoaded as error:
                     await load(connection, ledger, error.needs)
+            else:
+                raise RuntimeError(f"student {row.student_id} in course {row.course_id} can't be judged")
             if fault is not None:
                 yield fault
 
