@@ -225,7 +225,23 @@ WHERE courses.waitlisted > 0
                 AND student_courses.recheck_at IS NULL
             WHERE overrides.course_id = courses.id
                 AND overrides.used_at IS NULL
-                AND overrides.rule IN ('course_full', 'enrollment_not_open', 'enrollment_closed')
+                AND (overrides.expires_at IS NULL OR overrides.expires_at > now())
+            GROUP BY overrides.student_id
+            HAVING (
+                    courses.capacity IS NULL
+                    OR courses.seats_taken < courses.capacity
+                    OR bool_or(overrides.rule = 'course_full')
+                )
+                AND (
+                    terms.enroll_from IS NULL
+                    OR terms.enroll_from <= now()
+                    OR bool_or(overrides.rule = 'enrollment_not_open')
+                )
+                AND (
+                    terms.enroll_until IS NULL
+                    OR terms.enroll_until > now()
+                    OR bool_or(overrides.rule = 'enrollment_closed')
+                )
         )
     )
 ORDER BY courses.id
@@ -234,7 +250,10 @@ LIMIT $1::bigint
 
 
 async def load_promotable(connection: Connection, limit: int) -> list[int]:
-    """Load the ids of courses with an unjudged student and a free seat, or an override that may stand in for it."""
+    """Load the ids of courses with an unjudged student who is to be judged now.
+
+    The course has a free seat and is open for promotion, or usable overrides of the student make up for that.
+    """
     return [row[0] for row in await connection.fetch(LOAD_PROMOTABLE, limit)]
 
 

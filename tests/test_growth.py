@@ -241,6 +241,29 @@ async def sweeping_blocked_students(office: Office, waiting: int) -> Cost:
     return await office.cost_of(office.registrar.sweep)
 
 
+async def sweeping_beside_overrides(office: Office, waiting: int) -> Cost:
+    """Sweep over unjudged students whose overrides do not give them a seat: of another rule than needed, or expired."""
+    await many_courses(office.connection, waiting // 5, 5, closed=True)
+    await office.connection.execute("UPDATE courses SET capacity = 0")
+    await office.connection.execute(
+        """
+        INSERT INTO overrides (student_id, course_id, rule, author, reason, created_at, expires_at)
+        SELECT
+            student_id,
+            course_id,
+            (ARRAY['course_full', 'enrollment_closed'])[1 + student_id % 2],
+            'D',
+            'R',
+            now(),
+            CASE WHEN student_id > 2 THEN now() END
+        FROM student_courses
+        """
+    )
+    spent = await office.cost_of(office.registrar.sweep)
+    assert spent.statements <= 4, "there is nothing to do"
+    return spent
+
+
 @pytest.mark.parametrize(
     "work",
     [
@@ -253,6 +276,7 @@ async def sweeping_blocked_students(office: Office, waiting: int) -> Cost:
         renaming_term,
         sweeping_closed_courses,
         sweeping_blocked_students,
+        sweeping_beside_overrides,
     ],
 )
 async def test_ten_times_the_blocked_students_cost_nothing_more(

@@ -340,6 +340,7 @@ INDEXES = {
     "LOAD_PROMOTABLE": {
         "courses_waitlisted_idx",
         "overrides_course_id_idx",
+        "student_courses_course_id_idx",
         "student_courses_unjudged_idx",
         "terms_pkey",
     },
