@@ -91,7 +91,7 @@ class Ledger:
         self.promotions_left = promotions_left
         """How many more waitlisted students this transaction may judge."""
         self.promoted = 0
-        """Students promoted since the current change began."""
+        """Students promoted since the last change was decided."""
 
         # What was looked up, found or not. It is never undone: under the lock the database stands still.
         self.loaded_students: set[int] = set()
