@@ -15,6 +15,7 @@ from service.registrar.courses import COURSE
 from service.registrar.enrollments import Drop, Enroll
 from service.registrar.holds import EndHold
 from service.registrar.resources import Edit
+from service.registrar.students import STUDENT
 from service.registrar.terms import TERM
 from service.settings import Settings
 from sql import Connection
@@ -56,12 +57,12 @@ class Office:
         await work()
         return Cost(self.cost.statements, self.cost.judged)
 
-    async def cost_of_change(self, change: Change[Any]) -> Cost:
-        """Make a change that is not refused, and return what it cost."""
+    async def cost_of_change(self, *changes: Change[Any]) -> Cost:
+        """Make a change, or a batch of them, that is not refused, and return what it cost."""
 
         async def submit() -> None:
-            [outcome] = await self.registrar.submit_all([change])
-            assert not isinstance(outcome, Exception), outcome
+            for outcome in await self.registrar.submit_all(changes):
+                assert not isinstance(outcome, Exception), outcome
 
         return await self.cost_of(submit)
 
@@ -289,6 +290,56 @@ async def test_ten_times_the_blocked_students_cost_nothing_more(
     few, many = costs
     assert many == few
     assert many.judged <= 1
+
+
+def limits(count: int) -> list[Change[Any]]:
+    """Have each student who is blocked for one of the courses allowed other credits."""
+    return [Edit(origin=ORIGIN, resource=STUDENT, id=n, values={"max_credits": 9.0}) for n in range(1, count + 1)]
+
+
+def drops(count: int) -> list[Change[Any]]:
+    """Free the seat of each course."""
+    return [Drop(origin=ORIGIN, student_id=count + n, course_id=n) for n in range(1, count + 1)]
+
+
+def raises(count: int) -> list[Change[Any]]:
+    """Raise the capacity of each course."""
+    return [Edit(origin=ORIGIN, resource=COURSE, id=n, values={"capacity": 2}) for n in range(1, count + 1)]
+
+
+@pytest.mark.parametrize("make", [limits, drops, raises])
+async def test_a_batch_of_changes_each_of_which_gives_a_seat_takes_hardly_more_statements_than_a_few(
+    settings: Settings, connection: Connection, cost: Cost, make: Callable[[int], list[Change[Any]]]
+) -> None:
+    costs = []
+    for count in (20, 200):
+        async with office_of(settings, connection, cost) as office:
+            await connection.execute(STUDENTS, 2 * count)
+            await connection.execute(
+                """
+                INSERT INTO courses (id, code, title, capacity, seats_taken, waitlisted)
+                SELECT n, 'C' || n, 'T', $2, 1, 1 FROM generate_series(1, $1::bigint) AS n
+                """,
+                count,
+                2 if make is limits else 1,
+            )
+            await connection.execute(
+                """
+                INSERT INTO student_courses (student_id, course_id, status, place, joined_at, updated_at, recheck_at)
+                SELECT n, n, 'waitlisted', n, now(), now(), CASE WHEN $2 THEN '9999-12-31Z'::timestamptz END
+                FROM generate_series(1, $1::bigint) AS n
+                UNION ALL
+                SELECT $1 + n, n, 'enrolled', $1 + n, now(), now(), NULL FROM generate_series(1, $1) AS n
+                """,
+                count,
+                make is limits,
+            )
+
+            costs.append(await office.cost_of_change(*make(count)))
+            assert await waitlisted(connection) == 0
+    few, many = costs
+    assert (few.judged, many.judged) == (20, 200)
+    assert many.statements <= few.statements + 60, costs
 
 
 async def test_a_relaxed_credit_limit_judges_those_whom_it_may_help_once(
