@@ -89,13 +89,15 @@ UPDATE student_courses
 SET recheck_at = NULL
 WHERE status = 'waitlisted'
     AND recheck_at IS NOT NULL
-    AND student_id IN (
-        SELECT members.student_id
-        FROM student_courses AS members
-        WHERE members.course_id = ANY(
-                $1::bigint[] || ARRAY(SELECT id FROM courses WHERE term_id = ANY($2::bigint[]))
-            )
-            AND members.status IN ('enrolled', 'waitlisted', 'completed')
+    AND student_id = ANY(
+        ARRAY(
+            SELECT members.student_id
+            FROM student_courses AS members
+            WHERE members.course_id = ANY(
+                    $1::bigint[] || ARRAY(SELECT id FROM courses WHERE term_id = ANY($2::bigint[]))
+                )
+                AND members.status IN ('enrolled', 'waitlisted', 'completed')
+        )
     )
 RETURNING student_id, course_id
 """
