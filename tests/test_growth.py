@@ -185,6 +185,37 @@ async def test_ten_times_the_students_to_seat_cost_ten_times_the_judgements_and_
     assert many.statements <= few.statements + 60, costs
 
 
+async def test_ten_times_the_swaps_that_wait_for_a_seat_cost_hardly_more_statements(
+    settings: Settings, connection: Connection, cost: Cost
+) -> None:
+    costs = []
+    for waiting in (50, 500):
+        async with office_of(settings, connection, cost) as office:
+            await one_course(connection, waiting, capacity=0, taken=0, blocked=False)
+            await connection.execute(
+                """
+                INSERT INTO courses (id, code, title, capacity, seats_taken)
+                SELECT 1 + n, 'D' || n, 'T', 1, 1 FROM generate_series(1, $1::bigint) AS n
+                """,
+                waiting,
+            )
+            await connection.execute(
+                """
+                INSERT INTO student_courses (student_id, course_id, status, place, joined_at, updated_at)
+                SELECT n, 1 + n, 'enrolled', $1 + n, now(), now() FROM generate_series(1, $1::bigint) AS n
+                """,
+                waiting,
+            )
+            await connection.execute(
+                "UPDATE student_courses SET swap_drops = json_build_array(1 + student_id) WHERE course_id = 1"
+            )
+            raised = Edit(origin=ORIGIN, resource=COURSE, id=1, values={"capacity": waiting})
+            costs.append(await office.cost_of_change(raised))
+            assert await waitlisted(connection) == 0
+    few, many = costs
+    assert many.statements <= few.statements + 60, costs
+
+
 async def enrolling(office: Office, waiting: int) -> Cost:
     """Have a newcomer take the free seat beside a waitlist."""
     await one_course(office.connection, waiting, capacity=2, taken=1, blocked=True)

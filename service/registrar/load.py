@@ -103,7 +103,9 @@ async def _load_waitlists(connection: Connection, ledger: Ledger, needs: Needs) 
         for row in rows:
             pages[row.course_id].append(row)
             needs.students.add(row.student_id)
-            needs.pairs.update((row.student_id, dropped) for dropped in json.loads(row.swap_drops or "[]"))
+            for dropped_id in json.loads(row.swap_drops or "[]"):
+                needs.pairs.add((row.student_id, dropped_id))
+                needs.courses.add(dropped_id)
         for course_id, page in pages.items():
             ledger.add_waitlist_page(course_id, page, complete=len(page) < limit)
     if needs.override_holders:
