@@ -1,6 +1,5 @@
 """From the tables into the ledger: the rows that decisions need, by statements whose number does not grow with them."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby, starmap
 from typing import Any
@@ -102,10 +101,7 @@ async def _load_waitlists(connection: Connection, ledger: Ledger, needs: Needs) 
         pages: dict[int, list[enrollments.Enrollment]] = {course_id: [] for course_id in known}
         for row in rows:
             pages[row.course_id].append(row)
-            needs.students.add(row.student_id)
-            for dropped_id in json.loads(row.swap_drops or "[]"):
-                needs.pairs.add((row.student_id, dropped_id))
-                needs.courses.add(dropped_id)
+            needs.add_waitlisted(row)
         for course_id, page in pages.items():
             ledger.add_waitlist_page(course_id, page, complete=len(page) < limit)
     if needs.override_holders:
