@@ -297,6 +297,28 @@ async def test_a_waitlist_ends_with_its_term(client: Client, settings: Settings,
     assert (await enroll(client, newcomer, course)).status == 201
 
 
+async def test_a_term_may_end_on_the_last_day_of_the_calendar(
+    client: Client, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    term = (await create(client, "/terms", {**TERM, "ends_on": "9999-12-31"}))["id"]
+    rival = await new_course(client, code="RIVAL", capacity=0, term_id=term)
+    course = await new_course(client, capacity=1, term_id=term)
+    seated, first, second = await new_student(client), await new_student(client), await new_student(client)
+    await enroll(client, seated, course)
+    for student in (first, second):
+        await wait_for(client, student, course)
+    await wait_for(client, first, rival)
+    await require(client, course, "anti", "RIVAL")
+
+    assert (await drop(client, seated, course)).status == 200
+
+    assert await status_of(client, second, course) == "enrolled"
+    async with registrar_of(settings) as registrar:
+        assert (await registrar.sweep()).ended == 0
+    assert await status_of(client, first, course) == "waitlisted"
+    assert (await checked(settings, capsys))[0] == 0
+
+
 async def enroll_on_waitlist_despite(client: Client, student: int, course: int, rule: str) -> None:
     """Have a student waitlisted for a course whose rules refuse it, by an override that ends before a seat is free."""
     override = await grant(client, student, course, rule)
