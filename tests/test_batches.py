@@ -330,6 +330,8 @@ def change_of_time(chance: random.Random) -> Change[Any]:
         ),
         edit(TERM, chance.choice(TERMS), **OVERLAPPING, enroll_until=None),
         SetRequirements(origin=ORIGIN, course_id=asked, groups=(Group("anti", (f"C{asked % 5 + 1}",)),)),
+        # In a batch that has deleted the term before it the database refuses this, and with it the whole batch.
+        term(TERMS[-1]),
     ]
     return chance.choice(changes)
 
@@ -388,6 +390,10 @@ CASES: dict[str, tuple[list[Change[Any]], list[Change[Any]]]] = {
     "holds are told in order": (
         [*MANY, course(1), hold(1, "A"), hold(1, "B")],
         [enroll(1, 1), end_hold(1, 2)],
+    ),
+    "a term that its course has left is deleted": (
+        [*MANY, course(1, term_id=2)],
+        [edit(TERM, 2, name="Q"), edit(COURSE, 1, term_id=1), Delete(origin=ORIGIN, resource=TERM, id=2)],
     ),
     "an address that was given up is free": (
         MANY,

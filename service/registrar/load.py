@@ -67,8 +67,7 @@ async def load(connection: Connection, ledger: Ledger, needs: Needs) -> None:
         await _unjudge(connection, ledger, needs.relaxed)
     for reserve, count in needs.ids.items():
         ledger.free_ids[reserve] = [*reversed(await reserve(connection, count)), *ledger.free_ids.get(reserve, [])]
-    for resource, wanted in needs.resources.items():
-        await _load_resources(connection, ledger, resource, wanted)
+    await _load_resources(connection, ledger, needs)
     await _load_waitlists(connection, ledger, needs)
     if needs.rosters:
         for row in await enrollments.load_roster(connection, sorted(needs.rosters)):
@@ -207,7 +206,18 @@ def groups_of(rows: Iterable[Requirement]) -> tuple[Group, ...]:
     )
 
 
-async def _load_resources(
+async def _load_resources(connection: Connection, ledger: Ledger, needs: Needs) -> None:
+    """Load the rows of all resource types, and which of those to delete others depend on."""
+    for resource, wanted in needs.resources.items():
+        await _load_rows(connection, ledger, resource, wanted)
+    # All rows are in memory by then: a term is not in use by courses that a change of the batch moves out of it.
+    for resource, wanted in needs.resources.items():
+        if wanted.deleted:
+            used = await resource.load_in_use(connection, ledger, sorted(wanted.deleted))
+            ledger.in_use.update((resource.name, id) for id in used)
+
+
+async def _load_rows(
     connection: Connection, ledger: Ledger, resource: ResourceType[Row, Fields], needs: ResourceNeeds
 ) -> None:
     """Load the rows of one resource type by id, by external id, or by a unique key that a change wants to have."""
@@ -226,6 +236,3 @@ async def _load_resources(
         external_ids += [values["external_id"] for values in wanted if values.get("external_id") is not None]
         for row in await resource.match(connection, external_ids, wanted):
             table.load(row.id, row)
-    if needs.deleted:
-        used = await resource.load_in_use(connection, ledger, sorted(needs.deleted))
-        ledger.in_use.update((resource.name, id) for id in used)
