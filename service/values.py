@@ -116,9 +116,15 @@ def _in_utc(value: datetime) -> datetime:
     if value.tzinfo is None:
         raise PydanticCustomError("timezone_naive", "Input should have an offset, such as Z")
     try:
-        return value.astimezone(UTC)
+        instant = value.astimezone(UTC)
     except OverflowError as error:
         raise PydanticCustomError("datetime_out_of_range", "Input should be within the years 1 to 9999") from error
+    # The driver takes the first and the last instant for PostgreSQL's infinities, and reads them without an offset.
+    if instant in {datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)}:
+        raise PydanticCustomError(
+            "datetime_out_of_range", "Input should not be the first or the last instant of the calendar"
+        )
+    return instant
 
 
 Instant = Annotated[

@@ -89,13 +89,15 @@ UPDATE student_courses
 SET recheck_at = NULL
 WHERE status = 'waitlisted'
     AND recheck_at IS NOT NULL
-    AND student_id IN (
-        SELECT members.student_id
-        FROM student_courses AS members
-        WHERE members.course_id = ANY(
-                $1::bigint[] || ARRAY(SELECT id FROM courses WHERE term_id = ANY($2::bigint[]))
-            )
-            AND members.status IN ('enrolled', 'waitlisted', 'completed')
+    AND student_id = ANY(
+        ARRAY(
+            SELECT members.student_id
+            FROM student_courses AS members
+            WHERE members.course_id = ANY(
+                    $1::bigint[] || ARRAY(SELECT id FROM courses WHERE term_id = ANY($2::bigint[]))
+                )
+                AND members.status IN ('enrolled', 'waitlisted', 'completed')
+        )
     )
 RETURNING student_id, course_id
 """
@@ -225,7 +227,23 @@ WHERE courses.waitlisted > 0
                 AND student_courses.recheck_at IS NULL
             WHERE overrides.course_id = courses.id
                 AND overrides.used_at IS NULL
-                AND overrides.rule IN ('course_full', 'enrollment_not_open', 'enrollment_closed')
+                AND (overrides.expires_at IS NULL OR overrides.expires_at > now())
+            GROUP BY overrides.student_id
+            HAVING (
+                    courses.capacity IS NULL
+                    OR courses.seats_taken < courses.capacity
+                    OR bool_or(overrides.rule = 'course_full')
+                )
+                AND (
+                    terms.enroll_from IS NULL
+                    OR terms.enroll_from <= now()
+                    OR bool_or(overrides.rule = 'enrollment_not_open')
+                )
+                AND (
+                    terms.enroll_until IS NULL
+                    OR terms.enroll_until > now()
+                    OR bool_or(overrides.rule = 'enrollment_closed')
+                )
         )
     )
 ORDER BY courses.id
@@ -234,7 +252,10 @@ LIMIT $1::bigint
 
 
 async def load_promotable(connection: Connection, limit: int) -> list[int]:
-    """Load the ids of courses with an unjudged student and a free seat, or an override that may stand in for it."""
+    """Load the ids of courses with an unjudged student who is to be judged now.
+
+    The course has a free seat and is open for promotion, or usable overrides of the student make up for that.
+    """
     return [row[0] for row in await connection.fetch(LOAD_PROMOTABLE, limit)]
 
 

@@ -5,7 +5,7 @@ import os
 import random
 import re
 from collections.abc import Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from itertools import permutations
 from typing import Any
 
@@ -13,8 +13,8 @@ import asyncpg
 import pytest
 
 from service import registrar
-from service.check import INVARIANTS
-from service.errors import DomainError, EnrollmentRefused, Unavailable
+from service.check import INVARIANTS, invariants
+from service.errors import DomainError, EnrollmentRefused, PromotionsPending, Unavailable
 from service.registrar import load
 from service.registrar.application import Group
 from service.registrar.changes import Change, Origin
@@ -28,6 +28,7 @@ from service.registrar.terms import TERM
 from service.registrar.waitlist import Sweep
 from service.settings import Settings
 from sql import Connection
+from sql.waitlist import is_any_due, load_ended, load_promotable
 from tests.campus import TABLES, registrar_of, waiting_writer
 
 SEEDS = int(os.environ.get("HISTORIES", "40"))
@@ -50,6 +51,9 @@ OPEN = {
     **dict.fromkeys(["enroll_from", "enroll_until", "drop_until", "withdraw_until"]),
 }
 """The dates of a term without deadlines."""
+OVERLAPPING: dict[str, object] = {name: OPEN[name] for name in ("starts_on", "ends_on")}
+APART: dict[str, object] = {"starts_on": date(2031, 9, 1), "ends_on": date(2031, 12, 20)}
+OVER: dict[str, object] = {"starts_on": date(2001, 9, 1), "ends_on": date(2001, 12, 20)}
 LONG_AGO, AHEAD = datetime(2001, 1, 1, tzinfo=UTC), datetime(2999, 1, 1, tzinfo=UTC)
 RULES = ["hold", "time_conflict", "course_full", "credit_limit", "corequisite_missing", "drop_closed"]
 
@@ -155,6 +159,9 @@ def change(chance: random.Random) -> Change[Any]:
         (TERM, 1, {"max_credits": chance.choice([None, 2.0, 6.0])}),
         (TERM, 1, {"enroll_until": chance.choice([None, LONG_AGO, AHEAD])}),
         (TERM, 1, {"drop_until": chance.choice([None, LONG_AGO])}),
+        (TERM, chance.choice(TERMS), {"withdraw_until": chance.choice([None, LONG_AGO, AHEAD])}),
+        (TERM, chance.choice(TERMS), chance.choice([OVERLAPPING, APART, OVER])),
+        (COURSE, asked, {"code": chance.choice([f"C{asked}", "C9"])}),
     ]
     edited, id, values = chance.choice(edits)
     deleted: Any
@@ -167,6 +174,15 @@ def change(chance: random.Random) -> Change[Any]:
         end_override(chance.choice((1, 2)), chance.randint(1, HELD)),
         SetRequirements(origin=ORIGIN, course_id=asked, groups=(Group(kind, (f"C{other}",)),)),  # type: ignore[arg-type]
         SetRequirements(origin=ORIGIN, course_id=asked, groups=()),
+        PlaceHold(
+            origin=ORIGIN,
+            student_id=held,
+            reason="R",
+            blocks_enroll=True,
+            blocks_drop=chance.random() < 0.5,
+            starts_at=chance.choice([None, LONG_AGO, AHEAD]),
+            ends_at=chance.choice([LONG_AGO + timedelta(1), AHEAD]),
+        ),
         Sweep(origin=ORIGIN, course_ids=tuple(COURSES)),
         *[Delete(origin=ORIGIN, resource=deleted, id=last)] * 2,
         *[edit(edited, id, **values)] * 7,
@@ -241,11 +257,121 @@ async def test_a_batch_ends_as_the_same_changes_one_by_one(
     await assert_alike(settings, connection, caplog, made, changes)
 
 
+@pytest.mark.parametrize("seed", range(SEEDS))
+async def test_promotions_of_many_transactions_end_as_those_of_one(
+    settings: Settings, connection: Connection, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    chance = random.Random(seed)
+    made = [*campus(chance), *[change(chance) for _ in range(CHANGES)]]
+    page = chance.choice([1, 2, 20])
+    monkeypatch.setattr(load, "PAGE", page)
+    monkeypatch.setattr(load, "LARGEST_PAGE", 2 * page)
+
+    async def run(promotions: int) -> dict[str, list[str]]:
+        """Make the changes one by one in two processes, each after the promotions of the one before."""
+        await connection.execute(f"TRUNCATE {', '.join(TABLES)} RESTART IDENTITY CASCADE")
+        limited = settings.model_copy(update={"promotions_per_transaction": promotions})
+        async with registrar_of(limited) as one, registrar_of(limited) as other:
+            for number, each in enumerate(made):
+                office = (one, other)[number % 3 % 2]
+                [outcome] = await office.submit_all([each])
+                assert not isinstance(outcome, PromotionsPending)
+                while await load_promotable(connection, 1):
+                    await office.submit_all(())
+        await assert_settled(connection)
+        return {table: [told(row) for row in await rows_of(connection, table)] for table in TABLES}
+
+    assert await run(chance.choice([1, 2, 3])) == await run(1000)
+
+
+async def assert_settled(connection: Connection) -> None:
+    """Assert that every invariant holds, and that a sweep would find nothing to do but end waitlists."""
+    for invariant in invariants(0.0):
+        found = await invariant.search(connection)
+        assert found.faults == [], invariant.sentence
+    assert await load_promotable(connection, 100) == []
+    assert not await is_any_due(connection)
+
+
+def soon(chance: random.Random) -> datetime:
+    return datetime.now(UTC) + timedelta(milliseconds=chance.choice([-50, 0, 20, 100, 300]))
+
+
+def change_of_time(chance: random.Random) -> Change[Any]:
+    """Choose a change that the clock has a part in."""
+    asker, asked, early, late = chance.choice(STUDENTS), chance.choice(COURSES), *sorted([soon(chance), soon(chance)])
+    today, blocks_enroll = datetime.now(UTC).date(), chance.random() < 0.8
+    changes: list[Change[Any]] = [
+        PlaceHold(
+            origin=ORIGIN,
+            student_id=asker,
+            reason="R",
+            blocks_enroll=blocks_enroll,
+            blocks_drop=not blocks_enroll or chance.random() < 0.5,
+            starts_at=chance.choice([None, early]),
+            ends_at=late,
+        ),
+        GrantOverride(
+            origin=ORIGIN,
+            student_id=asker,
+            course_id=asked,
+            rule=chance.choice([*RULES, "enrollment_not_open", "enrollment_closed", "antirequisite"]),
+            author="D",
+            reason="R",
+            expires_at=chance.choice([None, late]),
+        ),
+        edit(
+            TERM,
+            chance.choice(TERMS),
+            enroll_from=chance.choice([None, early]),
+            enroll_until=chance.choice([None, late]),
+        ),
+        edit(TERM, chance.choice(TERMS), drop_until=early, withdraw_until=chance.choice([None, late])),
+        edit(
+            TERM, chance.choice(TERMS), starts_on=date(2001, 1, 1), ends_on=today - timedelta(chance.choice([-9, 0, 1]))
+        ),
+        edit(TERM, chance.choice(TERMS), **OVERLAPPING, enroll_until=None),
+        SetRequirements(origin=ORIGIN, course_id=asked, groups=(Group("anti", (f"C{asked % 5 + 1}",)),)),
+        # In a batch that has deleted the term before it the database refuses this, and with it the whole batch.
+        term(TERMS[-1]),
+    ]
+    return chance.choice(changes)
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+async def test_a_sweep_follows_the_clock_wherever_the_changes_have_left_the_waitlists(
+    settings: Settings, connection: Connection, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    chance = random.Random(seed)
+    page = chance.choice([1, 2, 20])
+    monkeypatch.setattr(load, "PAGE", page)
+    monkeypatch.setattr(load, "LARGEST_PAGE", 2 * page)
+    promotions = chance.choice([1, 2, 3, 1000])
+    limited = settings.model_copy(update={"promotions_per_transaction": promotions})
+    async with registrar_of(limited) as one, registrar_of(limited) as other:
+        for each in campus(chance):
+            await one.submit_all([each])
+        for _ in range(6):
+            batch = [
+                change_of_time(chance) if chance.random() < 0.25 else change(chance)
+                for _ in range(chance.choice([1, 1, 5, 20]))
+            ]
+            office = chance.choice([one, other])
+            for outcome in await office.submit_all(batch):
+                assert isinstance(outcome, DomainError) or not isinstance(outcome, Exception), outcome
+            if chance.random() < 0.3:
+                await chance.choice([one, other]).sweep()
+        await asyncio.sleep(0.35)
+        await one.sweep()
+
+    await assert_settled(connection)
+    assert await load_ended(connection, 1) == []
+
+
 MANY: list[Change[Any]] = [term(1), term(2), student(1), student(2)]
 CLASH: list[Change[Any]] = [course(1, meetings=MEETINGS[1], term_id=1), course(2, meetings=MEETINGS[2], term_id=1)]
 SEATED: list[Change[Any]] = [enroll(1, 1), enroll(2, 2)]
 """The first student is in the way of a seat in the second course, where the other one is."""
-APART = {"starts_on": date(2031, 9, 1), "ends_on": date(2031, 12, 20)}
 CASES: dict[str, tuple[list[Change[Any]], list[Change[Any]]]] = {
     "who waits since a moment ago has the way cleared by an edit of a course": (
         [*MANY, *CLASH, *SEATED],
@@ -266,6 +392,10 @@ CASES: dict[str, tuple[list[Change[Any]], list[Change[Any]]]] = {
     "holds are told in order": (
         [*MANY, course(1), hold(1, "A"), hold(1, "B")],
         [enroll(1, 1), end_hold(1, 2)],
+    ),
+    "a term that its course has left is deleted": (
+        [*MANY, course(1, term_id=2)],
+        [edit(TERM, 2, name="Q"), edit(COURSE, 1, term_id=1), Delete(origin=ORIGIN, resource=TERM, id=2)],
     ),
     "an address that was given up is free": (
         MANY,

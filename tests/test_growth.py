@@ -15,6 +15,7 @@ from service.registrar.courses import COURSE
 from service.registrar.enrollments import Drop, Enroll
 from service.registrar.holds import EndHold
 from service.registrar.resources import Edit
+from service.registrar.students import STUDENT
 from service.registrar.terms import TERM
 from service.settings import Settings
 from sql import Connection
@@ -56,12 +57,12 @@ class Office:
         await work()
         return Cost(self.cost.statements, self.cost.judged)
 
-    async def cost_of_change(self, change: Change[Any]) -> Cost:
-        """Make a change that is not refused, and return what it cost."""
+    async def cost_of_change(self, *changes: Change[Any]) -> Cost:
+        """Make a change, or a batch of them, that is not refused, and return what it cost."""
 
         async def submit() -> None:
-            [outcome] = await self.registrar.submit_all([change])
-            assert not isinstance(outcome, Exception), outcome
+            for outcome in await self.registrar.submit_all(changes):
+                assert not isinstance(outcome, Exception), outcome
 
         return await self.cost_of(submit)
 
@@ -184,6 +185,37 @@ async def test_ten_times_the_students_to_seat_cost_ten_times_the_judgements_and_
     assert many.statements <= few.statements + 60, costs
 
 
+async def test_ten_times_the_swaps_that_wait_for_a_seat_cost_hardly_more_statements(
+    settings: Settings, connection: Connection, cost: Cost
+) -> None:
+    costs = []
+    for waiting in (50, 500):
+        async with office_of(settings, connection, cost) as office:
+            await one_course(connection, waiting, capacity=0, taken=0, blocked=False)
+            await connection.execute(
+                """
+                INSERT INTO courses (id, code, title, capacity, seats_taken)
+                SELECT 1 + n, 'D' || n, 'T', 1, 1 FROM generate_series(1, $1::bigint) AS n
+                """,
+                waiting,
+            )
+            await connection.execute(
+                """
+                INSERT INTO student_courses (student_id, course_id, status, place, joined_at, updated_at)
+                SELECT n, 1 + n, 'enrolled', $1 + n, now(), now() FROM generate_series(1, $1::bigint) AS n
+                """,
+                waiting,
+            )
+            await connection.execute(
+                "UPDATE student_courses SET swap_drops = json_build_array(1 + student_id) WHERE course_id = 1"
+            )
+            raised = Edit(origin=ORIGIN, resource=COURSE, id=1, values={"capacity": waiting})
+            costs.append(await office.cost_of_change(raised))
+            assert await waitlisted(connection) == 0
+    few, many = costs
+    assert many.statements <= few.statements + 60, costs
+
+
 async def enrolling(office: Office, waiting: int) -> Cost:
     """Have a newcomer take the free seat beside a waitlist."""
     await one_course(office.connection, waiting, capacity=2, taken=1, blocked=True)
@@ -241,6 +273,29 @@ async def sweeping_blocked_students(office: Office, waiting: int) -> Cost:
     return await office.cost_of(office.registrar.sweep)
 
 
+async def sweeping_beside_overrides(office: Office, waiting: int) -> Cost:
+    """Sweep over unjudged students whose overrides do not give them a seat: of another rule than needed, or expired."""
+    await many_courses(office.connection, waiting // 5, 5, closed=True)
+    await office.connection.execute("UPDATE courses SET capacity = 0")
+    await office.connection.execute(
+        """
+        INSERT INTO overrides (student_id, course_id, rule, author, reason, created_at, expires_at)
+        SELECT
+            student_id,
+            course_id,
+            (ARRAY['course_full', 'enrollment_closed'])[1 + student_id % 2],
+            'D',
+            'R',
+            now(),
+            CASE WHEN student_id > 2 THEN now() END
+        FROM student_courses
+        """
+    )
+    spent = await office.cost_of(office.registrar.sweep)
+    assert spent.statements <= 4, "there is nothing to do"
+    return spent
+
+
 @pytest.mark.parametrize(
     "work",
     [
@@ -253,6 +308,7 @@ async def sweeping_blocked_students(office: Office, waiting: int) -> Cost:
         renaming_term,
         sweeping_closed_courses,
         sweeping_blocked_students,
+        sweeping_beside_overrides,
     ],
 )
 async def test_ten_times_the_blocked_students_cost_nothing_more(
@@ -265,6 +321,56 @@ async def test_ten_times_the_blocked_students_cost_nothing_more(
     few, many = costs
     assert many == few
     assert many.judged <= 1
+
+
+def limits(count: int) -> list[Change[Any]]:
+    """Have each student who is blocked for one of the courses allowed other credits."""
+    return [Edit(origin=ORIGIN, resource=STUDENT, id=n, values={"max_credits": 9.0}) for n in range(1, count + 1)]
+
+
+def drops(count: int) -> list[Change[Any]]:
+    """Free the seat of each course."""
+    return [Drop(origin=ORIGIN, student_id=count + n, course_id=n) for n in range(1, count + 1)]
+
+
+def raises(count: int) -> list[Change[Any]]:
+    """Raise the capacity of each course."""
+    return [Edit(origin=ORIGIN, resource=COURSE, id=n, values={"capacity": 2}) for n in range(1, count + 1)]
+
+
+@pytest.mark.parametrize("make", [limits, drops, raises])
+async def test_a_batch_of_changes_each_of_which_gives_a_seat_takes_hardly_more_statements_than_a_few(
+    settings: Settings, connection: Connection, cost: Cost, make: Callable[[int], list[Change[Any]]]
+) -> None:
+    costs = []
+    for count in (20, 200):
+        async with office_of(settings, connection, cost) as office:
+            await connection.execute(STUDENTS, 2 * count)
+            await connection.execute(
+                """
+                INSERT INTO courses (id, code, title, capacity, seats_taken, waitlisted)
+                SELECT n, 'C' || n, 'T', $2, 1, 1 FROM generate_series(1, $1::bigint) AS n
+                """,
+                count,
+                2 if make is limits else 1,
+            )
+            await connection.execute(
+                """
+                INSERT INTO student_courses (student_id, course_id, status, place, joined_at, updated_at, recheck_at)
+                SELECT n, n, 'waitlisted', n, now(), now(), CASE WHEN $2 THEN '9999-12-31Z'::timestamptz END
+                FROM generate_series(1, $1::bigint) AS n
+                UNION ALL
+                SELECT $1 + n, n, 'enrolled', $1 + n, now(), now(), NULL FROM generate_series(1, $1) AS n
+                """,
+                count,
+                make is limits,
+            )
+
+            costs.append(await office.cost_of_change(*make(count)))
+            assert await waitlisted(connection) == 0
+    few, many = costs
+    assert (few.judged, many.judged) == (20, 200)
+    assert many.statements <= few.statements + 60, costs
 
 
 async def test_a_relaxed_credit_limit_judges_those_whom_it_may_help_once(

@@ -457,6 +457,8 @@ async def test_a_dry_run_answers_the_same_writes_nothing_and_waits_for_nobody(
         ("POST", "/students/1/overrides", {"course_id": 99, "rule": "hold", "author": "D", "reason": "S"}, 404, None, None),
         ("POST", "/students/1/holds", {"reason": "x", "blocks": []}, 422, "too_short", "#/blocks"),
         ("POST", "/students/1/holds", {"reason": "x", "blocks": ["enroll"], "from": AHEAD, "until": PAST}, 422, "hold_dates", "#"),
+        ("POST", "/students/1/holds", {"reason": "x", "blocks": ["enroll"], "until": "9999-12-31T23:59:59.999999Z"}, 422, "datetime_out_of_range", "#/until"),
+        ("POST", "/terms", {**TERM, "enroll_from": "0001-01-01T00:00:00Z"}, 422, "datetime_out_of_range", "#/enroll_from"),
         ("POST", "/students/1/swap", {"drop": [1], "add": [1]}, 422, "swap_with_itself", "#"),
         ("POST", "/students/1/swap", {"drop": [1], "add": [2, 3], "on_full": "waitlist"}, 422, "too_many_adds", "#"),
         ("POST", "/students/1/enroll", {"course_ids": [1], "on_full": "wait"}, 422, "literal_error", "#/on_full"),

@@ -340,6 +340,7 @@ INDEXES = {
     "LOAD_PROMOTABLE": {
         "courses_waitlisted_idx",
         "overrides_course_id_idx",
+        "student_courses_course_id_idx",
         "student_courses_unjudged_idx",
         "terms_pkey",
     },
@@ -348,6 +349,11 @@ INDEXES = {
     "LOAD_BLOCKED": {"student_courses_waitlisted_idx"},
     "LOAD_OVERRIDE_HOLDERS": {"overrides_course_id_idx"},
     "UNJUDGE_COURSES": {"student_courses_line_idx", "courses_waitlisted_idx"},
+    "UNJUDGE_MEMBERS": {
+        "courses_term_id_idx",
+        "student_courses_course_id_idx",
+        "student_courses_waitlisted_idx",
+    },
     "UNJUDGE_STUDENTS": {"student_courses_waitlisted_idx"},
     "UNJUDGE_DUE": {"student_courses_recheck_at_idx", "student_courses_pkey"},
     "IS_ANY_DUE": {"student_courses_recheck_at_idx"},
@@ -419,8 +425,8 @@ INDEXES = {
 SORTED = {"LOAD_UNJUDGED", "LOAD_ENDED", "LIST_COURSES_OF_STUDENTS"}
 """What sorts a few rows: those whose time has come, and the waitlist places of the students asked for."""
 
-WIDE = {"UNJUDGE_MEMBERS", "LIST_BLOCKED"}
-"""What reads all blocked students on purpose: where a course or a term is edited, and for ``check``."""
+WIDE = {"LIST_BLOCKED"}
+"""What reads all blocked students on purpose, for ``check``."""
 
 
 COVERED = {"LOAD_TRANSCRIPTS", "LOAD_OPENING", "LIST_COURSES_OF_STUDENTS"}

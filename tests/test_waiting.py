@@ -12,6 +12,7 @@ from service.registrar.changes import Change, Origin
 from service.registrar.courses import COURSE, Cancel
 from service.registrar.enrollments import Enroll
 from service.registrar.resources import Edit
+from service.registrar.waitlist import Sweep, Swept
 from service.settings import Settings
 from sql import Connection
 from tests.campus import (
@@ -296,6 +297,28 @@ async def test_a_waitlist_ends_with_its_term(client: Client, settings: Settings,
     assert (await enroll(client, newcomer, course)).status == 201
 
 
+async def test_a_term_may_end_on_the_last_day_of_the_calendar(
+    client: Client, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    term = (await create(client, "/terms", {**TERM, "ends_on": "9999-12-31"}))["id"]
+    rival = await new_course(client, code="RIVAL", capacity=0, term_id=term)
+    course = await new_course(client, capacity=1, term_id=term)
+    seated, first, second = await new_student(client), await new_student(client), await new_student(client)
+    await enroll(client, seated, course)
+    for student in (first, second):
+        await wait_for(client, student, course)
+    await wait_for(client, first, rival)
+    await require(client, course, "anti", "RIVAL")
+
+    assert (await drop(client, seated, course)).status == 200
+
+    assert await status_of(client, second, course) == "enrolled"
+    async with registrar_of(settings) as registrar:
+        assert (await registrar.sweep()).ended == 0
+    assert await status_of(client, first, course) == "waitlisted"
+    assert (await checked(settings, capsys))[0] == 0
+
+
 async def enroll_on_waitlist_despite(client: Client, student: int, course: int, rule: str) -> None:
     """Have a student waitlisted for a course whose rules refuse it, by an override that ends before a seat is free."""
     override = await grant(client, student, course, rule)
@@ -330,6 +353,53 @@ async def test_a_newcomer_waits_for_a_long_chain_of_promotions_and_may_try_again
     order = [event["student_id"] for event in await events(connection) if event["type"] == "enrollment.promoted"]
     assert order == waiting
     assert (await checked(settings, capsys))[0] == 0
+
+
+async def test_a_long_chain_of_promotions_is_in_the_way_of_its_own_courses_alone(
+    client: Client, settings: Settings
+) -> None:
+    chained, other = await new_course(client, capacity=0), await new_course(client, capacity=0)
+    for _ in range(3):
+        await wait_for(client, await new_student(client), chained)
+    blocked, newcomer = await new_student(client), await new_student(client)
+    await wait_for(client, blocked, other)
+    await hold(client, blocked)
+    await call(client, "PATCH", f"/courses/{other}", {"capacity": 2})
+    changes: Sequence[Change[Any]] = [
+        Edit(origin=Origin("r"), resource=COURSE, id=chained, values={"capacity": 5}),
+        Enroll(origin=Origin("r"), student_id=newcomer, course_ids=(chained,)),
+        Enroll(origin=Origin("r"), student_id=newcomer, course_ids=(other,)),
+    ]
+
+    async with registrar_of(settings.model_copy(update={"promotions_per_transaction": 1})) as registrar:
+        _, waits, enrolled = await registrar.submit_all(changes)
+
+    assert isinstance(waits, PromotionsPending)
+    assert not isinstance(enrolled, Exception)
+    assert await status_of(client, newcomer, other) == "enrolled"
+
+
+async def test_a_sweep_counts_its_own_promotions_whatever_the_next_change_needs(
+    client: Client, settings: Settings, connection: Connection
+) -> None:
+    course, one, other = await new_course(client, capacity=0), await new_course(client), await new_course(client)
+    await require(client, other, "anti", "NONE")
+    student, newcomer = await new_student(client), await new_student(client)
+    await wait_for(client, student, course)
+    await hold(client, student)
+    await call(client, "PATCH", f"/courses/{course}", {"capacity": 1})
+    await enroll(client, newcomer, one)
+    await let_holds_end(connection)
+    # The enrollment needs to know what the student's other course is, which no change before it has loaded.
+    changes: Sequence[Change[Any]] = [
+        Sweep(origin=Origin("r")),
+        Enroll(origin=Origin("r"), student_id=newcomer, course_ids=(other,)),
+    ]
+
+    async with registrar_of(settings) as registrar:
+        swept, _ = await registrar.submit_all(changes)
+
+    assert swept == Swept(promoted=1, ended=0)
 
 
 async def test_a_chain_that_its_process_has_left_undone_is_ended_by_the_sweep_of_another(

@@ -56,6 +56,7 @@ class Registrar:
         self._pending: dict[int, Origin] = {}
         """Courses whose promotions the last transaction left undone, with the changes that brought them about."""
         self._continuation: asyncio.Task[None] | None = None
+        self._closing = False
         self._coalescer: Coalescer[Change[object], Outcome] = Coalescer(
             self.submit_all,
             cap=settings.batch_pairs if settings.batching else 1,
@@ -94,6 +95,8 @@ class Registrar:
             except Exception as error:
                 # Whatever failed may lie in the promotions that were left: the sweep finds them again.
                 self._pending = {}
+                if not changes:
+                    raise
                 if len(changes) == 1:
                     return [error]
                 logger.warning("a batch was refused, its changes go one by one", extra={"error": type(error).__name__})
@@ -152,6 +155,7 @@ class Registrar:
 
     async def close(self) -> None:
         """Stop promoting; what is left undone is found by the next sweep of any process."""
+        self._closing = True
         if self._continuation is not None:
             self._continuation.cancel()
             await asyncio.wait([self._continuation])
@@ -191,7 +195,7 @@ class Registrar:
             raise
         self._catalog.advance(ledger.flushed_events)
         self._pending = dict(ledger.promotable.items())
-        if self._pending and (self._continuation is None or self._continuation.done()):
+        if self._pending and not self._closing and (self._continuation is None or self._continuation.done()):
             self._continuation = asyncio.create_task(self._continue())
         return outcomes
 
@@ -203,6 +207,9 @@ class Registrar:
             except (Unavailable, OutcomeUnknown) as error:
                 # The next transaction takes them along, of this process or, after its end, of the sweep of another one.
                 logger.warning("promotions were put off", extra={"reason": str(error)})
+                return
+            except Exception:
+                logger.exception("promotions failed")
                 return
 
 

@@ -28,8 +28,8 @@ def decide(ledger: Ledger, changes: Sequence[Change[object]], outcomes: list[Out
                 outcomes[-1] = _after_promotions(ledger, outcomes[-1])
             if len(outcomes) == len(changes):
                 return None
-            ledger.promoted = 0
             outcomes.append(_outcome(ledger, changes[len(outcomes)]))
+            ledger.promoted = 0
     except NotLoaded as error:
         ledger.rollback()
         return error.needs

@@ -91,7 +91,7 @@ class Ledger:
         self.promotions_left = promotions_left
         """How many more waitlisted students this transaction may judge."""
         self.promoted = 0
-        """Students promoted since the current change began."""
+        """Students promoted since the last change was decided."""
 
         # What was looked up, found or not. It is never undone: under the lock the database stands still.
         self.loaded_students: set[int] = set()
@@ -223,7 +223,8 @@ class Ledger:
     def has_student(self, student_id: int) -> bool:
         """Return whether the student exists."""
         if student_id not in self.loaded_students:
-            raise NotLoaded(Needs(students={student_id}))
+            # An edit does not load what else the student has: where one of a batch needs it, the others may too.
+            raise NotLoaded(Needs(students={student_id, *[student.id for student in self.students]}))
         if student_id in self.students:
             return self.students.get(student_id) is not None
         return student_id in self._limits
@@ -358,8 +359,11 @@ class Ledger:
         """Return the first unjudged student of a waitlist; None where all of them are judged."""
         waitlist = self.waitlists.get(course_id)
         if waitlist is None:
-            unloaded = sorted(self.promotable_ids() - self.waitlists.keys())[:PROMOTABLE_AT_ONCE]
-            raise NotLoaded(Needs(waitlists={course_id, *unloaded}))
+            unloaded = sorted(self.promotable_ids() - self.waitlists.keys())
+            # As many others again as are loaded: the next changes may free seats there.
+            likely = [course.id for course in self.courses if course.waitlisted and course.id not in self.waitlists]
+            unloaded += likely[: len(self.waitlists)]
+            raise NotLoaded(Needs(waitlists={course_id, *unloaded[:PROMOTABLE_AT_ONCE]}))
         queue = waitlist.unjudged
         while queue:
             joined_position, student_id = queue[0]
@@ -382,10 +386,10 @@ class Ledger:
         rows = [
             row
             for student_id in self._override_holders[course_id]
-            if set(rules) <= self.overrides_of(student_id, course_id).keys()
-            and (row := self.enrollment(student_id, course_id)) is not None
+            if (row := self.enrollment(student_id, course_id)) is not None
             and row.status == "waitlisted"
             and row.recheck_at is None
+            and self.overrides_of(student_id, course_id).keys() >= set(rules)
         ]
         return min(rows, key=lambda row: row.joined_position, default=None)
 

@@ -1,6 +1,5 @@
 """From the tables into the ledger: the rows that decisions need, by statements whose number does not grow with them."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby, starmap
 from typing import Any
@@ -95,8 +94,7 @@ async def load(connection: Connection, ledger: Ledger, needs: Needs) -> None:
         await _unjudge(connection, ledger, needs.relaxed)
     for reserve, count in needs.ids.items():
         ledger.free_ids[reserve] = [*reversed(await reserve(connection, count)), *ledger.free_ids.get(reserve, [])]
-    for resource, wanted in needs.resources.items():
-        await _load_resources(connection, ledger, resource, wanted)
+    await _load_resources(connection, ledger, needs)
     await _load_waitlists(connection, ledger, needs)
     if needs.rosters:
         for row in await enrollments.load_roster(connection, sorted(needs.rosters)):
@@ -132,8 +130,7 @@ async def _load_waitlists(connection: Connection, ledger: Ledger, needs: Needs) 
         pages: dict[int, list[enrollments.Enrollment]] = {course_id: [] for course_id in known}
         for row in rows:
             pages[row.course_id].append(row)
-            needs.students.add(row.student_id)
-            needs.pairs.update((row.student_id, dropped) for dropped in json.loads(row.swap_drops or "[]"))
+            needs.add_waitlisted(row)
         for course_id, page in pages.items():
             ledger.add_waitlist_page(course_id, page, complete=len(page) < limit)
     if needs.override_holders:
@@ -250,7 +247,18 @@ def groups_of(rows: Iterable[Requirement]) -> tuple[Group, ...]:
     )
 
 
-async def _load_resources(
+async def _load_resources(connection: Connection, ledger: Ledger, needs: Needs) -> None:
+    """Load the rows of all resource types, and which of those to delete others depend on."""
+    for resource, wanted in needs.resources.items():
+        await _load_rows(connection, ledger, resource, wanted)
+    # All rows are in memory by then: a term is not in use by courses that a change of the batch moves out of it.
+    for resource, wanted in needs.resources.items():
+        if wanted.deleted:
+            used = await resource.load_in_use(connection, ledger, sorted(wanted.deleted))
+            ledger.in_use.update((resource.name, id) for id in used)
+
+
+async def _load_rows(
     connection: Connection, ledger: Ledger, resource: ResourceType[Row, Fields], needs: ResourceNeeds
 ) -> None:
     """Load the rows of one resource type by id, by external id, or by a unique key that a change wants to have."""
@@ -269,6 +277,3 @@ async def _load_resources(
         external_ids += [values["external_id"] for values in wanted if values.get("external_id") is not None]
         for row in await resource.match(connection, external_ids, wanted):
             table.load(row.id, row)
-    if needs.deleted:
-        used = await resource.load_in_use(connection, ledger, sorted(needs.deleted))
-        ledger.in_use.update((resource.name, id) for id in used)

@@ -1,11 +1,13 @@
 """What a decision needs loaded, and the exception that asks for it."""
 
+import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sql import Connection
+from sql.enrollments import Enrollment
 
 if TYPE_CHECKING:
     from service.registrar.changes import Origin
@@ -70,6 +72,14 @@ class Needs:
     ids: Counter[ReserveIds] = field(default_factory=Counter)
     resources: "dict[ResourceType[Any, Any], ResourceNeeds]" = field(default_factory=dict)
     relaxed: Relaxed | None = None
+
+    def add_waitlisted(self, row: Enrollment) -> None:
+        """Add what a waitlisted student is judged by, with the courses that a swap drops for the seat."""
+        self.students.add(row.student_id)
+        self.courses.add(row.course_id)
+        for dropped_id in json.loads(row.swap_drops or "[]"):
+            self.pairs.add((row.student_id, dropped_id))
+            self.courses.add(dropped_id)
 
     def resource(self, resource: "ResourceType[Any, Any]") -> ResourceNeeds:
         """Return what is needed of one resource type, to be added to."""

@@ -1,6 +1,5 @@
 """Judging every blocked student again, as ``python -m service check`` does; nothing is written."""
 
-import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -49,11 +48,9 @@ async def review_blocked(connection: Connection, sweep_interval: float) -> Async
     while page := await list_blocked(connection, course_id, position, PAGE):
         course_id, position = page[-1].course_id, page[-1].joined_position
         ledger = Ledger(await load_head(connection))
-        needs = Needs(
-            students={row.student_id for row in page},
-            courses={row.course_id for row in page},
-            pairs={(row.student_id, dropped) for row in page for dropped in json.loads(row.swap_drops or "[]")},
-        )
+        needs = Needs()
+        for row in page:
+            needs.add_waitlisted(row)
         await load(connection, ledger, needs)
         for row in page:
             # What is missing is loaded for all students of the page at once: a few rounds are enough.

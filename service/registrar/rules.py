@@ -5,7 +5,7 @@ They are listed in the order in which their refusals are listed. Each refusal sa
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
 from typing import Literal, TypeAlias
 
@@ -227,7 +227,9 @@ def in_force(hold: Hold, now: datetime) -> bool:
 
 def end_of(term: Term) -> datetime:
     """Return the instant at which a term is over: the end of its last day, in UTC."""
-    return datetime.combine(term.ends_on, time(), UTC) + timedelta(days=1)
+    # Some callers write 9999-12-31 for a term without an end; the midnight after it lies beyond the calendar.
+    last_day = min(term.ends_on, date.max - timedelta(days=1))
+    return datetime.combine(last_day, time(), UTC) + timedelta(days=1)
 
 
 def terms_overlap(one: Term | None, other: Term | None) -> bool:

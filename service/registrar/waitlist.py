@@ -55,7 +55,10 @@ def settle_before_newcomer(ledger: Ledger, course_ids: tuple[int, ...], origin: 
     settle(ledger)
     for course_id in course_ids:
         course = ledger.course(course_id)
-        if course_id in ledger.promotable_ids() and course is not None and seats.has_free_seat(course):
+        # The transaction may have ended its promotions before it came to a course where nobody is left to judge.
+        if course is None or not seats.has_free_seat(course) or ledger.promotable.get(course_id) is None:
+            continue
+        if _next_candidate(ledger, course) is not None:
             raise PromotionsPending(course_id)
 
 
