@@ -120,6 +120,8 @@ class Coalescer(Generic[Item, Answer]):
         try:
             return await answer
         finally:
+            # An exception holds this frame, and the future the exception: a cycle that would keep the whole request.
+            del answer
             self._callers -= 1
             self._everybody.count -= 1
 

@@ -1,7 +1,9 @@
 """Natural batching: who shares a transaction, who is turned away, and that one failure is nobody else's."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import gc
+import weakref
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -27,6 +29,7 @@ from service.registrar.overrides import EndOverride
 from service.registrar.resources import Create, Delete, Edit, ResourceType
 from service.registrar.students import STUDENT, StudentFields
 from service.registrar.terms import TERM
+from service.registrar.unit_of_work import IdentityMap
 from service.settings import Settings
 from service.web.turnstile import Turnstile
 from sql import Connection
@@ -592,3 +595,40 @@ async def test_more_than_the_queue_holds_get_503_and_when_to_come_back(
             unavailable(task.result())
     assert (await first).status == 201
     assert [(await task).status for task in waiting] == [201] * 3
+
+
+class Item:
+    """Something that a weak reference can follow."""
+
+
+async def test_a_refused_item_is_freed_at_once_and_not_by_the_collector(no_collector: None) -> None:
+    async def refuse(items: Sequence[Item]) -> list[Exception]:
+        return [Unavailable("The database is away.") for _ in items]
+
+    line: Coalescer[Item, None] = Coalescer(refuse, cap=4, queue=9, patience=60)
+    item = Item()
+    freed = weakref.ref(item)
+    with pytest.raises(Unavailable):
+        await line.submit(item)
+    del item
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert freed() is None
+
+
+def test_the_rows_of_a_batch_are_freed_at_once_and_not_by_the_collector(no_collector: None) -> None:
+    rows: IdentityMap[int, Item] = IdentityMap()
+    row = Item()
+    freed = weakref.ref(row)
+    rows.put(1, row)
+    rows.commit()
+    del row, rows
+    assert freed() is None
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """Run a test without the cyclic garbage collector."""
+    gc.disable()
+    yield
+    gc.enable()

@@ -43,7 +43,7 @@ class IdentityMap(Generic[Key, Row]):
         self._loaded: dict[Key, Row | None] = {}
         """What the database holds of the rows that were put."""
         undo = undo or UndoLog()
-        self._add_undo, self._put_back = undo.add, self._set
+        self._add_undo = undo.add
         self._indexes: dict[UniqueKey[Row], dict[Hashable, Row]] = {}
         self.get = self._rows.get
         """Return a row, or None where there is none."""
@@ -87,7 +87,8 @@ class IdentityMap(Generic[Key, Row]):
         old = self._rows.get(key)
         # Rows are saved in the order of their last change: an earlier one may have given up a unique key.
         self._loaded[key] = self._loaded.pop(key, old)
-        self._add_undo((self._put_back, key, old))
+        # Not a method kept in an attribute: that is a cycle, and keeps every row of a batch until the collector runs.
+        self._add_undo((self._set, key, old))
         self._set(key, row)
 
     def flush(self) -> "Flush[Key, Row]":
