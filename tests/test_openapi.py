@@ -113,6 +113,13 @@ def test_what_needs_no_database_promises_no_503(operations: dict[tuple[str, str]
     assert without == {"/health/live", "/openapi.json", "/problems/{name}"}
 
 
+def test_every_operation_refuses_a_compressed_body_that_it_does_not_take(
+    operations: dict[tuple[str, str], dict[str, Any]],
+) -> None:
+    for name, operation in operations.items():
+        assert "unsupported_content_coding" in operation["responses"].get("415", {}).get("description", ""), name
+
+
 def test_the_document_reads_well(document: dict[str, Any]) -> None:
     schemas = document["components"]["schemas"]
     assert all(re.fullmatch("[A-Za-z]+", name) for name in schemas), schemas.keys()

@@ -251,9 +251,9 @@ def endpoint(
             returns = Page[get_args(returns)]  # type: ignore[misc]
         raw = returns is web.Response
         statuses = status if isinstance(status, tuple) else (status,)
-        shaped: tuple[type[DomainError], ...] = (Invalid,)
+        shaped: tuple[type[DomainError], ...] = (Invalid, UnsupportedContentCoding)
         if body is not None:
-            shaped += (BadJson, BodyTooSlow, BodyTooLarge, UnsupportedMediaType, UnsupportedContentCoding)
+            shaped += (BadJson, BodyTooSlow, BodyTooLarge, UnsupportedMediaType)
         if needs_database:
             shaped += (Unavailable,) if method == "GET" else (Unavailable, OutcomeUnknown)
         return Endpoint(
