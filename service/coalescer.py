@@ -1,4 +1,4 @@
-"""Natural batching: while one statement or transaction runs, the next batch gathers. No timer, no waiting."""
+"""Natural batching: while one statement or transaction runs, the next batch forms. No timer, no delay."""
 
 import asyncio
 import math
@@ -13,47 +13,46 @@ Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 FEW_OTHERS = 1 / 8
-"""Up to this share of a coalescer's own callers, the callers of the others are few."""
+"""The callers of other coalescers are few up to this share of a coalescer's own."""
 
 WEIGHT = 1 / 4
-"""Weight of the newest batch in the mean duration: four batches are enough to notice that they have become longer."""
+"""Weight of the latest batch in the mean duration: the mean follows a change within about four batches."""
 
 
 @dataclass(slots=True)
 class Callers:
-    """How many callers of all coalescers of an event loop wait for their answers."""
+    """The number of callers that wait for answers of any coalescer of an event loop."""
 
     count: int = 0
 
 
 @dataclass(slots=True)
 class Waiting(Generic[Item, Answer]):
-    """One item in the queue, and who is to have its answer."""
+    """An item in the queue, and the future of its caller."""
 
     item: Item
     size: int
     answer: asyncio.Future[Answer]
     until: float
-    """When it has waited too long, by the loop's clock."""
-    gone: Callable[[], bool] | None
+    """When it is refused if it is still in the queue, by the loop's clock."""
+    disconnected: Callable[[], bool] | None
 
 
 class Coalescer(Generic[Item, Answer]):
-    """Answers items in batches, in the order of their arrival.
+    """Answers items in batches, in order of arrival.
 
-    An item runs at once when nothing is in flight. What arrives meanwhile queues, and the next batch takes all of it,
-    up to a cap. ``run`` answers the items of a batch in their order; an exception in the place of an answer is raised
-    to that caller alone, one that ``run`` raises to all callers of the batch.
+    An item runs at once if no batch is in flight. Otherwise it waits in the queue, and the next batch takes the whole
+    queue, up to a cap. ``run`` returns the answers in the order of the items. An exception in place of an answer is
+    raised to that caller only; an exception that ``run`` raises is raised to all callers of the batch.
 
-    The next batch begins before the answers of the last one are resolved: a batch takes several round trips to the
-    database, and what resolved callers do next takes longer than any of these. So while few others wait, answers are
-    resolved in chunks, one a turn of the event loop: that is what the event loop does while the database works. While
-    others give it work enough, all are resolved at once: batches that end sooner are smaller, and cost more. (A fixed
-    chunk was tried: 64 and 256 callers who enroll lost 13 to 15 % with 16 a turn, and a mix of reads and changes lost
-    12 to 23 % with 1 or 2 a turn.)
+    The next batch begins before the callers of the last one are resolved. A batch takes several round trips to the
+    database, and resolved callers keep the event loop busy for longer than any of them. So while few others wait,
+    callers are resolved in chunks, one per turn of the event loop, and the loop works while the database does. While
+    many others wait, the loop has enough work, and all callers are resolved at once: batches that end sooner are
+    smaller and cost more. (With fixed chunks of 16, 64 and 256 callers who enroll lost 13 to 15 %; with chunks of 1 or
+    2, a mix of reads and changes lost 12 to 23 %.)
 
-    An item that is expected to wait longer than ``patience`` is refused when it arrives, and an item that has waited
-    that long is refused then. ``expected_wait`` says how the wait is estimated.
+    An item is refused on arrival if ``expected_wait`` exceeds ``patience``, and later if it has waited that long.
     """
 
     def __init__(
@@ -70,8 +69,8 @@ class Coalescer(Generic[Item, Answer]):
     ) -> None:
         """``cap`` bounds a batch in sizes, ``queue`` the queue in items, ``patience`` the wait in it in seconds.
 
-        With more than one batch ``in_flight`` items are not answered in order. The callers are resolved in so many
-        ``chunks`` while few others of ``everybody`` wait.
+        With more than one batch ``in_flight``, items are not answered in order. ``chunks`` is the number of chunks in
+        which the callers are resolved while few others of ``everybody`` wait.
         """
         self._run = run
         self._cap = cap
@@ -83,11 +82,11 @@ class Coalescer(Generic[Item, Answer]):
         self._waiting: deque[Waiting[Item, Answer]] = deque()
         self._in_flight = in_flight
         self._begun: list[float] = []
-        """When each batch in flight began, by the loop's clock, the oldest first."""
+        """When each batch in flight began, by the loop's clock, oldest first."""
         self._silent_since: float | None = None
-        """When the first of the batches began that have found the database unavailable since the last one it answered."""
+        """When the first batch began that found the database unavailable, if none has succeeded since."""
         self._batch_seconds = 0.0
-        """Weighted mean duration of the last batches, those that failed included."""
+        """Weighted mean duration of the latest batches, including those that failed."""
         self._chunks = chunks
         self._chunk = 1
         self._everybody = everybody or Callers()
@@ -96,18 +95,18 @@ class Coalescer(Generic[Item, Answer]):
         self._tasks: set[asyncio.Task[None]] = set()
         self._expiry: asyncio.TimerHandle | None = None
 
-    async def submit(self, item: Item, gone: Callable[[], bool] | None = None) -> Answer:
-        """Return the answer to an item; one whose caller is ``gone`` before its batch forms is not run.
+    async def submit(self, item: Item, disconnected: Callable[[], bool] | None = None) -> Answer:
+        """Return the answer to an item. It is not run if its caller has ``disconnected`` before its batch forms.
 
         Raises:
-            Unavailable: the item would wait too long, or has; it was not run.
+            Unavailable: the item was expected to wait too long, or has waited too long; it was not run.
         """
         self.admit()
         loop = asyncio.get_running_loop()
         now = loop.time()
         answer: asyncio.Future[Answer] = loop.create_future()
         size = self._size(item)
-        self._waiting.append(Waiting(item, size, answer, now + self._patience, gone))
+        self._waiting.append(Waiting(item, size, answer, now + self._patience, disconnected))
         self._queued += size
         if len(self._begun) < self._in_flight:
             self._begun.append(now)
@@ -134,11 +133,11 @@ class Coalescer(Generic[Item, Answer]):
     def expected_wait(self, now: float) -> float:
         """Return the seconds until the batch of an item that arrives ``now`` is expected to begin.
 
-        Where fewer batches are in flight than may be, it begins at once. Otherwise it waits for the batch in flight and
-        for the full batches ahead of it in the queue. Each of these takes the mean duration of the last batches; the
-        one in flight takes that or, where it is older already, as long again. So while nothing is answered, the wait
-        grows with the age of the oldest batch. However slow the last batches were, the next item after them begins at
-        once, and shows whether the database has recovered.
+        It begins at once if another batch may be in flight. Otherwise the item waits for the batch in flight and for the
+        full batches before it in the queue. Each is expected to take the mean duration of the latest batches; the one in
+        flight takes at least its age again. So while the database does not answer, the wait grows with the age of the
+        oldest batch. However slow the latest batches were, the first item after them begins at once and shows whether
+        the database has recovered.
         """
         if len(self._begun) < self._in_flight:
             return 0.0
@@ -176,7 +175,7 @@ class Coalescer(Generic[Item, Answer]):
             raise
         resolving = bool(self._answered)
         self._answered.extend(zip(batch, answers, strict=True))
-        # Callers who were cancelled meanwhile don't count any more: there may be none.
+        # Cancelled callers no longer count: there may be none left.
         self._chunk = max(-(-self._callers // self._chunks), 1)
         if not resolving:
             self._resolve()
@@ -190,13 +189,13 @@ class Coalescer(Generic[Item, Answer]):
             asyncio.get_running_loop().call_soon(self._resolve)
 
     def _next_batch(self) -> list[Waiting[Item, Answer]]:
-        """Take from the queue what goes together, one item at least."""
+        """Take the next batch from the queue: at least one item if there is one."""
         batch: list[Waiting[Item, Answer]] = []
         room = self._cap
         while self._waiting:
             first = self._waiting[0]
-            if first.answer.done() or (first.gone is not None and first.gone()):
-                _settle(self._pop(), Unavailable("The caller has left."))
+            if first.answer.done() or (first.disconnected is not None and first.disconnected()):
+                _settle(self._pop(), Unavailable("The client disconnected before the change was started."))
                 continue
             room -= first.size
             if room < 0 and batch:
@@ -210,7 +209,7 @@ class Coalescer(Generic[Item, Answer]):
         return first
 
     def _expire(self) -> None:
-        """Refuse the items that have waited too long, and look again when the next one may have."""
+        """Refuse the items that have waited too long, and schedule the next look."""
         loop = asyncio.get_running_loop()
         now = loop.time()
         while self._waiting and self._waiting[0].until <= now:
@@ -219,7 +218,7 @@ class Coalescer(Generic[Item, Answer]):
 
 
 def _overloaded(wait: float) -> Unavailable:
-    return Unavailable("More requests wait than can be answered in time. Try again later.", math.ceil(wait))
+    return Unavailable("Too many requests are queued; try again after the time in Retry-After.", math.ceil(wait))
 
 
 def _settle(waiting: Waiting[Item, Answer], answer: Answer | Exception) -> None:

@@ -1,4 +1,4 @@
-"""The pool, the two ways to use it, and driver errors turned into domain errors."""
+"""The connection pool, its two uses, and the mapping of driver errors to domain errors."""
 
 import asyncio
 import logging
@@ -19,15 +19,15 @@ from sql.server import get_server
 logger = logging.getLogger(__name__)
 
 TRANSIENT = frozenset({"08", "25", "28", "3D", "53", "57", "58"})
-"""SQLSTATE classes that speak of the server's condition and not of the statement: connection, transaction state
-(a standby is read-only), authorization, a database not there yet, resources, operator intervention, system
-(PostgreSQL manual, appendix A)."""
+"""SQLSTATE classes that report the state of the server, not an error in the statement: connection, transaction state
+(a standby is read-only), authorization, missing database, resources, operator intervention, system (PostgreSQL manual,
+appendix A)."""
 
 BUSY: Mapping[str, str] = {
     "55P03": "Another transaction held a lock for too long.",
     "57014": "The database took too long for a statement.",
 }
-"""What the SQLSTATEs mean by which a server that works declines to wait or to go on."""
+"""SQLSTATEs with which a working server ends a wait or a statement, and their messages."""
 
 DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 
@@ -42,7 +42,7 @@ LOST: Mapping[str, str] = {
     "57": "The database is shutting down or starting.",
     "57P01": "The database closed the connection at the command of its administrator.",
 }
-"""What SQLSTATEs and their classes mean by which a server says that it does not serve."""
+"""SQLSTATEs, and their classes, of a server that is unavailable, and their messages."""
 
 
 class Database:
@@ -52,15 +52,15 @@ class Database:
         self._settings = settings
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
         self._lost = False
-        """Whether the last call found that the server does not serve."""
+        """Whether the last call found the server unavailable."""
         self._silent = False
-        """Whether a call has waited in vain since the last one that was answered."""
+        """Whether a call has timed out since the last one that succeeded."""
         self._calls = 0
-        """The calls under way."""
+        """The number of calls under way."""
         self._recovering: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
-        """Make the pool, once; connections are opened when they are first needed."""
+        """Create the pool if there is none; it opens connections as they are needed."""
         if self._pool is not None:
             return
         settings = self._settings
@@ -80,8 +80,8 @@ class Database:
                 "idle_in_transaction_session_timeout": _milliseconds(settings.idle_in_transaction_timeout),
                 "timezone": "UTC",
                 "jit": "off",
-                # Each statement has one good plan (a test holds it to its indexes): to plan it anew for the parameters
-                # at hand costs more than it ever gains.
+                # Each statement has one good plan, which a test checks. Planning it for each set of parameters costs more
+                # than it gains.
                 "plan_cache_mode": "force_generic_plan",
                 # What requests ask for is in memory: without this, PostgreSQL would rather read a small table whole.
                 "random_page_cost": "1.1",
@@ -89,7 +89,7 @@ class Database:
         )
 
     async def close(self) -> None:
-        """Close the pool, whatever the state of its connections."""
+        """Close the pool without waiting for its connections."""
         if self._pool is not None:
             pool, self._pool = self._pool, None
             pool.terminate()
@@ -100,7 +100,7 @@ class Database:
         """Return the age in seconds of the oldest writing transaction, None if there is none.
 
         Raises:
-            Unavailable: the server does not answer, or is not migrated.
+            Unavailable: the server does not answer, or its database is not migrated.
         """
         try:
             async with self.reading() as connection:
@@ -110,15 +110,15 @@ class Database:
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[Connection]:
-        """Lend a connection, each statement its own transaction.
+        """Yield a connection on which each statement is a transaction of its own.
 
         Raises:
-            Unavailable: no connection was available in time, or the server does not serve, or is unfit.
+            Unavailable: no connection was available in time, or the server is unavailable or unfit.
         """
         if self._pool is None:
             raise Unavailable("The service is starting: the database has not answered yet.")
         if self._silent and self._calls:
-            # One call at a time finds out whether the database answers again; the others need not wait for that.
+            # One call at a time tests whether the database answers again; the others are refused at once.
             raise Unavailable("The database has not answered for a while.")
         self._calls += 1
         try:
@@ -132,7 +132,7 @@ class Database:
             except BaseException as error:
                 if isinstance(error.__cause__ or error, TimeoutError):
                     self._silent = True
-                    # The other connections may be as dead, while a new one would reach the server.
+                    # Other connections may be dead too; a new one may reach the server.
                     await self._pool.expire_connections()
                     self._recover(self._pool, connection)
                 else:
@@ -151,9 +151,9 @@ class Database:
             logger.warning("the database is back")
 
     def _recover(self, pool: "asyncpg.Pool[asyncpg.Record]", connection: "PoolConnectionProxy[asyncpg.Record]") -> None:
-        """Return a connection to the pool once its statement, which took too long, is cancelled or has lost its server.
+        """Return a connection to the pool in the background, after a statement on it timed out.
 
-        That takes up to ``command_timeout``, for which the caller of the statement must not wait.
+        Cancelling the statement takes up to ``command_timeout``; its caller must not wait for that.
         """
 
         async def recover() -> None:
@@ -167,7 +167,7 @@ class Database:
 
     @asynccontextmanager
     async def viewing(self) -> AsyncIterator[Connection]:
-        """Lend a connection within a transaction that sees one moment of the database and writes nothing.
+        """Yield a connection in a read-only transaction that sees one snapshot.
 
         Raises:
             Unavailable: as ``reading``.
@@ -180,11 +180,11 @@ class Database:
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[Connection]:
-        """Lend a connection within a transaction that holds the writer's lock, and commit it at the end.
+        """Yield a connection in a transaction that holds the write lock, and commit at the end.
 
         Raises:
-            OutcomeUnknown: the connection broke during the commit.
-            Unavailable: no connection or not the lock in time, or the server does not serve; nothing was written.
+            OutcomeUnknown: the connection was lost during the commit.
+            Unavailable: neither connection nor lock in time, or the server is unavailable; nothing was written.
         """
         async with self.reading() as connection:
             async with _rolled_back_on_error(connection):
@@ -201,11 +201,11 @@ class Database:
                 raise
 
     def _domain_error(self, error: Exception) -> Exception:
-        """Return what a driver error means to a caller, or the error itself if it means a bug of ours."""
+        """Map a driver error to a domain error; return it unchanged if it indicates a bug."""
         if isinstance(error, asyncpg.IntegrityConstraintViolationError):
             meaning = CONSTRAINTS.get(getattr(error, "constraint_name", None) or "")
             return meaning() if meaning else error  # type: ignore[call-arg]
-        # The driver says that the connection was closed, and why as the cause.
+        # Where the driver reports a closed connection, the cause is the reason that the server gave.
         reason = error.__cause__ if isinstance(error.__cause__, asyncpg.PostgresError) else error
         if isinstance(reason, asyncpg.PostgresError):
             sqlstate = _sqlstate(reason)
@@ -222,7 +222,7 @@ class Database:
         return Unavailable(sentence)
 
     def _note_lost(self, error: BaseException) -> None:
-        """Log once that the server does not serve: while it is away every call fails."""
+        """Log once that the server is unavailable: every call fails until it is back."""
         if not self._lost:
             self._lost = True
             extra = {"error": type(error).__name__, "reason": str(error) or _lost(error)}
@@ -234,7 +234,7 @@ async def _rolled_back_on_error(connection: Connection) -> AsyncIterator[None]:
     try:
         yield
     except TimeoutError:
-        # The server does not answer: ``reading`` sees to the connection and with it to the transaction.
+        # The server does not answer: ``reading`` ends the transaction when it recovers the connection.
         raise
     except BaseException:
         if not _is_closed(connection):
@@ -246,12 +246,12 @@ def _is_closed(connection: Connection) -> bool:
     try:
         return connection.is_closed()
     except asyncpg.InterfaceError:
-        # The pool has taken back a connection that was lost. Unless caught, this error would hide the first one.
+        # The pool has taken back a lost connection. If not caught, this error would hide the first one.
         return True
 
 
 def _lost(error: BaseException) -> str:
-    """Say why the server does not serve."""
+    """Return a sentence that says why the server is unavailable."""
     if isinstance(error, asyncpg.PostgresError):
         sqlstate = _sqlstate(error)
         if sentence := LOST.get(sqlstate) or LOST.get(sqlstate[:2]):
@@ -259,7 +259,7 @@ def _lost(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return "The database did not answer in time."
     if isinstance(error, asyncpg.InterfaceError):
-        # The driver drops what the server said meanwhile: most likely that the transaction was idle for too long.
+        # The driver discards the reason that the server gave, most likely that the transaction was idle for too long.
         return "The database closed the connection between two statements."
     return "The database can't be reached."
 
@@ -273,15 +273,15 @@ def _milliseconds(seconds: float) -> str:
 
 
 async def _keep_session(_connection: Connection) -> None:
-    """Spare each release a round trip: no statement of ours leaves session state (a test holds ``sql/`` to that)."""
+    """Avoid a round trip on each release: no statement in ``sql/`` leaves session state, which a test checks."""
 
 
 async def _meet(connection: Connection) -> None:
-    """Prepare a new connection, whose server may be another one than that of the connections before.
+    """Prepare a new connection, whose server may not be the one of earlier connections.
 
     Raises:
-        Unavailable: it is a standby.
-        UnfitDatabase: it may lose what it has confirmed.
+        Unavailable: the server is a standby.
+        UnfitDatabase: the server could lose commits that it has confirmed.
     """
     try:
         _set_keepalive(connection)
@@ -291,16 +291,15 @@ async def _meet(connection: Connection) -> None:
         check_fitness(server)
         await _renew_epoch_of_copy(connection)
     except BaseException:
-        # The pool would close it in an orderly way, and wait for a server that may be gone.
+        # The pool would close it gracefully, and wait for a server that may be gone.
         connection.terminate()
         raise
 
 
 async def _renew_epoch_of_copy(connection: Connection) -> None:
-    """Begin a new epoch of the feed where the old one was made for another server, timeline or database.
+    """Begin a new epoch of the feed if the current one belongs to another server, timeline or database.
 
-    Every connection goes through this before it reads or writes, so nothing is read of another history under an epoch
-    that was read before.
+    Every connection does this before its first read or write, so nothing of another history is read under an old epoch.
     """
     if await is_copy(connection):
         await lock_feed(connection)
@@ -310,7 +309,7 @@ async def _renew_epoch_of_copy(connection: Connection) -> None:
 
 
 def _set_keepalive(connection: Connection) -> None:
-    """Notice a server that vanished without a word, which asyncpg's own sockets would wait for without end."""
+    """Detect a server that vanished without closing the connection; asyncpg's sockets would wait forever."""
     transport = connection._transport  # type: ignore[union-attr]  # noqa: SLF001
     sock: socket.socket | None = transport.get_extra_info("socket")
     if sock is None or sock.family == socket.AF_UNIX:

@@ -1,4 +1,4 @@
-"""Hot reads: what callers ask for together is read in one statement."""
+"""Batched reads: concurrent lookups share one statement."""
 
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from typing import TypeVar
@@ -12,10 +12,10 @@ Asked = TypeVar("Asked", bound=Hashable)
 Found = TypeVar("Found")
 
 IN_FLIGHT = 2
-"""While one statement runs, the answers of the one before are serialised; more made the batches smaller, not faster."""
+"""While one statement runs, the answers of another are serialised; with more, batches were smaller and no faster."""
 
 CHUNKS = 8
-"""With one chunk 64 callers were served a fifth slower, with many more 256 callers a tenth slower."""
+"""With one chunk, throughput of 64 callers was a fifth lower; with many more, that of 256 callers was a tenth lower."""
 
 
 def reader(
@@ -24,7 +24,7 @@ def reader(
     everybody: Callers,
     load: Callable[[Connection, list[Asked]], Awaitable[Mapping[Asked, Found]]],
 ) -> Coalescer[Asked, Found | None]:
-    """Make a reader whose ``submit`` returns what ``load`` finds for what is asked, or None."""
+    """Make a coalescer whose ``submit`` returns what ``load`` finds for a key, or None."""
 
     async def run(asked: Sequence[Asked]) -> list[Found | None]:
         async with database.reading() as connection:

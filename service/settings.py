@@ -1,4 +1,4 @@
-"""The only reader of the environment, and every limit of the service with the reason for its number."""
+"""Settings from the environment: every limit of the service, with the reason for its value."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class Settings(BaseSettings):
-    """What an operator may set: each field is read from the environment variable of its name in capitals.
+    """Settings that an operator can change. Each field is read from the environment variable with its name in upper case.
 
     Times are in seconds, sizes in bytes.
     """
@@ -15,109 +15,109 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
 
     host: str = "127.0.0.1"
-    """Loopback unless an operator says otherwise: nothing authenticates a caller in this stage."""
+    """Loopback by default: the service does not authenticate its callers yet."""
 
     port: int = Field(default=8080, ge=0, le=65535)
-    """The customary port of an unprivileged HTTP service; 0 takes a free one."""
+    """The usual port of an unprivileged HTTP service; 0 picks a free one."""
 
     listen_backlog: PositiveInt = 4096
-    """Connections that wait to be taken: a rush comes within a second. Linux takes no more without net.core.somaxconn."""
+    """Connections that wait to be accepted: a rush arrives within a second. Linux caps this at net.core.somaxconn."""
 
     database_url: str | None = None
-    """PostgreSQL 15 or newer, as postgresql://user:password@host:port/name; without one the embedded server serves."""
+    """PostgreSQL 15 or newer, as postgresql://user:password@host:port/name; if unset, the embedded server is used."""
 
     database_schema: str = Field(default="public", pattern=r"^[a-z_][a-z0-9_]{0,62}$")
-    """One schema holds one institution."""
+    """Each institution has a schema of its own."""
 
     data_dir: Path = Path(".data")
     """Where the embedded server keeps its files between runs."""
 
     migrate_on_start: bool = True
-    """Off where a job of its own migrates before the replicas start."""
+    """Set to false if a separate job migrates before the replicas start."""
 
     pool_size: PositiveInt = 10
-    """One connection writes at a time, the others read; a PostgreSQL with its default 100 carries ten processes."""
+    """One connection writes, the others read; PostgreSQL's default of 100 connections is enough for ten processes."""
 
     acquire_timeout: PositiveFloat = 2.0
-    """A caller who has waited this long for a connection is better served by a 503 and another try."""
+    """Longest wait for a connection from the pool; after that a 503 and another try serve the caller better."""
 
     statement_timeout: PositiveFloat = 5.0
-    """No statement of the service takes a tenth of this on a million rows; the server gives up first."""
+    """The server cancels a longer statement; on a million rows none of the service takes a tenth of this."""
 
     command_timeout: PositiveFloat = 7.0
-    """Above statement_timeout, so that it only ever ends a statement whose server no longer answers."""
+    """Longest wait for a statement; above statement_timeout, so that it only applies when the server does not respond."""
 
     lock_timeout: PositiveFloat = 4.0
-    """Below statement_timeout, so that a wait for the writer's lock is told apart from a slow statement."""
+    """Longest wait for the write lock; below statement_timeout, so that it is not reported as a slow statement."""
 
     idle_in_transaction_timeout: PositiveFloat = 5.0
-    """How long a frozen process can hold the writer's lock against all others."""
+    """Longest time that a frozen process can hold the write lock."""
 
     admission_seconds: PositiveFloat = 2.0
-    """A request that is expected to wait longer for its turn gets 503 at once: people wait a few seconds for an answer."""
+    """A request with a longer expected wait gets 503 at once: people wait a few seconds for an answer."""
 
     write_timeout: PositiveFloat = 10.0
-    """How long a batch or a bulk request may wait until the others of its process have written."""
+    """Longest wait of a batch or a bulk request for the other writes of its process."""
 
     batching: bool = True
-    """Whether requests that arrive together share a transaction or a statement; off only to compare."""
+    """Whether concurrent requests share a transaction or a statement; set to false only to compare."""
 
     batch_pairs: PositiveInt = 512
-    """How many pairs of student and course one transaction takes: more of them make it longer, not faster."""
+    """Most pairs of student and course in one transaction: with more it takes longer, and does not get more done."""
 
     promotions_per_transaction: PositiveInt = 1000
-    """How many waitlisted students one transaction judges: it holds the writer's lock for some tenths of a second."""
+    """Most waitlisted students that one transaction judges, which holds the write lock for a few tenths of a second."""
 
     batch_reads: PositiveInt = 128
-    """How many single things one statement reads for as many callers."""
+    """Most callers whose lookups share one statement."""
 
     queue_limit: PositiveInt = 8192
-    """How many requests may wait: those of two seconds at 4,000 a second."""
+    """Most requests in a queue: about two seconds' worth at 4,000 a second."""
 
     connect_timeout: PositiveFloat = 5.0
-    """A server on the same network answers within milliseconds, or is not there."""
+    """A server on the same network answers within milliseconds or is down."""
 
     retry_ceiling: PositiveFloat = 5.0
-    """The longest pause between two tries to reach a database that is not there yet: it doubles up to this."""
+    """Longest pause between attempts to reach a database that is not up yet; the pause doubles up to this."""
 
     migrate_timeout: PositiveFloat = 600.0
-    """How long a start waits for another process to finish migrating; an index over 10⁷ rows takes minutes."""
+    """Longest wait for another process to finish migrating; an index over 10⁷ rows takes minutes."""
 
     check_timeout: PositiveFloat = 1800.0
-    """How long `check` may hold its snapshot, which keeps the server from cleaning up; 10⁷ events take some 5 minutes."""
+    """Longest time that `check` keeps its snapshot, which delays cleanup; 10⁷ events take about 5 minutes."""
 
     sweep_interval: PositiveFloat = 60.0
-    """How late a promotion may come that only the clock brings about, such as a hold that runs out."""
+    """Longest delay before a time-based promotion (for example after a hold expires) is noticed."""
 
     poll_interval: PositiveFloat = 0.2
-    """How late a waiting reader of the feed may learn of an event; one question a process, however many wait."""
+    """How often each process looks for new events on behalf of all its long-polling readers."""
 
     body_limit: PositiveInt = 1024 * 1024
-    """Ten times the largest request that makes sense: 1,000 items of a bulk request are some 100 KiB."""
+    """Ten times the largest useful request: 1,000 items of a bulk request are about 100 KiB."""
 
     body_members: PositiveInt = 10_000
-    """Twice the members of the largest bulk request; each unknown one would be an error that takes time to list."""
+    """Twice the members of the largest bulk request; each unknown member is an error that takes time to report."""
 
     body_timeout: PositiveFloat = 10.0
-    """A body under body_limit arrives within this on a poor mobile line; a slower one only holds a connection."""
+    """Enough for body_limit over a slow mobile connection; a slower body only occupies a connection."""
 
     peer_connections: NonNegativeInt = 0
-    """Connections that one address may have, 0 for no limit: behind a load balancer all callers have its address."""
+    """Most connections of one address, 0 for no limit: behind a load balancer all callers share its address."""
 
     header_timeout: PositiveFloat = 15.0
-    """A caller sends the header of its first request within milliseconds; a slower one only holds a connection."""
+    """Callers send the header of their first request within milliseconds; a slower one only occupies a connection."""
 
     send_timeout: PositiveFloat = 30.0
-    """A caller takes an answer of 500 items within this on a poor mobile line; a slower one only holds memory."""
+    """Enough to receive 500 items over a slow mobile connection; a slower caller only occupies memory."""
 
     keepalive_timeout: PositiveFloat = 75.0
-    """Above the 60 s of common load balancers, so that it is they who close idle connections."""
+    """Above the 60 s of common load balancers, so that the load balancer closes idle connections."""
 
     drain_seconds: float = Field(default=0.0, ge=0)
-    """How long to say "not ready" before the listener closes: set it to a load balancer's check interval."""
+    """How long to report "not ready" before the listener closes; set it to the load balancer's check interval."""
 
     linger_seconds: float = Field(default=1.0, ge=0)
-    """How long, once the listener is closed, a request on an open connection is still answered, with Connection: close."""
+    """How long after the listener closes requests on open connections are still answered, with Connection: close."""
 
     shutdown_timeout: PositiveFloat = 8.0
-    """What is in flight may take this long to finish; below the 10 s after which `docker stop` kills."""
+    """How long requests in flight, and then their connections, may take to end; `docker stop` kills after 10 s."""

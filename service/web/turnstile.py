@@ -1,22 +1,20 @@
-"""How many requests begin in one turn of the event loop, so that others make progress between them."""
+"""Limit how many requests begin in one turn of the event loop, so that requests under way make progress."""
 
 import asyncio
 from collections import deque
 
 READS_PER_TURN = 128
-"""As many as one statement reads. With 32, a mix with 256 callers had smaller batches and took 5 to 10 % more CPU."""
+"""As many as one statement reads. With 32, a mix of 256 callers had smaller batches and took 5 to 10 % more CPU."""
 
 CHANGES_PER_TURN = 8
-"""A transaction takes some 30 turns, so a full batch gathers meanwhile. With 16, and 13,000 callers, refusals took twice
-the time of the event loop; with 4, callers waited here and not in the queue, and nobody was refused in time."""
+"""A transaction takes about 30 turns, so a full batch forms meanwhile. With 4, callers wait here instead of in the queue."""
 
 
 class Turnstile:
-    """Lets a fixed number of requests begin in each turn of the event loop, in the order of their arrival.
+    """Lets a fixed number of requests begin in each turn of the event loop, in order of arrival.
 
-    The event loop handles everything that has arrived before it looks for answers of the database. Without a limit,
-    thousands of requests that arrive together, even those that are only refused, delay each round trip of the
-    transaction in flight by the time that all of them take.
+    In one turn, the event loop begins every request that has arrived. Thousands that arrive together would delay the
+    next round trip of the transaction in flight, and every read, until all of them have begun.
     """
 
     def __init__(self, per_turn: int) -> None:
@@ -26,7 +24,7 @@ class Turnstile:
         self._turning = False
 
     def enter(self) -> asyncio.Future[None] | None:
-        """Return None if a request may begin now, and otherwise a future to wait for before it begins."""
+        """Return None if a request may begin now, otherwise a future to await first."""
         loop = asyncio.get_running_loop()
         if not self._turning:
             self._turning = True
