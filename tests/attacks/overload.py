@@ -5,21 +5,26 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import asyncpg
 
 from service.settings import Settings
 from tests.attacks.harness import Figure, Latencies, Service, attacked, beside
 from tests.benchmarks import wrk
+from tests.benchmarks.data import IDLE, cluster_at, fill
+from tests.benchmarks.run import options_of
 
 FEW = 256
 ADMISSION_SECONDS = Settings().admission_seconds
 CASES = ((8_000, ADMISSION_SECONDS), (10_000, ADMISSION_SECONDS), (13_000, ADMISSION_SECONDS), (13_000, 0.5))
 """Callers, and how long they may wait. With the last, most of them have to be refused on any machine."""
+STUDENTS = str(Path(__file__).parent / "students")
+LOADS = (STUDENTS, "enroll")
+"""Scripts of wrk: one creates students, the other enrolls those of the benchmarks in two courses each."""
 CONNECTING_SECONDS = {True: 2, False: 10}
 """Until all are connected: the kernel lets a caller try again after one second, and then after two and four."""
 WINDOW_SECONDS = 8
-SCRIPT = str(Path(__file__).parent / "students")
 STUDENT = b'{"given_name":"Ada","family_name":"Byron","email":"beside.%d@campus.example"}'
 
 
@@ -28,7 +33,7 @@ class Seen:
     """What came of an overload, within the window."""
 
     goodput: float = 0.0
-    """Changes made, a second."""
+    """Events, a second: one for each student created, and one for each seat taken."""
     refusals: float = 0.0
     """Answers of 503, a second, of the whole load."""
     reads: Latencies = field(default_factory=Latencies)
@@ -42,16 +47,22 @@ class Seen:
 
 async def run() -> Sequence[Figure]:
     """Compare many callers with few, of the same service and in the same run."""
-    few = await overload(FEW, ADMISSION_SECONDS)
+    return [figure for script in LOADS for figure in await compare(script)]
+
+
+async def compare(script: str) -> list[Figure]:
+    """Compare many callers with few, of one kind of change."""
+    name = Path(script).name
+    few = await overload(script, FEW, ADMISSION_SECONDS)
     figures = [
-        Figure(f"{FEW} callers: changes made", few.goodput, "/s"),
-        Figure(f"{FEW} callers: p99 of a read beside", few.reads.p99, "ms"),
+        Figure(f"{name}, {FEW} callers: events", few.goodput, "/s"),
+        Figure(f"{name}, {FEW} callers: p99 of a read beside", few.reads.p99, "ms"),
     ]
     for callers, seconds in CASES:
-        seen = await overload(callers, seconds)
-        which = f"{callers} callers, {seconds} s"
+        seen = await overload(script, callers, seconds)
+        which = f"{name}, {callers} callers, {seconds} s"
         figures += [
-            Figure(f"{which}: changes made", seen.goodput, "/s", at_least=0.9 * few.goodput),
+            Figure(f"{which}: events", seen.goodput, "/s", at_least=0.9 * few.goodput),
             Figure(f"{which}: refused", seen.refusals, "/s"),
             Figure(f"{which}: longest wait for a refusal", max(seen.refused_seconds, default=0.0), "s"),
             Figure(f"{which}: longest wait for a change made", max(seen.served_seconds, default=0.0), "s"),
@@ -62,18 +73,24 @@ async def run() -> Sequence[Figure]:
     return figures
 
 
-async def overload(callers: int, admission_seconds: float) -> Seen:
-    """Let callers create students, and count what is made once all are connected."""
+async def overload(script: str, callers: int, admission_seconds: float) -> Seen:
+    """Let callers make changes, and count what is made once all are connected."""
     seen = Seen()
     connecting = CONNECTING_SECONDS[callers == FEW]
     async with attacked(admission_seconds=admission_seconds) as service:
+        options = {"seed": callers}
+        if script != STUDENTS:
+            await asyncio.to_thread(
+                fill, cluster_at(service.database_url), urlsplit(service.database_url).path[1:], IDLE
+            )
+            options = options_of(IDLE, script, seed=callers, warmup=False)
         await one_more(service, Seen(), -1)
         command = wrk.command(
             service.url,
-            SCRIPT,
+            script,
             connections=callers,
             seconds=connecting + WINDOW_SECONDS + 2,
-            options={"seed": callers},
+            options=options,
         )
         loading = asyncio.create_task(asyncio.to_thread(wrk.run, command))
         await asyncio.sleep(connecting)
