@@ -310,8 +310,22 @@ CROSS JOIN LATERAL (
         SELECT
             mine.course_id,
             mine.status,
-            waitlisted.position,
-            waitlisted.blocked_by,
+            CASE
+                WHEN mine.status = 'waitlisted' THEN (
+                    SELECT waitlisted.position
+                    FROM waitlisted
+                    WHERE waitlisted.student_id = asked.student_id
+                        AND waitlisted.course_id = mine.course_id
+                )
+            END AS position,
+            CASE
+                WHEN mine.status = 'waitlisted' THEN (
+                    SELECT waitlisted.blocked_by
+                    FROM waitlisted
+                    WHERE waitlisted.student_id = asked.student_id
+                        AND waitlisted.course_id = mine.course_id
+                )
+            END AS blocked_by,
             to_char(mine.joined_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS joined_at,
             mine.passed,
             mine.grade,
@@ -334,14 +348,6 @@ CROSS JOIN LATERAL (
             LIMIT asked.page_limit
         ) AS mine
         INNER JOIN courses ON courses.id = mine.course_id
-        LEFT JOIN LATERAL (
-            SELECT position, blocked_by
-            FROM waitlisted
-            WHERE mine.status = 'waitlisted'
-                AND waitlisted.student_id = asked.student_id
-                AND waitlisted.course_id = mine.course_id
-            LIMIT 1
-        ) AS waitlisted ON true
         ORDER BY mine.course_id
     ) AS item
 ) AS page
