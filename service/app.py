@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 from aiohttp import web
 
@@ -69,12 +69,8 @@ def create_app(settings: Settings) -> web.Application:
     app[COURSES] = reader(database, settings, everybody, courses.find)
     app[COURSES_OF_STUDENTS] = reader(database, settings, everybody, enrollments.find_courses)
     app[STUDENTS_OF_COURSES] = reader(database, settings, everybody, enrollments.find_students)
-    app[BODY_TIMEOUT] = settings.body_timeout
-    app[BODY_MEMBERS] = settings.body_members
-    app[DRAINING] = asyncio.Event()
+    set_limits(app, settings, app[REGISTRAR].admit)
     app[POLLER] = Poller(database, app[DRAINING], interval=settings.poll_interval)
-    app[ADMISSION] = app[REGISTRAR].admit
-    app[TURNSTILES] = (Turnstile(READS_PER_TURN), Turnstile(CHANGES_PER_TURN))
 
     async def readiness() -> float | None:
         return await ready(app)
@@ -99,6 +95,15 @@ def create_app(settings: Settings) -> web.Application:
 
     app.cleanup_ctx.append(lifetime)
     return app
+
+
+def set_limits(app: web.Application, settings: Settings, admit: Callable[[], None]) -> None:
+    """Give an application everything that its endpoints need besides what their handlers ask for."""
+    app[BODY_TIMEOUT] = settings.body_timeout
+    app[BODY_MEMBERS] = settings.body_members
+    app[DRAINING] = asyncio.Event()
+    app[ADMISSION] = admit
+    app[TURNSTILES] = (Turnstile(READS_PER_TURN), Turnstile(CHANGES_PER_TURN))
 
 
 async def ready(app: web.Application) -> float | None:

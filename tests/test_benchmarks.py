@@ -1,8 +1,10 @@
 """The pure parts of the benchmarks, and that README.md quotes what the ledger says."""
 
+import json
 import os
 import subprocess
 import sys
+import urllib.request
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +17,7 @@ from tests.benchmarks.data import IDLE, RUSH
 from tests.benchmarks.ledger import Ledger, Measurement
 from tests.benchmarks.run import best_connections, options_of
 from tests.benchmarks.scenarios import scenarios, steps
-from tests.benchmarks.servers import EXPRESS, NOOP, OURS, SQLALCHEMY, UNBATCHED
+from tests.benchmarks.servers import EXPRESS, NOOP, OURS, SQLALCHEMY, UNBATCHED, serving
 
 STARTED = datetime(2030, 1, 1, tzinfo=UTC)
 OUTPUT = """\
@@ -182,3 +184,14 @@ def test_the_readme_quotes_the_ledger() -> None:
     assert report.quoted(readme) == report.in_readme(its)
     assert report.quote(readme, report.in_readme(its)) == readme
     assert (report.RESULTS / "results.md").read_text() == report.document(its) + "\n"
+
+
+def test_the_no_op_serves_what_it_is_compared_by(tmp_path: Path) -> None:
+    with serving(NOOP, "postgresql://nowhere.invalid/x", tmp_path / "log") as running:
+        body = json.dumps({"course_ids": [500, 600]}).encode()
+        headers = {"Content-Type": "application/json"}
+        enrolling = urllib.request.Request(f"{running.url}/students/1/enroll", data=body, headers=headers)
+        with urllib.request.urlopen(enrolling) as answer:
+            assert answer.status == 201
+        with urllib.request.urlopen(f"{running.url}/students/1/courses") as answer:
+            assert len(json.load(answer)["items"]) == 20

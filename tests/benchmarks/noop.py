@@ -13,12 +13,11 @@ import uvloop
 from aiohttp import web
 
 from service.__main__ import LOGGING
-from service.app import make_runner
+from service.app import make_runner, set_limits
 from service.enrollments import DryRun, EnrollmentRequest, StudentCoursesQuery
 from service.settings import Settings
 from service.values import IdInPath
-from service.web.body import BODY_MEMBERS, BODY_TIMEOUT
-from service.web.endpoint import DRAINING, Call, endpoint, endpoints_of, register
+from service.web.endpoint import Call, endpoint, endpoints_of, register
 
 COURSE = '{"id":%d,"code":"C000500","title":"Introduction to Subject 500","credits":3,"term_id":null}'
 ENROLLED = (
@@ -29,7 +28,7 @@ ENROLLED = (
 COURSES = (
     '{"items":['
     + ",".join(
-        f'{{"course_id":{id},"status":"enrolled","position":null,"joined_at":"2030-01-01T00:00:00.000000Z",'
+        f'{{"course_id":{id},"status":"enrolled","position":null,"blocked_by":null,"joined_at":"2030-01-01T00:00:00.000000Z",'
         f'"passed":null,"grade":null,"course":{COURSE % id}}}'
         for id in range(500, 520)
     )
@@ -54,15 +53,17 @@ async def ready(_call: Call) -> None:
     """Tell that requests are served."""
 
 
+def admit_everybody() -> None:
+    """Nobody waits for anything here."""
+
+
 async def serve(settings: Settings) -> None:
     """Serve until SIGTERM."""
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     app = web.Application(client_max_size=settings.body_limit)
     register(app, endpoints_of(sys.modules[__name__]))
-    app[BODY_TIMEOUT] = settings.body_timeout
-    app[BODY_MEMBERS] = settings.body_members
-    app[DRAINING] = asyncio.Event()
+    set_limits(app, settings, admit_everybody)
     runner = make_runner(app, settings)
     await runner.setup()
     await web.TCPSite(runner, settings.host, settings.port).start()
