@@ -8,7 +8,6 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 from functools import partial
 from typing import Final, NamedTuple, TypeAlias
 
@@ -41,7 +40,6 @@ from sql import Connection
 from sql import check as sql
 from sql import replay as sql_replay
 from sql.courses import Course
-from sql.feed import load_head
 from sql.overrides import find_overrides
 from sql.students import Student
 from sql.terms import Term
@@ -111,8 +109,7 @@ class Overlooked:
 
 async def find_overlooked(connection: Connection, sweep_interval: float) -> AsyncIterator[Overlooked]:
     """Find unjudged students beside a free seat, but for courses that opened since the last sweep."""
-    now = (await load_head(connection)).now
-    for unjudged in await find_unjudged(connection, now, now - timedelta(seconds=sweep_interval)):
+    for unjudged in await find_unjudged(connection, sweep_interval):
         yield Overlooked(*unjudged)
 
 

@@ -53,30 +53,6 @@ async def lock_feed(connection: Connection) -> None:
     await connection.execute(LOCK_FEED)
 
 
-LOAD_HEAD: Final = """
-SELECT
-    clock_timestamp() AS now,
-    coalesce(newest.position, 0) AS position,
-    feed.epoch,
-    newest.occurred_at,
-    newest.request_id
-FROM feed
-LEFT JOIN LATERAL (
-    SELECT position, occurred_at, request_id
-    FROM events
-    ORDER BY position DESC
-    LIMIT 1
-) AS newest ON true
-"""
-
-
-async def load_head(connection: Connection) -> Head:
-    """Read the clock and the newest event; current only in a statement after the lock."""
-    row = await connection.fetchrow(LOAD_HEAD)
-    assert row is not None
-    return Head(*row)
-
-
 class Edit(NamedTuple):
     """An event that changed a course or a term."""
 

@@ -365,13 +365,13 @@ INNER JOIN student_courses
 WHERE courses.waitlisted > 0
     AND courses.status = 'open'
     AND (courses.capacity IS NULL OR courses.seats_taken < courses.capacity)
-    AND (terms.ends_on IS NULL OR terms.ends_on >= ($1::timestamptz AT TIME ZONE 'UTC')::date)
-    AND (terms.enroll_from IS NULL OR terms.enroll_from <= $2::timestamptz)
-    AND (terms.enroll_until IS NULL OR terms.enroll_until > $1::timestamptz)
+    AND (terms.ends_on IS NULL OR terms.ends_on >= (now() AT TIME ZONE 'UTC')::date)
+    AND (terms.enroll_from IS NULL OR terms.enroll_from <= now() - make_interval(secs => $1::double precision))
+    AND (terms.enroll_until IS NULL OR terms.enroll_until > now())
 ORDER BY courses.id, student_courses.place
 """
 
 
-async def find_unjudged(connection: Connection, now: datetime, open_since: datetime) -> list[Unjudged]:
-    """Find unjudged students beside a free seat, in courses that have been open for promotion for a while."""
-    return [Unjudged._make(row) for row in await connection.fetch(FIND_UNJUDGED, now, open_since)]
+async def find_unjudged(connection: Connection, open_seconds: float) -> list[Unjudged]:
+    """Find unjudged students beside a free seat, in courses open for promotion at least that long."""
+    return [Unjudged._make(row) for row in await connection.fetch(FIND_UNJUDGED, open_seconds)]

@@ -407,7 +407,6 @@ INDEXES = {
     "LIST_STUDENTS_OF_COURSES": {"student_courses_course_id_idx", "students_pkey"},
     "LOCK_FEED": set(),
     "GET_EPOCH": {"events_pkey"},
-    "LOAD_HEAD": {"events_pkey"},
     "LOAD_SEATS": {"courses_pkey"},
     "LOAD_OPENING": {
         "students_pkey",

@@ -61,7 +61,7 @@ class Ledger:
     A look-up of something that is not in memory raises ``NotLoaded``.
     """
 
-    def __init__(self, head: Head, catalog: Catalog | None = None, promotions_left: int = 1_000_000) -> None:
+    def __init__(self, head: Head, catalog: Catalog | None = None, promotions_left: int = 0) -> None:
         self.now: datetime = head.now
         self.catalog = catalog or Catalog()
         """What is known of courses and terms that no change of the batch has changed."""

@@ -5,17 +5,19 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from service.registrar import rules
+from service.registrar.catalog import Catalog
 from service.registrar.ledger import Ledger
-from service.registrar.load import load
+from service.registrar.load import load, open_ledger
 from service.registrar.needs import Needs, NotLoaded
 from service.registrar.waitlist import judge_waitlisted
 from sql import NEVER, Connection
 from sql.enrollments import Enrollment
-from sql.feed import load_head
 from sql.waitlist import list_blocked
 
 PAGE = 500
 """Blocked students in memory at once."""
+
+NO_PROMOTIONS = 0
 
 ROUNDS = 1_000
 """Times that more rows are loaded to judge one student. Each is of another term at least, so that more are a bug."""
@@ -44,13 +46,14 @@ async def review_blocked(connection: Connection, sweep_interval: float) -> Async
 
     A student who became eligible by the clock within the last ``sweep_interval`` seconds is left to the next sweep.
     """
+    catalog = Catalog()
     course_id = position = 0
     while page := await list_blocked(connection, course_id, position, PAGE):
         course_id, position = page[-1].course_id, page[-1].joined_position
-        ledger = Ledger(await load_head(connection))
         needs = Needs()
         for row in page:
             needs.add_waitlisted(row)
+        ledger = await open_ledger(connection, catalog, NO_PROMOTIONS, needs)
         await load(connection, ledger, needs)
         for row in page:
             # What is missing is loaded for all students of the page at once: a few rounds are enough.
