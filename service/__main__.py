@@ -18,10 +18,10 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from service.app import BRING_UP, create_app, make_runner
-from service.campus import Size
 from service.check import check
 from service.database import Database
 from service.demo import fill
+from service.demo.campus import Size
 from service.embedded import EmbeddedError, embedded_server
 from service.errors import DomainError
 from service.fitness import UnfitDatabase

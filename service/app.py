@@ -8,15 +8,15 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 from aiohttp import web
 
-from service import __version__, courses, enrollments, events, holds, overrides, students, terms
-from service.coalescer import Callers
+from service import __version__
+from service.api import courses, enrollments, events, holds, overrides, students, terms
+from service.api.events import POLLER, Poller
+from service.api.keys import COURSES, COURSES_OF_STUDENTS, DATABASE, REGISTRAR, STUDENTS, STUDENTS_OF_COURSES
+from service.batching import Callers, reader
 from service.database import Database
 from service.errors import DomainError, EnrollmentRefused, Unavailable, UnknownCourses
-from service.events import POLLER, Poller
 from service.fitness import UnfitDatabase
-from service.keys import COURSES, COURSES_OF_STUDENTS, DATABASE, REGISTRAR, STUDENTS, STUDENTS_OF_COURSES
 from service.migrate import DatabaseUnavailable, migrate
-from service.reading import reader
 from service.registrar import Registrar
 from service.registrar.rules import RULES
 from service.settings import Settings

@@ -14,7 +14,10 @@ from typing import Final, NamedTuple, TypeAlias
 import asyncpg
 from pydantic import ValidationError
 
-from service.courses import NewCourse
+from service.api.courses import NewCourse
+from service.api.fields import Input
+from service.api.students import NewStudent
+from service.api.terms import NewTerm
 from service.fitness import UnfitDatabase
 from service.migrate import DatabaseUnavailable
 from service.registrar.review import review_blocked
@@ -33,9 +36,6 @@ from service.replay import (
     terms_of,
 )
 from service.settings import Settings
-from service.students import NewStudent
-from service.terms import NewTerm
-from service.values import Input
 from sql import Connection
 from sql import check as sql
 from sql import replay as sql_replay

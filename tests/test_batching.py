@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 from pytest_aiohttp import AiohttpClient
 
-from service.coalescer import Callers, Coalescer
+from service.batching import Callers, Coalescer
 from service.errors import (
     DomainError,
     EmailTaken,

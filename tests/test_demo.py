@@ -1,6 +1,6 @@
 """The campuses of ``demo``: the same every time, and as large as they say."""
 
-from service.campus import Campus, plan
+from service.demo.campus import Campus, plan
 from tests.test_process import run
 
 

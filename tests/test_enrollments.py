@@ -4,8 +4,8 @@ import json
 from datetime import datetime
 from typing import Any
 
-from service.courses import search_courses
-from service.enrollments import list_course_students, list_student_courses
+from service.api.courses import search_courses
+from service.api.enrollments import list_course_students, list_student_courses
 from sql import Connection
 from tests.campus import (
     Answer,

@@ -13,10 +13,10 @@ import psycopg
 import pytest
 from pytest_aiohttp import AiohttpClient
 
+from service.api.events import POLLER, WAIT
 from service.database import Database
 from service.embedded import _find_binaries, embedded_server
 from service.errors import Unavailable
-from service.events import POLLER, WAIT
 from service.migrate import DatabaseUnavailable, migrate
 from service.registrar import catalog
 from service.settings import Settings

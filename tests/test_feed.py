@@ -15,10 +15,10 @@ import psycopg
 import pytest
 from pytest_aiohttp import AiohttpClient
 
+from service.api.events import POLLER, READERS_PER_TURN, WAIT, Cursor, Poller, cursor_after, decode, encode
+from service.api.keys import DATABASE
 from service.database import Database
 from service.errors import Unavailable
-from service.events import POLLER, READERS_PER_TURN, WAIT, Cursor, Poller, cursor_after, decode, encode
-from service.keys import DATABASE
 from service.registrar import Registrar
 from service.registrar.changes import Origin
 from service.registrar.resources import Create

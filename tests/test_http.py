@@ -18,8 +18,8 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from pytest_aiohttp import AiohttpClient
 
 from service.__main__ import LOGGING
+from service.api.enrollments import BulkItem
 from service.app import BRING_UP, create_app, make_runner
-from service.enrollments import BulkItem
 from service.settings import Settings
 from service.web.access import log_request
 from service.web.server import Limits, Runner

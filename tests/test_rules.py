@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from service.enrollments import Blocker, Reason, reason_of
-from service.overrides import OverridableRule
+from service.api.enrollments import Blocker, Reason, reason_of
+from service.api.overrides import OverridableRule
 from service.registrar.application import Application, Group, HeldSeat, Hold, Refusal
 from service.registrar.changes import Origin
 from service.registrar.ledger import Ledger

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast
 
 import asyncpg
 
-from service.coalescer import Callers, Coalescer
+from service.batching import Callers, Coalescer
 from service.database import Database
 from service.errors import OutcomeUnknown, Unavailable
 from service.registrar import load, save

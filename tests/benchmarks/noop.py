@@ -13,10 +13,10 @@ import uvloop
 from aiohttp import web
 
 from service.__main__ import LOGGING
+from service.api.enrollments import DryRun, EnrollmentRequest, StudentCoursesQuery
+from service.api.fields import IdInPath
 from service.app import make_runner, set_limits
-from service.enrollments import DryRun, EnrollmentRequest, StudentCoursesQuery
 from service.settings import Settings
-from service.values import IdInPath
 from service.web.endpoint import Call, endpoint, endpoints_of, register
 
 COURSE = '{"id":%d,"code":"C000500","title":"Introduction to Subject 500","credits":3,"term_id":null}'

@@ -4,10 +4,10 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import ConfigDict, Field
 
+from service.api.fields import IdInBody, IdInPath, Input, Instant, Name
+from service.api.keys import DATABASE, REGISTRAR, origin_of
 from service.errors import CourseNotFound, OverrideNotFound, StudentNotFound
-from service.keys import DATABASE, REGISTRAR, origin_of
 from service.registrar.overrides import EndOverride, GrantOverride
-from service.values import IdInBody, IdInPath, Input, Instant, Name
 from service.web.endpoint import Call, Reply, endpoint
 from service.web.paging import Page, Paging, decode_cursor, page_of
 from sql.overrides import Override, list_overrides

@@ -10,24 +10,7 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, model_valid
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
-from service.errors import (
-    CodeTaken,
-    CourseNotFound,
-    Detail,
-    ExternalIdTaken,
-    InUse,
-    OwnRequirement,
-    PreconditionFailed,
-    UnknownTerm,
-)
-from service.keys import COURSES, DATABASE, REGISTRAR, origin_of
-from service.registrar import courses as registrar
-from service.registrar.application import Group
-from service.registrar.courses import COURSE, Cancel, SetRequirements
-from service.registrar.load import groups_of
-from service.registrar.resources import Create, Delete, Edit, Replace
-from service.registrar.rules import DAYS
-from service.values import (
+from service.api.fields import (
     Capacity,
     Clock,
     CourseCode,
@@ -41,6 +24,23 @@ from service.values import (
     ReasonQuery,
     WaitlistCapacity,
 )
+from service.api.keys import COURSES, DATABASE, REGISTRAR, origin_of
+from service.errors import (
+    CodeTaken,
+    CourseNotFound,
+    Detail,
+    ExternalIdTaken,
+    InUse,
+    OwnRequirement,
+    PreconditionFailed,
+    UnknownTerm,
+)
+from service.registrar import courses as registrar
+from service.registrar.application import Group
+from service.registrar.courses import COURSE, Cancel, SetRequirements
+from service.registrar.load import groups_of
+from service.registrar.resources import Create, Delete, Edit, Replace
+from service.registrar.rules import DAYS
 from service.web.endpoint import Call, ETags, Reply, endpoint
 from service.web.paging import Paging, WrittenPage, decode_cursor, written_page
 from service.web.problems import invalid

@@ -5,11 +5,11 @@ from typing import Annotated
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
+from service.api.fields import CourseCode, CreditLimit, Day, IdInPath, Input, Instant, Name
+from service.api.keys import DATABASE, REGISTRAR, origin_of
 from service.errors import CodeTaken, InUse, PreconditionFailed, TermDates, TermNotFound
-from service.keys import DATABASE, REGISTRAR, origin_of
 from service.registrar.resources import Create, Delete, Edit
 from service.registrar.terms import TERM, TermFields
-from service.values import CourseCode, CreditLimit, Day, IdInPath, Input, Instant, Name
 from service.web.endpoint import Call, ETags, Reply, endpoint
 from service.web.paging import Page, Paging, decode_cursor, page_of
 from sql.terms import Term, get_term, list_terms

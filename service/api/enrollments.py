@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter, WithJs
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
+from service.api.fields import Credits, Grade, IdInBody, IdInPath, Input, ReasonQuery, Truth
+from service.api.keys import COURSES_OF_STUDENTS, DATABASE, REGISTRAR, STUDENTS_OF_COURSES, origin_of
 from service.errors import (
     AlreadyCompleted,
     CourseNotFound,
@@ -22,12 +24,10 @@ from service.errors import (
     StudentNotFound,
     UnknownCourses,
 )
-from service.keys import COURSES_OF_STUDENTS, DATABASE, REGISTRAR, STUDENTS_OF_COURSES, origin_of
 from service.registrar.application import OnFull, Refusal
 from service.registrar.changes import Moved, Result
 from service.registrar.enrollments import Complete, Drop, Enroll, Mode, Swap
 from service.registrar.rules import sentence
-from service.values import Credits, Grade, IdInBody, IdInPath, Input, ReasonQuery, Truth
 from service.web.endpoint import Call, Reply, Written, endpoint
 from service.web.paging import Paging, WrittenPage, decode_cursor, written_page
 from service.web.problems import InternalError, Problem, problem_of

@@ -17,10 +17,10 @@ from uuid import UUID
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from service.api.fields import IdInPath
+from service.api.keys import DATABASE
 from service.database import Database
 from service.errors import Detail, DomainError, NotEnrolled, StudentNotFound, Unavailable
-from service.keys import DATABASE
-from service.values import IdInPath
 from service.web.endpoint import Call, Written, endpoint
 from service.web.paging import Digits, Page, Paging, decode_cursor, page_of
 from service.web.problems import invalid

@@ -2,7 +2,7 @@
 
 from aiohttp import web
 
-from service.coalescer import Coalescer
+from service.batching import Coalescer
 from service.database import Database
 from service.registrar import Registrar
 from service.registrar.changes import Origin

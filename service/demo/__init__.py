@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, TypeVar
 
-from service.campus import FALL, SPRING, PlannedCourse, PlannedStudent, Size, plan
 from service.check import check
 from service.database import Database
+from service.demo.campus import FALL, SPRING, PlannedCourse, PlannedStudent, Size, plan
 from service.errors import DomainError
 from service.registrar import Registrar
 from service.registrar.changes import Change, Moved, Origin, Outcome, Result

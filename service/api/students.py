@@ -5,12 +5,12 @@ from typing import Annotated
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
+from service.api.fields import CreditLimit, Email, ExternalId, IdInPath, Input, Name
+from service.api.keys import DATABASE, REGISTRAR, STUDENTS, origin_of
 from service.errors import Detail, EmailTaken, ExternalIdTaken, InUse, PreconditionFailed, StudentNotFound
-from service.keys import DATABASE, REGISTRAR, STUDENTS, origin_of
 from service.registrar import students as registrar
 from service.registrar.resources import Create, Delete, Edit, Replace
 from service.registrar.students import STUDENT
-from service.values import CreditLimit, Email, ExternalId, IdInPath, Input, Name
 from service.web.endpoint import Call, ETags, Reply, endpoint
 from service.web.paging import Page, Paging, decode_cursor, page_of
 from service.web.problems import invalid

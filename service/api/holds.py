@@ -7,10 +7,10 @@ from typing import Annotated, Literal, Self, TypeAlias
 from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from service.api.fields import IdInPath, Input, Instant, Name
+from service.api.keys import DATABASE, REGISTRAR, origin_of
 from service.errors import HoldNotFound, StudentNotFound
-from service.keys import DATABASE, REGISTRAR, origin_of
 from service.registrar.holds import EndHold, PlaceHold
-from service.values import IdInPath, Input, Instant, Name
 from service.web.endpoint import Call, Reply, endpoint
 from service.web.paging import Page, Paging, decode_cursor, page_of
 from sql import holds as sql
