@@ -1,7 +1,6 @@
 """Where everything is wired together, and nowhere else."""
 
 import asyncio
-import json
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -14,11 +13,11 @@ from service.api.events import POLLER, Poller
 from service.api.keys import COURSES, COURSES_OF_STUDENTS, DATABASE, REGISTRAR, STUDENTS, STUDENTS_OF_COURSES
 from service.batching import Callers, reader
 from service.database import Database
-from service.errors import DomainError, EnrollmentRefused, Unavailable, UnknownCourses
+from service.errors import DomainError, EnrollmentRefused, Unavailable
 from service.fitness import UnfitDatabase
 from service.migrate import DatabaseUnavailable, migrate
 from service.registrar import Registrar
-from service.registrar.rules import RULES
+from service.registrar.rules import RULES, drop_closed
 from service.settings import Settings
 from service.web import health, openapi, page
 from service.web.body import BODY_MEMBERS, BODY_TIMEOUT
@@ -26,6 +25,7 @@ from service.web.endpoint import ADMISSION, DRAINING, TURNSTILES, endpoints_of, 
 from service.web.health import READINESS
 from service.web.openapi import DOCUMENT, PROBLEMS, About, ProblemType
 from service.web.page import PAGE
+from service.web.problems import write_json
 from service.web.server import Limits, Runner
 from service.web.turnstile import CHANGES_PER_TURN, READS_PER_TURN, Turnstile
 
@@ -76,7 +76,7 @@ def create_app(settings: Settings) -> web.Application:
         return await ready(app)
 
     app[READINESS] = readiness
-    app[DOCUMENT] = json.dumps(openapi.build(ABOUT, endpoints), ensure_ascii=False).encode()
+    app[DOCUMENT] = write_json(openapi.build(ABOUT, endpoints))
     app[PROBLEMS] = problem_types()
     app[PAGE] = page.page(ABOUT)
 
@@ -183,12 +183,13 @@ async def sweep(registrar: Registrar, ready: asyncio.Task[None], interval: float
                 logger.info("swept", extra={"promoted": swept.promoted, "waitlist_places_ended": swept.ended})
 
 
-def problem_types() -> list[ProblemType]:
-    """List every kind of problem: the domain errors, and the rules whose refusals may stand alone."""
-    found = [ProblemType.of(error.code, error.status, error.__doc__ or "", error.title) for error in _errors()]
-    for rule in RULES:
-        status = UnknownCourses.status if rule.__name__ == "course_not_found" else EnrollmentRefused.status
-        found.append(ProblemType.of(rule.__name__, status, rule.__doc__ or ""))
+def problem_types() -> dict[str, ProblemType]:
+    """Return every kind of problem by its code: the domain errors, and the rules whose refusals may be the only ones."""
+    found = {error.code: ProblemType.of(error.code, error.status, error.__doc__ or "", error.title) for error in _errors()}
+    for rule in (*RULES, drop_closed):
+        code = rule.__name__
+        if code not in found:
+            found[code] = ProblemType.of(code, EnrollmentRefused.status, rule.__doc__ or "")
     return found
 
 

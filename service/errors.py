@@ -128,7 +128,7 @@ class TermDates(DomainError):
 
 
 class AlreadyCompleted(DomainError):
-    """The student has completed the course: that stays."""
+    """The student has completed this offering of the course, and can neither drop it nor enroll in it again."""
 
     code, status, title = "already_completed", 409, "Already completed"
 
@@ -136,8 +136,8 @@ class AlreadyCompleted(DomainError):
         super().__init__(f"The student has completed course {course_id}; it is not dropped.")
 
 
-class NotInCourse(DomainError):
-    """Only who is enrolled in a course, or has completed it, completes it."""
+class NotEnrolled(DomainError):
+    """The student is not enrolled in the course, and so can neither complete it nor give it up for another one."""
 
     code, status, title = "not_enrolled", 409, "Not enrolled"
 
@@ -146,7 +146,7 @@ class NotInCourse(DomainError):
 
 
 class DropRefused(DomainError):
-    """Nothing was dropped: ``errors`` lists every reason. Where all have one code, ``type`` names that code."""
+    """Nothing was dropped: ``errors`` lists every reason. If all reasons have one code, the problem has that code."""
 
     code, status, title = "drop_refused", 409, "Drop refused"
 
@@ -155,10 +155,10 @@ class DropRefused(DomainError):
         self.code, self.title = _common(errors) or (self.code, self.title)
 
 
-class NotEnrolled(DomainError):
-    """The student was never enrolled in the course nor waited for it."""
+class EnrollmentNotFound(DomainError):
+    """The student was never enrolled in the course, nor waitlisted for it."""
 
-    code, status, title = "not_enrolled", 404, "Not enrolled"
+    code, status, title = "enrollment_not_found", 404, "Enrollment not found"
 
     def __init__(self, student_id: int, course_id: int) -> None:
         super().__init__(f"Student {student_id} has never been enrolled in course {course_id}.")
@@ -167,7 +167,7 @@ class NotEnrolled(DomainError):
 class EnrollmentRefused(DomainError):
     """Nothing was changed: ``errors`` lists every reason for every course.
 
-    Where all reasons have one code, ``type`` names that code.
+    If all reasons have one code, the problem has that code.
     """
 
     code, status, title = "enrollment_refused", 409, "Enrollment refused"
@@ -186,10 +186,13 @@ def _common(errors: Sequence[Detail]) -> tuple[str, str] | None:
     return code, code.replace("_", " ").capitalize()
 
 
-class UnknownCourses(EnrollmentRefused):
-    """Nothing was enrolled, and at least one of the courses does not exist: ``errors`` lists every reason."""
+class UnknownCourse(DomainError):
+    """The body names a course that does not exist. Nothing was changed: ``errors`` lists every reason for every course."""
 
-    status = 422
+    code, status, title = "unknown_course", 422, "Unknown course"
+
+    def __init__(self, errors: Sequence[Detail]) -> None:
+        super().__init__("Nothing was changed. " + " ".join(error.detail for error in errors), errors)
 
 
 class EmailTaken(DomainError):

@@ -19,10 +19,10 @@ from service.errors import (
     DomainError,
     DropRefused,
     EnrollmentRefused,
+    EnrollmentNotFound,
     NotEnrolled,
-    NotInCourse,
     StudentNotFound,
-    UnknownCourses,
+    UnknownCourse,
 )
 from service.registrar.application import OnFull, Refusal
 from service.registrar.changes import Moved, Result
@@ -276,7 +276,7 @@ class CourseStudentsQuery(Paging):
     "POST",
     "/students/{student_id}/enroll",
     status=(201, 200),
-    problems=[StudentNotFound, EnrollmentRefused, UnknownCourses],
+    problems=[StudentNotFound, EnrollmentRefused, UnknownCourse],
 )
 async def enroll_student(
     call: Call, student_id: IdInPath, query: DryRun, body: EnrollmentRequest
@@ -324,7 +324,7 @@ def created(results: Sequence[Result]) -> bool:
     "POST",
     "/students/{student_id}/swap",
     status=(201, 200),
-    problems=[StudentNotFound, EnrollmentRefused, UnknownCourses],
+    problems=[StudentNotFound, EnrollmentRefused, UnknownCourse],
 )
 async def swap_courses(
     call: Call, student_id: IdInPath, query: DryRun, body: SwapRequest
@@ -371,7 +371,7 @@ async def find_courses(connection: Connection, asked: list[CoursesAsked]) -> dic
 @endpoint(
     "DELETE",
     "/students/{student_id}/courses/{course_id}",
-    problems=[StudentNotFound, NotEnrolled, AlreadyCompleted, DropRefused],
+    problems=[StudentNotFound, EnrollmentNotFound, AlreadyCompleted, DropRefused],
 )
 async def drop_course(call: Call, student_id: IdInPath, course_id: IdInPath, query: ReasonQuery) -> MovedCourse:
     """Drop a student's course, or leave its waitlist; the next in line has the seat at once.
@@ -385,7 +385,7 @@ async def drop_course(call: Call, student_id: IdInPath, course_id: IdInPath, que
 @endpoint(
     "POST",
     "/students/{student_id}/courses/{course_id}/complete",
-    problems=[StudentNotFound, CourseNotFound, NotInCourse],
+    problems=[StudentNotFound, CourseNotFound, NotEnrolled],
 )
 async def complete_course(
     call: Call, student_id: IdInPath, course_id: IdInPath, body: CompletionRequest

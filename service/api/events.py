@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from service.api.fields import IdInPath
 from service.api.keys import DATABASE
 from service.database import Database
-from service.errors import Detail, DomainError, NotEnrolled, StudentNotFound, Unavailable
+from service.errors import Detail, DomainError, EnrollmentNotFound, StudentNotFound, Unavailable
 from service.web.endpoint import Call, Written, endpoint
 from service.web.paging import Digits, Page, Paging, decode_cursor, page_of
 from service.web.problems import invalid
@@ -334,7 +334,7 @@ async def read_head(call: Call) -> Head:
     return Head(encode(cursor_after(newest.epoch, newest)))
 
 
-@endpoint("GET", "/students/{student_id}/courses/{course_id}/history", problems=[StudentNotFound, NotEnrolled])
+@endpoint("GET", "/students/{student_id}/courses/{course_id}/history", problems=[StudentNotFound, EnrollmentNotFound])
 async def read_history(call: Call, student_id: IdInPath, course_id: IdInPath, query: Paging) -> Page[Event]:
     """Read the events of one student in one course, in order."""
     of = f"history of {student_id} in {course_id}"
@@ -344,7 +344,7 @@ async def read_history(call: Call, student_id: IdInPath, course_id: IdInPath, qu
         if not rows and not after:
             if await get_student(connection, student_id) is None:
                 raise StudentNotFound(student_id)
-            raise NotEnrolled(student_id, course_id)
+            raise EnrollmentNotFound(student_id, course_id)
     return page_of([event_of(row) for row in rows], query.limit, of, lambda event: event.position)
 
 

@@ -6,7 +6,7 @@ from pydantic import ConfigDict, Field
 
 from service.api.fields import IdInBody, IdInPath, Input, Instant, Name
 from service.api.keys import DATABASE, REGISTRAR, origin_of
-from service.errors import CourseNotFound, OverrideNotFound, StudentNotFound
+from service.errors import OverrideNotFound, StudentNotFound, UnknownCourse
 from service.registrar.overrides import EndOverride, GrantOverride
 from service.web.endpoint import Call, Reply, endpoint
 from service.web.paging import Page, Paging, decode_cursor, page_of
@@ -49,7 +49,7 @@ class NewOverride(Input):
     expires_at: Instant | None = None
 
 
-@endpoint("POST", "/students/{student_id}/overrides", status=201, problems=[StudentNotFound, CourseNotFound])
+@endpoint("POST", "/students/{student_id}/overrides", status=201, problems=[StudentNotFound, UnknownCourse])
 async def grant_override(call: Call, student_id: IdInPath, body: NewOverride) -> Reply[Override]:
     """Lift one rule for a student and a course, once; if the student waits for the course, it counts at once."""
     override = await call[REGISTRAR].submit(

@@ -206,7 +206,7 @@ class Endpoint:
             url = request.rel_url.update_query(cursor=answer.next)
             headers["Link"] = f'<{url}>; rel="next"'
         text = answer.text() if isinstance(answer, Written | WrittenPage) else self.answer.dump_json(answer)
-        return web.Response(body=text, status=status, headers=headers)
+        return web.Response(body=text + b"\n", status=status, headers=headers)
 
 
 def endpoint(

@@ -250,6 +250,7 @@ class ProblemType:
     """The explanation of a kind of problem."""
 
     type: str
+    code: str
     title: str
     status: int
     description: str
@@ -258,11 +259,11 @@ class ProblemType:
     def of(cls, code: str, status: int, description: str, title: str = "") -> "ProblemType":
         """Describe the problem with this code."""
         title = title or code.replace("_", " ").capitalize()
-        return cls(type_of(code), title, status, _prose(description))
+        return cls(type_of(code), code, title, status, _prose(description))
 
 
 DOCUMENT = web.AppKey("document", bytes)
-PROBLEMS: web.AppKey[list[ProblemType]] = web.AppKey("problems", list)
+PROBLEMS: web.AppKey[dict[str, ProblemType]] = web.AppKey("problems", dict)
 
 
 @endpoint("GET", "/openapi.json", needs_database=False)
@@ -271,13 +272,13 @@ async def read_document(call: Call) -> web.Response:
     return web.Response(body=call.request.app[DOCUMENT], content_type="application/json")
 
 
-@endpoint("GET", "/problems/{name}", problems=[NoSuchPath], needs_database=False)
+@endpoint("GET", "/problems/{code}", problems=[NoSuchPath], needs_database=False)
 async def explain_problem(
     call: Call,
-    name: Annotated[str, Field(description="The last part of the `type`.", examples=["course-full"])],
+    code: Annotated[str, Field(description="The `code` of the problem.")],
 ) -> ProblemType:
-    """Explain the `type` of a problem."""
-    for problem in call[PROBLEMS]:
-        if problem.type == f"/problems/{name}":
-            return problem
-    raise NoSuchPath("There is no problem of this kind.")
+    """Explain a kind of problem: the page that its `type` names."""
+    problem = call[PROBLEMS].get(code)
+    if problem is None:
+        raise NoSuchPath("There is no problem with this code.")
+    return problem
