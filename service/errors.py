@@ -42,6 +42,13 @@ class DomainError(Exception):
         self.errors = tuple(errors)
 
 
+class FieldError(DomainError):
+    """An error in one place of the request, which is its only detail."""
+
+    def __init__(self, sentence: str, *, pointer: str | None = None, parameter: str | None = None) -> None:
+        super().__init__(sentence, [Detail(self.code, sentence, pointer, parameter)])
+
+
 class StudentNotFound(DomainError):
     """No student has this id."""
 
@@ -69,14 +76,14 @@ class TermNotFound(DomainError):
         super().__init__(f"There is no term {term_id}.")
 
 
-class UnknownTerm(DomainError):
+class UnknownTerm(FieldError):
     """The course is to be in a term that does not exist."""
 
     code, status, title = "unknown_term", 422, "Unknown term"
 
     def __init__(self, term_id: int | None = None) -> None:
         sentence = f"There is no term {term_id}." if term_id is not None else "There is no such term."
-        super().__init__(sentence, [Detail(self.code, sentence, pointer="#/term_id")])
+        super().__init__(sentence, pointer="#/term_id")
 
 
 class HoldNotFound(DomainError):
@@ -97,34 +104,32 @@ class OverrideNotFound(DomainError):
         super().__init__(f"The student has no override {override_id}.")
 
 
-class CodeTaken(DomainError):
+class CodeTaken(FieldError):
     """Another course of the term, or another term, has this code."""
 
     code, status, title = "code_taken", 409, "Code taken"
 
     def __init__(self) -> None:
         sentence = "Another one has this code: it is unique among terms, and within a term among courses."
-        super().__init__(sentence, [Detail(self.code, sentence, pointer="#/code")])
+        super().__init__(sentence, pointer="#/code")
 
 
-class OwnRequirement(DomainError):
+class OwnRequirement(FieldError):
     """A course can't require its own code."""
 
     code, status, title = "own_requirement", 422, "A course can't require its own code"
 
     def __init__(self, course_code: str, pointer: str = "#/code") -> None:
-        sentence = f"The course would require {course_code}, its own code."
-        super().__init__(sentence, [Detail(self.code, sentence, pointer=pointer)])
+        super().__init__(f"The course would require {course_code}, its own code.", pointer=pointer)
 
 
-class TermDates(DomainError):
+class TermDates(FieldError):
     """Two dates of a term are in the wrong order."""
 
     code, status, title = "term_dates", 422, "Dates out of order"
 
     def __init__(self, first: str = "starts_on", second: str = "ends_on") -> None:
-        sentence = f"{first} must not be after {second}."
-        super().__init__(sentence, [Detail(self.code, sentence, pointer=f"#/{first}")])
+        super().__init__(f"{first} must not be after {second}.", pointer=f"#/{first}")
 
 
 class AlreadyCompleted(DomainError):
@@ -195,24 +200,23 @@ class UnknownCourse(DomainError):
         super().__init__("Nothing was changed. " + " ".join(error.detail for error in errors), errors)
 
 
-class EmailTaken(DomainError):
+class EmailTaken(FieldError):
     """Another student has this e-mail address, perhaps in other letters' case."""
 
     code, status, title = "email_taken", 409, "E-mail address taken"
 
     def __init__(self) -> None:
         sentence = "Another student has this e-mail address; letters' case makes no difference."
-        super().__init__(sentence, [Detail(self.code, sentence, pointer="#/email")])
+        super().__init__(sentence, pointer="#/email")
 
 
-class ExternalIdTaken(DomainError):
+class ExternalIdTaken(FieldError):
     """Another student, or another course, has this external id."""
 
     code, status, title = "external_id_taken", 409, "External id taken"
 
     def __init__(self) -> None:
-        sentence = "Another one has this external id."
-        super().__init__(sentence, [Detail(self.code, sentence, pointer="#/external_id")])
+        super().__init__("Another one has this external id.", pointer="#/external_id")
 
 
 class InUse(DomainError):

@@ -64,7 +64,9 @@ def read_json(text: bytes) -> Any:
     """Read JSON, and assert that it looks as all JSON of the service: no spaces, no ``18.0``, a newline at the end."""
     value = json.loads(text)
     written = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    assert re.sub(r"(?<=[\[:,])(-?\d+)\.0(?=[,\]}])", r"\1", written).encode("utf-8", "backslashreplace") + b"\n" == text
+    assert (
+        re.sub(r"(?<=[\[:,])(-?\d+)\.0(?=[,\]}])", r"\1", written).encode("utf-8", "backslashreplace") + b"\n" == text
+    )
     return value
 
 

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from itertools import pairwise
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, model_validator, with_config
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
+from service.api.answers import CreatedAt, Id, TermId, UpdatedAt, Version
 from service.api.fields import (
     Capacity,
     Clock,
@@ -44,18 +44,27 @@ from service.registrar.rules import DAYS
 from service.web.endpoint import Call, ETags, Reply, endpoint
 from service.web.paging import Paging, WrittenPage, decode_cursor, written_page
 from service.web.problems import invalid
+from service.web.schema import named
 from sql import Connection
 from sql import courses as sql
 from sql.courses import CourseStatus, get_course
 from sql.requirements import RequirementKind, load_requirements
 
 
+Weekday: TypeAlias = Annotated[
+    Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"], named("Weekday", "A day of the week.")
+]
+NamedCourseStatus: TypeAlias = Annotated[
+    CourseStatus, named("CourseStatus", "Whether the course takes place: `cancelled` is final.")
+]
+
+
 class Meeting(Input):
     """A weekly meeting, [start, end), in the institution's own time."""
 
-    day: Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
-    start: Clock
-    end: Clock
+    day: Weekday
+    start: Annotated[Clock, Field(description="From then on, as HH:MM.")]
+    end: Annotated[Clock, Field(description="Until then, as HH:MM.")]
 
     @model_validator(mode="after")
     def check_order(self) -> Self:
@@ -84,10 +93,6 @@ Meetings = Annotated[
 class CourseFields(Input):
     """All of a course that a caller writes, but the external id."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"code": "MATH101", "title": "Calculus I", "credits": 4, "capacity": 30}]}
-    )
-
     code: CourseCode
     title: Name
     credits: Credits = 0.0
@@ -103,7 +108,7 @@ class NewCourse(CourseFields):
     external_id: ExternalId | None = None
 
 
-@with_config(ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"capacity": 40}]}))
+@with_config(ConfigDict(extra="forbid", strict=True))
 class CourseChanges(TypedDict, total=False):
     """A JSON merge patch (RFC 7396): what is absent stays as it is, null removes."""
 
@@ -129,22 +134,22 @@ class CourseQuery(Paging):
 class Course:
     """A course: one offering."""
 
-    id: int
-    external_id: str | None
-    code: str
+    id: Id
+    external_id: Annotated[str | None, Field(description="The caller's own key; null if the course has none.")]
+    code: Annotated[str, Field(description="As in the catalogue; unique within a term.")]
     title: str
     credits: Credits
-    term_id: int | None
+    term_id: Annotated[TermId | None, Field(description="The term in which it takes place; null if it is in none.")]
     capacity: Annotated[int | None, Field(description="Seats: null is unlimited, 0 is closed.")]
     waitlist_capacity: Annotated[int | None, Field(description="Places in line: null is unlimited, 0 is no waitlist.")]
-    meetings: list[Meeting]
-    status: CourseStatus
-    seats_taken: int
-    seats_free: Annotated[int | None, Field(description="Seats to be had now: null is unlimited.")]
-    waitlisted: Annotated[int, Field(description="How many wait.")]
-    version: Annotated[int, Field(description="Counts the changes of the editable fields, not those of the seats.")]
-    created_at: datetime
-    updated_at: datetime
+    meetings: Annotated[list[Meeting], Field(description="When it meets each week, in order.")]
+    status: NamedCourseStatus
+    seats_taken: Annotated[int, Field(description="How many students are enrolled in it or have completed it.")]
+    seats_free: Annotated[int | None, Field(description="Free seats: null is unlimited.")]
+    waitlisted: Annotated[int, Field(description="How many students are waitlisted.")]
+    version: Version
+    created_at: CreatedAt
+    updated_at: UpdatedAt
 
 
 MEETINGS = TypeAdapter(list[Meeting])
@@ -290,7 +295,7 @@ async def delete_course(call: Call, course_id: IdInPath, if_match: ETags) -> Non
     await call[REGISTRAR].submit(Delete(origin=origin_of(call), resource=COURSE, id=course_id, if_match=if_match))
 
 
-@endpoint("POST", "/courses/{course_id}/cancel", problems=[CourseNotFound])
+@endpoint("POST", "/courses/{course_id}/cancel", problems=[CourseNotFound], final=True)
 async def cancel_course(call: Call, course_id: IdInPath, query: ReasonQuery) -> Course:
     """Cancel a course for good.
 
@@ -304,9 +309,10 @@ class RequirementGroup(Input):
 
     kind: Annotated[
         RequirementKind,
-        Field(
-            description="pre: one of them must have been passed. co: one of them must be had, or asked for along with it. "
-            "anti: none of them may be had, nor asked for along with it."
+        named(
+            "RequirementKind",
+            "`pre`: the student must have passed one of the courses. `co`: the student must have one of them, or request "
+            "it along with the course. `anti`: the student must not have any of them, nor request it along with the course.",
         ),
     ]
     any_of: Annotated[
@@ -318,9 +324,9 @@ class RequirementGroup(Input):
 class Requirements(Input):
     """All requirements of a course: every group must be satisfied."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"groups": [{"kind": "pre", "any_of": ["MATH101"]}]}]})
-
-    groups: Annotated[tuple[RequirementGroup, ...], Field(max_length=50, strict=False)]
+    groups: Annotated[
+        tuple[RequirementGroup, ...], Field(max_length=50, strict=False, description="Empty: no requirements.")
+    ]
 
 
 @endpoint("PUT", "/courses/{course_id}/requirements", problems=[CourseNotFound, OwnRequirement])

@@ -7,10 +7,11 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Annotated, Literal, NotRequired, Self, TypeAlias, cast
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter, WithJsonSchema, model_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter, WithJsonSchema, model_validator, with_config
 from pydantic_core import PydanticCustomError
-from typing_extensions import TypedDict
+from typing_extensions import TypeAliasType, TypedDict
 
+from service.api.answers import CourseId, Id, StudentId, TermId
 from service.api.fields import Credits, Grade, IdInBody, IdInPath, Input, ReasonQuery, Truth
 from service.api.keys import COURSES_OF_STUDENTS, DATABASE, REGISTRAR, STUDENTS_OF_COURSES, origin_of
 from service.errors import (
@@ -27,10 +28,11 @@ from service.errors import (
 from service.registrar.application import OnFull, Refusal
 from service.registrar.changes import Moved, Result
 from service.registrar.enrollments import Complete, Drop, Enroll, Mode, Swap
-from service.registrar.rules import sentence
+from service.registrar.rules import SENTENCES, sentence
 from service.web.endpoint import Call, Reply, Written, endpoint
 from service.web.paging import Paging, WrittenPage, decode_cursor, written_page
 from service.web.problems import InternalError, Problem, problem_of
+from service.web.schema import named
 from sql import Connection, JsonPage
 from sql import enrollments as sql
 from sql.courses import Course, get_course, load_courses
@@ -44,26 +46,33 @@ CourseIds = Annotated[
     list[IdInBody], Field(min_length=1, max_length=100, description="An id that stands twice counts once.")
 ]
 OnFullField = Annotated[
-    OnFull, Field(description="What to do where no seat is free: fail, or waitlist to get a place in line.")
+    OnFull, named("OnFull", "What to do if no seat is free: `fail`, or `waitlist` the student for the course.")
+]
+
+
+NamedStatus: TypeAlias = Annotated[
+    Status,
+    named(
+        "Status",
+        "What a student is in a course. Those `enrolled` and `completed` have a seat. `dropped` and `withdrawn` have left: "
+        "the first before the term's `drop_until`, the second after it.",
+    ),
 ]
 
 
 class EnrollmentRequest(Input):
     """Which courses a student is to be enrolled in."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"course_ids": [1, 2], "mode": "atomic"}]})
-
     course_ids: CourseIds
     mode: Annotated[
-        Mode, Field(description="atomic: all of them or nothing. partial: each that can be had, in the order asked.")
+        Mode,
+        named("Mode", "`atomic`: all courses or none. `partial`: each available course, in the order of the request."),
     ] = "atomic"
     on_full: OnFullField = "fail"
 
 
 class SwapRequest(Input):
     """Which courses a student leaves for which others. `on_full: waitlist` takes exactly one to add."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"drop": [1], "add": [2]}]})
 
     drop: CourseIds
     add: CourseIds
@@ -82,8 +91,6 @@ class SwapRequest(Input):
 class CompletionRequest(Input):
     """How a student has completed a course."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"passed": True, "grade": "A-"}]})
-
     passed: bool
     grade: Annotated[Grade | None, Field(description="As the institution writes it.")] = None
 
@@ -92,18 +99,18 @@ class CompletionRequest(Input):
 class CourseInfo:
     """What a reader of an enrollment wants to know of its course."""
 
-    id: int
-    code: str
+    id: Id
+    code: Annotated[str, Field(description="As in the catalogue.")]
     title: str
     credits: Credits
-    term_id: int | None
+    term_id: Annotated[TermId | None, Field(description="Null if the course is in no term.")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudentInfo:
     """What a reader of a roster wants to know of a student."""
 
-    id: int
+    id: Id
     given_name: str
     family_name: str
     email: str
@@ -111,9 +118,9 @@ class StudentInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Enrolled:
-    """The student has got a seat."""
+    """The student has a seat now."""
 
-    course_id: int
+    course_id: CourseId
     outcome: Literal["enrolled"] = "enrolled"
     course: CourseInfo
 
@@ -122,27 +129,27 @@ class Enrolled:
 class Unchanged:
     """The student was in the course already."""
 
-    course_id: int
+    course_id: CourseId
     outcome: Literal["unchanged"] = "unchanged"
-    status: Status
+    status: NamedStatus
     course: CourseInfo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waitlisted:
-    """The student has got a place in line."""
+    """The student is waitlisted now."""
 
-    course_id: int
+    course_id: CourseId
     outcome: Literal["waitlisted"] = "waitlisted"
-    position: Annotated[int, Field(description="Counted from 1.")]
+    position: Annotated[int, Field(description="The waitlist position, counted from 1.")]
     course: CourseInfo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Left:
-    """What became of a course to drop; kept is one that leaves only when the add gets its seat."""
+    """What became of a course to drop: one that is `kept` is dropped once the student gets the seat of the add."""
 
-    course_id: int
+    course_id: CourseId
     outcome: Literal["dropped", "withdrawn", "kept"]
     course: CourseInfo
 
@@ -150,10 +157,16 @@ class Left:
 Timestamp = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
 
 
+RefusalCode: TypeAlias = Annotated[
+    str, named("RefusalCode", "The rule that refuses; docs/rules.md explains each.", enum=[*SENTENCES])
+]
+
+
+@with_config(ConfigDict(extra="ignore"))
 class Blocker(TypedDict):
     """One reason why a waitlisted student was passed over: the code of a rule, and its parameters."""
 
-    code: str
+    code: RefusalCode
     opens_at: NotRequired[Timestamp]
     closed_at: NotRequired[Timestamp]
     any_of: NotRequired[list[str]]
@@ -178,21 +191,23 @@ class Reason(Blocker):
 class Refused:
     """The student does not get the course, for every reason listed."""
 
-    course_id: int
+    course_id: CourseId
     outcome: Literal["refused"] = "refused"
     errors: list[Reason]
 
 
-EnrollmentResult: TypeAlias = Annotated[
-    Enrolled | Waitlisted | Unchanged | Left | Refused, Field(discriminator="outcome")
-]
+AnyResult: TypeAlias = Enrolled | Waitlisted | Unchanged | Left | Refused
+EnrollmentResult = TypeAliasType(
+    "EnrollmentResult",
+    Annotated[AnyResult, Field(discriminator="outcome", description="What became of one course of the request.")],
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Enrollments:
     """What became of each course, in the order asked."""
 
-    student_id: int
+    student_id: StudentId
     results: list[EnrollmentResult]
 
 
@@ -217,13 +232,13 @@ BlockedBy = Annotated[
 class StudentCourse:
     """A course as one of a student's."""
 
-    course_id: int
-    status: Status
+    course_id: CourseId
+    status: NamedStatus
     position: Position
     blocked_by: BlockedBy
-    joined_at: datetime
-    passed: bool | None
-    grade: str | None
+    joined_at: Annotated[datetime, Field(description="When the student got the seat or the waitlist place.")]
+    passed: Annotated[bool | None, Field(description="Null until the course is completed.")]
+    grade: Annotated[str | None, Field(description="As the institution writes it; null if there is none.")]
     course: CourseInfo
 
 
@@ -240,11 +255,11 @@ class MovedCourse(StudentCourse):
 class CourseStudent:
     """A student as one of a course's."""
 
-    student_id: int
-    status: Status
+    student_id: StudentId
+    status: NamedStatus
     position: Position
     blocked_by: BlockedBy
-    joined_at: datetime
+    joined_at: Annotated[datetime, Field(description="When the student got the seat or the waitlist place.")]
     student: StudentInfo
 
 
@@ -260,7 +275,7 @@ class StudentCoursesQuery(Paging):
     """A page of a student's courses."""
 
     status: Annotated[
-        Status | None, Field(description="Only courses in this status; by default those enrolled and waitlisted.")
+        NamedStatus | None, Field(description="Only courses in this status; by default those enrolled and waitlisted.")
     ] = None
 
 
@@ -268,7 +283,7 @@ class CourseStudentsQuery(Paging):
     """A page of a course's students."""
 
     status: Annotated[
-        Status, Field(description="Only students in this status; those waitlisted come in the order of the line.")
+        NamedStatus, Field(description="Only students in this status; those waitlisted come in the order of the line.")
     ] = "enrolled"
 
 
@@ -325,6 +340,7 @@ def created(results: Sequence[Result]) -> bool:
     "/students/{student_id}/swap",
     status=(201, 200),
     problems=[StudentNotFound, EnrollmentRefused, UnknownCourse],
+    final=True,
 )
 async def swap_courses(
     call: Call, student_id: IdInPath, query: DryRun, body: SwapRequest
@@ -386,6 +402,7 @@ async def drop_course(call: Call, student_id: IdInPath, course_id: IdInPath, que
     "POST",
     "/students/{student_id}/courses/{course_id}/complete",
     problems=[StudentNotFound, CourseNotFound, NotEnrolled],
+    final=True,
 )
 async def complete_course(
     call: Call, student_id: IdInPath, course_id: IdInPath, body: CompletionRequest
@@ -477,11 +494,11 @@ def _common_result(
     return _json(Left(course_id=course_id, outcome=outcome, course=info))
 
 
-def _json(result: EnrollmentResult) -> str:
+def _json(result: AnyResult) -> str:
     return RESULT.dump_json(result).decode()
 
 
-RESULT: TypeAdapter[EnrollmentResult] = TypeAdapter(EnrollmentResult)
+RESULT: TypeAdapter[AnyResult] = TypeAdapter(EnrollmentResult)
 
 
 def reason_of(refusal: Refusal) -> Reason:
@@ -498,8 +515,6 @@ def _info(course: Course) -> CourseInfo:
 class BulkItem(EnrollmentRequest):
     """One student's request of many."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"student_id": 1, "course_ids": [1, 2]}]})
-
     student_id: IdInBody
     course_ids: Annotated[CourseIds, FailFast()]
     """Of each item only the first invalid id is an error: 1,000 items may have 100,000 of them."""
@@ -507,8 +522,6 @@ class BulkItem(EnrollmentRequest):
 
 class BulkRequest(Input):
     """Up to 1,000 requests, and up to 2,000 courses in them."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"items": [{"student_id": 1, "course_ids": [1, 2]}]}]})
 
     items: Annotated[list[BulkItem], Field(min_length=1, max_length=1000)]
 

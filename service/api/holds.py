@@ -7,23 +7,23 @@ from typing import Annotated, Literal, Self, TypeAlias
 from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from service.api.answers import CreatedAt, Id, StudentId
 from service.api.fields import IdInPath, Input, Instant, Name
 from service.api.keys import DATABASE, REGISTRAR, origin_of
 from service.errors import HoldNotFound, StudentNotFound
 from service.registrar.holds import EndHold, PlaceHold
 from service.web.endpoint import Call, Reply, endpoint
 from service.web.paging import Page, Paging, decode_cursor, page_of
+from service.web.schema import named
 from sql import holds as sql
 from sql.holds import list_holds
 from sql.students import get_student
 
-Blocked: TypeAlias = Literal["enroll", "drop"]
+Blocked: TypeAlias = Annotated[Literal["enroll", "drop"], named("Blocked", "What a hold keeps a student from.")]
 
 
 class NewHold(Input):
     """A hold to place: in force from `from` until `until`, each open where null."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"reason": "Library fees", "blocks": ["enroll"]}]})
 
     reason: Name
     blocks: Annotated[tuple[Blocked, ...], Field(min_length=1, max_length=2, strict=False)]
@@ -44,13 +44,13 @@ class Hold:
 
     __pydantic_config__ = ConfigDict(serialize_by_alias=True)
 
-    id: int
-    student_id: int
-    reason: str
-    blocks: list[Blocked]
-    starts_at: Annotated[datetime | None, Field(serialization_alias="from")]
-    ends_at: Annotated[datetime | None, Field(serialization_alias="until")]
-    created_at: datetime
+    id: Id
+    student_id: StudentId
+    reason: Annotated[str, Field(description="Why; shown to the student, and in no event.")]
+    blocks: Annotated[list[Blocked], Field(description="What it keeps the student from.")]
+    starts_at: Annotated[datetime | None, Field(serialization_alias="from", description="Null: since ever.")]
+    ends_at: Annotated[datetime | None, Field(serialization_alias="until", description="Null: without an end.")]
+    created_at: CreatedAt
 
 
 def hold_of(row: sql.Hold) -> Hold:

@@ -1,10 +1,13 @@
 """Terms: what callers send of them, and the handlers."""
 
+from dataclasses import dataclass
+from datetime import date, datetime
 from typing import Annotated
 
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
+from service.api.answers import CreatedAt, Id, UpdatedAt, Version
 from service.api.fields import CourseCode, CreditLimit, Day, IdInPath, Input, Instant, Name
 from service.api.keys import DATABASE, REGISTRAR, origin_of
 from service.errors import CodeTaken, InUse, PreconditionFailed, TermDates, TermNotFound
@@ -12,17 +15,11 @@ from service.registrar.resources import Create, Delete, Edit
 from service.registrar.terms import TERM, TermFields
 from service.web.endpoint import Call, ETags, Reply, endpoint
 from service.web.paging import Page, Paging, decode_cursor, page_of
-from sql.terms import Term, get_term, list_terms
+from sql import terms as sql
 
 
 class NewTerm(Input):
     """A term to create. Each deadline is an instant; null leaves that side open."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [{"code": "2026F", "name": "Fall 2026", "starts_on": "2026-09-01", "ends_on": "2026-12-18"}]
-        }
-    )
 
     code: CourseCode
     name: Name
@@ -35,7 +32,7 @@ class NewTerm(Input):
     max_credits: CreditLimit | None = None
 
 
-@with_config(ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"max_credits": 18}]}))
+@with_config(ConfigDict(extra="forbid", strict=True))
 class TermChanges(TypedDict, total=False):
     """A JSON merge patch (RFC 7396): what is absent stays as it is, null removes."""
 
@@ -48,6 +45,46 @@ class TermChanges(TypedDict, total=False):
     drop_until: Instant | None
     withdraw_until: Instant | None
     max_credits: CreditLimit | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Term:
+    """A term: when its courses take place, and until when students may enroll, drop and withdraw."""
+
+    id: Id
+    code: str
+    name: str
+    starts_on: date
+    ends_on: Annotated[date, Field(description="The last day.")]
+    enroll_from: Annotated[datetime | None, Field(description="Students may enroll from then on; null is open.")]
+    enroll_until: Annotated[datetime | None, Field(description="Students may enroll until then; null is open.")]
+    drop_until: Annotated[datetime | None, Field(description="From then on a drop is a withdrawal; null is never.")]
+    withdraw_until: Annotated[datetime | None, Field(description="From then on a course can't be left; null is never.")]
+    max_credits: Annotated[
+        CreditLimit | None, Field(description="The most credits of one student in this term; null is unlimited.")
+    ]
+    version: Version
+    created_at: CreatedAt
+    updated_at: UpdatedAt
+
+
+def term_of(row: sql.Term) -> Term:
+    """Show a row as callers see it."""
+    return Term(
+        id=row.id,
+        code=row.code,
+        name=row.name,
+        starts_on=row.starts_on,
+        ends_on=row.ends_on,
+        enroll_from=row.enroll_from,
+        enroll_until=row.enroll_until,
+        drop_until=row.drop_until,
+        withdraw_until=row.withdraw_until,
+        max_credits=row.max_credits,
+        version=row.version,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+    )
 
 
 @endpoint("POST", "/terms", status=201, problems=[CodeTaken, TermDates])
@@ -64,8 +101,8 @@ async def create_term(call: Call, body: NewTerm) -> Reply[Term]:
         "withdraw_until": body.withdraw_until,
         "max_credits": body.max_credits,
     }
-    term = await call[REGISTRAR].submit(Create(origin=origin_of(call), resource=TERM, fields=fields))
-    return Reply(term, 201, {"Location": f"/terms/{term.id}"})
+    row = await call[REGISTRAR].submit(Create(origin=origin_of(call), resource=TERM, fields=fields))
+    return Reply(term_of(row), 201, {"Location": f"/terms/{row.id}"})
 
 
 @endpoint("GET", "/terms")
@@ -73,26 +110,27 @@ async def search_terms(call: Call, query: Paging) -> Page[Term]:
     """List terms by id."""
     after = decode_cursor(query.cursor, "terms")
     async with call[DATABASE].reading() as connection:
-        found = await list_terms(connection, after, query.limit + 1)
-    return page_of(found, query.limit, "terms", lambda term: term.id)
+        found = await sql.list_terms(connection, after, query.limit + 1)
+    return page_of([term_of(row) for row in found], query.limit, "terms", lambda term: term.id)
 
 
 @endpoint("GET", "/terms/{term_id}", problems=[TermNotFound])
 async def read_term(call: Call, term_id: IdInPath) -> Term:
     """Read a term."""
     async with call[DATABASE].reading() as connection:
-        term = await get_term(connection, term_id)
-    if term is None:
+        row = await sql.get_term(connection, term_id)
+    if row is None:
         raise TermNotFound(term_id)
-    return term
+    return term_of(row)
 
 
 @endpoint("PATCH", "/terms/{term_id}", problems=[TermNotFound, CodeTaken, TermDates, PreconditionFailed])
 async def edit_term(call: Call, term_id: IdInPath, body: TermChanges, if_match: ETags) -> Term:
     """Change some fields of a term; waitlists move at once where a deadline or a limit is eased."""
-    return await call[REGISTRAR].submit(
+    row = await call[REGISTRAR].submit(
         Edit(origin=origin_of(call), resource=TERM, id=term_id, values=body, if_match=if_match)
     )
+    return term_of(row)
 
 
 @endpoint("DELETE", "/terms/{term_id}", status=204, problems=[TermNotFound, InUse, PreconditionFailed])

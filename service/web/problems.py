@@ -3,30 +3,31 @@
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, NotRequired, Self, cast
+from typing import Annotated, NotRequired, Self, TypeAlias, cast
 
 from aiohttp import web
 from pydantic import ConfigDict, Field, ValidationError, with_config
 from pydantic_core import ErrorDetails
-from typing_extensions import TypeAliasType, TypedDict
+from typing_extensions import TypedDict
 
 from service.errors import Detail, DomainError
+from service.web.schema import named
 
 PROBLEM_JSON = "application/problem+json"
 ERRORS_SHOWN = 100
 """The most errors of an invalid request that its answer lists: nobody reads more, and each takes time to write."""
 
 
-ProblemCode = TypeAliasType("ProblemCode", str)
-"""The code of a kind of problem; service.web.openapi lists them."""
-
-DetailCode = TypeAliasType("DetailCode", str)
-"""The code of one error of a problem; service.web.openapi lists them."""
+# service.web.openapi lists the codes themselves.
+ProblemCode: TypeAlias = Annotated[
+    str, named("ProblemCode", "What kind of problem it is. Each code has one status, one meaning and one page.")
+]
+DetailCode: TypeAlias = Annotated[str, named("DetailCode", "What is wrong in one place of a request.")]
 
 
 @with_config(ConfigDict(extra="allow"))
 class ProblemDetail(TypedDict):
-    """One error of a problem. Refusals have further members: the parameters of the rule."""
+    """One error of a problem. Some codes have further members; docs/rules.md lists them."""
 
     code: DetailCode
     pointer: NotRequired[Annotated[str, Field(description="The place in the body: a JSON pointer as a URI fragment.")]]
