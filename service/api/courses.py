@@ -90,13 +90,20 @@ Meetings = Annotated[
 ]
 
 
+CourseTitle: TypeAlias = Annotated[Name, Field(description='As people call it, such as "Calculus I".')]
+TermOfCourse: TypeAlias = Annotated[
+    IdInBody | None,
+    Field(description="The term in which it takes place; null: in none, without deadlines and without a credit limit."),
+]
+
+
 class CourseFields(Input):
     """All of a course that a caller writes, but the external id."""
 
     code: CourseCode
-    title: Name
+    title: CourseTitle
     credits: Credits = 0.0
-    term_id: IdInBody | None = None
+    term_id: TermOfCourse = None
     capacity: Capacity | None = None
     waitlist_capacity: WaitlistCapacity | None = None
     meetings: Meetings = ()
@@ -114,9 +121,9 @@ class CourseChanges(TypedDict, total=False):
 
     external_id: ExternalId | None
     code: CourseCode
-    title: Name
+    title: CourseTitle
     credits: Credits
-    term_id: IdInBody | None
+    term_id: TermOfCourse
     capacity: Capacity | None
     waitlist_capacity: WaitlistCapacity | None
     meetings: Meetings
@@ -137,7 +144,7 @@ class Course:
     id: Id
     external_id: Annotated[str | None, Field(description="The caller's own key; null if the course has none.")]
     code: Annotated[str, Field(description="As in the catalogue; unique within a term.")]
-    title: str
+    title: Annotated[str, Field(description='As people call it, such as "Calculus I".')]
     credits: Credits
     term_id: Annotated[TermId | None, Field(description="The term in which it takes place; null if it is in none.")]
     capacity: Annotated[int | None, Field(description="Seats: null is unlimited, 0 is closed.")]
@@ -200,7 +207,10 @@ def course_of(row: sql.Course) -> Course:
 
 @endpoint("POST", "/courses", status=201, problems=[ExternalIdTaken, CodeTaken, UnknownTerm])
 async def create_course(call: Call, body: NewCourse) -> Reply[Course]:
-    """Create a course."""
+    """Create a course.
+
+    Its code must be unique in its term; courses without a term may share a code. The external id must be unique.
+    """
     fields = _fields(body, body.external_id)
     row = await call[REGISTRAR].submit(Create(origin=origin_of(call), resource=COURSE, fields=fields))
     return Reply(course_of(row), 201, {"Location": f"/courses/{row.id}"})
@@ -208,7 +218,10 @@ async def create_course(call: Call, body: NewCourse) -> Reply[Course]:
 
 @endpoint("GET", "/courses")
 async def search_courses(call: Call, query: CourseQuery) -> WrittenPage[Course]:
-    """List courses by id: all of them, those with a code, those of a term, or the one with an external id."""
+    """List courses by id: all of them, those with a code, those of a term, or the one with an external id.
+
+    Only one filter may be given per request. A filter that finds nothing gives an empty list.
+    """
     filters = [name for name in ("code", "term_id", "external_id") if getattr(query, name) is not None]
     if len(filters) > 1:
         raise invalid([Detail("too_many_filters", "Take one filter a call.", parameter=filters[-1])])
@@ -228,7 +241,10 @@ async def search_courses(call: Call, query: CourseQuery) -> WrittenPage[Course]:
 
 @endpoint("GET", "/courses/{course_id}", problems=[CourseNotFound])
 async def read_course(call: Call, course_id: IdInPath) -> Course:
-    """Read a course, with its seats."""
+    """Read a course, with its seats.
+
+    The ETag is the version of the editable fields: it does not change with the seats.
+    """
     row = await call[COURSES].submit(course_id, call.gone)
     if row is None:
         raise CourseNotFound(course_id)
@@ -291,7 +307,10 @@ async def put_course(
 
 @endpoint("DELETE", "/courses/{course_id}", status=204, problems=[CourseNotFound, InUse, PreconditionFailed])
 async def delete_course(call: Call, course_id: IdInPath, if_match: ETags) -> None:
-    """Delete a course that nobody was ever enrolled in."""
+    """Delete a course that nobody was ever enrolled in.
+
+    Its requirements are deleted too. A course that was ever used is kept, with the history; cancel it instead.
+    """
     await call[REGISTRAR].submit(Delete(origin=origin_of(call), resource=COURSE, id=course_id, if_match=if_match))
 
 
@@ -331,7 +350,10 @@ class Requirements(Input):
 
 @endpoint("PUT", "/courses/{course_id}/requirements", problems=[CourseNotFound, OwnRequirement])
 async def set_requirements(call: Call, course_id: IdInPath, body: Requirements) -> Requirements:
-    """Set all requirements of a course; an empty list of groups removes them."""
+    """Set all requirements of a course; an empty list of groups removes them.
+
+    Students who are enrolled already stay; waitlisted students are judged by the new requirements.
+    """
     groups = tuple(Group(group.kind, tuple(sorted(set(group.any_of)))) for group in body.groups)
     change = SetRequirements(origin=origin_of(call), course_id=course_id, groups=groups)
     return _requirements(await call[REGISTRAR].submit(change))
@@ -339,7 +361,10 @@ async def set_requirements(call: Call, course_id: IdInPath, body: Requirements) 
 
 @endpoint("GET", "/courses/{course_id}/requirements", problems=[CourseNotFound])
 async def read_requirements(call: Call, course_id: IdInPath) -> Requirements:
-    """Read the requirements of a course."""
+    """Read the requirements of a course.
+
+    A course without requirements has an empty list of groups.
+    """
     async with call[DATABASE].reading() as connection:
         if await get_course(connection, course_id) is None:
             raise CourseNotFound(course_id)

@@ -91,7 +91,9 @@ class SwapRequest(Input):
 class CompletionRequest(Input):
     """How a student has completed a course."""
 
-    passed: bool
+    passed: Annotated[
+        bool, Field(description="Whether the student has passed it; only then it counts for prerequisites.")
+    ]
     grade: Annotated[Grade | None, Field(description="As the institution writes it.")] = None
 
 
@@ -101,7 +103,7 @@ class CourseInfo:
 
     id: Id
     code: Annotated[str, Field(description="As in the catalogue.")]
-    title: str
+    title: Annotated[str, Field(description="As people call it.")]
     credits: Credits
     term_id: Annotated[TermId | None, Field(description="Null if the course is in no term.")]
 
@@ -111,9 +113,9 @@ class StudentInfo:
     """What a reader of a roster wants to know of a student."""
 
     id: Id
-    given_name: str
-    family_name: str
-    email: str
+    given_name: Annotated[str, Field(description="The given name or names.")]
+    family_name: Annotated[str, Field(description="The family name or names.")]
+    email: Annotated[str, Field(description="The e-mail address.")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +152,12 @@ class Left:
     """What became of a course to drop: one that is `kept` is dropped once the student gets the seat of the add."""
 
     course_id: CourseId
-    outcome: Literal["dropped", "withdrawn", "kept"]
+    outcome: Annotated[
+        Literal["dropped", "withdrawn", "kept"],
+        named(
+            "LeftOutcome", "What became of a course to drop: `kept` is dropped once the student gets the other seat."
+        ),
+    ]
     course: CourseInfo
 
 
@@ -167,23 +174,23 @@ class Blocker(TypedDict):
     """One reason why a waitlisted student was passed over: the code of a rule, and its parameters."""
 
     code: RefusalCode
-    opens_at: NotRequired[Timestamp]
-    closed_at: NotRequired[Timestamp]
-    any_of: NotRequired[list[str]]
-    course_code: NotRequired[str]
-    with_course_id: NotRequired[int]
-    held: NotRequired[float]
-    asked: NotRequired[float]
-    capacity: NotRequired[int]
-    seats_taken: NotRequired[int]
-    waitlist_capacity: NotRequired[int]
+    opens_at: NotRequired[Annotated[Timestamp, Field(description="When enrollment opens.")]]
+    closed_at: NotRequired[Annotated[Timestamp, Field(description="When enrolling, or dropping, closed.")]]
+    any_of: NotRequired[Annotated[list[str], Field(description="The codes of the courses of which one is required.")]]
+    course_code: NotRequired[Annotated[str, Field(description="The code of the course that excludes this one.")]]
+    with_course_id: NotRequired[Annotated[CourseId, Field(description="The course that meets at the same time.")]]
+    held: NotRequired[Annotated[float, Field(description="The credits that the student has in the term.")]]
+    asked: NotRequired[Annotated[float, Field(description="The credits that the request adds to them.")]]
+    capacity: NotRequired[Annotated[int, Field(description="The seats of the course.")]]
+    seats_taken: NotRequired[Annotated[int, Field(description="The seats that are taken.")]]
+    waitlist_capacity: NotRequired[Annotated[int, Field(description="The places of the waitlist.")]]
 
 
 class Reason(Blocker):
     """One reason of a refusal: the code of a rule, its parameters and a sentence."""
 
-    reason: NotRequired[str]
-    limit: NotRequired[float]
+    reason: NotRequired[Annotated[str, Field(description="The reason of the hold.")]]
+    limit: NotRequired[Annotated[float, Field(description="The most credits that the student may have in the term.")]]
     detail: Annotated[str, Field(description="Human-readable message.")]
 
 
@@ -193,7 +200,7 @@ class Refused:
 
     course_id: CourseId
     outcome: Literal["refused"] = "refused"
-    errors: list[Reason]
+    errors: Annotated[list[Reason], Field(description="Every reason.")]
 
 
 AnyResult: TypeAlias = Enrolled | Waitlisted | Unchanged | Left | Refused
@@ -208,7 +215,7 @@ class Enrollments:
     """What became of each course, in the order asked."""
 
     student_id: StudentId
-    results: list[EnrollmentResult]
+    results: Annotated[list[EnrollmentResult], Field(description="In the order of the request; a course only once.")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,7 +254,8 @@ class MovedCourse(StudentCourse):
     """A student's course after a drop or a completion."""
 
     outcome: Annotated[
-        Literal["dropped", "withdrawn", "completed", "unchanged"], Field(description="unchanged: it was so already.")
+        Literal["dropped", "withdrawn", "completed", "unchanged"],
+        named("MovedOutcome", "What became of the course; `unchanged`: it was so already."),
     ]
 
 
@@ -364,7 +372,10 @@ async def swap_courses(
 async def list_student_courses(
     call: Call, student_id: IdInPath, query: StudentCoursesQuery
 ) -> WrittenPage[StudentCourse]:
-    """List a student's courses by course id."""
+    """List a student's courses by course id.
+
+    By default those in which the student is enrolled or waitlisted, with `status` those in one status.
+    """
     of = f"courses of {student_id} {query.status or 'enrolled waitlisted'}"
     after = decode_cursor(query.cursor, of)
     page = await call[COURSES_OF_STUDENTS].submit(CoursesAsked(student_id, query.status, after, query.limit), call.gone)
@@ -407,7 +418,10 @@ async def drop_course(call: Call, student_id: IdInPath, course_id: IdInPath, que
 async def complete_course(
     call: Call, student_id: IdInPath, course_id: IdInPath, body: CompletionRequest
 ) -> MovedCourse:
-    """Say that a student has completed a course, or correct what was said."""
+    """Say that a student has completed a course, or correct what was said.
+
+    The student must be enrolled in the course, or have completed it already. A completed course keeps its seat.
+    """
     change = Complete(
         origin=origin_of(call),
         student_id=student_id,
@@ -437,7 +451,10 @@ def _moved(moved: Moved) -> MovedCourse:
 async def list_course_students(
     call: Call, course_id: IdInPath, query: CourseStudentsQuery
 ) -> WrittenPage[CourseStudent]:
-    """List a course's students by student id: its roster. Those waitlisted come in the order of the line."""
+    """List a course's students by student id: its roster. Those waitlisted come in the order of the line.
+
+    By default those who are enrolled, with `status` those in one status.
+    """
     of = f"students of {course_id} {query.status}"
     after = decode_cursor(query.cursor, of)
     page: JsonPage | None
@@ -515,7 +532,7 @@ def _info(course: Course) -> CourseInfo:
 class BulkItem(EnrollmentRequest):
     """One student's request of many."""
 
-    student_id: IdInBody
+    student_id: Annotated[IdInBody, Field(description="The id of the student.")]
     course_ids: Annotated[CourseIds, FailFast()]
     """Of each item only the first invalid id is an error: 1,000 items may have 100,000 of them."""
 
@@ -523,7 +540,9 @@ class BulkItem(EnrollmentRequest):
 class BulkRequest(Input):
     """Up to 1,000 requests, and up to 2,000 courses in them."""
 
-    items: Annotated[list[BulkItem], Field(min_length=1, max_length=1000)]
+    items: Annotated[
+        list[BulkItem], Field(min_length=1, max_length=1000, description="Requests, which are made in this order.")
+    ]
 
     @model_validator(mode="after")
     def check_size(self) -> Self:
@@ -540,15 +559,15 @@ BULK_PAIRS = 2000
 class BulkOutcome:
     """What became of one item: the status and the body that the call alone would have had."""
 
-    status: int
-    body: Enrollments | Problem
+    status: Annotated[int, Field(description="The status that the request alone would have had.")]
+    body: Annotated[Enrollments | Problem, Field(description="The body that the request alone would have had.")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BulkOutcomes:
     """What became of each item, in the order asked."""
 
-    items: list[BulkOutcome]
+    items: Annotated[list[BulkOutcome], Field(description="One for each request, in the same order.")]
 
 
 @endpoint("POST", "/enrollments")

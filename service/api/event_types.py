@@ -67,14 +67,14 @@ class StudentEvent(EventFields):
 class CourseState(TypedDict):
     """The fields of a course that changed, or all fields of a new or deleted course."""
 
-    external_id: NotRequired[str | None]
-    term_id: NotRequired[TermId | None]
-    code: NotRequired[str]
-    title: NotRequired[str]
+    external_id: NotRequired[Annotated[str | None, Field(description="The caller's own key.")]]
+    term_id: NotRequired[Annotated[TermId | None, Field(description="The term in which it takes place.")]]
+    code: NotRequired[Annotated[str, Field(description="As in the catalogue.")]]
+    title: NotRequired[Annotated[str, Field(description="As people call it.")]]
     credits: NotRequired[Credits]
-    capacity: NotRequired[int | None]
-    waitlist_capacity: NotRequired[int | None]
-    meetings: NotRequired[list[Meeting]]
+    capacity: NotRequired[Annotated[int | None, Field(description="Seats: null is unlimited, 0 is closed.")]]
+    waitlist_capacity: NotRequired[Annotated[int | None, Field(description="Waitlist places: null is unlimited.")]]
+    meetings: NotRequired[Annotated[list[Meeting], Field(description="When it meets each week.")]]
     version: Version
 
 
@@ -119,7 +119,7 @@ class CourseCancelled(EventFields):
 class RequirementsState(TypedDict):
     """All requirements of a course."""
 
-    groups: list[RequirementGroup]
+    groups: Annotated[list[RequirementGroup], Field(description="Every group must be satisfied.")]
     version: Version
 
 
@@ -141,15 +141,15 @@ class RequirementsSet(EventFields):
 class TermState(TypedDict):
     """The fields of a term that changed, or all fields of a new or deleted term."""
 
-    code: NotRequired[str]
-    name: NotRequired[str]
-    starts_on: NotRequired[date]
-    ends_on: NotRequired[date]
-    enroll_from: NotRequired[datetime | None]
-    enroll_until: NotRequired[datetime | None]
-    drop_until: NotRequired[datetime | None]
-    withdraw_until: NotRequired[datetime | None]
-    max_credits: NotRequired[CreditLimit | None]
+    code: NotRequired[Annotated[str, Field(description="Unique among terms.")]]
+    name: NotRequired[Annotated[str, Field(description="As people call it.")]]
+    starts_on: NotRequired[Annotated[date, Field(description="The first day.")]]
+    ends_on: NotRequired[Annotated[date, Field(description="The last day.")]]
+    enroll_from: NotRequired[Annotated[datetime | None, Field(description="Students may enroll from then on.")]]
+    enroll_until: NotRequired[Annotated[datetime | None, Field(description="Students may enroll until then.")]]
+    drop_until: NotRequired[Annotated[datetime | None, Field(description="From then on a drop is a withdrawal.")]]
+    withdraw_until: NotRequired[Annotated[datetime | None, Field(description="From then on a course can't be left.")]]
+    max_credits: NotRequired[Annotated[CreditLimit | None, Field(description="The most credits of one student.")]]
     version: Version
 
 
@@ -208,7 +208,7 @@ class EnrollmentEvent(EventFields):
 class SkippedState(TypedDict):
     """A waitlisted student, and why a free seat went to another one."""
 
-    status: Literal["waitlisted"]
+    status: Annotated[Literal["waitlisted"], Field(description="The student stays waitlisted.")]
     reasons: NotRequired[Annotated[list[Blocker], Field(description="Every reason, without what is private.")]]
 
 
@@ -231,10 +231,10 @@ class EnrollmentSkipped(EventFields):
 class HoldState(TypedDict):
     """What a hold blocks, and when; its reason is private to the student."""
 
-    hold_id: int
-    blocks: list[Blocked]
-    starts_at: datetime | None
-    ends_at: datetime | None
+    hold_id: Annotated[int, Field(description="The id of the hold.")]
+    blocks: Annotated[list[Blocked], Field(description="What it keeps the student from.")]
+    starts_at: Annotated[datetime | None, Field(description="Null: since ever.")]
+    ends_at: Annotated[datetime | None, Field(description="Null: without an end.")]
 
 
 HoldEventType: TypeAlias = Annotated[
@@ -255,10 +255,10 @@ class HoldEvent(EventFields):
 class OverrideState(TypedDict):
     """Which rule an override lifts, and until when."""
 
-    override_id: int
+    override_id: Annotated[int, Field(description="The id of the override.")]
     rule: OverridableRule
-    author: str
-    expires_at: datetime | None
+    author: Annotated[str, Field(description="Who answers for it.")]
+    expires_at: Annotated[datetime | None, Field(description="Null: without an end.")]
 
 
 OverrideEventType: TypeAlias = Annotated[
@@ -279,8 +279,8 @@ class OverrideEvent(EventFields):
 class OverrideUseState(TypedDict):
     """Whether an override is used up."""
 
-    override_id: int
-    used: bool
+    override_id: Annotated[int, Field(description="The id of the override.")]
+    used: Annotated[bool, Field(description="Whether it is used up.")]
 
 
 OverrideUsedType: TypeAlias = Annotated[

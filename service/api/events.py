@@ -58,7 +58,7 @@ class CursorExpired(FieldError):
 class Events:
     """What follows a cursor, and the cursor to go on from, which is never null."""
 
-    items: list[Event]
+    items: Annotated[list[Event], Field(description="In order; empty if nothing has changed.")]
     next: Annotated[str, Field(description="Pass it as `after` to go on from here.")]
 
 
@@ -306,7 +306,10 @@ async def follow_events(call: Call, query: EventsQuery) -> Written[Events]:
 
 @endpoint("GET", "/events/head")
 async def read_head(call: Call) -> Head:
-    """Read the cursor after the newest event."""
+    """Read the cursor after the newest event.
+
+    Take it before you read the lists, and follow the feed from it.
+    """
     async with call[DATABASE].reading() as connection:
         newest = await feed.get_epoch(connection)
     return Head(encode(cursor_after(newest.epoch, newest)))
@@ -314,7 +317,10 @@ async def read_head(call: Call) -> Head:
 
 @endpoint("GET", "/students/{student_id}/courses/{course_id}/history", problems=[StudentNotFound, EnrollmentNotFound])
 async def read_history(call: Call, student_id: IdInPath, course_id: IdInPath, query: Paging) -> WrittenPage[Event]:
-    """Read the events of one student in one course, in order."""
+    """Read the events of one student in one course, in order.
+
+    They are those of the feed.
+    """
     of = f"history of {student_id} in {course_id}"
     after = decode_cursor(query.cursor, of)
     async with call[DATABASE].reading() as connection:

@@ -38,13 +38,13 @@ OverridableRule: TypeAlias = Annotated[
 class NewOverride(Input):
     """An override to grant."""
 
-    course_id: IdInBody
+    course_id: Annotated[IdInBody, Field(description="The id of the course.")]
     rule: Annotated[
         OverridableRule,
         Field(description="The rule to lift: `course_full` gives a seat above capacity."),
     ]
     author: Annotated[Name, Field(description="Who answers for it.")]
-    reason: Name
+    reason: Annotated[Name, Field(description="Why it is granted.")]
     expires_at: Annotated[Instant | None, Field(description="Until when it can be used; null is without an end.")] = (
         None
     )
@@ -82,7 +82,11 @@ def override_of(row: sql.Override) -> Override:
 
 @endpoint("POST", "/students/{student_id}/overrides", status=201, problems=[StudentNotFound, UnknownCourse])
 async def grant_override(call: Call, student_id: IdInPath, body: NewOverride) -> Reply[Override]:
-    """Lift one rule for a student and a course, once; if the student waits for the course, it counts at once."""
+    """Lift one rule for a student and a course, once.
+
+    It is used up when the student gets a seat, or drops one, that the rule would have refused. If the student is
+    waitlisted for the course, it counts at once.
+    """
     row = await call[REGISTRAR].submit(
         GrantOverride(
             origin=origin_of(call),
@@ -99,7 +103,10 @@ async def grant_override(call: Call, student_id: IdInPath, body: NewOverride) ->
 
 @endpoint("GET", "/students/{student_id}/overrides", problems=[StudentNotFound])
 async def list_student_overrides(call: Call, student_id: IdInPath, query: Paging) -> Page[Override]:
-    """List a student's overrides by id, used and expired ones too."""
+    """List a student's overrides by id, used and expired ones too.
+
+    An override that is neither used nor expired lifts its rule.
+    """
     of = f"overrides of {student_id}"
     after = decode_cursor(query.cursor, of)
     async with call[DATABASE].reading() as connection:
@@ -111,7 +118,10 @@ async def list_student_overrides(call: Call, student_id: IdInPath, query: Paging
 
 @endpoint("DELETE", "/students/{student_id}/overrides/{override_id}", problems=[StudentNotFound, OverrideNotFound])
 async def end_override(call: Call, student_id: IdInPath, override_id: IdInPath) -> Override:
-    """End an override now. It stays listed; one that was used keeps its seat."""
+    """End an override now.
+
+    It stays listed. If it was used, the student keeps the seat, and nothing changes.
+    """
     row = await call[REGISTRAR].submit(
         EndOverride(origin=origin_of(call), student_id=student_id, override_id=override_id)
     )

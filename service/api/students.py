@@ -1,7 +1,7 @@
 """Students: what callers send of them, and the handlers."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
@@ -20,13 +20,21 @@ from sql import Connection
 from sql import students as sql
 
 
+GivenName: TypeAlias = Annotated[Name, Field(description="The given name or names.")]
+FamilyName: TypeAlias = Annotated[Name, Field(description="The family name or names.")]
+MaxCredits: TypeAlias = Annotated[
+    CreditLimit | None,
+    Field(description="The most credits in one term, in halves; null leaves it to the term's own limit."),
+]
+
+
 class StudentFields(Input):
     """All of a student that a caller writes, but the external id."""
 
-    given_name: Name
-    family_name: Name
+    given_name: GivenName
+    family_name: FamilyName
     email: Email
-    max_credits: CreditLimit | None = None
+    max_credits: MaxCredits = None
 
 
 class NewStudent(StudentFields):
@@ -40,10 +48,10 @@ class StudentChanges(TypedDict, total=False):
     """A JSON merge patch (RFC 7396): what is absent stays as it is, null removes."""
 
     external_id: ExternalId | None
-    given_name: Name
-    family_name: Name
+    given_name: GivenName
+    family_name: FamilyName
     email: Email
-    max_credits: CreditLimit | None
+    max_credits: MaxCredits
 
 
 class StudentQuery(Paging):
@@ -59,12 +67,10 @@ class Student:
 
     id: Id
     external_id: Annotated[str | None, Field(description="The caller's own key; null if the student has none.")]
-    given_name: str
-    family_name: str
+    given_name: Annotated[str, Field(description="The given name or names.")]
+    family_name: Annotated[str, Field(description="The family name or names.")]
     email: Annotated[str, Field(description="Unique, whatever the case of its letters.")]
-    max_credits: Annotated[
-        CreditLimit | None, Field(description="The most credits in one term; null leaves it to the term's own limit.")
-    ]
+    max_credits: MaxCredits
     version: Version
     created_at: CreatedAt
     updated_at: UpdatedAt
@@ -97,7 +103,10 @@ def _fields(body: StudentFields, external_id: str | None) -> registrar.StudentFi
 
 @endpoint("POST", "/students", status=201, problems=[EmailTaken, ExternalIdTaken])
 async def create_student(call: Call, body: NewStudent) -> Reply[Student]:
-    """Create a student."""
+    """Create a student.
+
+    The e-mail address must be unique, and so must the external id, if there is one.
+    """
     fields = _fields(body, body.external_id)
     row = await call[REGISTRAR].submit(Create(origin=origin_of(call), resource=STUDENT, fields=fields))
     return Reply(student_of(row), 201, {"Location": f"/students/{row.id}"})
@@ -105,7 +114,10 @@ async def create_student(call: Call, body: NewStudent) -> Reply[Student]:
 
 @endpoint("GET", "/students")
 async def search_students(call: Call, query: StudentQuery) -> Page[Student]:
-    """List students by id, or find one by e-mail address or by external id."""
+    """List students by id, or find one by e-mail address or by external id.
+
+    Only one filter may be given per request. A filter that finds nobody gives an empty list.
+    """
     if query.email is not None and query.external_id is not None:
         raise invalid([Detail("too_many_filters", "Take one filter a call.", parameter="external_id")])
     after = decode_cursor(query.cursor, "students")
@@ -121,7 +133,10 @@ async def search_students(call: Call, query: StudentQuery) -> Page[Student]:
 
 @endpoint("GET", "/students/{student_id}", problems=[StudentNotFound])
 async def read_student(call: Call, student_id: IdInPath) -> Student:
-    """Read a student."""
+    """Read a student.
+
+    The ETag is the version of the student, for `If-Match`.
+    """
     row = await call[STUDENTS].submit(student_id, call.gone)
     if row is None:
         raise StudentNotFound(student_id)
@@ -139,7 +154,11 @@ async def find(connection: Connection, ids: list[int]) -> dict[int, sql.Student]
     problems=[StudentNotFound, EmailTaken, ExternalIdTaken, PreconditionFailed],
 )
 async def edit_student(call: Call, student_id: IdInPath, body: StudentChanges, if_match: ETags) -> Student:
-    """Change some fields of a student."""
+    """Change some fields of a student.
+
+    The body is a JSON merge patch: a field that is absent stays as it is, and null removes a value. A waitlisted
+    student who becomes eligible gets the seat in the same transaction.
+    """
     row = await call[REGISTRAR].submit(
         Edit(origin=origin_of(call), resource=STUDENT, id=student_id, values=body, if_match=if_match)
     )
@@ -175,5 +194,8 @@ async def put_student(
 
 @endpoint("DELETE", "/students/{student_id}", status=204, problems=[StudentNotFound, InUse, PreconditionFailed])
 async def delete_student(call: Call, student_id: IdInPath, if_match: ETags) -> None:
-    """Delete a student who was never enrolled in any course."""
+    """Delete a student who was never enrolled in any course.
+
+    The student's holds and overrides are deleted too. A student who was ever enrolled is kept, with the history.
+    """
     await call[REGISTRAR].submit(Delete(origin=origin_of(call), resource=STUDENT, id=student_id, if_match=if_match))

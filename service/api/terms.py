@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
@@ -18,18 +18,24 @@ from service.web.paging import Page, Paging, decode_cursor, page_of
 from sql import terms as sql
 
 
+TermName: TypeAlias = Annotated[Name, Field(description='As people call it, such as "Fall 2026".')]
+MaxCredits: TypeAlias = Annotated[
+    CreditLimit | None, Field(description="The most credits of one student in this term, in halves; null is unlimited.")
+]
+
+
 class NewTerm(Input):
     """A term to create. Each deadline is an instant; null leaves that side open."""
 
     code: CourseCode
-    name: Name
+    name: TermName
     starts_on: Day
     ends_on: Day
     enroll_from: Instant | None = None
     enroll_until: Instant | None = None
     drop_until: Annotated[Instant | None, Field(description="From then on a drop is a withdrawal.")] = None
     withdraw_until: Annotated[Instant | None, Field(description="From then on nobody leaves a course.")] = None
-    max_credits: CreditLimit | None = None
+    max_credits: MaxCredits = None
 
 
 @with_config(ConfigDict(extra="forbid", strict=True))
@@ -37,14 +43,14 @@ class TermChanges(TypedDict, total=False):
     """A JSON merge patch (RFC 7396): what is absent stays as it is, null removes."""
 
     code: CourseCode
-    name: Name
+    name: TermName
     starts_on: Day
     ends_on: Day
     enroll_from: Instant | None
     enroll_until: Instant | None
     drop_until: Instant | None
     withdraw_until: Instant | None
-    max_credits: CreditLimit | None
+    max_credits: MaxCredits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,17 +58,15 @@ class Term:
     """A term: when its courses take place, and until when students may enroll, drop and withdraw."""
 
     id: Id
-    code: str
-    name: str
-    starts_on: date
+    code: Annotated[str, Field(description="Unique among terms.")]
+    name: Annotated[str, Field(description='As people call it, such as "Fall 2026".')]
+    starts_on: Annotated[date, Field(description="The first day.")]
     ends_on: Annotated[date, Field(description="The last day.")]
     enroll_from: Annotated[datetime | None, Field(description="Students may enroll from then on; null is open.")]
     enroll_until: Annotated[datetime | None, Field(description="Students may enroll until then; null is open.")]
     drop_until: Annotated[datetime | None, Field(description="From then on a drop is a withdrawal; null is never.")]
     withdraw_until: Annotated[datetime | None, Field(description="From then on a course can't be left; null is never.")]
-    max_credits: Annotated[
-        CreditLimit | None, Field(description="The most credits of one student in this term; null is unlimited.")
-    ]
+    max_credits: MaxCredits
     version: Version
     created_at: CreatedAt
     updated_at: UpdatedAt
@@ -89,7 +93,10 @@ def term_of(row: sql.Term) -> Term:
 
 @endpoint("POST", "/terms", status=201, problems=[CodeTaken, TermDates])
 async def create_term(call: Call, body: NewTerm) -> Reply[Term]:
-    """Create a term."""
+    """Create a term.
+
+    The code must be unique. A deadline that is null leaves that side open.
+    """
     fields: TermFields = {
         "code": body.code,
         "name": body.name,
@@ -107,7 +114,10 @@ async def create_term(call: Call, body: NewTerm) -> Reply[Term]:
 
 @endpoint("GET", "/terms")
 async def search_terms(call: Call, query: Paging) -> Page[Term]:
-    """List terms by id."""
+    """List terms by id.
+
+    Terms that are over are listed too.
+    """
     after = decode_cursor(query.cursor, "terms")
     async with call[DATABASE].reading() as connection:
         found = await sql.list_terms(connection, after, query.limit + 1)
@@ -116,7 +126,10 @@ async def search_terms(call: Call, query: Paging) -> Page[Term]:
 
 @endpoint("GET", "/terms/{term_id}", problems=[TermNotFound])
 async def read_term(call: Call, term_id: IdInPath) -> Term:
-    """Read a term."""
+    """Read a term.
+
+    The ETag is the version of the term, for `If-Match`.
+    """
     async with call[DATABASE].reading() as connection:
         row = await sql.get_term(connection, term_id)
     if row is None:
@@ -126,7 +139,10 @@ async def read_term(call: Call, term_id: IdInPath) -> Term:
 
 @endpoint("PATCH", "/terms/{term_id}", problems=[TermNotFound, CodeTaken, TermDates, PreconditionFailed])
 async def edit_term(call: Call, term_id: IdInPath, body: TermChanges, if_match: ETags) -> Term:
-    """Change some fields of a term; waitlists move at once where a deadline or a limit is eased."""
+    """Change some fields of a term; waitlists move at once where a deadline or a limit is eased.
+
+    The body is a JSON merge patch: a field that is absent stays as it is, and null removes a value.
+    """
     row = await call[REGISTRAR].submit(
         Edit(origin=origin_of(call), resource=TERM, id=term_id, values=body, if_match=if_match)
     )
@@ -135,5 +151,8 @@ async def edit_term(call: Call, term_id: IdInPath, body: TermChanges, if_match: 
 
 @endpoint("DELETE", "/terms/{term_id}", status=204, problems=[TermNotFound, InUse, PreconditionFailed])
 async def delete_term(call: Call, term_id: IdInPath, if_match: ETags) -> None:
-    """Delete a term without courses."""
+    """Delete a term without courses.
+
+    Courses have to leave the term before.
+    """
     await call[REGISTRAR].submit(Delete(origin=origin_of(call), resource=TERM, id=term_id, if_match=if_match))

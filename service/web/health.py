@@ -21,14 +21,14 @@ READINESS: web.AppKey[Question] = web.AppKey("readiness", Callable)  # type: ign
 class Health:
     """The process runs."""
 
-    status: Literal["live"]
+    status: Annotated[Literal["live"], Field(description="Always the same.")]
 
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
     """The service is ready, and how old the oldest write is."""
 
-    status: Literal["ready"]
+    status: Annotated[Literal["ready"], Field(description="Always the same: otherwise the answer is a problem.")]
     oldest_write_seconds: Annotated[
         float | None,
         Field(

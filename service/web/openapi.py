@@ -172,20 +172,22 @@ class _Schemas:
                 schema = {"type": [kind, "null"], **rest, **others}
         readable: dict[str, Any] = {}
         for key, value in schema.items():
-            if key == "description" and isinstance(value, str):
-                readable[key] = _prose(value)
-            elif key in {"examples", "discriminator", "enum", "const", "default"} and not isinstance(
-                value, dict | None
-            ):
-                readable[key] = value
-            elif key == "discriminator" and "propertyName" in value:
-                readable[key] = value
-            elif key != "title" or not isinstance(value, str):
-                readable[key] = self._for_readers(value)
-        if "default" in schema and not keep_defaults and not isinstance(schema["default"], dict):
+            match key:
+                case "properties":
+                    readable[key] = {name: self._for_readers(item) for name, item in value.items()}
+                case "items" | "anyOf" | "oneOf" | "additionalProperties":
+                    readable[key] = self._for_readers(value)
+                case "description":
+                    readable[key] = _prose(value)
+                case "title":
+                    pass
+                case _:
+                    readable[key] = value
+        if "default" in schema and not keep_defaults:
             default = readable.pop("default")
-            if default not in (None, []):
-                readable["description"] = f"{readable.get('description', '')} Default: `{json.dumps(default)}`.".strip()
+            if default not in (None, []) and "const" not in schema:
+                text = default if isinstance(default, str) else json.dumps(default)
+                readable["description"] = f"{readable.get('description', '')} Default: `{text}`.".strip()
         return self._component(readable) if COMPONENT in readable else readable
 
     def _component(self, schema: dict[str, Any]) -> dict[str, Any]:
@@ -260,6 +262,7 @@ def _parameters(item: Endpoint, schemas: _Schemas, example: Example) -> Iterable
 def _parameter(name: str, place: str, schema: dict[str, Any], *, required: bool) -> dict[str, Any]:
     schema = dict(schema)
     description = schema.pop("description", "")
+    schema.pop("examples", None)
     parameter = {"name": name, "in": place, "required": required, "schema": schema}
     return {**parameter, "description": description} if description else parameter
 
@@ -342,16 +345,22 @@ PROBLEMS: web.AppKey[dict[str, ProblemType]] = web.AppKey("problems", dict)
 
 @endpoint("GET", "/openapi.json", needs_database=False)
 async def read_document(call: Call) -> web.Response:
-    """Read this document."""
+    """Read this document.
+
+    OpenAPI 3.1, made of the same declarations as the routes. `/docs` shows it.
+    """
     return web.Response(body=call.request.app[DOCUMENT], content_type="application/json")
 
 
 @endpoint("GET", "/problems/{code}", problems=[NoSuchPath], needs_database=False)
 async def explain_problem(
     call: Call,
-    code: ProblemCode,
+    code: Annotated[ProblemCode, Field(description="The `code` of the problem.")],
 ) -> ProblemType:
-    """Explain a kind of problem: the page that its `type` names."""
+    """Explain a kind of problem: the page that its `type` names.
+
+    The explanation has the same words as the responses of this document.
+    """
     problem = call[PROBLEMS].get(code)
     if problem is None:
         raise NoSuchPath("There is no problem with this code.")
