@@ -50,7 +50,6 @@ from sql import courses as sql
 from sql.courses import CourseStatus, get_course
 from sql.requirements import RequirementKind, load_requirements
 
-
 Weekday: TypeAlias = Annotated[
     Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"], named("Weekday", "A day of the week.")
 ]

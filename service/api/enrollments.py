@@ -19,8 +19,8 @@ from service.errors import (
     CourseNotFound,
     DomainError,
     DropRefused,
-    EnrollmentRefused,
     EnrollmentNotFound,
+    EnrollmentRefused,
     NotEnrolled,
     StudentNotFound,
     UnknownCourse,
@@ -123,7 +123,7 @@ class Enrolled:
     """The student has a seat now."""
 
     course_id: CourseId
-    outcome: Literal["enrolled"] = "enrolled"
+    outcome: Annotated[Literal["enrolled"], Field(description="Which kind of result it is.")] = "enrolled"
     course: CourseInfo
 
 
@@ -132,7 +132,7 @@ class Unchanged:
     """The student was in the course already."""
 
     course_id: CourseId
-    outcome: Literal["unchanged"] = "unchanged"
+    outcome: Annotated[Literal["unchanged"], Field(description="Which kind of result it is.")] = "unchanged"
     status: NamedStatus
     course: CourseInfo
 
@@ -142,7 +142,7 @@ class Waitlisted:
     """The student is waitlisted now."""
 
     course_id: CourseId
-    outcome: Literal["waitlisted"] = "waitlisted"
+    outcome: Annotated[Literal["waitlisted"], Field(description="Which kind of result it is.")] = "waitlisted"
     position: Annotated[int, Field(description="The waitlist position, counted from 1.")]
     course: CourseInfo
 
@@ -199,7 +199,7 @@ class Refused:
     """The student does not get the course, for every reason listed."""
 
     course_id: CourseId
-    outcome: Literal["refused"] = "refused"
+    outcome: Annotated[Literal["refused"], Field(description="Which kind of result it is.")] = "refused"
     errors: Annotated[list[Reason], Field(description="Every reason.")]
 
 
@@ -222,7 +222,7 @@ class Enrollments:
 class Preview(Enrollments):
     """What would become of each course; nothing was changed."""
 
-    dry_run: Literal[True] = True
+    dry_run: Annotated[Literal[True], Field(description="Always true: nothing was changed.")] = True
 
 
 Position = Annotated[int | None, Field(description="The waitlist position counted from 1; null if not waitlisted.")]
@@ -306,9 +306,10 @@ async def enroll_student(
 ) -> Reply[Written[Preview | Enrollments]]:
     """Enroll a student in courses.
 
-    201 when the student got a seat or a place in line in any of them, 200 when nothing changed. A course that the
-    student is in already, or waits for, is `unchanged`: repeating the call is safe. In mode `atomic` one refusal
-    refuses all, and `errors` lists every reason for every course; in mode `partial` each course has a result of its own.
+    The status is 201 if the student got a seat or a waitlist place in any of them, and 200 if nothing changed. A course
+    in which the student is enrolled or waitlisted already is `unchanged`: repeating the call is safe. In mode `atomic`
+    one refusal refuses all, and `errors` lists every reason for every course; in mode `partial` each course has a result
+    of its own.
     """
     return await _answer(call, enrollment(call, student_id, body), dry_run=query.dry_run)
 

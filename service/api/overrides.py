@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Literal, TypeAlias, cast
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from service.api.answers import CourseId, CreatedAt, Id, StudentId
 from service.api.fields import IdInBody, IdInPath, Input, Instant, Name

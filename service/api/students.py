@@ -19,7 +19,6 @@ from service.web.problems import invalid
 from sql import Connection
 from sql import students as sql
 
-
 GivenName: TypeAlias = Annotated[Name, Field(description="The given name or names.")]
 FamilyName: TypeAlias = Annotated[Name, Field(description="The family name or names.")]
 MaxCredits: TypeAlias = Annotated[

@@ -17,7 +17,6 @@ from service.web.endpoint import Call, ETags, Reply, endpoint
 from service.web.paging import Page, Paging, decode_cursor, page_of
 from sql import terms as sql
 
-
 TermName: TypeAlias = Annotated[Name, Field(description='As people call it, such as "Fall 2026".')]
 MaxCredits: TypeAlias = Annotated[
     CreditLimit | None, Field(description="The most credits of one student in this term, in halves; null is unlimited.")

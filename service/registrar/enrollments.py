@@ -11,8 +11,8 @@ from service.errors import (
     AlreadyCompleted,
     Detail,
     DropRefused,
-    EnrollmentRefused,
     EnrollmentNotFound,
+    EnrollmentRefused,
     NotEnrolled,
     UnknownCourse,
 )

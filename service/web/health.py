@@ -60,7 +60,7 @@ async def live(_call: Call) -> Health:
 async def ready(call: Call) -> Readiness:
     """Check whether the service can serve requests.
 
-    503 until the database is reached and migrated, and as soon as the service begins to shut down.
+    The status is 503 until the database is reached and migrated, and as soon as the service begins to shut down.
     """
     if call[DRAINING].is_set():
         raise Draining("The service is shutting down.")

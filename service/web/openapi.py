@@ -193,7 +193,7 @@ class _Schemas:
     def _component(self, schema: dict[str, Any]) -> dict[str, Any]:
         """Put a schema that has a name under components, and return the reference to it."""
         name, meaning = schema.pop(COMPONENT), schema.pop(MEANING)
-        rest = {key: schema.pop(key) for key in ("description", "default") if key in schema}
+        rest: dict[str, Any] = {key: schema.pop(key) for key in ("description", "default") if key in schema}
         if name in self._codes:
             schema["enum"] = list(self._codes[name])
         self.components[name] = {"description": meaning, **schema}

@@ -28,9 +28,7 @@ new = NewStudent(given_name="Ada", family_name="Lovelace", email="ada@campus.exa
 student = create_student.sync(client=client, body=new)
 assert isinstance(student, Student), student
 
-course = create_course.sync(
-    client=client, body=NewCourse(code="MATH101", title="Calculus I", credits_=4, capacity=1)
-)
+course = create_course.sync(client=client, body=NewCourse(code="MATH101", title="Calculus I", credits_=4, capacity=1))
 assert isinstance(course, Course), course
 
 enrolled = enroll_student.sync(student.id, client=client, body=EnrollmentRequest(course_ids=[course.id]))
