@@ -25,7 +25,7 @@ from service.web import health, openapi, page
 from service.web.body import BODY_MEMBERS, BODY_TIMEOUT
 from service.web.endpoint import ADMISSION, DRAINING, TURNSTILES, endpoints_of, register
 from service.web.health import READINESS
-from service.web.openapi import DOCUMENT, PROBLEMS, About, Example, ProblemType
+from service.web.openapi import DOCUMENT, INDEX, PROBLEMS, About, Example, Index, ProblemType
 from service.web.page import PAGE
 from service.web.problems import write_json
 from service.web.server import Limits, Runner
@@ -54,7 +54,7 @@ ABOUT = About(
         ("overrides", "An override lifts one rule for one student and one course, once."),
         ("events", "The change feed, which is the audit log too."),
         ("health", "For load balancers and orchestrators."),
-        ("openapi", "This document, and what each kind of problem means."),
+        ("openapi", "This document, where to begin, and what each kind of problem means."),
     ],
 )
 
@@ -70,6 +70,7 @@ def create_app(settings: Settings) -> web.Application:
     app = web.Application(client_max_size=settings.body_limit)
     endpoints = endpoints_of(students, courses, enrollments, terms, holds, overrides, events, health, openapi)
     register(app, [*endpoints, *endpoints_of(page)])
+    app[INDEX] = Index.of(ABOUT, [*endpoints, page.show_page])
     database = Database(settings)
     app[DATABASE] = database
     everybody = Callers()
@@ -87,7 +88,7 @@ def create_app(settings: Settings) -> web.Application:
     app[READINESS] = readiness
     app[DOCUMENT] = write_json(openapi.build(ABOUT, endpoints, codes(), EXAMPLES))
     app[PROBLEMS] = problem_types()
-    app[PAGE] = page.page(ABOUT)
+    app[PAGE] = page.page(ABOUT, endpoints)
 
     async def lifetime(app: web.Application) -> AsyncIterator[None]:
         stop = threading.Event()

@@ -147,7 +147,7 @@ class Course:
     credits: Credits
     term_id: Annotated[TermId | None, Field(description="The term in which it takes place; null if it is in none.")]
     capacity: Annotated[int | None, Field(description="Seats: null is unlimited, 0 is closed.")]
-    waitlist_capacity: Annotated[int | None, Field(description="Places in line: null is unlimited, 0 is no waitlist.")]
+    waitlist_capacity: Annotated[int | None, Field(description="Waitlist places: null is unlimited, 0 is no waitlist.")]
     meetings: Annotated[list[Meeting], Field(description="When it meets each week, in order.")]
     status: NamedCourseStatus
     seats_taken: Annotated[int, Field(description="How many students are enrolled in it or have completed it.")]

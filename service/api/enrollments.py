@@ -43,7 +43,7 @@ from sql.waitlist import list_waitlist
 logger = logging.getLogger(__name__)
 
 CourseIds = Annotated[
-    list[IdInBody], Field(min_length=1, max_length=100, description="An id that stands twice counts once.")
+    list[IdInBody], Field(min_length=1, max_length=100, description="Duplicate ids are ignored.")
 ]
 OnFullField = Annotated[
     OnFull, named("OnFull", "What to do if no seat is free: `fail`, or `waitlist` the student for the course.")
@@ -276,7 +276,7 @@ class DryRun(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    dry_run: Annotated[bool, Truth, Field(description="true: only tell what would be answered.")] = False
+    dry_run: Annotated[bool, Truth, Field(description="If true, return what the call would answer, and change nothing.")] = False
 
 
 class StudentCoursesQuery(Paging):
@@ -291,7 +291,7 @@ class CourseStudentsQuery(Paging):
     """A page of a course's students."""
 
     status: Annotated[
-        NamedStatus, Field(description="Only students in this status; those waitlisted come in the order of the line.")
+        NamedStatus, Field(description="Only students in this status; those waitlisted come in the order of the waitlist.")
     ] = "enrolled"
 
 
@@ -356,8 +356,8 @@ async def swap_courses(
 ) -> Reply[Written[Preview | Enrollments]]:
     """Drop courses and enroll in others, all or nothing.
 
-    The adds are judged as if the drops were gone, so that their time and credits are free. If the one to add only gets
-    a place in line, the drops are `kept`, and leave in the moment that it gets its seat.
+    The adds are judged as if the drops were made already, so that their time and credits are free. If the student is only
+    waitlisted for the add, the drops are `kept`: they are made in the transaction that gives the student the seat.
     """
     change = Swap(
         origin=origin_of(call),
@@ -402,9 +402,10 @@ async def find_courses(connection: Connection, asked: list[CoursesAsked]) -> dic
     problems=[StudentNotFound, EnrollmentNotFound, AlreadyCompleted, DropRefused],
 )
 async def drop_course(call: Call, student_id: IdInPath, course_id: IdInPath, query: ReasonQuery) -> MovedCourse:
-    """Drop a student's course, or leave its waitlist; the next in line has the seat at once.
+    """Drop a student's course, or leave its waitlist.
 
-    From the term's `drop_until` on it is a withdrawal. What is dropped already is `unchanged`: repeating is safe.
+    The first eligible student on the waitlist gets the seat in the same transaction. From the term's `drop_until` on, the
+    drop is a withdrawal. A course that is dropped already is `unchanged`: repeating the call is safe.
     """
     change = Drop(origin=origin_of(call, query.reason), student_id=student_id, course_id=course_id)
     return _moved(await call[REGISTRAR].submit(change))
@@ -419,7 +420,7 @@ async def drop_course(call: Call, student_id: IdInPath, course_id: IdInPath, que
 async def complete_course(
     call: Call, student_id: IdInPath, course_id: IdInPath, body: CompletionRequest
 ) -> MovedCourse:
-    """Say that a student has completed a course, or correct what was said.
+    """Record that a student has completed a course, or correct the record.
 
     The student must be enrolled in the course, or have completed it already. A completed course keeps its seat.
     """
@@ -452,7 +453,7 @@ def _moved(moved: Moved) -> MovedCourse:
 async def list_course_students(
     call: Call, course_id: IdInPath, query: CourseStudentsQuery
 ) -> WrittenPage[CourseStudent]:
-    """List a course's students by student id: its roster. Those waitlisted come in the order of the line.
+    """List a course's students by student id, or its waitlist in order.
 
     By default those who are enrolled, with `status` those in one status.
     """
@@ -575,8 +576,8 @@ class BulkOutcomes:
 async def enroll_many(call: Call, body: BulkRequest) -> Written[BulkOutcomes]:
     """Enroll many students in one transaction, each for itself.
 
-    Items are judged in the order asked, each after those before it; a refused one leaves the others as they are. If the
-    database refuses the transaction as a whole, which takes a fault, each item is tried in one of its own.
+    The items are judged in their order, each after those before it; a refused one leaves the others as they are. If the
+    transaction as a whole fails, each item is tried in one of its own.
     """
     changes = [enrollment(call, item.student_id, item) for item in body.items]
     outcomes = await call[REGISTRAR].submit_all(changes)

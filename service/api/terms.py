@@ -138,9 +138,10 @@ async def read_term(call: Call, term_id: IdInPath) -> Term:
 
 @endpoint("PATCH", "/terms/{term_id}", problems=[TermNotFound, CodeTaken, TermDates, PreconditionFailed])
 async def edit_term(call: Call, term_id: IdInPath, body: TermChanges, if_match: ETags) -> Term:
-    """Change some fields of a term; waitlists move at once where a deadline or a limit is eased.
+    """Change some fields of a term.
 
-    The body is a JSON merge patch: a field that is absent stays as it is, and null removes a value.
+    The body is a JSON merge patch: a field that is absent stays as it is, and null removes a value. Waitlisted students who
+    become eligible get their seats in the same transaction.
     """
     row = await call[REGISTRAR].submit(
         Edit(origin=origin_of(call), resource=TERM, id=term_id, values=body, if_match=if_match)

@@ -13,7 +13,7 @@ from pydantic import Field, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
 from service.errors import DomainError
-from service.web.endpoint import HEADERS, Call, Endpoint, endpoint
+from service.web.endpoint import HEADERS, Call, Endpoint, Reply, endpoint
 from service.web.paging import Page
 from service.web.problems import PROBLEM_JSON, InternalError, NoSuchPath, Problem, ProblemCode, type_of
 from service.web.schema import COMPONENT, MEANING
@@ -24,7 +24,7 @@ SECURITY_SCHEMES = {
     "bearer": {
         "type": "http",
         "scheme": "bearer",
-        "description": "Not checked yet: nothing in the service authenticates its callers. Keep it behind something that does.",
+        "description": "Not in use yet: the service does not authenticate its callers. Keep it behind something that does.",
     }
 }
 Mode = Literal["validation", "serialization"]
@@ -37,7 +37,7 @@ REQUEST_HEADERS = {
 ANSWER_HEADERS = {
     "X-Request-Id": "Id of the request, from the caller or new. The log and the events have it too.",
     "ETag": "The version, in quotes: pass it as If-Match to change only this version.",
-    "Location": "The path of the created resource.",
+    "Location": "The path of the created resource, or of the API page.",
     "Link": "The next page, with rel=next; absent on the last one.",
     "Retry-After": "Seconds to wait before the next try.",
 }
@@ -87,6 +87,7 @@ def build(
         },
         "servers": [{"url": "/"}],
         "tags": [{"name": name, "description": description} for name, description in about.tags],
+        # Without authentication, or later with it.
         "security": [{}, *({name: []} for name in SECURITY_SCHEMES)],
         "paths": paths,
         "components": {
@@ -204,16 +205,26 @@ def _operation_id(item: Endpoint) -> str:
     return item.handler.__name__
 
 
+def tag_of(item: Endpoint) -> str:
+    """Return the tag of an operation: the name of its module."""
+    return item.handler.__module__.rsplit(".", 1)[1]
+
+
+def summary_of(item: Endpoint) -> str:
+    """Return what an operation does in one line: the first line of its docstring."""
+    return _prose(item.handler.__doc__ or "").partition("\n")[0].removesuffix(".")
+
+
 NO_EXAMPLE = Example({}, None, {})
 
 
 def _operation(item: Endpoint, schemas: _Schemas, example: Example) -> dict[str, Any]:
     name = _operation_id(item)
-    summary, _, description = _prose(item.handler.__doc__ or "").partition("\n")
+    description = _prose(item.handler.__doc__ or "").partition("\n")[2]
     operation: dict[str, Any] = {
         "operationId": name,
-        "tags": [item.handler.__module__.rsplit(".", 1)[1]],
-        "summary": summary.removesuffix("."),
+        "tags": [tag_of(item)],
+        "summary": summary_of(item),
         "description": description.strip(),
         "parameters": list(_parameters(item, schemas, example)),
         "responses": _responses(item, schemas, example),
@@ -236,7 +247,7 @@ def _parameters(item: Endpoint, schemas: _Schemas, example: Example) -> Iterable
             for name, schema in properties.items():
                 parameter = _parameter(name, place, schema, required=place == "path" or name in required)
                 # The API page fills in what has an example: not where a careless click can't be undone.
-                if name in example.parameters and not item.final:
+                if place == "path" and name in example.parameters and not item.final:
                     parameter["example"] = example.parameters[name]
                 yield parameter
     for header in item.headers:
@@ -287,6 +298,8 @@ def _responses(item: Endpoint, schemas: _Schemas, example: Example) -> dict[str,
                 headers += ["ETag", "Location"] if status == 201 else ["ETag"]
             if get_origin(item.answer_type) is Page:
                 headers.append("Link")
+            if status == HTTPStatus.SEE_OTHER:
+                headers.append("Location")
         elif item.answer_type is None:
             response["content"] = {"application/json": {"schema": {"type": "object"}}}
         responses[str(status)] = {**response, "headers": _headers(headers)}
@@ -341,6 +354,40 @@ class ProblemType:
 
 DOCUMENT = web.AppKey("document", bytes)
 PROBLEMS: web.AppKey[dict[str, ProblemType]] = web.AppKey("problems", dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """What the service is, and where to begin."""
+
+    title: Annotated[str, Field(description="The name of the service.")]
+    version: Annotated[str, Field(description="The version of the service.")]
+    links: Annotated[dict[str, str], Field(description="The paths that can be read without knowing any id, by name.")]
+
+    @classmethod
+    def of(cls, about: About, endpoints: Iterable[Endpoint]) -> "Index":
+        """List what can be read without an id."""
+        paths = [item.path for item in endpoints if item.method == "GET" and "{" not in item.path and item.path != "/"]
+        return cls(about.title, about.version, {_name(path): path for path in paths})
+
+
+def _name(path: str) -> str:
+    return path.strip("/").removesuffix(".json").replace("/", "_")
+
+
+INDEX = web.AppKey("index", Index)
+
+
+@endpoint("GET", "/", status=(200, 303), needs_database=False)
+async def read_index(call: Call) -> Reply[Index]:
+    """Find out where to begin.
+
+    A browser, which accepts `text/html`, is sent on to the API page.
+    """
+    vary = {"Vary": "Accept"}
+    if "text/html" in call.request.headers.get("Accept", ""):
+        return Reply(call[INDEX], 303, {**vary, "Location": "/docs"})
+    return Reply(call[INDEX], 200, vary)
 
 
 @endpoint("GET", "/openapi.json", needs_database=False)
