@@ -14,7 +14,7 @@ from multidict import CIMultiDictProxy
 from pytest_aiohttp import AiohttpClient
 from yarl import URL
 
-from service.app import create_app
+from service.app import create_app, problem_types
 from service.database import Database
 from service.registrar import Registrar
 from service.settings import Settings
@@ -76,6 +76,7 @@ def problem(answer: Answer, status: int, code: str) -> dict[str, Any]:
     body: dict[str, Any] = answer.body
     assert (answer.status, body["type"]) == (status, f"/problems/{code}"), answer
     assert body["code"] == code
+    assert problem_types()[code].status == status, "a code has one status"
     assert body["status"] == status
     assert body["title"]
     assert body["detail"]

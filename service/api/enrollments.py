@@ -42,9 +42,7 @@ from sql.waitlist import list_waitlist
 
 logger = logging.getLogger(__name__)
 
-CourseIds = Annotated[
-    list[IdInBody], Field(min_length=1, max_length=100, description="Duplicate ids are ignored.")
-]
+CourseIds = Annotated[list[IdInBody], Field(min_length=1, max_length=100, description="Duplicate ids are ignored.")]
 OnFullField = Annotated[
     OnFull, named("OnFull", "What to do if no seat is free: `fail`, or `waitlist` the student for the course.")
 ]
@@ -276,7 +274,9 @@ class DryRun(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    dry_run: Annotated[bool, Truth, Field(description="If true, return what the call would answer, and change nothing.")] = False
+    dry_run: Annotated[
+        bool, Truth, Field(description="If true, return what the call would answer, and change nothing.")
+    ] = False
 
 
 class StudentCoursesQuery(Paging):
@@ -291,7 +291,8 @@ class CourseStudentsQuery(Paging):
     """A page of a course's students."""
 
     status: Annotated[
-        NamedStatus, Field(description="Only students in this status; those waitlisted come in the order of the waitlist.")
+        NamedStatus,
+        Field(description="Only students in this status; those waitlisted come in the order of the waitlist."),
     ] = "enrolled"
 
 

@@ -360,8 +360,8 @@ PROBLEMS: web.AppKey[dict[str, ProblemType]] = web.AppKey("problems", dict)
 class Index:
     """What the service is, and where to begin."""
 
-    title: Annotated[str, Field(description="The name of the service.")]
-    version: Annotated[str, Field(description="The version of the service.")]
+    service: Annotated[str, Field(description="The name of the service.")]
+    service_version: Annotated[str, Field(description="Its version.")]
     links: Annotated[dict[str, str], Field(description="The paths that can be read without knowing any id, by name.")]
 
     @classmethod
