@@ -1,4 +1,4 @@
--- depends: 0009_create_holds
+-- depends: 0007_create_holds
 
 -- Lifts one rule for one student and one course, once.
 CREATE TABLE overrides (

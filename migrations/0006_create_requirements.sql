@@ -1,4 +1,4 @@
--- depends: 0007_limit_credits_of_students
+-- depends: 0005_create_courses
 
 -- Within a group any one code satisfies; all groups of a course must be satisfied.
 CREATE TABLE requirements (

@@ -1,4 +1,4 @@
--- depends: 0004_create_student_courses
+-- depends: 0003_create_students
 
 -- Each deadline opens or closes at its instant, [from, until); null leaves that side open.
 CREATE TABLE terms (
