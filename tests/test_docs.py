@@ -5,6 +5,7 @@ import inspect
 import json
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -38,6 +39,10 @@ SHELL: Final = re.compile(r"```sh\n((?:curl [^\n]*\n)+)```\n(?:\n```json (\d+)\n
 FEED_CURSOR: Final = re.compile(r'"next": "[A-Za-z0-9_-]{44,}"')
 INSTANT: Final = re.compile(r'"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z"')
 LINK: Final = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +111,7 @@ async def send(client: Client, request: Request) -> Answer:
     return await call(client, request.method, request.path, data=request.data, headers=request.headers)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", [page for page in PAGES if "```sh\n" in page.read_text()], ids=name_of)
 async def test_every_example_answers_what_its_page_promises(
     client: Client, page: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -366,13 +371,59 @@ async def test_the_diagram_shows_every_table_and_column(connection: Connection) 
     assert drawn == columns
 
 
+def test_the_table_of_layers_is_that_of_the_contract() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    contract = next(
+        each for each in project["tool"]["importlinter"]["contracts"] if each.get("containers") == ["service"]
+    )
+    rows = rows_after((DOCS / "architecture.md").read_text(), "## Who may import whom")
+    assert [re.findall(r"`(\w+)`", modules) for modules, _ in rows] == [
+        layer.split(" | ") for layer in contract["layers"]
+    ]
+
+
+PATH: Final = re.compile(
+    r"(?:service|sql|tests|migrations|docs|requirements|\.ci)/[\w./-]*|[\w-]+\.(?:md|toml|py)|Makefile"
+)
+NAME: Final = re.compile(r"@?[A-Za-z_][\w.]*(?:\(\))?")
+NO_NAME: Final = re.compile(".*[Tt]hing.*|[0-9a-f]{7,40}")
+"""Stands for a name of the reader's, or is a commit."""
+
+
+@pytest.fixture(scope="module")
+def words() -> set[str]:
+    """Return every word of the code, and of what is about it."""
+    folders = ("service", "sql", "tests", "migrations", "requirements")
+    sources = [
+        path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in {".py", ".sql", ".txt"}
+    ]
+    sources += [ROOT / name for name in ("Makefile", "pyproject.toml", "docker-compose.yml", "Dockerfile", ".ci/run")]
+    settings = {name.upper() for name in Settings.model_fields}
+    return settings.union(*(re.findall(r"\w+", path.read_text()) for path in sources))
+
+
+@pytest.mark.parametrize("page", DOCUMENTS, ids=name_of)
+def test_every_name_of_code_exists(page: Path, words: set[str]) -> None:
+    """Look up what stands in backticks: paths in the repository, and the words of everything that looks like a name."""
+    for code in re.findall(
+        r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    ):
+        if NO_NAME.fullmatch(code):
+            continue
+        if PATH.fullmatch(code):
+            assert (ROOT / code).exists() or (page.parent / code).exists(), f"{page.name} names {code}"
+        elif NAME.fullmatch(code):
+            missing = set(re.findall(r"\w+", code)) - words
+            assert not missing, f"{page.name} names {code}"
+
+
 def anchors(text: str) -> set[str]:
     """Return the anchors that GitHub gives the headings of a page."""
     headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", DOCUMENTS, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", DOCUMENTS, ids=name_of)
 def test_every_link_leads_somewhere(page: Path) -> None:
     for target in LINK.findall(re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)):
         if re.match(r"https?://|mailto:", target):
