@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from importlib.resources import files
 
 from aiohttp import web
@@ -25,7 +25,7 @@ from service.web import health, openapi, page
 from service.web.body import BODY_MEMBERS, BODY_TIMEOUT
 from service.web.endpoint import ADMISSION, DRAINING, TURNSTILES, endpoints_of, register
 from service.web.health import READINESS
-from service.web.openapi import DOCUMENT, INDEX, PROBLEMS, About, Example, Index, ProblemType
+from service.web.openapi import DOCUMENT, INDEX, PROBLEMS, About, Examples, Index, ProblemType
 from service.web.page import PAGE
 from service.web.problems import write_json
 from service.web.server import Limits, Runner
@@ -59,10 +59,8 @@ ABOUT = About(
 )
 
 
-EXAMPLES: Mapping[str, Example] = TypeAdapter(dict[str, Example]).validate_json(
-    (files("service.api") / "examples.json").read_bytes()
-)
-"""By operation. The calls are those of the documents, and a test runs them."""
+EXAMPLES = TypeAdapter(Examples).validate_json((files("service.api") / "examples.json").read_bytes())
+"""The calls are those of the documents. Tests run all of them, and write them with ``--write-docs``."""
 
 
 def create_app(settings: Settings) -> web.Application:

@@ -139,7 +139,7 @@ def test_the_document_reads_well(document: dict[str, Any]) -> None:
     used = {node["$ref"] for node in nodes(document) if "$ref" in node}
     assert used == {
         f"#/components/{kind}/{name}"
-        for kind in ("schemas", "headers", "responses")
+        for kind in ("schemas", "headers", "responses", "examples")
         for name in document["components"][kind]
     }
     for node in nodes({"paths": document["paths"], "components": document["components"]}):

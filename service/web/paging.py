@@ -86,7 +86,9 @@ def page_of(rows: Sequence[Item], limit: int, of: str, key: Callable[[Item], int
 def written_page(items: str | None, next_after: int | None, of: str) -> WrittenPage[Any]:
     """Build a page from a JSON array that the database wrote, None for no rows, and the id that the next page follows."""
     # json_agg puts each item on a line of its own; no string of JSON has a line break in it.
-    return WrittenPage((items or "[]").replace(", \n ", ","), None if next_after is None else encode_cursor(of, next_after))
+    return WrittenPage(
+        (items or "[]").replace(", \n ", ","), None if next_after is None else encode_cursor(of, next_after)
+    )
 
 
 def encode_cursor(of: str, after: int) -> str:
