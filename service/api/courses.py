@@ -7,7 +7,6 @@ from itertools import pairwise
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, model_validator, with_config
-from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
 from service.api.fields import (
@@ -44,6 +43,7 @@ from service.registrar.rules import DAYS
 from service.web.endpoint import Call, ETags, Reply, endpoint
 from service.web.paging import Paging, WrittenPage, decode_cursor, written_page
 from service.web.problems import invalid
+from service.web.validation import wrong
 from sql import Connection
 from sql import courses as sql
 from sql.courses import CourseStatus, get_course
@@ -61,7 +61,7 @@ class Meeting(Input):
     def check_order(self) -> Self:
         """Refuse a meeting that ends before it has begun."""
         if self.start >= self.end:
-            raise PydanticCustomError("inverted_meeting", "start should be before end")
+            raise wrong("inverted_meeting", "start must be before end.")
         return self
 
 
@@ -70,7 +70,7 @@ def _apart(meetings: Sequence[Meeting]) -> tuple[Meeting, ...]:
     ordered = sorted(meetings, key=lambda meeting: (DAYS.index(meeting.day), meeting.start))
     for one, other in pairwise(ordered):
         if one.day == other.day and other.start < one.end:
-            raise PydanticCustomError("overlapping_meetings", "meetings of one course should not overlap")
+            raise wrong("overlapping_meetings", "{field} must not overlap.")
     return tuple(ordered)
 
 
@@ -206,7 +206,9 @@ async def search_courses(call: Call, query: CourseQuery) -> WrittenPage[Course]:
     """List courses by id: all of them, those with a code, those of a term, or the one with an external id."""
     filters = [name for name in ("code", "term_id", "external_id") if getattr(query, name) is not None]
     if len(filters) > 1:
-        raise invalid([Detail("too_many_filters", "Take one filter a call.", parameter=filters[-1])])
+        raise invalid(
+            [Detail("too_many_filters", "Send at most one of code, term_id and external_id.", parameter=filters[-1])]
+        )
     of = f"courses {filters[0]} {getattr(query, filters[0])}" if filters else "courses"
     after = decode_cursor(query.cursor, of)
     async with call[DATABASE].reading() as connection:

@@ -5,7 +5,6 @@ from datetime import datetime
 from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
 
 from service.api.fields import IdInPath, Input, Instant, Name
 from service.api.keys import DATABASE, REGISTRAR, origin_of
@@ -13,6 +12,7 @@ from service.errors import HoldNotFound, StudentNotFound
 from service.registrar.holds import EndHold, PlaceHold
 from service.web.endpoint import Call, Reply, endpoint
 from service.web.paging import Page, Paging, decode_cursor, page_of
+from service.web.validation import wrong
 from sql import holds as sql
 from sql.holds import list_holds
 from sql.students import get_student
@@ -34,7 +34,7 @@ class NewHold(Input):
     def check_order(self) -> Self:
         """Refuse a hold that ends before it begins."""
         if self.starts_at is not None and self.ends_at is not None and self.starts_at > self.ends_at:
-            raise PydanticCustomError("hold_dates", "from should not be after until")
+            raise wrong("hold_dates", "from must not be after until.")
         return self
 
 

@@ -87,7 +87,9 @@ async def create_student(call: Call, body: NewStudent) -> Reply[Student]:
 async def search_students(call: Call, query: StudentQuery) -> Page[Student]:
     """List students by id, or find one by e-mail address or by external id."""
     if query.email is not None and query.external_id is not None:
-        raise invalid([Detail("too_many_filters", "Take one filter a call.", parameter="external_id")])
+        raise invalid(
+            [Detail("too_many_filters", "Send at most one of email and external_id.", parameter="external_id")]
+        )
     after = decode_cursor(query.cursor, "students")
     async with call[DATABASE].reading() as connection:
         if query.email is not None:

@@ -50,7 +50,7 @@ async def read_json(request: web.Request, media_types: tuple[str, ...]) -> bytes
     members = request.app[BODY_MEMBERS]
     # A colon is needed for each member. Each unknown one is an error that takes time to list.
     if len(data) > members and data.count(b":") > members:
-        sentence = f"The body must not have more than {members:,} members in all its objects."
+        sentence = f"The body must have at most {members:,} members in all its objects."
         raise invalid([Detail("too_many_members", sentence, pointer="#")])
     return data
 

@@ -37,9 +37,10 @@ from service.web.problems import (
     UnsupportedMediaType,
     invalid,
     problem_response,
-    refused,
 )
+from service.web.text import normalize_actor
 from service.web.turnstile import Turnstile
+from service.web.validation import refused
 
 logger = logging.getLogger("service.web")
 
@@ -58,7 +59,7 @@ ETags: TypeAlias = frozenset[str] | None
 """The versions that a precondition header names, ``*`` for any; None without the header."""
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
-ACTOR = re.compile(r"[!-~](?:[ -~]{0,198}[!-~])?")
+ASCII_ACTOR = re.compile(r"[!-~](?:[ -~]{0,198}[!-~])?")
 ETAG = re.compile(r'(?:W/)?"[!#-~]*"')
 MEDIA_TYPES = {
     "PATCH": ("application/merge-patch+json", "application/json"),
@@ -158,9 +159,11 @@ class Endpoint:
 
     async def _answer(self, request: web.Request, request_id: str) -> web.Response:
         actor = request.headers.get("X-Actor") if self.writes else None
-        if actor is not None and not ACTOR.fullmatch(actor):
-            sentence = "X-Actor must be 1 to 200 printable ASCII characters without a space at either end."
-            raise invalid([Detail("invalid_actor", sentence, parameter="X-Actor")])
+        if actor is not None and not ASCII_ACTOR.fullmatch(actor):
+            actor = normalize_actor(actor)
+            if actor is None:
+                sentence = "X-Actor must be one line of 1 to 200 characters in UTF-8."
+                raise invalid([Detail("invalid_actor", sentence, parameter="X-Actor")])
         _check_text(request)
         arguments: dict[str, Any] = {}
         if self.path_model is not None:
@@ -186,7 +189,7 @@ class Endpoint:
         try:
             return self.body.validator.validate_json(text)
         except ValidationError as error:
-            raise refused(error, parameters=False) from error
+            raise refused(error, self.body, parameters=False) from error
 
     def _response(self, request: web.Request, answer: Any, request_id: str) -> web.Response:
         if isinstance(answer, web.Response):
@@ -285,9 +288,11 @@ def endpoints_of(*modules: ModuleType) -> list[Endpoint]:
 def register(app: web.Application, endpoints: Iterable[Endpoint]) -> None:
     """Route endpoints, and answer every other path and method with a problem."""
     for item in endpoints:
-        app.router.add_route(item.method, item.path, item.__call__, expect_handler=_expect)
+        # Without a pattern a parameter matches no braces, not even encoded ones.
+        path = re.sub(r"{(\w+)}", r"{\1:[^/]+}", item.path)
+        app.router.add_route(item.method, path, item.__call__, expect_handler=_expect)
         if item.method == "GET":
-            app.router.add_route("HEAD", item.path, item.__call__, expect_handler=_expect)
+            app.router.add_route("HEAD", path, item.__call__, expect_handler=_expect)
     app.router.add_route("*", "/{tail:.*}", unrouted.__call__, expect_handler=_expect)
 
 
@@ -341,7 +346,7 @@ def _check_text(request: web.Request) -> None:
             unquote_to_bytes(request.raw_path).decode()
         except UnicodeDecodeError as error:
             raise invalid(
-                [Detail("not_utf_8", "The path and query must be percent-encoded UTF-8.", parameter="path")]
+                [Detail("not_utf_8", "The path and the query must be percent-encoded UTF-8.", parameter="path")]
             ) from error
 
 
@@ -350,7 +355,7 @@ def _validated(model: type[BaseModel], values: Mapping[str, str]) -> dict[str, A
         strings: Any = dict(values)
         validated: dict[str, Any] = vars(model.__pydantic_validator__.validate_strings(strings))
     except ValidationError as error:
-        raise refused(error, parameters=True) from error
+        raise refused(error, model, parameters=True) from error
     return validated
 
 
@@ -358,11 +363,11 @@ def _query(model: type[BaseModel], request: web.Request) -> BaseModel:
     values = request.query
     for name in values:
         if len(values.getall(name)) > 1:
-            raise invalid([Detail("repeated", "This parameter was given more than once.", parameter=name)])
+            raise invalid([Detail("repeated", f"{name} was sent more than once: send it once.", parameter=name)])
     try:
         return model.model_validate_strings(dict(values))
     except ValidationError as error:
-        raise refused(error, parameters=True) from error
+        raise refused(error, model, parameters=True) from error
 
 
 def _etags(request: web.Request, name: str) -> ETags:
@@ -378,6 +383,6 @@ def _etags(request: web.Request, name: str) -> ETags:
         return frozenset("*")
     tags = [tag.strip() for tag in text.split(",")]
     if not all(ETAG.fullmatch(tag) for tag in tags):
-        sentence = 'Expected a list of entity tags such as "3", or *.'
+        sentence = f'{HEADERS[name]} must be a list of entity tags such as "3", or *.'
         raise invalid([Detail("invalid_etag", sentence, parameter=HEADERS[name])])
     return frozenset(tag[1:-1] for tag in tags if not tag.startswith("W/"))
