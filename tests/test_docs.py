@@ -11,6 +11,7 @@ from typing import Any, Final
 import pytest
 from pydantic_core import PydanticUndefined
 
+from service.api.fields import FIELD_CODES
 from service.app import problem_types
 from service.registrar.rules import RULES
 from service.settings import Settings
@@ -176,6 +177,11 @@ def test_the_table_of_problems_is_that_of_the_code() -> None:
     assert {(name.strip("`"), int(status)) for name, status, _ in rows} == {
         (problem.type.removeprefix("/problems/").replace("-", "_"), problem.status) for problem in problem_types()
     }
+
+
+def test_the_table_of_codes_of_an_invalid_request_is_that_of_the_code() -> None:
+    rows = rows_after(DOCS / "api/conventions.md", "## Codes of an invalid request")
+    assert {code.strip("`"): meaning for code, meaning in rows} == FIELD_CODES
 
 
 async def test_the_diagram_of_states_shows_every_status_and_no_other(connection: Connection) -> None:
