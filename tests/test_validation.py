@@ -133,6 +133,7 @@ def test_json_that_breaks_off_is_refused_in_words_of_ours(text: bytes) -> None:
         ("/students", {"given_name": "A", "family_name": "B"}, "required", "#/email", "email is required."),
         ("/courses", course_fields(title="x" * 201), "too_long", "#/title", "title must have between 1 and 200 characters."),
         ("/courses", course_fields(credits=0.3), "not_a_multiple", "#/credits", "credits must be a multiple of 0.5."),
+        ("/students/1/holds", {"reason": "x", "blocks": ["swap"]}, "not_an_option", "#/blocks/0", 'blocks/0 must be "enroll" or "drop".'),
         ("/students", [], "wrong_type", "#", "The body must be an object."),
     ],
 )  # fmt: skip

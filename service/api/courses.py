@@ -312,8 +312,8 @@ class RequirementGroup(Input):
         ),
     ]
     any_of: Annotated[
-        tuple[CourseCode, ...],
-        Field(min_length=1, max_length=50, strict=False, description="A code need not be one of a course here."),
+        list[CourseCode],
+        Field(min_length=1, max_length=50, description="A code need not be one of a course here."),
     ]
 
 
@@ -343,4 +343,4 @@ async def read_requirements(call: Call, course_id: IdInPath) -> Requirements:
 
 
 def _requirements(groups: tuple[Group, ...]) -> Requirements:
-    return Requirements(groups=tuple(RequirementGroup(kind=group.kind, any_of=group.codes) for group in groups))
+    return Requirements(groups=tuple(RequirementGroup(kind=group.kind, any_of=list(group.codes)) for group in groups))

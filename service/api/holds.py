@@ -26,7 +26,7 @@ class NewHold(Input):
     model_config = ConfigDict(json_schema_extra={"examples": [{"reason": "Library fees", "blocks": ["enroll"]}]})
 
     reason: Name
-    blocks: Annotated[tuple[Blocked, ...], Field(min_length=1, max_length=2, strict=False)]
+    blocks: Annotated[list[Blocked], Field(min_length=1, max_length=2)]
     starts_at: Annotated[Instant | None, Field(alias="from")] = None
     ends_at: Annotated[Instant | None, Field(alias="until")] = None
 
