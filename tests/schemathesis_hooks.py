@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import schemathesis
 
-ACCEPTED: Final = frozenset({200, 201, 204})
+ACCEPTED: Final = frozenset({200, 201, 204, 304})
 REFUSED: Final = frozenset({404, 409, 412})
 """The request is of the right form, and what it names is not there, or not in a state for it."""
 

@@ -249,6 +249,38 @@ async def test_a_put_honours_its_preconditions(client: Client, connection: Conne
     assert (await call(client, "PUT", path, course_fields(), headers={"If-Match": '"1"'})).status == 200
 
 
+async def test_requirements_carry_an_etag_that_makes_a_change_conditional(
+    client: Client, connection: Connection
+) -> None:
+    path = f"/courses/{await new_course(client)}/requirements"
+    empty = await call(client, "GET", path)
+    body = {"groups": [{"kind": "pre", "any_of": ["A", "B"]}]}
+
+    put = await call(client, "PUT", path, body, headers={"If-Match": empty.etag, "If-None-Match": '"other"'})
+
+    assert (put.status, put.body) == (200, body)
+    got = await call(client, "GET", path)
+    assert got.etag == put.etag != empty.etag
+    assert (await call(client, "GET", path, headers={"If-None-Match": f"W/{put.etag}"})).status == 304
+    before = await everything(connection)
+    for headers in (
+        {"If-Match": empty.etag},
+        {"If-Match": f"W/{put.etag}"},
+        {"If-None-Match": put.etag},
+        {"If-None-Match": "*"},
+    ):
+        problem(await call(client, "PUT", path, {"groups": []}, headers=headers), 412, "precondition_failed")
+    assert await everything(connection) == before
+    assert (await call(client, "PUT", path, got.body, headers={"If-Match": got.etag})).etag == got.etag
+    again = await call(client, "PUT", path, {"groups": []}, headers={"If-Match": "*"})
+    assert (again.status, again.etag) == (200, empty.etag)
+    problem(
+        await call(client, "PUT", "/courses/99/requirements", body, headers={"If-Match": '"x"'}),
+        404,
+        "course_not_found",
+    )
+
+
 async def test_the_version_counts_edits_and_not_seats(client: Client) -> None:
     course, student = await new_course(client, capacity=5), await new_student(client)
     await enroll(client, student, course)

@@ -594,6 +594,40 @@ async def test_bytes_that_are_no_text_in_a_path_or_a_query_are_refused(client: C
         assert answer.status in {400, 422}, (method, path, answer)
 
 
+async def test_a_precondition_is_honoured_or_refused_by_every_call(client: Client, connection: Connection) -> None:
+    """A change that ignored one would be made although the caller asked for it not to be."""
+    student, course = await new_student(client), await new_course(client)
+    await call(client, "POST", f"/students/{student}/enroll", {"course_ids": [course]})
+    hold = await call(client, "POST", f"/students/{student}/holds", {"reason": "x", "blocks": ["drop"]})
+    before = await everything(connection)
+    document = await read(client, "/openapi.json")
+    operations = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
+    values = {"{student_id}": student, "{course_id}": course, "{hold_id}": hold.body["id"], "{external_id}": "x"}
+
+    for method, path in sorted(operations):
+        for header in ("If-Match", "If-None-Match"):
+            here = path
+            for name, value in values.items():
+                here = here.replace(name, str(value))
+            documented = {item["name"] for item in document["paths"][path][method.lower()].get("parameters", [])}
+            if header in documented:
+                continue
+            answer = await call(client, method, here, {} if method != "GET" else None, headers={header: '"1"'})
+            if method != "GET":
+                problem(answer, 412, "precondition_unsupported")
+                assert header in answer.body["detail"]
+                assert (
+                    "precondition_unsupported"
+                    in document["paths"][path][method.lower()]["responses"]["412"]["description"]
+                )
+            elif header == "If-Match" and answer.status != 404:
+                problem(answer, 412, "precondition_failed")
+            else:
+                assert answer.status in {200, 404}, (method, path)
+
+    assert await everything(connection) == before
+
+
 async def test_an_actor_is_a_line_of_text_in_any_script(client: Client, connection: Connection) -> None:
     for actor in ("x", "registrar's office <office@campus.example>", "x" * 200, "Деканат", "教务处 李", "é" * 200):
         assert (await call(client, "POST", "/students", student_fields(), headers={"X-Actor": actor})).status == 201

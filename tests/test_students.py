@@ -509,6 +509,57 @@ async def test_a_change_of_another_version_is_not_made(client: Client, connectio
     assert await everything(connection) == before
 
 
+async def test_a_weak_tag_never_matches_and_the_answer_names_the_cure(client: Client) -> None:
+    """A proxy makes weak tags of ours when it compresses an answer, nginx for one."""
+    id = await new_student(client, external_id="S1")
+
+    for method, path, body in (
+        ("GET", f"/students/{id}", None),
+        ("PATCH", f"/students/{id}", {"given_name": "X"}),
+        ("PUT", "/students/by-external-id/S1", student_fields()),
+        ("DELETE", f"/students/{id}", None),
+    ):
+        answer = await call(client, method, path, body, headers={"If-Match": 'W/"1"'})
+        detail = problem(answer, 412, "precondition_failed")["detail"]
+        assert 'The weak tag W/"1" never matches' in detail, method
+        assert 'Send "1" instead' in detail
+
+
+async def test_if_none_match_compares_weakly(client: Client, connection: Connection) -> None:
+    id = await new_student(client, external_id="S1")
+    before = await everything(connection)
+
+    for tags in ('"1"', 'W/"1"', '"7", W/"1"', "*"):
+        answer = await call(client, "GET", f"/students/{id}", headers={"If-None-Match": tags})
+        assert (answer.status, answer.body, answer.etag) == (304, b"", '"1"'), tags
+        assert "Content-Type" not in answer.headers
+        assert (await call(client, "HEAD", f"/students/{id}", headers={"If-None-Match": tags})).status == 304
+        answer = await call(
+            client, "PUT", "/students/by-external-id/S1", student_fields(), headers={"If-None-Match": tags}
+        )
+        problem(answer, 412, "precondition_failed")
+    assert await everything(connection) == before
+
+    for tags in ('"2"', 'W/"2", ""'):
+        answer = await call(client, "GET", f"/students/{id}", headers={"If-None-Match": tags})
+        assert (answer.status, answer.etag) == (200, '"1"')
+        answer = await call(
+            client, "PUT", "/students/by-external-id/S1", student_fields(), headers={"If-None-Match": tags}
+        )
+        assert answer.status == 200, tags
+        await call(client, "DELETE", f"/students/{id}")
+        id = await new_student(client, external_id="S1")
+
+
+async def test_a_read_honours_if_match(client: Client) -> None:
+    id = await new_student(client)
+
+    assert (await call(client, "GET", f"/students/{id}", headers={"If-Match": '"7", "1"'})).status == 200
+    assert (await call(client, "GET", f"/students/{id}", headers={"If-Match": "*"})).status == 200
+    problem(await call(client, "GET", f"/students/{id}", headers={"If-Match": '"2"'}), 412, "precondition_failed")
+    problem(await call(client, "GET", "/students/99", headers={"If-Match": '"2"'}), 404, "student_not_found")
+
+
 async def test_what_is_no_entity_tag_is_invalid(client: Client) -> None:
     id = await new_student(client)
 

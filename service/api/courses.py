@@ -36,7 +36,7 @@ from service.errors import (
 )
 from service.registrar import courses as registrar
 from service.registrar.application import Group
-from service.registrar.courses import COURSE, Cancel, SetRequirements
+from service.registrar.courses import COURSE, Cancel, SetRequirements, requirements_tag
 from service.registrar.load import groups_of
 from service.registrar.resources import Create, Delete, Edit, Replace
 from service.registrar.rules import DAYS
@@ -325,16 +325,29 @@ class Requirements(Input):
     groups: Annotated[tuple[RequirementGroup, ...], Field(max_length=50, strict=False)]
 
 
-@endpoint("PUT", "/courses/{course_id}/requirements", problems=[CourseNotFound, OwnRequirement])
-async def set_requirements(call: Call, course_id: IdInPath, body: Requirements) -> Requirements:
+@endpoint(
+    "PUT",
+    "/courses/{course_id}/requirements",
+    problems=[CourseNotFound, OwnRequirement, PreconditionFailed],
+    etag=True,
+)
+async def set_requirements(
+    call: Call, course_id: IdInPath, body: Requirements, if_match: ETags, if_none_match: ETags
+) -> Reply[Requirements]:
     """Set all requirements of a course; an empty list of groups removes them."""
     groups = tuple(Group(group.kind, tuple(sorted(set(group.any_of)))) for group in body.groups)
-    change = SetRequirements(origin=origin_of(call), course_id=course_id, groups=groups)
+    change = SetRequirements(
+        origin=origin_of(call),
+        course_id=course_id,
+        groups=groups,
+        if_match=if_match,
+        if_none_match=if_none_match,
+    )
     return _requirements(await call[REGISTRAR].submit(change))
 
 
-@endpoint("GET", "/courses/{course_id}/requirements", problems=[CourseNotFound])
-async def read_requirements(call: Call, course_id: IdInPath) -> Requirements:
+@endpoint("GET", "/courses/{course_id}/requirements", problems=[CourseNotFound], etag=True)
+async def read_requirements(call: Call, course_id: IdInPath) -> Reply[Requirements]:
     """Read the requirements of a course."""
     async with call[DATABASE].reading() as connection:
         if await get_course(connection, course_id) is None:
@@ -342,5 +355,6 @@ async def read_requirements(call: Call, course_id: IdInPath) -> Requirements:
         return _requirements(groups_of(await load_requirements(connection, [course_id])))
 
 
-def _requirements(groups: tuple[Group, ...]) -> Requirements:
-    return Requirements(groups=tuple(RequirementGroup(kind=group.kind, any_of=list(group.codes)) for group in groups))
+def _requirements(groups: tuple[Group, ...]) -> Reply[Requirements]:
+    shown = tuple(RequirementGroup(kind=group.kind, any_of=list(group.codes)) for group in groups)
+    return Reply(Requirements(groups=shown), 200, {"ETag": f'"{requirements_tag(groups)}"'})

@@ -134,10 +134,12 @@ class Replace(Change[Replaced[Row]], Generic[Row, Fields]):
         row = self.resource.table(ledger).find(external_id_of, self.external_id)
         if row is None:
             if self.if_match is not None:
-                raise PreconditionFailed(f"There is no {name} with this external id to match.")
+                raise PreconditionFailed(f"No {name} has this external id, and If-Match asks for one.")
             return Replaced(_insert(ledger, self.resource, self.fields, self.origin), created=True)
         if self.if_none_match is not None and self.if_none_match & {"*", str(row.version)}:
-            raise PreconditionFailed(f"There is {name} {row.id} with this external id, in version {row.version}.")
+            raise PreconditionFailed(
+                f"{name.capitalize()} {row.id} has this external id, and version {row.version}, which If-None-Match excludes."
+            )
         _check_version(self.resource, row, self.if_match)
         return Replaced(_update(ledger, self.resource, row, self.fields, self.origin), created=False)
 
@@ -177,9 +179,8 @@ def _find(ledger: Ledger, resource: ResourceType[Row, Any], id: int, if_match: f
 
 def _check_version(resource: ResourceType[Row, Any], row: Row, if_match: frozenset[str] | None) -> None:
     if if_match is not None and not if_match & {"*", str(row.version)}:
-        raise PreconditionFailed(
-            f"{resource.name.capitalize()} {row.id} has changed: its current version is {row.version}."
-        )
+        has = "is in version" if f'W/"{row.version}"' in if_match else "has changed: its current version is"
+        raise PreconditionFailed.of_if_match(f"{resource.name.capitalize()} {row.id} {has} {row.version}.", if_match)
 
 
 def _insert(ledger: Ledger, resource: ResourceType[Row, Fields], fields: Fields, origin: Origin) -> Row:

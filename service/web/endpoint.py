@@ -20,7 +20,14 @@ from urllib.parse import unquote_to_bytes
 from aiohttp import HttpVersion11, web
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
 
-from service.errors import Detail, DomainError, OutcomeUnknown, Unavailable
+from service.errors import (
+    Detail,
+    DomainError,
+    OutcomeUnknown,
+    PreconditionFailed,
+    PreconditionUnsupported,
+    Unavailable,
+)
 from service.web.access import log_request
 from service.web.body import read_json
 from service.web.paging import Page, WrittenPage
@@ -56,7 +63,7 @@ ADMISSION: web.AppKey[Callable[[], None]] = web.AppKey("admission", Callable)  #
 Answer = TypeVar("Answer")
 Key = TypeVar("Key")
 ETags: TypeAlias = frozenset[str] | None
-"""The versions that a precondition header names, ``*`` for any; None without the header."""
+"""The versions that a precondition header names, ``*`` for any, a weak tag of If-Match as it is; None without the header."""
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 ASCII_ACTOR = re.compile(r"[!-~](?:[ -~]{0,198}[!-~])?")
@@ -121,6 +128,10 @@ class Endpoint:
     answer: TypeAdapter[Any] | None
     answer_type: Any
     headers: tuple[str, ...]
+    unsupported: tuple[str, ...]
+    """The precondition headers with which a change is refused."""
+    has_etag: bool
+    """Whether the answer has an ETag, so that a read may be conditional."""
 
     @property
     def writes(self) -> bool:
@@ -164,6 +175,9 @@ class Endpoint:
             if actor is None:
                 sentence = "X-Actor must be one line of 1 to 200 characters in UTF-8."
                 raise invalid([Detail("invalid_actor", sentence, parameter="X-Actor")])
+        for header in self.unsupported:
+            if header in request.headers:
+                raise PreconditionUnsupported(header)
         _check_text(request)
         arguments: dict[str, Any] = {}
         if self.path_model is not None:
@@ -181,7 +195,8 @@ class Endpoint:
         elif request.body_exists and self is not unrouted and "Content-Encoding" in request.headers:
             raise UnsupportedContentCoding("This path takes no body; send none.")
         answer = await self.handler(Call(request, request_id, actor), **arguments)
-        return self._response(request, answer, request_id)
+        response = self._response(request, answer, request_id)
+        return response if self.writes else _conditional(request, response)
 
     async def _body(self, request: web.Request) -> Any:
         assert self.body is not None
@@ -219,12 +234,13 @@ def endpoint(
     status: int | tuple[int, ...] = 200,
     problems: Iterable[type[DomainError]] = (),
     needs_database: bool = True,
+    etag: bool = False,
 ) -> Callable[[Callable[..., Awaitable[Any]]], Endpoint]:
     """Turn a handler into an endpoint.
 
     ``status`` is the status of success, or all of them, the usual one first; ``problems`` are the errors that the
     handler may raise, besides those of every endpoint of its shape. Without ``needs_database`` the document lists no
-    errors of the database.
+    errors of the database. With ``etag`` the handler replies with an ETag, as every answer with a version has one.
     """
 
     def decorate(handler: Callable[..., Awaitable[Any]]) -> Endpoint:
@@ -257,6 +273,13 @@ def endpoint(
         shaped: tuple[type[DomainError], ...] = (Invalid, UnsupportedContentCoding)
         if body is not None:
             shaped += (BadJson, BodyTooSlow, BodyTooLarge, UnsupportedMediaType)
+        # Of the methods, "*" is that of paths that do not exist.
+        unsupported = () if method in {"GET", "*"} else tuple(HEADERS[name] for name in HEADERS if name not in headers)
+        has_etag = etag or "version" in getattr(returns, "__dataclass_fields__", {})
+        if unsupported:
+            shaped += (PreconditionUnsupported,)
+        if method == "GET" and has_etag:
+            shaped += (PreconditionFailed,)
         if needs_database:
             shaped += (Unavailable,) if method == "GET" else (Unavailable, OutcomeUnknown)
         return Endpoint(
@@ -272,6 +295,8 @@ def endpoint(
             answer=None if raw or returns is type(None) else TypeAdapter(returns),
             answer_type=None if raw else returns,
             headers=headers,
+            unsupported=unsupported,
+            has_etag=has_etag,
         )
 
     return decorate
@@ -373,7 +398,8 @@ def _query(model: type[BaseModel], request: web.Request) -> BaseModel:
 def _etags(request: web.Request, name: str) -> ETags:
     """Read If-Match or If-None-Match: a list of entity tags or ``*`` (RFC 9110 section 13.1).
 
-    A weak tag never matches strongly, so it names no version.
+    If-None-Match compares weakly: a weak tag names the same version as a strong one. If-Match compares strongly: a weak
+    tag stays as it is, and equals no version.
     """
     lines = request.headers.getall(HEADERS[name], None)
     if lines is None:
@@ -385,4 +411,21 @@ def _etags(request: web.Request, name: str) -> ETags:
     if not all(ETAG.fullmatch(tag) for tag in tags):
         sentence = f'{HEADERS[name]} must be a list of entity tags such as "3", or *.'
         raise invalid([Detail("invalid_etag", sentence, parameter=HEADERS[name])])
-    return frozenset(tag[1:-1] for tag in tags if not tag.startswith("W/"))
+    if name == "if_none_match":
+        tags = [tag.removeprefix("W/") for tag in tags]
+    return frozenset(tag if tag.startswith("W/") else tag[1:-1] for tag in tags)
+
+
+def _conditional(request: web.Request, response: web.Response) -> web.Response:
+    """Answer a read as its preconditions ask for (RFC 9110 section 13.2.2)."""
+    if "If-Match" not in request.headers and "If-None-Match" not in request.headers:
+        return response
+    etag = response.headers.get("ETag")
+    found = {"*", etag.strip('"')} if etag is not None else {"*"}
+    if (if_match := _etags(request, "if_match")) is not None and not if_match & found:
+        has = f"has the ETag {etag}" if etag is not None else "has no ETag"
+        raise PreconditionFailed.of_if_match(f"What is here {has}, which If-Match does not name.", if_match)
+    if (if_none_match := _etags(request, "if_none_match")) is None or not if_none_match & found:
+        return response
+    kept = {name: response.headers[name] for name in ("ETag", "X-Request-Id") if name in response.headers}
+    return web.Response(status=304, headers=kept)

@@ -152,7 +152,7 @@ def _parameters(item: Endpoint, schemas: _Schemas) -> Iterable[dict[str, Any]]:
             properties, required = schemas.parameters(f"{_operation_id(item)} {place}")
             for name, schema in properties.items():
                 yield _parameter(name, place, _not_null(schema), required=place == "path" or name in required)
-    for header in item.headers:
+    for header in HEADERS if item.method == "GET" and item.has_etag else item.headers:
         yield _parameter(
             HEADERS[header],
             "header",
@@ -194,13 +194,16 @@ def _responses(item: Endpoint, schemas: _Schemas) -> dict[str, Any]:
         response: dict[str, Any] = {"description": HTTPStatus(status).phrase}
         if item.answer is not None:
             response["content"] = {"application/json": {"schema": schemas.of(_operation_id(item), "serialization")}}
-            if "version" in getattr(item.answer_type, "__dataclass_fields__", {}):
+            if item.has_etag:
                 headers += ["ETag", "Location"] if status == 201 else ["ETag"]
             if get_origin(item.answer_type) is Page:
                 headers.append("Link")
         elif item.answer_type is None:
             response["content"] = {"application/json": {"schema": {"type": "object"}}}
         responses[str(status)] = {**response, "headers": _headers(headers)}
+    if item.method == "GET" and item.has_etag:
+        description = "What is here has a version that If-None-Match names."
+        responses["304"] = {"description": description, "headers": _headers(["X-Request-Id", "ETag"])}
     by_status: dict[int, list[type[DomainError]]] = {}
     for problem in item.problems:
         by_status.setdefault(problem.status, []).append(problem)
