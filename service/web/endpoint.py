@@ -29,7 +29,7 @@ from service.errors import (
     Unavailable,
 )
 from service.web.access import log_request
-from service.web.body import read_json
+from service.web.body import check_members, read_json
 from service.web.paging import Page, WrittenPage
 from service.web.problems import (
     BadJson,
@@ -202,9 +202,14 @@ class Endpoint:
         assert self.body is not None
         text = await read_json(request, self.media_types)
         try:
-            return self.body.validator.validate_json(text)
+            parsed = self.body.validator.validate_json(text)
         except ValidationError as error:
-            raise refused(error, self.body, parameters=False) from error
+            problem = refused(error, self.body, parameters=False)
+            if isinstance(problem, Invalid):
+                check_members(text, None)
+            raise problem from error
+        check_members(text, parsed)
+        return parsed
 
     def _response(self, request: web.Request, answer: Any, request_id: str) -> web.Response:
         if isinstance(answer, web.Response):
