@@ -117,11 +117,22 @@ async def test_a_field_takes_what_it_says_and_nothing_else(
 
 async def test_who_writes_what_only_the_service_counts_is_told_so(client: Client) -> None:
     id = await new_course(client)
+    path, put = f"/courses/{id}", "/courses/by-external-id/x"
 
-    for name in ("id", "seats_taken", "seats_free", "version", "created_at", "updated_at", "waitlisted"):
-        for method, path in (("POST", "/courses"), ("PATCH", f"/courses/{id}")):
-            body = course_fields(**{name: 1}) if method == "POST" else {name: 1}
-            assert places(await call(client, method, path, body)) == [("unknown_field", f"#/{name}")]
+    for name in ("id", "seats_taken", "seats_free", "version", "waitlisted"):
+        assert places(await call(client, "POST", "/courses", course_fields(**{name: 7}))) == [
+            ("unknown_field", f"#/{name}")
+        ]
+        assert places(await call(client, "PATCH", path, {name: 7})) == [("read_only", f"#/{name}")]
+        assert places(await call(client, "PATCH", path, {name: "7"})) == [("wrong_type", f"#/{name}")]
+        assert places(await call(client, "PUT", put, course_fields(**{name: 7}))) == [("read_only", f"#/{name}")]
+    for name in ("created_at", "updated_at"):
+        answer = await call(client, "PATCH", path, {name: "2020-01-01T00:00:00Z"})
+        assert places(answer) == [("read_only", f"#/{name}")]
+    assert places(await call(client, "PATCH", path, {"status": "cancelled", "id": 7, "seats_taken": 0})) == [
+        ("read_only", "#/id"),
+        ("read_only", "#/status"),
+    ]
 
 
 async def test_what_is_no_id_is_invalid_and_the_largest_is_just_unknown(client: Client) -> None:

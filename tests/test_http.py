@@ -29,6 +29,9 @@ from tests.campus import (
     Answer,
     busy,
     call,
+    course_fields,
+    create,
+    enroll,
     events,
     everything,
     new_course,
@@ -166,6 +169,36 @@ async def test_a_member_sent_twice_is_a_problem(client: Client, connection: Conn
     assert await everything(connection) == before
     data = b'{"course_ids": [%d], "mode": "atomic", "on_full": "fail"}' % course
     assert (await call(client, "POST", f"/students/{student}/enroll", data=data)).status == 201
+
+
+async def test_put_and_patch_take_a_body_as_get_returned_it(client: Client, connection: Connection) -> None:
+    term = {"code": "2026F", "name": "Fall", "starts_on": "2026-09-01", "ends_on": "2026-12-18"}
+    meetings = [{"day": "mon", "start": "09:00", "end": "10:00"}]
+    bodies = {
+        "students": student_fields(external_id="{1}", max_credits=12.5),
+        "courses": course_fields(external_id="{1}", capacity=5, credits=1.5, meetings=meetings, waitlist_capacity=2),
+        "terms": {**term, "enroll_from": "2026-06-01T08:00:00.123456789+02:00"},
+    }
+    paths = {name: f"/{name}/{(await create(client, f'/{name}', body))['id']}" for name, body in bodies.items()}
+    await enroll(client, 1, 1)
+    before = await everything(connection)
+
+    for name, path in paths.items():
+        found = await call(client, "GET", path)
+        ways = [("PATCH", path)] + ([("PUT", f"/{name}/by-external-id/%7B1%7D")] if name != "terms" else [])
+        for method, way in ways:
+            answer = await call(client, method, way, found.body)
+            assert (answer.status, answer.body, answer.etag) == (200, found.body, found.etag), (method, way)
+            digits = {**found.body, "updated_at": found.body["updated_at"].replace("Z", "0+00:00")}
+            assert (await call(client, method, way, digits)).status == 200, "as .NET writes the same instant"
+            stale = {**found.body, "version": found.body["version"] + 1}
+            assert places(await call(client, method, way, stale)) == [("read_only", "#/version")]
+            answer = await call(client, method, way, stale, headers={"If-Match": '"7"'})
+            problem(answer, 412, "precondition_failed")
+    found = await call(client, "GET", "/courses/1/requirements")
+    assert (await call(client, "PUT", "/courses/1/requirements", found.body)).status == 200
+
+    assert await everything(connection) == before
 
 
 async def test_a_byte_order_mark_and_the_other_name_of_utf_8_are_taken(client: Client) -> None:

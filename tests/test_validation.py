@@ -199,6 +199,7 @@ async def errors_of_calls(client: Client) -> set[str]:
         ("GET", "/events?after=x", None, {}),
         ("GET", "/students?cursor=%ff", None, {}),
         ("PATCH", f"/students/{student}", {}, {"If-Match": "1"}),
+        ("PATCH", f"/students/{student}", {"version": 7}, {}),
         ("POST", "/students", student_fields(), {"X-Actor": "x" * 201}),
         ("POST", "/students", {f"x{number}": 1 for number in range(10_001)}, {}),
         ("POST", "/courses", course_fields(meetings=[{**day, "end": "08:00"}]), {}),

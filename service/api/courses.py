@@ -7,11 +7,11 @@ from itertools import pairwise
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, model_validator, with_config
-from typing_extensions import TypedDict
 
 from service.api.fields import (
     Capacity,
     Clock,
+    Count,
     CourseCode,
     Credits,
     ExternalId,
@@ -24,6 +24,7 @@ from service.api.fields import (
     WaitlistCapacity,
 )
 from service.api.keys import COURSES, DATABASE, REGISTRAR, origin_of
+from service.api.read_only import READ_ONLY, ReadOnly, ReadOnlyFields, expecting, sent_back, split
 from service.errors import (
     CodeTaken,
     CourseNotFound,
@@ -103,8 +104,26 @@ class NewCourse(CourseFields):
     external_id: ExternalId | None = None
 
 
+class CourseReadOnly(ReadOnly, total=False):
+    """The members of a course that only the service writes."""
+
+    status: Annotated[CourseStatus, READ_ONLY]
+    seats_taken: Annotated[Count, READ_ONLY]
+    seats_free: Annotated[Count | None, READ_ONLY]
+    waitlisted: Annotated[Count, READ_ONLY]
+
+
+class CourseReplacement(CourseFields, ReadOnlyFields):
+    """A course to create or to replace; what is left out gets its default."""
+
+    status: Annotated[CourseStatus, READ_ONLY] = "open"
+    seats_taken: Annotated[Count | None, READ_ONLY] = None
+    seats_free: Annotated[Count | None, READ_ONLY] = None
+    waitlisted: Annotated[Count | None, READ_ONLY] = None
+
+
 @with_config(ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"capacity": 40}]}))
-class CourseChanges(TypedDict, total=False):
+class CourseChanges(CourseReadOnly, total=False):
     """A JSON merge patch (RFC 7396): what is absent stays as it is, null removes."""
 
     external_id: ExternalId | None
@@ -161,14 +180,6 @@ def _fields(body: CourseFields, external_id: str | None) -> registrar.CourseFiel
         "waitlist_capacity": body.waitlist_capacity,
         "meetings": MEETINGS.dump_json(list(body.meetings)).decode(),
     }
-
-
-def _values(changes: CourseChanges) -> dict[str, object]:
-    """Return the stored form of an edit."""
-    values: dict[str, object] = {**changes}
-    if "meetings" in changes:
-        values["meetings"] = MEETINGS.dump_json(list(changes["meetings"])).decode()
-    return values
 
 
 def course_of(row: sql.Course) -> Course:
@@ -247,13 +258,17 @@ async def edit_course(call: Call, course_id: IdInPath, body: CourseChanges, if_m
 
     A capacity below the seats taken is allowed: nobody is removed, and no seat is free until the number falls.
     """
+    values, sent = split(body, CourseReadOnly.__annotations__)
+    if "meetings" in body:
+        values["meetings"] = MEETINGS.dump_json(list(body["meetings"])).decode()
     row = await call[REGISTRAR].submit(
         Edit(
             origin=origin_of(call),
             resource=COURSE,
             id=course_id,
-            values=_values(body),
+            values=values,
             if_match=if_match,
+            check=expecting(sent, course_of),
         )
     )
     return course_of(row)
@@ -266,7 +281,7 @@ async def edit_course(call: Call, course_id: IdInPath, body: CourseChanges, if_m
     problems=[CodeTaken, UnknownTerm, OwnRequirement, PreconditionFailed],
 )
 async def put_course(
-    call: Call, external_id: ExternalId, body: CourseFields, if_match: ETags, if_none_match: ETags
+    call: Call, external_id: ExternalId, body: CourseReplacement, if_match: ETags, if_none_match: ETags
 ) -> Reply[Course]:
     """Create or replace the course with an external id.
 
@@ -280,6 +295,7 @@ async def put_course(
             fields=_fields(body, external_id),
             if_match=if_match,
             if_none_match=if_none_match,
+            check=expecting(sent_back(body, CourseFields, external_id), course_of),
         )
     )
     headers = {"Location": f"/courses/{replaced.row.id}"} if replaced.created else {}

@@ -32,6 +32,7 @@ FIELD_CODES: Final = {
     **CODES,
     "not_an_email": "The text is not one e-mail address.",
     "not_a_time": "The text is not a time of day written HH:MM.",
+    "read_only": "A member that only the service writes is not what is stored.",
     "blank": "A text has no character that can be seen.",
     "forbidden_character": "A text has a character that is not allowed in it, such as a line break or a control character.",
     "inverted_meeting": "A meeting does not start before it ends.",
@@ -149,6 +150,7 @@ Credits = Annotated[
     PlainSerializer(lambda value: int(value) if value == int(value) else value),
     WithJsonSchema({"type": "number", "minimum": 0, "maximum": 99, "multipleOf": 0.5}),
 ]
+Count = Annotated[int, Field(ge=0, le=LARGEST), Whole]
 Capacity = Annotated[int, Field(ge=0, le=LARGEST, description="Seats: null is unlimited, 0 is closed."), Whole]
 
 

@@ -3,10 +3,10 @@
 from typing import Annotated
 
 from pydantic import ConfigDict, Field, with_config
-from typing_extensions import TypedDict
 
 from service.api.fields import CreditLimit, Email, ExternalId, IdInPath, Input, Name
 from service.api.keys import DATABASE, REGISTRAR, STUDENTS, origin_of
+from service.api.read_only import ReadOnly, ReadOnlyFields, expecting, sent_back, split
 from service.errors import Detail, EmailTaken, ExternalIdTaken, InUse, PreconditionFailed, StudentNotFound
 from service.registrar import students as registrar
 from service.registrar.resources import Create, Delete, Edit, Replace
@@ -48,7 +48,7 @@ class NewStudent(StudentFields):
 @with_config(
     ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"email": "ada.king@campus.example"}]})
 )
-class StudentChanges(TypedDict, total=False):
+class StudentChanges(ReadOnly, total=False):
     """A JSON merge patch (RFC 7396): what is absent stays as it is, null removes."""
 
     external_id: ExternalId | None
@@ -56,6 +56,10 @@ class StudentChanges(TypedDict, total=False):
     family_name: Name
     email: Email
     max_credits: CreditLimit | None
+
+
+class StudentReplacement(StudentFields, ReadOnlyFields):
+    """A student to create or to replace; what is left out gets its default."""
 
 
 class StudentQuery(Paging):
@@ -122,8 +126,16 @@ async def find(connection: Connection, ids: list[int]) -> dict[int, Student]:
 )
 async def edit_student(call: Call, student_id: IdInPath, body: StudentChanges, if_match: ETags) -> Student:
     """Change some fields of a student."""
+    values, sent = split(body, ReadOnly.__annotations__)
     return await call[REGISTRAR].submit(
-        Edit(origin=origin_of(call), resource=STUDENT, id=student_id, values=body, if_match=if_match)
+        Edit(
+            origin=origin_of(call),
+            resource=STUDENT,
+            id=student_id,
+            values=values,
+            if_match=if_match,
+            check=expecting(sent),
+        )
     )
 
 
@@ -134,7 +146,7 @@ async def edit_student(call: Call, student_id: IdInPath, body: StudentChanges, i
     problems=[EmailTaken, PreconditionFailed],
 )
 async def put_student(
-    call: Call, external_id: ExternalId, body: StudentFields, if_match: ETags, if_none_match: ETags
+    call: Call, external_id: ExternalId, body: StudentReplacement, if_match: ETags, if_none_match: ETags
 ) -> Reply[Student]:
     """Create or replace the student with an external id.
 
@@ -148,6 +160,7 @@ async def put_student(
             fields=_fields(body, external_id),
             if_match=if_match,
             if_none_match=if_none_match,
+            check=expecting(sent_back(body, StudentFields, external_id)),
         )
     )
     headers = {"Location": f"/students/{replaced.row.id}"} if replaced.created else {}

@@ -3,10 +3,10 @@
 from typing import Annotated
 
 from pydantic import ConfigDict, Field, with_config
-from typing_extensions import TypedDict
 
 from service.api.fields import CourseCode, CreditLimit, Day, IdInPath, Input, Instant, Name
 from service.api.keys import DATABASE, REGISTRAR, origin_of
+from service.api.read_only import ReadOnly, expecting, split
 from service.errors import CodeTaken, InUse, PreconditionFailed, TermDates, TermNotFound
 from service.registrar.resources import Create, Delete, Edit
 from service.registrar.terms import TERM, TermFields
@@ -36,7 +36,7 @@ class NewTerm(Input):
 
 
 @with_config(ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"max_credits": 18}]}))
-class TermChanges(TypedDict, total=False):
+class TermChanges(ReadOnly, total=False):
     """A JSON merge patch (RFC 7396): what is absent stays as it is, null removes."""
 
     code: CourseCode
@@ -90,8 +90,16 @@ async def read_term(call: Call, term_id: IdInPath) -> Term:
 @endpoint("PATCH", "/terms/{term_id}", problems=[TermNotFound, CodeTaken, TermDates, PreconditionFailed])
 async def edit_term(call: Call, term_id: IdInPath, body: TermChanges, if_match: ETags) -> Term:
     """Change some fields of a term; waitlists move at once where a deadline or a limit is eased."""
+    values, sent = split(body, ReadOnly.__annotations__)
     return await call[REGISTRAR].submit(
-        Edit(origin=origin_of(call), resource=TERM, id=term_id, values=body, if_match=if_match)
+        Edit(
+            origin=origin_of(call),
+            resource=TERM,
+            id=term_id,
+            values=values,
+            if_match=if_match,
+            check=expecting(sent),
+        )
     )
 
 
