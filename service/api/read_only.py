@@ -12,7 +12,10 @@ from service.web.problems import Invalid, invalid
 
 Row = TypeVar("Row")
 
-READ_ONLY: Final = Field(json_schema_extra={"readOnly": True})
+READ_ONLY: Final = Field(
+    description="Only the service writes it: send it as it was read, or leave it out.",
+    json_schema_extra={"readOnly": True},
+)
 
 
 class ReadOnly(TypedDict, total=False):
@@ -48,12 +51,10 @@ def sent_back(body: Input, writable: type[Input], external_id: str) -> dict[str,
     return sent
 
 
-def expecting(
-    sent: Mapping[str, object], show: Callable[[Row], object] = lambda row: row
-) -> Callable[[Row | None], None] | None:
+def expecting(sent: Mapping[str, object], show: Callable[[Row], object]) -> Callable[[Row | None], None] | None:
     """Return what refuses a row that has other values in these members, or that does not exist; None without members.
 
-    ``show`` returns a row as callers see it, if that is not the row itself.
+    ``show`` returns a row as callers see it.
     """
     if not sent:
         return None

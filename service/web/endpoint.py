@@ -132,6 +132,8 @@ class Endpoint:
     """The precondition headers with which a change is refused."""
     has_etag: bool
     """Whether the answer has an ETag, so that a read may be conditional."""
+    final: bool
+    """Whether the call can't be undone."""
 
     @property
     def writes(self) -> bool:
@@ -229,7 +231,7 @@ class Endpoint:
             url = request.rel_url.update_query(cursor=answer.next)
             headers["Link"] = f'<{url}>; rel="next"'
         text = answer.text() if isinstance(answer, Written | WrittenPage) else self.answer.dump_json(answer)
-        return web.Response(body=text, status=status, headers=headers)
+        return web.Response(body=text + b"\n", status=status, headers=headers)
 
 
 def endpoint(
@@ -240,12 +242,14 @@ def endpoint(
     problems: Iterable[type[DomainError]] = (),
     needs_database: bool = True,
     etag: bool = False,
+    final: bool = False,
 ) -> Callable[[Callable[..., Awaitable[Any]]], Endpoint]:
     """Turn a handler into an endpoint.
 
     ``status`` is the status of success, or all of them, the usual one first; ``problems`` are the errors that the
     handler may raise, besides those of every endpoint of its shape. Without ``needs_database`` the document lists no
-    errors of the database. With ``etag`` the handler replies with an ETag, as every answer with a version has one.
+    errors of the database. With ``etag`` the handler replies with an ETag, as every answer with a version has one. What
+    a ``final`` call does can't be undone: the API page fills in no ids for it. So does every DELETE.
     """
 
     def decorate(handler: Callable[..., Awaitable[Any]]) -> Endpoint:
@@ -302,6 +306,7 @@ def endpoint(
             headers=headers,
             unsupported=unsupported,
             has_etag=has_etag,
+            final=final or method == "DELETE",
         )
 
     return decorate
