@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from service import __version__
 from service.api import courses, enrollments, events, holds, overrides, students, terms
 from service.api.events import POLLER, Poller
+from service.api.fields import FIELD_CODES
 from service.api.keys import COURSES, COURSES_OF_STUDENTS, DATABASE, REGISTRAR, STUDENTS, STUDENTS_OF_COURSES
 from service.batching import Callers, reader
 from service.database import Database
@@ -194,7 +195,7 @@ async def sweep(registrar: Registrar, ready: asyncio.Task[None], interval: float
 def codes() -> dict[str, list[str]]:
     """Return the values of the components of the API document that list codes."""
     fields = [error.code for error in _errors(FieldError)]
-    return {"ProblemCode": sorted(problem_types()), "DetailCode": sorted({*fields, *SENTENCES})}
+    return {"ProblemCode": sorted(problem_types()), "DetailCode": sorted({*fields, *SENTENCES, *FIELD_CODES})}
 
 
 def problem_types() -> dict[str, ProblemType]:

@@ -23,6 +23,7 @@ from pytest_aiohttp import AiohttpClient
 from service.__main__ import main
 from service.api.enrollments import EnrollmentRequest
 from service.api.events import Cursor, EventsQuery, encode
+from service.api.fields import FIELD_CODES
 from service.app import problem_types
 from service.registrar.rules import RULES, drop_closed
 from service.replay import ACTIONS, STATUSES
@@ -464,6 +465,11 @@ async def every_event(client: Client) -> list[dict[str, Any]]:
     await do("PUT", f"/courses/{kept}/requirements", {"groups": [{"kind": "pre", "any_of": ["X"]}]})
     await do("POST", f"/courses/{kept}/cancel")
     return list((await read(client, "/events?limit=500"))["items"])
+
+
+def test_the_table_of_codes_of_an_invalid_request_is_that_of_the_code(request: pytest.FixtureRequest) -> None:
+    rows = [[f"`{code}`", meaning] for code, meaning in FIELD_CODES.items()]
+    hold_table(request, DOCS / "api/conventions.md", "## Codes of an invalid request", rows)
 
 
 async def test_the_diagram_of_states_shows_every_status_and_no_other(connection: Connection) -> None:

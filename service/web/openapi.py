@@ -256,7 +256,7 @@ def _parameters(item: Endpoint, schemas: _Schemas, example: Example) -> Iterable
                 if place == "path" and name in example.parameters and not item.final:
                     parameter["example"] = example.parameters[name]
                 yield parameter
-    for header in item.headers:
+    for header in HEADERS if item.method == "GET" and item.has_etag else item.headers:
         yield _parameter(
             HEADERS[header],
             "header",
@@ -302,7 +302,7 @@ def _responses(item: Endpoint, schemas: _Schemas, example: Example, shown: Mappi
             if str(status) in example.answers:
                 content["example"] = example.answers[str(status)]
             response["content"] = {"application/json": content}
-            if "version" in getattr(item.answer_type, "__dataclass_fields__", {}):
+            if item.has_etag:
                 headers += ["ETag", "Location"] if status == 201 else ["ETag"]
             if get_origin(item.answer_type) is Page:
                 headers.append("Link")
@@ -311,6 +311,9 @@ def _responses(item: Endpoint, schemas: _Schemas, example: Example, shown: Mappi
         elif item.answer_type is None:
             response["content"] = {"application/json": {"schema": {"type": "object"}}}
         responses[str(status)] = {**response, "headers": _headers(headers)}
+    if item.method == "GET" and item.has_etag:
+        description = "What is here has a version that If-None-Match names."
+        responses["304"] = {"description": description, "headers": _headers(["X-Request-Id", "ETag"])}
     by_status: dict[int, list[type[DomainError]]] = {}
     for problem in item.problems:
         by_status.setdefault(problem.status, []).append(problem)
