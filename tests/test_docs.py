@@ -256,6 +256,7 @@ PROBLEMS: Final[list[tuple[str, str, Any, dict[str, str]]]] = [
     ("DELETE", "/students/1/courses/1", None, {}),
     ("DELETE", "/students/1", None, {}),
     ("PATCH", "/students/1", {"family_name": "King"}, {"If-Match": '"9"'}),
+    ("POST", "/students/1/enroll", {"course_ids": [1]}, {"If-Match": '"1"'}),
 ]
 """Calls of a fresh service that end in each kind of problem, in order."""
 
