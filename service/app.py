@@ -25,6 +25,7 @@ from service.web.body import BODY_MEMBERS, BODY_TIMEOUT
 from service.web.endpoint import ADMISSION, DRAINING, TURNSTILES, endpoints_of, register
 from service.web.health import READINESS
 from service.web.openapi import DOCUMENT, PROBLEMS, About, ProblemType
+from service.web.origins import ORIGINS, Origins
 from service.web.page import PAGE
 from service.web.server import Limits, Runner
 from service.web.turnstile import CHANGES_PER_TURN, READS_PER_TURN, Turnstile
@@ -102,6 +103,7 @@ def set_limits(app: web.Application, settings: Settings, admit: Callable[[], Non
     app[BODY_TIMEOUT] = settings.body_timeout
     app[BODY_MEMBERS] = settings.body_members
     app[DRAINING] = asyncio.Event()
+    app[ORIGINS] = Origins(bound_to=settings.host, hosts=settings.allowed_hosts, origins=settings.cors_origins)
     app[ADMISSION] = admit
     app[TURNSTILES] = (Turnstile(READS_PER_TURN), Turnstile(CHANGES_PER_TURN))
 

@@ -1,9 +1,44 @@
 """Settings from the environment: every limit of the service, with the reason for its value."""
 
+import re
 from pathlib import Path
+from typing import Annotated, TypeAlias
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    StringConstraints,
+)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+def _split(value: object) -> object:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _check_host(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9._-]+|\[?[0-9a-f:.]+\]?", value):
+        raise ValueError("write a host name or address without scheme and port, such as enrollment.campus.example")
+    return value.strip("[]").removesuffix(".")
+
+
+def _check_origin(value: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#@*\s]+", value):
+        raise ValueError("write an origin as scheme://host:port without a path, such as https://portal.campus.example")
+    return value
+
+
+Lower: TypeAlias = Annotated[str, StringConstraints(to_lower=True)]
+Hosts: TypeAlias = Annotated[
+    tuple[Annotated[Lower, AfterValidator(_check_host)], ...], NoDecode, BeforeValidator(_split)
+]
+WebOrigins: TypeAlias = Annotated[
+    tuple[Annotated[Lower, AfterValidator(_check_origin)], ...], NoDecode, BeforeValidator(_split)
+]
 
 
 class Settings(BaseSettings):
@@ -19,6 +54,12 @@ class Settings(BaseSettings):
 
     port: int = Field(default=8080, ge=0, le=65535)
     """The usual port of an unprivileged HTTP service; 0 picks a free one."""
+
+    allowed_hosts: Hosts = ()
+    """Names beside localhost, separated by commas, that a Host header may have. If unset: none if HOST is loopback, else any."""
+
+    cors_origins: WebOrigins = ()
+    """Origins, separated by commas, whose web pages may call the service and read its responses; no other page may."""
 
     listen_backlog: PositiveInt = 4096
     """Connections that wait to be accepted: a rush arrives within a second. Linux caps this at net.core.somaxconn."""

@@ -226,7 +226,7 @@ async def test_workers_take_over_the_port_of_a_service_that_has_just_ended(datab
         port = running.url.rpartition(":")[2]
         reader, writer = await asyncio.open_connection("127.0.0.1", int(port))
         # The side that closes first keeps the port in TIME_WAIT for a minute: here the service.
-        writer.write(b"GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        writer.write(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
         writer.close()
         running.process.send_signal(signal.SIGTERM)
@@ -325,7 +325,7 @@ async def test_sigterm_finishes_what_is_in_flight_and_tells_callers_to_close(
 
 
 async def test_a_request_on_a_kept_connection_is_answered_after_sigterm_and_told_to_close(database_url: str) -> None:
-    head = b"GET /courses HTTP/1.1\r\nHost: x\r\n\r\n"
+    head = b"GET /courses HTTP/1.1\r\nHost: localhost\r\n\r\n"
     # Longer than the test waits for the end: nothing is left to wait for once every connection is closed.
     async with serving(DATABASE_URL=database_url, LINGER_SECONDS=60) as running:
         port = int(running.url.rpartition(":")[2])

@@ -112,7 +112,7 @@ def test_the_table_of_settings_is_that_of_the_code() -> None:
     assert described == [
         (
             name.upper(),
-            "" if field.default in (None, PydanticUndefined) else str(field.default),
+            "" if field.default in (None, (), PydanticUndefined) else str(field.default),
         )
         for name, field in Settings.model_fields.items()
     ]
