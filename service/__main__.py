@@ -108,7 +108,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except ValidationError as error:
         for item in error.errors():
-            print(f"error: {'_'.join(map(str, item['loc'])).upper()}: {item['msg']}", file=sys.stderr)
+            name = [str(part).upper() for part in item["loc"][:1]]
+            print(": ".join(["error", *name, item["msg"].removeprefix("Value error, ")]), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -2,8 +2,11 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Final, Self, TypeAlias
+from urllib.parse import urlsplit
 
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
 from pydantic import (
     AfterValidator,
     BeforeValidator,
@@ -12,8 +15,45 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     StringConstraints,
+    model_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+NESTED: Final = (
+    ("lock_timeout", "statement_timeout"),
+    ("statement_timeout", "command_timeout"),
+    ("command_timeout", "write_timeout"),
+    ("admission_seconds", "write_timeout"),
+)
+"""Time limits, each with the one that it must be below: otherwise the outer limit ends a wait first, and hides its cause."""
+
+
+def _check_database_url(value: str) -> str:
+    """Refuse what one of the drivers can't read, or reads otherwise than the other; no part of it is shown."""
+    if "://" not in value and "=" in value:
+        raise ValueError(
+            "key=value pairs are not supported; write a URL such as postgresql://user:password@host:5432/name"
+        )
+    try:
+        parts = urlsplit(value)
+        ports = str(conninfo_to_dict(value).get("port", "")).split(",")
+    except (ValueError, psycopg.ProgrammingError):
+        well_formed = False
+    else:
+        # libpq ends the password at the first @, asyncpg at the last one before a slash.
+        well_formed = (
+            parts.scheme in {"postgresql", "postgres"}
+            and not parts.fragment
+            and "@" not in parts.path
+            and parts.netloc.count("@") == ("@" in value)
+            and all(port.isdecimal() for port in ports if port)
+        )
+    if not well_formed:
+        raise ValueError(
+            "write a URL such as postgresql://user:password@host:5432/name, "
+            "with special characters in the user and the password percent-encoded (@ as %40, / as %2F, # as %23)"
+        )
+    return value
 
 
 def _split(value: object) -> object:
@@ -47,7 +87,7 @@ class Settings(BaseSettings):
     Times are in seconds, sizes in bytes.
     """
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True)
 
     host: str = "127.0.0.1"
     """Loopback by default: the service does not authenticate its callers yet."""
@@ -64,7 +104,7 @@ class Settings(BaseSettings):
     listen_backlog: PositiveInt = 4096
     """Connections that wait to be accepted: a rush arrives within a second. Linux caps this at net.core.somaxconn."""
 
-    database_url: str | None = None
+    database_url: Annotated[str, AfterValidator(_check_database_url)] | None = Field(default=None, repr=False)
     """PostgreSQL 15 or newer, as postgresql://user:password@host:port/name; if unset, the embedded server is used."""
 
     database_schema: str = Field(default="public", pattern=r"^[a-z_][a-z0-9_]{0,62}$")
@@ -162,3 +202,13 @@ class Settings(BaseSettings):
 
     shutdown_timeout: PositiveFloat = 8.0
     """How long requests in flight, and then their connections, may take to end; `docker stop` kills after 10 s."""
+
+    @model_validator(mode="after")
+    def _check_nested(self) -> Self:
+        for shorter, longer in NESTED:
+            inner, outer = getattr(self, shorter), getattr(self, longer)
+            if inner >= outer:
+                raise ValueError(
+                    f"{shorter.upper()} ({inner:g} s) must be below {longer.upper()} ({outer:g} s), which it is a part of."
+                )
+        return self
