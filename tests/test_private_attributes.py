@@ -21,6 +21,7 @@ ROOT = Path(__file__).parent.parent
 LIBRARIES: list[tuple[str, type, list[str]]] = [
     ("aiohttp", web.AppRunner, ["_make_server"]),
     ("aiohttp", web.Server, ["_connections", "_kwargs", "_loop"]),
+    ("aiohttp", web.Request, ["_prepare_hook"]),
     ("aiohttp", web.RequestHandler, ["_drain_waiter", "_manager", "_request_count"]),
     ("asyncpg", Connection, ["_transport"]),
 ]
