@@ -16,7 +16,7 @@ from service.batching import Callers, reader
 from service.database import Database
 from service.errors import DomainError, EnrollmentRefused, Unavailable, UnknownCourses
 from service.fitness import UnfitDatabase
-from service.migrate import DatabaseUnavailable, migrate
+from service.migrate import DatabaseUnavailable, migrate, shipped
 from service.registrar import Registrar
 from service.registrar.rules import RULES
 from service.settings import Settings
@@ -158,6 +158,7 @@ async def bring_up(database: Database, settings: Settings, stop: threading.Event
                     stop=stop,
                 )
             await database.open()
+            await compare_schema(database)
             await database.ping()
         except (DatabaseUnavailable, Unavailable) as error:
             if isinstance(error.__cause__, UnfitDatabase):
@@ -167,6 +168,20 @@ async def bring_up(database: Database, settings: Settings, stop: threading.Event
             pause = min(pause * 2, settings.retry_ceiling)
         else:
             return
+
+
+async def compare_schema(database: Database) -> None:
+    """Compare the migrations of this version with those that the schema has, and warn if it has more.
+
+    Raises:
+        Unavailable: a migration is missing.
+    """
+    ours, applied = shipped(), await database.list_migrations()
+    if missing := [name for name in ours if name not in applied]:
+        others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise Unavailable(f"The database lacks the migration {missing[0]}{others}: run `python -m service migrate`.")
+    if newer := [name for name in applied if name not in ours]:
+        logger.warning("the schema is newer than this version of the service", extra={"migrations": newer})
 
 
 async def sweep(registrar: Registrar, ready: asyncio.Task[None], interval: float) -> None:
