@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Final, Self, TypeAlias
+from typing import Annotated, Final, Literal, Self, TypeAlias
 from urllib.parse import urlsplit
 
 import psycopg
@@ -60,6 +60,10 @@ def _split(value: object) -> object:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
+def _to_upper(value: object) -> object:
+    return value.upper() if isinstance(value, str) else value
+
+
 def _check_host(value: str) -> str:
     if not re.fullmatch(r"[a-z0-9._-]+|\[?[0-9a-f:.]+\]?", value):
         raise ValueError("write a host name or address without scheme and port, such as enrollment.campus.example")
@@ -100,6 +104,12 @@ class Settings(BaseSettings):
 
     cors_origins: WebOrigins = ()
     """Origins, separated by commas, whose web pages may call the service and read its responses; no other page may."""
+
+    log_format: Literal["auto", "text", "json"] = "auto"
+    """Lines for people, or one JSON object a line for machines; auto is text on a terminal and JSON elsewhere."""
+
+    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_to_upper)] = "INFO"
+    """Requests are logged at INFO; their lines are most of a log."""
 
     listen_backlog: PositiveInt = 4096
     """Connections that wait to be accepted: a rush arrives within a second. Linux caps this at net.core.somaxconn."""

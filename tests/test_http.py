@@ -17,9 +17,9 @@ from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
 from pytest_aiohttp import AiohttpClient
 
-from service.__main__ import LOGGING
 from service.api.enrollments import BulkItem
 from service.app import BRING_UP, create_app, make_runner
+from service.logs import configuration
 from service.settings import Settings
 from service.web.access import log_request
 from service.web.server import Limits, Runner
@@ -81,11 +81,11 @@ def faults_logged(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
 @contextmanager
 def program_log() -> Iterator[list[dict[str, Any]]]:
     """Log as the program does; the list holds what it has written once the block ends."""
-    loggers = [logging.getLogger(name) for name in (None, *LOGGING["loggers"])]
+    loggers = [logging.getLogger(name) for name in (None, *configuration()["loggers"])]
     before = [(logger, logger.level, logger.handlers[:], logger.propagate) for logger in loggers]
     written: list[dict[str, Any]] = []
     with redirect_stdout(io.StringIO()) as stdout:
-        logging.config.dictConfig(LOGGING)
+        logging.config.dictConfig(configuration())
         try:
             yield written
         finally:
