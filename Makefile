@@ -97,10 +97,10 @@ lock: $(VENV)/.dev ## choose the newest versions that fit and lock them with the
 	@git --no-pager diff --stat -- requirements
 
 # One package comes as source only. It is pure Python, and what builds it is locked too.
-# Quiet but for errors, with the latest line of pip on a terminal.
-install = { $(INSTALL) $(1); echo $$? >$(VENV)/.status; } | \
-	{ if [ -t 1 ]; then awk '{ printf "\r\033[K%.79s", $$0; fflush() } END { printf "\r\033[K" }'; else cat >/dev/null; fi; }; \
-	exit "$$(cat $(VENV)/.status)"
+# A terminal shows the latest line of pip; whatever it says is shown where it fails.
+install = { $(INSTALL) $(1) 2>&1; echo $$? >$(VENV)/install.status; } | tee $(VENV)/install.log | \
+	if [ -t 1 ]; then awk '{ printf "\r\033[K%.79s", $$0; fflush() } END { printf "\r\033[K" }'; else cat >/dev/null; fi; \
+	[ "$$(cat $(VENV)/install.status)" = 0 ] || { cat $(VENV)/install.log >&2; exit 1; }
 INSTALL := $(BIN)/python -m pip install --progress-bar=off --disable-pip-version-check --no-input --require-hashes --only-binary=:all:
 INSTALL_FROM_SOURCE := --no-binary=openapi-ui-bundles --no-build-isolation
 

@@ -14,7 +14,7 @@ from service.fitness import STANDBY, UnfitDatabase, check_fitness
 from service.settings import Settings
 from sql import Connection
 from sql.feed import get_writer_age, is_copy, lock_feed, renew_epoch
-from sql.server import get_server, list_applied_migrations
+from sql.server import get_server, find_applied_migrations
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ class Database:
         """
         try:
             async with self.reading() as connection:
-                return await list_applied_migrations(connection)
+                return await find_applied_migrations(connection)
         except asyncpg.UndefinedTableError:
             return []
 

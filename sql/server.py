@@ -36,13 +36,13 @@ async def get_server(connection: Connection) -> Server:
     return Server(*row)
 
 
-LIST_APPLIED_MIGRATIONS: Final = """
+FIND_APPLIED_MIGRATIONS: Final = """
 SELECT migration_id::text AS name
 FROM _yoyo_migration
 ORDER BY migration_id
 """
 
 
-async def list_applied_migrations(connection: Connection) -> list[str]:
-    """List the names of the migrations that the schema has."""
-    return [row["name"] for row in await connection.fetch(LIST_APPLIED_MIGRATIONS)]
+async def find_applied_migrations(connection: Connection) -> list[str]:
+    """Find the names of the migrations that the schema has, in order."""
+    return [row["name"] for row in await connection.fetch(FIND_APPLIED_MIGRATIONS)]

@@ -144,13 +144,6 @@ async def test_the_demo_fills_serves_and_shows_three_calls_that_work_and_serves_
             assert await terminal.ended() == 0
 
 
-async def test_check_shows_its_progress_on_a_terminal_only(database_url: str) -> None:
-    async with on_terminal("check", DATABASE_URL=database_url) as terminal:
-        assert await terminal.ended() == 0
-        await terminal.shows(r"\r\x1b\[K      the seat counter .* \(statement 1\)")
-    assert (await run("check", DATABASE_URL=database_url)).err == ""
-
-
 async def test_psql_opens_on_the_running_service_and_on_one_that_does_not_run(data_dir: Path) -> None:
     arguments = ("psql", "--", "--tuples-only", "--no-align", "--command=SELECT count(*) FROM terms")
     assert (await run("migrate", DATA_DIR=data_dir)).status == 0
