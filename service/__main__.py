@@ -72,7 +72,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         epilog="Without a command: serve. Settings are read from the environment; docs/settings.md lists them.",
     )
     parser.add_argument("--version", action="version", version=f"enrollment-service {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(title="commands", dest="command", required=True)
 
     def add(name: str, run: Callable[[Settings, argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
@@ -91,7 +91,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     command = add("psql", run_psql, "open psql on the database, be the service running or not")
     command.add_argument("arguments", nargs="*", metavar="ARG", help="arguments of psql, after --")
     feed = commands.add_parser("feed", help="feed renew: start a new epoch, which invalidates all cursors")
-    commands = feed.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = feed.add_subparsers(title="commands", dest="command", required=True)
     add("renew", run_renew, "start a new epoch, which invalidates all cursors")
 
     options_only = not arguments or (arguments[0].startswith("-") and arguments[0] not in {"-h", "--help", "--version"})

@@ -14,7 +14,7 @@ from service.fitness import STANDBY, UnfitDatabase, check_fitness
 from service.settings import Settings
 from sql import Connection
 from sql.feed import get_writer_age, is_copy, lock_feed, renew_epoch
-from sql.server import get_server, find_applied_migrations
+from sql.server import find_applied_migrations, get_server
 
 logger = logging.getLogger(__name__)
 
