@@ -315,7 +315,7 @@ def test_the_table_of_settings_is_that_of_the_code(request: pytest.FixtureReques
     }
     rows = []
     for name, field in Settings.model_fields.items():
-        default = "" if field.default in (None, PydanticUndefined) else f"`{field.default}`"
+        default = "" if field.default in (None, (), PydanticUndefined) else f"`{field.default}`"
         rows.append([f"`{name.upper()}`", default, " ".join(reasons[name].split())])
     hold_table(request, DOCS / "settings.md", "# Settings", rows)
 

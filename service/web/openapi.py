@@ -298,7 +298,7 @@ def _responses(item: Endpoint, schemas: _Schemas, example: Example, shown: Mappi
         headers = ["X-Request-Id"]
         response: dict[str, Any] = {"description": HTTPStatus(status).phrase}
         if item.answer is not None:
-            content = {"schema": schemas.of(_operation_id(item), "serialization")}
+            content: dict[str, Any] = {"schema": schemas.of(_operation_id(item), "serialization")}
             if str(status) in example.answers:
                 content["example"] = example.answers[str(status)]
             response["content"] = {"application/json": content}
