@@ -130,7 +130,7 @@ async def one_more(service: Service, seen: Seen, number: int) -> None:
     try:
         began = time.monotonic()
         writer.write(
-            b"POST /students HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
+            b"POST /students HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
             % (len(body), body)
         )
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
