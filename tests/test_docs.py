@@ -260,6 +260,9 @@ PROBLEMS: Final[list[tuple[str, str, Any, dict[str, str]]]] = [
     ("DELETE", "/students/1/courses/1", None, {}),
     ("DELETE", "/students/1", None, {}),
     ("PATCH", "/students/1", {"family_name": "King"}, {"If-Match": '"9"'}),
+    ("POST", "/courses/1/cancel", None, {"If-Match": '"1"'}),
+    ("POST", "/courses/1/cancel", None, {"Origin": "https://elsewhere.example"}),
+    ("GET", "/courses", None, {"Host": "elsewhere.example"}),
 ]
 """Calls of a fresh service that end in each kind of problem, in order."""
 
