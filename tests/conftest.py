@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
+import hypothesis
 import psycopg
 import pytest
 from aiohttp import web
@@ -74,6 +75,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[STACK] = ExitStack()
+    # A busy machine must not fail a property.
+    patient = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+    hypothesis.settings.register_profile("patient", patient)
+    hypothesis.settings.load_profile("patient")
     # A shell has its background jobs ignore Ctrl-C, and the services under test would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # The tests say themselves what the service is told.

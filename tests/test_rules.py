@@ -1,8 +1,10 @@
 """The pure parts of the registrar: rules, seats and the ledger, on facts that Hypothesis makes up."""
 
 import json
+import re
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import get_args, get_type_hints
 
 from hypothesis import given, settings
@@ -32,6 +34,7 @@ from sql.enrollments import Enrollment
 from sql.feed import Head
 from sql.terms import Term
 
+ROOT = Path(__file__).parent.parent
 NOW = datetime(2026, 9, 1, 12, tzinfo=UTC)
 STATUSES = [None, "enrolled", "waitlisted", "completed", "dropped", "withdrawn"]
 instants = st.none() | st.integers(-3, 3).map(lambda hours: NOW + timedelta(hours=hours))
@@ -184,6 +187,9 @@ def test_the_api_documents_every_parameter_of_every_rule_and_events_leave_out_th
         assert refusal.private.keys() <= private, code
         shown = TypeAdapter(Reason).dump_python(reason_of(refusal))
         assert refusal.params.keys() <= shown.keys(), code
+    rows = re.findall(r"^\| `(\w+)` \|.*\|([^|]*)\|$", (ROOT / "docs/rules.md").read_text(), re.MULTILINE)
+    documented = {code: set(re.findall(r"`(\w+)`", params)) for code, params in rows}
+    assert {code: set(refusal.params) for code, refusal in found.items()}.items() <= documented.items()
 
 
 @given(applications)
