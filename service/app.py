@@ -5,6 +5,8 @@ import json
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import cache
+from typing import Final
 
 from aiohttp import web
 
@@ -56,11 +58,19 @@ ABOUT = About(
 )
 
 
+ENDPOINTS: Final = endpoints_of(terms, students, courses, enrollments, holds, overrides, events, health, openapi)
+
+
+@cache
+def document() -> bytes:
+    """Return the API document, which is the same for every application: making it is nearly all that takes time."""
+    return json.dumps(openapi.build(ABOUT, ENDPOINTS), ensure_ascii=False).encode()
+
+
 def create_app(settings: Settings) -> web.Application:
     """Build the service; its database is brought up in the background once it starts."""
     app = web.Application(client_max_size=settings.body_limit)
-    endpoints = endpoints_of(terms, students, courses, enrollments, holds, overrides, events, health, openapi)
-    register(app, [*endpoints, *endpoints_of(page)])
+    register(app, [*ENDPOINTS, *endpoints_of(page)])
     database = Database(settings)
     app[DATABASE] = database
     everybody = Callers()
@@ -76,7 +86,7 @@ def create_app(settings: Settings) -> web.Application:
         return await ready(app)
 
     app[READINESS] = readiness
-    app[DOCUMENT] = json.dumps(openapi.build(ABOUT, endpoints), ensure_ascii=False).encode()
+    app[DOCUMENT] = document()
     app[PROBLEMS] = problem_types()
     app[PAGE] = page.page(ABOUT)
 
