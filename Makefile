@@ -40,6 +40,15 @@ lint: $(VENV)/.dev ## check style, spelling, types, imports, migrations and the 
 	@$(BIN)/hadolint --config .hadolint.yaml Dockerfile
 	@echo "lint: nothing to complain of"
 
+# tests/test_clients.py runs what this installs, and skips it where it is not installed.
+.PHONY: clients
+clients: tests/clients/node_modules/.package-lock.json ## install the linters of the API document, and what makes TypeScript clients of it
+
+tests/clients/node_modules/.package-lock.json: tests/clients/package-lock.json
+	@echo "installing npm packages into tests/clients/node_modules"
+	@cd tests/clients && npm ci --silent --no-audit --no-fund --ignore-scripts
+	@touch $@
+
 PEERS := tests/benchmarks/peers
 
 .PHONY: bench

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import parse_qsl
 
 import pytest
+from jsonschema import Draft202012Validator
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
@@ -20,7 +22,7 @@ from service.__main__ import main
 from service.api.enrollments import EnrollmentRequest
 from service.api.events import EventsQuery
 from service.app import problem_types
-from service.registrar.rules import RULES
+from service.registrar.rules import RULES, drop_closed
 from service.replay import ACTIONS, STATUSES
 from service.settings import Settings
 from sql import Connection
@@ -32,6 +34,7 @@ README: Final = ROOT / "README.md"
 DOCS: Final = ROOT / "docs"
 PAGES: Final = (README, *sorted(DOCS.rglob("*.md")))
 DOCUMENTS: Final = (*PAGES, *(path for path in sorted(ROOT.glob("*.md")) if path != README))
+EXAMPLES: Final = ROOT / "service/api/examples.json"
 ADDRESS: Final = "http://127.0.0.1:8080"
 WIDTH: Final = 120
 
@@ -141,6 +144,38 @@ async def test_every_example_answers_what_its_page_promises(
         page.write_text(text)
 
 
+async def test_the_examples_of_the_api_document_are_those_of_the_pages(
+    client: Client, request: pytest.FixtureRequest
+) -> None:
+    document = await read(client, "/openapi.json")
+    operations = [
+        (method, path, re.compile(re.sub(r"{(\w+)}", r"(?P<\1>[^/]+)", path)), operation["operationId"])
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    ]
+    found: dict[str, dict[str, Any]] = {}
+    for example in (example for page in PAGES for example in examples(page.read_text()) if example.status is not None):
+        [its] = example.requests
+        path, _, query = its.path.partition("?")
+        matches = [
+            (method, template, match, id)
+            for method, template, shape, id in operations
+            if method == its.method.lower() and (match := shape.fullmatch(path))
+        ]
+        # /students/by-external-id/S-1 rather than /students/{student_id}/…
+        _, _, match, id = min(matches, key=lambda match: match[1].count("{"))
+        parameters = {**match.groupdict(), **dict(parse_qsl(query))}
+        shown = found.setdefault(id, {"parameters": {}, "body": None, "answers": {}})
+        if not shown["answers"]:
+            shown["parameters"] = {name: int(text) if text.isdigit() else text for name, text in parameters.items()}
+            shown["body"] = json.loads(its.data) if its.data else None
+        if example.body:
+            shown["answers"].setdefault(str(example.status), json.loads(example.body))
+    if request.config.getoption("--write-docs"):
+        EXAMPLES.write_text(f"{written(found)}\n")
+    assert json.loads(EXAMPLES.read_text()) == found
+
+
 async def test_every_operation_has_a_section_and_an_example(client: Client) -> None:
     texts = [page.read_text() for page in PAGES if page != README]
     document = await read(client, "/openapi.json")
@@ -183,7 +218,7 @@ def hold_table(request: pytest.FixtureRequest, page: Path, heading: str, rows: l
 
 def test_the_table_of_rules_is_that_of_the_code() -> None:
     described = [code.strip("`") for code, _, _ in rows_after((DOCS / "rules.md").read_text(), "# The rules")]
-    assert described == [*(rule.__name__ for rule in RULES), "drop_closed"]
+    assert described == [rule.__name__ for rule in (*RULES, drop_closed)]
 
 
 def test_the_table_of_settings_is_that_of_the_code(request: pytest.FixtureRequest) -> None:
@@ -201,13 +236,11 @@ def test_the_table_of_settings_is_that_of_the_code(request: pytest.FixtureReques
 
 
 def test_the_table_of_problems_is_that_of_the_code(request: pytest.FixtureRequest) -> None:
-    rows: dict[tuple[str, int], list[str]] = {}
-    for problem in problem_types():
-        code = problem.type.removeprefix("/problems/").replace("-", "_")
-        rows.setdefault(
-            (code, problem.status), [f"`{code}`", str(problem.status), " ".join(problem.description.split())]
-        )
-    hold_table(request, DOCS / "api/conventions.md", "## GET /problems/{name}", [*rows.values()])
+    rows = [
+        [f"`{problem.code}`", str(problem.status), " ".join(problem.description.split())]
+        for problem in sorted(problem_types().values(), key=lambda problem: (problem.status, problem.code))
+    ]
+    hold_table(request, DOCS / "api/conventions.md", "## GET /problems/{code}", rows)
 
 
 @pytest.mark.parametrize(
@@ -264,6 +297,13 @@ async def test_the_table_of_events_is_what_the_service_writes(client: Client) ->
     text = (DOCS / "feed.md").read_text()
     rows = rows_after(text, "## Events")
     written = await every_event(client)
+    document = await read(client, "/openapi.json")
+    schema = {"$ref": "#/components/schemas/Event", "components": document["components"]}
+    for event in written:
+        Draft202012Validator(schema).validate(event)
+    assert {event["type"] for event in written} == {
+        *document["components"]["schemas"]["Event"]["discriminator"]["mapping"]
+    }
     known = {f"{noun}.{action}" for noun, actions in ACTIONS.items() for action in actions}
     known |= {f"enrollment.{action}" for action in STATUSES}
     types = [type.strip("`") for type, *_ in rows]

@@ -150,7 +150,7 @@ async def test_a_fault_is_a_problem_for_its_caller_and_a_line_in_the_log(
         ):
             headers = {"X-Request-Id": f"{method}:{path}"}
             async with session.request(method, running.url + path, json=body, headers=headers) as response:
-                assert (response.status, (await response.json())["type"]) == (500, "/problems/internal-error")
+                assert (response.status, (await response.json())["type"]) == (500, "/problems/internal_error")
                 assert response.headers["X-Request-Id"] == f"{method}:{path}"
         running.process.send_signal(signal.SIGTERM)
         assert await running.ended() == 0
