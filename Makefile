@@ -18,6 +18,9 @@ help: ## list the targets
 run: $(VENV)/.local ## serve on http://127.0.0.1:8080 with a PostgreSQL of its own
 	@exec $(BIN)/python -m service
 
+# Without bytecode, each of the suite's some hundred processes compiles the same modules again.
+test coverage: export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: test
 test: $(VENV)/.dev ## run the whole suite against a real PostgreSQL
 	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) -q $(ARGS)
