@@ -201,7 +201,7 @@ CORRUPTIONS = {
     "an enrollment without events": (
         STUDENTS,
         """
-        INSERT INTO student_courses (student_id, course_id, status, place, joined_at, updated_at)
+        INSERT INTO student_courses (student_id, course_id, status, joined_position, joined_at, updated_at)
         VALUES (7, 3, 'withdrawn', 5, now(), now())
         """,
     ),
@@ -209,7 +209,7 @@ CORRUPTIONS = {
     "a grade": (STUDENTS, f"UPDATE student_courses SET grade = 'A' WHERE {PAIR.format(2, 3)}"),
     "a waitlist in another order": (
         STUDENTS,
-        "UPDATE student_courses SET place = 1 WHERE status = 'waitlisted' AND student_id = 4",
+        "UPDATE student_courses SET joined_position = 1 WHERE status = 'waitlisted' AND student_id = 4",
     ),
     "when a student joined": (
         STUDENTS,

@@ -72,7 +72,9 @@ async def test_student_enrollment_success(client: Client, connection: Connection
             },
         ],
     }
-    rows = await connection.fetch("SELECT student_id, course_id, status, place FROM student_courses ORDER BY course_id")
+    rows = await connection.fetch(
+        "SELECT student_id, course_id, status, joined_position FROM student_courses ORDER BY course_id"
+    )
     assert [tuple(row) for row in rows] == [(student, maths, "enrolled", 5), (student, choir, "enrolled", 4)]
     assert (await seats(client, maths), await seats(client, choir)) == ((1, 29), (1, None))
 
