@@ -467,7 +467,9 @@ async def test_every_statement_of_a_request_finds_its_rows_by_index(session: Con
 async def test_no_statement_changes_the_session_that_it_runs_in(connection: Connection) -> None:
     async def session() -> list[tuple[object, ...]]:
         rows = await connection.fetch("SELECT name, setting FROM pg_settings WHERE source = 'session' ORDER BY name")
-        held = await connection.fetch("SELECT locktype FROM pg_locks WHERE locktype = 'advisory'")
+        held = await connection.fetch(
+            "SELECT locktype FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
+        )
         temporary = await connection.fetch("SELECT relname FROM pg_class WHERE relpersistence = 't'")
         cursors = await connection.fetch("SELECT name FROM pg_cursors")
         return [tuple(row) for row in (*rows, *held, *temporary, *cursors)]
