@@ -486,7 +486,7 @@ async def test_enrolling_again_after_a_drop_is_a_new_place_on_the_kept_row(
     [again] = await connection.fetch("SELECT * FROM student_courses")
     assert first is not None
     assert dropped is not None
-    assert (first["place"], dropped["place"], again["place"]) == (3, 3, 5)
+    assert (first["joined_position"], dropped["joined_position"], again["joined_position"]) == (3, 3, 5)
     assert first["joined_at"] == dropped["joined_at"] < again["joined_at"]
     assert await seats(client, course) == (1, 0)
 
