@@ -175,16 +175,17 @@ def data_dir() -> Iterator[Path]:
 @pytest.fixture
 def database_url(server: Server, admin: psycopg.Connection[Any]) -> Iterator[str]:
     """A database of this test alone, migrated and empty."""
-    yield from _database(server, admin, server.template)
+    yield from clone(server, admin, server.template)
 
 
 @pytest.fixture
 def empty_database_url(server: Server, admin: psycopg.Connection[Any]) -> Iterator[str]:
     """A database of this test alone, on which no migration ran."""
-    yield from _database(server, admin, "template0")
+    yield from clone(server, admin, "template0")
 
 
-def _database(server: Server, admin: psycopg.Connection[Any], template: str) -> Iterator[str]:
+def clone(server: Server, admin: psycopg.Connection[Any], template: str) -> Iterator[str]:
+    """Yield the URL of a copy of a database, which is dropped afterwards."""
     name = f"{server.run}_{secrets.token_hex(6)}"
     admin.execute(f"CREATE DATABASE {name} TEMPLATE {template} ENCODING 'UTF8' STRATEGY {server.strategy}")
     try:
