@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from importlib.resources import files
 
 from aiohttp import web
@@ -18,7 +18,7 @@ from service.batching import Callers, reader
 from service.database import Database
 from service.errors import DomainError, EnrollmentRefused, FieldError, Unavailable
 from service.fitness import UnfitDatabase
-from service.migrate import DatabaseUnavailable, migrate
+from service.migrate import DatabaseUnavailable, migrate, shipped
 from service.registrar import Registrar
 from service.registrar.rules import RULES, SENTENCES, drop_closed
 from service.settings import Settings
@@ -26,7 +26,8 @@ from service.web import health, openapi, page
 from service.web.body import BODY_MEMBERS, BODY_TIMEOUT
 from service.web.endpoint import ADMISSION, DRAINING, TURNSTILES, endpoints_of, register
 from service.web.health import READINESS
-from service.web.openapi import DOCUMENT, INDEX, PROBLEMS, About, Example, Index, ProblemType
+from service.web.openapi import DOCUMENT, INDEX, PROBLEMS, About, Examples, Index, ProblemType
+from service.web.origins import ORIGINS, Origins
 from service.web.page import PAGE
 from service.web.problems import write_json
 from service.web.server import Limits, Runner
@@ -60,10 +61,8 @@ ABOUT = About(
 )
 
 
-EXAMPLES: Mapping[str, Example] = TypeAdapter(dict[str, Example]).validate_json(
-    (files("service.api") / "examples.json").read_bytes()
-)
-"""By operation. The calls are those of the documents, and a test runs them."""
+EXAMPLES = TypeAdapter(Examples).validate_json((files("service.api") / "examples.json").read_bytes())
+"""The calls are those of the documents. Tests run all of them, and write them with ``--write-docs``."""
 
 
 def create_app(settings: Settings) -> web.Application:
@@ -113,6 +112,7 @@ def set_limits(app: web.Application, settings: Settings, admit: Callable[[], Non
     app[BODY_TIMEOUT] = settings.body_timeout
     app[BODY_MEMBERS] = settings.body_members
     app[DRAINING] = asyncio.Event()
+    app[ORIGINS] = Origins(bound_to=settings.host, hosts=settings.allowed_hosts, origins=settings.cors_origins)
     app[ADMISSION] = admit
     app[TURNSTILES] = (Turnstile(READS_PER_TURN), Turnstile(CHANGES_PER_TURN))
 
@@ -167,6 +167,7 @@ async def bring_up(database: Database, settings: Settings, stop: threading.Event
                     stop=stop,
                 )
             await database.open()
+            await compare_schema(database)
             await database.ping()
         except (DatabaseUnavailable, Unavailable) as error:
             if isinstance(error.__cause__, UnfitDatabase):
@@ -176,6 +177,20 @@ async def bring_up(database: Database, settings: Settings, stop: threading.Event
             pause = min(pause * 2, settings.retry_ceiling)
         else:
             return
+
+
+async def compare_schema(database: Database) -> None:
+    """Compare the migrations of this version with those that the schema has, and warn if it has more.
+
+    Raises:
+        Unavailable: a migration is missing.
+    """
+    ours, applied = shipped(), await database.list_migrations()
+    if missing := [name for name in ours if name not in applied]:
+        others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise Unavailable(f"The database lacks the migration {missing[0]}{others}: run `python -m service migrate`.")
+    if newer := [name for name in applied if name not in ours]:
+        logger.warning("the schema is newer than this version of the service", extra={"migrations": newer})
 
 
 async def sweep(registrar: Registrar, ready: asyncio.Task[None], interval: float) -> None:

@@ -18,10 +18,10 @@ from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
 from pytest_aiohttp import AiohttpClient
 
-from service.__main__ import LOGGING
 from service.api.enrollments import BulkItem
 from service.app import BRING_UP, create_app, make_runner, problem_types
 from service.errors import DomainError, DropRefused, EnrollmentRefused, UnknownCourse
+from service.logs import configuration
 from service.registrar.rules import RULES, SENTENCES, drop_closed
 from service.settings import Settings
 from service.web.access import log_request
@@ -87,11 +87,11 @@ def faults_logged(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
 @contextmanager
 def program_log() -> Iterator[list[dict[str, Any]]]:
     """Log as the program does; the list holds what it has written once the block ends."""
-    loggers = [logging.getLogger(name) for name in (None, *LOGGING["loggers"])]
+    loggers = [logging.getLogger(name) for name in (None, *configuration()["loggers"])]
     before = [(logger, logger.level, logger.handlers[:], logger.propagate) for logger in loggers]
     written: list[dict[str, Any]] = []
     with redirect_stdout(io.StringIO()) as stdout:
-        logging.config.dictConfig(LOGGING)
+        logging.config.dictConfig(configuration())
         try:
             yield written
         finally:
@@ -127,7 +127,7 @@ async def test_a_method_that_a_path_does_not_take_is_a_problem_that_tells_those_
 
 
 async def test_the_server_as_a_whole_is_not_a_path(client: Client) -> None:
-    status, _, body = await exchange(client, b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n")
+    status, _, body = await exchange(client, b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n")
 
     assert status == 404
     assert inside_of(body.decode()) == []
@@ -270,7 +270,7 @@ async def test_a_body_in_gzip_or_deflate_is_read(settings: Settings) -> None:
 def posted(path: bytes, data: bytes, coding: bytes, method: bytes = b"POST") -> bytes:
     """Write a request with a body in a content coding."""
     return (
-        method + b" " + path + b" HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        method + b" " + path + b" HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         b"Content-Encoding: " + coding + b"\r\nContent-Length: %d\r\n\r\n" % len(data) + data
     )
 
@@ -372,7 +372,7 @@ async def test_a_body_that_comes_too_slowly_is_a_problem(settings: Settings, aio
 
     async with raw(client) as (reader, writer):
         writer.write(
-            b"POST /students HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
+            b"POST /students HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
         )
         status, headers, body = await receive(reader)
 
@@ -383,7 +383,10 @@ async def test_a_body_that_comes_too_slowly_is_a_problem(settings: Settings, aio
 async def test_continue_is_the_only_expectation_that_is_met(client: Client, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     body = json.dumps(student_fields()).encode()
-    head = b"POST /students HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n" % len(body)
+    head = (
+        b"POST /students HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
+        % len(body)
+    )
 
     async with raw(client) as (reader, writer):
         writer.write(head + b"Expect: 100-continue\r\n\r\n")
@@ -421,7 +424,7 @@ async def test_a_caller_who_leaves_amid_the_body_is_no_fault(
     caplog.set_level(logging.INFO)
     before = await everything(connection)
     body = json.dumps(student_fields()).encode()
-    head = b"POST /students HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head = b"POST /students HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
     async with served_for_real(settings) as (host, port):
         for framing in (b"Content-Length: %d\r\n\r\n" % (len(body) + 1), b"Transfer-Encoding: chunked\r\n\r\n99\r\n"):
@@ -452,7 +455,7 @@ async def test_a_change_is_finished_though_its_caller_has_left(
         async with busy(settings.database_url):
             _, writer = await asyncio.open_connection(host, port)
             writer.write(
-                b"POST /students HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                b"POST /students HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
                 b"Content-Length: %d\r\n\r\n" % len(body) + body
             )
             await waiting_writer(connection)
@@ -483,8 +486,8 @@ async def talk(host: str, port: int, request: bytes) -> tuple[Answer, bool]:
     return Answer(status, CIMultiDictProxy(CIMultiDict(headers)), json.loads(text)), ended
 
 
-GET = b"GET /students HTTP/1.1\r\nHost: x\r\n"
-POST = b"POST /students HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+GET = b"GET /students HTTP/1.1\r\nHost: localhost\r\n"
+POST = b"POST /students HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
 
 @pytest.mark.parametrize(
@@ -493,7 +496,7 @@ POST = b"POST /students HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\
         (b"nonsense\r\n\r\n", "not_http", "Invalid method encountered: b'nonsense'"),
         (GET + b"bad header\r\n\r\n", "not_http", "b'bad header'"),
         (GET + b"X-Long: " + b"x" * 100_000 + b"\r\n\r\n", "not_http", "more than 8190 bytes"),
-        (b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", "not_http", "more than 8190 bytes"),
+        (b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", "not_http", "more than 8190 bytes"),
         (POST + b"Content-Length: -1\r\n\r\n", "not_http", "b'Content-Length: -1'"),
         (b"GET /students HTTP/1.1\r\n\r\n", "not_http", "Missing 'Host' header"),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "not_http", "HTTPS"),
@@ -531,7 +534,7 @@ async def test_a_target_that_is_no_path_is_a_problem_and_a_line_in_the_log(
 ) -> None:
     caplog.set_level(logging.INFO)
     async with served_for_real(settings) as (host, port):
-        answer, _ = await talk(host, port, target + b" HTTP/1.1\r\nHost: x\r\nX-Request-Id: r-1\r\n\r\n")
+        answer, _ = await talk(host, port, target + b" HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: r-1\r\n\r\n")
 
     assert problem(answer, 404, "no_such_path")["request_id"] == "r-1"
     [line] = [vars(record) for record in requests_logged(caplog)]
@@ -558,7 +561,7 @@ async def test_a_fault_beside_the_endpoints_is_a_problem_and_logged() -> None:
         try:
             await web.TCPSite(runner, "127.0.0.1", 0).start()
             host, port = runner.addresses[0]
-            request = b" HTTP/1.1\r\nHost: x\r\nX-Request-Id: r-1\r\n\r\n"
+            request = b" HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: r-1\r\n\r\n"
             answer, ended = await talk(host, port, b"GET /" + request)
             with pytest.raises(asyncio.IncompleteReadError, match="2 bytes read"):
                 await talk(host, port, b"GET /amid" + request)

@@ -30,6 +30,7 @@ from service.errors import (
 )
 from service.web.access import log_request
 from service.web.body import check_members, read_json
+from service.web.origins import ORIGINS, HostNotAllowed, OriginNotAllowed
 from service.web.paging import Page, WrittenPage
 from service.web.problems import (
     BadJson,
@@ -150,6 +151,7 @@ class Endpoint:
         started = time.perf_counter()
         request_id = request_id_of(request)
         try:
+            request.app[ORIGINS].check(request)
             if (turn := request.app[TURNSTILES][self.writes].enter()) is not None:
                 await turn
             if self.writes and self is not unrouted:
@@ -279,7 +281,9 @@ def endpoint(
             returns = Page[get_args(returns)]  # type: ignore[misc]
         raw = returns is web.Response
         statuses = status if isinstance(status, tuple) else (status,)
-        shaped: tuple[type[DomainError], ...] = (Invalid, UnsupportedContentCoding)
+        shaped: tuple[type[DomainError], ...] = (Invalid, UnsupportedContentCoding, HostNotAllowed)
+        if method != "GET":
+            shaped += (OriginNotAllowed,)
         if body is not None:
             shaped += (BadJson, BodyTooSlow, BodyTooLarge, UnsupportedMediaType)
         # Of the methods, "*" is that of paths that do not exist.
@@ -331,13 +335,17 @@ def register(app: web.Application, endpoints: Iterable[Endpoint]) -> None:
     app.router.add_route("*", "/{tail:.*}", unrouted.__call__, expect_handler=_expect)
 
 
-async def _unrouted(call: Call, tail: str) -> None:
-    """Raise NoSuchPath, or MethodNotAllowed where the path has other methods."""
+async def _unrouted(call: Call, tail: str) -> web.Response:
+    """Answer a CORS preflight. Raise NoSuchPath for others, or MethodNotAllowed where the path has other methods."""
     allowed: set[str] = set()
     for resource in call.request.app.router.resources():
         if resource.canonical != "/{tail}":
             allowed |= (await resource.resolve(call.request))[1]
-    raise MethodNotAllowed(allowed) if allowed else NoSuchPath()
+    if not allowed:
+        raise NoSuchPath
+    if preflight := call[ORIGINS].preflight(call.request, allowed):
+        return preflight
+    raise MethodNotAllowed(allowed)
 
 
 unrouted = endpoint("*", "/{tail}")(_unrouted)

@@ -85,7 +85,10 @@ def page_of(rows: Sequence[Item], limit: int, of: str, key: Callable[[Item], int
 
 def written_page(items: str | None, next_after: int | None, of: str) -> WrittenPage[Any]:
     """Build a page from a JSON array that the database wrote, None for no rows, and the id that the next page follows."""
-    return WrittenPage(items or "[]", None if next_after is None else encode_cursor(of, next_after))
+    # json_agg puts each item on a line of its own; no string of JSON has a line break in it.
+    return WrittenPage(
+        (items or "[]").replace(", \n ", ","), None if next_after is None else encode_cursor(of, next_after)
+    )
 
 
 def encode_cursor(of: str, after: int) -> str:
