@@ -56,7 +56,7 @@ FROM (
     SELECT 4, 'student.created', id, NULL, NULL, NULL, '{{"fields":[],"version":1}}' FROM students
     UNION ALL
     SELECT 5, 'hold.placed', student_id, NULL, NULL, NULL,
-        json_build_object('hold_id', id, 'blocks', json_build_array('drop'), 'starts_at', NULL, 'ends_at', NULL)
+        json_build_object('hold_id', id, 'blocks', json_build_array('drop'), 'from', NULL, 'until', NULL)
     FROM holds
     UNION ALL
     SELECT 6, 'override.granted', student_id, course_id, NULL, NULL,

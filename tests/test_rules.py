@@ -12,7 +12,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from service.api.enrollments import Blocker, Reason, reason_of
+from service.api import enrollments
 from service.api.overrides import OverridableRule
 from service.registrar.application import Application, Group, HeldSeat, Hold, Refusal
 from service.registrar.changes import Origin
@@ -183,12 +183,12 @@ def test_the_api_documents_every_parameter_of_every_rule_and_events_leave_out_th
     # A new rule that these applications never trigger has to be added to them.
     with pytest.raises(StopIteration):
         collect()
-    public = set(get_type_hints(Blocker)) - {"code"}
-    private = set(get_type_hints(Reason)) - set(get_type_hints(Blocker)) - {"detail"}
+    public = set(get_type_hints(enrollments.Blocker)) - {"code"}
+    private = set(get_type_hints(enrollments.Refusal)) - set(get_type_hints(enrollments.Blocker)) - {"detail"}
     for code, refusal in found.items():
         assert refusal.public.keys() <= public, code
         assert refusal.private.keys() <= private, code
-        shown = TypeAdapter(Reason).dump_python(reason_of(refusal))
+        shown = TypeAdapter(enrollments.Refusal).dump_python(enrollments.refusal_of(refusal))
         assert refusal.params.keys() <= shown.keys(), code
     rows = re.findall(r"^\| `(\w+)` \|.*\|([^|]*)\|$", (ROOT / "docs/rules.md").read_text(), re.MULTILINE)
     documented = {code: set(re.findall(r"`(\w+)`", params)) for code, params in rows}

@@ -170,7 +170,7 @@ def _block(ledger: Ledger, row: Enrollment, refusals: tuple[Refusal, ...], origi
         student_id=row.student_id,
         course_id=row.course_id,
         before={"status": "waitlisted"},
-        after={"status": "waitlisted", "reasons": reasons},
+        after={"status": "waitlisted", "blocked_by": reasons},
     )
 
 

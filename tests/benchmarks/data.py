@@ -226,7 +226,7 @@ FROM (
         student_id,
         NULL,
         NULL,
-        json_build_object('hold_id', id, 'blocks', json_build_array('enroll'), 'starts_at', starts_at, 'ends_at', ends_at)
+        json_build_object('hold_id', id, 'blocks', json_build_array('enroll'), 'from', starts_at, 'until', ends_at)
     FROM holds
 ) AS told
 """
