@@ -241,6 +241,8 @@ PROBLEMS: Final[list[tuple[str, str, Any, dict[str, str]]]] = [
     ("POST", "/courses", {**COURSE, "code": "PHYS101", "term_id": 1}, {}),
     ("POST", "/courses", {**COURSE, "term_id": 99}, {}),
     ("PUT", "/courses/1/requirements", {"groups": [{"kind": "pre", "any_of": ["MATH101"]}]}, {}),
+    ("POST", "/students", STUDENT, {"Origin": "https://elsewhere.example"}),
+    ("GET", "/students/1", None, {"Host": "elsewhere.example"}),
     ("GET", "/students/99", None, {}),
     ("GET", "/courses/99", None, {}),
     ("GET", "/terms/99", None, {}),
