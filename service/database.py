@@ -190,15 +190,26 @@ class Database:
             async with _rolled_back_on_error(connection):
                 await lock_feed(connection)
                 yield connection
-            try:
+            async with self.committing(connection):
                 await connection.execute("COMMIT")
-            except (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError) as error:
-                self._note_lost(error)
+
+    @asynccontextmanager
+    async def committing(self, connection: Connection) -> AsyncIterator[None]:
+        """Run the statement that commits: the last one of a transaction, or the only one.
+
+        Raises:
+            OutcomeUnknown: the connection was lost, or the server did not answer in time.
+        """
+        try:
+            yield
+        except (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError) as error:
+            self._note_lost(error)
+            raise OutcomeUnknown from error
+        except asyncpg.PostgresError as error:
+            # A statement that a working server has cancelled did not commit.
+            if _is_closed(connection) or (_sqlstate(error)[:2] in TRANSIENT and _sqlstate(error) not in BUSY):
                 raise OutcomeUnknown from error
-            except asyncpg.PostgresError as error:
-                if _is_closed(connection) or _sqlstate(error)[:2] in TRANSIENT:
-                    raise OutcomeUnknown from error
-                raise
+            raise
 
     def _domain_error(self, error: Exception) -> Exception:
         """Map a driver error to a domain error; return it unchanged if it indicates a bug."""
