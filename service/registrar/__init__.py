@@ -168,7 +168,10 @@ class Registrar:
     @asynccontextmanager
     async def _my_turn(self) -> AsyncIterator[None]:
         try:
-            async with asyncio.timeout(self._write_timeout):
+            if self._turn.locked():
+                async with asyncio.timeout(self._write_timeout):
+                    await self._turn.acquire()
+            else:
                 await self._turn.acquire()
         except TimeoutError as error:
             raise Unavailable("Timed out waiting for the write lock; try again shortly.") from error
@@ -187,7 +190,7 @@ class Registrar:
     async def _transact_once(self, changes: Sequence[Change[object]]) -> list[Outcome]:
         """Make changes in one transaction: optimistically where that is likely to succeed, otherwise under the lock."""
         alone = self._lock_until <= asyncio.get_running_loop().time()
-        if alone and not self._pending and optimistic.is_likely(changes):
+        if alone and not self._pending and optimistic.is_likely(changes, self._catalog):
             with suppress(optimistic.LockNeeded):
                 return await optimistic.transact(self._database, self._catalog, self._promotions, changes)
         return await self._transact_locked(changes)
