@@ -10,17 +10,20 @@ import pytest
 from service import registrar
 from service.check import INVARIANTS
 from service.database import Database
-from service.errors import EnrollmentRefused, OutcomeUnknown
-from service.registrar import Registrar
+from service.errors import EnrollmentRefused, OutcomeUnknown, UnknownCourses
+from service.registrar import Registrar, optimistic
 from service.registrar.changes import Change, Origin
 from service.registrar.courses import COURSE
 from service.registrar.enrollments import Enroll
+from service.registrar.resources import Delete
 from service.registrar.waitlist import Swept
 from service.settings import Settings
 from sql import Connection
+from sql.courses import LOAD_COURSES
 from sql.enrollments import INSERT_ENROLLMENTS
 from sql.feed import LOCK_FEED
 from sql.opening import LOAD_OPENING
+from sql.requirements import LOAD_REQUIREMENTS
 from tests.campus import busy, everything, registrar_of, until
 from tests.test_batches import course, drop, edit, enroll, hold, student
 
@@ -125,6 +128,53 @@ async def test_what_needs_more_than_two_statements_runs_under_the_lock(
             await office.submit_all([change])
             assert LOCK_FEED in sent, change
             assert sent.count(LOCK_FEED) == sent.count("COMMIT") == 1
+
+
+async def test_a_course_that_the_process_does_not_know_is_loaded_without_the_lock_unless_nothing_is_written(
+    offices: list[Registrar], settings: Settings
+) -> None:
+    async with counted(settings) as (office, sent):
+        # The first look at the feed takes the lock.
+        await office.submit_all([enroll(9, OTHER)])
+        sent.clear()
+        [seated] = await office.submit_all([enroll(1, LARGE)])
+        assert not isinstance(seated, Exception)
+        assert sent == [LOAD_OPENING, LOAD_COURSES, LOAD_REQUIREMENTS, INSERT_ENROLLMENTS]
+        sent.clear()
+        [refused] = await office.submit_all([Enroll(origin=Origin("r"), student_id=1, course_ids=(FULL,))])
+        assert isinstance(refused, EnrollmentRefused)
+        assert LOCK_FEED in sent
+
+
+@pytest.mark.parametrize(
+    "change", [edit(COURSE, OTHER, capacity=0), Delete(origin=Origin("r"), resource=COURSE, id=OTHER)]
+)
+async def test_a_course_that_changes_between_the_loading_of_its_seats_and_of_itself_is_judged_as_it_is(
+    offices: list[Registrar], settings: Settings, connection: Connection, change: Change[Any]
+) -> None:
+    async with counted(settings) as (office, _):
+        await office.submit_all([enroll(9, LARGE)])
+        fetch = optimistic.OneLook.fetch
+
+        async def overtaken(guard: optimistic.OneLook, query: str, *args: object) -> Any:
+            rows = await fetch(guard, query, *args)
+            if query == LOAD_OPENING:
+                [made] = await offices[0].submit_all([change])
+                assert not isinstance(made, Exception)
+            return rows
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(optimistic.OneLook, "fetch", overtaken)
+            seated, refused = await office.submit_all(
+                [
+                    Enroll(origin=Origin("r"), student_id=1, course_ids=(LARGE,)),
+                    Enroll(origin=Origin("r"), student_id=2, course_ids=(OTHER,)),
+                ]
+            )
+    assert not isinstance(seated, Exception)
+    assert isinstance(refused, EnrollmentRefused | UnknownCourses)
+    assert await statuses(connection) == [(1, LARGE, "enrolled"), (9, LARGE, "enrolled")]
+    await assert_whole(connection)
 
 
 async def test_of_two_processes_that_give_the_last_seat_at_once_one_starts_over_and_refuses(

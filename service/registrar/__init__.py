@@ -190,7 +190,7 @@ class Registrar:
     async def _transact_once(self, changes: Sequence[Change[object]]) -> list[Outcome]:
         """Make changes in one transaction: optimistically where that is likely to succeed, otherwise under the lock."""
         alone = self._lock_until <= asyncio.get_running_loop().time()
-        if alone and not self._pending and optimistic.is_likely(changes, self._catalog):
+        if alone and not self._pending and optimistic.is_likely(changes):
             with suppress(optimistic.LockNeeded):
                 return await optimistic.transact(self._database, self._catalog, self._promotions, changes)
         return await self._transact_locked(changes)
