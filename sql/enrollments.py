@@ -179,7 +179,12 @@ async def load_courses_in_use(connection: Connection, course_ids: list[int]) -> 
 
 
 INSERT_ENROLLMENTS: Final = """
-WITH entered AS (
+WITH turn AS MATERIALIZED (
+    SELECT
+    FROM feed
+    FOR UPDATE
+),
+entered AS (
     INSERT INTO student_courses (
         student_id, course_id, status, joined_position, passed, grade, override_id, swap_drops, blocked_reasons, recheck_at,
         joined_at, updated_at
@@ -188,13 +193,15 @@ WITH entered AS (
         unnest($1::bigint[]), unnest($2::bigint[]), unnest($3::text[]), unnest($4::bigint[]), unnest($5::boolean[]),
         unnest($6::text[]), unnest($7::bigint[]), unnest($8::json[]), unnest($9::json[]), unnest($10::timestamptz[]),
         $11::timestamptz, $11
+    FROM turn
 ),
 counted AS (
     UPDATE courses
     SET
         seats_taken = counters.seats_taken,
         waitlisted = counters.waitlisted
-    FROM unnest($12::bigint[], $13::bigint[], $14::bigint[]) AS counters (course_id, seats_taken, waitlisted)
+    FROM turn
+    CROSS JOIN unnest($12::bigint[], $13::bigint[], $14::bigint[]) AS counters (course_id, seats_taken, waitlisted)
     WHERE courses.id = counters.course_id
 )
 INSERT INTO events (
@@ -203,6 +210,7 @@ INSERT INTO events (
 SELECT
     unnest($15::bigint[]), unnest($16::text[]), unnest($17::text[]), unnest($18::text[]), unnest($19::text[]),
     unnest($20::bigint[]), unnest($21::bigint[]), unnest($22::bigint[]), unnest($23::json[]), unnest($24::json[]), $11
+FROM turn
 """
 
 

@@ -249,9 +249,9 @@ class Counted(Database):
     on_query: Callable[[str], object] = staticmethod(lambda query: None)
 
     @asynccontextmanager
-    async def reading(self) -> AsyncIterator[Connection]:
+    async def reading(self, *, keep: bool = False) -> AsyncIterator[Connection]:
         self.asked += 1
-        async with super().reading() as connection:
+        async with super().reading(keep=keep) as connection:
             with connection.query_logger(self._note):
                 yield connection
 

@@ -339,7 +339,7 @@ async def test_a_bulk_request_has_an_outcome_an_item_and_its_statements_do_not_g
         counts.append(len(sent))
     await database.close()
     print("statements for 1 and for 179 items:", counts[1:])
-    assert counts[2] == counts[1], sent
+    assert counts[2] <= counts[1], sent
     assert (await read(client, f"/courses/{course}"))["seats_taken"] == 200
 
 
