@@ -10,7 +10,7 @@ import pytest
 from service import registrar
 from service.check import INVARIANTS
 from service.database import Database
-from service.errors import EnrollmentRefused, OutcomeUnknown, UnknownCourses
+from service.errors import EnrollmentRefused, OutcomeUnknown, UnknownCourse
 from service.registrar import Registrar, optimistic
 from service.registrar.changes import Change, Origin
 from service.registrar.courses import COURSE
@@ -172,7 +172,7 @@ async def test_a_course_that_changes_between_the_loading_of_its_seats_and_of_its
                 ]
             )
     assert not isinstance(seated, Exception)
-    assert isinstance(refused, EnrollmentRefused | UnknownCourses)
+    assert isinstance(refused, EnrollmentRefused | UnknownCourse)
     assert await statuses(connection) == [(1, LARGE, "enrolled"), (9, LARGE, "enrolled")]
     await assert_whole(connection)
 
