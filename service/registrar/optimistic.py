@@ -9,7 +9,7 @@ lock, for these reasons:
   the batch runs again under the lock.
 - Definitions that the catalog does not know are loaded later, but what proves that nobody has committed a change since the
   first statement proves it for them too. A batch that writes nothing has no such proof, and runs again under the lock.
-- Waitlist marks (``recheck_at``, ``skipped``) are the only columns that change without an event. The loading statement
+- Waitlist marks (``recheck_at``, ``blocked_reasons``) are the only columns that change without an event. The loading statement
   does not read them, and the saving statement only inserts rows, which have no marks yet.
 - The saving statement takes the lock before it writes. A transaction that holds the lock may therefore still rely on a
   database that stands still, and positions follow the order of commits.
