@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from importlib.resources import files
 
 from aiohttp import web
@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from service import __version__
 from service.api import courses, enrollments, events, holds, overrides, students, terms
 from service.api.events import POLLER, Poller
+from service.api.fields import FIELD_CODES
 from service.api.keys import COURSES, COURSES_OF_STUDENTS, DATABASE, REGISTRAR, STUDENTS, STUDENTS_OF_COURSES
 from service.batching import Callers, reader
 from service.database import Database
@@ -25,7 +26,7 @@ from service.web import health, openapi, page
 from service.web.body import BODY_MEMBERS, BODY_TIMEOUT
 from service.web.endpoint import ADMISSION, DRAINING, TURNSTILES, endpoints_of, register
 from service.web.health import READINESS
-from service.web.openapi import DOCUMENT, INDEX, PROBLEMS, About, Example, Index, ProblemType
+from service.web.openapi import DOCUMENT, INDEX, PROBLEMS, About, Examples, Index, ProblemType
 from service.web.origins import ORIGINS, Origins
 from service.web.page import PAGE
 from service.web.problems import write_json
@@ -60,10 +61,8 @@ ABOUT = About(
 )
 
 
-EXAMPLES: Mapping[str, Example] = TypeAdapter(dict[str, Example]).validate_json(
-    (files("service.api") / "examples.json").read_bytes()
-)
-"""By operation. The calls are those of the documents, and a test runs them."""
+EXAMPLES = TypeAdapter(Examples).validate_json((files("service.api") / "examples.json").read_bytes())
+"""The calls are those of the documents. Tests run all of them, and write them with ``--write-docs``."""
 
 
 def create_app(settings: Settings) -> web.Application:
@@ -213,7 +212,7 @@ async def sweep(registrar: Registrar, ready: asyncio.Task[None], interval: float
 def codes() -> dict[str, list[str]]:
     """Return the values of the components of the API document that list codes."""
     fields = [error.code for error in _errors(FieldError)]
-    return {"ProblemCode": sorted(problem_types()), "DetailCode": sorted({*fields, *SENTENCES})}
+    return {"ProblemCode": sorted(problem_types()), "DetailCode": sorted({*fields, *SENTENCES, *FIELD_CODES})}
 
 
 def problem_types() -> dict[str, ProblemType]:

@@ -6,13 +6,12 @@ from itertools import pairwise
 from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, model_validator, with_config
-from pydantic_core import PydanticCustomError
-from typing_extensions import TypedDict
 
 from service.api.answers import CreatedAt, Id, TermId, UpdatedAt, Version
 from service.api.fields import (
     Capacity,
     Clock,
+    Count,
     CourseCode,
     Credits,
     ExternalId,
@@ -25,6 +24,7 @@ from service.api.fields import (
     WaitlistCapacity,
 )
 from service.api.keys import COURSES, DATABASE, REGISTRAR, origin_of
+from service.api.read_only import READ_ONLY, ReadOnly, ReadOnlyFields, expecting, sent_back, split
 from service.errors import (
     CodeTaken,
     CourseNotFound,
@@ -37,7 +37,7 @@ from service.errors import (
 )
 from service.registrar import courses as registrar
 from service.registrar.application import Group
-from service.registrar.courses import COURSE, Cancel, SetRequirements
+from service.registrar.courses import COURSE, Cancel, SetRequirements, requirements_tag
 from service.registrar.load import groups_of
 from service.registrar.resources import Create, Delete, Edit, Replace
 from service.registrar.rules import DAYS
@@ -45,6 +45,7 @@ from service.web.endpoint import Call, ETags, Reply, endpoint
 from service.web.paging import Paging, WrittenPage, decode_cursor, written_page
 from service.web.problems import invalid
 from service.web.schema import named
+from service.web.validation import wrong
 from sql import Connection
 from sql import courses as sql
 from sql.courses import CourseStatus, get_course
@@ -69,7 +70,7 @@ class Meeting(Input):
     def check_order(self) -> Self:
         """Refuse a meeting that ends before it has begun."""
         if self.start >= self.end:
-            raise PydanticCustomError("inverted_meeting", "start should be before end")
+            raise wrong("inverted_meeting", "start must be before end.")
         return self
 
 
@@ -78,7 +79,7 @@ def _apart(meetings: Sequence[Meeting]) -> tuple[Meeting, ...]:
     ordered = sorted(meetings, key=lambda meeting: (DAYS.index(meeting.day), meeting.start))
     for one, other in pairwise(ordered):
         if one.day == other.day and other.start < one.end:
-            raise PydanticCustomError("overlapping_meetings", "meetings of one course should not overlap")
+            raise wrong("overlapping_meetings", "{field} must not overlap.")
     return tuple(ordered)
 
 
@@ -114,8 +115,26 @@ class NewCourse(CourseFields):
     external_id: ExternalId | None = None
 
 
+class CourseReadOnly(ReadOnly, total=False):
+    """The members of a course that only the service writes."""
+
+    status: Annotated[NamedCourseStatus, READ_ONLY]
+    seats_taken: Annotated[Count, READ_ONLY]
+    seats_free: Annotated[Count | None, READ_ONLY]
+    waitlisted: Annotated[Count, READ_ONLY]
+
+
+class CourseReplacement(CourseFields, ReadOnlyFields):
+    """A course to create or to replace; what is left out gets its default."""
+
+    status: Annotated[NamedCourseStatus, READ_ONLY] = "open"
+    seats_taken: Annotated[Count | None, READ_ONLY] = None
+    seats_free: Annotated[Count | None, READ_ONLY] = None
+    waitlisted: Annotated[Count | None, READ_ONLY] = None
+
+
 @with_config(ConfigDict(extra="forbid", strict=True))
-class CourseChanges(TypedDict, total=False):
+class CourseChanges(CourseReadOnly, total=False):
     """A JSON merge patch (RFC 7396): what is absent stays as it is, null removes."""
 
     external_id: ExternalId | None
@@ -174,14 +193,6 @@ def _fields(body: CourseFields, external_id: str | None) -> registrar.CourseFiel
     }
 
 
-def _values(changes: CourseChanges) -> dict[str, object]:
-    """Return the stored form of an edit."""
-    values: dict[str, object] = {**changes}
-    if "meetings" in changes:
-        values["meetings"] = MEETINGS.dump_json(list(changes["meetings"])).decode()
-    return values
-
-
 def course_of(row: sql.Course) -> Course:
     """Show a row as callers see it."""
     return Course(
@@ -223,7 +234,9 @@ async def search_courses(call: Call, query: CourseQuery) -> WrittenPage[Course]:
     """
     filters = [name for name in ("code", "term_id", "external_id") if getattr(query, name) is not None]
     if len(filters) > 1:
-        raise invalid([Detail("too_many_filters", "Take one filter a call.", parameter=filters[-1])])
+        raise invalid(
+            [Detail("too_many_filters", "Send at most one of code, term_id and external_id.", parameter=filters[-1])]
+        )
     of = f"courses {filters[0]} {getattr(query, filters[0])}" if filters else "courses"
     after = decode_cursor(query.cursor, of)
     async with call[DATABASE].reading() as connection:
@@ -265,13 +278,17 @@ async def edit_course(call: Call, course_id: IdInPath, body: CourseChanges, if_m
 
     A capacity below the seats taken is allowed: nobody is removed, and no seat is free until the number falls.
     """
+    values, sent = split(body, CourseReadOnly.__annotations__)
+    if "meetings" in body:
+        values["meetings"] = MEETINGS.dump_json(list(body["meetings"])).decode()
     row = await call[REGISTRAR].submit(
         Edit(
             origin=origin_of(call),
             resource=COURSE,
             id=course_id,
-            values=_values(body),
+            values=values,
             if_match=if_match,
+            check=expecting(sent, course_of),
         )
     )
     return course_of(row)
@@ -284,7 +301,7 @@ async def edit_course(call: Call, course_id: IdInPath, body: CourseChanges, if_m
     problems=[CodeTaken, UnknownTerm, OwnRequirement, PreconditionFailed],
 )
 async def put_course(
-    call: Call, external_id: ExternalId, body: CourseFields, if_match: ETags, if_none_match: ETags
+    call: Call, external_id: ExternalId, body: CourseReplacement, if_match: ETags, if_none_match: ETags
 ) -> Reply[Course]:
     """Create or replace the course with an external id.
 
@@ -298,6 +315,7 @@ async def put_course(
             fields=_fields(body, external_id),
             if_match=if_match,
             if_none_match=if_none_match,
+            check=expecting(sent_back(body, CourseFields, external_id), course_of),
         )
     )
     headers = {"Location": f"/courses/{replaced.row.id}"} if replaced.created else {}
@@ -334,8 +352,8 @@ class RequirementGroup(Input):
         ),
     ]
     any_of: Annotated[
-        tuple[CourseCode, ...],
-        Field(min_length=1, max_length=50, strict=False, description="A code need not be one of a course here."),
+        list[CourseCode],
+        Field(min_length=1, max_length=50, description="A code need not be one of a course here."),
     ]
 
 
@@ -347,19 +365,32 @@ class Requirements(Input):
     ]
 
 
-@endpoint("PUT", "/courses/{course_id}/requirements", problems=[CourseNotFound, OwnRequirement])
-async def set_requirements(call: Call, course_id: IdInPath, body: Requirements) -> Requirements:
+@endpoint(
+    "PUT",
+    "/courses/{course_id}/requirements",
+    problems=[CourseNotFound, OwnRequirement, PreconditionFailed],
+    etag=True,
+)
+async def set_requirements(
+    call: Call, course_id: IdInPath, body: Requirements, if_match: ETags, if_none_match: ETags
+) -> Reply[Requirements]:
     """Set all requirements of a course; an empty list of groups removes them.
 
     Students who are enrolled already stay; waitlisted students are judged by the new requirements.
     """
     groups = tuple(Group(group.kind, tuple(sorted(set(group.any_of)))) for group in body.groups)
-    change = SetRequirements(origin=origin_of(call), course_id=course_id, groups=groups)
+    change = SetRequirements(
+        origin=origin_of(call),
+        course_id=course_id,
+        groups=groups,
+        if_match=if_match,
+        if_none_match=if_none_match,
+    )
     return _requirements(await call[REGISTRAR].submit(change))
 
 
-@endpoint("GET", "/courses/{course_id}/requirements", problems=[CourseNotFound])
-async def read_requirements(call: Call, course_id: IdInPath) -> Requirements:
+@endpoint("GET", "/courses/{course_id}/requirements", problems=[CourseNotFound], etag=True)
+async def read_requirements(call: Call, course_id: IdInPath) -> Reply[Requirements]:
     """Read the requirements of a course.
 
     A course without requirements has an empty list of groups.
@@ -370,5 +401,6 @@ async def read_requirements(call: Call, course_id: IdInPath) -> Requirements:
         return _requirements(groups_of(await load_requirements(connection, [course_id])))
 
 
-def _requirements(groups: tuple[Group, ...]) -> Requirements:
-    return Requirements(groups=tuple(RequirementGroup(kind=group.kind, any_of=group.codes) for group in groups))
+def _requirements(groups: tuple[Group, ...]) -> Reply[Requirements]:
+    shown = tuple(RequirementGroup(kind=group.kind, any_of=list(group.codes)) for group in groups)
+    return Reply(Requirements(groups=shown), 200, {"ETag": f'"{requirements_tag(groups)}"'})

@@ -8,7 +8,6 @@ from functools import lru_cache
 from typing import Annotated, Literal, NotRequired, Self, TypeAlias, cast
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter, WithJsonSchema, model_validator, with_config
-from pydantic_core import PydanticCustomError
 from typing_extensions import TypeAliasType, TypedDict
 
 from service.api.answers import CourseId, Id, StudentId, TermId
@@ -33,6 +32,7 @@ from service.web.endpoint import Call, Reply, Written, endpoint
 from service.web.paging import Paging, WrittenPage, decode_cursor, written_page
 from service.web.problems import InternalError, Problem, problem_of
 from service.web.schema import named
+from service.web.validation import wrong
 from sql import Connection, JsonPage
 from sql import enrollments as sql
 from sql.courses import Course, get_course, load_courses
@@ -80,9 +80,9 @@ class SwapRequest(Input):
     def check_courses(self) -> Self:
         """Refuse what can't be meant."""
         if set(self.drop) & set(self.add):
-            raise PydanticCustomError("swap_with_itself", "a course should stand in drop or in add, not in both")
+            raise wrong("swap_with_itself", "drop and add must not contain the same course.")
         if self.on_full == "waitlist" and len(set(self.add)) > 1:
-            raise PydanticCustomError("too_many_adds", "on_full waitlist takes exactly one course to add")
+            raise wrong("too_many_adds", "add must contain exactly one id if on_full is waitlist.")
         return self
 
 
@@ -551,7 +551,7 @@ class BulkRequest(Input):
     def check_size(self) -> Self:
         """Refuse more pairs than one transaction takes."""
         if sum(len(set(item.course_ids)) for item in self.items) > BULK_PAIRS:
-            raise PydanticCustomError("too_many_pairs", "items should ask for at most 2000 courses in all")
+            raise wrong("too_many_pairs", f"items must contain at most {BULK_PAIRS:,} course ids in all.")
         return self
 
 

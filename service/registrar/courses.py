@@ -1,11 +1,20 @@
 """Courses: the resource type, cancelling one, and setting its requirements."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from hashlib import blake2b
 from typing import Any, Final, TypedDict
 
-from service.errors import CodeTaken, CourseNotFound, ExternalIdTaken, OwnRequirement, UnknownTerm
+from service.errors import (
+    CodeTaken,
+    CourseNotFound,
+    ExternalIdTaken,
+    OwnRequirement,
+    PreconditionFailed,
+    UnknownTerm,
+)
 from service.registrar.application import Group
 from service.registrar.changes import Change, Origin
 from service.registrar.ledger import Ledger
@@ -132,10 +141,15 @@ class Cancel(Change[Course]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetRequirements(Change[tuple[Group, ...]]):
-    """Set all requirements of a course; raises ``OwnRequirement`` where one names the course itself."""
+    """Set all requirements of a course; raises ``OwnRequirement`` where one names the course itself.
+
+    ``if_match`` holds the tags that the requirements must have, ``if_none_match`` those they must not have, ``*`` any.
+    """
 
     course_id: int
     groups: tuple[Group, ...]
+    if_match: frozenset[str] | None = None
+    if_none_match: frozenset[str] | None = None
 
     def add_needs(self, needs: Needs) -> None:
         """Add the course."""
@@ -144,10 +158,18 @@ class SetRequirements(Change[tuple[Group, ...]]):
     def decide(self, ledger: Ledger) -> tuple[Group, ...]:
         """Return the requirements."""
         course = find_course(ledger, self.course_id)
+        before = ledger.groups(course.id)
+        current = {"*", requirements_tag(before)}
+        if self.if_match is not None and not self.if_match & current:
+            sentence = f"The requirements of course {course.id} have another ETag than If-Match names: read them again."
+            raise PreconditionFailed.of_if_match(sentence, self.if_match)
+        if self.if_none_match is not None and self.if_none_match & current:
+            raise PreconditionFailed(
+                f"The requirements of course {course.id} have an ETag that If-None-Match excludes."
+            )
         for number, group in enumerate(self.groups):
             if course.code in group.codes:
                 raise OwnRequirement(course.code, f"#/groups/{number}/any_of/{group.codes.index(course.code)}")
-        before = ledger.groups(course.id)
         if before == self.groups:
             return before
         ledger.requirements.put(course.id, self.groups)
@@ -160,6 +182,11 @@ class SetRequirements(Change[tuple[Group, ...]]):
         )
         ledger.relax(Relaxed(self.origin, courses={course.id}))
         return self.groups
+
+
+def requirements_tag(groups: tuple[Group, ...]) -> str:
+    """Return what identifies these requirements: a digest, since they have no version of their own."""
+    return blake2b(json.dumps(_state(groups)).encode(), digest_size=8).hexdigest()
 
 
 def _state(groups: tuple[Group, ...]) -> list[dict[str, object]]:
