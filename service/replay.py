@@ -458,7 +458,7 @@ def _moved(event: Recorded, state: dict[str, object] | None) -> dict[str, object
         return {**(state or {}), "swap_drops": after.get("swap_drops", [])}
     moved = {**(state or {}), "passed": None, "grade": None, "swap_drops": [], **after}
     if state is None or event.type in JOINS:
-        moved["place"], moved["joined_at"] = event.position, event.occurred_at
+        moved["joined_position"], moved["joined_at"] = event.position, event.occurred_at
         moved["override_id"] = after.get("override_id")
     return moved
 
@@ -466,7 +466,7 @@ def _moved(event: Recorded, state: dict[str, object] | None) -> dict[str, object
 def _enrollment_state(row: EnrollmentState) -> State:
     return {
         "status": row.status,
-        "place": row.place,
+        "joined_position": row.joined_position,
         "joined_at": row.joined_at,
         "passed": row.passed,
         "grade": row.grade,

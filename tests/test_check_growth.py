@@ -68,7 +68,7 @@ FROM (
     FROM students
     CROSS JOIN generate_series(1, {seats}) AS seat
 ) AS told;
-INSERT INTO student_courses (student_id, course_id, status, place, joined_at, updated_at)
+INSERT INTO student_courses (student_id, course_id, status, joined_position, joined_at, updated_at)
 SELECT student_id, course_id, 'enrolled', position, occurred_at, occurred_at
 FROM events
 WHERE type = 'enrollment.enrolled';

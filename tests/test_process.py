@@ -573,7 +573,7 @@ async def test_the_demo_fills_an_empty_database_once_and_is_whole(empty_database
 SEATED = """
 INSERT INTO students (id, given_name, family_name, email) VALUES (1, 'A', 'B', 'a@b'), (2, 'C', 'D', 'c@d');
 INSERT INTO courses (id, code, title, capacity, seats_taken) VALUES (1, 'C', 'T', 2, 2);
-INSERT INTO student_courses (student_id, course_id, status, place, joined_at, updated_at)
+INSERT INTO student_courses (student_id, course_id, status, joined_position, joined_at, updated_at)
 VALUES (1, 1, 'enrolled', 4, now(), now()), (2, 1, 'enrolled', 5, now(), now());
 INSERT INTO events (position, type, occurred_at, request_id, student_id, course_id, after)
 VALUES

@@ -88,7 +88,7 @@ def move(
             passed=passed,
             grade=grade,
             swap_drops=drops,
-            skipped=None,
+            blocked_reasons=None,
             recheck_at=None,
         )
     else:
