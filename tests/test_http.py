@@ -706,7 +706,10 @@ async def test_an_actor_is_a_line_of_text_in_any_script(client: Client, connecti
         answer = await call(client, "POST", "/students", student_fields(), headers={"X-Actor": actor})
         assert places(answer) == [("invalid_actor", "X-Actor")], actor
     body = json.dumps(student_fields()).encode()
-    head = b"POST /students HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n" % len(body)
+    head = (
+        b"POST /students HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
+        % len(body)
+    )
     status, _, text = await exchange(client, head + b"X-Actor: D\xe9kanat\r\n\r\n" + body)
     assert (status, json.loads(text)["errors"][0]["code"]) == (422, "invalid_actor"), "Latin-1 is not UTF-8"
 
