@@ -248,7 +248,7 @@ async def find_clashes(connection: Connection) -> AsyncIterator[Clash]:
             course_ids = [seat.course_id, other_seat.course_id]
             if lifted.isdisjoint(course_ids):
                 term_ids = [term.id for term in (offering.term, other.term) if term is not None]
-                since = max(seat.place, other_seat.place)
+                since = max(seat.joined_position, other_seat.joined_position)
                 edited = await sql.find_edit_of_times(connection, course_ids, term_ids, since)
                 yield Clash(student_id, seat.course_id, other_seat.course_id, edited)
 
@@ -299,7 +299,7 @@ async def find_overloads(connection: Connection) -> AsyncIterator[Overload]:
                 continue
             course_ids = [seat.course_id for seat in own]
             if set(course_ids).isdisjoint(await sql.find_lifted(connection, student_id, "credit_limit")):
-                since = max(seat.place for seat in own)
+                since = max(seat.joined_position for seat in own)
                 edited = await sql.find_edit_of_credits(connection, course_ids, term_id, student_id, since)
                 yield Overload(student_id, term_id, held, allowed[term_id], edited)
 

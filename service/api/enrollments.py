@@ -24,7 +24,8 @@ from service.errors import (
     StudentNotFound,
     UnknownCourse,
 )
-from service.registrar.application import OnFull, Refusal
+from service.registrar import application
+from service.registrar.application import OnFull
 from service.registrar.changes import Moved, Result
 from service.registrar.enrollments import Complete, Drop, Enroll, Mode, Swap
 from service.registrar.rules import SENTENCES, sentence
@@ -184,7 +185,7 @@ class Blocker(TypedDict):
     waitlist_capacity: NotRequired[Annotated[int, Field(description="The places of the waitlist.")]]
 
 
-class Reason(Blocker):
+class Refusal(Blocker):
     """One reason of a refusal: the code of a rule, its parameters and a sentence."""
 
     reason: NotRequired[Annotated[str, Field(description="The reason of the hold.")]]
@@ -198,7 +199,7 @@ class Refused:
 
     course_id: CourseId
     outcome: Annotated[Literal["refused"], Field(description="Which kind of result it is.")] = "refused"
-    errors: Annotated[list[Reason], Field(description="Every reason.")]
+    errors: Annotated[list[Refusal], Field(description="Every reason.")]
 
 
 AnyResult: TypeAlias = Enrolled | Waitlisted | Unchanged | Left | Refused
@@ -489,7 +490,7 @@ def _result(result: Result) -> str:
     """Write what became of one course."""
     course = result.course
     if course is None or result.outcome == "refused":
-        return _json(Refused(course_id=result.course_id, errors=[reason_of(refusal) for refusal in result.refusals]))
+        return _json(Refused(course_id=result.course_id, errors=[refusal_of(refusal) for refusal in result.refusals]))
     if result.outcome == "waitlisted":
         assert result.position is not None
         return _json(Waitlisted(course_id=course.id, position=result.position, course=_info(course)))
@@ -521,9 +522,9 @@ def _json(result: AnyResult) -> str:
 RESULT: TypeAdapter[AnyResult] = TypeAdapter(EnrollmentResult)
 
 
-def reason_of(refusal: Refusal) -> Reason:
+def refusal_of(refusal: application.Refusal) -> Refusal:
     """Return a refusal as the API shows it."""
-    return cast(Reason, {"code": refusal.code, **refusal.params, "detail": sentence(refusal)})
+    return cast(Refusal, {"code": refusal.code, **refusal.params, "detail": sentence(refusal)})
 
 
 def _info(course: Course) -> CourseInfo:
