@@ -14,9 +14,9 @@ SEATED = {"enrolled", "completed"}
 
 @dataclass
 class Term:
-    """A term whose deadlines are either far ahead or long past; in the first half of the year, the second, or both."""
+    """A term whose deadlines are either far ahead or long past, in one or more parts of the year."""
 
-    halves: frozenset[int] = frozenset({1, 2})
+    halves: frozenset[int] = frozenset({1, 2, 3})
     limit: float | None = None
     enroll_closed: bool = False
     drop_late: bool = False

@@ -382,15 +382,14 @@ class Campus:
         return lines, states
 
 
-HALVES = [frozenset({1}), frozenset({2}), frozenset({1, 2})]
+HALVES = [frozenset({1}), frozenset({1, 2}), frozenset({2, 3}), frozenset({3}), frozenset({1, 2, 3})]
+PARTS = {1: ("2036-01-01", "2036-06-30"), 2: ("2036-07-01", "2036-07-01"), 3: ("2036-07-02", "2036-12-31")}
+"""The year in three parts, of which the middle one is a single day: both halves of the year may have it."""
 
 
 def dates(halves: frozenset[int]) -> dict[str, str]:
-    """Say when a term is; one half begins on the day that the other one ends."""
-    return {
-        "starts_on": "2036-01-01" if 1 in halves else "2036-07-01",
-        "ends_on": "2036-12-31" if 2 in halves else "2036-07-01",
-    }
+    """Return the first and the last day of a term."""
+    return {"starts_on": PARTS[min(halves)][0], "ends_on": PARTS[max(halves)][1]}
 
 
 def shown(meetings: list[tuple[str, int, int]]) -> list[dict[str, str]]:

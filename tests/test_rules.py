@@ -226,6 +226,11 @@ def test_terms_overlap_both_ways_and_with_themselves(one: Term, other: Term) -> 
     assert terms_overlap(one, other) == terms_overlap(other, one)
     assert terms_overlap(one, one)
     assert terms_overlap(one, None)
+    shared = {one.starts_on + timedelta(days) for days in range((one.ends_on - one.starts_on).days + 1)} & {
+        other.starts_on + timedelta(days) for days in range((other.ends_on - other.starts_on).days + 1)
+    }
+    if one.id != other.id and one.starts_on <= one.ends_on and other.starts_on <= other.ends_on:
+        assert terms_overlap(one, other) == bool(shared)
 
 
 @given(terms, st.sampled_from(["enrolled", "waitlisted"]))

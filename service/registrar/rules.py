@@ -236,7 +236,7 @@ def terms_overlap(one: Term | None, other: Term | None) -> bool:
     """Return whether two terms have a day in common; no term overlaps with every term."""
     if one is None or other is None or one.id == other.id:
         return True
-    return one.starts_on < other.ends_on and other.starts_on < one.ends_on
+    return one.starts_on <= other.ends_on and other.starts_on <= one.ends_on
 
 
 def credits_in(term: Term, seats: Iterable[HeldSeat]) -> float:
