@@ -81,7 +81,10 @@ FROM (
             meetings,
             status,
             seats_taken,
-            CASE WHEN capacity IS NOT NULL THEN greatest(0, capacity - seats_taken) END AS seats_free,
+            CASE
+                WHEN status = 'cancelled' THEN 0
+                WHEN capacity IS NOT NULL THEN greatest(0, capacity - seats_taken)
+            END AS seats_free,
             waitlisted,
             version,
             to_char(created_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS created_at,
@@ -126,7 +129,10 @@ FROM (
             meetings,
             status,
             seats_taken,
-            CASE WHEN capacity IS NOT NULL THEN greatest(0, capacity - seats_taken) END AS seats_free,
+            CASE
+                WHEN status = 'cancelled' THEN 0
+                WHEN capacity IS NOT NULL THEN greatest(0, capacity - seats_taken)
+            END AS seats_free,
             waitlisted,
             version,
             to_char(created_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS created_at,
@@ -163,7 +169,10 @@ FROM (
             meetings,
             status,
             seats_taken,
-            CASE WHEN capacity IS NOT NULL THEN greatest(0, capacity - seats_taken) END AS seats_free,
+            CASE
+                WHEN status = 'cancelled' THEN 0
+                WHEN capacity IS NOT NULL THEN greatest(0, capacity - seats_taken)
+            END AS seats_free,
             waitlisted,
             version,
             to_char(created_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS created_at,
@@ -282,7 +291,10 @@ FROM (
             meetings,
             status,
             seats_taken,
-            CASE WHEN capacity IS NOT NULL THEN greatest(0, capacity - seats_taken) END AS seats_free,
+            CASE
+                WHEN status = 'cancelled' THEN 0
+                WHEN capacity IS NOT NULL THEN greatest(0, capacity - seats_taken)
+            END AS seats_free,
             waitlisted,
             version,
             to_char(created_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS created_at,

@@ -351,3 +351,19 @@ async def test_every_change_is_told_with_the_state_before_and_after(client: Clie
     assert (told[0]["actor"], told[0]["request_id"]) == ("timetable office", created.headers["X-Request-Id"])
     assert (told[1]["actor"], told[1]["request_id"]) == (None, "r-2")
     assert told[1]["occurred_at"].isoformat().startswith(patched.body["updated_at"].removesuffix("Z"))
+
+
+@pytest.mark.parametrize("capacity", [3, None])
+async def test_a_cancelled_course_has_no_free_seat_wherever_it_is_shown(client: Client, capacity: int | None) -> None:
+    term = {"code": "2036F", "name": "Fall", "starts_on": "2036-09-01", "ends_on": "2036-12-18"}
+    term_id = (await create(client, "/terms", term))["id"]
+    fields = course_fields(code="GONE", external_id="gone", capacity=capacity, term_id=term_id)
+    id = (await create(client, "/courses", fields))["id"]
+
+    cancelled = await call(client, "POST", f"/courses/{id}/cancel")
+
+    assert cancelled.body["seats_free"] == 0
+    assert (await read(client, f"/courses/{id}"))["seats_free"] == 0
+    for filters in ("", "?code=GONE", "?external_id=gone", f"?term_id={term_id}"):
+        [listed] = (await read(client, f"/courses{filters}"))["items"]
+        assert listed == cancelled.body

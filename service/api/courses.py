@@ -140,7 +140,7 @@ class Course:
     meetings: list[Meeting]
     status: CourseStatus
     seats_taken: int
-    seats_free: Annotated[int | None, Field(description="Seats to be had now: null is unlimited.")]
+    seats_free: Annotated[int | None, Field(description="Free seats: null is unlimited; a cancelled course has none.")]
     waitlisted: Annotated[int, Field(description="How many wait.")]
     version: Annotated[int, Field(description="Counts the changes of the editable fields, not those of the seats.")]
     created_at: datetime
@@ -171,6 +171,12 @@ def _values(changes: CourseChanges) -> dict[str, object]:
     return values
 
 
+def _seats_free(row: sql.Course) -> int | None:
+    if row.status == "cancelled":
+        return 0
+    return None if row.capacity is None else max(0, row.capacity - row.seats_taken)
+
+
 def course_of(row: sql.Course) -> Course:
     """Show a row as callers see it."""
     return Course(
@@ -185,7 +191,7 @@ def course_of(row: sql.Course) -> Course:
         meetings=MEETINGS.validate_json(row.meetings),
         status=row.status,
         seats_taken=row.seats_taken,
-        seats_free=None if row.capacity is None else max(0, row.capacity - row.seats_taken),
+        seats_free=_seats_free(row),
         waitlisted=row.waitlisted,
         version=row.version,
         created_at=row.created_at,
