@@ -11,7 +11,7 @@ REFUSED: Final = frozenset({404, 409, 412})
 BEYOND_SCHEMAS: Final = frozenset(
     {
         *{"invalid_cursor", "too_many_filters", "unknown_term", "own_requirement"},
-        *{"term_dates", "hold_dates", "inverted_meeting", "overlapping_meetings"},
+        *{"term_dates", "hold_dates", "inverted_meeting"},
         *{"swap_with_itself", "too_many_adds", "too_many_pairs", "invalid_etag"},
     }
 )

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from service.check import check
 from service.database import Database
 from service.registrar import Registrar
 from service.registrar.changes import Origin
@@ -445,7 +446,6 @@ async def test_a_dry_run_answers_the_same_writes_nothing_and_waits_for_nobody(
     [
         ("PUT", "/courses/1/requirements", {"groups": [{"kind": "pre", "any_of": ["X", "OWN"]}]}, 422, "own_requirement", "#/groups/0/any_of/0"),
         ("POST", "/courses", course_fields(meetings=[{"day": "mon", "start": "10:00", "end": "09:00"}]), 422, "inverted_meeting", "#/meetings/0"),
-        ("POST", "/courses", course_fields(meetings=[{"day": "mon", "start": "09:00", "end": "11:00"}, {"day": "mon", "start": "10:00", "end": "12:00"}]), 422, "overlapping_meetings", "#/meetings"),
         ("POST", "/courses", course_fields(capacity=-1), 422, "greater_than_equal", "#/capacity"),
         ("POST", "/courses", course_fields(waitlist_capacity=-1), 422, "greater_than_equal", "#/waitlist_capacity"),
         ("POST", "/courses", course_fields(term_id=99), 422, "unknown_term", "#/term_id"),
@@ -508,3 +508,19 @@ async def test_meetings_are_kept_in_the_order_of_the_week(client: Client, connec
     course = await create(client, "/courses", course_fields(meetings=[late, early]))
     assert course["meetings"] == [early, late]
     assert json.loads(await connection.fetchval("SELECT meetings FROM courses")) == [early, late]
+
+
+async def test_meetings_of_one_course_may_coincide_and_clash_with_those_of_others_alone(
+    client: Client, settings: Settings
+) -> None:
+    lecture, overlapping = MONDAY, {"day": "mon", "start": "09:30", "end": "11:00"}
+    rooms = await create(client, "/courses", course_fields(meetings=[overlapping, lecture, lecture]))
+    other = await new_course(client, meetings=[{"day": "mon", "start": "10:30", "end": "11:30"}])
+    student = await new_student(client)
+    assert rooms["meetings"] == [lecture, lecture, overlapping]
+    assert (await enroll(client, student, rooms["id"])).status == 201
+
+    [refusal] = (await enroll(client, student, other)).body["errors"]
+
+    assert (refusal["code"], refusal["with_course_id"]) == ("time_conflict", rooms["id"])
+    assert await check(settings) == 0

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import pairwise
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, model_validator, with_config
@@ -65,19 +64,15 @@ class Meeting(Input):
         return self
 
 
-def _apart(meetings: Sequence[Meeting]) -> tuple[Meeting, ...]:
-    """Put meetings in order of the week, and refuse those at the same time."""
-    ordered = sorted(meetings, key=lambda meeting: (DAYS.index(meeting.day), meeting.start))
-    for one, other in pairwise(ordered):
-        if one.day == other.day and other.start < one.end:
-            raise PydanticCustomError("overlapping_meetings", "meetings of one course should not overlap")
-    return tuple(ordered)
+def _in_order(meetings: Sequence[Meeting]) -> tuple[Meeting, ...]:
+    """Sort meetings by the week. Some may coincide: a section may meet in two rooms at one hour."""
+    return tuple(sorted(meetings, key=lambda meeting: (DAYS.index(meeting.day), meeting.start, meeting.end)))
 
 
 Meetings = Annotated[
     tuple[Meeting, ...],
     Field(max_length=50, strict=False, description="When it meets each week."),
-    AfterValidator(_apart),
+    AfterValidator(_in_order),
 ]
 
 
