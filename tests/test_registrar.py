@@ -524,3 +524,28 @@ async def test_meetings_of_one_course_may_coincide_and_clash_with_those_of_other
 
     assert (refusal["code"], refusal["with_course_id"]) == ("time_conflict", rooms["id"])
     assert await check(settings) == 0
+
+
+async def test_a_hold_that_is_ended_before_it_begins_ends_where_it_would_have_begun(
+    client: Client, settings: Settings
+) -> None:
+    student, course = await new_student(client), await new_course(client)
+    id = await hold(client, student, **{"from": AHEAD, "until": None})
+    path = f"/students/{student}/holds/{id}"
+
+    ended = await call(client, "DELETE", path)
+
+    assert (ended.body["from"], ended.body["until"]) == (AHEAD, AHEAD)
+    assert (await call(client, "DELETE", path)).body == ended.body
+    [listed] = (await read(client, f"/students/{student}/holds"))["items"]
+    assert listed == ended.body
+    assert (await enroll(client, student, course)).status == 201
+    assert await check(settings) == 0
+
+
+async def test_a_hold_that_never_was_in_force_stays_as_it_is(client: Client, connection: Connection) -> None:
+    student = await new_student(client)
+    id = await hold(client, student, **{"from": AHEAD, "until": AHEAD})
+    before = await everything(connection)
+    assert (await call(client, "DELETE", f"/students/{student}/holds/{id}")).body["until"] == AHEAD
+    assert await everything(connection) == before

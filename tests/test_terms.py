@@ -8,7 +8,7 @@ from service.settings import Settings
 from tests.campus import call, create, drop, enroll, new_course, new_student, wait_for
 from tests.conftest import Client
 from tests.test_check import checked
-from tests.test_registrar import codes, status_of
+from tests.test_registrar import status_of
 
 AT = [{"day": "mon", "start": "09:00", "end": "10:00"}]
 FIRST = {"code": "1", "name": "First", "starts_on": "2036-01-01", "ends_on": "2036-07-01"}

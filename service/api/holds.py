@@ -102,7 +102,10 @@ async def list_student_holds(call: Call, student_id: IdInPath, query: Paging) ->
 
 @endpoint("DELETE", "/students/{student_id}/holds/{hold_id}", problems=[StudentNotFound, HoldNotFound])
 async def end_hold(call: Call, student_id: IdInPath, hold_id: IdInPath) -> Hold:
-    """End a hold now; waitlists move at once. It stays listed, and ending it again changes nothing."""
+    """End a hold now; waitlists move at once. It stays listed, and ending it again changes nothing.
+
+    A hold that has not begun yet ends where it would begin.
+    """
     return hold_of(
         await call[REGISTRAR].submit(EndHold(origin=origin_of(call), student_id=student_id, hold_id=hold_id))
     )
