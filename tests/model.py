@@ -197,13 +197,15 @@ class Model:
 
     def drop_reasons(self, student: int, course: int) -> list[Refusal]:
         state = self.states[student, course]
+        if state.status == "waitlisted":
+            return []
         if state.status == "completed":
             return [(course, "already_completed", ())]
         term = self.courses[course].term
         found: list[Refusal] = [
             (course, "hold", (("reason", "fees"),)) for who, what in self.holds if who == student and what == "drop"
         ]
-        if state.status == "enrolled" and term is not None and self.terms[term].drop_closed:
+        if term is not None and self.terms[term].drop_closed:
             found.append((course, "drop_closed", ()))
         return found
 

@@ -549,3 +549,25 @@ async def test_a_hold_that_never_was_in_force_stays_as_it_is(client: Client, con
     before = await everything(connection)
     assert (await call(client, "DELETE", f"/students/{student}/holds/{id}")).body["until"] == AHEAD
     assert await everything(connection) == before
+
+
+async def test_a_waitlist_can_be_left_under_a_hold_on_drops_and_after_every_deadline(
+    client: Client, connection: Connection
+) -> None:
+    term = await create(client, "/terms", TERM)
+    full = [await new_course(client, capacity=0, term_id=term["id"]) for _ in range(2)]
+    seated, student = await new_course(client, term_id=term["id"]), await new_student(client)
+    await enroll(client, student, seated)
+    for course in full:
+        await wait_for(client, student, course)
+    await grant(client, student, full[0], "hold")
+    await hold(client, student, blocks=["drop"])
+    await call(client, "PATCH", f"/terms/{term['id']}", {"drop_until": PAST, "withdraw_until": PAST})
+
+    left = await drop(client, student, full[0])
+    swapped = await call(client, "POST", f"/students/{student}/swap", {"drop": [full[1]], "add": [await new_course(client)]})
+
+    assert (left.status, left.body["outcome"]) == (200, "dropped")
+    assert [result["outcome"] for result in swapped.body["results"]] == ["dropped", "enrolled"]
+    assert sorted(codes(await drop(client, student, seated))) == ["drop_closed", "hold"]
+    assert await connection.fetchval("SELECT count(*) FROM overrides WHERE used_at IS NULL") == 1

@@ -233,8 +233,11 @@ def test_terms_overlap_both_ways_and_with_themselves(one: Term, other: Term) -> 
         assert terms_overlap(one, other) == bool(shared)
 
 
-@given(terms, st.sampled_from(["enrolled", "waitlisted"]))
-def test_a_drop_is_judged_by_half_open_deadlines_and_a_place_in_line_by_none(term: Term, status: str) -> None:
+@given(terms, st.sampled_from(["enrolled", "waitlisted"]), holds)
+def test_a_drop_is_judged_by_holds_and_half_open_deadlines_and_a_place_in_line_by_none(
+    term: Term, status: str, hold: Hold
+) -> None:
+    assert (judge_drop(7, "waitlisted", term, [hold], NOW)) == ("dropped", ())
     outcome, refusals = judge_drop(7, status, term, (), NOW)
     past_drop = term.drop_until is not None and term.drop_until <= NOW
     closed = term.withdraw_until is not None and term.withdraw_until <= NOW

@@ -196,8 +196,10 @@ def judge_drop(
 ) -> tuple[DropStatus, tuple[Refusal, ...]]:
     """Return the status that a drop leads to now, and every refusal of it.
 
-    A waitlist can be left at any time, without a withdrawal.
+    A waitlist can always be left, under a hold and past every deadline too, and that is not a withdrawal.
     """
+    if status == "waitlisted":
+        return "dropped", ()
     if status == "completed":
         return "dropped", (Refusal("already_completed", course_id, None),)
     refusals = [
@@ -205,7 +207,7 @@ def judge_drop(
         for each in holds
         if each.blocks_drop and in_force(each, now)
     ]
-    if term is None or status == "waitlisted":
+    if term is None:
         return "dropped", tuple(refusals)
     if term.withdraw_until is not None and now >= term.withdraw_until:
         refusals.append(Refusal("drop_closed", course_id, None, {"closed_at": timestamp(term.withdraw_until)}))
