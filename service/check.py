@@ -41,6 +41,7 @@ from sql import check as sql
 from sql import replay as sql_replay
 from sql.courses import Course
 from sql.overrides import find_overrides
+from sql.replay import Recorded
 from sql.students import Student
 from sql.terms import Term
 from sql.waitlist import find_unjudged
@@ -148,6 +149,11 @@ class Oversold:
 SEATED: Final = frozenset({"enrolled", "completed"})
 
 
+def is_seated(state: str | None) -> bool:
+    """Return whether the state of an enrollment in an event has a seat."""
+    return (parsed(state) or {}).get("status") in SEATED
+
+
 async def find_oversold(connection: Connection) -> AsyncIterator[Oversold]:
     """Find students who were seated when no seat was free, and not by an override.
 
@@ -167,7 +173,7 @@ async def find_oversold(connection: Connection) -> AsyncIterator[Oversold]:
                 continue
             if not event.type.startswith("enrollment."):
                 continue
-            seats = (state.get("status") in SEATED) - ((parsed(event.before) or {}).get("status") in SEATED)
+            seats = is_seated(event.after) - is_seated(event.before)
             taken[course_id] += seats
             capacity = capacities.get(course_id)
             if seats < 1 or not isinstance(capacity, int) or taken[course_id] <= capacity:
@@ -264,7 +270,7 @@ def _week(meetings: str) -> int:
 class Overload:
     """A student with more credits in a term than allowed, and no override for it.
 
-    ``edited`` where the credits, the courses' terms or the limits were edited after the student's last seat there.
+    ``edited`` where the credits, the courses' terms or the limits were edited after the credits last rose.
     """
 
     student_id: int
@@ -297,10 +303,37 @@ async def find_overloads(connection: Connection) -> AsyncIterator[Overload]:
             if held <= allowed[term_id]:
                 continue
             course_ids = [seat.course_id for seat in own]
-            if set(course_ids).isdisjoint(await sql.find_lifted(connection, student_id, "credit_limit")):
-                since = max(seat.place for seat in own)
+            in_term = {id: each.credits for id, each in offerings.items() if each.term and each.term.id == term_id}
+            since, gained = await _last_raise(connection, student_id, in_term)
+            if gained.isdisjoint(await sql.find_lifted(connection, student_id, "credit_limit")):
                 edited = await sql.find_edit_of_credits(connection, course_ids, term_id, student_id, since)
                 yield Overload(student_id, term_id, held, allowed[term_id], edited)
+
+
+async def _last_raise(connection: Connection, student_id: int, credits: Mapping[int, float]) -> tuple[int, set[int]]:
+    """Return the position after which a student's credits in some courses last rose, and the seats that raised them.
+
+    A swap of as many credits, which nobody is refused, does not raise them: its events are of the same instant.
+    """
+    moves: list[Recorded] = []
+    after = student_id, LOWEST, LOWEST
+    while page := await sql_replay.find_events_of_enrollments(connection, *after, PAGE_ROWS):
+        moves += [event for event in page if event.student_id == student_id and event.course_id in credits]
+        after = page[-1].student_id or 0, page[-1].course_id or 0, page[-1].position
+        if after[0] != student_id:
+            break
+    position, raised_by = LOWEST, set[int]()
+    for _, together in itertools.groupby(sorted(moves), lambda event: event.occurred_at):
+        change, gained = 0.0, set[int]()
+        for event in together:
+            course_id = event.course_id or 0
+            seats = is_seated(event.after) - is_seated(event.before)
+            change += seats * credits[course_id]
+            if seats > 0:
+                gained.add(course_id)
+        if change > 0:
+            position, raised_by = event.position, gained
+    return position, raised_by
 
 
 @dataclass(frozen=True, slots=True)

@@ -165,7 +165,9 @@ class Model:
                 held = sum(self.courses[c].credits for c in counted if self.courses[c].term == it.term)
                 now = [c for c in {*others, course} if self.courses[c].term == it.term] if together else [course]
                 asking = sum(self.courses[c].credits for c in now)
-                if held + asking > limit:
+                left = [c for c in self.of(student, SEATED) if c in without and c != course]
+                freed = sum(self.courses[c].credits for c in left if self.courses[c].term == it.term)
+                if held + asking > limit and asking > freed and it.credits:
                     refuse("credit_limit", held=held, asked=asking, limit=limit)
         if seat == "none" and (on_full == "fail" or it.line_capacity == 0):
             refuse("course_full", capacity=it.capacity, seats_taken=self.seated_in(course))

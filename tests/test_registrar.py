@@ -565,7 +565,9 @@ async def test_a_waitlist_can_be_left_under_a_hold_on_drops_and_after_every_dead
     await call(client, "PATCH", f"/terms/{term['id']}", {"drop_until": PAST, "withdraw_until": PAST})
 
     left = await drop(client, student, full[0])
-    swapped = await call(client, "POST", f"/students/{student}/swap", {"drop": [full[1]], "add": [await new_course(client)]})
+    swapped = await call(
+        client, "POST", f"/students/{student}/swap", {"drop": [full[1]], "add": [await new_course(client)]}
+    )
 
     assert (left.status, left.body["outcome"]) == (200, "dropped")
     assert [result["outcome"] for result in swapped.body["results"]] == ["dropped", "enrolled"]

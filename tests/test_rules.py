@@ -1,6 +1,7 @@
 """The pure parts of the registrar: rules, seats and the ledger, on facts that Hypothesis makes up."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import get_args, get_type_hints
@@ -104,6 +105,7 @@ class KnownHistory:
     passed: frozenset[str]
     codes: dict[str, datetime | None]
     seats: tuple[HeldSeat, ...]
+    leaving: tuple[HeldSeat, ...]
     completed: bool
 
     def has_completed(self, _course_id: int) -> bool:
@@ -118,6 +120,7 @@ histories = st.builds(
     passed=code_sets,
     codes=st.dictionaries(codes, instants),
     seats=held_seats,
+    leaving=st.just(()) | held_seats,
     completed=st.booleans(),
 )
 applications = st.builds(
@@ -207,6 +210,23 @@ def test_having_passed_more_never_adds_a_missing_prerequisite(application: Appli
     assert isinstance(history, KnownHistory)
     better = replace(history, passed=history.passed | more)
     assert missing(application._replace(history=better)) <= missing(application)
+
+
+@given(applications)
+def test_the_credit_limit_refuses_only_what_raises_the_credits_above_it(application: Application) -> None:
+    refusals = [refusal for refusal in judge(application) if refusal.code == "credit_limit"]
+    term, course = application.term, application.course
+    limit = application.history.max_credits
+    if term is None or course is None or application.seat != "seat" or limit is None:
+        assert not refusals
+        return
+
+    def total(*parts: Iterable[HeldSeat]) -> float:
+        return sum(each.credits for part in parts for each, _ in part if each.term_id == term.id)
+
+    before = total(application.held_seats, application.history.leaving)
+    after = total(application.held_seats, application.requested_seats) + course.credits
+    assert bool(refusals) == (after > max(limit, before) and course.credits > 0)
 
 
 @given(courses, courses)

@@ -45,7 +45,10 @@ async def test_an_edit_that_parts_terms_by_a_day_seats_who_waits_and_one_that_jo
     client: Client, settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, second = await new_term(client, FIRST), await new_term(client, SECOND)
-    one, full = await new_course(client, meetings=AT, term_id=first), await new_course(client, term_id=second, capacity=1)
+    one, full = (
+        await new_course(client, meetings=AT, term_id=first),
+        await new_course(client, term_id=second, capacity=1),
+    )
     waiter, seated = await new_student(client), await new_student(client)
     await enroll(client, seated, full)
     await enroll(client, waiter, one)
@@ -60,4 +63,7 @@ async def test_an_edit_that_parts_terms_by_a_day_seats_who_waits_and_one_that_jo
     assert await checked(settings, capsys) == (0, [])
     await call(client, "PATCH", f"/terms/{second}", {"starts_on": "2036-07-01"})
     status, told = await checked(settings, capsys)
-    assert (status, told[1:]) == (0, [f"      student_id={waiter}, course_id={one}, with_course_id={full}, edited=True"])
+    assert (status, told[1:]) == (
+        0,
+        [f"      student_id={waiter}, course_id={one}, with_course_id={full}, edited=True"],
+    )

@@ -85,6 +85,10 @@ class History(Protocol):
     def seats(self) -> Sequence[HeldSeat]:
         """The courses in which the student has a seat, by id."""
 
+    @property
+    def leaving(self) -> Sequence[HeldSeat]:
+        """The courses in which the student has a seat that counts as left."""
+
     def has_completed(self, course_id: int) -> bool:
         """Return whether the student has completed a course."""
 

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from functools import cached_property
@@ -535,11 +535,19 @@ class StudentHistory:
     @cached_property
     def seats(self) -> tuple[HeldSeat, ...]:
         """The courses in which the student has a seat, by id."""
+        return self._seats_in(self._marks.keys() - self._without)
+
+    @cached_property
+    def leaving(self) -> tuple[HeldSeat, ...]:
+        """The courses in which the student has a seat that counts as left."""
+        return self._seats_in(self._marks.keys() & self._without) if self._without else ()
+
+    def _seats_in(self, course_ids: Set[int]) -> tuple[HeldSeat, ...]:
         return tuple(
             [
                 (definition, self._ledger.term(definition.term_id))
                 for id, definition in self._definitions.items()
-                if self._marks[id] != "waitlisted" and id not in self._without
+                if self._marks[id] != "waitlisted" and id in course_ids
             ]
         )
 

@@ -115,9 +115,12 @@ def time_conflict(application: Application) -> Sequence[Refusal]:
 
 
 def credit_limit(application: Application) -> Sequence[Refusal]:
-    """The seat would bring the student above the credit limit: the student's own, or else the term's."""
+    """The seat would bring the student above the credit limit: the student's own, or else the term's.
+
+    Who is above it already, by an override or an edit, is refused only what raises the credits further.
+    """
     course, term = application.course, application.term
-    if course is None or term is None or application.seat != "seat":
+    if course is None or term is None or application.seat != "seat" or not course.credits:
         return NONE
     own = application.history.max_credits
     limit = term.max_credits if own is None else own
@@ -125,7 +128,7 @@ def credit_limit(application: Application) -> Sequence[Refusal]:
         return NONE
     held = credits_in(term, application.held_seats)
     asked = course.credits + credits_in(term, application.requested_seats)
-    if held + asked <= limit:
+    if held + asked <= limit or asked <= credits_in(term, application.history.leaving):
         return NONE
     public = {"held": number(held), "asked": number(asked)}
     return [Refusal("credit_limit", application.course_id, None, public, {"limit": number(limit)})]
