@@ -1,10 +1,11 @@
 """Statements about waitlists: who is unjudged, who is blocked, and what the clock or a change makes of them."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from operator import attrgetter
 from typing import Final, NamedTuple
 
-from sql import Connection, JsonPage
+from sql import Connection, JsonPage, columns
 from sql.enrollments import Enrollment, Pair
 
 LOAD_UNJUDGED: Final = """
@@ -345,6 +346,53 @@ async def list_blocked(
     """Load a page of all blocked students, by course and joined position."""
     rows = await connection.fetch(LIST_BLOCKED, after_course_id, after_position, limit)
     return [Enrollment._make(row) for row in rows]
+
+
+class Place(NamedTuple):
+    """A waitlist place."""
+
+    student_id: int
+    course_id: int
+    joined_position: int
+
+
+class Position(NamedTuple):
+    """A waitlist place with its position, counted from 1."""
+
+    student_id: int
+    course_id: int
+    joined_position: int
+    position: int
+
+
+COUNT_POSITIONS: Final = """
+SELECT
+    places.student_id,
+    places.course_id,
+    places.joined_position,
+    (sum(more.students) OVER (PARTITION BY places.course_id ORDER BY places.joined_position))::bigint AS position
+FROM (
+    SELECT
+        student_id,
+        course_id,
+        joined_position,
+        lag(joined_position, 1, 0::bigint) OVER (PARTITION BY course_id ORDER BY joined_position) AS position_before
+    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS asked (student_id, course_id, joined_position)
+) AS places
+CROSS JOIN LATERAL (
+    SELECT count(*) AS students
+    FROM student_courses
+    WHERE student_courses.course_id = places.course_id
+        AND student_courses.status = 'waitlisted'
+        AND student_courses.place > places.position_before
+        AND student_courses.place <= places.joined_position
+) AS more
+"""
+
+
+async def count_positions(connection: Connection, places: Sequence[Place]) -> list[Position]:
+    """Count the positions of waitlist places; each waitlist is counted once, however many of its places are asked for."""
+    return [Position._make(row) for row in await connection.fetch(COUNT_POSITIONS, *columns(places))]
 
 
 class Unjudged(NamedTuple):

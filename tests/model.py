@@ -81,6 +81,10 @@ class Model:
         ]
         return [student for _, student in sorted(waiting)]
 
+    def position(self, student: int, course: int) -> int | None:
+        line = self.line(course)
+        return line.index(student) + 1 if student in line else None
+
     def free(self, course: int) -> bool:
         capacity = self.courses[course].capacity
         return capacity is None or self.seated_in(course) < capacity
@@ -257,7 +261,7 @@ class Model:
         self, student: int, c: int, seats: dict[int, str], reasons: dict[int, list[Refusal]], drops: Iterable[int] = ()
     ) -> tuple[int, str, Any]:
         if c not in seats:
-            return c, "unchanged", self.standing(student, c)
+            return c, "unchanged", (self.standing(student, c), self.position(student, c))
         if seats[c] == "seat":
             self.seat(student, c, reasons[c])
             return c, "enrolled", None
@@ -329,7 +333,9 @@ class Model:
         # A seat was judged as if the drops were gone, so they go with it.
         if waits and going and "seat" not in seats.values():
             for c in drop:
-                results.append((c, "kept", None) if c in going else (c, "unchanged", self.states[student, c].status))
+                results.append(
+                    (c, "kept", None) if c in going else (c, "unchanged", (self.states[student, c].status, None))
+                )
             for c in add:
                 if c not in seats and self.standing(student, c) == "waitlisted":
                     self.states[student, c].drops = list(going)
@@ -339,7 +345,7 @@ class Model:
                 results.append(
                     (c, self.leave(student, c), None)
                     if c in going
-                    else (c, "unchanged", self.states[student, c].status)
+                    else (c, "unchanged", (self.states[student, c].status, None))
                 )
             results += [self._give(student, c, seats, why) for c in add]
         self.promote()

@@ -419,6 +419,8 @@ def results(answer: Answer) -> object:
     for result in answer.body["results"]:
         course, outcome = result["course_id"], result["outcome"]
         more: Any = result.get("position", result.get("status"))
+        if outcome == "unchanged":
+            more = (result["status"], result["position"])
         found.append((course, outcome, plain(result["errors"], course) if outcome == "refused" else more))
     dry = "dry_run" in answer.body
     assert answer.status == (

@@ -347,6 +347,7 @@ INDEXES = {
     "LOAD_WAITLISTED_COURSES": {"courses_waitlisted_idx"},
     "LOAD_UNJUDGED": {"student_courses_unjudged_idx", "student_courses_recheck_at_idx"},
     "LOAD_BLOCKED": {"student_courses_waitlisted_idx"},
+    "COUNT_POSITIONS": {"student_courses_line_idx"},
     "LOAD_OVERRIDE_HOLDERS": {"overrides_course_id_idx"},
     "UNJUDGE_COURSES": {"student_courses_line_idx", "courses_waitlisted_idx"},
     "UNJUDGE_MEMBERS": {
@@ -421,8 +422,8 @@ INDEXES = {
 """The indexes that the plan of each statement of a request must use. Those of ``check`` read everything on purpose."""
 
 
-SORTED = {"LOAD_UNJUDGED", "LOAD_ENDED", "LIST_COURSES_OF_STUDENTS"}
-"""What sorts a few rows: those whose time has come, and the waitlist places of the students asked for."""
+SORTED = {"LOAD_UNJUDGED", "LOAD_ENDED", "LIST_COURSES_OF_STUDENTS", "COUNT_POSITIONS"}
+"""What sorts a few rows: those whose time has come, and the waitlist places that are asked for."""
 
 WIDE = {"LIST_BLOCKED"}
 """What reads all blocked students on purpose, for ``check``."""

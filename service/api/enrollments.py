@@ -109,6 +109,9 @@ class StudentInfo:
     email: str
 
 
+Position = Annotated[int | None, Field(description="The waitlist position counted from 1; null if not waitlisted.")]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Enrolled:
     """The student has got a seat."""
@@ -120,11 +123,12 @@ class Enrolled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unchanged:
-    """The student was in the course already."""
+    """The student was in the course already, or waitlisted for it."""
 
     course_id: int
     outcome: Literal["unchanged"] = "unchanged"
     status: Status
+    position: Position
     course: CourseInfo
 
 
@@ -203,7 +207,6 @@ class Preview(Enrollments):
     dry_run: Literal[True] = True
 
 
-Position = Annotated[int | None, Field(description="The waitlist position counted from 1; null if not waitlisted.")]
 BlockedBy = Annotated[
     list[Blocker] | None,
     Field(
@@ -457,13 +460,14 @@ def _result(result: Result) -> str:
         assert result.position is not None
         return _json(Waitlisted(course_id=course.id, position=result.position, course=_info(course)))
     shown = course.id, course.code, course.title, course.credits, course.term_id
-    return _common_result(result.outcome, result.status, shown)
+    return _common_result(result.outcome, result.status, result.position, shown)
 
 
 @lru_cache(maxsize=16_384)
 def _common_result(
     outcome: Literal["enrolled", "unchanged", "dropped", "withdrawn", "kept"],
     status: Status | None,
+    position: int | None,
     shown: tuple[int, str, str, float, int | None],
 ) -> str:
     """Write what is the same for everyone who asks for a course."""
@@ -473,7 +477,7 @@ def _common_result(
         return _json(Enrolled(course_id=course_id, course=info))
     if outcome == "unchanged":
         assert status is not None
-        return _json(Unchanged(course_id=course_id, status=status, course=info))
+        return _json(Unchanged(course_id=course_id, status=status, position=position, course=info))
     return _json(Left(course_id=course_id, outcome=outcome, course=info))
 
 

@@ -78,6 +78,8 @@ class Decision(NamedTuple):
     seat: Seat = "none"
     existing: Enrollment | None = None
     """Set where the student is enrolled or waitlisted already."""
+    position: int | None = None
+    """The waitlist position of a student who is waitlisted already."""
     refusals: tuple[Refusal, ...] = ()
     used: tuple[Override, ...] = ()
 
@@ -94,7 +96,8 @@ def _offer(ledger: Ledger, student_id: int, course_id: int, on_full: OnFull) -> 
         return Decision(course_id, None)
     row = ledger.enrollment(student_id, course_id)
     if row is not None and row.status in seats.ACTIVE:
-        return Decision(course_id, course, existing=row)
+        position = ledger.waitlist_position(row) if row.status == "waitlisted" else None
+        return Decision(course_id, course, existing=row, position=position)
     overrides = ledger.overrides_of(student_id, course_id)
     seat = seats.offer(course, on_full, above_capacity="course_full" in overrides)
     if seat == "none" and on_full == "waitlist" and "waitlist_full" in overrides and course.waitlist_capacity != 0:
@@ -242,7 +245,7 @@ def _apply(
     if decision.refusals:
         return Result(course_id, "refused", course, refusals=decision.refusals)
     if decision.existing is not None:
-        return Result(course_id, "unchanged", course, decision.existing.status)
+        return Result(course_id, "unchanged", course, decision.existing.status, decision.position)
     if decision.seat == "seat":
         override_id = use(ledger, decision.used, origin) if decision.used else None
         move(ledger, student_id, course_id, "enrolled", origin, override_id=override_id)

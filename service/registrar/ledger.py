@@ -1,6 +1,7 @@
 """The working memory of a batch: what is loaded, as the changes decided so far have left it."""
 
 import json
+from bisect import bisect_right, insort
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from sql.holds import Hold
 from sql.overrides import Override
 from sql.students import Student
 from sql.terms import Term
+from sql.waitlist import Place, Position
 
 PROMOTABLE_AT_ONCE = 64
 """Courses whose waitlists are loaded together, where many courses have seats to give."""
@@ -101,6 +103,8 @@ class Ledger:
         self.loaded_pairs: set[tuple[int, int]] = set()
         self.loaded_holders: set[int] = set()
         self.waitlists: dict[int, Waitlist] = {}
+        self._positions: dict[int, dict[int, tuple[int, int]]] = {}
+        """By course and student, the joined positions whose waitlist positions were counted, with those."""
         self._promotable_heap: list[int] = []
         self._marks: dict[int, dict[int, Mark]] = {}
         self._limits: dict[int, float | None] = {}
@@ -114,8 +118,7 @@ class Ledger:
         self._override_holders: dict[int, set[int]] = defaultdict(set)
         self._taken_ids: list[tuple[ReserveIds, int]] = []
         self._ids_taken: Counter[ReserveIds] = Counter()
-        self._position = head.position
-        self._committed_events = 0
+        self._position, self._committed_events = head.position, 0
 
     # The unit of work.
 
@@ -340,6 +343,8 @@ class Ledger:
     def put_enrollment(self, row: Enrollment) -> None:
         """Set the row of a student in a course."""
         student_id, course_id = key = row.student_id, row.course_id
+        if course_id in self._positions:
+            self._move_up(self.enrollments.get(key), row)
         self.enrollments.put(key, row)
         self._index(row)
         if row.status == "waitlisted" and row.recheck_at is None:
@@ -378,6 +383,29 @@ class Ledger:
         if not waitlist.complete:
             raise NotLoaded(Needs(waitlists={course_id}))
         return None
+
+    def waitlist_position(self, row: Enrollment) -> int:
+        """Return the position of a waitlisted student, counted from 1."""
+        joined_position, position = self._positions.get(row.course_id, {}).get(row.student_id, (0, 0))
+        if joined_position != row.joined_position:
+            # Callers who repeat a request mostly come many at a time.
+            others = [pair for pair in self.loaded_pairs if pair[0] not in self._positions.get(pair[1], ())]
+            raise NotLoaded(Needs(positions={(row.student_id, row.course_id), *others}))
+        return position
+
+    def _move_up(self, before: Enrollment | None, after: Enrollment) -> None:
+        """Have those move up who are behind a student who leaves a waitlist."""
+        left = waitlist_place(before)
+        if left is None or left == waitlist_place(after):
+            return
+        course_id = after.course_id
+        counted = self._positions[course_id]
+        self._undo.add((self._positions.__setitem__, course_id, counted))
+        self._positions[course_id] = {
+            student_id: (joined_position, position - (joined_position > left))
+            for student_id, (joined_position, position) in counted.items()
+            if student_id != after.student_id
+        }
 
     def next_override_holder(self, course_id: int, rules: Collection[str]) -> Enrollment | None:
         """Return the first unjudged student of a waitlist for whom overrides lift all of these rules."""
@@ -419,6 +447,23 @@ class Ledger:
             heappush(waitlist.unjudged, (row.joined_position, row.student_id))
         waitlist.complete = complete
         waitlist.pages += 1
+
+    def waitlist_places(self, pairs: Iterable[tuple[int, int]]) -> list[Place]:
+        """Return the waitlist places among pairs in memory."""
+        rows = [row for pair in pairs if (row := self.enrollments.get(pair)) is not None]
+        return [Place(row.student_id, row.course_id, row.joined_position) for row in rows if row.status == "waitlisted"]
+
+    def add_positions(self, counted: Iterable[Position]) -> None:
+        """Add positions as the database counts them, moved by what is not flushed yet."""
+        left: dict[int, list[int]] = defaultdict(list)
+        joined: dict[int, list[int]] = defaultdict(list)
+        for before, after in self.enrollments.changes():
+            for row, positions in ((before, left), (after, joined)):
+                if row is not None and row.status == "waitlisted":
+                    insort(positions[row.course_id], row.joined_position)
+        for student_id, course_id, joined_position, position in counted:
+            moved = bisect_right(joined[course_id], joined_position) - bisect_right(left[course_id], joined_position)
+            self._positions.setdefault(course_id, {})[student_id] = joined_position, position + moved
 
     def add_unjudged(self, student_id: int, course_id: int) -> None:
         """Note that the database has made a row unjudged: everything in memory was flushed before."""
@@ -550,6 +595,11 @@ class StudentHistory:
                 if self._marks[id] != "waitlisted" and id in course_ids
             ]
         )
+
+
+def waitlist_place(row: Enrollment | None) -> int | None:
+    """Return the joined position of a waitlisted student; None for any other."""
+    return row.joined_position if row is not None and row.status == "waitlisted" else None
 
 
 def mark_of(row: Enrollment) -> Mark | None:

@@ -115,6 +115,8 @@ async def load(connection: Connection, ledger: Ledger, needs: Needs) -> None:
         for row in await enrollments.load_enrollments(connection, [*starmap(enrollments.Pair, unread)]):
             ledger.add_enrollment(row)
     ledger.loaded_pairs |= pairs
+    if places := ledger.waitlist_places(needs.positions):
+        ledger.add_positions(await waitlist.count_positions(connection, places))
     await _load_courses(connection, ledger, needs.courses | needs.rosters)
     await _load_catalog(connection, ledger, needs)
 

@@ -55,8 +55,8 @@ class Needs:
 
     ``students`` with their transcripts, ``pairs`` of a student and a course in any status, ``courses`` with terms and
     requirements, ``definitions`` of courses that students have, the next unjudged students of ``waitlists``, the
-    ``override_holders`` among the students waitlisted for courses, the ``rosters`` of courses, ``holds`` and
-    ``overrides`` by id, and how many new ids of each sequence.
+    ``override_holders`` among the students waitlisted for courses, the waitlist ``positions`` of pairs, the ``rosters``
+    of courses, ``holds`` and ``overrides`` by id, and how many new ids of each sequence.
     """
 
     students: set[int] = field(default_factory=set)
@@ -66,6 +66,7 @@ class Needs:
     terms: set[int] = field(default_factory=set)
     waitlists: set[int] = field(default_factory=set)
     override_holders: set[int] = field(default_factory=set)
+    positions: set[tuple[int, int]] = field(default_factory=set)
     rosters: set[int] = field(default_factory=set)
     holds: set[int] = field(default_factory=set)
     overrides: set[int] = field(default_factory=set)
