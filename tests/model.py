@@ -48,6 +48,11 @@ class State:
     above: bool = False
 
 
+def fold(code: str) -> str:
+    """Return what codes are compared by."""
+    return code.lower()
+
+
 class Refused(Exception):
     """Nothing was done, for these reasons."""
 
@@ -142,19 +147,20 @@ class Model:
         for who, what in self.holds:
             if who == student and what == "enroll":
                 refuse("hold", reason="fees")
-        passed = {self.courses[c].code for c in self.of(student, {"completed"}) if self.states[student, c].passed}
-        has = passed | {self.courses[c].code for c in self.of(student, {"enrolled", "waitlisted"}, {*without, course})}
-        also = {self.courses[c].code for c in asked if c in self.courses and c != course}
+        passed = {fold(self.courses[c].code) for c in self.of(student, {"completed"}) if self.states[student, c].passed}
+        current = self.of(student, {"enrolled", "waitlisted"}, {*without, course})
+        has = passed | {fold(self.courses[c].code) for c in current}
+        also = {fold(self.courses[c].code) for c in asked if c in self.courses and c != course}
         for kind, codes in it.groups:
-            if kind == "pre" and not passed & set(codes):
+            if kind == "pre" and not passed & set(map(fold, codes)):
                 refuse("prerequisite_missing", any_of=codes)
         for kind, codes in it.groups:
-            if kind == "co" and not (has | also) & set(codes):
+            if kind == "co" and not (has | also) & set(map(fold, codes)):
                 refuse("corequisite_missing", any_of=codes)
         for kind, codes in it.groups:
             if kind == "anti":
                 for code in codes:
-                    if code in has | also:
+                    if fold(code) in has | also:
                         refuse("antirequisite", course_code=code)
         if seat == "seat":
             mine = self.of(student, SEATED, {*without, course})
@@ -373,10 +379,10 @@ class Model:
         it = self.courses[course]
         code, term = (value if what == "code" else it.code), (value if what == "term" else it.term)
         if term is not None and any(
-            (other.code, other.term) == (code, term) for id, other in self.courses.items() if id != course
+            (fold(other.code), other.term) == (fold(code), term) for id, other in self.courses.items() if id != course
         ):
             return 409
-        if any(code in codes for _, codes in it.groups):
+        if any(fold(code) in map(fold, codes) for _, codes in it.groups):
             return 422
         setattr(it, what, value)
         self.promote()

@@ -21,7 +21,7 @@ from service.settings import Settings
 from sql import Connection
 from tests.campus import Answer, call, course_fields, create, new_student, read, until_ready
 from tests.conftest import Client
-from tests.model import Course, Model, Refused, Term
+from tests.model import Course, Model, Refused, Term, fold
 
 HISTORIES = int(os.environ.get("HISTORIES", "40"))
 """How many random histories are run; a long run takes some thousands."""
@@ -104,14 +104,18 @@ class Campus:
     def groups(self, course: int) -> list[tuple[str, tuple[str, ...]]]:
         """Choose requirements, mostly of codes that there are."""
         chance, courses = self.chance, self.model.courses
-        codes = sorted({"X9", *(it.code for it in courses.values())} - {courses[course].code})
+        codes = sorted({"X9", *(it.code.upper() for it in courses.values())} - {courses[course].code.upper()})
         return [
             (
                 chance.choice(["pre", "co", "anti"]),
-                tuple(sorted(chance.sample(codes, min(len(codes), chance.randint(1, 2))))),
+                tuple(sorted(self.spelt(code) for code in chance.sample(codes, min(len(codes), chance.randint(1, 2))))),
             )
             for _ in range(chance.randint(0, 2))
         ]
+
+    def spelt(self, code: str) -> str:
+        """Write a code in letters of either case."""
+        return self.chance.choice([code.upper(), code.lower()])
 
     def rush(self) -> list[Step]:
         """Have most students ask for the same course at the beginning, so that there are lines."""
@@ -136,8 +140,8 @@ class Campus:
             return None
         student, course = chance.choice(waiting)
         others = [c for c in model.of(student, {"enrolled", "waitlisted", "completed"}) if c != course]
-        codes = sorted({model.courses[c].code for c in model.courses} - {model.courses[course].code})
-        mine = sorted({model.courses[c].code for c in others} & {*codes})
+        codes = sorted({it.code.upper() for it in model.courses.values()} - {model.courses[course].code.upper()})
+        mine = sorted({model.courses[c].code.upper() for c in others} & {*codes})
         steps: list[Step] = [("hold", (student, "enroll"))]
         steps += [("require", (course, [(kind, (code,))])) for kind in ("pre", "co") for code in codes]
         steps += [("require", (course, [("anti", (code,))])) for code in mine] * 2
@@ -183,12 +187,14 @@ class Campus:
         steps: list[Step] = []
         match code:
             case "corequisite_missing" | "prerequisite_missing":
-                fitting = [c for c, it in model.courses.items() if it.code in told["any_of"] and c != course]
+                fitting = [
+                    c for c, it in model.courses.items() if fold(it.code) in map(fold, told["any_of"]) and c != course
+                ]
                 steps += [("enroll", (student, [c], "atomic", "waitlist")) for c in fitting]
                 steps += [("complete", (student, c, True)) for c in fitting]
                 steps += [("require", (course, []))]
             case "antirequisite":
-                had = [c for c in model.of(student, has) if model.courses[c].code == told["course_code"]]
+                had = [c for c in model.of(student, has) if fold(model.courses[c].code) == fold(told["course_code"])]
                 steps += [step for c in had for step in (("drop", (student, c)), ("cancel", (c,)))]
                 steps += [("edit", (c, "code", "X9")) for c in had]
             case "time_conflict":
@@ -248,7 +254,8 @@ class Campus:
                     "credits": [0.0, 1.0, 3.0, 4.5],
                     "term": [None, *model.terms],
                 }
-                return "edit", (course, what, chance.choice(values[what]))
+                value = chance.choice(values[what])
+                return "edit", (course, what, self.spelt(value) if what == "code" else value)
             case "end_override" if model.overrides:
                 return "end_override", chance.choice(model.overrides)
             case "bulk":

@@ -35,7 +35,7 @@ from service.errors import (
     UnknownTerm,
 )
 from service.registrar import courses as registrar
-from service.registrar.application import Group
+from service.registrar.application import Group, code_key
 from service.registrar.courses import COURSE, Cancel, SetRequirements
 from service.registrar.load import groups_of
 from service.registrar.resources import Create, Delete, Edit, Replace
@@ -115,7 +115,7 @@ class CourseChanges(TypedDict, total=False):
 class CourseQuery(Paging):
     """A page, perhaps filtered by one thing."""
 
-    code: Annotated[CourseCode | None, Field(description="Only courses with this code.")] = None
+    code: Annotated[CourseCode | None, Field(description="Only courses with this code, whatever its case.")] = None
     term_id: Annotated[IdInQuery | None, Field(description="Only courses in this term.")] = None
     external_id: Annotated[ExternalId | None, Field(description="Only the course with this external id.")] = None
 
@@ -327,9 +327,15 @@ class Requirements(Input):
 @endpoint("PUT", "/courses/{course_id}/requirements", problems=[CourseNotFound, OwnRequirement])
 async def set_requirements(call: Call, course_id: IdInPath, body: Requirements) -> Requirements:
     """Set all requirements of a course; an empty list of groups removes them."""
-    groups = tuple(Group(group.kind, tuple(sorted(set(group.any_of)))) for group in body.groups)
+    groups = tuple(Group(group.kind, _distinct(group.any_of)) for group in body.groups)
     change = SetRequirements(origin=origin_of(call), course_id=course_id, groups=groups)
     return _requirements(await call[REGISTRAR].submit(change))
+
+
+def _distinct(codes: tuple[str, ...]) -> tuple[str, ...]:
+    """Return codes in order, and of those that differ in case alone the first."""
+    first = {code_key(code): code for code in reversed(codes)}
+    return tuple(sorted(first.values()))
 
 
 @endpoint("GET", "/courses/{course_id}/requirements", problems=[CourseNotFound])

@@ -85,7 +85,9 @@ Email = Annotated[
 CourseCode = Annotated[
     str,
     StringConstraints(min_length=1, max_length=50, pattern=r"^[!-~]+(?: [!-~]+)*$"),
-    Field(description='As in a catalogue, such as "MATH101": printable ASCII, single spaces inside.'),
+    Field(
+        description='As in a catalogue, such as "MATH101": printable ASCII, single spaces inside. Codes are compared without regard to case.'
+    ),
 ]
 Credits = Annotated[
     float,

@@ -31,12 +31,25 @@ HeldSeat: TypeAlias = tuple[Defined, Term | None]
 """A course in which a student has a seat, with its term."""
 
 
+def code_key(code: str) -> str:
+    """Return what codes are compared by: the case of their letters makes no difference."""
+    return code.casefold()
+
+
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A group of course codes: any one of them satisfies it, or for ``anti`` violates it."""
+    """A group of course codes: any one of them satisfies it, or for ``anti`` violates it.
+
+    ``keys`` are what the codes are compared by.
+    """
 
     kind: RequirementKind
     codes: tuple[str, ...]
+    keys: tuple[str, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Set the keys."""
+        object.__setattr__(self, "keys", tuple(map(code_key, self.codes)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +85,11 @@ class History(Protocol):
 
     @property
     def passed(self) -> frozenset[str]:
-        """The codes of the courses that the student has passed."""
+        """The keys of the codes of the courses that the student has passed."""
 
     @property
     def codes(self) -> Mapping[str, datetime | None]:
-        """The codes of the courses that the student is in, is waitlisted for or has passed.
+        """The keys of the codes of the courses that the student is in, is waitlisted for or has passed.
 
         The value is the instant at which the clock alone takes the code away, None where it never does.
         """
@@ -97,7 +110,7 @@ class Application(NamedTuple):
     """One student who applies for one course, as things are when the application's turn comes.
 
     ``seat`` is what the student would get, ``on_full`` what was asked for where no seat is free. ``requested_codes`` are
-    the codes of all courses of the request, ``granted`` the seats that it has been given before this one, and
+    the keys of the codes of all courses of the request, ``granted`` the seats that it has been given before this one, and
     ``requested_seats`` those that it would be given with this one.
     """
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, Final, TypedDict
 
 from service.errors import CodeTaken, CourseNotFound, ExternalIdTaken, OwnRequirement, UnknownTerm
-from service.registrar.application import Group
+from service.registrar.application import Group, code_key
 from service.registrar.changes import Change, Origin
 from service.registrar.ledger import Ledger
 from service.registrar.moves import move
@@ -40,7 +40,7 @@ def _validate(ledger: Ledger, course: Course) -> None:
     if course.term_id is not None and ledger.term(course.term_id) is None:
         raise UnknownTerm(course.term_id)
     # A new course has no requirements yet.
-    if course.version > 1 and any(course.code in group.codes for group in ledger.groups(course.id)):
+    if course.version > 1 and any(code_key(course.code) in group.keys for group in ledger.groups(course.id)):
         raise OwnRequirement(course.code)
 
 
@@ -79,7 +79,7 @@ COURSE: Final[ResourceType[Course, CourseFields]] = ResourceType(
     not_found=CourseNotFound,
     unique={
         ExternalIdTaken: external_id_of,
-        CodeTaken: lambda course: None if course.term_id is None else (course.term_id, course.code),
+        CodeTaken: lambda course: None if course.term_id is None else (course.term_id, code_key(course.code)),
     },
     key_parts=("code", "term_id"),
     server_fields=frozenset({"status", "seats_taken", "waitlisted"}),
@@ -144,9 +144,10 @@ class SetRequirements(Change[tuple[Group, ...]]):
     def decide(self, ledger: Ledger) -> tuple[Group, ...]:
         """Return the requirements."""
         course = find_course(ledger, self.course_id)
+        key = code_key(course.code)
         for number, group in enumerate(self.groups):
-            if course.code in group.codes:
-                raise OwnRequirement(course.code, f"#/groups/{number}/any_of/{group.codes.index(course.code)}")
+            if key in group.keys:
+                raise OwnRequirement(course.code, f"#/groups/{number}/any_of/{group.keys.index(key)}")
         before = ledger.groups(course.id)
         if before == self.groups:
             return before

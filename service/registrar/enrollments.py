@@ -17,7 +17,7 @@ from service.errors import (
     UnknownCourses,
 )
 from service.registrar import rules, seats
-from service.registrar.application import Application, Course, HeldSeat, History, OnFull, Refusal, Seat
+from service.registrar.application import Application, Course, HeldSeat, History, OnFull, Refusal, Seat, code_key
 from service.registrar.changes import Change, Moved, Origin, Result
 from service.registrar.courses import find_course
 from service.registrar.ledger import Ledger
@@ -106,7 +106,9 @@ def _offer(ledger: Ledger, student_id: int, course_id: int, on_full: OnFull) -> 
 
 
 def _codes_of(offers: Iterable[Decision]) -> frozenset[str]:
-    return frozenset([offer.course.code for offer in offers if offer.course is not None and offer.existing is None])
+    return frozenset(
+        [code_key(offer.course.code) for offer in offers if offer.course is not None and offer.existing is None]
+    )
 
 
 def _judge_together(
@@ -198,16 +200,16 @@ def _without_lost_corequisites(
     Only the courses that depend on a lost code are judged again, so each pair of course and code counts once.
     """
     dependents: dict[str, list[int]] = {}
-    """By code, the granted courses that it is a corequisite of."""
+    """By the key of a code, the granted courses that it is a corequisite of."""
     codes: Counter[str] = Counter()
-    """The codes of the granted courses."""
+    """The keys of the codes of the granted courses."""
     for index, decision in enumerate(decisions):
         if not decision.granted or decision.course is None:
             continue
-        codes[decision.course.code] += 1
+        codes[code_key(decision.course.code)] += 1
         for group in ledger.groups(decision.course.id):
-            for code in group.codes if group.kind == "co" else ():
-                dependents.setdefault(code, []).append(index)
+            for key in group.keys if group.kind == "co" else ():
+                dependents.setdefault(key, []).append(index)
     judged = [*decisions]
     doubtful = sorted({index for indexes in dependents.values() for index in indexes})
     while doubtful:
@@ -227,10 +229,11 @@ def _without_lost_corequisites(
         lost, used = lift(rules.corequisite_missing(application), overrides)
         if lost:
             judged[index] = decision._replace(refusals=lost)
-            codes[decision.course.code] -= 1
-            if not codes[decision.course.code]:
-                del codes[decision.course.code]
-                for dependent in dependents.get(decision.course.code, ()):
+            key = code_key(decision.course.code)
+            codes[key] -= 1
+            if not codes[key]:
+                del codes[key]
+                for dependent in dependents.get(key, ()):
                     heappush(doubtful, dependent)
         elif used:
             judged[index] = decision._replace(used=tuple(dict.fromkeys((*decision.used, *used))))

@@ -10,7 +10,7 @@ from functools import cached_property
 from heapq import heappop, heappush
 from typing import NamedTuple, cast
 
-from service.registrar.application import COMPLETED, Defined, Group, HeldSeat, Mark
+from service.registrar.application import COMPLETED, Defined, Group, HeldSeat, Mark, code_key
 from service.registrar.catalog import Catalog
 from service.registrar.changes import Origin
 from service.registrar.needs import Needs, NotLoaded, Relaxed, ReserveIds
@@ -555,12 +555,12 @@ class StudentHistory:
 
     @cached_property
     def passed(self) -> frozenset[str]:
-        """The codes of the courses that the student has passed."""
-        return frozenset([self._definitions[id].code for id, mark in self._marks.items() if mark == "passed"])
+        """The keys of the codes of the courses that the student has passed."""
+        return frozenset([code_key(self._definitions[id].code) for id, mark in self._marks.items() if mark == "passed"])
 
     @cached_property
     def codes(self) -> Mapping[str, datetime | None]:
-        """The codes of the courses that the student is in, is waitlisted for or has passed."""
+        """The keys of the codes of the courses that the student is in, is waitlisted for or has passed."""
         lapses: dict[str, datetime | None] = {}
         for id, mark in self._marks.items():
             if mark == "failed" or (id in self._without and mark != "passed"):
@@ -572,9 +572,10 @@ class StudentHistory:
                 lapses_at = end_of(term)
                 if lapses_at <= self._ledger.now:
                     continue
-            other = lapses.get(definition.code, lapses_at)
+            key = code_key(definition.code)
+            other = lapses.get(key, lapses_at)
             never = lapses_at is None or other is None
-            lapses[definition.code] = None if never else max(lapses_at, other)  # type: ignore[type-var]
+            lapses[key] = None if never else max(lapses_at, other)  # type: ignore[type-var]
         return lapses
 
     @cached_property

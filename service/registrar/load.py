@@ -244,7 +244,7 @@ async def _load_catalog(connection: Connection, ledger: Ledger, needs: Needs) ->
 def groups_of(rows: Iterable[Requirement]) -> tuple[Group, ...]:
     """Return the groups of one course's requirements."""
     return tuple(
-        Group(kind, tuple(row.code for row in members))
+        Group(kind, tuple(sorted([row.code for row in members])))
         for (_, kind), members in groupby(rows, lambda row: (row.group_number, row.kind))
     )
 

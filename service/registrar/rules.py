@@ -73,7 +73,7 @@ def prerequisite_missing(application: Application) -> Sequence[Refusal]:
     return [
         Refusal("prerequisite_missing", application.course_id, None, {"any_of": list(group.codes)})
         for group in application.groups
-        if group.kind == "pre" and application.history.passed.isdisjoint(group.codes)
+        if group.kind == "pre" and application.history.passed.isdisjoint(group.keys)
     ]
 
 
@@ -83,19 +83,19 @@ def corequisite_missing(application: Application) -> Sequence[Refusal]:
         Refusal("corequisite_missing", application.course_id, None, {"any_of": list(group.codes)})
         for group in application.groups
         if group.kind == "co"
-        and application.history.codes.keys().isdisjoint(group.codes)
-        and application.requested_codes.isdisjoint(group.codes)
+        and application.history.codes.keys().isdisjoint(group.keys)
+        and application.requested_codes.isdisjoint(group.keys)
     ]
 
 
 def antirequisite(application: Application) -> Sequence[Refusal]:
     """The student has, or requests, a course that can't be taken together with the course."""
     return [
-        Refusal("antirequisite", application.course_id, application.history.codes.get(code), {"course_code": code})
+        Refusal("antirequisite", application.course_id, application.history.codes.get(key), {"course_code": code})
         for group in application.groups
         if group.kind == "anti"
-        for code in group.codes
-        if code in application.history.codes or code in application.requested_codes
+        for code, key in zip(group.codes, group.keys, strict=True)
+        if key in application.history.codes or key in application.requested_codes
     ]
 
 
