@@ -432,7 +432,7 @@ async def test_a_migration_that_is_refused_is_said_clearly(empty_database_url: s
     for command in ("migrate", "serve"):
         ended = await run(command, DATABASE_URL=empty_database_url)
         assert ended.status == 1, command
-        assert "0003_create_courses" in ended.err, command
+        assert "0005_create_courses" in ended.err, command
         assert "Traceback" not in ended.err, command
 
 

@@ -19,7 +19,7 @@ ERRORS_SHOWN = 100
 
 @with_config(ConfigDict(extra="allow"))
 class ProblemDetail(TypedDict):
-    """One error of a problem. Some codes have further members: the README lists them."""
+    """One error of a problem. Some codes have further members; docs/rules.md lists them."""
 
     code: Annotated[str, Field(description="Stable machine-readable code.")]
     pointer: NotRequired[Annotated[str, Field(description="The place in the body: a JSON pointer as a URI fragment.")]]
