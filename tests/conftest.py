@@ -65,7 +65,11 @@ STACK = pytest.StashKey[ExitStack]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--write-examples", action="store_true", help="put what the service answers into the documents")
+    parser.addoption(
+        "--write-docs",
+        action="store_true",
+        help="put what the service answers, and what its code says, into the documents",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
