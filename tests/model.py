@@ -100,11 +100,11 @@ class Model:
             c for (s, c), state in self.states.items() if s == student and state.status in statuses and c not in gone
         )
 
+    def overlap(self, one: int | None, other: int | None) -> bool:
+        return one is None or other is None or bool(self.terms[one].halves & self.terms[other].halves)
+
     def clash(self, one: int, other: int) -> bool:
-        terms = [self.courses[each].term for each in (one, other)]
-        if None not in terms and not self.terms[terms[0]].halves & self.terms[terms[1]].halves:  # type: ignore[index]
-            return False
-        return any(
+        return self.overlap(self.courses[one].term, self.courses[other].term) and any(
             day == its_day and start < its_end and its_start < end
             for day, start, end in self.courses[one].meetings
             for its_day, its_start, its_end in self.courses[other].meetings
@@ -149,19 +149,25 @@ class Model:
                 refuse("hold", reason="fees")
         passed = {fold(self.courses[c].code) for c in self.of(student, {"completed"}) if self.states[student, c].passed}
         current = self.of(student, {"enrolled", "waitlisted"}, {*without, course})
-        has = passed | {fold(self.courses[c].code) for c in current}
-        also = {fold(self.courses[c].code) for c in asked if c in self.courses and c != course}
+        also = [c for c in asked if c in self.courses and c != course]
+        # What counts beside the course: what is of the same time, and what was passed at any time.
+        near = sorted(c for c in {*current, *also} if self.overlap(it.term, self.courses[c].term))
+        has = passed | {fold(self.courses[c].code) for c in near}
         for kind, codes in it.groups:
             if kind == "pre" and not passed & set(map(fold, codes)):
                 refuse("prerequisite_missing", any_of=codes)
         for kind, codes in it.groups:
-            if kind == "co" and not (has | also) & set(map(fold, codes)):
+            if kind == "co" and not has & set(map(fold, codes)):
                 refuse("corequisite_missing", any_of=codes)
-        for kind, codes in it.groups:
-            if kind == "anti":
-                for code in codes:
-                    if fold(code) in has | also:
-                        refuse("antirequisite", course_code=code)
+        own = [code for kind, codes in it.groups if kind == "anti" for code in codes if fold(code) in has]
+        graduate = [c for c in self.of(student, {"completed"}) if self.states[student, c].passed and c != course]
+        naming = [
+            self.courses[c].code
+            for c in sorted({*near, *graduate})
+            if any(kind == "anti" and fold(it.code) in map(fold, codes) for kind, codes in self.courses[c].groups)
+        ]
+        for code in {fold(code): code for code in reversed([*own, *naming])}.values():
+            refuse("antirequisite", course_code=code)
         if seat == "seat":
             mine = self.of(student, SEATED, {*without, course})
             for other in [*mine, *(c for c in others if c != course)]:

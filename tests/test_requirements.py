@@ -3,10 +3,12 @@
 import asyncpg
 import pytest
 
+from service.check import check
+from service.settings import Settings
 from sql import Connection
-from tests.campus import Answer, call, course_fields, create, enroll, new_course, new_student, problem, read
+from tests.campus import Answer, call, course_fields, create, drop, enroll, new_course, new_student, problem, read
 from tests.conftest import Client
-from tests.test_registrar import TERM, codes
+from tests.test_registrar import TERM, codes, status_of
 from tests.test_waiting import require
 
 
@@ -80,3 +82,124 @@ async def test_a_course_does_not_require_its_own_code_in_other_letters(client: C
     assert refused["errors"][0]["pointer"] == "#/groups/0/any_of/1"
     await require(client, course, "pre", "NEW1")
     problem(await call(client, "PATCH", f"/courses/{course}", {"code": "new1"}), 422, "own_requirement")
+
+
+SPRING, SUMMER, FALL = ("2036-01-10", "2036-06-01"), ("2036-06-01", "2036-08-31"), ("2036-09-01", "2036-12-18")
+
+
+@pytest.mark.parametrize(("term", "status"), [(None, 201), (SPRING, 201), (SUMMER, 201), (FALL, 409)])
+@pytest.mark.parametrize("how", ["seat", "waitlist", "request"])
+async def test_a_corequisite_is_of_a_term_that_shares_a_day(
+    client: Client, how: str, term: tuple[str, str] | None, status: int
+) -> None:
+    spring = await term_of(client, "SPRING", *SPRING)
+    of = await term_of(client, "OTHER", *term) if term else None
+    lecture, lab = await new_course(client, code="LEC", term_id=of), await new_course(client, term_id=spring)
+    await require(client, lab, "co", "lec")
+    student = await new_student(client)
+    if how == "request":
+        assert (await enroll(client, student, lab, lecture)).status == status
+        partial = (await enroll(client, student, lab, lecture, mode="partial")).body["results"]
+        assert [result["outcome"] == "refused" for result in partial] == [status == 409, False]
+        return
+    if how == "waitlist":
+        await call(client, "PATCH", f"/courses/{lecture}", {"capacity": 0})
+    body = {"course_ids": [lecture], "on_full": "waitlist"}
+    assert (await call(client, "POST", f"/students/{student}/enroll", body)).status == 201
+
+    answer = await enroll(client, student, lab)
+
+    assert (answer.status, codes(answer) if status == 409 else []) == (
+        status, ["corequisite_missing"] if status == 409 else [],
+    )  # fmt: skip
+
+
+async def test_a_corequisite_of_another_term_counts_once_it_is_passed(client: Client) -> None:
+    spring, fall = await term_of(client, "SPRING", *SPRING), await term_of(client, "FALL", *FALL)
+    lecture, lab = await new_course(client, code="LEC", term_id=spring), await new_course(client, term_id=fall)
+    await require(client, lab, "co", "LEC")
+    student = await new_student(client)
+    await enroll(client, student, lecture)
+    assert codes(await enroll(client, student, lab)) == ["corequisite_missing"]
+    await complete(client, student, lecture, passed=False)
+    assert codes(await enroll(client, student, lab)) == ["corequisite_missing"]
+    await complete(client, student, lecture)
+    assert (await enroll(client, student, lab)).status == 201
+
+
+@pytest.mark.parametrize("names_the_other", ["first", "second", "both"])
+@pytest.mark.parametrize("how", ["seat", "passed", "request", "partial"])
+async def test_exclusion_is_mutual(client: Client, names_the_other: str, how: str) -> None:
+    first, second = await new_course(client, code="ONE"), await new_course(client, code="TWO")
+    if names_the_other != "second":
+        await require(client, first, "anti", "TWO")
+    if names_the_other != "first":
+        await require(client, second, "anti", "one")
+    student = await new_student(client)
+    if how == "request":
+        answer = await enroll(client, student, first, second)
+        told = [(error["course_id"], error["course_code"].upper()) for error in answer.body["errors"]]
+        assert told == [(first, "TWO"), (second, "ONE")]
+        return
+    if how == "partial":
+        results = (await enroll(client, student, first, second, mode="partial")).body["results"]
+        assert [result["outcome"] for result in results] == ["refused", "refused"]
+        return
+    await enroll(client, student, first)
+    if how == "passed":
+        await complete(client, student, first)
+
+    [refusal] = (await enroll(client, student, second)).body["errors"]
+
+    assert (refusal["code"], refusal["course_code"].upper()) == ("antirequisite", "ONE")
+
+
+async def test_exclusion_looks_at_terms_that_share_a_day_or_at_what_was_passed(client: Client) -> None:
+    spring, fall = await term_of(client, "SPRING", *SPRING), await term_of(client, "FALL", *FALL)
+    first, second = await new_course(client, code="ONE", term_id=spring), await new_course(client, term_id=fall)
+    third = await new_course(client, code="THREE", term_id=fall)
+    await require(client, second, "anti", "ONE")
+    await require(client, first, "anti", "THREE")
+    student, other = await new_student(client), await new_student(client)
+    for each in (student, other):
+        assert (await enroll(client, each, first)).status == 201
+    assert (await enroll(client, student, second, third)).status == 201
+    await complete(client, other, first, passed=False)
+    assert (await enroll(client, other, second, third)).status == 201
+    for course in (second, third):
+        await drop(client, other, course)
+    await complete(client, other, first)
+    assert codes(await enroll(client, other, second, third)) == ["antirequisite", "antirequisite"]
+
+
+@pytest.mark.parametrize("eased", ["requirement", "dates", "drop", "code"])
+async def test_who_is_excluded_by_a_course_that_names_the_other_is_promoted_when_that_ends(
+    client: Client, settings: Settings, eased: str
+) -> None:
+    spring, summer = await term_of(client, "SPRING", *SPRING), await term_of(client, "SUMMER", *SUMMER)
+    held = await new_course(client, code="HELD", term_id=summer)
+    wanted = await new_course(client, code="WANTED", capacity=1, term_id=spring)
+    student, seated = await new_student(client), await new_student(client)
+    await enroll(client, student, held)
+    await enroll(client, seated, wanted)
+    body = {"course_ids": [wanted], "on_full": "waitlist"}
+    assert (await call(client, "POST", f"/students/{student}/enroll", body)).status == 201
+    await require(client, held, "anti", "Wanted")
+    await drop(client, seated, wanted)
+    assert await status_of(client, student, wanted) == "waitlisted"
+    [item] = (await read(client, f"/students/{student}/courses?status=waitlisted"))["items"]
+    assert item["blocked_by"] == [{"code": "antirequisite", "course_code": "HELD"}]
+    assert await check(settings) == 0
+
+    match eased:
+        case "requirement":
+            await call(client, "PUT", f"/courses/{held}/requirements", {"groups": []})
+        case "dates":
+            await call(client, "PATCH", f"/terms/{summer}", {"starts_on": "2036-06-02"})
+        case "drop":
+            await drop(client, student, held)
+        case "code":
+            await call(client, "PATCH", f"/courses/{wanted}", {"code": "ELSE"})
+
+    assert await status_of(client, student, wanted) == "enrolled"
+    assert await check(settings) == 0

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from service.api.enrollments import Blocker, Reason, reason_of
 from service.api.overrides import OverridableRule
-from service.registrar.application import Application, Group, HeldSeat, Hold, Refusal
+from service.registrar.application import Application, Definition, Group, HeldSeat, Hold, Partner, Refusal
 from service.registrar.changes import Origin
 from service.registrar.ledger import Ledger
 from service.registrar.rules import (
@@ -37,7 +37,7 @@ NOW = datetime(2026, 9, 1, 12, tzinfo=UTC)
 STATUSES = [None, "enrolled", "waitlisted", "completed", "dropped", "withdrawn"]
 instants = st.none() | st.integers(-3, 3).map(lambda hours: NOW + timedelta(hours=hours))
 counts = st.integers(0, 5)
-codes = st.sampled_from(["A", "B", "C", "D"])
+codes = st.sampled_from(["a", "b", "c", "d"])
 code_sets = st.frozensets(codes)
 
 
@@ -103,7 +103,7 @@ class KnownHistory:
     holds: tuple[Hold, ...]
     max_credits: float | None
     passed: frozenset[str]
-    codes: dict[str, datetime | None]
+    partners: dict[str, list[Partner]]
     seats: tuple[HeldSeat, ...]
     leaving: tuple[HeldSeat, ...]
     completed: bool
@@ -112,13 +112,25 @@ class KnownHistory:
         return self.completed
 
 
+definitions = st.sampled_from([Definition(id, code, 3.0, None, "[]") for id, code in enumerate("abcd", start=1)])
+partners = st.dictionaries(
+    codes,
+    st.builds(
+        Partner,
+        course=definitions,
+        term=st.none() | terms,
+        passed=st.booleans(),
+        lapses_at=st.sampled_from([None, NOW]),
+    ).map(lambda partner: [partner]),
+    max_size=1,
+)
 held_seats = st.lists(st.tuples(courses, st.none() | terms), max_size=2).map(tuple)
 histories = st.builds(
     KnownHistory,
     holds=st.lists(holds, max_size=2).map(tuple),
     max_credits=st.none() | st.sampled_from([0.0, 3.0, 6.0]),
     passed=code_sets,
-    codes=st.dictionaries(codes, instants),
+    partners=partners,
     seats=held_seats,
     leaving=st.just(()) | held_seats,
     completed=st.booleans(),
@@ -133,7 +145,8 @@ applications = st.builds(
     seat=st.sampled_from(["seat", "waitlist", "none"]),
     on_full=st.sampled_from(["fail", "waitlist"]),
     groups=st.lists(groups, max_size=3).map(tuple),
-    requested_codes=code_sets,
+    excluders=st.sampled_from([frozenset(), frozenset({1, 2})]),
+    requested=st.just({}) | partners,
     granted=held_seats,
     requested_seats=held_seats,
 )

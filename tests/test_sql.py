@@ -367,7 +367,7 @@ INDEXES = {
     "SAVE_TERMS": {"terms_pkey"},
     "DELETE_TERMS": {"terms_pkey"},
     "RESERVE_TERM_IDS": set(),
-    "LOAD_REQUIREMENTS": {"requirements_pkey"},
+    "LOAD_REQUIREMENTS": {"requirements_pkey", "requirements_anti_idx"},
     "CLEAR_REQUIREMENTS": {"requirements_pkey"},
     "ADD_REQUIREMENTS": set(),
     "LIST_HOLDS": {"holds_student_id_idx"},
@@ -422,8 +422,8 @@ INDEXES = {
 """The indexes that the plan of each statement of a request must use. Those of ``check`` read everything on purpose."""
 
 
-SORTED = {"LOAD_UNJUDGED", "LOAD_ENDED", "LIST_COURSES_OF_STUDENTS", "COUNT_POSITIONS"}
-"""What sorts a few rows: those whose time has come, and the waitlist places that are asked for."""
+SORTED = {"LOAD_UNJUDGED", "LOAD_ENDED", "LIST_COURSES_OF_STUDENTS", "COUNT_POSITIONS", "LOAD_REQUIREMENTS"}
+"""What sorts a few rows: those whose time has come, the waitlist places that are asked for, and requirements."""
 
 WIDE = {"LIST_BLOCKED"}
 """What reads all blocked students on purpose, for ``check``."""

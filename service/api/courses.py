@@ -344,7 +344,7 @@ async def read_requirements(call: Call, course_id: IdInPath) -> Requirements:
     async with call[DATABASE].reading() as connection:
         if await get_course(connection, course_id) is None:
             raise CourseNotFound(course_id)
-        return _requirements(groups_of(await load_requirements(connection, [course_id])))
+        return _requirements(groups_of(await load_requirements(connection, [course_id], [])))
 
 
 def _requirements(groups: tuple[Group, ...]) -> Requirements:

@@ -8,7 +8,7 @@ from typing import Any, Final, TypedDict
 from service.errors import CodeTaken, CourseNotFound, ExternalIdTaken, OwnRequirement, UnknownTerm
 from service.registrar.application import Group, code_key
 from service.registrar.changes import Change, Origin
-from service.registrar.ledger import Ledger
+from service.registrar.ledger import Ledger, excluded_keys
 from service.registrar.moves import move
 from service.registrar.needs import Needs, Relaxed
 from service.registrar.resources import ResourceType, external_id_of
@@ -159,7 +159,9 @@ class SetRequirements(Change[tuple[Group, ...]]):
             before={"groups": _state(before), "version": course.version},
             after={"groups": _state(self.groups), "version": course.version},
         )
-        ledger.relax(Relaxed(self.origin, courses={course.id}))
+        # What the course no longer excludes may be open to those who are in it.
+        members = {course.id} if excluded_keys(before) - excluded_keys(self.groups) else set()
+        ledger.relax(Relaxed(self.origin, courses={course.id}, members=members))
         return self.groups
 
 

@@ -1,7 +1,6 @@
 """Enrolling, swapping, dropping and completing."""
 
 import json
-from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
@@ -17,7 +16,19 @@ from service.errors import (
     UnknownCourses,
 )
 from service.registrar import rules, seats
-from service.registrar.application import Application, Course, HeldSeat, History, OnFull, Refusal, Seat, code_key
+from service.registrar.application import (
+    NO_PARTNERS,
+    Application,
+    Course,
+    HeldSeat,
+    History,
+    OnFull,
+    Partner,
+    Partners,
+    Refusal,
+    Seat,
+    code_key,
+)
 from service.registrar.changes import Change, Moved, Origin, Result
 from service.registrar.courses import find_course
 from service.registrar.ledger import Ledger
@@ -105,10 +116,14 @@ def _offer(ledger: Ledger, student_id: int, course_id: int, on_full: OnFull) -> 
     return Decision(course_id, course, seat)
 
 
-def _codes_of(offers: Iterable[Decision]) -> frozenset[str]:
-    return frozenset(
-        [code_key(offer.course.code) for offer in offers if offer.course is not None and offer.existing is None]
-    )
+def _requested(ledger: Ledger, decisions: Iterable[Decision]) -> dict[str, list[Partner]]:
+    """Return the courses that a request is for, by the keys of their codes."""
+    requested: dict[str, list[Partner]] = {}
+    for decision in decisions:
+        if decision.course is not None and decision.existing is None:
+            partner = Partner(decision.course, ledger.term(decision.course.term_id))
+            requested.setdefault(code_key(decision.course.code), []).append(partner)
+    return requested
 
 
 def _judge_together(
@@ -116,7 +131,7 @@ def _judge_together(
 ) -> list[Decision]:
     """Judge all courses as if all of them were granted: for a request that is granted or refused as a whole."""
     offers = [_offer(ledger, student_id, course_id, on_full) for course_id in course_ids]
-    codes = _codes_of(offers)
+    requested = _requested(ledger, offers) if len(offers) > 1 else NO_PARTNERS
     history = ledger.history(student_id, without)
     seated = [
         (offer.course, ledger.term(offer.course.term_id))
@@ -129,7 +144,9 @@ def _judge_together(
         if len(seated) > 1 or (seated and offer.seat != "seat"):
             others = tuple([held for held in seated if held[0].id != offer.course_id])
         decisions.append(
-            _judged(ledger, student_id, offer, on_full=on_full, history=history, codes=codes, requested_seats=others)
+            _judged(
+                ledger, student_id, offer, on_full=on_full, history=history, requested=requested, requested_seats=others
+            )
         )
     return decisions
 
@@ -139,13 +156,13 @@ def _judge_in_turn(
 ) -> list[Decision]:
     """Judge each course against what the earlier ones took, then refuse those that lost their corequisite."""
     offers = [_offer(ledger, student_id, course_id, on_full) for course_id in course_ids]
-    codes = _codes_of(offers)
+    requested = _requested(ledger, offers) if len(offers) > 1 else NO_PARTNERS
     history = ledger.history(student_id, without)
     taken: list[HeldSeat] = []
     decisions: list[Decision] = []
     for offer in offers:
         decision = _judged(
-            ledger, student_id, offer, on_full=on_full, history=history, codes=codes, granted=tuple(taken)
+            ledger, student_id, offer, on_full=on_full, history=history, requested=requested, granted=tuple(taken)
         )
         decisions.append(decision)
         if decision.granted and decision.course is not None and decision.seat == "seat":
@@ -160,7 +177,7 @@ def _judged(
     *,
     on_full: OnFull,
     history: History,
-    codes: frozenset[str],
+    requested: Partners,
     granted: tuple[HeldSeat, ...] = (),
     requested_seats: tuple[HeldSeat, ...] = (),
 ) -> Decision:
@@ -177,7 +194,8 @@ def _judged(
         seat=offer.seat,
         on_full=on_full,
         groups=() if course is None else ledger.groups(course.id),
-        requested_codes=codes,
+        excluders=frozenset() if course is None else ledger.excluders(course),
+        requested=requested,
         granted=granted,
         requested_seats=requested_seats,
     )
@@ -201,12 +219,10 @@ def _without_lost_corequisites(
     """
     dependents: dict[str, list[int]] = {}
     """By the key of a code, the granted courses that it is a corequisite of."""
-    codes: Counter[str] = Counter()
-    """The keys of the codes of the granted courses."""
+    granted = _requested(ledger, [decision for decision in decisions if decision.granted])
     for index, decision in enumerate(decisions):
         if not decision.granted or decision.course is None:
             continue
-        codes[code_key(decision.course.code)] += 1
         for group in ledger.groups(decision.course.id):
             for key in group.keys if group.kind == "co" else ():
                 dependents.setdefault(key, []).append(index)
@@ -215,26 +231,26 @@ def _without_lost_corequisites(
     while doubtful:
         index = heappop(doubtful)
         decision = judged[index]
-        if not decision.granted or decision.course is None:
+        course = decision.course
+        if not decision.granted or course is None:
             continue
         application = Application(
             now=ledger.now,
-            course_id=decision.course_id,
-            course=decision.course,
+            course_id=course.id,
+            course=course,
             history=history,
-            groups=ledger.groups(decision.course_id),
-            requested_codes=codes.keys(),
+            term=ledger.term(course.term_id),
+            groups=ledger.groups(course.id),
+            requested=granted,
         )
-        overrides = ledger.overrides_of(student_id, decision.course_id)
+        overrides = ledger.overrides_of(student_id, course.id)
         lost, used = lift(rules.corequisite_missing(application), overrides)
         if lost:
             judged[index] = decision._replace(refusals=lost)
-            key = code_key(decision.course.code)
-            codes[key] -= 1
-            if not codes[key]:
-                del codes[key]
-                for dependent in dependents.get(key, ()):
-                    heappush(doubtful, dependent)
+            key = code_key(course.code)
+            granted[key] = [partner for partner in granted[key] if partner.course.id != course.id]
+            for dependent in dependents.get(key, ()):
+                heappush(doubtful, dependent)
         elif used:
             judged[index] = decision._replace(used=tuple(dict.fromkeys((*decision.used, *used))))
     return judged

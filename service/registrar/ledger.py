@@ -10,7 +10,7 @@ from functools import cached_property
 from heapq import heappop, heappush
 from typing import NamedTuple, cast
 
-from service.registrar.application import COMPLETED, Defined, Group, HeldSeat, Mark, code_key
+from service.registrar.application import COMPLETED, Defined, Group, HeldSeat, Mark, Partner, Partners, code_key
 from service.registrar.catalog import Catalog
 from service.registrar.changes import Origin
 from service.registrar.needs import Needs, NotLoaded, Relaxed, ReserveIds
@@ -292,6 +292,18 @@ class Ledger:
             raise NotLoaded(Needs(courses={course_id}))
         return groups or ()
 
+    def excluders(self, course: Course) -> Set[int]:
+        """Return the ids of the courses that name a course as an antirequisite."""
+        key = code_key(course.code)
+        known = self.catalog.excluders.get(key)
+        if known is None:
+            raise NotLoaded(Needs(courses={course.id}))
+        changed = self.requirements.items()
+        if not changed:
+            return known
+        naming = {id for id, groups in changed if key in excluded_keys(groups)}
+        return (known - {id for id, _ in changed}) | naming
+
     def term(self, term_id: int | None) -> Term | None:
         """Return a term; None where there is none."""
         if term_id is None:
@@ -559,24 +571,24 @@ class StudentHistory:
         return frozenset([code_key(self._definitions[id].code) for id, mark in self._marks.items() if mark == "passed"])
 
     @cached_property
-    def codes(self) -> Mapping[str, datetime | None]:
-        """The keys of the codes of the courses that the student is in, is waitlisted for or has passed."""
-        lapses: dict[str, datetime | None] = {}
+    def partners(self) -> Partners:
+        """The courses that the student is in, is waitlisted for or has passed."""
+        partners: dict[str, list[Partner]] = {}
         for id, mark in self._marks.items():
             if mark == "failed" or (id in self._without and mark != "passed"):
                 continue
             definition = self._definitions[id]
-            lapses_at = None
-            # A waitlist ends with its term.
-            if mark == "waitlisted" and (term := self._ledger.term(definition.term_id)) is not None:
-                lapses_at = end_of(term)
-                if lapses_at <= self._ledger.now:
+            if mark == "passed":
+                partner = Partner(definition, passed=True)
+            else:
+                term = self._ledger.term(definition.term_id)
+                # A waitlist ends with its term.
+                lapses_at = end_of(term) if mark == "waitlisted" and term is not None else None
+                if lapses_at is not None and lapses_at <= self._ledger.now:
                     continue
-            key = code_key(definition.code)
-            other = lapses.get(key, lapses_at)
-            never = lapses_at is None or other is None
-            lapses[key] = None if never else max(lapses_at, other)  # type: ignore[type-var]
-        return lapses
+                partner = Partner(definition, term, lapses_at=lapses_at)
+            partners.setdefault(code_key(definition.code), []).append(partner)
+        return partners
 
     @cached_property
     def seats(self) -> tuple[HeldSeat, ...]:
@@ -596,6 +608,11 @@ class StudentHistory:
                 if self._marks[id] != "waitlisted" and id in course_ids
             ]
         )
+
+
+def excluded_keys(groups: Iterable[Group]) -> set[str]:
+    """Return the keys of the codes that groups name as antirequisites."""
+    return {key for group in groups if group.kind == "anti" for key in group.keys}
 
 
 def waitlist_place(row: Enrollment | None) -> int | None:

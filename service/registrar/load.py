@@ -4,10 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby, starmap
 from typing import Any
 
-from service.registrar.application import Group
+from service.registrar.application import Group, code_key
 from service.registrar.catalog import EDITS_FOLLOWED, Catalog
 from service.registrar.changes import Change
-from service.registrar.ledger import Ledger
+from service.registrar.ledger import Ledger, excluded_keys
 from service.registrar.needs import Needs, Relaxed, ResourceNeeds
 from service.registrar.resources import Fields, ResourceType, Row
 from service.registrar.save import save
@@ -222,11 +222,18 @@ async def _load_catalog(connection: Connection, ledger: Ledger, needs: Needs) ->
     Definitions are loaded for all students once a rule asks for those of one: mostly it asks for all, or for none.
     """
     catalog = ledger.catalog
-    if new := sorted(course.id for course in ledger.courses if course.id not in catalog.requirements):
-        required = await requirements.load_requirements(connection, new)
-        catalog.requirements.update(dict.fromkeys(new, ()))
+    unread = {course.id for course in ledger.courses if course.id not in catalog.requirements}
+    codes = {key: course.code for course in ledger.courses if (key := code_key(course.code)) not in catalog.excluders}
+    if unread or codes:
+        required = await requirements.load_requirements(connection, sorted(unread), [*codes.values()])
+        catalog.requirements.update(dict.fromkeys(unread, ()))
+        catalog.excluders.update(dict.fromkeys(codes, frozenset()))
         for course_id, rows in groupby(required, lambda row: row.course_id):
-            catalog.requirements[course_id] = groups_of(rows)
+            groups = groups_of(rows)
+            if course_id in unread:
+                catalog.requirements[course_id] = groups
+            for key in excluded_keys(groups) & codes.keys():
+                catalog.excluders[key] |= {course_id}
     wanted = {*needs.terms}
     wanted.update([course.term_id for course in ledger.courses if course.term_id is not None])
     if needs.definitions:

@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
 from typing import Literal, TypeAlias
 
-from service.registrar.application import Application, HeldSeat, Hold, Refusal, Term
+from service.registrar.application import Application, HeldSeat, Hold, Partner, Refusal, Term
 
 Rule: TypeAlias = Callable[[Application], Sequence[Refusal]]
 
@@ -78,24 +78,52 @@ def prerequisite_missing(application: Application) -> Sequence[Refusal]:
 
 
 def corequisite_missing(application: Application) -> Sequence[Refusal]:
-    """The student neither has nor requests any course of a group that must be taken together with the course."""
+    """The student neither has nor requests any course of a group that must be taken together with the course.
+
+    Such a course counts in the same or an overlapping term, and once it is passed in any term.
+    """
     return [
         Refusal("corequisite_missing", application.course_id, None, {"any_of": list(group.codes)})
         for group in application.groups
-        if group.kind == "co"
-        and application.history.codes.keys().isdisjoint(group.keys)
-        and application.requested_codes.isdisjoint(group.keys)
+        if group.kind == "co" and not any(_partners(application, key) for key in group.keys)
     ]
 
 
 def antirequisite(application: Application) -> Sequence[Refusal]:
-    """The student has, or requests, a course that can't be taken together with the course."""
-    return [
-        Refusal("antirequisite", application.course_id, application.history.codes.get(key), {"course_code": code})
+    """The student has, or requests, a course that can't be taken together with the course, whichever of them says so.
+
+    Such a course counts in the same or an overlapping term, and once it is passed in any term.
+    """
+    named = {
+        key: (code, partners)
         for group in application.groups
         if group.kind == "anti"
         for code, key in zip(group.codes, group.keys, strict=True)
-        if key in application.history.codes or key in application.requested_codes
+        if (partners := _partners(application, key))
+    }
+    if application.excluders:
+        for key in sorted({*application.history.partners, *application.requested} - named.keys()):
+            partners = [each for each in _partners(application, key) if each.course.id in application.excluders]
+            if partners:
+                named[key] = min(partners, key=lambda partner: partner.course.id).course.code, partners
+    return [
+        Refusal(
+            "antirequisite",
+            application.course_id,
+            latest([partner.lapses_at for partner in partners]),
+            {"course_code": code},
+        )
+        for code, partners in named.values()
+    ]
+
+
+def _partners(application: Application, key: str) -> list[Partner]:
+    """Return the other courses with a code that the student has or requests, as far as they count for the course."""
+    return [
+        partner
+        for partner in (*application.history.partners.get(key, ()), *application.requested.get(key, ()))
+        if partner.course.id != application.course_id
+        and (partner.passed or terms_overlap(application.term, partner.term))
     ]
 
 
@@ -220,7 +248,11 @@ def judge_drop(
 
 def lapse_of(refusals: Iterable[Refusal]) -> datetime | None:
     """Return the instant at which the clock alone has lifted all refusals; None where it never does."""
-    instants = [refusal.lapses_at for refusal in refusals]
+    return latest([refusal.lapses_at for refusal in refusals])
+
+
+def latest(instants: Sequence[datetime | None]) -> datetime | None:
+    """Return the latest of instants; None where any is None, or where there is none."""
     known = [instant for instant in instants if instant is not None]
     return max(known) if known and len(known) == len(instants) else None
 

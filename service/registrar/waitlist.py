@@ -139,6 +139,7 @@ def judge_waitlisted(
         term=ledger.term(course.term_id),
         seat="seat",
         groups=ledger.groups(course.id),
+        excluders=ledger.excluders(course),
     )
     found = rules.judge(application)
     if not seats.has_free_seat(course):
