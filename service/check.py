@@ -35,7 +35,7 @@ from service.replay import (
     students_of,
     terms_of,
 )
-from service.settings import Settings
+from service.settings import Settings, zone_of
 from sql import Connection
 from sql import check as sql
 from sql import replay as sql_replay
@@ -108,9 +108,9 @@ class Overlooked:
     student_id: int
 
 
-async def find_overlooked(connection: Connection, sweep_interval: float) -> AsyncIterator[Overlooked]:
+async def find_overlooked(connection: Connection, sweep_interval: float, time_zone: str) -> AsyncIterator[Overlooked]:
     """Find unjudged students beside a free seat, but for courses that opened since the last sweep."""
-    for unjudged in await find_unjudged(connection, sweep_interval):
+    for unjudged in await find_unjudged(connection, sweep_interval, time_zone):
         yield Overlooked(*unjudged)
 
 
@@ -384,10 +384,10 @@ async def find_gaps(connection: Connection) -> Sequence[sql.Gap]:
     return await sql.find_gaps(connection, MAX_FAULTS)
 
 
-def invariants(sweep_interval: float) -> tuple[Invariant, ...]:
+def invariants(sweep_interval: float, time_zone: str = "UTC") -> tuple[Invariant, ...]:
     """List what must always hold."""
-    overlooked = partial(find_overlooked, sweep_interval=sweep_interval)
-    misjudged = partial(review_blocked, sweep_interval=sweep_interval)
+    overlooked = partial(find_overlooked, sweep_interval=sweep_interval, time_zone=time_zone)
+    misjudged = partial(review_blocked, sweep_interval=sweep_interval, time_zone=zone_of(time_zone))
     return (
         Invariant("the seat counter is the number of seated students", find_miscounts),
         Invariant("nobody was seated above the capacity of that moment, unless by an override", find_oversold),
@@ -445,7 +445,7 @@ async def check(settings: Settings) -> int:
             asyncio.timeout(settings.check_timeout),
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
-            for each in invariants(settings.sweep_interval):
+            for each in invariants(settings.sweep_interval, settings.time_zone):
                 with progress(connection, each.sentence):
                     found[each] = await each.search(connection)
         await connection.close(timeout=settings.connect_timeout)

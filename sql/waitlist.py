@@ -172,15 +172,15 @@ INNER JOIN student_courses
     ON student_courses.course_id = courses.id
     AND student_courses.status = 'waitlisted'
 WHERE courses.waitlisted > 0
-    AND terms.ends_on < (now() AT TIME ZONE 'UTC')::date
+    AND terms.ends_on < (now() AT TIME ZONE $1::text)::date
 ORDER BY courses.id, student_courses.place
-LIMIT $1::bigint
+LIMIT $2::bigint
 """
 
 
-async def load_ended(connection: Connection, limit: int) -> list[Pair]:
-    """Load waitlist places in terms that are over."""
-    return [Pair._make(row) for row in await connection.fetch(LOAD_ENDED, limit)]
+async def load_ended(connection: Connection, time_zone: str, limit: int) -> list[Pair]:
+    """Load waitlist places in terms whose last day is over in a time zone."""
+    return [Pair._make(row) for row in await connection.fetch(LOAD_ENDED, time_zone, limit)]
 
 
 LOAD_WAITLISTED_COURSES: Final = """
@@ -204,7 +204,7 @@ FROM courses
 LEFT JOIN terms ON terms.id = courses.term_id
 WHERE courses.waitlisted > 0
     AND courses.status = 'open'
-    AND (terms.id IS NULL OR terms.ends_on >= (now() AT TIME ZONE 'UTC')::date)
+    AND (terms.id IS NULL OR terms.ends_on >= (now() AT TIME ZONE $1::text)::date)
     AND (
         (
             (courses.capacity IS NULL OR courses.seats_taken < courses.capacity)
@@ -248,16 +248,16 @@ WHERE courses.waitlisted > 0
         )
     )
 ORDER BY courses.id
-LIMIT $1::bigint
+LIMIT $2::bigint
 """
 
 
-async def load_promotable(connection: Connection, limit: int) -> list[int]:
+async def load_promotable(connection: Connection, time_zone: str, limit: int) -> list[int]:
     """Load the ids of courses with an unjudged student who is to be judged now.
 
     The course has a free seat and is open for promotion, or usable overrides of the student make up for that.
     """
-    return [row[0] for row in await connection.fetch(LOAD_PROMOTABLE, limit)]
+    return [row[0] for row in await connection.fetch(LOAD_PROMOTABLE, time_zone, limit)]
 
 
 LIST_WAITLIST: Final = """
@@ -413,13 +413,13 @@ INNER JOIN student_courses
 WHERE courses.waitlisted > 0
     AND courses.status = 'open'
     AND (courses.capacity IS NULL OR courses.seats_taken < courses.capacity)
-    AND (terms.ends_on IS NULL OR terms.ends_on >= (now() AT TIME ZONE 'UTC')::date)
+    AND (terms.ends_on IS NULL OR terms.ends_on >= (now() AT TIME ZONE $2::text)::date)
     AND (terms.enroll_from IS NULL OR terms.enroll_from <= now() - make_interval(secs => $1::double precision))
     AND (terms.enroll_until IS NULL OR terms.enroll_until > now())
 ORDER BY courses.id, student_courses.place
 """
 
 
-async def find_unjudged(connection: Connection, open_seconds: float) -> list[Unjudged]:
+async def find_unjudged(connection: Connection, open_seconds: float, time_zone: str) -> list[Unjudged]:
     """Find unjudged students beside a free seat, in courses open for promotion at least that long."""
-    return [Unjudged._make(row) for row in await connection.fetch(FIND_UNJUDGED, open_seconds)]
+    return [Unjudged._make(row) for row in await connection.fetch(FIND_UNJUDGED, open_seconds, time_zone)]

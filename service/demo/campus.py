@@ -4,7 +4,7 @@ import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Literal, TypeAlias
 
 from service.registrar.application import Group
@@ -75,11 +75,13 @@ SEATS = {1: (150, 400), 2: (60, 120), 3: (30, 60), 4: (12, 30)}
 """From how many to how many seats a course of each level has."""
 COURSES_A_LEVEL = 5
 DAY_PATTERNS = (("mon", "wed", "fri"), ("tue", "thu"))
+YEAR = datetime.now(UTC).year + 1
+"""The year of the terms, which are not over on any day of this year: nobody enrolls in a term that is."""
 FALL: TermFields = {
-    "code": "2026F",
-    "name": "Fall 2026",
-    "starts_on": date(2026, 9, 1),
-    "ends_on": date(2026, 12, 18),
+    "code": f"{YEAR}F",
+    "name": f"Fall {YEAR}",
+    "starts_on": date(YEAR, 9, 1),
+    "ends_on": date(YEAR, 12, 18),
     "enroll_from": None,
     "enroll_until": None,
     "drop_until": None,
@@ -88,10 +90,10 @@ FALL: TermFields = {
 }
 SPRING: TermFields = {
     **FALL,
-    "code": "2026S",
-    "name": "Spring 2026",
-    "starts_on": date(2026, 1, 12),
-    "ends_on": date(2026, 5, 15),
+    "code": f"{YEAR}S",
+    "name": f"Spring {YEAR}",
+    "starts_on": date(YEAR, 1, 12),
+    "ends_on": date(YEAR, 5, 15),
 }
 
 

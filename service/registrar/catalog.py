@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, tzinfo
 from uuid import UUID
 
 from service.registrar.application import Course, Definition, Group, Term
@@ -24,6 +24,8 @@ class Catalog:
     a failover loses events, and others take their positions. Seats are never remembered.
     """
 
+    time_zone: tzinfo = UTC
+    """The institution's, in which the days of terms begin and end."""
     epoch: UUID | None = None
     position: int = 0
     occurred_at: datetime | None = None

@@ -185,12 +185,14 @@ def _judged(
     course = offer.course
     if offer.existing is not None:
         return offer
+    term = None if course is None else ledger.term(course.term_id)
     application = Application(
         now=ledger.now,
         course_id=offer.course_id,
         course=course,
         history=history,
-        term=None if course is None else ledger.term(course.term_id),
+        term=term,
+        ends_at=ledger.end_of(term),
         seat=offer.seat,
         on_full=on_full,
         groups=() if course is None else ledger.groups(course.id),

@@ -14,7 +14,7 @@ from service.registrar.application import COMPLETED, Defined, Group, HeldSeat, M
 from service.registrar.catalog import Catalog
 from service.registrar.changes import Origin
 from service.registrar.needs import Needs, NotLoaded, Relaxed, ReserveIds
-from service.registrar.rules import end_of, timestamp
+from service.registrar.rules import end_of_day, timestamp
 from service.registrar.unit_of_work import Flush, IdentityMap, UndoLog
 from sql.courses import Course
 from sql.enrollments import Enrollment, Transcript
@@ -315,6 +315,15 @@ class Ledger:
             raise NotLoaded(Needs(terms={term_id}))
         return term
 
+    def end_of(self, term: Term | None) -> datetime | None:
+        """Return the instant at which a term is over; None where there is no term."""
+        return None if term is None else end_of_day(term.ends_on, self.catalog.time_zone)
+
+    def is_over(self, term: Term | None) -> bool:
+        """Return whether a term is over."""
+        ends_at = self.end_of(term)
+        return ends_at is not None and ends_at <= self.now
+
     # Enrollments.
 
     def enrollment(self, student_id: int, course_id: int) -> Enrollment | None:
@@ -583,7 +592,7 @@ class StudentHistory:
             else:
                 term = self._ledger.term(definition.term_id)
                 # A waitlist ends with its term.
-                lapses_at = end_of(term) if mark == "waitlisted" and term is not None else None
+                lapses_at = self._ledger.end_of(term) if mark == "waitlisted" else None
                 if lapses_at is not None and lapses_at <= self._ledger.now:
                     continue
                 partner = Partner(definition, term, lapses_at=lapses_at)

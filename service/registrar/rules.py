@@ -5,7 +5,7 @@ They are listed in the order in which their refusals are listed. Each refusal sa
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from functools import lru_cache
 from typing import Literal, TypeAlias
 
@@ -50,8 +50,11 @@ def enrollment_not_open(application: Application) -> Sequence[Refusal]:
 
 
 def enrollment_closed(application: Application) -> Sequence[Refusal]:
-    """Enrollment in the course's term is closed."""
-    closed_at = application.term.enroll_until if application.term else None
+    """Enrollment in the course's term is closed, at the latest when the term is over."""
+    term = application.term
+    if term is None:
+        return NONE
+    closed_at = min([each for each in (term.enroll_until, application.ends_at) if each is not None], default=None)
     if closed_at is None or application.now < closed_at:
         return NONE
     return [Refusal("enrollment_closed", application.course_id, None, {"closed_at": timestamp(closed_at)})]
@@ -262,11 +265,12 @@ def in_force(hold: Hold, now: datetime) -> bool:
     return (hold.starts_at is None or hold.starts_at <= now) and (hold.ends_at is None or now < hold.ends_at)
 
 
-def end_of(term: Term) -> datetime:
-    """Return the instant at which a term is over: the end of its last day, in UTC."""
+@lru_cache(maxsize=1024)
+def end_of_day(day: date, time_zone: tzinfo) -> datetime:
+    """Return the midnight at which a day ends in a time zone, in UTC."""
     # Some callers write 9999-12-31 for a term without an end; the midnight after it lies beyond the calendar.
-    last_day = min(term.ends_on, date.max - timedelta(days=1))
-    return datetime.combine(last_day, time(), UTC) + timedelta(days=1)
+    next_day = min(day, date.max - timedelta(days=1)) + timedelta(days=1)
+    return datetime.combine(next_day, time(), time_zone).astimezone(UTC)
 
 
 def terms_overlap(one: Term | None, other: Term | None) -> bool:

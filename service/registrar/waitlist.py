@@ -109,7 +109,7 @@ def _next_candidate(ledger: Ledger, course: Course) -> Enrollment | None:
     Where the course has no seat to give, or is closed to promotion, only students whose overrides lift that are judged.
     """
     term = ledger.term(course.term_id)
-    if course.status != "open" or not course.waitlisted or (term is not None and rules.end_of(term) <= ledger.now):
+    if course.status != "open" or not course.waitlisted or ledger.is_over(term):
         return None
     obstacles = [] if seats.has_free_seat(course) else ["course_full"]
     if (closed := rules.promotion_rule(term, ledger.now)) is not None:
@@ -131,12 +131,14 @@ def judge_waitlisted(
         if dropped is not None and dropped.status not in seats.INACTIVE:
             drops.append(dropped)
             refusals += judge_drop(ledger, dropped)[1]
+    term = ledger.term(course.term_id)
     application = Application(
         now=ledger.now,
         course_id=course.id,
         course=course,
         history=ledger.history(row.student_id, {course.id, *(dropped.course_id for dropped in drops)}),
-        term=ledger.term(course.term_id),
+        term=term,
+        ends_at=ledger.end_of(term),
         seat="seat",
         groups=ledger.groups(course.id),
         excluders=ledger.excluders(course),
@@ -205,7 +207,7 @@ class Sweep(Change[Swept]):
         for student_id, course_id in self.ended:
             row, course = ledger.enrollment(student_id, course_id), ledger.course(course_id)
             term = None if course is None else ledger.term(course.term_id)
-            if row is not None and row.status == "waitlisted" and term and rules.end_of(term) <= ledger.now:
+            if row is not None and row.status == "waitlisted" and ledger.is_over(term):
                 move(ledger, student_id, course_id, "dropped", self.origin)
                 ended += 1
         for course_id in self.course_ids:
