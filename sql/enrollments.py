@@ -260,7 +260,8 @@ WITH waitlisted AS MATERIALIZED (
         places.student_id,
         places.course_id,
         sum(more.students) OVER (PARTITION BY places.course_id ORDER BY places.place) AS position,
-        own.blocked_by
+        own.blocked_by,
+        own.swap_drops
     FROM (
         SELECT
             student_courses.student_id,
@@ -280,7 +281,7 @@ WITH waitlisted AS MATERIALIZED (
             AND student_courses.place <= places.place
     ) AS more
     CROSS JOIN LATERAL (
-        SELECT CASE WHEN recheck_at IS NOT NULL THEN skipped END AS blocked_by
+        SELECT CASE WHEN recheck_at IS NOT NULL THEN skipped END AS blocked_by, swap_drops
         FROM student_courses
         WHERE student_courses.course_id = places.course_id
             AND student_courses.status = 'waitlisted'
@@ -326,6 +327,21 @@ CROSS JOIN LATERAL (
                         AND waitlisted.course_id = mine.course_id
                 )
             END AS blocked_by,
+            CASE
+                WHEN mine.status = 'waitlisted' THEN (
+                    SELECT waitlisted.swap_drops
+                    FROM waitlisted
+                    WHERE waitlisted.student_id = asked.student_id
+                        AND waitlisted.course_id = mine.course_id
+                )
+            END AS swap_drops,
+            (
+                SELECT json_agg(waitlisted.course_id ORDER BY waitlisted.course_id)
+                FROM waitlisted
+                CROSS JOIN json_array_elements_text(waitlisted.swap_drops) AS dropped (course_id)
+                WHERE waitlisted.student_id = asked.student_id
+                    AND dropped.course_id::bigint = mine.course_id
+            ) AS swap_adds,
             to_char(mine.joined_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS joined_at,
             mine.passed,
             mine.grade,
@@ -385,6 +401,7 @@ CROSS JOIN LATERAL (
             roster.status,
             NULL AS position,
             NULL AS blocked_by,
+            NULL AS swap_drops,
             to_char(roster.joined_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS joined_at,
             (
                 SELECT student

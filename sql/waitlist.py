@@ -52,20 +52,42 @@ async def load_unjudged(
     return sorted([Enrollment._make(row) for row in rows], key=attrgetter("joined_position"))
 
 
-LOAD_BLOCKED: Final = """
+LOAD_PLACES: Final = """
 SELECT
     student_id, course_id, status, place AS joined_position, joined_at, updated_at, passed, grade, override_id,
     swap_drops, skipped, recheck_at
 FROM student_courses
 WHERE student_id = ANY($1::bigint[])
     AND status = 'waitlisted'
-    AND recheck_at IS NOT NULL
 """
 
 
-async def load_blocked(connection: Connection, student_ids: list[int]) -> list[Enrollment]:
-    """Load the waitlist places of students that are blocked."""
-    return [Enrollment._make(row) for row in await connection.fetch(LOAD_BLOCKED, student_ids)]
+async def load_places(connection: Connection, student_ids: list[int]) -> list[Enrollment]:
+    """Load the waitlist places of students."""
+    return [Enrollment._make(row) for row in await connection.fetch(LOAD_PLACES, student_ids)]
+
+
+LOAD_SWAPS_OF_MEMBERS: Final = """
+SELECT
+    student_id, course_id, status, place AS joined_position, joined_at, updated_at, passed, grade, override_id,
+    swap_drops, skipped, recheck_at
+FROM student_courses
+WHERE student_id = ANY(
+        ARRAY(
+            SELECT members.student_id
+            FROM student_courses AS members
+            WHERE members.course_id = ANY($1::bigint[])
+                AND members.status IN ('enrolled', 'waitlisted')
+        )
+    )
+    AND status = 'waitlisted'
+    AND swap_drops IS NOT NULL
+"""
+
+
+async def load_swaps_of_members(connection: Connection, course_ids: list[int]) -> list[Enrollment]:
+    """Load the waitlist places with pending drops of the students who are in courses or waitlisted for them."""
+    return [Enrollment._make(row) for row in await connection.fetch(LOAD_SWAPS_OF_MEMBERS, course_ids)]
 
 
 UNJUDGE_COURSES: Final = """
@@ -285,6 +307,7 @@ FROM (
                         waitlist.status,
                         waitlist.position,
                         waitlist.blocked_by,
+                        waitlist.swap_drops,
                         to_char(waitlist.joined_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS joined_at,
                         (
                             SELECT student
@@ -301,6 +324,7 @@ FROM (
                 place,
                 joined_at,
                 CASE WHEN recheck_at IS NOT NULL THEN skipped END AS blocked_by,
+                swap_drops,
                 row_number() OVER (ORDER BY place) + (
                     SELECT count(*)
                     FROM student_courses AS ahead

@@ -237,7 +237,14 @@ class Model:
         late = state.status == "enrolled" and term is not None and self.terms[term].drop_late
         state.status = "withdrawn" if late else "dropped"
         state.drops = []
+        self.lapse(student, course)
         return state.status
+
+    def lapse(self, student: int, course: int) -> None:
+        """Have no swap of a student drop a course that the student has left or completed."""
+        for (s, _), state in self.states.items():
+            if s == student and course in state.drops:
+                state.drops.remove(course)
 
     def seat(self, student: int, course: int, reasons: list[Refusal]) -> None:
         codes = {code for _, code, _ in reasons}
@@ -370,14 +377,16 @@ class Model:
         if state.status == "completed" and state.passed == passed:
             return "unchanged"
         state.status, state.passed = "completed", passed
+        self.lapse(student, course)
         self.promote()
         return "completed"
 
     def cancel(self, course: int) -> None:
         self.courses[course].cancelled = True
-        for (_, c), state in self.states.items():
+        for (s, c), state in self.states.items():
             if c == course and state.status in {"enrolled", "waitlisted"}:
                 state.status, state.drops = "dropped", []
+                self.lapse(s, course)
         self.promote()
 
     def edit(self, course: int, what: str, value: Any) -> int:
@@ -399,10 +408,19 @@ class Model:
         while any(self._promote_in(course) for course in sorted(self.courses)):
             pass
 
+    def keep(self, student: int, course: int) -> str:
+        state = self.states.get((student, course))
+        if state is None:
+            raise Refused([(course, "not_enrolled", ())])
+        if state.status != "waitlisted" or not state.drops:
+            return "unchanged"
+        state.drops = []
+        self.promote()
+        return "kept"
+
     def going(self, student: int, course: int) -> list[int]:
         """List what leaves when a student gets a seat that a swap waits for."""
-        drops = self.states[student, course].drops
-        return [d for d in drops if self.states[student, d].status not in {"dropped", "withdrawn"}]
+        return list(self.states[student, course].drops)
 
     def judge_waiter(self, student: int, course: int) -> list[Refusal]:
         """List every reason that a waiter does not get a seat, those that overrides lift too."""

@@ -219,7 +219,7 @@ class Campus:
         on_full = chance.choice(["fail", "waitlist", "waitlist"])
         kinds = ["enroll"] * 7 + ["drop"] * 3 + ["swap"] * 3 + ["complete", "capacity", "capacity", "line", "meetings"]
         kinds += ["limit", "hold", "end_hold", "end_hold", "override", "override", "require", "require", "cancel"]
-        kinds += ["term", "term", "dates", "edit", "edit", "end_override", "bulk"]
+        kinds += ["term", "term", "dates", "edit", "edit", "end_override", "bulk", "keep"]
         match chance.choice(kinds):
             case "enroll":
                 wanted = some + ([9_999_999] if chance.random() < 0.1 else [])
@@ -228,6 +228,9 @@ class Campus:
                 out, *into = chance.sample(courses, 2 if on_full == "waitlist" else chance.randint(2, len(courses)))
                 mine = model.of(student, {"enrolled"}, into)
                 return "swap", (student, [chance.choice(mine)] if mine else [out], into, on_full)
+            case "keep":
+                swaps = [key for key, state in model.states.items() if state.drops]
+                return "keep", chance.choice(swaps) if swaps else (student, course)
             case "complete":
                 return "complete", (student, course, chance.random() < 0.7)
             case "capacity":
@@ -295,6 +298,9 @@ class Campus:
                 if answer.status in {404, 409} and not answer.body["errors"]:
                     return [(course, answer.body["type"].rpartition("/")[2].replace("-", "_"), ())]
                 return reasons(answer) if answer.status == 409 else answer.body["outcome"]
+            case "keep", (student, course):
+                answer = await call(client, "DELETE", f"/students/{student}/courses/{course}/swap")
+                return [(course, "not_enrolled", ())] if answer.status == 404 else answer.body["outcome"]
             case "complete", (student, course, passed):
                 path = f"/students/{student}/courses/{course}/complete"
                 answer = await call(client, "POST", path, {"passed": passed})
@@ -448,6 +454,8 @@ def modelled(model: Model, step: Step) -> object:
                 return model.swap(*arguments)
             case "drop", arguments:
                 return model.drop(*arguments)
+            case "keep", arguments:
+                return model.keep(*arguments)
             case "complete", arguments:
                 return model.complete(*arguments)
             case "cancel", (course,):

@@ -1,5 +1,6 @@
 """Enrollments: what callers send and see of them, and the handlers."""
 
+import json
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,8 @@ from service.errors import (
 )
 from service.registrar.application import OnFull, Refusal
 from service.registrar.changes import Moved, Result
-from service.registrar.enrollments import Complete, Drop, Enroll, Mode, Swap
+from service.registrar.enrollments import Complete, Drop, Enroll, KeepDrops, Mode, Swap
+from service.registrar.moves import swap_drops_of
 from service.registrar.rules import sentence
 from service.web.endpoint import Call, Reply, Written, endpoint
 from service.web.paging import Paging, WrittenPage, decode_cursor, written_page
@@ -216,6 +218,14 @@ BlockedBy = Annotated[
 ]
 
 
+SwapDrops = Annotated[
+    list[int] | None,
+    Field(
+        description="The courses that the student drops on getting a seat in this one, by a swap; null if there are none."
+    ),
+]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudentCourse:
     """A course as one of a student's."""
@@ -224,6 +234,13 @@ class StudentCourse:
     status: Status
     position: Position
     blocked_by: BlockedBy
+    swap_drops: SwapDrops
+    swap_adds: Annotated[
+        list[int] | None,
+        Field(
+            description="The waitlisted courses of swaps for which the student drops this one; null if there are none."
+        ),
+    ]
     joined_at: datetime
     passed: bool | None
     grade: str | None
@@ -235,7 +252,8 @@ class MovedCourse(StudentCourse):
     """A student's course after a drop or a completion."""
 
     outcome: Annotated[
-        Literal["dropped", "withdrawn", "completed", "unchanged"], Field(description="unchanged: it was so already.")
+        Literal["dropped", "withdrawn", "completed", "kept", "unchanged"],
+        Field(description="unchanged: it was so already."),
     ]
 
 
@@ -247,6 +265,7 @@ class CourseStudent:
     status: Status
     position: Position
     blocked_by: BlockedBy
+    swap_drops: SwapDrops
     joined_at: datetime
     student: StudentInfo
 
@@ -385,6 +404,16 @@ async def drop_course(call: Call, student_id: IdInPath, course_id: IdInPath, que
     return _moved(await call[REGISTRAR].submit(change))
 
 
+@endpoint("DELETE", "/students/{student_id}/courses/{course_id}/swap", problems=[StudentNotFound, NotEnrolled])
+async def keep_drops(call: Call, student_id: IdInPath, course_id: IdInPath) -> MovedCourse:
+    """Keep the courses that a swap would drop for this one; the student stays on its waitlist.
+
+    Where nothing would be dropped it is `unchanged`: repeating is safe.
+    """
+    change = KeepDrops(origin=origin_of(call), student_id=student_id, course_id=course_id)
+    return _moved(await call[REGISTRAR].submit(change))
+
+
 @endpoint(
     "POST",
     "/students/{student_id}/courses/{course_id}/complete",
@@ -409,8 +438,10 @@ def _moved(moved: Moved) -> MovedCourse:
     return MovedCourse(
         course_id=row.course_id,
         status=row.status,
-        position=None,
-        blocked_by=None,
+        position=moved.position,
+        blocked_by=None if row.recheck_at is None or row.skipped is None else json.loads(row.skipped),
+        swap_drops=swap_drops_of(row) or None,
+        swap_adds=list(moved.swap_adds) or None,
         joined_at=row.joined_at,
         passed=row.passed,
         grade=row.grade,

@@ -1,6 +1,5 @@
 """Enrolling, swapping, dropping and completing."""
 
-import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
@@ -32,7 +31,7 @@ from service.registrar.application import (
 from service.registrar.changes import Change, Moved, Origin, Result
 from service.registrar.courses import find_course
 from service.registrar.ledger import Ledger
-from service.registrar.moves import judge_drop, lift, move, use
+from service.registrar.moves import judge_drop, lift, move, set_swap_drops, swap_drops_of, swaps_that_drop, use
 from service.registrar.needs import Needs
 from service.registrar.rules import DropStatus
 from service.registrar.students import check_student
@@ -333,16 +332,8 @@ class Swap(Change[tuple[Result, ...]]):
         ]
         for add in adds:
             row = add.existing
-            if row is not None and row.status == "waitlisted" and json.loads(row.swap_drops or "[]") != leaving:
-                ledger.put_enrollment(row._replace(swap_drops=json.dumps(leaving)))
-                ledger.append_event(
-                    "enrollment.updated",
-                    self.origin,
-                    student_id=self.student_id,
-                    course_id=row.course_id,
-                    before={"status": "waitlisted", "swap_drops": json.loads(row.swap_drops or "[]")},
-                    after={"status": "waitlisted", "swap_drops": leaving},
-                )
+            if row is not None and row.status == "waitlisted" and swap_drops_of(row) != leaving:
+                set_swap_drops(ledger, row, leaving, self.origin)
                 ledger.changed_students.put(self.student_id, self.origin)
             results.append(_apply(ledger, self.student_id, add, self.origin, leaving))
         return tuple(results)
@@ -413,6 +404,41 @@ class Drop(Change[Moved]):
         result = _drop_now(ledger, decision, self.origin)
         row = ledger.enrollments[self.student_id, self.course_id]
         return Moved("unchanged" if result.outcome == "unchanged" else decision.status, row, decision.course)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeepDrops(Change[Moved]):
+    """Keep the courses that a swap would drop once a waitlisted student gets the seat; the waitlist place stays.
+
+    Raises, when decided:
+        StudentNotFound: there is no such student.
+        NotEnrolled: the student was never in the course.
+    """
+
+    student_id: int
+    course_id: int
+
+    def add_needs(self, needs: Needs) -> None:
+        """Add the student, the course and the pair."""
+        needs.students.add(self.student_id)
+        needs.courses.add(self.course_id)
+        needs.pairs.add((self.student_id, self.course_id))
+
+    def decide(self, ledger: Ledger) -> Moved:
+        """Return the row without pending drops."""
+        check_student(ledger, self.student_id)
+        course = ledger.course(self.course_id)
+        row = None if course is None else ledger.enrollment(self.student_id, self.course_id)
+        if course is None or row is None:
+            raise NotEnrolled(self.student_id, self.course_id)
+        position = ledger.waitlist_position(row) if row.status == "waitlisted" else None
+        adds = tuple([place.course_id for place in swaps_that_drop(ledger, self.student_id, self.course_id)])
+        if row.status != "waitlisted" or not row.swap_drops:
+            return Moved("unchanged", row, course, position, adds)
+        set_swap_drops(ledger, row, [], self.origin)
+        # A drop that is refused kept the student from the seat.
+        ledger.changed_students.put(self.student_id, self.origin)
+        return Moved("kept", ledger.enrollments[self.student_id, self.course_id], course, position, adds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -96,10 +96,7 @@ async def load(connection: Connection, ledger: Ledger, needs: Needs) -> None:
         ledger.free_ids[reserve] = [*reversed(await reserve(connection, count)), *ledger.free_ids.get(reserve, [])]
     await _load_resources(connection, ledger, needs)
     await _load_waitlists(connection, ledger, needs)
-    if needs.rosters:
-        for row in await enrollments.load_roster(connection, sorted(needs.rosters)):
-            ledger.add_enrollment(row)
-        ledger.loaded_rosters |= needs.rosters
+    await _load_rosters(connection, ledger, needs.rosters)
     if needs.holds:
         for hold in await holds.find_holds(connection, sorted(needs.holds)):
             ledger.add_hold(hold)
@@ -119,6 +116,16 @@ async def load(connection: Connection, ledger: Ledger, needs: Needs) -> None:
         ledger.add_positions(await waitlist.count_positions(connection, places))
     await _load_courses(connection, ledger, needs.courses | needs.rosters)
     await _load_catalog(connection, ledger, needs)
+
+
+async def _load_rosters(connection: Connection, ledger: Ledger, course_ids: set[int]) -> None:
+    """Load who is in courses or waitlisted for them, and the swaps that may drop these courses."""
+    if course_ids:
+        for row in await enrollments.load_roster(connection, sorted(course_ids)):
+            ledger.add_enrollment(row)
+        for row in await waitlist.load_swaps_of_members(connection, sorted(course_ids)):
+            ledger.add_enrollment(row)
+        ledger.loaded_rosters |= course_ids
 
 
 async def _load_waitlists(connection: Connection, ledger: Ledger, needs: Needs) -> None:
@@ -184,8 +191,8 @@ async def _add_students(
         if row.has_overrides:
             with_overrides.append(row.student_id)
     if waitlisted:
-        for blocked in await waitlist.load_blocked(connection, waitlisted):
-            ledger.add_enrollment(blocked)
+        for place in await waitlist.load_places(connection, waitlisted):
+            ledger.add_enrollment(place)
         await _load_courses(connection, ledger, courses_waited_for)
     if with_holds:
         for hold in await holds.load_holds(connection, with_holds, ledger.now):

@@ -14,7 +14,7 @@ from service.registrar import rules, seats
 from service.registrar.application import Application, Course, Refusal
 from service.registrar.changes import Change, Origin
 from service.registrar.ledger import Ledger
-from service.registrar.moves import judge_drop, lift, move, use
+from service.registrar.moves import judge_drop, lift, move, swap_drops_of, use
 from service.registrar.needs import Needs, NotLoaded, Relaxed
 from sql import NEVER
 from sql.enrollments import Enrollment, Pair
@@ -126,9 +126,9 @@ def judge_waitlisted(
     """
     drops = []
     refusals: tuple[Refusal, ...] = ()
-    for dropped_id in json.loads(row.swap_drops or "[]"):
+    for dropped_id in swap_drops_of(row):
         dropped = ledger.enrollment(row.student_id, dropped_id)
-        if dropped is not None and dropped.status not in seats.INACTIVE:
+        if dropped is not None and dropped.status in seats.ACTIVE:
             drops.append(dropped)
             refusals += judge_drop(ledger, dropped)[1]
     term = ledger.term(course.term_id)
@@ -151,6 +151,8 @@ def judge_waitlisted(
 
 
 def _seat(ledger: Ledger, row: Enrollment, used: tuple[Override, ...], drops: list[Enrollment], origin: Origin) -> None:
+    # These drops are made here; what is left of them is that of the student's other swaps.
+    ledger.put_enrollment(row._replace(swap_drops=None))
     for dropped in drops:
         status, _, lifted = judge_drop(ledger, dropped)
         use(ledger, lifted, origin)
