@@ -84,7 +84,8 @@ class Transcript(NamedTuple):
     """What a student may and has, in ids of courses; None stands for no course, and for no limit of the student's own.
 
     Completed courses are either ``passed`` or ``failed``, ``inactive`` are those dropped and withdrawn. ``has_holds``
-    and ``has_overrides`` are true where any has not ended.
+    and ``has_overrides`` are true where any has not ended, ``has_passed_codes`` where a completed course has another code
+    since.
     """
 
     student_id: int
@@ -96,6 +97,7 @@ class Transcript(NamedTuple):
     inactive: list[int] | None
     has_holds: bool
     has_overrides: bool
+    has_passed_codes: bool
 
 
 LOAD_TRANSCRIPTS: Final = """
@@ -117,7 +119,12 @@ SELECT
         WHERE overrides.student_id = students.id
             AND overrides.used_at IS NULL
             AND (overrides.expires_at IS NULL OR overrides.expires_at > $2::timestamptz)
-    ) AS has_overrides
+    ) AS has_overrides,
+    (mine.passed IS NOT NULL OR mine.failed IS NOT NULL) AND EXISTS (
+        SELECT FROM student_courses
+        WHERE student_courses.student_id = students.id
+            AND student_courses.passed_code IS NOT NULL
+    ) AS has_passed_codes
 FROM students
 CROSS JOIN LATERAL (
     SELECT

@@ -4,9 +4,27 @@ import asyncpg
 import pytest
 
 from service.check import check
+from service.errors import EnrollmentRefused
+from service.registrar.changes import Origin
+from service.registrar.courses import COURSE
+from service.registrar.enrollments import Complete, Enroll
+from service.registrar.resources import Edit
 from service.settings import Settings
 from sql import Connection
-from tests.campus import Answer, call, course_fields, create, drop, enroll, new_course, new_student, problem, read
+from tests.campus import (
+    Answer,
+    call,
+    course_fields,
+    create,
+    drop,
+    enroll,
+    new_course,
+    new_student,
+    problem,
+    read,
+    registrar_of,
+    wait_for,
+)
 from tests.conftest import Client
 from tests.test_registrar import TERM, codes, status_of
 from tests.test_waiting import require
@@ -203,3 +221,83 @@ async def test_who_is_excluded_by_a_course_that_names_the_other_is_promoted_when
 
     assert await status_of(client, student, wanted) == "enrolled"
     assert await check(settings) == 0
+
+
+async def test_a_pass_counts_for_the_code_under_which_it_was_earned(
+    client: Client, settings: Settings, connection: Connection
+) -> None:
+    course, needs_old, needs_new = (
+        await new_course(client, code="OLD1"),
+        await new_course(client),
+        await new_course(client),
+    )
+    await require(client, needs_old, "pre", "OLD1")
+    await require(client, needs_new, "pre", "NEW1")
+    early, late, enrolled = [await new_student(client) for _ in range(3)]
+    for student in (early, late, enrolled):
+        await enroll(client, student, course)
+    await complete(client, early, course)
+
+    await call(client, "PATCH", f"/courses/{course}", {"code": "NEW1"})
+    await complete(client, late, course)
+    # A correction is of the same completion.
+    await complete(client, early, course, passed=False)
+    assert codes(await enroll(client, early, needs_old)) == ["prerequisite_missing"]
+    await complete(client, early, course)
+
+    assert (await enroll(client, early, needs_old)).status == 201
+    assert codes(await enroll(client, early, needs_new)) == ["prerequisite_missing"]
+    assert (await enroll(client, late, needs_new)).status == 201
+    assert codes(await enroll(client, late, needs_old)) == ["prerequisite_missing"]
+    await call(client, "PATCH", f"/courses/{course}", {"code": "OLD1"})
+    assert codes(await enroll(client, late, needs_old)) == ["prerequisite_missing"]
+    await call(client, "PATCH", f"/courses/{course}", {"code": "THIRD1"})
+    assert codes(await enroll(client, early, needs_new)) == ["prerequisite_missing"]
+    rows = await connection.fetch("SELECT passed_code FROM student_courses WHERE course_id = $1 ORDER BY 1", course)
+    assert [row["passed_code"] for row in rows] == ["NEW1", "OLD1", None]
+    assert await check(settings) == 0
+    await connection.execute("UPDATE student_courses SET passed_code = NULL WHERE passed_code = 'OLD1'")
+    assert await check(settings) == 1
+
+
+async def test_a_code_that_was_earned_counts_for_co_and_antirequisites_too(client: Client) -> None:
+    course, together, apart = await new_course(client, code="OLD1"), await new_course(client), await new_course(client)
+    await require(client, together, "co", "OLD1")
+    await require(client, apart, "anti", "OLD1")
+    student = await new_student(client)
+    await enroll(client, student, course)
+    await complete(client, student, course)
+    await call(client, "PATCH", f"/courses/{course}", {"code": "NEW1"})
+    assert (await enroll(client, student, together)).status == 201
+    assert codes(await enroll(client, student, apart)) == ["antirequisite"]
+
+
+async def test_a_new_code_counts_at_once_in_the_same_batch(client: Client, settings: Settings) -> None:
+    course, wanted = await new_course(client, code="OLD1"), await new_course(client)
+    await require(client, wanted, "pre", "OLD1")
+    early, late = await new_student(client), await new_student(client)
+    for student in (early, late):
+        await enroll(client, student, course)
+    origin = Origin("r")
+    async with registrar_of(settings) as registrar:
+        outcomes = await registrar.submit_all([
+            Complete(origin=origin, student_id=early, course_id=course, passed=True),
+            Edit(origin=origin, resource=COURSE, id=course, values={"code": "NEW1"}),
+            Complete(origin=origin, student_id=late, course_id=course, passed=True),
+            Enroll(origin=origin, student_id=early, course_ids=(wanted,)),
+            Enroll(origin=origin, student_id=late, course_ids=(wanted,)),
+        ])  # fmt: skip
+    assert [isinstance(outcome, EnrollmentRefused) for outcome in outcomes] == [False] * 4 + [True]
+    assert await check(settings) == 0
+
+
+async def test_who_waits_keeps_what_was_passed_when_the_code_changes(client: Client, settings: Settings) -> None:
+    course, wanted = await new_course(client, code="OLD1"), await new_course(client, capacity=0)
+    await require(client, wanted, "pre", "OLD1")
+    student = await new_student(client)
+    await enroll(client, student, course)
+    await complete(client, student, course)
+    await wait_for(client, student, wanted)
+    await call(client, "PATCH", f"/courses/{course}", {"code": "NEW1"})
+    await call(client, "PATCH", f"/courses/{wanted}", {"capacity": 1})
+    assert await status_of(client, student, wanted) == "enrolled"

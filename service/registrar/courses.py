@@ -15,6 +15,7 @@ from service.registrar.resources import ResourceType, external_id_of
 from service.registrar.seats import has_free_seat
 from sql import Connection, courses, enrollments
 from sql.courses import Course
+from sql.passed_codes import FormerCode
 
 
 class CourseFields(TypedDict):
@@ -47,7 +48,8 @@ def _validate(ledger: Ledger, course: Course) -> None:
 def _on_update(ledger: Ledger, before: Course, after: Course, origin: Origin) -> None:
     """Have those judged again who may be eligible now; an edit of any other field makes nobody eligible."""
     if any(getattr(before, name) != getattr(after, name) for name in ("meetings", "credits", "term_id", "code")):
-        ledger.relax(Relaxed(origin, courses={after.id}, members={after.id}))
+        former = [] if before.code == after.code else [FormerCode(after.id, before.code)]
+        ledger.relax(Relaxed(origin, courses={after.id}, members={after.id}, former_codes=former))
     if before.term_id != after.term_id or has_free_seat(after):
         ledger.mark_promotable(after.id, origin)
 

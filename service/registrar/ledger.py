@@ -21,6 +21,7 @@ from sql.enrollments import Enrollment, Transcript
 from sql.feed import Event, Head
 from sql.holds import Hold
 from sql.overrides import Override
+from sql.passed_codes import PassedCode
 from sql.students import Student
 from sql.terms import Term
 from sql.waitlist import Place, Position
@@ -90,10 +91,8 @@ class Ledger:
         """Students who have other courses, holds or limits than before: their waitlist places are judged again."""
         self.relaxed: list[Relaxed] = []
         """What changes have relaxed: only the database can find the students who were blocked by it."""
-        self.promotions_left = promotions_left
-        """How many more waitlisted students this transaction may judge."""
-        self.promoted = 0
-        """Students promoted since the last change was decided."""
+        self.promotions_left, self.promoted = promotions_left, 0
+        """How many more waitlisted students this transaction may judge; those promoted since the last change was decided."""
 
         # What was looked up, found or not. It is never undone: under the lock the database stands still.
         self.loaded_students: set[int] = set()
@@ -107,6 +106,8 @@ class Ledger:
         """By course and student, the joined positions whose waitlist positions were counted, with those."""
         self._promotable_heap: list[int] = []
         self._marks: dict[int, dict[int, Mark]] = {}
+        self._passed_codes: dict[tuple[int, int], str] = {}
+        """By student and course, the codes under which those were completed that have other codes since."""
         self._limits: dict[int, float | None] = {}
         self._inactive: dict[int, list[int]] = {}
         """The courses that students had left before this batch."""
@@ -242,6 +243,10 @@ class Ledger:
         if student_id not in self.loaded_students:
             raise NotLoaded(Needs(students={student_id}))
         return self._marks.get(student_id, {})
+
+    def passed_code(self, student_id: int, course: Defined) -> str:
+        """Return the code under which a student has completed a course."""
+        return self._passed_codes.get((student_id, course.id), course.code)
 
     def courses_had(self) -> set[int]:
         """Return the courses of all loaded students."""
@@ -515,6 +520,10 @@ class Ledger:
             for enrollment in self.courses_of(row.student_id):
                 _put_mark((marks, enrollment.course_id), mark_of(enrollment))
 
+    def add_passed_codes(self, rows: Iterable[PassedCode]) -> None:
+        """Add the codes under which students have completed courses that have other codes since."""
+        self._passed_codes.update({(row.student_id, row.course_id): row.code for row in rows})
+
     def add_enrollment(self, row: Enrollment) -> None:
         """Add a row of the database, unless a change has put another one in its place.
 
@@ -561,6 +570,7 @@ class StudentHistory:
 
     def __init__(self, ledger: Ledger, student_id: int, without: Collection[int]) -> None:
         self._ledger = ledger
+        self._student_id = student_id
         self._marks = ledger.marks(student_id)
         self._without = without
         self.holds = ledger.holds_of(student_id)
@@ -577,7 +587,11 @@ class StudentHistory:
     @cached_property
     def passed(self) -> frozenset[str]:
         """The keys of the codes of the courses that the student has passed."""
-        return frozenset([code_key(self._definitions[id].code) for id, mark in self._marks.items() if mark == "passed"])
+        return frozenset([self._passed_key(id) for id, mark in self._marks.items() if mark == "passed"])
+
+    def _passed_key(self, course_id: int) -> str:
+        """Return the key of the code under which the student has passed a course."""
+        return code_key(self._ledger.passed_code(self._student_id, self._definitions[course_id]))
 
     @cached_property
     def partners(self) -> Partners:
@@ -588,15 +602,15 @@ class StudentHistory:
                 continue
             definition = self._definitions[id]
             if mark == "passed":
-                partner = Partner(definition, passed=True)
+                key, partner = self._passed_key(id), Partner(definition, passed=True)
             else:
                 term = self._ledger.term(definition.term_id)
                 # A waitlist ends with its term.
                 lapses_at = self._ledger.end_of(term) if mark == "waitlisted" else None
                 if lapses_at is not None and lapses_at <= self._ledger.now:
                     continue
-                partner = Partner(definition, term, lapses_at=lapses_at)
-            partners.setdefault(code_key(definition.code), []).append(partner)
+                key, partner = code_key(definition.code), Partner(definition, term, lapses_at=lapses_at)
+            partners.setdefault(key, []).append(partner)
         return partners
 
     @cached_property

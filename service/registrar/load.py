@@ -12,7 +12,7 @@ from service.registrar.needs import Needs, Relaxed, ResourceNeeds
 from service.registrar.resources import Fields, ResourceType, Row
 from service.registrar.save import save
 from service.registrar.seats import has_free_seat
-from sql import Connection, courses, enrollments, feed, holds, overrides, requirements, terms, waitlist
+from sql import Connection, courses, enrollments, feed, holds, overrides, passed_codes, requirements, terms, waitlist
 from sql.courses import Seats
 from sql.enrollments import Transcript
 from sql.opening import load_opening
@@ -54,7 +54,7 @@ async def open_ledger(connection: Connection, catalog: Catalog, promotions_left:
     await refresh_catalog(connection, catalog, head)
     ledger = Ledger(head, catalog, promotions_left)
     await _add_students(
-        connection, ledger, needs.students, [Transcript._make(row[:9]) for row in rows if row.student_id]
+        connection, ledger, needs.students, [Transcript._make(row[:10]) for row in rows if row.student_id]
     )
     seats = starmap(Seats, zip(*(column or () for column in first[-3:]), strict=True))
     await _add_courses(connection, ledger, needs.courses, [*seats])
@@ -156,6 +156,8 @@ async def _unjudge(connection: Connection, ledger: Ledger, relaxed: Relaxed) -> 
     The statements see the tables alone, so everything in memory is written first.
     """
     await save(connection, ledger.flush())
+    if relaxed.former_codes:
+        ledger.add_passed_codes(await passed_codes.keep_passed_codes(connection, relaxed.former_codes))
     pairs: list[enrollments.Pair] = []
     if relaxed.courses or relaxed.terms:
         pairs += await waitlist.unjudge_courses(connection, sorted(relaxed.courses), sorted(relaxed.terms))
@@ -179,7 +181,7 @@ async def _add_students(
     connection: Connection, ledger: Ledger, ids: set[int], transcripts: Sequence[Transcript]
 ) -> None:
     """Add students with all that they have; those of ``ids`` without a transcript do not exist."""
-    waitlisted, with_holds, with_overrides = [], [], []
+    waitlisted, with_holds, with_overrides, with_passed_codes = [], [], [], []
     courses_waited_for: set[int] = set()
     for row in transcripts:
         ledger.add_transcript(row)
@@ -190,6 +192,8 @@ async def _add_students(
             with_holds.append(row.student_id)
         if row.has_overrides:
             with_overrides.append(row.student_id)
+        if row.has_passed_codes:
+            with_passed_codes.append(row.student_id)
     if waitlisted:
         for place in await waitlist.load_places(connection, waitlisted):
             ledger.add_enrollment(place)
@@ -200,6 +204,8 @@ async def _add_students(
     if with_overrides:
         for override in await overrides.load_overrides(connection, with_overrides, ledger.now):
             ledger.add_override(override)
+    if with_passed_codes:
+        ledger.add_passed_codes(await passed_codes.load_passed_codes(connection, with_passed_codes))
     ledger.loaded_students |= ids
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sql import Connection
 from sql.enrollments import Enrollment
+from sql.passed_codes import FormerCode
 
 if TYPE_CHECKING:
     from service.registrar.changes import Origin
@@ -36,6 +37,7 @@ class Relaxed:
     ``courses``: the students waitlisted for them. ``members``: the waitlist places of the students who are in them.
     ``terms`` and ``members_of_terms``: the same for all courses of terms. ``students``: the waitlist places of students.
     ``reopened_terms``: the terms in which somebody may be promoted who could not be judged while the term was closed.
+    ``former_codes``: the codes that courses had, which those keep who have completed them.
     ``due``: the students whose ``recheck_at`` has come. Promotions that follow have the same ``origin``.
     """
 
@@ -46,6 +48,7 @@ class Relaxed:
     members_of_terms: set[int] = field(default_factory=set)
     students: set[int] = field(default_factory=set)
     reopened_terms: set[int] = field(default_factory=set)
+    former_codes: list[FormerCode] = field(default_factory=list)
     due: bool = False
 
 
