@@ -18,7 +18,7 @@ from service.api.courses import NewCourse
 from service.api.fields import Input
 from service.api.students import NewStudent
 from service.api.terms import NewTerm
-from service.fitness import UnfitDatabase
+from service.fitness import NotMigrated
 from service.migrate import DatabaseUnavailable
 from service.registrar.review import review_blocked
 from service.registrar.rules import terms_overlap, week_of
@@ -36,6 +36,7 @@ from service.replay import (
     terms_of,
 )
 from service.settings import Settings, zone_of
+from service.terminal import show_progress
 from sql import Connection
 from sql import check as sql
 from sql import replay as sql_replay
@@ -450,7 +451,7 @@ async def check(settings: Settings) -> int:
                     found[each] = await each.search(connection)
         await connection.close(timeout=settings.connect_timeout)
     except asyncpg.UndefinedTableError as error:
-        raise UnfitDatabase("The database is not migrated: run `python -m service migrate` first.") from error
+        raise NotMigrated from error
     except (TimeoutError, asyncpg.QueryCanceledError):
         report(found)
         print(
@@ -468,16 +469,13 @@ async def check(settings: Settings) -> int:
 @contextmanager
 def progress(connection: Connection, sentence: str) -> Iterator[None]:
     """Show on a terminal which invariant is being checked, and how many statements that has taken so far."""
-    if not sys.stderr.isatty():
-        yield
-        return
     statements = itertools.count(1)
     ended = False
 
     def show(_: object = None) -> None:
         # The driver calls this later than it ends a statement.
         if not ended:
-            print(f"\r      {sentence} (statement {next(statements)})", end="", file=sys.stderr, flush=True)
+            show_progress(f"      {sentence} (statement {next(statements)})")
 
     connection.add_query_logger(show)
     show()
@@ -486,7 +484,7 @@ def progress(connection: Connection, sentence: str) -> Iterator[None]:
     finally:
         ended = True
         connection.remove_query_logger(show)
-        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        show_progress()
 
 
 def report(found: Mapping[Invariant, Found]) -> int:

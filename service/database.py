@@ -14,7 +14,7 @@ from service.fitness import STANDBY, UnfitDatabase, check_fitness
 from service.settings import Settings
 from sql import Connection
 from sql.feed import get_writer_age, is_copy, lock_feed, renew_epoch
-from sql.server import get_server
+from sql.server import find_applied_migrations, get_server
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +107,18 @@ class Database:
                 return await get_writer_age(connection)
         except asyncpg.UndefinedTableError as error:
             raise Unavailable("The database is not migrated.") from error
+
+    async def list_migrations(self) -> list[str]:
+        """List the names of the migrations that the schema has.
+
+        Raises:
+            Unavailable: the server does not answer.
+        """
+        try:
+            async with self.reading() as connection:
+                return await find_applied_migrations(connection)
+        except asyncpg.UndefinedTableError:
+            return []
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[Connection]:

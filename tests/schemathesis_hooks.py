@@ -4,18 +4,20 @@ from typing import Any, Final
 
 import schemathesis
 
-ACCEPTED: Final = frozenset({200, 201, 204})
+ACCEPTED: Final = frozenset({200, 201, 204, 304})
 REFUSED: Final = frozenset({404, 409, 412})
 """The request is of the right form, and what it names is not there, or not in a state for it."""
 
 BEYOND_SCHEMAS: Final = frozenset(
     {
         *{"invalid_cursor", "too_many_filters", "unknown_term", "own_requirement"},
+        *{"blank", "forbidden_character"},
         *{"term_dates", "hold_dates", "inverted_meeting"},
         *{"swap_with_itself", "too_many_adds", "too_many_pairs", "invalid_etag"},
     }
 )
-"""Reasons for a 422 that no schema can tell beforehand: the cursors and terms that exist, and what does not fit together.
+"""Reasons for a 422 that no schema can tell beforehand: the cursors and terms that exist, what does not fit together, and
+characters beyond the Basic Multilingual Plane, which no pattern can name for every reader.
 Entity tags are among them since Schemathesis 4.32 never writes a quote into a header, whatever its pattern."""
 
 
@@ -30,7 +32,7 @@ def valid_request_is_understood(
     if "/None" in case.formatted_path:
         return  # A link followed with the null of an event that concerns no student.
     codes = {error["code"] for error in response.json()["errors"]}
-    if "course_not_found" in codes:
+    if "unknown_course" in codes:
         return  # Refused for a course that does not exist, and perhaps for others' rules too.
     assert response.status_code == 422, f"a valid request is answered {response.status_code}"
     assert codes <= BEYOND_SCHEMAS, f"a valid request is refused: {sorted(codes - BEYOND_SCHEMAS)}"

@@ -17,7 +17,7 @@ LIVE = b"/health/live"
 
 
 def get(path: bytes) -> bytes:
-    return b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n"
+    return b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 async def test_a_connection_without_a_whole_header_is_closed(settings: Settings) -> None:
@@ -25,7 +25,7 @@ async def test_a_connection_without_a_whole_header_is_closed(settings: Settings)
         kept, keeps = await asyncio.open_connection(*address)
         keeps.write(get(LIVE))
         assert (await receive(kept))[0] == 200
-        for sent in (b"", b"GET / HTTP/1.1\r\nHost: x\r\n"):
+        for sent in (b"", b"GET / HTTP/1.1\r\nHost: localhost\r\n"):
             reader, writer = await asyncio.open_connection(*address)
             writer.write(sent)
             assert await reader.read() == b""

@@ -2,16 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, model_validator, with_config
-from pydantic_core import PydanticCustomError
-from typing_extensions import TypedDict
 
+from service.api.answers import CreatedAt, Id, TermId, UpdatedAt, Version
 from service.api.fields import (
     Capacity,
     Clock,
+    Count,
     CourseCode,
     Credits,
     ExternalId,
@@ -24,6 +23,7 @@ from service.api.fields import (
     WaitlistCapacity,
 )
 from service.api.keys import COURSES, DATABASE, REGISTRAR, origin_of
+from service.api.read_only import READ_ONLY, ReadOnly, ReadOnlyFields, expecting, sent_back, split
 from service.errors import (
     CodeTaken,
     CourseNotFound,
@@ -36,31 +36,40 @@ from service.errors import (
 )
 from service.registrar import courses as registrar
 from service.registrar.application import Group, code_key
-from service.registrar.courses import COURSE, Cancel, SetRequirements
+from service.registrar.courses import COURSE, Cancel, SetRequirements, requirements_tag
 from service.registrar.load import groups_of
 from service.registrar.resources import Create, Delete, Edit, Replace
 from service.registrar.rules import DAYS
 from service.web.endpoint import Call, ETags, Reply, endpoint
 from service.web.paging import Paging, WrittenPage, decode_cursor, written_page
 from service.web.problems import invalid
+from service.web.schema import named
+from service.web.validation import wrong
 from sql import Connection
 from sql import courses as sql
 from sql.courses import CourseStatus, get_course
 from sql.requirements import RequirementKind, load_requirements
 
+Weekday: TypeAlias = Annotated[
+    Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"], named("Weekday", "A day of the week.")
+]
+NamedCourseStatus: TypeAlias = Annotated[
+    CourseStatus, named("CourseStatus", "Whether the course takes place: `cancelled` is final.")
+]
+
 
 class Meeting(Input):
     """A weekly meeting, [start, end), in the institution's own time."""
 
-    day: Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
-    start: Clock
-    end: Clock
+    day: Weekday
+    start: Annotated[Clock, Field(description="From then on, as HH:MM.")]
+    end: Annotated[Clock, Field(description="Until then, as HH:MM.")]
 
     @model_validator(mode="after")
     def check_order(self) -> Self:
         """Refuse a meeting that ends before it has begun."""
         if self.start >= self.end:
-            raise PydanticCustomError("inverted_meeting", "start should be before end")
+            raise wrong("inverted_meeting", "start must be before end.")
         return self
 
 
@@ -76,17 +85,20 @@ Meetings = Annotated[
 ]
 
 
+CourseTitle: TypeAlias = Annotated[Name, Field(description='As people call it, such as "Calculus I".')]
+TermOfCourse: TypeAlias = Annotated[
+    IdInBody | None,
+    Field(description="The term in which it takes place; null: in none, without deadlines and without a credit limit."),
+]
+
+
 class CourseFields(Input):
     """All of a course that a caller writes, but the external id."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"code": "MATH101", "title": "Calculus I", "credits": 4, "capacity": 30}]}
-    )
-
     code: CourseCode
-    title: Name
+    title: CourseTitle
     credits: Credits = 0.0
-    term_id: IdInBody | None = None
+    term_id: TermOfCourse = None
     capacity: Capacity | None = None
     waitlist_capacity: WaitlistCapacity | None = None
     meetings: Meetings = ()
@@ -98,15 +110,33 @@ class NewCourse(CourseFields):
     external_id: ExternalId | None = None
 
 
-@with_config(ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"capacity": 40}]}))
-class CourseChanges(TypedDict, total=False):
+class CourseReadOnly(ReadOnly, total=False):
+    """The members of a course that only the service writes."""
+
+    status: Annotated[NamedCourseStatus, READ_ONLY]
+    seats_taken: Annotated[Count, READ_ONLY]
+    seats_free: Annotated[Count | None, READ_ONLY]
+    waitlisted: Annotated[Count, READ_ONLY]
+
+
+class CourseReplacement(CourseFields, ReadOnlyFields):
+    """A course to create or to replace; what is left out gets its default."""
+
+    status: Annotated[NamedCourseStatus, READ_ONLY] = "open"
+    seats_taken: Annotated[Count | None, READ_ONLY] = None
+    seats_free: Annotated[Count | None, READ_ONLY] = None
+    waitlisted: Annotated[Count | None, READ_ONLY] = None
+
+
+@with_config(ConfigDict(extra="forbid", strict=True))
+class CourseChanges(CourseReadOnly, total=False):
     """A JSON merge patch (RFC 7396): what is absent stays as it is, null removes."""
 
     external_id: ExternalId | None
     code: CourseCode
-    title: Name
+    title: CourseTitle
     credits: Credits
-    term_id: IdInBody | None
+    term_id: TermOfCourse
     capacity: Capacity | None
     waitlist_capacity: WaitlistCapacity | None
     meetings: Meetings
@@ -124,22 +154,22 @@ class CourseQuery(Paging):
 class Course:
     """A course: one offering."""
 
-    id: int
-    external_id: str | None
-    code: str
-    title: str
+    id: Id
+    external_id: Annotated[str | None, Field(description="The caller's own key; null if the course has none.")]
+    code: Annotated[str, Field(description="As in the catalogue; unique within a term.")]
+    title: Annotated[str, Field(description='As people call it, such as "Calculus I".')]
     credits: Credits
-    term_id: int | None
+    term_id: Annotated[TermId | None, Field(description="The term in which it takes place; null if it is in none.")]
     capacity: Annotated[int | None, Field(description="Seats: null is unlimited, 0 is closed.")]
-    waitlist_capacity: Annotated[int | None, Field(description="Places in line: null is unlimited, 0 is no waitlist.")]
-    meetings: list[Meeting]
-    status: CourseStatus
-    seats_taken: int
+    waitlist_capacity: Annotated[int | None, Field(description="Waitlist places: null is unlimited, 0 is no waitlist.")]
+    meetings: Annotated[list[Meeting], Field(description="When it meets each week, in order.")]
+    status: NamedCourseStatus
+    seats_taken: Annotated[int, Field(description="How many students are enrolled in it or have completed it.")]
     seats_free: Annotated[int | None, Field(description="Free seats: null is unlimited; a cancelled course has none.")]
-    waitlisted: Annotated[int, Field(description="How many wait.")]
-    version: Annotated[int, Field(description="Counts the changes of the editable fields, not those of the seats.")]
-    created_at: datetime
-    updated_at: datetime
+    waitlisted: Annotated[int, Field(description="How many students are waitlisted.")]
+    version: Version
+    created_at: CreatedAt
+    updated_at: UpdatedAt
 
 
 MEETINGS = TypeAdapter(list[Meeting])
@@ -156,14 +186,6 @@ def _fields(body: CourseFields, external_id: str | None) -> registrar.CourseFiel
         "waitlist_capacity": body.waitlist_capacity,
         "meetings": MEETINGS.dump_json(list(body.meetings)).decode(),
     }
-
-
-def _values(changes: CourseChanges) -> dict[str, object]:
-    """Return the stored form of an edit."""
-    values: dict[str, object] = {**changes}
-    if "meetings" in changes:
-        values["meetings"] = MEETINGS.dump_json(list(changes["meetings"])).decode()
-    return values
 
 
 def _seats_free(row: sql.Course) -> int | None:
@@ -196,7 +218,10 @@ def course_of(row: sql.Course) -> Course:
 
 @endpoint("POST", "/courses", status=201, problems=[ExternalIdTaken, CodeTaken, UnknownTerm])
 async def create_course(call: Call, body: NewCourse) -> Reply[Course]:
-    """Create a course."""
+    """Create a course.
+
+    Its code must be unique in its term; courses without a term may share a code. The external id must be unique.
+    """
     fields = _fields(body, body.external_id)
     row = await call[REGISTRAR].submit(Create(origin=origin_of(call), resource=COURSE, fields=fields))
     return Reply(course_of(row), 201, {"Location": f"/courses/{row.id}"})
@@ -204,10 +229,15 @@ async def create_course(call: Call, body: NewCourse) -> Reply[Course]:
 
 @endpoint("GET", "/courses")
 async def search_courses(call: Call, query: CourseQuery) -> WrittenPage[Course]:
-    """List courses by id: all of them, those with a code, those of a term, or the one with an external id."""
+    """List courses by id: all of them, those with a code, those of a term, or the one with an external id.
+
+    Only one filter may be given per request. A filter that finds nothing gives an empty list.
+    """
     filters = [name for name in ("code", "term_id", "external_id") if getattr(query, name) is not None]
     if len(filters) > 1:
-        raise invalid([Detail("too_many_filters", "Take one filter a call.", parameter=filters[-1])])
+        raise invalid(
+            [Detail("too_many_filters", "Send at most one of code, term_id and external_id.", parameter=filters[-1])]
+        )
     of = f"courses {filters[0]} {getattr(query, filters[0])}" if filters else "courses"
     after = decode_cursor(query.cursor, of)
     async with call[DATABASE].reading() as connection:
@@ -224,7 +254,10 @@ async def search_courses(call: Call, query: CourseQuery) -> WrittenPage[Course]:
 
 @endpoint("GET", "/courses/{course_id}", problems=[CourseNotFound])
 async def read_course(call: Call, course_id: IdInPath) -> Course:
-    """Read a course, with its seats."""
+    """Read a course, with its seats.
+
+    The ETag is the version of the editable fields: it does not change with the seats.
+    """
     row = await call[COURSES].submit(course_id, call.gone)
     if row is None:
         raise CourseNotFound(course_id)
@@ -246,13 +279,17 @@ async def edit_course(call: Call, course_id: IdInPath, body: CourseChanges, if_m
 
     A capacity below the seats taken is allowed: nobody is removed, and no seat is free until the number falls.
     """
+    values, sent = split(body, CourseReadOnly.__annotations__)
+    if "meetings" in body:
+        values["meetings"] = MEETINGS.dump_json(list(body["meetings"])).decode()
     row = await call[REGISTRAR].submit(
         Edit(
             origin=origin_of(call),
             resource=COURSE,
             id=course_id,
-            values=_values(body),
+            values=values,
             if_match=if_match,
+            check=expecting(sent, course_of),
         )
     )
     return course_of(row)
@@ -265,7 +302,7 @@ async def edit_course(call: Call, course_id: IdInPath, body: CourseChanges, if_m
     problems=[CodeTaken, UnknownTerm, OwnRequirement, PreconditionFailed],
 )
 async def put_course(
-    call: Call, external_id: ExternalId, body: CourseFields, if_match: ETags, if_none_match: ETags
+    call: Call, external_id: ExternalId, body: CourseReplacement, if_match: ETags, if_none_match: ETags
 ) -> Reply[Course]:
     """Create or replace the course with an external id.
 
@@ -279,6 +316,7 @@ async def put_course(
             fields=_fields(body, external_id),
             if_match=if_match,
             if_none_match=if_none_match,
+            check=expecting(sent_back(body, CourseFields, external_id), course_of),
         )
     )
     headers = {"Location": f"/courses/{replaced.row.id}"} if replaced.created else {}
@@ -287,11 +325,14 @@ async def put_course(
 
 @endpoint("DELETE", "/courses/{course_id}", status=204, problems=[CourseNotFound, InUse, PreconditionFailed])
 async def delete_course(call: Call, course_id: IdInPath, if_match: ETags) -> None:
-    """Delete a course that nobody was ever enrolled in."""
+    """Delete a course that nobody was ever enrolled in.
+
+    Its requirements are deleted too. A course that was ever used is kept, with the history; cancel it instead.
+    """
     await call[REGISTRAR].submit(Delete(origin=origin_of(call), resource=COURSE, id=course_id, if_match=if_match))
 
 
-@endpoint("POST", "/courses/{course_id}/cancel", problems=[CourseNotFound])
+@endpoint("POST", "/courses/{course_id}/cancel", problems=[CourseNotFound], final=True)
 async def cancel_course(call: Call, course_id: IdInPath, query: ReasonQuery) -> Course:
     """Cancel a course for good.
 
@@ -305,47 +346,68 @@ class RequirementGroup(Input):
 
     kind: Annotated[
         RequirementKind,
-        Field(
-            description="pre: one of them must have been passed. co: one of them must be had, or asked for along with it. "
-            "anti: none of them may be had, nor asked for along with it."
+        named(
+            "RequirementKind",
+            "`pre`: the student must have passed one of the courses. `co`: the student must have one of them, or request "
+            "it along with the course. `anti`: the student must not have any of them, nor request it along with the course.",
         ),
     ]
     any_of: Annotated[
-        tuple[CourseCode, ...],
-        Field(min_length=1, max_length=50, strict=False, description="A code need not be one of a course here."),
+        list[CourseCode],
+        Field(min_length=1, max_length=50, description="A code need not be one of a course here."),
     ]
 
 
 class Requirements(Input):
     """All requirements of a course: every group must be satisfied."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"groups": [{"kind": "pre", "any_of": ["MATH101"]}]}]})
-
-    groups: Annotated[tuple[RequirementGroup, ...], Field(max_length=50, strict=False)]
-
-
-@endpoint("PUT", "/courses/{course_id}/requirements", problems=[CourseNotFound, OwnRequirement])
-async def set_requirements(call: Call, course_id: IdInPath, body: Requirements) -> Requirements:
-    """Set all requirements of a course; an empty list of groups removes them."""
-    groups = tuple(Group(group.kind, _distinct(group.any_of)) for group in body.groups)
-    change = SetRequirements(origin=origin_of(call), course_id=course_id, groups=groups)
-    return _requirements(await call[REGISTRAR].submit(change))
+    groups: Annotated[
+        tuple[RequirementGroup, ...], Field(max_length=50, strict=False, description="Empty: no requirements.")
+    ]
 
 
-def _distinct(codes: tuple[str, ...]) -> tuple[str, ...]:
+def _distinct(codes: Sequence[str]) -> tuple[str, ...]:
     """Return codes in order, and of those that differ in case alone the first."""
     first = {code_key(code): code for code in reversed(codes)}
     return tuple(sorted(first.values()))
 
 
-@endpoint("GET", "/courses/{course_id}/requirements", problems=[CourseNotFound])
-async def read_requirements(call: Call, course_id: IdInPath) -> Requirements:
-    """Read the requirements of a course."""
+@endpoint(
+    "PUT",
+    "/courses/{course_id}/requirements",
+    problems=[CourseNotFound, OwnRequirement, PreconditionFailed],
+    etag=True,
+)
+async def set_requirements(
+    call: Call, course_id: IdInPath, body: Requirements, if_match: ETags, if_none_match: ETags
+) -> Reply[Requirements]:
+    """Set all requirements of a course; an empty list of groups removes them.
+
+    Students who are enrolled already stay; waitlisted students are judged by the new requirements.
+    """
+    groups = tuple(Group(group.kind, _distinct(group.any_of)) for group in body.groups)
+    change = SetRequirements(
+        origin=origin_of(call),
+        course_id=course_id,
+        groups=groups,
+        if_match=if_match,
+        if_none_match=if_none_match,
+    )
+    return _requirements(await call[REGISTRAR].submit(change))
+
+
+@endpoint("GET", "/courses/{course_id}/requirements", problems=[CourseNotFound], etag=True)
+async def read_requirements(call: Call, course_id: IdInPath) -> Reply[Requirements]:
+    """Read the requirements of a course.
+
+    A course without requirements has an empty list of groups.
+    """
     async with call[DATABASE].reading() as connection:
         if await get_course(connection, course_id) is None:
             raise CourseNotFound(course_id)
         return _requirements(groups_of(await load_requirements(connection, [course_id], [])))
 
 
-def _requirements(groups: tuple[Group, ...]) -> Requirements:
-    return Requirements(groups=tuple(RequirementGroup(kind=group.kind, any_of=group.codes) for group in groups))
+def _requirements(groups: tuple[Group, ...]) -> Reply[Requirements]:
+    shown = tuple(RequirementGroup(kind=group.kind, any_of=list(group.codes)) for group in groups)
+    return Reply(Requirements(groups=shown), 200, {"ETag": f'"{requirements_tag(groups)}"'})

@@ -1,11 +1,20 @@
 """Courses: the resource type, cancelling one, and setting its requirements."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from hashlib import blake2b
 from typing import Any, Final, TypedDict
 
-from service.errors import CodeTaken, CourseNotFound, ExternalIdTaken, OwnRequirement, UnknownTerm
+from service.errors import (
+    CodeTaken,
+    CourseNotFound,
+    ExternalIdTaken,
+    OwnRequirement,
+    PreconditionFailed,
+    UnknownTerm,
+)
 from service.registrar.application import Group, code_key
 from service.registrar.changes import Change, Origin
 from service.registrar.ledger import Ledger, excluded_keys
@@ -134,10 +143,15 @@ class Cancel(Change[Course]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetRequirements(Change[tuple[Group, ...]]):
-    """Set all requirements of a course; raises ``OwnRequirement`` where one names the course itself."""
+    """Set all requirements of a course; raises ``OwnRequirement`` where one names the course itself.
+
+    ``if_match`` holds the tags that the requirements must have, ``if_none_match`` those they must not have, ``*`` any.
+    """
 
     course_id: int
     groups: tuple[Group, ...]
+    if_match: frozenset[str] | None = None
+    if_none_match: frozenset[str] | None = None
 
     def add_needs(self, needs: Needs) -> None:
         """Add the course."""
@@ -146,11 +160,19 @@ class SetRequirements(Change[tuple[Group, ...]]):
     def decide(self, ledger: Ledger) -> tuple[Group, ...]:
         """Return the requirements."""
         course = find_course(ledger, self.course_id)
+        before = ledger.groups(course.id)
+        current = {"*", requirements_tag(before)}
+        if self.if_match is not None and not self.if_match & current:
+            sentence = f"The requirements of course {course.id} have another ETag than If-Match names: read them again."
+            raise PreconditionFailed.of_if_match(sentence, self.if_match)
+        if self.if_none_match is not None and self.if_none_match & current:
+            raise PreconditionFailed(
+                f"The requirements of course {course.id} have an ETag that If-None-Match excludes."
+            )
         key = code_key(course.code)
         for number, group in enumerate(self.groups):
             if key in group.keys:
                 raise OwnRequirement(course.code, f"#/groups/{number}/any_of/{group.keys.index(key)}")
-        before = ledger.groups(course.id)
         if before == self.groups:
             return before
         ledger.requirements.put(course.id, self.groups)
@@ -165,6 +187,11 @@ class SetRequirements(Change[tuple[Group, ...]]):
         members = {course.id} if excluded_keys(before) - excluded_keys(self.groups) else set()
         ledger.relax(Relaxed(self.origin, courses={course.id}, members=members))
         return self.groups
+
+
+def requirements_tag(groups: tuple[Group, ...]) -> str:
+    """Return what identifies these requirements: a digest, since they have no version of their own."""
+    return blake2b(json.dumps(_state(groups)).encode(), digest_size=8).hexdigest()
 
 
 def _state(groups: tuple[Group, ...]) -> list[dict[str, object]]:

@@ -20,9 +20,17 @@ from urllib.parse import unquote_to_bytes
 from aiohttp import HttpVersion11, web
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
 
-from service.errors import Detail, DomainError, OutcomeUnknown, Unavailable
+from service.errors import (
+    Detail,
+    DomainError,
+    OutcomeUnknown,
+    PreconditionFailed,
+    PreconditionUnsupported,
+    Unavailable,
+)
 from service.web.access import log_request
-from service.web.body import read_json
+from service.web.body import check_members, read_json
+from service.web.origins import ORIGINS, HostNotAllowed, OriginNotAllowed
 from service.web.paging import Page, WrittenPage
 from service.web.problems import (
     BadJson,
@@ -37,9 +45,10 @@ from service.web.problems import (
     UnsupportedMediaType,
     invalid,
     problem_response,
-    refused,
 )
+from service.web.text import normalize_actor
 from service.web.turnstile import Turnstile
+from service.web.validation import refused
 
 logger = logging.getLogger("service.web")
 
@@ -55,10 +64,10 @@ ADMISSION: web.AppKey[Callable[[], None]] = web.AppKey("admission", Callable)  #
 Answer = TypeVar("Answer")
 Key = TypeVar("Key")
 ETags: TypeAlias = frozenset[str] | None
-"""The versions that a precondition header names, ``*`` for any; None without the header."""
+"""The versions that a precondition header names, ``*`` for any, a weak tag of If-Match as it is; None without the header."""
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
-ACTOR = re.compile(r"[!-~](?:[ -~]{0,198}[!-~])?")
+ASCII_ACTOR = re.compile(r"[!-~](?:[ -~]{0,198}[!-~])?")
 ETAG = re.compile(r'(?:W/)?"[!#-~]*"')
 MEDIA_TYPES = {
     "PATCH": ("application/merge-patch+json", "application/json"),
@@ -120,6 +129,12 @@ class Endpoint:
     answer: TypeAdapter[Any] | None
     answer_type: Any
     headers: tuple[str, ...]
+    unsupported: tuple[str, ...]
+    """The precondition headers with which a change is refused."""
+    has_etag: bool
+    """Whether the answer has an ETag, so that a read may be conditional."""
+    final: bool
+    """Whether the call can't be undone."""
 
     @property
     def writes(self) -> bool:
@@ -136,6 +151,7 @@ class Endpoint:
         started = time.perf_counter()
         request_id = request_id_of(request)
         try:
+            request.app[ORIGINS].check(request)
             if (turn := request.app[TURNSTILES][self.writes].enter()) is not None:
                 await turn
             if self.writes and self is not unrouted:
@@ -158,9 +174,14 @@ class Endpoint:
 
     async def _answer(self, request: web.Request, request_id: str) -> web.Response:
         actor = request.headers.get("X-Actor") if self.writes else None
-        if actor is not None and not ACTOR.fullmatch(actor):
-            sentence = "X-Actor must be 1 to 200 printable ASCII characters without a space at either end."
-            raise invalid([Detail("invalid_actor", sentence, parameter="X-Actor")])
+        if actor is not None and not ASCII_ACTOR.fullmatch(actor):
+            actor = normalize_actor(actor)
+            if actor is None:
+                sentence = "X-Actor must be one line of 1 to 200 characters in UTF-8."
+                raise invalid([Detail("invalid_actor", sentence, parameter="X-Actor")])
+        for header in self.unsupported:
+            if header in request.headers:
+                raise PreconditionUnsupported(header)
         _check_text(request)
         arguments: dict[str, Any] = {}
         if self.path_model is not None:
@@ -178,15 +199,21 @@ class Endpoint:
         elif request.body_exists and self is not unrouted and "Content-Encoding" in request.headers:
             raise UnsupportedContentCoding("This path takes no body; send none.")
         answer = await self.handler(Call(request, request_id, actor), **arguments)
-        return self._response(request, answer, request_id)
+        response = self._response(request, answer, request_id)
+        return response if self.writes else _conditional(request, response)
 
     async def _body(self, request: web.Request) -> Any:
         assert self.body is not None
         text = await read_json(request, self.media_types)
         try:
-            return self.body.validator.validate_json(text)
+            parsed = self.body.validator.validate_json(text)
         except ValidationError as error:
-            raise refused(error, parameters=False) from error
+            problem = refused(error, self.body, parameters=False)
+            if isinstance(problem, Invalid):
+                check_members(text, None)
+            raise problem from error
+        check_members(text, parsed)
+        return parsed
 
     def _response(self, request: web.Request, answer: Any, request_id: str) -> web.Response:
         if isinstance(answer, web.Response):
@@ -206,7 +233,7 @@ class Endpoint:
             url = request.rel_url.update_query(cursor=answer.next)
             headers["Link"] = f'<{url}>; rel="next"'
         text = answer.text() if isinstance(answer, Written | WrittenPage) else self.answer.dump_json(answer)
-        return web.Response(body=text, status=status, headers=headers)
+        return web.Response(body=text + b"\n", status=status, headers=headers)
 
 
 def endpoint(
@@ -216,12 +243,15 @@ def endpoint(
     status: int | tuple[int, ...] = 200,
     problems: Iterable[type[DomainError]] = (),
     needs_database: bool = True,
+    etag: bool = False,
+    final: bool = False,
 ) -> Callable[[Callable[..., Awaitable[Any]]], Endpoint]:
     """Turn a handler into an endpoint.
 
     ``status`` is the status of success, or all of them, the usual one first; ``problems`` are the errors that the
     handler may raise, besides those of every endpoint of its shape. Without ``needs_database`` the document lists no
-    errors of the database.
+    errors of the database. With ``etag`` the handler replies with an ETag, as every answer with a version has one. What
+    a ``final`` call does can't be undone: the API page fills in no ids for it. So does every DELETE.
     """
 
     def decorate(handler: Callable[..., Awaitable[Any]]) -> Endpoint:
@@ -251,9 +281,18 @@ def endpoint(
             returns = Page[get_args(returns)]  # type: ignore[misc]
         raw = returns is web.Response
         statuses = status if isinstance(status, tuple) else (status,)
-        shaped: tuple[type[DomainError], ...] = (Invalid, UnsupportedContentCoding)
+        shaped: tuple[type[DomainError], ...] = (Invalid, UnsupportedContentCoding, HostNotAllowed)
+        if method != "GET":
+            shaped += (OriginNotAllowed,)
         if body is not None:
             shaped += (BadJson, BodyTooSlow, BodyTooLarge, UnsupportedMediaType)
+        # Of the methods, "*" is that of paths that do not exist.
+        unsupported = () if method in {"GET", "*"} else tuple(HEADERS[name] for name in HEADERS if name not in headers)
+        has_etag = etag or "version" in getattr(returns, "__dataclass_fields__", {})
+        if unsupported:
+            shaped += (PreconditionUnsupported,)
+        if method == "GET" and has_etag:
+            shaped += (PreconditionFailed,)
         if needs_database:
             shaped += (Unavailable,) if method == "GET" else (Unavailable, OutcomeUnknown)
         return Endpoint(
@@ -269,6 +308,9 @@ def endpoint(
             answer=None if raw or returns is type(None) else TypeAdapter(returns),
             answer_type=None if raw else returns,
             headers=headers,
+            unsupported=unsupported,
+            has_etag=has_etag,
+            final=final or method == "DELETE",
         )
 
     return decorate
@@ -285,19 +327,25 @@ def endpoints_of(*modules: ModuleType) -> list[Endpoint]:
 def register(app: web.Application, endpoints: Iterable[Endpoint]) -> None:
     """Route endpoints, and answer every other path and method with a problem."""
     for item in endpoints:
-        app.router.add_route(item.method, item.path, item.__call__, expect_handler=_expect)
+        # Without a pattern a parameter matches no braces, not even encoded ones.
+        path = re.sub(r"{(\w+)}", r"{\1:[^/]+}", item.path)
+        app.router.add_route(item.method, path, item.__call__, expect_handler=_expect)
         if item.method == "GET":
-            app.router.add_route("HEAD", item.path, item.__call__, expect_handler=_expect)
+            app.router.add_route("HEAD", path, item.__call__, expect_handler=_expect)
     app.router.add_route("*", "/{tail:.*}", unrouted.__call__, expect_handler=_expect)
 
 
-async def _unrouted(call: Call, tail: str) -> None:
-    """Raise NoSuchPath, or MethodNotAllowed where the path has other methods."""
+async def _unrouted(call: Call, tail: str) -> web.Response:
+    """Answer a CORS preflight. Raise NoSuchPath for others, or MethodNotAllowed where the path has other methods."""
     allowed: set[str] = set()
     for resource in call.request.app.router.resources():
         if resource.canonical != "/{tail}":
             allowed |= (await resource.resolve(call.request))[1]
-    raise MethodNotAllowed(allowed) if allowed else NoSuchPath()
+    if not allowed:
+        raise NoSuchPath
+    if preflight := call[ORIGINS].preflight(call.request, allowed):
+        return preflight
+    raise MethodNotAllowed(allowed)
 
 
 unrouted = endpoint("*", "/{tail}")(_unrouted)
@@ -341,7 +389,7 @@ def _check_text(request: web.Request) -> None:
             unquote_to_bytes(request.raw_path).decode()
         except UnicodeDecodeError as error:
             raise invalid(
-                [Detail("not_utf_8", "The path and query must be percent-encoded UTF-8.", parameter="path")]
+                [Detail("not_utf_8", "The path and the query must be percent-encoded UTF-8.", parameter="path")]
             ) from error
 
 
@@ -350,7 +398,7 @@ def _validated(model: type[BaseModel], values: Mapping[str, str]) -> dict[str, A
         strings: Any = dict(values)
         validated: dict[str, Any] = vars(model.__pydantic_validator__.validate_strings(strings))
     except ValidationError as error:
-        raise refused(error, parameters=True) from error
+        raise refused(error, model, parameters=True) from error
     return validated
 
 
@@ -358,17 +406,18 @@ def _query(model: type[BaseModel], request: web.Request) -> BaseModel:
     values = request.query
     for name in values:
         if len(values.getall(name)) > 1:
-            raise invalid([Detail("repeated", "This parameter was given more than once.", parameter=name)])
+            raise invalid([Detail("repeated", f"{name} was sent more than once: send it once.", parameter=name)])
     try:
         return model.model_validate_strings(dict(values))
     except ValidationError as error:
-        raise refused(error, parameters=True) from error
+        raise refused(error, model, parameters=True) from error
 
 
 def _etags(request: web.Request, name: str) -> ETags:
     """Read If-Match or If-None-Match: a list of entity tags or ``*`` (RFC 9110 section 13.1).
 
-    A weak tag never matches strongly, so it names no version.
+    If-None-Match compares weakly: a weak tag names the same version as a strong one. If-Match compares strongly: a weak
+    tag stays as it is, and equals no version.
     """
     lines = request.headers.getall(HEADERS[name], None)
     if lines is None:
@@ -378,6 +427,23 @@ def _etags(request: web.Request, name: str) -> ETags:
         return frozenset("*")
     tags = [tag.strip() for tag in text.split(",")]
     if not all(ETAG.fullmatch(tag) for tag in tags):
-        sentence = 'Expected a list of entity tags such as "3", or *.'
+        sentence = f'{HEADERS[name]} must be a list of entity tags such as "3", or *.'
         raise invalid([Detail("invalid_etag", sentence, parameter=HEADERS[name])])
-    return frozenset(tag[1:-1] for tag in tags if not tag.startswith("W/"))
+    if name == "if_none_match":
+        tags = [tag.removeprefix("W/") for tag in tags]
+    return frozenset(tag if tag.startswith("W/") else tag[1:-1] for tag in tags)
+
+
+def _conditional(request: web.Request, response: web.Response) -> web.Response:
+    """Answer a read as its preconditions ask for (RFC 9110 section 13.2.2)."""
+    if "If-Match" not in request.headers and "If-None-Match" not in request.headers:
+        return response
+    etag = response.headers.get("ETag")
+    found = {"*", etag.strip('"')} if etag is not None else {"*"}
+    if (if_match := _etags(request, "if_match")) is not None and not if_match & found:
+        has = f"has the ETag {etag}" if etag is not None else "has no ETag"
+        raise PreconditionFailed.of_if_match(f"What is here {has}, which If-Match does not name.", if_match)
+    if (if_none_match := _etags(request, "if_none_match")) is None or not if_none_match & found:
+        return response
+    kept = {name: response.headers[name] for name in ("ETag", "X-Request-Id") if name in response.headers}
+    return web.Response(status=304, headers=kept)
