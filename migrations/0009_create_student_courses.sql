@@ -2,6 +2,7 @@
 
 -- The state of one student in one course.
 -- "joined_position" is the position of the event that gave the seat or put the student on the waitlist.
+-- "passed_code" is the code under which the student completed the course, where the course has another one since.
 -- "swap_drops" are the courses that the student drops on getting this one.
 -- "blocked_reasons" are the reasons for which the last promotion passed the waitlisted student by.
 -- "recheck_at" is null where nothing has judged the waitlisted student yet. Else the student is blocked for the reasons
@@ -16,6 +17,7 @@ CREATE TABLE student_courses (
     updated_at timestamptz NOT NULL,
     passed boolean,
     grade text,
+    passed_code text,
     override_id bigint,
     swap_drops json,
     blocked_reasons json,
@@ -45,6 +47,9 @@ WHERE status = 'waitlisted' AND recheck_at IS NULL;
 -- The blocked students that the clock may make eligible: a few of all.
 CREATE INDEX student_courses_recheck_at_idx ON student_courses (recheck_at, course_id)
 WHERE status = 'waitlisted' AND recheck_at < '9999-12-31 00:00:00+00';
+
+-- The students who completed a course under a code that it has no longer: a few of all.
+CREATE INDEX student_courses_passed_code_idx ON student_courses (student_id) WHERE passed_code IS NOT NULL;
 
 -- The waitlists that a student is on: their positions are shown, and blocked ones are judged again.
 CREATE INDEX student_courses_waitlisted_idx ON student_courses (student_id, course_id, joined_position)

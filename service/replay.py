@@ -184,6 +184,7 @@ async def replay_students(connection: Connection) -> AsyncIterator[Difference | 
 
     Of a student, events carry only the version and the names of the fields that changed.
     """
+    recoded = await _recoded_courses(connection)
     students = students_of(connection)
     holds = Stream[Hold](
         lambda last: sql.find_all_holds(
@@ -229,8 +230,19 @@ async def replay_students(connection: Connection) -> AsyncIterator[Difference | 
         deleted = await _deleted_courses(connection, own_overrides, of_overrides)
         for fault in _follow_overrides(student, own_overrides, of_overrides, deleted):
             yield fault
-        for fault in _follow_enrollments(id, await enrollments.take(id), of_enrollments, of_overrides):
+        for fault in _follow_enrollments(id, await enrollments.take(id), of_enrollments, of_overrides, recoded):
             yield fault
+
+
+async def _recoded_courses(connection: Connection) -> dict[int, list[sql.Recoded]]:
+    """Read by course when it got another code: few courses ever do, and all of them are held in memory."""
+    recoded: dict[int, list[sql.Recoded]] = defaultdict(list)
+    after = LOWEST
+    while page := await sql.find_recoded(connection, after, PAGE_ROWS):
+        after = page[-1].position
+        for event in page:
+            recoded[event.course_id].append(event)
+    return recoded
 
 
 def students_of(connection: Connection) -> Stream[Student]:
@@ -417,7 +429,11 @@ def _follow_overrides(
 
 
 def _follow_enrollments(
-    student_id: int, rows: Sequence[EnrollmentState], events: Sequence[Recorded], of_overrides: Sequence[Recorded]
+    student_id: int,
+    rows: Sequence[EnrollmentState],
+    events: Sequence[Recorded],
+    of_overrides: Sequence[Recorded],
+    recoded: Mapping[int, Sequence[sql.Recoded]],
 ) -> Faults:
     """Replay the events of a student's enrollments, course by course."""
     used = {
@@ -431,7 +447,11 @@ def _follow_enrollments(
         for event in history:
             yield from _check_before(event, state, "status")
             yield from _check_status(event)
+            completes = event.type == "enrollment.completed" and (state or {}).get("status") != "completed"
             state = _moved(event, state)
+            if completes and state is not None:
+                later = [each.code for each in recoded.get(course_id, ()) if each.position > event.position]
+                state["passed_code"] = later[0] if later else None
         row = own.pop(course_id, None)
         resource = f"student {student_id} in course {course_id}"
         yield from _compare(resource, None if row is None else _enrollment_state(row), state)
@@ -473,4 +493,5 @@ def _enrollment_state(row: EnrollmentState) -> State:
         "grade": row.grade,
         "override_id": row.override_id,
         "swap_drops": [] if row.swap_drops is None else json.loads(row.swap_drops),
+        "passed_code": row.passed_code,
     }

@@ -1,9 +1,11 @@
 """Settings from the environment: every limit of the service, with the reason for its value."""
 
 import re
+from datetime import UTC, tzinfo
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self, TypeAlias
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -83,6 +85,19 @@ Hosts: TypeAlias = Annotated[
 WebOrigins: TypeAlias = Annotated[
     tuple[Annotated[Lower, AfterValidator(_check_origin)], ...], NoDecode, BeforeValidator(_split)
 ]
+
+
+def zone_of(name: str) -> tzinfo:
+    """Return a time zone by its IANA name; UTC needs no database of time zones."""
+    return UTC if name == "UTC" else ZoneInfo(name)
+
+
+def _known_zone(name: str) -> str:
+    try:
+        zone_of(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ValueError("must be the IANA name of a time zone, such as Europe/Berlin") from error
+    return name
 
 
 class Settings(BaseSettings):
@@ -180,6 +195,9 @@ class Settings(BaseSettings):
     sweep_interval: PositiveFloat = 60.0
     """Longest delay before a time-based promotion (for example after a hold expires) is noticed."""
 
+    time_zone: Annotated[str, AfterValidator(_known_zone)] = "UTC"
+    """The institution's, an IANA name such as Europe/Berlin: a term ends at midnight there, after its last day."""
+
     poll_interval: PositiveFloat = 0.2
     """How often each process looks for new events on behalf of all its long-polling readers."""
 
@@ -212,6 +230,11 @@ class Settings(BaseSettings):
 
     shutdown_timeout: PositiveFloat = 8.0
     """How long requests in flight, and then their connections, may take to end; `docker stop` kills after 10 s."""
+
+    @property
+    def zone(self) -> tzinfo:
+        """The time zone of the institution."""
+        return zone_of(self.time_zone)
 
     @model_validator(mode="after")
     def _check_nested(self) -> Self:

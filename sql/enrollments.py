@@ -84,7 +84,8 @@ class Transcript(NamedTuple):
     """What a student may and has, in ids of courses; None stands for no course, and for no limit of the student's own.
 
     Completed courses are either ``passed`` or ``failed``, ``inactive`` are those dropped and withdrawn. ``has_holds``
-    and ``has_overrides`` are true where any has not ended.
+    and ``has_overrides`` are true where any has not ended, ``has_passed_codes`` where a completed course has another code
+    since.
     """
 
     student_id: int
@@ -96,6 +97,7 @@ class Transcript(NamedTuple):
     inactive: list[int] | None
     has_holds: bool
     has_overrides: bool
+    has_passed_codes: bool
 
 
 LOAD_TRANSCRIPTS: Final = """
@@ -117,7 +119,12 @@ SELECT
         WHERE overrides.student_id = students.id
             AND overrides.used_at IS NULL
             AND (overrides.expires_at IS NULL OR overrides.expires_at > $2::timestamptz)
-    ) AS has_overrides
+    ) AS has_overrides,
+    (mine.passed IS NOT NULL OR mine.failed IS NOT NULL) AND EXISTS (
+        SELECT FROM student_courses
+        WHERE student_courses.student_id = students.id
+            AND student_courses.passed_code IS NOT NULL
+    ) AS has_passed_codes
 FROM students
 CROSS JOIN LATERAL (
     SELECT
@@ -268,7 +275,8 @@ WITH waitlisted AS MATERIALIZED (
         places.student_id,
         places.course_id,
         sum(more.students) OVER (PARTITION BY places.course_id ORDER BY places.joined_position) AS position,
-        own.blocked_by
+        own.blocked_by,
+        own.swap_drops
     FROM (
         SELECT
             student_courses.student_id,
@@ -288,7 +296,7 @@ WITH waitlisted AS MATERIALIZED (
             AND student_courses.joined_position <= places.joined_position
     ) AS more
     CROSS JOIN LATERAL (
-        SELECT CASE WHEN recheck_at IS NOT NULL THEN blocked_reasons END AS blocked_by
+        SELECT CASE WHEN recheck_at IS NOT NULL THEN blocked_reasons END AS blocked_by, swap_drops
         FROM student_courses
         WHERE student_courses.course_id = places.course_id
             AND student_courses.status = 'waitlisted'
@@ -334,6 +342,21 @@ CROSS JOIN LATERAL (
                         AND waitlisted.course_id = mine.course_id
                 )
             END AS blocked_by,
+            CASE
+                WHEN mine.status = 'waitlisted' THEN (
+                    SELECT waitlisted.swap_drops
+                    FROM waitlisted
+                    WHERE waitlisted.student_id = asked.student_id
+                        AND waitlisted.course_id = mine.course_id
+                )
+            END AS swap_drops,
+            (
+                SELECT json_agg(waitlisted.course_id ORDER BY waitlisted.course_id)
+                FROM waitlisted
+                CROSS JOIN json_array_elements_text(waitlisted.swap_drops) AS dropped (course_id)
+                WHERE waitlisted.student_id = asked.student_id
+                    AND dropped.course_id::bigint = mine.course_id
+            ) AS swap_adds,
             to_char(mine.joined_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS joined_at,
             mine.passed,
             mine.grade,
@@ -393,6 +416,7 @@ CROSS JOIN LATERAL (
             roster.status,
             NULL AS position,
             NULL AS blocked_by,
+            NULL AS swap_drops,
             to_char(roster.joined_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS joined_at,
             (
                 SELECT student

@@ -24,7 +24,7 @@ async def checked(settings: Settings, capsys: pytest.CaptureFixture[str]) -> tup
 
 
 async def new_term(client: Client, **fields: object) -> int:
-    body = {"code": "T", "name": "Term", "starts_on": "2026-09-01", "ends_on": "2026-12-18", **fields}
+    body = {"code": "T", "name": "Term", "starts_on": "2036-09-01", "ends_on": "2036-12-18", **fields}
     id: int = (await create(client, "/terms", body))["id"]
     return id
 

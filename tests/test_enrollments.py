@@ -612,3 +612,25 @@ async def test_a_reason_is_one_line_of_text(client: Client, connection: Connecti
     ]
 
     assert await everything(connection) == before
+
+
+async def test_a_repeated_request_for_a_waitlist_place_answers_with_the_position(client: Client) -> None:
+    course, other = await new_course(client, capacity=0), await new_course(client)
+    students = [await new_student(client) for _ in range(4)]
+    for student in students:
+        await wait_for(client, student, course)
+    await enroll(client, students[3], other)
+
+    async def repeated(student: int) -> dict[str, object]:
+        [result] = (await wait_for(client, student, course)).body["results"]
+        return {name: result[name] for name in ("outcome", "status", "position")}
+
+    waiting = {"outcome": "unchanged", "status": "waitlisted"}
+    assert [await repeated(student) for student in students] == [{**waiting, "position": n} for n in (1, 2, 3, 4)]
+    [seated] = (await wait_for(client, students[3], other)).body["results"]
+    assert (seated["outcome"], seated["status"], seated["position"]) == ("unchanged", "enrolled", None)
+    await drop(client, students[1], course)
+    assert (await repeated(students[3])) == {**waiting, "position": 3}
+    body = {"course_ids": [course], "on_full": "fail"}
+    previewed = await call(client, "POST", f"/students/{students[2]}/enroll?dry_run=true", body)
+    assert previewed.body["results"][0]["position"] == 2

@@ -373,6 +373,26 @@ async def test_a_batch_of_changes_each_of_which_gives_a_seat_takes_hardly_more_s
     assert many.statements <= few.statements + 60, costs
 
 
+async def test_ten_times_the_repeated_requests_for_a_waitlist_place_take_no_more_statements(
+    settings: Settings, connection: Connection, cost: Cost
+) -> None:
+    costs = []
+    for count in (20, 200):
+        async with office_of(settings, connection, cost) as office:
+            await one_course(connection, 300, capacity=1, taken=1, blocked=False)
+            # Those who leave in between have the others move up.
+            changes: list[Change[Any]] = [
+                Drop(origin=ORIGIN, student_id=n, course_id=1) for n in range(1, count // 2, 5)
+            ]
+            for number in range(count):
+                student_id = 300 - number
+                repeated = Enroll(origin=ORIGIN, student_id=student_id, course_ids=(1,), on_full="waitlist")
+                changes.insert(2 * number, repeated)
+            costs.append(await office.cost_of_change(*changes))
+    few, many = costs
+    assert many == few
+
+
 async def test_a_relaxed_credit_limit_judges_those_whom_it_may_help_once(
     settings: Settings, connection: Connection, cost: Cost
 ) -> None:

@@ -69,10 +69,10 @@ FILL = {
     """,
     "0009_create_student_courses": """
         INSERT INTO student_courses (student_id, course_id, status, joined_position, joined_at, updated_at, passed, grade, override_id,
-               swap_drops, blocked_reasons, recheck_at)
-        VALUES (1, 1, 'enrolled', 1, '2026-01-03Z', '2026-01-03Z', NULL, NULL, NULL, NULL, NULL, NULL),
-               (2, 1, 'completed', 2, '2026-01-03Z', '2026-01-04Z', true, 'A-', 1, '[2]', '[]', '9999-12-31Z'),
-               (2, 2, 'dropped', 3, '2026-01-03Z', '2026-01-05Z', NULL, NULL, NULL, NULL, NULL, NULL)
+               swap_drops, blocked_reasons, recheck_at, passed_code)
+        VALUES (1, 1, 'enrolled', 1, '2026-01-03Z', '2026-01-03Z', NULL, NULL, NULL, NULL, NULL, NULL, NULL),
+               (2, 1, 'completed', 2, '2026-01-03Z', '2026-01-04Z', true, 'A-', 1, '[2]', '[]', '9999-12-31Z', 'MATH100'),
+               (2, 2, 'dropped', 3, '2026-01-03Z', '2026-01-05Z', NULL, NULL, NULL, NULL, NULL, NULL, NULL)
     """,
 }
 

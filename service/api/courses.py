@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, model_validator, with_config
@@ -36,7 +35,7 @@ from service.errors import (
     UnknownTerm,
 )
 from service.registrar import courses as registrar
-from service.registrar.application import Group
+from service.registrar.application import Group, code_key
 from service.registrar.courses import COURSE, Cancel, SetRequirements, requirements_tag
 from service.registrar.load import groups_of
 from service.registrar.resources import Create, Delete, Edit, Replace
@@ -74,19 +73,15 @@ class Meeting(Input):
         return self
 
 
-def _apart(meetings: Sequence[Meeting]) -> tuple[Meeting, ...]:
-    """Put meetings in order of the week, and refuse those at the same time."""
-    ordered = sorted(meetings, key=lambda meeting: (DAYS.index(meeting.day), meeting.start))
-    for one, other in pairwise(ordered):
-        if one.day == other.day and other.start < one.end:
-            raise wrong("overlapping_meetings", "{field} must not overlap.")
-    return tuple(ordered)
+def _in_order(meetings: Sequence[Meeting]) -> tuple[Meeting, ...]:
+    """Sort meetings by the week. Some may coincide: a section may meet in two rooms at one hour."""
+    return tuple(sorted(meetings, key=lambda meeting: (DAYS.index(meeting.day), meeting.start, meeting.end)))
 
 
 Meetings = Annotated[
     tuple[Meeting, ...],
     Field(max_length=50, strict=False, description="When it meets each week."),
-    AfterValidator(_apart),
+    AfterValidator(_in_order),
 ]
 
 
@@ -150,7 +145,7 @@ class CourseChanges(CourseReadOnly, total=False):
 class CourseQuery(Paging):
     """A page, perhaps filtered by one thing."""
 
-    code: Annotated[CourseCode | None, Field(description="Only courses with this code.")] = None
+    code: Annotated[CourseCode | None, Field(description="Only courses with this code, whatever its case.")] = None
     term_id: Annotated[IdInQuery | None, Field(description="Only courses in this term.")] = None
     external_id: Annotated[ExternalId | None, Field(description="Only the course with this external id.")] = None
 
@@ -170,7 +165,7 @@ class Course:
     meetings: Annotated[list[Meeting], Field(description="When it meets each week, in order.")]
     status: NamedCourseStatus
     seats_taken: Annotated[int, Field(description="How many students are enrolled in it or have completed it.")]
-    seats_free: Annotated[int | None, Field(description="Free seats: null is unlimited.")]
+    seats_free: Annotated[int | None, Field(description="Free seats: null is unlimited; a cancelled course has none.")]
     waitlisted: Annotated[int, Field(description="How many students are waitlisted.")]
     version: Version
     created_at: CreatedAt
@@ -193,6 +188,12 @@ def _fields(body: CourseFields, external_id: str | None) -> registrar.CourseFiel
     }
 
 
+def _seats_free(row: sql.Course) -> int | None:
+    if row.status == "cancelled":
+        return 0
+    return None if row.capacity is None else max(0, row.capacity - row.seats_taken)
+
+
 def course_of(row: sql.Course) -> Course:
     """Show a row as callers see it."""
     return Course(
@@ -207,7 +208,7 @@ def course_of(row: sql.Course) -> Course:
         meetings=MEETINGS.validate_json(row.meetings),
         status=row.status,
         seats_taken=row.seats_taken,
-        seats_free=None if row.capacity is None else max(0, row.capacity - row.seats_taken),
+        seats_free=_seats_free(row),
         waitlisted=row.waitlisted,
         version=row.version,
         created_at=row.created_at,
@@ -365,6 +366,12 @@ class Requirements(Input):
     ]
 
 
+def _distinct(codes: Sequence[str]) -> tuple[str, ...]:
+    """Return codes in order, and of those that differ in case alone the first."""
+    first = {code_key(code): code for code in reversed(codes)}
+    return tuple(sorted(first.values()))
+
+
 @endpoint(
     "PUT",
     "/courses/{course_id}/requirements",
@@ -378,7 +385,7 @@ async def set_requirements(
 
     Students who are enrolled already stay; waitlisted students are judged by the new requirements.
     """
-    groups = tuple(Group(group.kind, tuple(sorted(set(group.any_of)))) for group in body.groups)
+    groups = tuple(Group(group.kind, _distinct(group.any_of)) for group in body.groups)
     change = SetRequirements(
         origin=origin_of(call),
         course_id=course_id,
@@ -398,7 +405,7 @@ async def read_requirements(call: Call, course_id: IdInPath) -> Reply[Requiremen
     async with call[DATABASE].reading() as connection:
         if await get_course(connection, course_id) is None:
             raise CourseNotFound(course_id)
-        return _requirements(groups_of(await load_requirements(connection, [course_id])))
+        return _requirements(groups_of(await load_requirements(connection, [course_id], [])))
 
 
 def _requirements(groups: tuple[Group, ...]) -> Reply[Requirements]:

@@ -1,5 +1,6 @@
 """Enrollments: what callers send and see of them, and the handlers."""
 
+import json
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,8 @@ from service.errors import (
 from service.registrar import application
 from service.registrar.application import OnFull
 from service.registrar.changes import Moved, Result
-from service.registrar.enrollments import Complete, Drop, Enroll, Mode, Swap
+from service.registrar.enrollments import Complete, Drop, Enroll, KeepDrops, Mode, Swap
+from service.registrar.moves import swap_drops_of
 from service.registrar.rules import SENTENCES, sentence
 from service.web.endpoint import Call, Reply, Written, endpoint
 from service.web.paging import Paging, WrittenPage, decode_cursor, written_page
@@ -117,6 +119,9 @@ class StudentInfo:
     email: Annotated[str, Field(description="The e-mail address.")]
 
 
+Position = Annotated[int | None, Field(description="The waitlist position counted from 1; null if not waitlisted.")]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Enrolled:
     """The student has a seat now."""
@@ -128,11 +133,12 @@ class Enrolled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unchanged:
-    """The student was in the course already."""
+    """The student was in the course already, or waitlisted for it."""
 
     course_id: CourseId
     outcome: Annotated[Literal["unchanged"], Field(description="Which kind of result it is.")] = "unchanged"
     status: NamedStatus
+    position: Position
     course: CourseInfo
 
 
@@ -224,12 +230,19 @@ class Preview(Enrollments):
     dry_run: Annotated[Literal[True], Field(description="Always true: nothing was changed.")] = True
 
 
-Position = Annotated[int | None, Field(description="The waitlist position counted from 1; null if not waitlisted.")]
 BlockedBy = Annotated[
     list[Blocker] | None,
     Field(
         description="Every reason why the student is passed over when a seat becomes free; "
         "null if the student is not waitlisted or not passed over."
+    ),
+]
+
+
+SwapDrops = Annotated[
+    list[int] | None,
+    Field(
+        description="The courses that the student drops on getting a seat in this one, by a swap; null if there are none."
     ),
 ]
 
@@ -242,6 +255,13 @@ class StudentCourse:
     status: NamedStatus
     position: Position
     blocked_by: BlockedBy
+    swap_drops: SwapDrops
+    swap_adds: Annotated[
+        list[int] | None,
+        Field(
+            description="The waitlisted courses of swaps for which the student drops this one; null if there are none."
+        ),
+    ]
     joined_at: Annotated[datetime, Field(description="When the student got the seat or the waitlist place.")]
     passed: Annotated[bool | None, Field(description="Null until the course is completed.")]
     grade: Annotated[str | None, Field(description="As the institution writes it; null if there is none.")]
@@ -253,7 +273,7 @@ class MovedCourse(StudentCourse):
     """A student's course after a drop or a completion."""
 
     outcome: Annotated[
-        Literal["dropped", "withdrawn", "completed", "unchanged"],
+        Literal["dropped", "withdrawn", "completed", "kept", "unchanged"],
         named("MovedOutcome", "What became of the course; `unchanged`: it was so already."),
     ]
 
@@ -266,6 +286,7 @@ class CourseStudent:
     status: NamedStatus
     position: Position
     blocked_by: BlockedBy
+    swap_drops: SwapDrops
     joined_at: Annotated[datetime, Field(description="When the student got the seat or the waitlist place.")]
     student: StudentInfo
 
@@ -413,6 +434,16 @@ async def drop_course(call: Call, student_id: IdInPath, course_id: IdInPath, que
     return _moved(await call[REGISTRAR].submit(change))
 
 
+@endpoint("DELETE", "/students/{student_id}/courses/{course_id}/swap", problems=[StudentNotFound, NotEnrolled])
+async def keep_drops(call: Call, student_id: IdInPath, course_id: IdInPath) -> MovedCourse:
+    """Keep the courses that a swap would drop for this one; the student stays on its waitlist.
+
+    Where nothing would be dropped it is `unchanged`: repeating is safe.
+    """
+    change = KeepDrops(origin=origin_of(call), student_id=student_id, course_id=course_id)
+    return _moved(await call[REGISTRAR].submit(change))
+
+
 @endpoint(
     "POST",
     "/students/{student_id}/courses/{course_id}/complete",
@@ -441,8 +472,10 @@ def _moved(moved: Moved) -> MovedCourse:
     return MovedCourse(
         course_id=row.course_id,
         status=row.status,
-        position=None,
-        blocked_by=None,
+        position=moved.position,
+        blocked_by=None if row.recheck_at is None or row.blocked_reasons is None else json.loads(row.blocked_reasons),
+        swap_drops=swap_drops_of(row) or None,
+        swap_adds=list(moved.swap_adds) or None,
         joined_at=row.joined_at,
         passed=row.passed,
         grade=row.grade,
@@ -495,13 +528,14 @@ def _result(result: Result) -> str:
         assert result.position is not None
         return _json(Waitlisted(course_id=course.id, position=result.position, course=_info(course)))
     shown = course.id, course.code, course.title, course.credits, course.term_id
-    return _common_result(result.outcome, result.status, shown)
+    return _common_result(result.outcome, result.status, result.position, shown)
 
 
 @lru_cache(maxsize=16_384)
 def _common_result(
     outcome: Literal["enrolled", "unchanged", "dropped", "withdrawn", "kept"],
     status: Status | None,
+    position: int | None,
     shown: tuple[int, str, str, float, int | None],
 ) -> str:
     """Write what is the same for everyone who asks for a course."""
@@ -511,7 +545,7 @@ def _common_result(
         return _json(Enrolled(course_id=course_id, course=info))
     if outcome == "unchanged":
         assert status is not None
-        return _json(Unchanged(course_id=course_id, status=status, course=info))
+        return _json(Unchanged(course_id=course_id, status=status, position=position, course=info))
     return _json(Left(course_id=course_id, outcome=outcome, course=info))
 
 

@@ -36,7 +36,6 @@ FIELD_CODES: Final = {
     "blank": "A text has no character that can be seen.",
     "forbidden_character": "A text has a character that is not allowed in it, such as a line break or a control character.",
     "inverted_meeting": "A meeting does not start before it ends.",
-    "overlapping_meetings": "Two meetings of one course overlap.",
     "hold_dates": "A hold begins after it ends.",
     "swap_with_itself": "A course to drop is also one to add.",
     "too_many_adds": "A swap with `on_full: waitlist` has more than one course to add.",
@@ -139,7 +138,8 @@ CourseCode = Annotated[
     StringConstraints(min_length=1, max_length=50),
     AfterValidator(partial(normalize_code, max_length=50)),
     Field(
-        description='As in a catalogue, such as "MATH101", in any script, with single spaces inside.',
+        description='As in a catalogue, such as "MATH101", in any script, with single spaces inside. '
+        "Codes are compared without regard to case.",
         json_schema_extra={"pattern": CODE_PATTERN},
     ),
 ]

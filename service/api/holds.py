@@ -111,7 +111,7 @@ async def list_student_holds(call: Call, student_id: IdInPath, query: Paging) ->
 
 @endpoint("DELETE", "/students/{student_id}/holds/{hold_id}", problems=[StudentNotFound, HoldNotFound])
 async def end_hold(call: Call, student_id: IdInPath, hold_id: IdInPath) -> Hold:
-    """End a hold now.
+    """End a hold now, or where it would begin if it has not begun yet.
 
     A waitlisted student who becomes eligible gets the seat in the same transaction. The hold stays listed, and ending
     it again changes nothing.

@@ -19,7 +19,7 @@ from service.registrar.changes import Change, Moved, Origin, Outcome, Result
 from service.registrar.courses import COURSE, CourseFields, SetRequirements
 from service.registrar.enrollments import Complete, Drop, Enroll, Swap
 from service.registrar.holds import PlaceHold
-from service.registrar.resources import Create
+from service.registrar.resources import Create, Edit
 from service.registrar.students import STUDENT
 from service.registrar.terms import TERM, TermFields
 from service.settings import Settings
@@ -99,13 +99,16 @@ async def fill(settings: Settings, size: Size, *, again: bool = False) -> int:
 async def _fill(database: Database, registrar: Registrar, size: Size) -> None:
     campus = plan(size)
     last_term, next_term = last_and_next_term(datetime.now(UTC).date())
-    last = await _create_term(registrar, last_term, campus.last)
-    next_ = await _create_term(registrar, next_term, campus.next)
+    # Nobody enrolls in a term that is over: the last one ends once its courses are completed.
+    last_id, last = await _create_term(registrar, {**last_term, "ends_on": next_term["ends_on"]}, campus.last)
+    _, next_ = await _create_term(registrar, next_term, campus.next)
     created = await _made(
         registrar, (Create(origin=ORIGIN, resource=STUDENT, fields=each.fields) for each in campus.students)
     )
     students = list(zip((student.id for student in created), campus.students, strict=True))
     await _made(registrar, _past(students, last))
+    ended = {"ends_on": last_term["ends_on"]}
+    await registrar.submit(Edit(origin=ORIGIN, resource=TERM, id=last_id, values=ended))
     async with database.reading() as connection:
         before = (await get_epoch(connection)).position
     day = Day()
@@ -119,8 +122,10 @@ async def _fill(database: Database, registrar: Registrar, size: Size) -> None:
     _print_table(day, promoted)
 
 
-async def _create_term(registrar: Registrar, fields: TermFields, planned: Sequence[PlannedCourse]) -> dict[str, int]:
-    """Create a term with its courses, and return their ids by code."""
+async def _create_term(
+    registrar: Registrar, fields: TermFields, planned: Sequence[PlannedCourse]
+) -> tuple[int, dict[str, int]]:
+    """Create a term with its courses, and return its id and theirs by code."""
     term = await registrar.submit(Create(origin=ORIGIN, resource=TERM, fields=fields))
     courses = await _made(
         registrar,
@@ -131,7 +136,7 @@ async def _create_term(registrar: Registrar, fields: TermFields, planned: Sequen
         SetRequirements(origin=ORIGIN, course_id=ids[each.code], groups=each.groups) for each in planned if each.groups
     )
     await _made(registrar, required)
-    return ids
+    return term.id, ids
 
 
 def _in_term(fields: CourseFields, term_id: int) -> CourseFields:

@@ -55,7 +55,8 @@ class Registrar:
         self._write_timeout = settings.write_timeout
         self._promotions = settings.promotions_per_transaction
         self._turn = asyncio.Lock()
-        self._catalog = Catalog()
+        self._time_zone = settings.time_zone
+        self._catalog = Catalog(settings.zone)
         self._pending: dict[int, Origin] = {}
         """Courses whose promotions the last transaction left undone, with the changes that brought them about."""
         self._continuation: asyncio.Task[None] | None = None
@@ -131,7 +132,7 @@ class Registrar:
         """
         async with self._database.viewing() as connection:
             needs = load.needs_of([change])
-            ledger = await load.open_ledger(connection, Catalog(), self._promotions, needs)
+            ledger = await load.open_ledger(connection, Catalog(self._catalog.time_zone), self._promotions, needs)
             await load.load_for(connection, ledger, needs)
             outcomes: list[Outcome] = []
             await _decide(connection, ledger, [change], outcomes)
@@ -148,8 +149,8 @@ class Registrar:
         promoted = ended = 0
         for _ in range(SWEEPS):
             async with self._database.reading() as connection:
-                course_ids = await load_promotable(connection, SWEPT_AT_ONCE)
-                places = await load_ended(connection, SWEPT_AT_ONCE)
+                course_ids = await load_promotable(connection, self._time_zone, SWEPT_AT_ONCE)
+                places = await load_ended(connection, self._time_zone, SWEPT_AT_ONCE)
                 if not course_ids and not places and not await is_any_due(connection):
                     break
             sweep = Sweep(origin=Origin(request_id="sweep"), course_ids=tuple(course_ids), ended=tuple(places))

@@ -15,15 +15,16 @@ from service.errors import (
     PreconditionFailed,
     UnknownTerm,
 )
-from service.registrar.application import Group
+from service.registrar.application import Group, code_key
 from service.registrar.changes import Change, Origin
-from service.registrar.ledger import Ledger
+from service.registrar.ledger import Ledger, excluded_keys
 from service.registrar.moves import move
 from service.registrar.needs import Needs, Relaxed
 from service.registrar.resources import ResourceType, external_id_of
 from service.registrar.seats import has_free_seat
 from sql import Connection, courses, enrollments
 from sql.courses import Course
+from sql.passed_codes import FormerCode
 
 
 class CourseFields(TypedDict):
@@ -49,14 +50,15 @@ def _validate(ledger: Ledger, course: Course) -> None:
     if course.term_id is not None and ledger.term(course.term_id) is None:
         raise UnknownTerm(course.term_id)
     # A new course has no requirements yet.
-    if course.version > 1 and any(course.code in group.codes for group in ledger.groups(course.id)):
+    if course.version > 1 and any(code_key(course.code) in group.keys for group in ledger.groups(course.id)):
         raise OwnRequirement(course.code)
 
 
 def _on_update(ledger: Ledger, before: Course, after: Course, origin: Origin) -> None:
     """Have those judged again who may be eligible now; an edit of any other field makes nobody eligible."""
     if any(getattr(before, name) != getattr(after, name) for name in ("meetings", "credits", "term_id", "code")):
-        ledger.relax(Relaxed(origin, courses={after.id}, members={after.id}))
+        former = [] if before.code == after.code else [FormerCode(after.id, before.code)]
+        ledger.relax(Relaxed(origin, courses={after.id}, members={after.id}, former_codes=former))
     if before.term_id != after.term_id or has_free_seat(after):
         ledger.mark_promotable(after.id, origin)
 
@@ -88,7 +90,7 @@ COURSE: Final[ResourceType[Course, CourseFields]] = ResourceType(
     not_found=CourseNotFound,
     unique={
         ExternalIdTaken: external_id_of,
-        CodeTaken: lambda course: None if course.term_id is None else (course.term_id, course.code),
+        CodeTaken: lambda course: None if course.term_id is None else (course.term_id, code_key(course.code)),
     },
     key_parts=("code", "term_id"),
     server_fields=frozenset({"status", "seats_taken", "waitlisted"}),
@@ -167,9 +169,10 @@ class SetRequirements(Change[tuple[Group, ...]]):
             raise PreconditionFailed(
                 f"The requirements of course {course.id} have an ETag that If-None-Match excludes."
             )
+        key = code_key(course.code)
         for number, group in enumerate(self.groups):
-            if course.code in group.codes:
-                raise OwnRequirement(course.code, f"#/groups/{number}/any_of/{group.codes.index(course.code)}")
+            if key in group.keys:
+                raise OwnRequirement(course.code, f"#/groups/{number}/any_of/{group.keys.index(key)}")
         if before == self.groups:
             return before
         ledger.requirements.put(course.id, self.groups)
@@ -180,7 +183,9 @@ class SetRequirements(Change[tuple[Group, ...]]):
             before={"groups": _state(before), "version": course.version},
             after={"groups": _state(self.groups), "version": course.version},
         )
-        ledger.relax(Relaxed(self.origin, courses={course.id}))
+        # What the course no longer excludes may be open to those who are in it.
+        members = {course.id} if excluded_keys(before) - excluded_keys(self.groups) else set()
+        ledger.relax(Relaxed(self.origin, courses={course.id}, members=members))
         return self.groups
 
 

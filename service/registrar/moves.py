@@ -111,7 +111,34 @@ def move(
     # Time and credits are free again after a drop; a new course may be the corequisite of another one.
     if relaxes:
         ledger.changed_students.put(student_id, origin)
+    if status not in seats.ACTIVE:
+        for place in swaps_that_drop(ledger, student_id, course_id):
+            set_swap_drops(ledger, place, [id for id in swap_drops_of(place) if id != course_id], origin)
     return row
+
+
+def swap_drops_of(row: Enrollment) -> list[int]:
+    """Return the courses that the student drops on getting this one."""
+    drops: list[int] = json.loads(row.swap_drops or "[]")
+    return drops
+
+
+def swaps_that_drop(ledger: Ledger, student_id: int, course_id: int) -> list[Enrollment]:
+    """Return the waitlist places that a course is dropped for once they become a seat."""
+    return [row for row in ledger.courses_of(student_id) if row.swap_drops and course_id in swap_drops_of(row)]
+
+
+def set_swap_drops(ledger: Ledger, row: Enrollment, drops: Sequence[int], origin: Origin) -> None:
+    """Set what a waitlisted student drops on getting the seat."""
+    ledger.append_event(
+        "enrollment.updated",
+        origin,
+        student_id=row.student_id,
+        course_id=row.course_id,
+        before={"status": "waitlisted", "swap_drops": swap_drops_of(row)},
+        after={"status": "waitlisted", "swap_drops": list(drops)},
+    )
+    ledger.put_enrollment(row._replace(swap_drops=json.dumps(list(drops)) if drops else None))
 
 
 @lru_cache(maxsize=1024)
