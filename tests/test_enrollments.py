@@ -108,6 +108,8 @@ async def test_retrieve_student_courses(client: Client) -> None:
             "status": "enrolled",
             "position": None,
             "blocked_by": None,
+            "swap_drops": None,
+            "swap_adds": None,
             "passed": None,
             "grade": None,
             "course": {"id": maths, "code": "MATH101", "title": "Calculus I", "credits": 4, "term_id": None},
@@ -117,6 +119,8 @@ async def test_retrieve_student_courses(client: Client) -> None:
             "status": "enrolled",
             "position": None,
             "blocked_by": None,
+            "swap_drops": None,
+            "swap_adds": None,
             "passed": None,
             "grade": None,
             "course": {"id": choir, "code": "MUS105", "title": "Choir", "credits": 0.5, "term_id": None},
@@ -175,7 +179,14 @@ async def test_retrieve_course_students(client: Client) -> None:
     assert roster["next"] is None
     assert all(item.pop("joined_at").endswith("Z") for item in roster["items"])
     assert roster["items"] == [
-        {"student_id": id, "status": "enrolled", "position": None, "blocked_by": None, "student": {"id": id, **body}}
+        {
+            "student_id": id,
+            "status": "enrolled",
+            "position": None,
+            "blocked_by": None,
+            "swap_drops": None,
+            "student": {"id": id, **body},
+        }
         for id, body in zip((ada, grace), fields, strict=True)
     ]
 
@@ -434,6 +445,8 @@ async def test_a_drop_frees_the_seat_and_keeps_the_row(client: Client, connectio
             "status": "dropped",
             "position": None,
             "blocked_by": None,
+            "swap_drops": None,
+            "swap_adds": None,
             "joined_at": joined,
             "passed": None,
             "grade": None,

@@ -33,6 +33,9 @@ from sql.enrollments import Enrollment
 from sql.feed import Head
 from sql.terms import Term
 
+settings.register_profile("rules", deadline=None)
+settings.load_profile("rules")
+
 NOW = datetime(2026, 9, 1, 12, tzinfo=UTC)
 STATUSES = [None, "enrolled", "waitlisted", "completed", "dropped", "withdrawn"]
 instants = st.none() | st.integers(-3, 3).map(lambda hours: NOW + timedelta(hours=hours))
