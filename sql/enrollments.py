@@ -351,7 +351,7 @@ CROSS JOIN LATERAL (
                 )
             END AS swap_drops,
             (
-                SELECT json_agg(waitlisted.course_id ORDER BY waitlisted.course_id)
+                SELECT array_agg(waitlisted.course_id ORDER BY waitlisted.course_id)
                 FROM waitlisted
                 CROSS JOIN json_array_elements_text(waitlisted.swap_drops) AS dropped (course_id)
                 WHERE waitlisted.student_id = asked.student_id

@@ -110,6 +110,8 @@ async def test_retrieve_student_courses(client: Client) -> None:
             "status": "enrolled",
             "position": None,
             "blocked_by": None,
+            "swap_drops": None,
+            "swap_adds": None,
             "passed": None,
             "grade": None,
             "course": {"id": maths, "code": "MATH101", "title": "Calculus I", "credits": 4, "term_id": None},
@@ -119,6 +121,8 @@ async def test_retrieve_student_courses(client: Client) -> None:
             "status": "enrolled",
             "position": None,
             "blocked_by": None,
+            "swap_drops": None,
+            "swap_adds": None,
             "passed": None,
             "grade": None,
             "course": {"id": choir, "code": "MUS105", "title": "Choir", "credits": 0.5, "term_id": None},
@@ -177,7 +181,14 @@ async def test_retrieve_course_students(client: Client) -> None:
     assert roster["next"] is None
     assert all(item.pop("joined_at").endswith("Z") for item in roster["items"])
     assert roster["items"] == [
-        {"student_id": id, "status": "enrolled", "position": None, "blocked_by": None, "student": {"id": id, **body}}
+        {
+            "student_id": id,
+            "status": "enrolled",
+            "position": None,
+            "blocked_by": None,
+            "swap_drops": None,
+            "student": {"id": id, **body},
+        }
         for id, body in zip((ada, grace), fields, strict=True)
     ]
 
@@ -436,6 +447,8 @@ async def test_a_drop_frees_the_seat_and_keeps_the_row(client: Client, connectio
             "status": "dropped",
             "position": None,
             "blocked_by": None,
+            "swap_drops": None,
+            "swap_adds": None,
             "joined_at": joined,
             "passed": None,
             "grade": None,

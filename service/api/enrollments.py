@@ -434,7 +434,7 @@ async def drop_course(call: Call, student_id: IdInPath, course_id: IdInPath, que
     return _moved(await call[REGISTRAR].submit(change))
 
 
-@endpoint("DELETE", "/students/{student_id}/courses/{course_id}/swap", problems=[StudentNotFound, NotEnrolled])
+@endpoint("DELETE", "/students/{student_id}/courses/{course_id}/swap", problems=[StudentNotFound, EnrollmentNotFound])
 async def keep_drops(call: Call, student_id: IdInPath, course_id: IdInPath) -> MovedCourse:
     """Keep the courses that a swap would drop for this one; the student stays on its waitlist.
 

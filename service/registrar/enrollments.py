@@ -412,7 +412,7 @@ class KeepDrops(Change[Moved]):
 
     Raises, when decided:
         StudentNotFound: there is no such student.
-        NotEnrolled: the student was never in the course.
+        EnrollmentNotFound: the student was never in the course.
     """
 
     student_id: int
@@ -430,7 +430,7 @@ class KeepDrops(Change[Moved]):
         course = ledger.course(self.course_id)
         row = None if course is None else ledger.enrollment(self.student_id, self.course_id)
         if course is None or row is None:
-            raise NotEnrolled(self.student_id, self.course_id)
+            raise EnrollmentNotFound(self.student_id, self.course_id)
         position = ledger.waitlist_position(row) if row.status == "waitlisted" else None
         adds = tuple([place.course_id for place in swaps_that_drop(ledger, self.student_id, self.course_id)])
         if row.status != "waitlisted" or not row.swap_drops:

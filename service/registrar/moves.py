@@ -72,7 +72,7 @@ def move(
     course = ledger.course(course_id)
     assert course is not None
     existing = ledger.enrollment(student_id, course_id)
-    drops = json.dumps(list(swap_drops)) if swap_drops else None
+    drops = swap_drops_text(swap_drops)
     position = ledger.append_event(
         f"enrollment.{event or status}",
         origin,
@@ -123,6 +123,11 @@ def swap_drops_of(row: Enrollment) -> list[int]:
     return drops
 
 
+def swap_drops_text(drops: Sequence[int]) -> str | None:
+    """Format what a swap drops later as it is stored, which lists show as it is."""
+    return json.dumps(list(drops), separators=(",", ":")) if drops else None
+
+
 def swaps_that_drop(ledger: Ledger, student_id: int, course_id: int) -> list[Enrollment]:
     """Return the waitlist places that a course is dropped for once they become a seat."""
     return [row for row in ledger.courses_of(student_id) if row.swap_drops and course_id in swap_drops_of(row)]
@@ -138,7 +143,7 @@ def set_swap_drops(ledger: Ledger, row: Enrollment, drops: Sequence[int], origin
         before={"status": "waitlisted", "swap_drops": swap_drops_of(row)},
         after={"status": "waitlisted", "swap_drops": list(drops)},
     )
-    ledger.put_enrollment(row._replace(swap_drops=json.dumps(list(drops)) if drops else None))
+    ledger.put_enrollment(row._replace(swap_drops=swap_drops_text(drops)))
 
 
 @lru_cache(maxsize=1024)
