@@ -131,7 +131,7 @@ held_seats = st.lists(st.tuples(courses, st.none() | terms), max_size=2).map(tup
 histories = st.builds(
     KnownHistory,
     holds=st.lists(holds, max_size=2).map(tuple),
-    max_credits=st.none() | st.sampled_from([0.0, 3.0, 6.0]),
+    max_credits=st.sampled_from([0.0, 3.0, 6.0, None]),
     passed=code_sets,
     partners=partners,
     seats=held_seats,
@@ -145,6 +145,7 @@ applications = st.builds(
     course=st.none() | courses,
     history=histories,
     term=st.none() | terms,
+    ends_at=instants,
     seat=st.sampled_from(["seat", "waitlist", "none"]),
     on_full=st.sampled_from(["fail", "waitlist"]),
     groups=st.lists(groups, max_size=3).map(tuple),
@@ -188,7 +189,7 @@ def test_the_api_documents_every_parameter_of_every_rule_and_events_leave_out_th
     found: dict[str, Refusal] = {}
 
     @given(applications)
-    @settings(max_examples=500, database=None, derandomize=True)
+    @settings(max_examples=1000, database=None, derandomize=True)
     def collect(application: Application) -> None:
         found.update({refusal.code: refusal for refusal in judge(application)})
 
