@@ -26,6 +26,9 @@ demo: $(VENV)/.local ## serve a campus with 200 students in .data/demo, and show
 psql: $(VENV)/.local ## open psql on the database of make run, be it running or not; ARGS are for psql
 	@exec $(BIN)/python -m service psql -- $(ARGS)
 
+# Without bytecode, each of the suite's some hundred processes compiles the same modules again.
+test coverage: export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: test
 test: $(VENV)/.dev ## run the whole suite against a real PostgreSQL
 	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) -q $(ARGS)

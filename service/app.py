@@ -4,7 +4,9 @@ import asyncio
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import cache
 from importlib.resources import files
+from typing import Final
 
 from aiohttp import web
 from pydantic import TypeAdapter
@@ -64,13 +66,20 @@ ABOUT = About(
 EXAMPLES = TypeAdapter(Examples).validate_json((files("service.api") / "examples.json").read_bytes())
 """The calls are those of the documents. Tests run all of them, and write them with ``--write-docs``."""
 
+ENDPOINTS: Final = endpoints_of(students, courses, enrollments, terms, holds, overrides, events, health, openapi)
+
+
+@cache
+def document() -> bytes:
+    """Return the API document. It is the same for every application, and takes longer to make than all else of one."""
+    return write_json(openapi.build(ABOUT, ENDPOINTS, codes(), EXAMPLES))
+
 
 def create_app(settings: Settings) -> web.Application:
     """Build the service; its database is brought up in the background once it starts."""
     app = web.Application(client_max_size=settings.body_limit)
-    endpoints = endpoints_of(students, courses, enrollments, terms, holds, overrides, events, health, openapi)
-    register(app, [*endpoints, *endpoints_of(page)])
-    app[INDEX] = Index.of(ABOUT, [*endpoints, page.show_page])
+    register(app, [*ENDPOINTS, *endpoints_of(page)])
+    app[INDEX] = Index.of(ABOUT, [*ENDPOINTS, page.show_page])
     database = Database(settings)
     app[DATABASE] = database
     everybody = Callers()
@@ -86,9 +95,9 @@ def create_app(settings: Settings) -> web.Application:
         return await ready(app)
 
     app[READINESS] = readiness
-    app[DOCUMENT] = write_json(openapi.build(ABOUT, endpoints, codes(), EXAMPLES))
+    app[DOCUMENT] = document()
     app[PROBLEMS] = problem_types()
-    app[PAGE] = page.page(ABOUT, endpoints)
+    app[PAGE] = page.page(ABOUT, ENDPOINTS)
 
     async def lifetime(app: web.Application) -> AsyncIterator[None]:
         stop = threading.Event()

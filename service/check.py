@@ -254,7 +254,7 @@ async def find_clashes(connection: Connection) -> AsyncIterator[Clash]:
             course_ids = [seat.course_id, other_seat.course_id]
             if lifted.isdisjoint(course_ids):
                 term_ids = [term.id for term in (offering.term, other.term) if term is not None]
-                since = max(seat.place, other_seat.place)
+                since = max(seat.joined_position, other_seat.joined_position)
                 edited = await sql.find_edit_of_times(connection, course_ids, term_ids, since)
                 yield Clash(student_id, seat.course_id, other_seat.course_id, edited)
 

@@ -32,7 +32,7 @@ class EnrollmentState(NamedTuple):
     student_id: int
     course_id: int
     status: str
-    place: int
+    joined_position: int
     joined_at: datetime
     passed: bool | None
     grade: str | None
@@ -191,7 +191,7 @@ async def find_all_overrides(
 
 
 FIND_ENROLLMENTS: Final = """
-SELECT student_id, course_id, status, place, joined_at, passed, grade, override_id, swap_drops, passed_code
+SELECT student_id, course_id, status, joined_position, joined_at, passed, grade, override_id, swap_drops, passed_code
 FROM student_courses
 WHERE (student_id, course_id) > ($1::bigint, $2::bigint)
 ORDER BY student_id, course_id

@@ -11,32 +11,32 @@ from sql.enrollments import Enrollment, Pair
 LOAD_UNJUDGED: Final = """
 SELECT
     next.student_id, next.course_id, next.status, next.joined_position, next.joined_at, next.updated_at, next.passed,
-    next.grade, next.override_id, next.swap_drops, next.skipped, next.recheck_at
+    next.grade, next.override_id, next.swap_drops, next.blocked_reasons, next.recheck_at
 FROM unnest($1::bigint[], $2::bigint[]) AS asked (course_id, after_position)
 CROSS JOIN LATERAL (
     (
         SELECT
-            student_id, course_id, status, place AS joined_position, joined_at, updated_at, passed, grade, override_id,
-            swap_drops, skipped, recheck_at
+            student_id, course_id, status, joined_position, joined_at, updated_at, passed, grade, override_id,
+            swap_drops, blocked_reasons, recheck_at
         FROM student_courses
         WHERE student_courses.course_id = asked.course_id
             AND status = 'waitlisted'
             AND recheck_at IS NULL
-            AND place > asked.after_position
-        ORDER BY place
+            AND joined_position > asked.after_position
+        ORDER BY joined_position
         LIMIT $4::bigint
     )
     UNION ALL
     (
         SELECT
-            student_id, course_id, status, place AS joined_position, joined_at, updated_at, passed, grade, override_id,
-            swap_drops, skipped, recheck_at
+            student_id, course_id, status, joined_position, joined_at, updated_at, passed, grade, override_id,
+            swap_drops, blocked_reasons, recheck_at
         FROM student_courses
         WHERE student_courses.course_id = asked.course_id
             AND status = 'waitlisted'
             AND recheck_at <= $3::timestamptz
             AND recheck_at < '9999-12-31 00:00:00+00'
-            AND place > asked.after_position
+            AND joined_position > asked.after_position
     )
     ORDER BY joined_position
     LIMIT $4::bigint
@@ -54,8 +54,8 @@ async def load_unjudged(
 
 LOAD_PLACES: Final = """
 SELECT
-    student_id, course_id, status, place AS joined_position, joined_at, updated_at, passed, grade, override_id,
-    swap_drops, skipped, recheck_at
+    student_id, course_id, status, joined_position, joined_at, updated_at, passed, grade, override_id,
+    swap_drops, blocked_reasons, recheck_at
 FROM student_courses
 WHERE student_id = ANY($1::bigint[])
     AND status = 'waitlisted'
@@ -69,8 +69,8 @@ async def load_places(connection: Connection, student_ids: list[int]) -> list[En
 
 LOAD_SWAPS_OF_MEMBERS: Final = """
 SELECT
-    student_id, course_id, status, place AS joined_position, joined_at, updated_at, passed, grade, override_id,
-    swap_drops, skipped, recheck_at
+    student_id, course_id, status, joined_position, joined_at, updated_at, passed, grade, override_id,
+    swap_drops, blocked_reasons, recheck_at
 FROM student_courses
 WHERE student_id = ANY(
         ARRAY(
@@ -195,7 +195,7 @@ INNER JOIN student_courses
     AND student_courses.status = 'waitlisted'
 WHERE courses.waitlisted > 0
     AND terms.ends_on < (now() AT TIME ZONE $1::text)::date
-ORDER BY courses.id, student_courses.place
+ORDER BY courses.id, student_courses.joined_position
 LIMIT $2::bigint
 """
 
@@ -291,14 +291,14 @@ SELECT
             SELECT FROM student_courses
             WHERE student_courses.course_id = $1::bigint
                 AND student_courses.status = 'waitlisted'
-                AND student_courses.place > page.last_place
-        ) THEN page.last_place
+                AND student_courses.joined_position > page.last_position
+        ) THEN page.last_position
     END AS next_after
 FROM (
-    SELECT json_agg(entry.item)::text AS items, count(*) AS size, max(entry.place) AS last_place
+    SELECT json_agg(entry.item)::text AS items, count(*) AS size, max(entry.joined_position) AS last_position
     FROM (
         SELECT
-            waitlist.place,
+            waitlist.joined_position,
             (
                 SELECT item
                 FROM (
@@ -321,26 +321,26 @@ FROM (
             SELECT
                 student_id,
                 status,
-                place,
+                joined_position,
                 joined_at,
-                CASE WHEN recheck_at IS NOT NULL THEN skipped END AS blocked_by,
+                CASE WHEN recheck_at IS NOT NULL THEN blocked_reasons END AS blocked_by,
                 swap_drops,
-                row_number() OVER (ORDER BY place) + (
+                row_number() OVER (ORDER BY joined_position) + (
                     SELECT count(*)
                     FROM student_courses AS ahead
                     WHERE ahead.course_id = $1::bigint
                         AND ahead.status = 'waitlisted'
-                        AND ahead.place <= $2::bigint
+                        AND ahead.joined_position <= $2::bigint
                 ) AS position
             FROM student_courses
             WHERE course_id = $1::bigint
                 AND status = 'waitlisted'
-                AND place > $2::bigint
-            ORDER BY place
+                AND joined_position > $2::bigint
+            ORDER BY joined_position
             LIMIT $3::bigint
         ) AS waitlist
         INNER JOIN students ON students.id = waitlist.student_id
-        ORDER BY waitlist.place
+        ORDER BY waitlist.joined_position
     ) AS entry
 ) AS page
 """
@@ -353,13 +353,13 @@ async def list_waitlist(connection: Connection, course_id: int, after_place: int
 
 LIST_BLOCKED: Final = """
 SELECT
-    student_id, course_id, status, place AS joined_position, joined_at, updated_at, passed, grade, override_id,
-    swap_drops, skipped, recheck_at
+    student_id, course_id, status, joined_position, joined_at, updated_at, passed, grade, override_id,
+    swap_drops, blocked_reasons, recheck_at
 FROM student_courses
 WHERE status = 'waitlisted'
     AND recheck_at IS NOT NULL
-    AND (course_id, place) > ($1::bigint, $2::bigint)
-ORDER BY course_id, place
+    AND (course_id, joined_position) > ($1::bigint, $2::bigint)
+ORDER BY course_id, joined_position
 LIMIT $3::bigint
 """
 
@@ -408,8 +408,8 @@ CROSS JOIN LATERAL (
     FROM student_courses
     WHERE student_courses.course_id = places.course_id
         AND student_courses.status = 'waitlisted'
-        AND student_courses.place > places.position_before
-        AND student_courses.place <= places.joined_position
+        AND student_courses.joined_position > places.position_before
+        AND student_courses.joined_position <= places.joined_position
 ) AS more
 """
 
@@ -440,7 +440,7 @@ WHERE courses.waitlisted > 0
     AND (terms.ends_on IS NULL OR terms.ends_on >= (now() AT TIME ZONE $2::text)::date)
     AND (terms.enroll_from IS NULL OR terms.enroll_from <= now() - make_interval(secs => $1::double precision))
     AND (terms.enroll_until IS NULL OR terms.enroll_until > now())
-ORDER BY courses.id, student_courses.place
+ORDER BY courses.id, student_courses.joined_position
 """
 
 

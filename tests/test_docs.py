@@ -21,13 +21,17 @@ from pydantic_core import PydanticUndefined
 from pytest_aiohttp import AiohttpClient
 
 from service.__main__ import main
-from service.api.enrollments import EnrollmentRequest
+from service.api.enrollments import BULK_PAIRS, BulkRequest, EnrollmentRequest
 from service.api.events import Cursor, EventsQuery, encode
 from service.api.fields import FIELD_CODES
 from service.app import problem_types
+from service.demo.campus import plan
+from service.migrate import LOCK_SECONDS
 from service.registrar.rules import RULES, drop_closed
 from service.replay import ACTIONS, STATUSES
 from service.settings import Settings
+from service.web.paging import Paging
+from service.web.validation import ERRORS_SHOWN
 from sql import Connection
 from tests.campus import Answer, call, new_course, new_student, read, served
 from tests.conftest import Client
@@ -237,6 +241,8 @@ PROBLEMS: Final[list[tuple[str, str, Any, dict[str, str]]]] = [
     ("POST", "/courses", {**COURSE, "code": "PHYS101", "term_id": 1}, {}),
     ("POST", "/courses", {**COURSE, "term_id": 99}, {}),
     ("PUT", "/courses/1/requirements", {"groups": [{"kind": "pre", "any_of": ["MATH101"]}]}, {}),
+    ("POST", "/students", STUDENT, {"Origin": "https://elsewhere.example"}),
+    ("GET", "/students/1", None, {"Host": "elsewhere.example"}),
     ("GET", "/students/99", None, {}),
     ("GET", "/courses/99", None, {}),
     ("GET", "/terms/99", None, {}),
@@ -257,6 +263,8 @@ PROBLEMS: Final[list[tuple[str, str, Any, dict[str, str]]]] = [
     ("DELETE", "/students/1", None, {}),
     ("PATCH", "/students/1", {"family_name": "King"}, {"If-Match": '"9"'}),
     ("POST", "/students/1/enroll", {"course_ids": [1]}, {"If-Match": '"1"'}),
+    ("POST", "/courses/1/cancel", None, {"Origin": "https://elsewhere.example"}),
+    ("GET", "/courses", None, {"Host": "elsewhere.example"}),
 ]
 """Calls of a fresh service that end in each kind of problem, in order."""
 
@@ -304,6 +312,27 @@ def hold_table(request: pytest.FixtureRequest, page: Path, heading: str, rows: l
 def test_the_table_of_rules_is_that_of_the_code() -> None:
     described = [code.strip("`") for code, _, _ in rows_after((DOCS / "rules.md").read_text(), "# The rules")]
     assert described == [rule.__name__ for rule in (*RULES, drop_closed)]
+
+
+def test_the_numbers_in_sentences_are_those_of_the_code() -> None:
+    pages = Paging.model_json_schema()["properties"]["limit"]
+    events = EventsQuery.model_json_schema()["properties"]
+    course_ids = EnrollmentRequest.model_json_schema()["properties"]["course_ids"]
+    bulk = BulkRequest.model_json_schema()["properties"]["items"]
+    small, large = plan("small"), plan("large")
+    for page, sentence in (
+        ("docs/api/conventions.md", f"number of items: {pages['default']} by default, at most {pages['maximum']}"),
+        ("docs/api/conventions.md", f"An invalid request gets its first {ERRORS_SHOWN} errors"),
+        ("docs/api/enrollments.md", f"{course_ids['minItems']} to {course_ids['maxItems']} course ids"),
+        ("docs/api/enrollments.md", f"Makes up to {bulk['maxItems']:,} requests with up to {BULK_PAIRS:,} courses"),
+        ("docs/feed.md", f"The number of events, at most {events['limit']['maximum']}."),
+        ("docs/feed.md", f"if there is none, at most {events['wait']['maximum']}."),
+        ("docs/changing.md", f"waits at most {LOCK_SECONDS} seconds for the lock of a table"),
+        ("docs/operations.md", f"with {len(small.students)} students and {len(small.next)} courses"),
+        ("docs/operations.md", f"makes {len(large.students):,} students"),
+        ("README.md", f"of {len(small.students)} students and {len(small.next)} courses"),
+    ):
+        assert sentence in " ".join((ROOT / page).read_text().split())
 
 
 def test_the_table_of_settings_is_that_of_the_code(request: pytest.FixtureRequest) -> None:

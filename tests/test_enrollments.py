@@ -72,7 +72,9 @@ async def test_student_enrollment_success(client: Client, connection: Connection
             },
         ],
     }
-    rows = await connection.fetch("SELECT student_id, course_id, status, place FROM student_courses ORDER BY course_id")
+    rows = await connection.fetch(
+        "SELECT student_id, course_id, status, joined_position FROM student_courses ORDER BY course_id"
+    )
     assert [tuple(row) for row in rows] == [(student, maths, "enrolled", 5), (student, choir, "enrolled", 4)]
     assert (await seats(client, maths), await seats(client, choir)) == ((1, 29), (1, None))
 
@@ -497,7 +499,7 @@ async def test_enrolling_again_after_a_drop_is_a_new_place_on_the_kept_row(
     [again] = await connection.fetch("SELECT * FROM student_courses")
     assert first is not None
     assert dropped is not None
-    assert (first["place"], dropped["place"], again["place"]) == (3, 3, 5)
+    assert (first["joined_position"], dropped["joined_position"], again["joined_position"]) == (3, 3, 5)
     assert first["joined_at"] == dropped["joined_at"] < again["joined_at"]
     assert await seats(client, course) == (1, 0)
 

@@ -366,7 +366,7 @@ class Campus:
     async def tables(self, connection: Connection) -> Known:
         """Read from the tables what the model knows of itself."""
         rows = await connection.fetch(
-            "SELECT * FROM student_courses WHERE course_id = ANY($1) ORDER BY place", list(self.model.courses)
+            "SELECT * FROM student_courses WHERE course_id = ANY($1) ORDER BY joined_position", list(self.model.courses)
         )
         waiting = [row for row in rows if row["status"] == "waitlisted"]
         unused = await connection.fetch(

@@ -165,7 +165,7 @@ def test_inputs_take_no_unknown_members_and_answers_name_those_always_there(docu
         assert schemas[name]["additionalProperties"] is False
     nested = {name for name, schema in schemas.items() if schema.get("additionalProperties") is False}
     objects = {name for name, schema in schemas.items() if schema.get("type") == "object"}
-    for name in objects - inputs - nested - {"ProblemDetail", "Reason", "Blocker"}:
+    for name in objects - inputs - nested - {"ProblemDetail", "Refusal", "Blocker"}:
         assert schemas[name]["required"] == list(schemas[name]["properties"]), name
 
 

@@ -152,7 +152,7 @@ async def test_a_skipped_waiter_keeps_the_place_and_is_told_why_once(client: Cli
     line = (await read(client, f"/courses/{course}/students?status=waitlisted"))["items"]
     assert [(item["student_id"], item["position"]) for item in line] == [(held, 1)]
     skipped = [event for event in await events(connection) if event["type"] == "enrollment.skipped"]
-    assert [event["after"]["reasons"] for event in skipped] == [[{"code": "hold"}]]
+    assert [event["after"]["blocked_by"] for event in skipped] == [[{"code": "hold"}]]
 
 
 async def test_the_sweep_promotes_whom_the_clock_made_eligible_and_newcomers_do_not_overtake(
@@ -340,7 +340,7 @@ async def test_a_bulk_request_has_an_outcome_an_item_and_its_statements_do_not_g
         counts.append(len(sent))
     await database.close()
     print("statements for 1 and for 179 items:", counts[1:])
-    assert counts[2] == counts[1], sent
+    assert counts[2] <= counts[1], sent
     assert (await read(client, f"/courses/{course}"))["seats_taken"] == 200
 
 

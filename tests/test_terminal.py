@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from service import __version__
-from tests.test_process import ROOT, environment, run
+from tests.test_process import PATIENCE_SECONDS, ROOT, environment, run
 
 REQUEST = re.compile(r"^\d\d:\d\d:\d\d INFO    GET /courses 200  [0-9.]+ ms  request_id=\w+$", re.MULTILINE)
 
@@ -30,13 +30,13 @@ class Terminal:
 
     async def shows(self, pattern: str) -> re.Match[str]:
         """Wait until the terminal shows a regular expression."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while not (found := re.search(pattern, self.shown, re.MULTILINE)):
                 await asyncio.sleep(0.01)
         return found
 
     async def ended(self) -> int:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             return await self.process.wait()
 
 
@@ -160,4 +160,4 @@ async def test_psql_opens_on_the_running_service_and_on_one_that_does_not_run(da
 async def test_psql_opens_on_a_database_url_and_passes_the_status_on(database_url: str) -> None:
     ended = await run("psql", "--", "-At", "-c", "SELECT current_setting('search_path')", DATABASE_URL=database_url)
     assert (ended.status, ended.out) == (0, "public\n")
-    assert (await run("psql", "--", "-c", "SELECT FROM FROM", DATABASE_URL=database_url)).status == 1
+    assert (await run("psql", "--", "-c", "SELECT 1 FROM nothing", DATABASE_URL=database_url)).status == 1

@@ -35,7 +35,8 @@ from service.errors import (
     StudentNotFound,
     UnknownCourse,
 )
-from service.registrar.application import OnFull, Refusal
+from service.registrar import application
+from service.registrar.application import OnFull
 from service.registrar.changes import Moved, Result
 from service.registrar.enrollments import Complete, Drop, Enroll, KeepDrops, Mode, Swap
 from service.registrar.moves import swap_drops_of
@@ -202,7 +203,7 @@ class Blocker(TypedDict):
     waitlist_capacity: NotRequired[Annotated[int, Field(description="The places of the waitlist.")]]
 
 
-class Reason(Blocker):
+class Refusal(Blocker):
     """One reason of a refusal: the code of a rule, its parameters and a sentence."""
 
     reason: NotRequired[Annotated[str, Field(description="The reason of the hold.")]]
@@ -216,7 +217,7 @@ class Refused:
 
     course_id: CourseId
     outcome: Annotated[Literal["refused"], Field(description="Which kind of result it is.")] = "refused"
-    errors: Annotated[list[Reason], Field(description="Every reason.")]
+    errors: Annotated[list[Refusal], Field(description="Every reason.")]
 
 
 AnyResult: TypeAlias = Enrolled | Waitlisted | Unchanged | Left | Refused
@@ -484,7 +485,7 @@ def _moved(moved: Moved) -> MovedCourse:
         course_id=row.course_id,
         status=row.status,
         position=moved.position,
-        blocked_by=None if row.recheck_at is None or row.skipped is None else json.loads(row.skipped),
+        blocked_by=None if row.recheck_at is None or row.blocked_reasons is None else json.loads(row.blocked_reasons),
         swap_drops=swap_drops_of(row) or None,
         swap_adds=list(moved.swap_adds) or None,
         joined_at=row.joined_at,
@@ -534,7 +535,7 @@ def _result(result: Result) -> str:
     """Write what became of one course."""
     course = result.course
     if course is None or result.outcome == "refused":
-        return _json(Refused(course_id=result.course_id, errors=[reason_of(refusal) for refusal in result.refusals]))
+        return _json(Refused(course_id=result.course_id, errors=[refusal_of(refusal) for refusal in result.refusals]))
     if result.outcome == "waitlisted":
         assert result.position is not None
         return _json(Waitlisted(course_id=course.id, position=result.position, course=_info(course)))
@@ -567,9 +568,9 @@ def _json(result: AnyResult) -> str:
 RESULT: TypeAdapter[AnyResult] = TypeAdapter(EnrollmentResult)
 
 
-def reason_of(refusal: Refusal) -> Reason:
+def refusal_of(refusal: application.Refusal) -> Refusal:
     """Return a refusal as the API shows it."""
-    return cast(Reason, {"code": refusal.code, **refusal.params, "detail": sentence(refusal)})
+    return cast(Refusal, {"code": refusal.code, **refusal.params, "detail": sentence(refusal)})
 
 
 def _info(course: Course) -> CourseInfo:

@@ -127,9 +127,10 @@ NO_PARTNERS: Partners = MappingProxyType({})
 class Application(NamedTuple):
     """One student who applies for one course, as things are when the application's turn comes.
 
-    ``ends_at`` is the instant at which the term is over, ``seat`` what the student would get, ``on_full`` what was asked for where no seat is free. ``excluders`` are the ids
-    of the courses that name this one as an antirequisite. ``requested`` are all courses of the request, ``granted`` the
-    seats that it has been given before this one, and ``requested_seats`` those that it would be given with this one.
+    ``ends_at`` is the instant at which the term is over, ``seat`` what the student would get, ``on_full`` what was asked
+    for where no seat is free. ``excluders`` are the ids of the courses that name this one as an antirequisite.
+    ``requested`` are all courses of the request, ``granted`` the seats that it has been given before this one, and
+    ``requested_seats`` those that it would be given with this one.
     """
 
     now: datetime

@@ -80,7 +80,7 @@ def _append_event(ledger: Ledger, what: str, origin: Origin, before: Hold | None
 
     def state(hold: Hold) -> dict[str, object]:
         blocks = [name for name, blocked in (("enroll", hold.blocks_enroll), ("drop", hold.blocks_drop)) if blocked]
-        return {"hold_id": hold.id, "blocks": blocks, "starts_at": hold.starts_at, "ends_at": hold.ends_at}
+        return {"hold_id": hold.id, "blocks": blocks, "from": hold.starts_at, "until": hold.ends_at}
 
     ledger.append_event(
         f"hold.{what}",

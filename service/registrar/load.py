@@ -222,6 +222,9 @@ async def _add_courses(connection: Connection, ledger: Ledger, ids: set[int], se
         for course in await courses.load_courses(connection, unknown):
             remembered[course.id] = course
     for course_id, seats_taken, waitlisted in seats:
+        if course_id not in remembered:
+            # Deleted since its seats were loaded, which only an optimistic transaction can see. It will not commit.
+            continue
         course = remembered[course_id]
         if (course.seats_taken, course.waitlisted) != (seats_taken, waitlisted):
             course = course._replace(seats_taken=seats_taken, waitlisted=waitlisted)

@@ -33,8 +33,8 @@ def use(ledger: Ledger, overrides: Sequence[Override], origin: Origin) -> int | 
             origin,
             student_id=override.student_id,
             course_id=override.course_id,
-            before={"override_id": override.id, "used": False},
-            after={"override_id": override.id, "used": True},
+            before={"override_id": override.id, "used_at": None},
+            after={"override_id": override.id, "used_at": ledger.now},
         )
     first = sorted(overrides, key=lambda override: (override.rule != "course_full", override.id))
     return first[0].id if first else None
@@ -88,7 +88,7 @@ def move(
             passed=passed,
             grade=grade,
             swap_drops=drops,
-            skipped=None,
+            blocked_reasons=None,
             recheck_at=None,
         )
     else:

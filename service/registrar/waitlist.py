@@ -166,8 +166,8 @@ def _block(ledger: Ledger, row: Enrollment, refusals: tuple[Refusal, ...], origi
     """Mark a student blocked; an event says why, where the reasons are not those of the last time."""
     reasons = [{"code": refusal.code, **refusal.public} for refusal in refusals]
     text = json.dumps(reasons, ensure_ascii=False, separators=(",", ":"))
-    ledger.put_enrollment(row._replace(skipped=text, recheck_at=rules.lapse_of(refusals) or NEVER))
-    if text == row.skipped:
+    ledger.put_enrollment(row._replace(blocked_reasons=text, recheck_at=rules.lapse_of(refusals) or NEVER))
+    if text == row.blocked_reasons:
         return
     ledger.append_event(
         "enrollment.skipped",
@@ -175,7 +175,7 @@ def _block(ledger: Ledger, row: Enrollment, refusals: tuple[Refusal, ...], origi
         student_id=row.student_id,
         course_id=row.course_id,
         before={"status": "waitlisted"},
-        after={"status": "waitlisted", "reasons": reasons},
+        after={"status": "waitlisted", "blocked_by": reasons},
     )
 
 

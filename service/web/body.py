@@ -4,11 +4,9 @@ import asyncio
 import json
 import zlib
 from codecs import BOM_UTF8
-from collections.abc import Collection
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
-from pydantic import BaseModel
 
 from service.errors import Detail
 from service.web.problems import (
@@ -60,17 +58,17 @@ async def read_json(request: web.Request, media_types: tuple[str, ...]) -> bytes
     return data
 
 
-def check_members(data: bytes, parsed: object) -> None:
+def check_members(data: bytes, parsed: Any) -> None:
     """Refuse JSON in which an object has a member twice, of which parsers take the last one.
 
-    ``parsed`` is what was made of it, None where it is not of the documented form. As each member has a colon, a flat object
+    ``parsed`` is the model or the TypedDict that was made of it, None where it is not of the documented form. As each member has a colon, a flat object
     with no more colons than members has none twice, and most bodies are that.
 
     Raises:
         BadJson: an object has a member twice.
     """
-    members = parsed.model_fields_set if isinstance(parsed, BaseModel) else parsed
-    if not isinstance(members, Collection) or data.count(b":") > len(members):
+    members = parsed if parsed is None or isinstance(parsed, dict) else parsed.model_fields_set
+    if members is None or data.count(b":") > len(members):
         json.loads(data, object_pairs_hook=_check_names, parse_int=str, parse_float=str)
 
 
