@@ -8,7 +8,17 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Annotated, Literal, NotRequired, Self, TypeAlias, cast
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter, WithJsonSchema, model_validator, with_config
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    FailFast,
+    Field,
+    PlainSerializer,
+    TypeAdapter,
+    WithJsonSchema,
+    model_validator,
+    with_config,
+)
 from typing_extensions import TypeAliasType, TypedDict
 
 from service.api.answers import CourseId, Id, StudentId, TermId
@@ -30,7 +40,7 @@ from service.registrar.application import OnFull
 from service.registrar.changes import Moved, Result
 from service.registrar.enrollments import Complete, Drop, Enroll, KeepDrops, Mode, Swap
 from service.registrar.moves import swap_drops_of
-from service.registrar.rules import SENTENCES, sentence
+from service.registrar.rules import SENTENCES, number, sentence
 from service.web.endpoint import Call, Reply, Written, endpoint
 from service.web.paging import Paging, WrittenPage, decode_cursor, written_page
 from service.web.problems import InternalError, Problem, problem_of
@@ -167,6 +177,8 @@ class Left:
 
 
 Timestamp = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
+Sum = Annotated[float, PlainSerializer(number), WithJsonSchema({"type": "number"})]
+"""A sum of credits, without a fraction where it is whole."""
 
 
 RefusalCode: TypeAlias = Annotated[
@@ -184,8 +196,8 @@ class Blocker(TypedDict):
     any_of: NotRequired[Annotated[list[str], Field(description="The codes of the courses of which one is required.")]]
     course_code: NotRequired[Annotated[str, Field(description="The code of the course that excludes this one.")]]
     with_course_id: NotRequired[Annotated[CourseId, Field(description="The course that meets at the same time.")]]
-    held: NotRequired[Annotated[float, Field(description="The credits that the student has in the term.")]]
-    asked: NotRequired[Annotated[float, Field(description="The credits that the request adds to them.")]]
+    held: NotRequired[Annotated[Sum, Field(description="The credits that the student has in the term.")]]
+    asked: NotRequired[Annotated[Sum, Field(description="The credits that the request adds to them.")]]
     capacity: NotRequired[Annotated[int, Field(description="The seats of the course.")]]
     seats_taken: NotRequired[Annotated[int, Field(description="The seats that are taken.")]]
     waitlist_capacity: NotRequired[Annotated[int, Field(description="The places of the waitlist.")]]
@@ -195,7 +207,7 @@ class Refusal(Blocker):
     """One reason of a refusal: the code of a rule, its parameters and a sentence."""
 
     reason: NotRequired[Annotated[str, Field(description="The reason of the hold.")]]
-    limit: NotRequired[Annotated[float, Field(description="The most credits that the student may have in the term.")]]
+    limit: NotRequired[Annotated[Sum, Field(description="The most credits that the student may have in the term.")]]
     detail: Annotated[str, Field(description="Human-readable message.")]
 
 

@@ -97,13 +97,11 @@ def antirequisite(application: Application) -> Sequence[Refusal]:
 
     Such a course counts in the same or an overlapping term, and once it is passed in any term.
     """
-    named = {
-        key: (code, partners)
-        for group in application.groups
-        if group.kind == "anti"
-        for code, key in zip(group.codes, group.keys, strict=True)
-        if (partners := _partners(application, key))
-    }
+    named: dict[str, tuple[str, list[Partner]]] = {}
+    for group in application.groups:
+        for code, key in zip(group.codes, group.keys, strict=True) if group.kind == "anti" else ():
+            if partners := _partners(application, key):
+                named.setdefault(key, (code, partners))
     if application.excluders:
         for key in sorted({*application.history.partners, *application.requested} - named.keys()):
             partners = [each for each in _partners(application, key) if each.course.id in application.excluders]
