@@ -1,7 +1,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-TEST_PROCESSES ?= 2
+# One more than the cores of a small machine: tests wait for processes and for the clock.
+TEST_PROCESSES ?= 3
 ARGS ?=
 
 .DEFAULT_GOAL := help
