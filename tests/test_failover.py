@@ -237,12 +237,12 @@ async def test_a_service_that_starts_right_after_a_promotion_begins_a_new_epoch(
 
 
 async def test_a_standby_is_refused_and_said_to_be_one(pair: Pair) -> None:
-    with pytest.raises(DatabaseUnavailable, match="a standby and takes no changes: connect to the primary"):
+    with pytest.raises(DatabaseUnavailable, match="a standby and accepts no changes: connect to the primary"):
         migrate(pair.standby_url)
     database = Database(Settings(database_url=pair.standby_url))
     await database.open()
     for use in (database.reading, database.viewing, database.writing):
-        with pytest.raises(Unavailable, match="a standby and takes no changes: connect to the primary"):
+        with pytest.raises(Unavailable, match="a standby and accepts no changes: connect to the primary"):
             async with use():
                 pass
     await database.close()
