@@ -59,7 +59,7 @@ class Database:
         """The number of calls in progress."""
         self._recovering: set[asyncio.Task[None]] = set()
         self._kept: PoolConnectionProxy[asyncpg.Record] | None = None
-        """The connection of the last change, kept for the next one: with the pool, a lone change takes a twentieth more."""
+        """The connection of the last change, kept for the next one: the pool would cost a lone change a twentieth."""
 
     async def open(self) -> None:
         """Create the pool unless it exists; the pool opens connections on demand."""
@@ -179,7 +179,8 @@ class Database:
     async def _release(
         self, pool: "asyncpg.Pool[asyncpg.Record]", connection: "PoolConnectionProxy[asyncpg.Record]", *, keep: bool
     ) -> None:
-        """Keep a connection for the next change, or return it to the pool: a pool of one connection needs it for reads."""
+        """Keep a connection for the next change, or return it to the pool; a pool of one connection needs it for reads.
+        """
         if keep and self._kept is None and self._settings.pool_size > 1:
             self._kept = connection
         else:
@@ -225,7 +226,7 @@ class Database:
 
         Raises:
             OutcomeUnknown: the connection was lost during the commit.
-            Unavailable: no connection or no lock was available in time, or the server is unavailable; nothing was written.
+            Unavailable: no connection or lock was available in time, or the server is unavailable; nothing was written.
         """
         async with self.reading(keep=True) as connection:
             async with _rolled_back_on_error(connection):

@@ -56,7 +56,7 @@ def embedded_server(data_dir: Path, *, options: Mapping[str, str] | None = None)
     server that an earlier process left behind is stopped first. ``options`` are further settings of PostgreSQL.
 
     Raises:
-        EmbeddedError: the binaries are missing, the data are in use or of another version, or the server does not start.
+        EmbeddedError: the binaries are missing, the data is in use or of another version, or the server does not start.
     """
     binaries = _find_binaries()
     account = _server_account()
@@ -180,7 +180,7 @@ def _lock(home: Path) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip() or "unknown"
             raise EmbeddedError(
-                f"The data in {home} are in use by another run of the service (process {holder}): "
+                f"The data in {home} is in use by another run of the service (process {holder}): "
                 "stop that process first, or set DATA_DIR to another folder."
             )
         file.truncate(0)
@@ -227,7 +227,7 @@ def _make_cluster(cluster: Path, binaries: Path, account: Account) -> None:
 
 @contextmanager
 def _socket_folder(cluster: Path, account: Account) -> Iterator[Path]:
-    """Yield a private folder for the socket: the folder of the cluster if its path is valid for a socket, else a new one."""
+    """Yield a private folder for the socket: that of the cluster, or a new one if a socket can't have its path."""
     if len(os.fsencode(cluster / ".s.PGSQL.5432")) <= SOCKET_PATH_BYTES and PLAIN_PATH.fullmatch(str(cluster)):
         yield cluster
         return
@@ -273,7 +273,7 @@ def _serve(
 def _stop_orphan(cluster: Path, log: IO[bytes]) -> None:
     """Stop the server that a killed run left behind, and leave ``log`` locked for the next server.
 
-    Every process of a server inherits the log and its lock, so any other holder of the lock is a server of these data.
+    Every process of a server inherits the log and its lock, so any other holder of the lock is a server of this data.
     """
     started, warned = time.monotonic(), False
     while not _try_lock(log):
@@ -290,7 +290,7 @@ def _stop_orphan(cluster: Path, log: IO[bytes]) -> None:
                 warned = True
             os.kill(pid, signal.SIGINT if waited < STOP_SECONDS else signal.SIGQUIT)
         time.sleep(0.02)
-    # After a crash of the machine, another program may have this process id, and PostgreSQL would mistake it for a server.
+    # After a crash of the machine, another program may have this id, and PostgreSQL would mistake it for a server.
     (cluster / "postmaster.pid").unlink(missing_ok=True)
 
 
@@ -317,7 +317,7 @@ def _wait_until_ready(url: str, server: subprocess.Popen[bytes], log: Path) -> N
         except psycopg.OperationalError as error:
             if server.poll() is not None:
                 raise EmbeddedError(
-                    f"PostgreSQL did not start: {_tail(log)} To start with an empty database, set DATA_DIR to a new folder."
+                    f"PostgreSQL did not start: {_tail(log)} For an empty database, set DATA_DIR to a new folder."
                 ) from error
             if time.monotonic() > deadline:
                 raise EmbeddedError(

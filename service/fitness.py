@@ -26,7 +26,7 @@ def check_fitness(server: Server) -> None:
         UnfitDatabase: the server is too old, confirms what it has not written to disk, or its encoding is not UTF-8.
     """
     if server.version < MIN_VERSION:
-        raise UnfitDatabase(f"The service needs PostgreSQL {MIN_VERSION} or newer; this is PostgreSQL {server.version}.")
+        raise UnfitDatabase(f"The service needs PostgreSQL {MIN_VERSION} or newer, not PostgreSQL {server.version}.")
     if server.synchronous_commit not in {"on", "remote_apply"}:
         raise UnfitDatabase(
             f"synchronous_commit is {server.synchronous_commit}: an enrollment could be lost after it was confirmed. "
