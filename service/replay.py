@@ -393,7 +393,7 @@ def _follow_holds(student: Student | None, rows: Sequence[Hold], events: Sequenc
 async def _deleted_courses(
     connection: Connection, rows: Sequence[Override], events: Sequence[Recorded]
 ) -> set[int | None]:
-    """Return the deleted courses among those that overrides were granted for; their overrides were deleted with them."""
+    """Return the deleted courses among the courses of overrides; their overrides were deleted with them."""
     courses = {event.course_id for event in events} - {row.course_id for row in rows}
     if not courses:
         return set()

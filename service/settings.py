@@ -27,11 +27,11 @@ NESTED: Final = (
     ("command_timeout", "write_timeout"),
     ("admission_seconds", "write_timeout"),
 )
-"""Pairs of time limits: the first must be below the second, which would otherwise end a wait first and hide its cause."""
+"""Pairs of time limits. The first must be below the second, or the second would end a wait and hide its cause."""
 
 
 def _check_database_url(value: str) -> str:
-    """Raise an error if one driver can't read the URL, or if the two drivers read it differently; never show the URL."""
+    """Return the URL; raise an error, which does not show it, unless both drivers can read it and read it alike."""
     if "://" not in value and "=" in value:
         raise ValueError(
             "key=value pairs are not supported; write a URL such as postgresql://user:password@host:5432/name"
@@ -101,7 +101,7 @@ def _known_zone(name: str) -> str:
 
 
 class Settings(BaseSettings):
-    """Settings that an operator can change. Each field is read from the environment variable with its name in upper case.
+    """Settings that an operator can change. Each is read from the environment variable with its name in upper case.
 
     Times are in seconds, sizes in bytes.
     """

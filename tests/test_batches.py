@@ -250,7 +250,7 @@ async def test_a_batch_ends_as_the_same_changes_one_by_one(
     made = campus(chance)
     made += [change(chance) for _ in range(chance.choice([0, EARLIER]))]
     changes = [change(chance) for _ in range(CHANGES)]
-    monkeypatch.setattr(registrar, "PART", chance.choice([1, 2, 7, CHANGES]))
+    monkeypatch.setattr(registrar, "CHANGES_PER_WRITE", chance.choice([1, 2, 7, CHANGES]))
     page = chance.choice([1, 2, 20])
     monkeypatch.setattr(load, "PAGE", page)
     monkeypatch.setattr(load, "LARGEST_PAGE", 2 * page)
@@ -422,7 +422,7 @@ async def test_in_a_batch_as_one_by_one(
     case: str,
     part: int,
 ) -> None:
-    monkeypatch.setattr(registrar, "PART", part)
+    monkeypatch.setattr(registrar, "CHANGES_PER_WRITE", part)
     await assert_alike(settings, connection, caplog, *CASES[case])
 
 

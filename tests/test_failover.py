@@ -94,7 +94,7 @@ async def test_no_process_remembers_a_requirement_that_a_restore_has_lost(
 async def test_after_too_many_edits_by_others_everything_is_read_again(
     client: Client, settings: Settings, aiohttp_client: AiohttpClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(catalog, "EDITS_FOLLOWED", 3)
+    monkeypatch.setattr(catalog, "MAX_EDITS", 3)
     student, course = await new_student(client), await new_course(client)
     assert await is_enrolled(client, student, course)
     other = await served(aiohttp_client, settings)

@@ -5,7 +5,7 @@ from itertools import groupby, starmap
 from typing import Any
 
 from service.registrar.application import Group, code_key
-from service.registrar.catalog import EDITS_FOLLOWED, Catalog
+from service.registrar.catalog import MAX_EDITS, Catalog
 from service.registrar.changes import Change
 from service.registrar.ledger import Ledger, excluded_keys
 from service.registrar.needs import Needs, Relaxed, ResourceNeeds
@@ -70,7 +70,7 @@ async def refresh_catalog(connection: Connection, catalog: Catalog, head: feed.H
     edits: list[feed.Edit] = []
     if catalog.occurred_at is not None and catalog.request_id is not None:
         edits = await feed.load_edits(
-            connection, catalog.position, catalog.occurred_at, catalog.request_id, EDITS_FOLLOWED
+            connection, catalog.position, catalog.occurred_at, catalog.request_id, MAX_EDITS
         )
     catalog.follow(edits, head)
 
