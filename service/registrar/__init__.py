@@ -25,12 +25,12 @@ from sql.waitlist import is_any_due, load_ended, load_promotable
 logger = logging.getLogger(__name__)
 
 CHUNKS = 96
-"""Resolving a batch in one chunk was 12 % slower for 64 to 1,024 callers that only enroll; resolving callers one at a time
-was 25 % slower in a rush for one course, and the last of 4,096 callers connected seconds late."""
+"""Resolving a batch in one chunk was 12 % slower for 64 to 1,024 callers that only enroll; resolving callers one at a
+time was 25 % slower in a rush for one course, and the last of 4,096 callers connected seconds late."""
 
 CHANGES_PER_WRITE = 256
-"""Changes of a large batch that are saved together, while the next ones are decided. Saved all at once, bulk requests of
-1,000 items from two callers were served 20 % slower; with 128, a batch of 256 lost as much as it gained."""
+"""Changes of a large batch that are saved together, while the next ones are decided. Saved all at once, bulk requests
+of 1,000 items from two callers were served 20 % slower; with 128, a batch of 256 lost as much as it gained."""
 
 MAX_ROUNDS = 10_000
 """Most rounds of loading and deciding for one batch. Each round loads more rows, so more rounds indicate a bug."""
@@ -58,7 +58,7 @@ class Registrar:
         self._time_zone = settings.time_zone
         self._catalog = Catalog(settings.zone)
         self._pending: dict[int, Origin] = {}
-        """Courses whose promotions the last transaction left undone, with the origins of the changes that caused them."""
+        """Courses whose promotions the last transaction left undone, with the origins of the changes behind them."""
         self._continuation: asyncio.Task[None] | None = None
         self._lock_until = 0.0
         """The end, by the loop's clock, of the time in which every batch takes the lock first."""
@@ -109,7 +109,7 @@ class Registrar:
             return cast(list[Answer | Exception], await self._transact_each(changes))
 
     async def _transact_each(self, changes: Sequence[Change[object]]) -> list[Outcome]:
-        """Make each change in its own transaction, until the database is unavailable or the write timeout has passed."""
+        """Make each change in its own transaction, until the database is unavailable or the write timeout passes."""
         outcomes: list[Outcome] = []
         loop = asyncio.get_running_loop()
         until = loop.time() + self._write_timeout
@@ -142,7 +142,7 @@ class Registrar:
         return cast(Answer, outcome)
 
     async def sweep(self) -> Swept:
-        """Promote students who became eligible through the passage of time alone, and end waitlists of terms that are over.
+        """Promote students who became eligible by the passage of time alone, and end the waitlists of terms that are over.
 
         If there is nothing to do, a sweep costs three look-ups in small indexes and takes no lock.
         """

@@ -56,8 +56,8 @@ class Group:
 class Partner(NamedTuple):
     """A course that may be the corequisite or the antirequisite of another one.
 
-    If the student is enrolled in it, is waitlisted for it or requests it, it counts if the terms overlap. If the student
-    has passed it, it counts in any term. ``lapses_at`` is the instant from which the clock alone makes it count no more.
+    If the student is enrolled in it, waitlisted for it or requests it, it counts if the terms overlap. If the student
+    has passed it, it counts in any term. ``lapses_at`` is the instant at which the clock alone ends that.
     """
 
     course: Defined
@@ -115,7 +115,7 @@ class History(Protocol):
 
     @property
     def leaving(self) -> Sequence[HeldSeat]:
-        """The courses in which the student has a seat that counts as left."""
+        """The courses in which the student has a seat that counts as dropped."""
 
     def has_completed(self, course_id: int) -> bool:
         """Return whether the student has completed a course."""
@@ -129,8 +129,8 @@ class Application(NamedTuple):
 
     ``ends_at`` is the instant at which the term is over, ``seat`` what the student would get, ``on_full`` what the
     request wants if no seat is free. ``excluders`` are the ids of the courses that name this one as an antirequisite.
-    ``requested`` are all courses of the request, ``granted`` the seats that the request was granted before this one, and
-    ``requested_seats`` the other seats that it would be granted together with this one.
+    ``requested`` are all courses of the request, ``granted`` the seats that the request was granted before this one,
+    and ``requested_seats`` the other seats that it would be granted together with this one.
     """
 
     now: datetime

@@ -110,7 +110,7 @@ COURSE: Final[ResourceType[Course, CourseFields]] = ResourceType(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cancel(Change[Course]):
-    """Cancel a course, which can't be undone, and drop everyone enrolled or waitlisted; a repetition changes nothing."""
+    """Cancel a course, which can't be undone, and drop everyone enrolled or waitlisted; repeating it changes nothing."""
 
     course_id: int
 

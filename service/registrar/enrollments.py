@@ -315,7 +315,7 @@ class Swap(Change[tuple[Result, ...]]):
         waits = any(
             add.seat == "waitlist" if add.existing is None else add.existing.status == "waitlisted" for add in adds
         )
-        # Seats were judged as if the drops were made: if one is granted, the drops are made, even if an add is waitlisted.
+        # Seats were judged as if the drops were made. So a granted seat makes the drops, even if an add is waitlisted.
         if waits and leaving and not seated:
             return self._swap_later(ledger, drops, adds, leaving)
         results = [_drop_now(ledger, drop, self.origin) for drop in drops]
