@@ -142,7 +142,7 @@ class Registrar:
         return cast(Answer, outcome)
 
     async def sweep(self) -> Swept:
-        """Promote students who became eligible by the passage of time alone, and end the waitlists of terms that are over.
+        """Promote students who became eligible by the passage of time, and end the waitlists of terms that are over.
 
         If there is nothing to do, a sweep costs three look-ups in small indexes and takes no lock.
         """

@@ -110,7 +110,7 @@ COURSE: Final[ResourceType[Course, CourseFields]] = ResourceType(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cancel(Change[Course]):
-    """Cancel a course, which can't be undone, and drop everyone enrolled or waitlisted; repeating it changes nothing."""
+    """Cancel a course, which is final, and drop everyone enrolled or waitlisted; repeating it changes nothing."""
 
     course_id: int
 
@@ -163,7 +163,7 @@ class SetRequirements(Change[tuple[Group, ...]]):
         before = ledger.groups(course.id)
         current = {"*", requirements_tag(before)}
         if self.if_match is not None and not self.if_match & current:
-            sentence = f"The requirements of course {course.id} do not have an ETag that If-Match names; read them again."
+            sentence = f"The requirements of course {course.id} have no ETag that If-Match names; read them again."
             raise PreconditionFailed.of_if_match(sentence, self.if_match)
         if self.if_none_match is not None and self.if_none_match & current:
             raise PreconditionFailed(

@@ -48,8 +48,8 @@ class Written(NamedTuple):
 class Waitlist:
     """The unjudged students of one course's waitlist that are loaded.
 
-    ``unjudged`` is a heap of joined positions and students. An entry that no longer matches the student's row is skipped
-    when its turn comes. ``loaded_through`` is the last joined position read from the database.
+    ``unjudged`` is a heap of joined positions and students. An entry that no longer matches the student's row is
+    skipped when its turn comes. ``loaded_through`` is the last joined position read from the database.
     """
 
     unjudged: list[tuple[int, int]] = field(default_factory=list)
@@ -92,7 +92,7 @@ class Ledger:
         self.relaxed: list[Relaxed] = []
         """Conditions that changes have relaxed: only the database can find the students who were blocked by them."""
         self.promotions_left, self.promoted = promotions_left, 0
-        """Waitlisted students that this transaction may still judge; students promoted since the last change was decided."""
+        """Number of waitlisted students that this transaction may still judge, and of those promoted by the last change."""
 
         # The keys that were looked up, found or not. Nothing undoes them: under the lock the database does not change.
         self.loaded_students: set[int] = set()
@@ -188,7 +188,7 @@ class Ledger:
     def take_id(self, reserve: ReserveIds) -> int:
         """Take the next id of a sequence; a rollback of the change frees it."""
         if not self.free_ids.get(reserve):
-            # Reserve one more than were taken so far, so that the number of statements grows with the logarithm of the ids.
+            # Reserve one more than were taken so far: the number of statements grows with the logarithm of the ids.
             raise NotLoaded(Needs(ids=Counter({reserve: 1 + self._ids_taken[reserve]})))
         id = self.free_ids[reserve].pop()
         self._ids_taken[reserve] += 1
@@ -215,7 +215,7 @@ class Ledger:
         return {id for id in self._promotable_heap if self.promotable.get(id) is not None}
 
     def relax(self, relaxed: Relaxed) -> None:
-        """Mark the conditions that the current change has relaxed, so that the students they blocked are judged again."""
+        """Record what the current change has relaxed, so that the students whom it blocked are judged again."""
         self.relaxed.append(relaxed)
         self._undo.add((self._unrelax, None, None))
 
@@ -525,7 +525,9 @@ class Ledger:
         self._passed_codes.update({(row.student_id, row.course_id): row.code for row in rows})
 
     def add_enrollment(self, row: Enrollment) -> None:
-        """Add a row of the database, unless a change has set it; a row that is due to be judged again counts as unjudged.
+        """Add a row of the database, unless a change has set it.
+
+        A row that is due to be judged again counts as unjudged.
         """
         key = row.student_id, row.course_id
         if key not in self.enrollments:

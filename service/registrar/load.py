@@ -26,7 +26,7 @@ PAGE_STUDENTS = 20
 long as the one before, so that the number of statements grows with the logarithm of the waitlist."""
 
 MAX_PAGE_STUDENTS = 1280
-"""A page is never longer than the number of students that one transaction judges by default, to a power of two."""
+"""The first page size that covers the students whom one transaction judges by default; pages do not grow beyond it."""
 
 MAX_DUE_STUDENTS = 1000
 """Most students who are marked in one statement because their ``recheck_at`` has passed; the sweep marks the rest."""

@@ -55,7 +55,7 @@ class IdentityMap(Generic[Key, Row]):
             self._set(key, row)
 
     def reload(self, key: Key, row: Row) -> None:
-        """Replace a row that a statement has changed in the database; the row must not have been put since the flush."""
+        """Replace a row that a statement has changed in the database; everything must have been flushed before."""
         self._set(key, row)
 
     def find(self, key_of: "UniqueKey[Row]", key: Hashable) -> Row | None:
