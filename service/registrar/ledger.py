@@ -92,7 +92,7 @@ class Ledger:
         self.relaxed: list[Relaxed] = []
         """Conditions that changes have relaxed: only the database can find the students who were blocked by them."""
         self.promotions_left, self.promoted = promotions_left, 0
-        """Number of waitlisted students that this transaction may still judge, and of those promoted by the last change."""
+        """The waitlisted students that the transaction may still judge, and those promoted since the last change."""
 
         # The keys that were looked up, found or not. Nothing undoes them: under the lock the database does not change.
         self.loaded_students: set[int] = set()

@@ -7,7 +7,7 @@ lock, for these reasons:
 - Every change of these rows appends an event, and positions have no gaps. If another process has committed a change
   since, the first position of the batch is taken. The primary key of ``events`` then refuses the whole statement, and
   the batch runs again under the lock.
-- Definitions that are not in the catalog are loaded later. The free position proves for them too that no change has been
+- Definitions that are not in the catalog are loaded later. For them too, the free position proves that no change was
   committed since the first statement. A batch that writes nothing lacks this proof and runs again under the lock.
 - Waitlist marks (``recheck_at``, ``blocked_reasons``) are the only columns that change without an event. The loading
   statement does not read them, and the saving statement only inserts rows, which have no marks yet.

@@ -81,7 +81,7 @@ class Create(Change[Row], Generic[Row, Fields]):
 class Edit(Change[Row]):
     """Set some fields of a resource. If no field changes, no event is appended and the version stays the same.
 
-    ``if_match`` holds the versions that it may have, ``*`` any. ``check`` raises an error if the row is not as expected.
+    ``if_match`` holds the versions that it may have, ``*`` any. ``check`` raises an error for a row that it refuses.
     """
 
     resource: ResourceType[Row, Any]
@@ -117,7 +117,7 @@ class Replace(Change[Replaced[Row]], Generic[Row, Fields]):
     """Set every field of the resource with this external id, or create the resource.
 
     ``if_match`` holds the versions that it must have, ``if_none_match`` those it must not have, ``*`` any. ``check``
-    raises an error if the row, or None, is not as expected.
+    raises an error for a row, or None, that it refuses.
     """
 
     resource: ResourceType[Row, Fields]
@@ -145,7 +145,7 @@ class Replace(Change[Replaced[Row]], Generic[Row, Fields]):
             return Replaced(_insert(ledger, self.resource, self.fields, self.origin), created=True)
         if self.if_none_match is not None and self.if_none_match & {"*", str(row.version)}:
             raise PreconditionFailed(
-                f"{name.capitalize()} {row.id} has this external id and version {row.version}, which If-None-Match excludes."
+                f"{name.capitalize()} {row.id} has this external id, in version {row.version}, which If-None-Match excludes."
             )
         _check_version(self.resource, row, self.if_match)
         if self.check is not None:

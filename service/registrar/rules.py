@@ -93,7 +93,7 @@ def corequisite_missing(application: Application) -> Sequence[Refusal]:
 
 
 def antirequisite(application: Application) -> Sequence[Refusal]:
-    """The student has, or requests, a course that can't be taken together with the course; either of them may say so.
+    """The student has, or requests, a course that can't be taken together with the course; either may name the other.
 
     Such a course counts in the same or an overlapping term or, once it is passed, in any term.
     """
@@ -146,7 +146,7 @@ def time_conflict(application: Application) -> Sequence[Refusal]:
 def credit_limit(application: Application) -> Sequence[Refusal]:
     """The seat would bring the student above the credit limit: the student's own, or else the term's.
 
-    A student who is already above the limit, by an override or an edit, is refused only what raises the credits further.
+    A student who is already above the limit, by an override or an edit, is refused only what raises the credits.
     """
     course, term = application.course, application.term
     if course is None or term is None or application.seat != "seat" or not course.credits:
