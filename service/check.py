@@ -110,7 +110,7 @@ class Overlooked:
 
 
 async def find_overlooked(connection: Connection, sweep_interval: float, time_zone: str) -> AsyncIterator[Overlooked]:
-    """Find unjudged students who wait for a free seat, except in courses that opened since the last sweep."""
+    """Find unjudged students waitlisted for a free seat, except in courses that opened since the last sweep."""
     for unjudged in await find_unjudged(connection, sweep_interval, time_zone):
         yield Overlooked(*unjudged)
 

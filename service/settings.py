@@ -115,7 +115,7 @@ class Settings(BaseSettings):
     """The usual port of an unprivileged HTTP service; 0 picks a free one."""
 
     allowed_hosts: Hosts = ()
-    """Comma-separated host names to serve besides localhost; if unset, none if HOST is loopback, else all."""
+    """Comma-separated names, besides localhost, that a Host header may have; if unset: none if HOST is loopback, else any."""
 
     cors_origins: WebOrigins = ()
     """Comma-separated origins whose web pages may call the service and read its responses; other pages may not."""
@@ -178,7 +178,7 @@ class Settings(BaseSettings):
     """Most callers whose lookups share one statement."""
 
     queue_limit: PositiveInt = 8192
-    """Most requests in a queue: two seconds of requests at 4,000 per second."""
+    """Most requests in a queue: about two seconds of requests at 4,000 per second."""
 
     connect_timeout: PositiveFloat = 5.0
     """A server on the same network answers within milliseconds or is down."""
@@ -196,7 +196,7 @@ class Settings(BaseSettings):
     """Longest delay before a time-based promotion (for example after a hold expires) is noticed."""
 
     time_zone: Annotated[str, AfterValidator(_known_zone)] = "UTC"
-    """Time zone of the institution, such as Europe/Berlin; a term ends at midnight there, after its last day."""
+    """IANA name of the institution's time zone, such as Europe/Berlin; a term ends at midnight after its last day."""
 
     poll_interval: PositiveFloat = 0.2
     """How often each process looks for new events on behalf of all its long-polling readers."""

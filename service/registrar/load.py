@@ -278,7 +278,7 @@ async def _load_resources(connection: Connection, ledger: Ledger, needs: Needs) 
     """Load the rows of all resource types, and mark the rows to delete on which other rows depend."""
     for resource, wanted in needs.resources.items():
         await _load_rows(connection, ledger, resource, wanted)
-    # First load all rows: a course in memory does not count as a use of its term, since a change may move it elsewhere.
+    # First load all rows: a course in memory does not count as a use of its term, since a change may move the course.
     for resource, wanted in needs.resources.items():
         if wanted.deleted:
             used = await resource.load_in_use(connection, ledger, sorted(wanted.deleted))

@@ -61,7 +61,7 @@ def enrollment_closed(application: Application) -> Sequence[Refusal]:
 
 
 def hold(application: Application) -> Sequence[Refusal]:
-    """A hold blocks the student from enrolling or dropping."""
+    """A hold on the student blocks this call; holds block enrolling, dropping, or both."""
     if not application.history.holds:
         return NONE
     return [
