@@ -85,7 +85,7 @@ async def _load_in_use(connection: Connection, _ledger: Ledger, ids: list[int]) 
 
 COURSE: Final[ResourceType[Course, CourseFields]] = ResourceType(
     name="course",
-    table=lambda ledger: ledger.courses,
+    identity_map=lambda ledger: ledger.courses,
     create=_create,
     not_found=CourseNotFound,
     unique={

@@ -289,13 +289,13 @@ async def _load_rows(
     connection: Connection, ledger: Ledger, resource: ResourceType[Row, Fields], needs: ResourceNeeds
 ) -> None:
     """Load the rows of one resource type by id, by external id, or by a unique key that a change wants to use."""
-    table = resource.table(ledger)
+    identity_map = resource.identity_map(ledger)
     if needs.ids:
         for row in await resource.load(connection, sorted(needs.ids)):
-            table.load(row.id, row)
+            identity_map.load(row.id, row)
     wanted: list[Mapping[str, Any]] = [*needs.created]
     for id, values in needs.edited:
-        edited = table.get(id)
+        edited = identity_map.get(id)
         # An edit may change one half of a unique key and keep the other.
         kept = {name: getattr(edited, name) for name in resource.key_parts if edited is not None}
         wanted.append({**kept, **values})
@@ -303,4 +303,4 @@ async def _load_rows(
         external_ids = [*needs.external_ids]
         external_ids += [values["external_id"] for values in wanted if values.get("external_id") is not None]
         for row in await resource.match(connection, external_ids, wanted):
-            table.load(row.id, row)
+            identity_map.load(row.id, row)

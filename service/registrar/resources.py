@@ -31,7 +31,7 @@ class ResourceType(Generic[Row, Fields]):
     """The fields and functions in which resource types differ."""
 
     name: str
-    table: Callable[[Ledger], IdentityMap[int, Row]]
+    identity_map: Callable[[Ledger], IdentityMap[int, Row]]
     create: Callable[[int, datetime, Fields], Row]
     """Returns a new row with an id, the current instant and fields."""
     not_found: Callable[[int], DomainError]
@@ -136,7 +136,7 @@ class Replace(Change[Replaced[Row]], Generic[Row, Fields]):
     def decide(self, ledger: Ledger) -> Replaced[Row]:
         """Return the row, and whether it is new."""
         name = self.resource.name
-        row = self.resource.table(ledger).find(external_id_of, self.external_id)
+        row = self.resource.identity_map(ledger).find(external_id_of, self.external_id)
         if row is None:
             if self.if_match is not None:
                 raise PreconditionFailed(f"No {name} has this external id, but If-Match requires one.")
@@ -173,13 +173,13 @@ class Delete(Change[None], Generic[Row]):
         row = _find(ledger, resource, self.id, self.if_match)
         if (resource.name, row.id) in ledger.in_use or resource.is_in_use(ledger, row.id):
             raise InUse(f"{resource.name.capitalize()} {row.id}")
-        resource.table(ledger).put(row.id, None)
+        resource.identity_map(ledger).put(row.id, None)
         resource.on_delete(ledger, row.id)
         _append_event(ledger, resource, "deleted", self.origin, before=row, after=None)
 
 
 def _find(ledger: Ledger, resource: ResourceType[Row, Any], id: int, if_match: frozenset[str] | None) -> Row:
-    row = resource.table(ledger).get(id)
+    row = resource.identity_map(ledger).get(id)
     if row is None:
         raise resource.not_found(id)
     _check_version(resource, row, if_match)
@@ -196,7 +196,7 @@ def _insert(ledger: Ledger, resource: ResourceType[Row, Fields], fields: Fields,
     row = resource.create(ledger.take_id(resource.reserve_ids), ledger.now, fields)
     _check_unique(ledger, resource, row)
     resource.validate(ledger, row)
-    resource.table(ledger).put(row.id, row)
+    resource.identity_map(ledger).put(row.id, row)
     _append_event(ledger, resource, "created", origin, before=None, after=row)
     return row
 
@@ -210,7 +210,7 @@ def _update(
     edited = _copy(edited, {"version": row.version + 1, "updated_at": ledger.now})
     _check_unique(ledger, resource, edited)
     resource.validate(ledger, edited)
-    resource.table(ledger).put(row.id, edited)
+    resource.identity_map(ledger).put(row.id, edited)
     _append_event(ledger, resource, "updated", origin, before=row, after=edited)
     resource.on_update(ledger, row, edited, origin)
     return edited
@@ -224,7 +224,7 @@ def _copy(row: Row, values: Mapping[str, object]) -> Row:
 
 def _check_unique(ledger: Ledger, resource: ResourceType[Row, Any], row: Row) -> None:
     for taken, key_of in resource.unique.items():
-        other = resource.table(ledger).find(key_of, key_of(row))
+        other = resource.identity_map(ledger).find(key_of, key_of(row))
         if other is not None and other.id != row.id:
             raise taken()
 

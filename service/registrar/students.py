@@ -62,7 +62,7 @@ async def _load_in_use(connection: Connection, _ledger: Ledger, ids: list[int]) 
 
 STUDENT: Final[ResourceType[Student, StudentFields]] = ResourceType(
     name="student",
-    table=lambda ledger: ledger.students,
+    identity_map=lambda ledger: ledger.students,
     create=_create,
     not_found=StudentNotFound,
     unique={EmailTaken: lambda student: _folded(student.email), ExternalIdTaken: external_id_of},

@@ -83,7 +83,7 @@ async def _load_in_use(connection: Connection, ledger: Ledger, ids: list[int]) -
 
 TERM: Final[ResourceType[Term, TermFields]] = ResourceType(
     name="term",
-    table=lambda ledger: ledger.terms,
+    identity_map=lambda ledger: ledger.terms,
     create=_create,
     not_found=TermNotFound,
     unique={CodeTaken: lambda term: code_key(term.code)},
