@@ -25,7 +25,7 @@ appendix A)."""
 
 BUSY: Mapping[str, str] = {
     "55P03": "Another transaction held a lock for too long.",
-    "57014": "A statement took the database too long.",
+    "57014": "The database did not finish a statement in time.",
 }
 """SQLSTATEs with which a working server ends a wait or a statement, with the message for the caller."""
 
