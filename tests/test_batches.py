@@ -250,10 +250,10 @@ async def test_a_batch_ends_as_the_same_changes_one_by_one(
     made = campus(chance)
     made += [change(chance) for _ in range(chance.choice([0, EARLIER]))]
     changes = [change(chance) for _ in range(CHANGES)]
-    monkeypatch.setattr(registrar, "PART", chance.choice([1, 2, 7, CHANGES]))
+    monkeypatch.setattr(registrar, "CHANGES_PER_WRITE", chance.choice([1, 2, 7, CHANGES]))
     page = chance.choice([1, 2, 20])
-    monkeypatch.setattr(load, "PAGE", page)
-    monkeypatch.setattr(load, "LARGEST_PAGE", 2 * page)
+    monkeypatch.setattr(load, "PAGE_STUDENTS", page)
+    monkeypatch.setattr(load, "MAX_PAGE_STUDENTS", 2 * page)
     await assert_alike(settings, connection, caplog, made, changes)
 
 
@@ -264,8 +264,8 @@ async def test_promotions_of_many_transactions_end_as_those_of_one(
     chance = random.Random(seed)
     made = [*campus(chance), *[change(chance) for _ in range(CHANGES)]]
     page = chance.choice([1, 2, 20])
-    monkeypatch.setattr(load, "PAGE", page)
-    monkeypatch.setattr(load, "LARGEST_PAGE", 2 * page)
+    monkeypatch.setattr(load, "PAGE_STUDENTS", page)
+    monkeypatch.setattr(load, "MAX_PAGE_STUDENTS", 2 * page)
 
     async def run(promotions: int) -> dict[str, list[str]]:
         """Make the changes one by one in two processes, each after the promotions of the one before."""
@@ -344,8 +344,8 @@ async def test_a_sweep_follows_the_clock_wherever_the_changes_have_left_the_wait
 ) -> None:
     chance = random.Random(seed)
     page = chance.choice([1, 2, 20])
-    monkeypatch.setattr(load, "PAGE", page)
-    monkeypatch.setattr(load, "LARGEST_PAGE", 2 * page)
+    monkeypatch.setattr(load, "PAGE_STUDENTS", page)
+    monkeypatch.setattr(load, "MAX_PAGE_STUDENTS", 2 * page)
     promotions = chance.choice([1, 2, 3, 1000])
     limited = settings.model_copy(update={"promotions_per_transaction": promotions})
     async with registrar_of(limited) as one, registrar_of(limited) as other:
@@ -422,7 +422,7 @@ async def test_in_a_batch_as_one_by_one(
     case: str,
     part: int,
 ) -> None:
-    monkeypatch.setattr(registrar, "PART", part)
+    monkeypatch.setattr(registrar, "CHANGES_PER_WRITE", part)
     await assert_alike(settings, connection, caplog, *CASES[case])
 
 

