@@ -82,7 +82,9 @@ class UnknownTerm(FieldError):
     code, status, title = "unknown_term", 422, "Unknown term"
 
     def __init__(self, term_id: int | None = None) -> None:
-        sentence = f"There is no term {term_id}." if term_id is not None else "term_id refers to a term that does not exist."
+        sentence = "term_id refers to a term that does not exist."
+        if term_id is not None:
+            sentence = f"There is no term {term_id}."
         super().__init__(sentence, pointer="#/term_id")
 
 
@@ -220,12 +222,14 @@ class ExternalIdTaken(FieldError):
 
 
 class InUse(DomainError):
-    """The resource has enrollment history, which is kept, and cannot be deleted."""
+    """The student or course has enrollment history, or the term has courses: none of these can be deleted."""
 
     code, status, title = "in_use", 409, "In use"
 
     def __init__(self, resource: str = "The resource") -> None:
-        super().__init__(f"{resource} has enrollment history and cannot be deleted.")
+        super().__init__(
+            f"{resource} cannot be deleted: students and courses with enrollment history, and terms with courses, are kept."
+        )
 
 
 class PreconditionFailed(DomainError):
@@ -239,7 +243,7 @@ class PreconditionFailed(DomainError):
         for tag in sorted(tags):
             if tag.startswith("W/"):
                 detail += (
-                    f" The weak tag {tag} never matches: a proxy that compresses responses made it from the service's tag. "
+                    f" The weak tag {tag} never matches: a proxy that compresses answers made it from a strong tag. "
                     f"Send {tag.removeprefix('W/')} instead."
                 )
         return cls(detail)

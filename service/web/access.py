@@ -44,7 +44,7 @@ def log_request(*, method: str, route: str, status: int, duration_ms: float, req
 class AccessHandler(logging.Handler):
     """Write the log records of requests to a stream, several lines at once. Call it within the event loop.
 
-    Other records go to the handlers of the parent logger. The handler never raises: a lost line must not fail a request.
+    Other records go to the handlers of the parent logger. It never raises: a lost line must not fail a request.
     """
 
     def __init__(self, stream: TextIO, *, text: bool = False) -> None:

@@ -59,7 +59,8 @@ TURNSTILES: web.AppKey[tuple[Turnstile, Turnstile]] = web.AppKey("turnstiles", t
 """The turnstile of reads and that of other requests: each limits the requests that begin in one turn of the loop."""
 
 ADMISSION: web.AppKey[Callable[[], None]] = web.AppKey("admission", Callable)  # type: ignore[arg-type]
-"""Raise ``Unavailable`` if a change is expected to wait too long. Called before the body is read: refusals must be cheap."""
+"""Raise ``Unavailable`` if a change is expected to wait too long. Called
+before the body is read: a refusal must be cheap."""
 
 Answer = TypeVar("Answer")
 Key = TypeVar("Key")
@@ -337,7 +338,7 @@ def register(app: web.Application, endpoints: Iterable[Endpoint]) -> None:
 
 
 async def _unrouted(call: Call, tail: str) -> web.Response:
-    """Answer a CORS preflight request; otherwise raise MethodNotAllowed if the path has other methods, or NoSuchPath."""
+    """Answer a CORS preflight request; raise MethodNotAllowed if the path has other methods, otherwise NoSuchPath."""
     allowed: set[str] = set()
     for resource in call.request.app.router.resources():
         if resource.canonical != "/{tail}":

@@ -98,7 +98,7 @@ class UnsupportedMediaType(DomainError):
 
 
 class UnsupportedContentCoding(DomainError):
-    """The body is compressed with a coding that the service does not support, or the call has no body."""
+    """The body has a Content-Encoding that the service does not support, or the call accepts no body."""
 
     code, status, title = "unsupported_content_coding", 415, "Unsupported content coding"
 

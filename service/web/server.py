@@ -1,4 +1,4 @@
-"""The HTTP server: it limits connections, and converts to problems the errors that aiohttp answers without an endpoint."""
+"""The HTTP server: limits on connections, and problem documents for errors outside endpoints."""
 
 import asyncio
 import socket
@@ -49,7 +49,7 @@ class Runner(web.AppRunner):
         return _Server(await super()._make_server(), self._limits, draining, self.app.get(ORIGINS))
 
     async def shutdown(self) -> None:
-        """Close idle connections, then run the application's shutdown hooks. aiohttp has already closed the listener."""
+        """Close idle connections, then run the application's shutdown hooks; the listener is already closed."""
         assert isinstance(self.server, _Server)
         await self.server.close_idle()
         await super().shutdown()
@@ -67,7 +67,7 @@ class _Server(web.Server):
         self._headerless: dict[web.RequestHandler, float] = {}
         """Connections before their first request, with the time of the connect, the oldest first."""
         self._unsent: dict[web.RequestHandler, tuple[float, asyncio.Future[None] | None]] = {}
-        """Connections with unsent bytes, with the time of the first sweep that found them and the future that waits for them."""
+        """Connections with unsent bytes: the time of the sweep that found them, and the future that waits for the sending."""
         self._peers: dict[web.RequestHandler, str] = {}
         self._connections_of: Counter[str] = Counter()
         self._refused = 0
@@ -108,7 +108,7 @@ class _Server(web.Server):
         """Close no connection yet: a caller may just have sent a request on a kept-alive connection."""
 
     async def close_idle(self) -> None:
-        """Answer requests with ``Connection: close`` until all connections are closed or the time is over; then close the rest."""
+        """Answer with ``Connection: close`` until all connections are closed or the time is over; then close the rest."""
         self.draining.set()
         self._next_sweep.cancel()
         if self._open:
@@ -147,7 +147,7 @@ class _Server(web.Server):
 
 class _Request(web.Request):
     async def _prepare_hook(self, response: web.StreamResponse) -> None:
-        """Complete the headers of a response. aiohttp sends no on_response_prepare signal for requests without a route."""
+        """Complete the headers of a response: without a route, aiohttp sends no on_response_prepare signal."""
         response.headers.popall(hdrs.SERVER, None)
         server = self.protocol._manager  # noqa: SLF001
         if isinstance(server, _Server) and server.origins is not None:

@@ -41,7 +41,7 @@ def check_line(text: str) -> str:
     """Return a line of text; raise if it has a forbidden character, or no visible character."""
     if _CONTROL.search(text):
         sentence = (
-            "{field} must be one line of text without control characters and without characters that change its direction."
+            "{field} must be one line of text, without control characters and characters that override its direction."
         )
         raise wrong("forbidden_character", sentence)
     if not _VISIBLE.search(text):

@@ -66,7 +66,7 @@ TYPES: Final[Mapping[str, tuple[str, str]]] = {
     "datetime_from_date_parsing": ("not_an_instant", "{field} must be an instant that exists, such as 2026-09-01T08:00:00Z."),
     "datetime_parsing": ("not_an_instant", "{field} must be an instant that exists, such as 2026-09-01T08:00:00Z."),
 }  # fmt: skip
-"""The code and the sentence for each of Pydantic's error types that the models can cause. A test finds missing types."""
+"""The code and the sentence of each of Pydantic's error types that the models can cause. A test finds missing ones."""
 
 POSITION: Final = re.compile(r"at line (\d+) column (\d+)$")
 
