@@ -34,7 +34,7 @@ class DomainError(Exception):
     status: ClassVar[int]
     title: str
     retry_after: int | None = None
-    """Seconds to wait before the next try; None if a retry does not help."""
+    """Seconds to wait before the next try; None sends no ``Retry-After``."""
 
     def __init__(self, detail: str, errors: Sequence[Detail] = ()) -> None:
         super().__init__(detail)
@@ -194,7 +194,10 @@ def _common(errors: Sequence[Detail]) -> tuple[str, str] | None:
 
 
 class UnknownCourse(DomainError):
-    """The body names a course that does not exist. Nothing was changed: ``errors`` lists every reason for every course."""
+    """The body names a course that does not exist.
+
+    Nothing was changed: ``errors`` lists every reason for every course.
+    """
 
     code, status, title = "unknown_course", 422, "Unknown course"
 
@@ -228,7 +231,8 @@ class InUse(DomainError):
 
     def __init__(self, resource: str = "The resource") -> None:
         super().__init__(
-            f"{resource} cannot be deleted: students and courses with enrollment history, and terms with courses, are kept."
+            f"{resource} cannot be deleted: students and courses with enrollment history are kept, "
+            "and so are terms with courses."
         )
 
 

@@ -74,7 +74,7 @@ class Meeting(Input):
 
 
 def _in_order(meetings: Sequence[Meeting]) -> tuple[Meeting, ...]:
-    """Return meetings in the order of the week. Meetings may coincide: a section may meet in two rooms at the same time."""
+    """Return meetings in the order of the week. Meetings may coincide: a section can meet in two rooms at once."""
     return tuple(sorted(meetings, key=lambda meeting: (DAYS.index(meeting.day), meeting.start, meeting.end)))
 
 
@@ -88,7 +88,7 @@ Meetings = Annotated[
 CourseTitle: TypeAlias = Annotated[Name, Field(description='The title, such as "Calculus I".')]
 TermOfCourse: TypeAlias = Annotated[
     IdInBody | None,
-    Field(description="The term of the course; null for a course without a term, which has no deadlines and no credit limit."),
+    Field(description="The id of the term; null for a course without a term, deadlines and credit limit."),
 ]
 
 
@@ -337,7 +337,7 @@ async def delete_course(call: Call, course_id: IdInPath, if_match: ETags) -> Non
 async def cancel_course(call: Call, course_id: IdInPath, query: ReasonQuery) -> Course:
     """Cancel a course permanently.
 
-    All enrolled and waitlisted students are dropped, regardless of deadlines. Cancelling the course again changes nothing.
+    All enrolled and waitlisted students are dropped, regardless of deadlines. A second call changes nothing.
     """
     return course_of(await call[REGISTRAR].submit(Cancel(origin=origin_of(call, query.reason), course_id=course_id)))
 
@@ -349,8 +349,9 @@ class RequirementGroup(Input):
         RequirementKind,
         named(
             "RequirementKind",
-            "`pre`: the student must have passed one of the courses. `co`: the student must have one of them, or request "
-            "it together with the course. `anti`: the student must not have any of them or request it together with the course.",
+            "`pre`: the student must have passed one of the courses. `co`: the student must have one of them, or "
+            "request it together with the course. `anti`: the student must not have any of them, or request it "
+            "together with the course.",
         ),
     ]
     any_of: Annotated[

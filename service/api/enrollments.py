@@ -57,7 +57,11 @@ logger = logging.getLogger(__name__)
 
 CourseIds = Annotated[list[IdInBody], Field(min_length=1, max_length=100, description="Duplicate ids are ignored.")]
 OnFullField = Annotated[
-    OnFull, named("OnFull", "What to do if no seat is free: `fail`, or `waitlist` the student for the course.")
+    OnFull,
+    named(
+        "OnFull",
+        "What to do if the course is full. `fail`: refuse the course. `waitlist`: add the student to its waitlist.",
+    ),
 ]
 
 
@@ -65,8 +69,8 @@ NamedStatus: TypeAlias = Annotated[
     Status,
     named(
         "Status",
-        "The status of a student in a course. `enrolled` and `completed` students have a seat. `dropped` and `withdrawn` "
-        "students have left the course: before the term's `drop_until`, or from then on.",
+        "The status of a student in a course. `enrolled` and `completed` students have a seat. `dropped` students "
+        "have left the course before the term's `drop_until`, `withdrawn` students after it.",
     ),
 ]
 
@@ -77,7 +81,7 @@ class EnrollmentRequest(Input):
     course_ids: CourseIds
     mode: Annotated[
         Mode,
-        named("Mode", "`atomic`: all courses or none. `partial`: every course that is not refused, in the order of the request."),
+        named("Mode", "`atomic`: all courses or none. `partial`: every course that is not refused, in request order."),
     ] = "atomic"
     on_full: OnFullField = "fail"
 
@@ -170,7 +174,7 @@ class Left:
     outcome: Annotated[
         Literal["dropped", "withdrawn", "kept"],
         named(
-            "LeftOutcome", "The result of a course to drop; a `kept` course is dropped when the student gets the other seat."
+            "LeftOutcome", "The result of a course to drop; a `kept` course is dropped when the student gets the seat."
         ),
     ]
     course: CourseInfo
@@ -271,7 +275,7 @@ class StudentCourse:
     swap_adds: Annotated[
         list[int] | None,
         Field(
-            description="The waitlisted courses whose swaps drop this course when the student gets a seat; null if there are none."
+            description="The waitlisted courses whose swaps drop this course with the seat; null if there are none."
         ),
     ]
     joined_at: Annotated[datetime, Field(description="When the student got the seat or the waitlist place.")]
@@ -341,10 +345,10 @@ async def enroll_student(
 ) -> Reply[Written[Preview | Enrollments]]:
     """Enroll a student in courses.
 
-    The status is 201 if the student got a seat or a waitlist place in any course, and 200 if nothing changed. A course in
-    which the student is already enrolled or waitlisted is `unchanged`, so that the call is safe to repeat. In mode
-    `atomic`, one refused course refuses the request, and `errors` lists every reason for every course. In mode `partial`,
-    each course has its own result.
+    The status is 201 if the student got a seat or a waitlist place in any course, and 200 if nothing changed. A course
+    in which the student is already enrolled or waitlisted is `unchanged`, so that the call is safe to repeat. In mode
+    `atomic`, one refused course refuses the request, and `errors` lists every reason for every course. In mode
+    `partial`, each course has its own result.
     """
     return await _answer(call, enrollment(call, student_id, body), dry_run=query.dry_run)
 
@@ -391,9 +395,9 @@ async def swap_courses(
 ) -> Reply[Written[Preview | Enrollments]]:
     """Drop courses and enroll in others, all or nothing.
 
-    The courses to add are judged as if the drops had already been made, so that their time and credits are free. If the
-    student is waitlisted for the course to add, the courses to drop are `kept`: they are dropped in the transaction that
-    gives the student the seat.
+    The courses to add are judged as if the drops had already been made, so that their time and credits are free. If
+    the student is waitlisted for the course to add, the courses to drop are `kept`: the transaction that gives the
+    student the seat drops them.
     """
     change = Swap(
         origin=origin_of(call),
@@ -415,7 +419,8 @@ async def list_student_courses(
     """
     of = f"courses of {student_id} {query.status or 'enrolled waitlisted'}"
     after = decode_cursor(query.cursor, of)
-    page = await call[COURSES_OF_STUDENTS].submit(CoursesAsked(student_id, query.status, after, query.limit), call.disconnected)
+    asked = CoursesAsked(student_id, query.status, after, query.limit)
+    page = await call[COURSES_OF_STUDENTS].submit(asked, call.disconnected)
     if page is None:
         raise StudentNotFound(student_id)
     return written_page(page.items, page.next_after, of)
@@ -625,8 +630,8 @@ class BulkOutcomes:
 async def enroll_many(call: Call, body: BulkRequest) -> Written[BulkOutcomes]:
     """Enroll many students in one transaction; each item is accepted or refused on its own.
 
-    Items are processed in their order, each after the changes of the items before it. A refused item does not affect the
-    others. If the transaction as a whole fails, each item is tried in its own transaction.
+    Items are processed in their order, each after the changes of the items before it. A refused item does not affect
+    the others. If the transaction as a whole fails, each item is tried in its own transaction.
     """
     changes = [enrollment(call, item.student_id, item) for item in body.items]
     outcomes = await call[REGISTRAR].submit_all(changes)

@@ -197,7 +197,10 @@ EnrollmentEventType: TypeAlias = Annotated[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnrollmentEvent(EventFields):
-    """A student's status in a course changed. `promoted`: enrolled from the waitlist. `updated`: new drops of a swap."""
+    """A student's status in a course changed.
+
+    `promoted`: enrolled from the waitlist. `updated`: other drops of a swap.
+    """
 
     type: EnrollmentEventType
     before: Annotated[EnrollmentState | None, Field(description="Null if the student had no status in the course before.")]

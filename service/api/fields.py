@@ -120,7 +120,8 @@ ExternalId = Annotated[
     StringConstraints(min_length=1, max_length=200),
     AfterValidator(partial(normalize_external_id, max_length=200)),
     Field(
-        description="The caller's own key, in any script. It must not contain spaces or consist of dots alone, because it is part of paths.",
+        description="The caller's own key, in any script. It is part of paths: it must not contain spaces or "
+        "consist of dots alone.",
         json_schema_extra={"pattern": EXTERNAL_ID_PATTERN},
     ),
 ]

@@ -113,8 +113,8 @@ async def list_student_holds(call: Call, student_id: IdInPath, query: Paging) ->
 async def end_hold(call: Call, student_id: IdInPath, hold_id: IdInPath) -> Hold:
     """End a hold now; a hold that has not started yet ends at its start.
 
-    A waitlisted student who becomes eligible gets a seat in the same transaction. The hold stays in the list, and ending
-    it again changes nothing.
+    A waitlisted student who becomes eligible gets a seat in the same transaction. The hold stays in the list, and a
+    second call changes nothing.
     """
     return hold_of(
         await call[REGISTRAR].submit(EndHold(origin=origin_of(call), student_id=student_id, hold_id=hold_id))

@@ -32,7 +32,7 @@ Mode = Literal["validation", "serialization"]
 ETAGS = r'^(\*|(W/)?"[!#-~]*"(, ?(W/)?"[!#-~]*")*)$'
 REQUEST_HEADERS = {
     "if_match": "Apply only if the resource has one of these versions: a list of ETags, or * for any version.",
-    "if_none_match": "Apply only if the resource has none of these versions: a list of ETags, or * if it must not exist.",
+    "if_none_match": "Apply only if the resource has none of these versions: a list of ETags; * if it must not exist.",
 }
 ANSWER_HEADERS = {
     "X-Request-Id": "Id of the request: the caller's or a new one. The log and the events have the same id.",
@@ -99,7 +99,7 @@ def build(
             "schemas": dict(sorted(schemas.components.items())),
             "responses": {
                 "InternalError": _problem(f"`{InternalError.code}`: {_prose(InternalError.__doc__ or '')}"),
-                "Problem": _problem("Any other problem, such as an error of a proxy between the caller and the service."),
+                "Problem": _problem("Any other problem, such as one of a proxy between the caller and the service."),
             },
             "examples": {code: {"value": problem} for code, problem in examples.problems.items()},
             "securitySchemes": SECURITY_SCHEMES,

@@ -67,7 +67,7 @@ class _Server(web.Server):
         self._headerless: dict[web.RequestHandler, float] = {}
         """Connections before their first request, with the time of the connect, the oldest first."""
         self._unsent: dict[web.RequestHandler, tuple[float, asyncio.Future[None] | None]] = {}
-        """Connections with unsent bytes: the time of the sweep that found them, and the future that waits for the sending."""
+        """Connections with unsent bytes: the time of the sweep that found them, and the future that waits for them."""
         self._peers: dict[web.RequestHandler, str] = {}
         self._connections_of: Counter[str] = Counter()
         self._refused = 0
@@ -108,7 +108,7 @@ class _Server(web.Server):
         """Close no connection yet: a caller may just have sent a request on a kept-alive connection."""
 
     async def close_idle(self) -> None:
-        """Answer with ``Connection: close`` until all connections are closed or the time is over; then close the rest."""
+        """Answer with ``Connection: close`` until all connections are closed or the time is up; close the rest."""
         self.draining.set()
         self._next_sweep.cancel()
         if self._open:

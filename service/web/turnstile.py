@@ -7,7 +7,7 @@ READS_PER_TURN = 128
 """The size of a batched read. With 32, a mix of 256 callers had smaller batches and took 5 to 10 % more CPU."""
 
 CHANGES_PER_TURN = 8
-"""A transaction takes about 30 turns, enough for a full batch to form. With 4, callers wait here instead of in the queue."""
+"""A transaction takes about 30 turns, enough for a full batch to form. With 4, callers wait here, not in the queue."""
 
 
 class Turnstile:
