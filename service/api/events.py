@@ -168,7 +168,7 @@ class Reader:
 
 
 class Poller:
-    """Answer the readers that wait for an event, with one query per tick for all readers and none without readers.
+    """A task that answers waiting readers, with one query per tick for all of them and none without readers.
 
     The poller reads new events once for all readers at the same cursor, serialises an answer once for all readers with
     the same number of events, and answers a few readers per turn, so that it does not delay other requests.

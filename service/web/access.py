@@ -42,9 +42,10 @@ def log_request(*, method: str, route: str, status: int, duration_ms: float, req
 
 
 class AccessHandler(logging.Handler):
-    """Write the log records of requests to a stream, several lines at once. Call it within the event loop.
+    """A log handler that writes the records of requests to a stream, several lines at once, within the event loop.
 
-    Other records go to the handlers of the parent logger. It never raises: a lost line must not fail a request.
+    Other records go to the handlers of the parent logger. The handler never raises: a lost line must not fail a
+    request.
     """
 
     def __init__(self, stream: TextIO, *, text: bool = False) -> None:
@@ -96,7 +97,7 @@ class AccessHandler(logging.Handler):
     def flush(self) -> None:
         """Write the buffered lines."""
         lines, self._lines = self._lines, []
-        # A closed log stream must not stop the service; other handlers ignore it too.
+        # A log stream without a reader must not stop the service; other handlers ignore this error too.
         with contextlib.suppress(OSError, ValueError):
             for first in range(0, len(lines), LINES_PER_WRITE):
                 self._stream.write("".join(lines[first : first + LINES_PER_WRITE]))

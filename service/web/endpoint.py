@@ -59,8 +59,10 @@ TURNSTILES: web.AppKey[tuple[Turnstile, Turnstile]] = web.AppKey("turnstiles", t
 """The turnstile of reads and that of other requests: each limits the requests that begin in one turn of the loop."""
 
 ADMISSION: web.AppKey[Callable[[], None]] = web.AppKey("admission", Callable)  # type: ignore[arg-type]
-"""Raise ``Unavailable`` if a change is expected to wait too long. Called
-before the body is read: a refusal must be cheap."""
+"""Raise ``Unavailable`` if a change is expected to wait too long.
+
+Endpoints call it before they read the body, because a refusal must be cheap.
+"""
 
 Answer = TypeVar("Answer")
 Key = TypeVar("Key")
@@ -199,7 +201,7 @@ class Endpoint:
         if self.body is not None:
             arguments["body"] = await self._body(request)
         elif request.body_exists and self is not unrouted and "Content-Encoding" in request.headers:
-            raise UnsupportedContentCoding("This call has no body: send it without body and without Content-Encoding.")
+            raise UnsupportedContentCoding("This call has no body: send it without a body and without Content-Encoding.")
         answer = await self.handler(Call(request, request_id, actor), **arguments)
         response = self._response(request, answer, request_id)
         return response if self.writes else _conditional(request, response)

@@ -112,7 +112,7 @@ def build(
 
 
 class _Generator(GenerateJsonSchema):
-    """Generate schemas: a page of students is ``StudentPage``, and every member of an answer is required."""
+    """A schema generator that names a page of students ``StudentPage``, and requires every member of an answer."""
 
     def normalize_name(self, name: str) -> str:
         """Convert ``Page[Student]`` to ``StudentPage``."""

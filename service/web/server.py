@@ -38,7 +38,7 @@ class Limits:
 
 
 class Runner(web.AppRunner):
-    """Serve an application within limits, and answer every error with a problem."""
+    """An application runner with limits, whose server answers every error with a problem."""
 
     def __init__(self, app: web.Application, limits: Limits, **options: Any) -> None:
         super().__init__(app, **options)
@@ -141,7 +141,7 @@ class _Server(web.Server):
                     unsent[handler] = since, waits
         self._unsent = unsent
         if self._refused:
-            logger.warning("refused connections: their addresses have too many", extra={"refused": self._refused})
+            logger.warning("refused connections from addresses with too many", extra={"refused": self._refused})
             self._refused = 0
 
 

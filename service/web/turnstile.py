@@ -11,10 +11,10 @@ CHANGES_PER_TURN = 8
 
 
 class Turnstile:
-    """Let a fixed number of requests begin in each turn of the event loop, in order of arrival.
+    """A limit on the number of requests that begin in each turn of the event loop, in order of arrival.
 
-    Without a turnstile, the event loop begins every request that has arrived in one turn. Thousands of requests that
-    arrive together would delay the next round trip of the transaction in flight, and every read.
+    Without a turnstile, the event loop begins every request that has arrived in the same turn. Thousands of requests
+    that arrive together would delay the next round trip of the transaction in flight, and every read.
     """
 
     def __init__(self, per_turn: int) -> None:
