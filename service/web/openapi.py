@@ -423,5 +423,5 @@ async def explain_problem(
     """
     problem = call[PROBLEMS].get(code)
     if problem is None:
-        raise NoSuchPath("There is no problem with this code.")
+        raise NoSuchPath("No problem has this code.")
     return problem

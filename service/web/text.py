@@ -23,7 +23,7 @@ FORMATS_BEYOND: Final = (
     r"\U000E01F0-\U0010FFFF"
 )
 BLANKS_BEYOND: Final = r"\U0001D159\U000E0100-\U000E01EF"
-"""The same beyond the Basic Multilingual Plane. Validators of JSON Schema disagree on how a pattern writes these."""
+"""The same beyond the Basic Multilingual Plane. No JSON Schema pattern for these characters suits every validator."""
 
 ACTOR_CHARACTERS: Final = 200
 
