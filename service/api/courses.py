@@ -88,7 +88,7 @@ Meetings = Annotated[
 CourseTitle: TypeAlias = Annotated[Name, Field(description='The title, such as "Calculus I".')]
 TermOfCourse: TypeAlias = Annotated[
     IdInBody | None,
-    Field(description="The id of the term; null for a course without a term, deadlines and credit limit."),
+    Field(description="The id of the term; null is no term, and therefore no deadlines and no credit limit."),
 ]
 
 

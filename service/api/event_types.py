@@ -27,7 +27,7 @@ FORBID_EXTRA = with_config(ConfigDict(extra="forbid"))
 class EventFields:
     """The members of every event except its type and states."""
 
-    position: Annotated[int, Field(description="Position in the feed, counted from 1 without gaps.")]
+    position: Annotated[int, Field(description="Position in the feed, counted from 1, without gaps, in the order of the changes.")]
     occurred_at: Annotated[datetime, Field(description="When the change was made.")]
     actor: Annotated[str | None, Field(description="Value of the X-Actor header; not authenticated. Null without the header.")]
     request_id: Annotated[str, Field(description="The id of the request that made the change.")]
