@@ -31,7 +31,7 @@ from service.registrar.rules import RULES, drop_closed
 from service.replay import ACTIONS, STATUSES
 from service.settings import Settings
 from service.web.paging import Paging
-from service.web.validation import ERRORS_SHOWN
+from service.web.validation import MAX_ERRORS_SHOWN
 from sql import Connection
 from tests.campus import Answer, call, new_course, new_student, read, served
 from tests.conftest import Client
@@ -322,7 +322,7 @@ def test_the_numbers_in_sentences_are_those_of_the_code() -> None:
     small, large = plan("small"), plan("large")
     for page, sentence in (
         ("docs/api/conventions.md", f"number of items: {pages['default']} by default, at most {pages['maximum']}"),
-        ("docs/api/conventions.md", f"An invalid request gets its first {ERRORS_SHOWN} errors"),
+        ("docs/api/conventions.md", f"An invalid request gets its first {MAX_ERRORS_SHOWN} errors"),
         ("docs/api/enrollments.md", f"{course_ids['minItems']} to {course_ids['maxItems']} course ids"),
         ("docs/api/enrollments.md", f"Makes up to {bulk['maxItems']:,} requests with up to {BULK_PAIRS:,} courses"),
         ("docs/feed.md", f"The number of events, at most {events['limit']['maximum']}."),

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from pytest_aiohttp import AiohttpClient
 
-from service.api.events import POLLER, WAIT
+from service.api.events import POLLER, LONG_POLL_SECONDS
 from service.database import Database
 from service.embedded import _find_binaries, embedded_server
 from service.errors import Unavailable
@@ -192,7 +192,7 @@ async def test_a_failover_under_running_services_is_told_to_readers_and_forgets_
     for _ in range(4):
         await new_student(other)
     lost = (await read(client, "/events/head"))["next"]
-    waiter = asyncio.create_task(call(client, "GET", f"/events?wait={WAIT}&after={lost}"))
+    waiter = asyncio.create_task(call(client, "GET", f"/events?wait={LONG_POLL_SECONDS}&after={lost}"))
 
     assert client.app is not None
     poller = client.app[POLLER]

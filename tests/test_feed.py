@@ -15,7 +15,7 @@ import psycopg
 import pytest
 from pytest_aiohttp import AiohttpClient
 
-from service.api.events import POLLER, READERS_PER_TURN, WAIT, Cursor, Poller, cursor_after, decode, encode
+from service.api.events import POLLER, READERS_PER_TURN, LONG_POLL_SECONDS, Cursor, Poller, cursor_after, decode, encode
 from service.api.keys import DATABASE
 from service.database import Database
 from service.errors import Unavailable
@@ -213,12 +213,12 @@ async def waiting(client: Client, count: int) -> None:
 
 async def test_waiting_ends_as_soon_as_there_is_an_event(client: Client) -> None:
     head = (await read(client, "/events/head"))["next"]
-    readers = [asyncio.create_task(read(client, f"/events?wait={WAIT}&after={head}")) for _ in range(3)]
+    readers = [asyncio.create_task(read(client, f"/events?wait={LONG_POLL_SECONDS}&after={head}")) for _ in range(3)]
     await waiting(client, 3)
 
     student = await new_student(client)
 
-    async with asyncio.timeout(WAIT / 2):
+    async with asyncio.timeout(LONG_POLL_SECONDS / 2):
         for page in await asyncio.gather(*readers):
             assert [(event["type"], event["student_id"]) for event in page["items"]] == [("student.created", student)]
 
@@ -231,13 +231,13 @@ async def test_waiting_in_vain_ends_with_the_cursor_to_go_on_from(client: Client
 
 
 async def test_waiting_ends_when_the_service_shuts_down(client: Client) -> None:
-    reader = asyncio.create_task(read(client, f"/events?wait={WAIT}"))
+    reader = asyncio.create_task(read(client, f"/events?wait={LONG_POLL_SECONDS}"))
     await waiting(client, 1)
 
     assert client.app is not None
     client.app[DRAINING].set()
 
-    async with asyncio.timeout(WAIT / 2):
+    async with asyncio.timeout(LONG_POLL_SECONDS / 2):
         assert (await reader)["items"] == []
 
 
@@ -293,7 +293,7 @@ async def test_a_process_asks_once_a_tick_however_many_wait_and_never_when_nobod
 async def test_readers_at_one_cursor_share_one_query_and_one_answer(settings: Settings, connection: Connection) -> None:
     await connection.execute(NEW_EVENTS, 1, 3)
     async with polling(settings, interval=0.01) as (poller, database, cursor):
-        waits = [asyncio.create_task(poller.wait(cursor, limit, WAIT)) for limit in [100, 50] * 20 + [2] * 10]
+        waits = [asyncio.create_task(poller.wait(cursor, limit, LONG_POLL_SECONDS)) for limit in [100, 50] * 20 + [2] * 10]
         await asyncio.sleep(0.1)
 
         await connection.execute(NEW_EVENTS, 4, 6)
@@ -335,7 +335,7 @@ async def test_readers_are_answered_some_a_turn_so_that_others_come_in_between(
 ) -> None:
     count = 20 * READERS_PER_TURN
     async with polling(settings, interval=0.01) as (poller, _, cursor):
-        waits = [asyncio.create_task(poller.wait(cursor, 100, WAIT)) for _ in range(count)]
+        waits = [asyncio.create_task(poller.wait(cursor, 100, LONG_POLL_SECONDS)) for _ in range(count)]
         await asyncio.sleep(0.1)
         await connection.execute(NEW_EVENTS, 1, 1)
         answered = [0]
@@ -352,7 +352,7 @@ async def test_a_reader_who_comes_back_with_the_newest_cursor_waits_without_a_qu
     client = await served(aiohttp_client, settings.model_copy(update={"poll_interval": 30}))
     assert client.app is not None
     head = (await read(client, "/events/head"))["next"]
-    first = asyncio.create_task(read(client, f"/events?wait={WAIT}&after={head}"))
+    first = asyncio.create_task(read(client, f"/events?wait={LONG_POLL_SECONDS}&after={head}"))
     poller = client.app[POLLER]
 
     async def is_known() -> bool:
@@ -361,7 +361,7 @@ async def test_a_reader_who_comes_back_with_the_newest_cursor_waits_without_a_qu
     await until(is_known, "the first tick")
     await client.app[DATABASE].close()
 
-    second = asyncio.create_task(read(client, f"/events?wait={WAIT}&after={head}"))
+    second = asyncio.create_task(read(client, f"/events?wait={LONG_POLL_SECONDS}&after={head}"))
     await waiting(client, 2)
     problem(await call(client, "GET", f"/events?after={head}"), 503, "unavailable")
     client.app[DRAINING].set()
@@ -372,7 +372,7 @@ async def test_whatever_fails_a_tick_the_poller_goes_on_and_a_wait_in_vain_is_no
     client: Client, connection: Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     head = (await read(client, "/events/head"))["next"]
-    waits = asyncio.create_task(read(client, f"/events?wait={WAIT}&after={head}"))
+    waits = asyncio.create_task(read(client, f"/events?wait={LONG_POLL_SECONDS}&after={head}"))
     await waiting(client, 1)
     await connection.execute("ALTER TABLE events RENAME TO lost")
 
@@ -388,7 +388,7 @@ async def test_whatever_fails_a_tick_the_poller_goes_on_and_a_wait_in_vain_is_no
     await connection.execute("ALTER TABLE lost RENAME TO events")
     student = await new_student(client)
 
-    async with asyncio.timeout(WAIT / 2):
+    async with asyncio.timeout(LONG_POLL_SECONDS / 2):
         assert [event["student_id"] for event in (await waits)["items"]] == [student]
 
 
@@ -464,7 +464,7 @@ async def test_what_is_no_cursor_of_the_feed_is_invalid(client: Client) -> None:
 
 @pytest.mark.parametrize(
     "query",
-    ["limit=0", "limit=501", "limit=-1", "limit=x", "wait=-1", f"wait={WAIT + 1}", "wait=0.5", "wait=", "until=3"],
+    ["limit=0", "limit=501", "limit=-1", "limit=x", "wait=-1", f"wait={LONG_POLL_SECONDS + 1}", "wait=0.5", "wait=", "until=3"],
 )
 async def test_a_limit_or_a_wait_beyond_its_bounds_is_invalid_by_name(client: Client, query: str) -> None:
     assert [place for _, place in places(await call(client, "GET", f"/events?{query}"))] == [query.partition("=")[0]]
@@ -473,7 +473,7 @@ async def test_a_limit_or_a_wait_beyond_its_bounds_is_invalid_by_name(client: Cl
 async def test_the_bounds_themselves_are_taken(client: Client) -> None:
     student = await new_student(client)
 
-    for query in ("limit=1", "limit=500", "wait=0", f"wait={WAIT}"):
+    for query in ("limit=1", "limit=500", "wait=0", f"wait={LONG_POLL_SECONDS}"):
         page = await read(client, f"/events?{query}")
         assert [event["student_id"] for event in page["items"]] == [student], query
 

@@ -114,7 +114,7 @@ def test_json_that_breaks_off_is_refused_in_words_of_ours(text: bytes) -> None:
             body.validator.validate_json(text)
         found = refused(caught.value, body, parameters=False)
         assert re.fullmatch(
-            r"The body is not valid JSON in UTF-8(: it breaks off or goes wrong at line \d+, column \d+)?\.",
+            r"The body is not valid JSON in UTF-8(: it ends early or has an error at line \d+, column \d+)?\.",
             found.detail,
         )
 
