@@ -1,4 +1,4 @@
-"""Compressed bodies of 1 MB that unpack to 1 GB, to an endpoint that takes a body and to paths that take none."""
+"""Compressed bodies of 1 MB that unpack to 1 GB, sent to an endpoint that takes a body and to paths that take none."""
 
 import asyncio
 import zlib
@@ -11,7 +11,7 @@ AT_ONCE = 5
 
 
 async def run() -> Sequence[Figure]:
-    """Send the bombs one after the other, then several at once."""
+    """Send the bodies one after the other, then several at once."""
     bombs = {"gzip": bomb(16 + zlib.MAX_WBITS), "deflate": bomb(zlib.MAX_WBITS)}
     async with attacked() as service:
         before = await quiet(service)
@@ -27,12 +27,12 @@ async def run() -> Sequence[Figure]:
         return [
             *stall(found, before),
             Figure("processor time of the service", service.cpu_seconds() - used, "s", at_most=1.0),
-            Figure("answers other than a problem", len(statuses - {404, 405, 413, 415})),
+            Figure("responses other than the expected problems", len(statuses - {404, 405, 413, 415})),
         ]
 
 
 def bomb(window: int) -> bytes:
-    """Compress a gigabyte of nothing."""
+    """Return a compressed gigabyte of zeros."""
     packer = zlib.compressobj(9, zlib.DEFLATED, window)
     block = bytes(1 << 20)
     packed = [packer.compress(block) for _ in range(UNPACKED_BYTES // len(block))]
@@ -40,7 +40,7 @@ def bomb(window: int) -> bytes:
 
 
 async def send(service: Service, target: str, encoding: str, data: bytes) -> int:
-    """Send a body and return the status, 0 where the connection ends without an answer."""
+    """Send a body and return the status, or 0 if the connection ends without a response."""
     reader, writer = await asyncio.open_connection(*service.address)
     try:
         writer.write(
