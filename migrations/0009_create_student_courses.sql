@@ -8,7 +8,7 @@
 -- "recheck_at" is null while the waitlisted student is unjudged. Otherwise the student is blocked for the reasons in
 -- "blocked_reasons" until this time, or until something relevant to the student or the course changes; the year 9999
 -- means that time alone never changes the result.
--- The primary key includes the columns of a student's list of courses; every change reads the list from the index alone.
+-- The primary key includes the columns of a student's list of courses; every change reads it from the index alone.
 CREATE TABLE student_courses (
     student_id bigint NOT NULL,
     course_id bigint NOT NULL,

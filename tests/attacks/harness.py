@@ -1,4 +1,4 @@
-"""Shared parts of the attacks: a service in a separate process, a caller beside the attack, and figures with targets."""
+"""Shared parts of the attacks: a service in its own process, a caller beside the attack, and figures with targets."""
 
 import asyncio
 import http.client
@@ -124,7 +124,7 @@ class Latencies:
 
     @property
     def longest(self) -> float:
-        """Return the longest time in milliseconds: the longest stall of the event loop, plus the short time of a call."""
+        """Return the longest time in milliseconds: the longest stall of the event loop, plus the time of a call."""
         return max(self.milliseconds, default=math.nan)
 
 
@@ -167,7 +167,7 @@ def stall(found: Latencies, before: Latencies) -> list[Figure]:
 
 
 def call_until_told_to_stop(url: str, path: str) -> None:
-    """Call a path until a line arrives on standard input; print "begun" first and the durations of the calls at the end."""
+    """Call a path until a line arrives on standard input; print "begun" first, and the durations at the end."""
     parts = urlsplit(url)
     taken: list[float] = []
     failed = 0
