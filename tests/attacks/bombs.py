@@ -4,7 +4,7 @@ import asyncio
 import zlib
 from collections.abc import Sequence
 
-from tests.attacks.harness import Figure, Service, attacked, beside, quiet, stall
+from tests.attacks.harness import Figure, Service, attacked, observer, observer_figures, quiet
 
 UNPACKED_BYTES = 1 << 30
 AT_ONCE = 5
@@ -17,7 +17,7 @@ async def run() -> Sequence[Figure]:
         before = await quiet(service)
         used = service.cpu_seconds()
         statuses: set[int] = set()
-        async with beside(service) as found:
+        async with observer(service) as found:
             for encoding, data in bombs.items():
                 for target in ("POST /students", "POST /nothing", "GET /students", "POST /health/live"):
                     statuses.add(await send(service, target, encoding, data))
@@ -25,7 +25,7 @@ async def run() -> Sequence[Figure]:
                 await asyncio.gather(*(send(service, "POST /nothing", "gzip", bombs["gzip"]) for _ in range(AT_ONCE)))
             )
         return [
-            *stall(found, before),
+            *observer_figures(found, before),
             Figure("processor time of the service", service.cpu_seconds() - used, "s", at_most=1.0),
             Figure("responses other than the expected problems", len(statuses - {404, 405, 413, 415})),
         ]

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import aiohttp
 
-from tests.attacks.harness import STALL_MS, Figure, attacked, beside, quiet, stall
+from tests.attacks.harness import STALL_MS, Figure, attacked, observer, observer_figures, quiet
 
 TIMES = 20
 PAUSE_SECONDS = 0.02
-"""Longer than the pause between two calls of the caller beside the attack."""
+"""Longer than the pause between two calls of the observer."""
 
 BODIES = {
     "1,000 items of 100 invalid ids": {"items": [{"student_id": 1, "course_ids": [-1] * 100}] * 1000},
@@ -31,7 +31,7 @@ async def run() -> Sequence[Figure]:
         for name, body in BODIES.items():
             used = service.cpu_seconds()
             data = json.dumps(body, separators=(",", ":")).encode()
-            async with beside(service) as found:
+            async with observer(service) as found:
                 for _ in range(TIMES):
                     headers = {"Content-Type": "application/json"}
                     async with session.post(f"{service.url}/enrollments", data=data, headers=headers) as response:
@@ -45,6 +45,6 @@ async def run() -> Sequence[Figure]:
                 Figure(f"{name}: errors in the response", len(problem["errors"]), at_most=100),
                 Figure(f"{name}: response", len(answer) / 1000, "kB"),
                 Figure(f"{name}: processor time for each request", per_request * 1000, "ms", at_most=STALL_MS),
-                *stall(found, before),
+                *observer_figures(found, before),
             ]
     return figures

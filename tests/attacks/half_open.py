@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 from service.settings import Settings
-from tests.attacks.harness import Figure, Service, attacked, beside, quiet, stall
+from tests.attacks.harness import Figure, Service, attacked, observer, observer_figures, quiet
 
 CONNECTIONS = 2_000
 PAUSE_SECONDS = 0.001
@@ -18,7 +18,7 @@ async def run() -> Sequence[Figure]:
     """Open the connections and wait until the service closes them."""
     async with attacked() as service:
         before = await quiet(service)
-        async with beside(service) as found:
+        async with observer(service) as found:
             holding = []
             for number in range(CONNECTIONS):
                 holding.append(asyncio.create_task(hold(service, number)))
@@ -26,7 +26,7 @@ async def run() -> Sequence[Figure]:
                 await asyncio.sleep(PAUSE_SECONDS)
             seconds = await asyncio.gather(*holding)
         return [
-            *stall(found, before),
+            *observer_figures(found, before),
             Figure("connections still open after the wait", sum(map(math.isnan, seconds)), at_most=0),
             # The service checks for expired connections once a second.
             Figure("longest time that a connection stayed open", max(seconds), "s", at_most=LIMIT_SECONDS + 3),

@@ -1,4 +1,7 @@
-"""Shared parts of the attacks: a service in its own process, a caller beside the attack, and figures with targets."""
+"""Shared parts of the attacks: a service in its own process, an observer, and figures with targets.
+
+The observer is a caller in another process, which measures how an attack affects other callers.
+"""
 
 import asyncio
 import http.client
@@ -22,9 +25,9 @@ from tests.benchmarks.servers import ROOT, SERVICE, Server, serving
 from tests.benchmarks.usage import cpu_seconds
 
 PAUSE_SECONDS: Final = 0.005
-"""Pause between two calls of the caller beside the attack; the caller detects stalls that are longer."""
+"""Pause between two calls of the observer, which detects longer stalls."""
 ANSWER_SECONDS: Final = 60.0
-"""Time after which the caller beside the attack counts a call as failed."""
+"""Time after which the observer counts a call as failed."""
 STALL_MS: Final = 50.0
 """Longest time for which a single request may delay all others."""
 DISK: Final = Path("/var/tmp")
@@ -109,7 +112,7 @@ async def attacked(**settings: object) -> AsyncIterator[Service]:
 
 @dataclass(slots=True)
 class Latencies:
-    """The response times of a caller beside the attack; filled when ``beside`` ends."""
+    """The response times of an observer; filled when ``observer`` ends."""
 
     milliseconds: list[float] = field(default_factory=list)
     failed: int = 0
@@ -129,7 +132,7 @@ class Latencies:
 
 
 @asynccontextmanager
-async def beside(service: Service, path: str = "/health/live") -> AsyncIterator[Latencies]:
+async def observer(service: Service, path: str = "/health/live") -> AsyncIterator[Latencies]:
     """Call a path repeatedly from a separate process while the context lasts."""
     found = Latencies()
     process = await asyncio.create_subprocess_exec(
@@ -151,22 +154,22 @@ async def beside(service: Service, path: str = "/health/live") -> AsyncIterator[
 
 
 async def quiet(service: Service, path: str = "/health/live", seconds: float = 2.0) -> Latencies:
-    """Return the response times of a caller without an attack."""
-    async with beside(service, path) as found:
+    """Return the response times of an observer without an attack."""
+    async with observer(service, path) as found:
         await asyncio.sleep(seconds)
     return found
 
 
-def stall(found: Latencies, before: Latencies) -> list[Figure]:
-    """Return the figures of a caller whom the attack must not delay."""
+def observer_figures(found: Latencies, before: Latencies) -> list[Figure]:
+    """Return the figures of an observer that the attack must not delay."""
     return [
-        Figure("longest wait of a caller beside, before", before.longest, "ms"),
-        Figure("longest wait of a caller beside, attacked", found.longest, "ms", at_most=STALL_MS),
-        Figure("failed calls of a caller beside", found.failed, at_most=0),
+        Figure("longest wait of the observer, before the attack", before.longest, "ms"),
+        Figure("longest wait of the observer, during the attack", found.longest, "ms", at_most=STALL_MS),
+        Figure("failed calls of the observer", found.failed, at_most=0),
     ]
 
 
-def call_until_told_to_stop(url: str, path: str) -> None:
+def observe(url: str, path: str) -> None:
     """Call a path until a line arrives on standard input; print "begun" first, and the durations at the end."""
     parts = urlsplit(url)
     taken: list[float] = []
@@ -190,4 +193,4 @@ def call_until_told_to_stop(url: str, path: str) -> None:
 
 
 if __name__ == "__main__":
-    call_until_told_to_stop(*sys.argv[1:])
+    observe(*sys.argv[1:])

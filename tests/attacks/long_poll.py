@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
-from tests.attacks.harness import Figure, Latencies, Service, attacked, beside, quiet
+from tests.attacks.harness import Figure, Latencies, Service, attacked, observer, quiet
 
 READERS = 1_000
 EVENTS = 10
 WAIT_SECONDS = 30
 IDLE_SECONDS = 10
 ANSWER_SECONDS = 60
-BESIDE = "/courses?limit=1"
-"""The path that the other callers read; like the feed, it needs a database connection."""
+OBSERVED_PATH = "/courses?limit=1"
+"""The path that the observer reads; like the feed, it needs a database connection."""
 
 
 @dataclass(slots=True)
@@ -79,7 +79,7 @@ async def run() -> Sequence[Figure]:
     loop = asyncio.get_running_loop()
     async with attacked() as service, aiohttp.ClientSession(service.url) as session:
         await event(session)
-        before = await quiet(service, BESIDE, seconds=5)
+        before = await quiet(service, OBSERVED_PATH, seconds=5)
         async with session.get("/events/head") as response:
             cursor = (await response.json())["next"]
         async with crowd(service, cursor) as readers:
@@ -87,7 +87,7 @@ async def run() -> Sequence[Figure]:
             await asyncio.sleep(IDLE_SECONDS)
             idle = (service.cpu_seconds() - used) / IDLE_SECONDS * 100
             for turn in range(EVENTS):
-                async with beside(service, BESIDE) as burst:
+                async with observer(service, OBSERVED_PATH) as burst:
                     began = loop.time()
                     await event(session)
                     await readers.until_answered((turn + 1) * READERS)

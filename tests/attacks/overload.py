@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import asyncpg
 
 from service.settings import Settings
-from tests.attacks.harness import Figure, Latencies, Service, attacked, beside
+from tests.attacks.harness import Figure, Latencies, Service, attacked, observer
 from tests.benchmarks import wrk
 from tests.benchmarks.data import IDLE, cluster_at, fill
 from tests.benchmarks.run import options_of
@@ -25,7 +25,7 @@ LOADS = (STUDENTS, "enroll")
 CONNECTING_SECONDS = {True: 2, False: 10}
 """Time until all callers are connected, for few callers or many: the kernel retries after one, two and four seconds."""
 WINDOW_SECONDS = 8
-STUDENT = b'{"given_name":"Ada","family_name":"Byron","email":"beside.%d@campus.example"}'
+STUDENT = b'{"given_name":"Ada","family_name":"Byron","email":"additional.%d@campus.example"}'
 
 
 @dataclass(slots=True)
@@ -56,7 +56,7 @@ async def compare(script: str) -> list[Figure]:
     few = await overload(script, FEW, ADMISSION_SECONDS)
     figures = [
         Figure(f"{name}, {FEW} callers: events", few.goodput, "/s"),
-        Figure(f"{name}, {FEW} callers: p99 of a read beside", few.reads.p99, "ms"),
+        Figure(f"{name}, {FEW} callers: p99 of the observer", few.reads.p99, "ms"),
     ]
     for callers, seconds in CASES:
         seen = await overload(script, callers, seconds)
@@ -67,8 +67,8 @@ async def compare(script: str) -> list[Figure]:
             Figure(f"{which}: longest wait for a refusal", max(seen.refused_seconds, default=0.0), "s"),
             Figure(f"{which}: longest wait for a successful change", max(seen.served_seconds, default=0.0), "s"),
             Figure(f"{which}: refusals without Retry-After", seen.bare, at_most=0),
-            Figure(f"{which}: p99 of a read beside", seen.reads.p99, "ms"),
-            Figure(f"{which}: reads beside without a 200 response", seen.reads.failed, at_most=0),
+            Figure(f"{which}: p99 of the observer", seen.reads.p99, "ms"),
+            Figure(f"{which}: failed calls of the observer", seen.reads.failed, at_most=0),
         ]
     return figures
 
@@ -96,7 +96,7 @@ async def overload(script: str, callers: int, admission_seconds: float) -> Seen:
         await asyncio.sleep(connecting)
         connection = await asyncpg.connect(service.database_url)
         try:
-            async with beside(service, "/students/1") as seen.reads:
+            async with observer(service, "/students/1") as seen.reads:
                 began, before = time.monotonic(), await newest(connection)
                 asking = asyncio.create_task(keep_asking(service, seen, until=began + WINDOW_SECONDS))
                 await asyncio.sleep(WINDOW_SECONDS)

@@ -30,7 +30,7 @@ async def run() -> Sequence[Figure]:
     return [
         Figure("requests answered", seen["answered"], at_least=ROUNDS * CONNECTIONS),
         Figure("started requests without a response", seen["unanswered"], at_most=0),
-        Figure("connections closed by header", seen["told to close"], at_least=ROUNDS * CONNECTIONS),
+        Figure("connections closed by header", seen["closed"], at_least=ROUNDS * CONNECTIONS),
     ]
 
 
@@ -44,7 +44,7 @@ async def load(service: Service, number: int, seen: Counter[str]) -> None:
             await reader.readexactly(int(head.partition(b"content-length: ")[2].split()[0]))
             seen["answered"] += 1
             if b"connection: close" in head:
-                seen["told to close"] += 1
+                seen["closed"] += 1
                 return
             # Pauses of different length, so that some connections are idle when the signal arrives.
             await asyncio.sleep(0.001 * (number % 32))

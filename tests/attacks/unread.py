@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 
 from service.settings import Settings
-from tests.attacks.harness import Figure, Service, attacked, beside, quiet, stall
+from tests.attacks.harness import Figure, Service, attacked, observer, observer_figures, quiet
 
 CONNECTIONS = 100
 ANSWERS = 10
@@ -23,7 +23,7 @@ async def run() -> Sequence[Figure]:
         memory = service.memory_bytes()
         callers = [ask(service) for _ in range(CONNECTIONS)]
         try:
-            async with beside(service) as found:
+            async with observer(service) as found:
                 await asyncio.sleep(5)
                 held = service.memory_bytes() - memory
                 closed_after = await until_closed(callers)
@@ -31,7 +31,7 @@ async def run() -> Sequence[Figure]:
             for caller in callers:
                 caller.close()
         return [
-            *stall(found, before),
+            *observer_figures(found, before),
             Figure("memory held during the attack", held / 1e6, "MB"),
             Figure("memory held after the attack", (service.memory_bytes() - memory) / 1e6, "MB"),
             # The service checks for expired connections once a second.

@@ -251,7 +251,7 @@ async def promote_first(session: AsyncSession, course: Course, request_id: str) 
         course.waitlisted -= 1
         promoted.status = "enrolled"
         promoted.joined_at = now()
-        promoted.placed_by = event_of(first, "promoted", "waitlisted", request_id)
+        promoted.placed_by = event_of(promoted, "promoted", "waitlisted", request_id)
 
 
 def shown(enrollment: Enrollment, position: int | None) -> dict[str, Any]:
