@@ -239,7 +239,7 @@ async def assert_alike(
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
-async def test_a_batch_ends_as_the_same_changes_one_by_one(
+async def test_a_batch_has_the_same_result_as_its_changes_one_by_one(
     settings: Settings,
     connection: Connection,
     monkeypatch: pytest.MonkeyPatch,
@@ -258,7 +258,7 @@ async def test_a_batch_ends_as_the_same_changes_one_by_one(
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
-async def test_promotions_of_many_transactions_end_as_those_of_one(
+async def test_promotions_in_many_transactions_have_the_same_result_as_in_one(
     settings: Settings, connection: Connection, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     chance = random.Random(seed)
@@ -339,7 +339,7 @@ def change_of_time(chance: random.Random) -> Change[Any]:
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
-async def test_a_sweep_follows_the_clock_wherever_the_changes_have_left_the_waitlists(
+async def test_a_sweep_follows_the_clock_after_any_changes(
     settings: Settings, connection: Connection, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     chance = random.Random(seed)
@@ -414,7 +414,7 @@ CASES: dict[str, tuple[list[Change[Any]], list[Change[Any]]]] = {
 
 @pytest.mark.parametrize("part", [1, 100])
 @pytest.mark.parametrize("case", CASES)
-async def test_in_a_batch_as_one_by_one(
+async def test_a_case_has_the_same_result_in_a_batch_and_one_by_one(
     settings: Settings,
     connection: Connection,
     monkeypatch: pytest.MonkeyPatch,
@@ -426,7 +426,7 @@ async def test_in_a_batch_as_one_by_one(
     await assert_alike(settings, connection, caplog, *CASES[case])
 
 
-async def test_what_a_lost_transaction_has_written_is_not_remembered(
+async def test_the_writes_of_a_lost_transaction_are_not_remembered(
     settings: Settings, connection: Connection, database_url: str
 ) -> None:
     made = [*MANY, course(1, meetings=MEETINGS[1]), course(2, meetings=MEETINGS[2]), course(3)]

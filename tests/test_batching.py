@@ -93,7 +93,7 @@ async def start(*items: tuple[Coalescer[int, int], int]) -> list[asyncio.Task[in
     return tasks
 
 
-async def test_an_item_runs_at_once_and_what_arrives_meanwhile_goes_together_in_order_up_to_the_cap() -> None:
+async def test_an_item_runs_at_once_and_later_ones_share_batches_in_order_up_to_the_cap() -> None:
     runner = Runner()
     line = coalescer(runner)
     runner.go.clear()
@@ -130,7 +130,7 @@ async def test_while_the_next_batch_runs_the_callers_of_the_last_one_are_resolve
     assert everybody.count == others
 
 
-async def test_a_batch_whose_callers_were_all_cancelled_is_done_with() -> None:
+async def test_a_batch_whose_callers_were_all_cancelled_does_not_block_the_next() -> None:
     runner = Runner()
     line = coalescer(runner)
     runner.go.clear()
@@ -144,7 +144,7 @@ async def test_a_batch_whose_callers_were_all_cancelled_is_done_with() -> None:
     assert await line.submit(2) == 4
 
 
-async def test_an_item_above_the_cap_goes_alone() -> None:
+async def test_an_item_above_the_cap_runs_alone() -> None:
     runner = Runner()
     line: Coalescer[int, int] = Coalescer(runner, cap=4, queue=9, patience=60, size=lambda item: item)
     runner.go.clear()
@@ -154,7 +154,7 @@ async def test_an_item_above_the_cap_goes_alone() -> None:
     assert runner.batches == [[1], [2], [9], [2]]
 
 
-async def test_one_failure_is_its_own_and_a_failed_batch_tells_each_of_its_callers() -> None:
+async def test_a_failed_item_fails_alone_and_a_failed_batch_fails_each_of_its_callers() -> None:
     runner = Runner()
     line = coalescer(runner)
     runner.go.clear()
@@ -173,7 +173,7 @@ async def test_one_failure_is_its_own_and_a_failed_batch_tells_each_of_its_calle
     assert await line.submit(4) == 8
 
 
-async def test_a_full_queue_turns_away_at_once_and_a_long_wait_ends() -> None:
+async def test_a_full_queue_refuses_at_once_and_a_long_wait_ends() -> None:
     runner = Runner()
     line = coalescer(runner, queue=2, patience=0.05)
     runner.go.clear()
@@ -233,7 +233,7 @@ async def refused(line: Coalescer[int, int]) -> Unavailable:
 
 
 @on_clock
-async def test_while_nothing_is_answered_what_arrives_is_refused_at_once_and_the_next_after_that_is_served(
+async def test_while_a_batch_hangs_new_items_are_refused_at_once_and_afterwards_they_are_served(
     clock: Clock,
 ) -> None:
     runner = Runner()
@@ -256,7 +256,7 @@ async def test_while_nothing_is_answered_what_arrives_is_refused_at_once_and_the
 
 
 @on_clock
-async def test_an_item_is_refused_at_once_where_the_full_batches_ahead_of_it_take_too_long(clock: Clock) -> None:
+async def test_an_item_is_refused_at_once_if_the_full_batches_ahead_of_it_take_too_long(clock: Clock) -> None:
     runner = Runner()
     line = coalescer(runner, cap=4, patience=3.5)
     await batches_that_take(clock, 1.0, line, runner)
@@ -277,7 +277,7 @@ async def test_an_item_is_refused_at_once_where_the_full_batches_ahead_of_it_tak
 
 
 @on_clock
-async def test_after_a_batch_that_failed_late_items_go_one_by_one_until_they_are_fast_again(clock: Clock) -> None:
+async def test_after_a_batch_that_failed_late_items_run_one_by_one_until_they_are_fast_again(clock: Clock) -> None:
     runner = Runner()
     line = coalescer(runner, patience=2)
     runner.go.clear()
@@ -299,7 +299,7 @@ async def test_after_a_batch_that_failed_late_items_go_one_by_one_until_they_are
 
 
 @on_clock
-async def test_while_the_database_is_away_one_batch_at_a_time_looks_for_it_and_nobody_waits_behind(
+async def test_while_the_database_is_away_one_batch_at_a_time_tries_it_and_new_items_are_refused(
     clock: Clock,
 ) -> None:
     runner = Runner()
@@ -322,7 +322,7 @@ async def test_while_the_database_is_away_one_batch_at_a_time_looks_for_it_and_n
 
 
 @on_clock
-async def test_the_batches_ahead_are_counted_by_what_their_items_take(clock: Clock) -> None:
+async def test_the_batches_ahead_are_counted_by_the_sizes_of_their_items(clock: Clock) -> None:
     runner = Runner()
     line: Coalescer[int, int] = Coalescer(runner, cap=4, queue=9, patience=1.5, size=lambda item: item)
     await batches_that_take(clock, 1.0, line, runner)
@@ -334,7 +334,7 @@ async def test_the_batches_ahead_are_counted_by_what_their_items_take(clock: Clo
     await asyncio.wait(tasks)
 
 
-async def test_in_a_turn_of_the_loop_a_fixed_number_begin_in_the_order_of_arrival() -> None:
+async def test_a_fixed_number_of_requests_begin_in_each_turn_of_the_loop_in_order_of_arrival() -> None:
     turnstile = Turnstile(3)
     begun: list[int] = []
 
@@ -358,7 +358,7 @@ async def test_in_a_turn_of_the_loop_a_fixed_number_begin_in_the_order_of_arriva
     assert turnstile.enter() is None
 
 
-async def test_who_has_left_before_the_batch_formed_is_left_out() -> None:
+async def test_a_caller_who_disconnects_before_the_batch_begins_is_left_out() -> None:
     runner = Runner()
     line = coalescer(runner)
     runner.go.clear()
@@ -373,7 +373,7 @@ async def test_who_has_left_before_the_batch_formed_is_left_out() -> None:
     assert runner.batches == [[1], [4]]
 
 
-async def test_many_callers_share_a_transaction_and_one_bad_one_fails_alone(
+async def test_many_callers_share_a_transaction_and_a_bad_request_fails_alone(
     client: Client, connection: Connection, database_url: str
 ) -> None:
     course = await new_course(client, capacity=1000)
@@ -439,7 +439,7 @@ def creation(number: int, given_name: str = "Ada") -> Create[Student, StudentFie
 
 
 @pytest.mark.parametrize("refused", [64, 192])
-async def test_of_256_changes_that_share_a_transaction_255_succeed_where_the_database_refuses_one(
+async def test_of_256_changes_that_share_a_transaction_255_succeed_if_the_database_refuses_one(
     settings: Settings, connection: Connection, database_url: str, refused: int
 ) -> None:
     await connection.execute("ALTER TABLE students ADD CONSTRAINT nobody_is_called_x CHECK (given_name <> 'X')")
@@ -458,7 +458,7 @@ async def test_of_256_changes_that_share_a_transaction_255_succeed_where_the_dat
     assert await connection.fetchval("SELECT max(position) FROM events") == 256
 
 
-async def test_an_address_that_is_taken_behind_the_registrars_back_fails_the_one_who_wants_it_alone(
+async def test_an_address_taken_behind_the_registrars_back_fails_only_the_change_that_requests_it(
     settings: Settings, connection: Connection, database_url: str
 ) -> None:
     other = await asyncpg.connect(database_url)
@@ -477,7 +477,7 @@ async def test_an_address_that_is_taken_behind_the_registrars_back_fails_the_one
     assert await connection.fetchval("SELECT count(*) FROM students") == 20
 
 
-async def test_changes_that_go_one_by_one_do_not_keep_others_waiting_longer_than_they_may(
+async def test_changes_that_run_one_by_one_stop_at_the_write_timeout(
     settings: Settings, connection: Connection
 ) -> None:
     slow = "CHECK (given_name <> 'X' AND pg_sleep(0.02) IS NOT NULL)"
@@ -497,7 +497,7 @@ async def test_changes_that_go_one_by_one_do_not_keep_others_waiting_longer_than
 
 @pytest.mark.parametrize("size", [2, 300])
 @pytest.mark.parametrize("what", ["student", "course", "term", "override"])
-async def test_what_the_batch_has_deleted_is_gone_for_the_rest_of_it(
+async def test_a_resource_deleted_by_a_batch_does_not_exist_for_the_rest_of_the_batch(
     client: Client, settings: Settings, connection: Connection, what: str, size: int
 ) -> None:
     student, course = await new_student(client), await new_course(client)
@@ -565,7 +565,7 @@ async def test_changes_of_every_kind_share_a_transaction_in_the_order_of_arrival
     assert [row[0] for row in roster] == [one, two]
 
 
-async def test_an_external_id_that_an_earlier_change_of_the_batch_gave_up_is_free_again(
+async def test_an_external_id_released_by_an_earlier_change_of_the_batch_is_free_again(
     client: Client, connection: Connection, database_url: str
 ) -> None:
     path = "/students/by-external-id/s-1"
@@ -581,7 +581,7 @@ async def test_an_external_id_that_an_earlier_change_of_the_batch_gave_up_is_fre
     assert (await again).body["id"] != student
 
 
-async def test_more_than_the_queue_holds_get_503_and_when_to_come_back(
+async def test_requests_beyond_the_queue_limit_get_503_and_retry_after(
     settings: Settings, aiohttp_client: AiohttpClient, connection: Connection, database_url: str
 ) -> None:
     client = await served(aiohttp_client, settings.model_copy(update={"queue_limit": 3, "admission_seconds": 60}))

@@ -305,7 +305,7 @@ async def test_the_campus_is_clean(settings: Settings, capsys: pytest.CaptureFix
 
 
 @pytest.mark.parametrize("corruption", CORRUPTIONS)
-async def test_check_finds_what_was_changed_past_the_service(
+async def test_check_finds_a_change_made_past_the_service(
     settings: Settings,
     connection: Connection,
     capsys: pytest.CaptureFixture[str],
@@ -347,7 +347,7 @@ def test_every_invariant_is_broken_by_some_corruption() -> None:
         ("SELECT setval('students_id_seq', 3)", "sequence=students_id_seq, next_id=4, largest_id=7"),
     ],
 )
-async def test_check_names_what_is_off(
+async def test_check_names_the_rows_that_violate_an_invariant(
     settings: Settings,
     connection: Connection,
     capsys: pytest.CaptureFixture[str],

@@ -55,7 +55,7 @@ async def test_a_connection_whose_caller_does_not_read_is_closed(settings: Setti
             await until(reset, "the connection to be reset")
 
 
-async def test_a_caller_who_reads_gets_all_that_it_asked_for(settings: Settings) -> None:
+async def test_a_caller_who_reads_slowly_gets_every_response(settings: Settings) -> None:
     async with served_for_real(settings.model_copy(update={"send_timeout": 1.5})) as address:
         reader, writer = await asyncio.open_connection(*address)
         writer.write(get(SCRIPT) * 10)
@@ -67,7 +67,7 @@ async def test_a_caller_who_reads_gets_all_that_it_asked_for(settings: Settings)
         writer.close()
 
 
-async def test_an_address_has_only_so_many_connections_where_that_is_set(
+async def test_the_connections_of_an_address_can_be_limited(
     settings: Settings, caplog: pytest.LogCaptureFixture, often: None
 ) -> None:
     async with served_for_real(settings.model_copy(update={"peer_connections": 2})) as address:

@@ -41,7 +41,7 @@ async def test_the_demo_prints_a_registration_day_and_ends_with_the_check(empty_
     assert "ok    no seat is free while an unjudged student is waitlisted" in ended.out
 
 
-async def test_a_size_that_does_not_exist_is_said_clearly() -> None:
+async def test_an_unknown_size_is_reported_clearly() -> None:
     ended = await run("demo", "--size", "huge", DATABASE_URL="postgresql://nowhere.invalid/x")
 
     assert ended.status == 2

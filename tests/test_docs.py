@@ -122,7 +122,7 @@ async def send(client: Client, request: Request) -> Answer:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if "```sh\n" in page.read_text()], ids=name_of)
-async def test_every_example_answers_what_its_page_promises(
+async def test_every_example_returns_what_its_page_shows(
     client: Client, page: Path, request: pytest.FixtureRequest
 ) -> None:
     text = page.read_text()
@@ -190,7 +190,7 @@ def hold_examples(request: pytest.FixtureRequest, kind: str, found: dict[str, An
     assert settled(kept[kind]) == settled(found)
 
 
-async def test_the_problems_of_the_api_document_are_those_that_the_service_answers(
+async def test_the_problems_of_the_api_document_are_those_that_the_service_returns(
     aiohttp_client: AiohttpClient, settings: Settings, request: pytest.FixtureRequest
 ) -> None:
     client = await served(aiohttp_client, settings.model_copy(update={"body_limit": 1000}))
@@ -309,12 +309,12 @@ def hold_table(request: pytest.FixtureRequest, page: Path, heading: str, rows: l
     assert rows_after(text, heading) == rows
 
 
-def test_the_table_of_rules_is_that_of_the_code() -> None:
+def test_the_table_of_rules_matches_the_code() -> None:
     described = [code.strip("`") for code, _, _ in rows_after((DOCS / "rules.md").read_text(), "# The rules")]
     assert described == [rule.__name__ for rule in (*RULES, drop_closed)]
 
 
-def test_the_numbers_in_sentences_are_those_of_the_code() -> None:
+def test_the_numbers_in_sentences_match_the_code() -> None:
     pages = Paging.model_json_schema()["properties"]["limit"]
     events = EventsQuery.model_json_schema()["properties"]
     course_ids = EnrollmentRequest.model_json_schema()["properties"]["course_ids"]
@@ -335,7 +335,7 @@ def test_the_numbers_in_sentences_are_those_of_the_code() -> None:
         assert sentence in " ".join((ROOT / page).read_text().split())
 
 
-def test_the_table_of_settings_is_that_of_the_code(request: pytest.FixtureRequest) -> None:
+def test_the_table_of_settings_matches_the_code(request: pytest.FixtureRequest) -> None:
     [body] = [node.body for node in ast.parse(inspect.getsource(Settings)).body if isinstance(node, ast.ClassDef)]
     reasons = {
         ast.unparse(field.target): ast.literal_eval(reason.value)
@@ -349,7 +349,7 @@ def test_the_table_of_settings_is_that_of_the_code(request: pytest.FixtureReques
     hold_table(request, DOCS / "settings.md", "# Settings", rows)
 
 
-def test_the_table_of_problems_is_that_of_the_code(request: pytest.FixtureRequest) -> None:
+def test_the_table_of_problems_matches_the_code(request: pytest.FixtureRequest) -> None:
     rows = [
         [f"`{problem.code}`", str(problem.status), " ".join(problem.description.split())]
         for problem in sorted(problem_types().values(), key=lambda problem: (problem.status, problem.code))
@@ -367,7 +367,7 @@ def test_the_table_of_problems_is_that_of_the_code(request: pytest.FixtureReques
         ("overrides", "/students/{student_id}/overrides"),
     ],
 )
-async def test_the_table_of_fields_is_that_of_the_api(client: Client, page: str, path: str) -> None:
+async def test_the_table_of_fields_matches_the_api(client: Client, page: str, path: str) -> None:
     document = await read(client, "/openapi.json")
 
     def resolved(schema: dict[str, Any]) -> Any:
@@ -388,7 +388,7 @@ async def test_the_table_of_fields_is_that_of_the_api(client: Client, page: str,
         ("feed.md", "## GET /events", EventsQuery),
     ],
 )
-def test_the_table_of_what_to_send_is_that_of_the_code(page: str, heading: str, model: type[BaseModel]) -> None:
+def test_the_table_of_request_fields_matches_the_code(page: str, heading: str, model: type[BaseModel]) -> None:
     rows = rows_after((DOCS / page).read_text(), heading)
     assert {name.strip("`"): default.strip("`") for name, default, _ in rows} == {
         name: "" if field.default in (None, PydanticUndefined) else str(field.default)
@@ -396,7 +396,7 @@ def test_the_table_of_what_to_send_is_that_of_the_code(page: str, heading: str, 
     }
 
 
-def test_the_table_of_commands_is_that_of_the_code(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_of_commands_matches_the_code(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
     listed = re.search(r"\{(serve,[a-z,]+)\}", capsys.readouterr().out)
@@ -406,7 +406,7 @@ def test_the_table_of_commands_is_that_of_the_code(capsys: pytest.CaptureFixture
     assert {its[0] if its and its[0][0] != "-" else "serve" for its in words} == set(listed[1].split(","))
 
 
-async def test_the_table_of_events_is_what_the_service_writes(client: Client) -> None:
+async def test_the_table_of_events_matches_the_events_that_the_service_writes(client: Client) -> None:
     """Make every event that there is, and compare the members of each with the table."""
     text = (DOCS / "feed.md").read_text()
     rows = rows_after(text, "## Events")
@@ -497,12 +497,12 @@ async def every_event(client: Client) -> list[dict[str, Any]]:
     return list((await read(client, "/events?limit=500"))["items"])
 
 
-def test_the_table_of_codes_of_an_invalid_request_is_that_of_the_code(request: pytest.FixtureRequest) -> None:
+def test_the_table_of_codes_of_an_invalid_request_matches_the_code(request: pytest.FixtureRequest) -> None:
     rows = [[f"`{code}`", meaning] for code, meaning in FIELD_CODES.items()]
     hold_table(request, DOCS / "api/conventions.md", "## Codes of an invalid request", rows)
 
 
-async def test_the_diagram_of_states_shows_every_status_and_no_other(connection: Connection) -> None:
+async def test_the_diagram_of_states_shows_exactly_the_statuses(connection: Connection) -> None:
     diagram = (DOCS / "rules.md").read_text().partition("```mermaid\nstateDiagram-v2\n")[2].partition("```")[0]
     allowed = await connection.fetchval(
         "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = 'student_courses_status_check'"
@@ -530,7 +530,7 @@ async def test_the_diagram_shows_every_table_and_column(connection: Connection) 
     assert drawn == columns
 
 
-def test_the_table_of_layers_is_that_of_the_contract() -> None:
+def test_the_table_of_layers_matches_the_contract() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     contract = next(
         each for each in project["tool"]["importlinter"]["contracts"] if each.get("containers") == ["service"]

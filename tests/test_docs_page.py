@@ -156,7 +156,7 @@ async def debugging_port(file: Path) -> int:
 
 
 @pytest.mark.parametrize("width", [1280, 400])
-async def test_the_page_shows_every_operation_and_asks_no_other_host(
+async def test_the_page_shows_every_operation_and_contacts_no_other_host(
     client: Client, tmp_path: Path, width: int
 ) -> None:
     document = await (await client.get("/openapi.json")).json()
@@ -176,7 +176,7 @@ async def test_the_page_shows_every_operation_and_asks_no_other_host(
     assert tab.complaints == []
 
 
-async def test_a_small_screen_has_a_menu_that_is_searched_and_leads_to_each_operation(
+async def test_a_small_screen_has_a_searchable_menu_that_leads_to_each_operation(
     client: Client, tmp_path: Path
 ) -> None:
     async with opened(str(client.make_url("/docs")), tmp_path, 400) as tab:
@@ -202,7 +202,7 @@ async def test_a_small_screen_has_a_menu_that_is_searched_and_leads_to_each_oper
     assert tab.complaints == []
 
 
-async def test_what_can_not_be_undone_has_no_ids_filled_in(client: Client, tmp_path: Path) -> None:
+async def test_operations_that_cannot_be_undone_have_no_ids_filled_in(client: Client, tmp_path: Path) -> None:
     async with opened(str(client.make_url("/docs")), tmp_path, 1280) as tab:
         await tab.until(f"{TEXT}.includes('/problems/{{code}}')")
         fields = (

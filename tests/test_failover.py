@@ -44,7 +44,7 @@ async def is_enrolled(client: Client, student: int, course: int) -> bool:
 
 
 @pytest.mark.parametrize("others", [0, 2, 3, 4])
-async def test_a_reader_whose_last_events_a_restore_has_lost_is_sent_back(
+async def test_a_cursor_expires_if_a_restore_loses_its_event(
     client: Client, database_url: str, others: int
 ) -> None:
     for _ in range(3):
@@ -75,7 +75,7 @@ def restore(database_url: str, dump: bytes) -> None:
 
 
 @pytest.mark.parametrize("others", [0, 1, 2])
-async def test_no_process_remembers_a_requirement_that_a_restore_has_lost(
+async def test_no_process_remembers_a_requirement_that_a_restore_lost(
     client: Client, settings: Settings, aiohttp_client: AiohttpClient, database_url: str, others: int
 ) -> None:
     student, course = await new_student(client), await new_course(client)
@@ -176,7 +176,7 @@ def pair(data_dir: Path) -> Iterator[Pair]:
         yield Pair(primary, primary_url, standby_url)
 
 
-async def test_a_failover_under_running_services_is_told_to_readers_and_forgets_what_was_lost(
+async def test_after_a_failover_cursors_expire_and_running_services_forget_lost_changes(
     pair: Pair, aiohttp_client: AiohttpClient
 ) -> None:
     settings = Settings(database_url=pair.url, migrate_on_start=False, port=0)
@@ -236,7 +236,7 @@ async def test_a_service_that_starts_right_after_a_promotion_begins_a_new_epoch(
     assert len((await read(late, "/events"))["items"]) == 1
 
 
-async def test_a_standby_is_refused_and_said_to_be_one(pair: Pair) -> None:
+async def test_a_standby_is_refused_with_the_reason(pair: Pair) -> None:
     with pytest.raises(DatabaseUnavailable, match="a standby and takes no changes: connect to the primary"):
         migrate(pair.standby_url)
     database = Database(Settings(database_url=pair.standby_url))

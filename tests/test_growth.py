@@ -311,7 +311,7 @@ async def sweeping_beside_overrides(office: Office, waiting: int) -> Cost:
         sweeping_beside_overrides,
     ],
 )
-async def test_ten_times_the_blocked_students_cost_nothing_more(
+async def test_ten_times_the_blocked_students_cost_no_more(
     settings: Settings, connection: Connection, cost: Cost, work: Callable[[Office, int], Awaitable[Cost]]
 ) -> None:
     costs = []
@@ -393,7 +393,7 @@ async def test_ten_times_the_repeated_requests_for_a_waitlist_place_take_no_more
     assert many == few
 
 
-async def test_a_relaxed_credit_limit_judges_those_whom_it_may_help_once(
+async def test_a_relaxed_credit_limit_judges_each_student_once_for_each_course_it_may_help_with(
     settings: Settings, connection: Connection, cost: Cost
 ) -> None:
     async with office_of(settings, connection, cost) as office:
@@ -407,7 +407,7 @@ async def test_a_relaxed_credit_limit_judges_those_whom_it_may_help_once(
     assert again.judged == 0
 
 
-async def test_a_chain_of_promotions_goes_on_in_the_next_transactions(
+async def test_a_chain_of_promotions_continues_in_the_next_transactions(
     settings: Settings, connection: Connection, cost: Cost
 ) -> None:
     async with office_of(settings, connection, cost, promotions_per_transaction=100) as office:

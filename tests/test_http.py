@@ -109,7 +109,7 @@ async def test_a_path_that_is_not_served_is_a_problem(client: Client) -> None:
             problem(await call(client, method, path), 404, "no_such_path")
 
 
-async def test_a_method_that_a_path_does_not_take_is_a_problem_that_tells_those_it_takes(client: Client) -> None:
+async def test_an_unsupported_method_is_a_problem_that_lists_the_supported_ones(client: Client) -> None:
     for method, path, allowed in (
         ("DELETE", "/students", "GET, HEAD, POST"),
         ("OPTIONS", "/courses", "GET, HEAD, POST"),
@@ -197,7 +197,7 @@ async def test_put_and_patch_take_a_body_as_get_returned_it(client: Client, conn
     assert await everything(connection) == before
 
 
-async def test_a_byte_order_mark_and_the_other_name_of_utf_8_are_taken(client: Client) -> None:
+async def test_a_byte_order_mark_and_the_other_name_of_utf_8_are_accepted(client: Client) -> None:
     for mark in (b"", b"\xef\xbb\xbf"):
         for charset in ("utf-8", "UTF-8", "utf8", "UTF8", '"utf8"'):
             data = mark + json.dumps(student_fields(given_name="Zoë"), ensure_ascii=False).encode()
@@ -306,7 +306,7 @@ async def test_a_body_that_is_not_in_the_coding_it_names_is_a_problem(
     assert await events(connection) == []
 
 
-async def test_a_compressed_body_that_no_endpoint_wants_is_refused_and_not_unpacked(
+async def test_a_compressed_body_that_no_endpoint_reads_is_refused_and_not_unpacked(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with served_for_real(settings) as (host, port):
@@ -360,7 +360,7 @@ async def test_the_largest_request_has_half_the_members_that_a_body_may_have(
     assert (await call(client, "POST", "/enrollments", data=data)).status == 200
 
 
-async def test_a_body_that_comes_too_slowly_is_a_problem(settings: Settings, aiohttp_client: AiohttpClient) -> None:
+async def test_a_body_that_arrives_too_slowly_is_a_problem(settings: Settings, aiohttp_client: AiohttpClient) -> None:
     client = await served(aiohttp_client, settings.model_copy(update={"body_timeout": 0.05}))
 
     async with raw(client) as (reader, writer):
@@ -373,7 +373,7 @@ async def test_a_body_that_comes_too_slowly_is_a_problem(settings: Settings, aio
     assert json.loads(body)["type"] == "/problems/body_too_slow"
 
 
-async def test_continue_is_the_only_expectation_that_is_met(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+async def test_100_continue_is_the_only_supported_expectation(client: Client, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     body = json.dumps(student_fields()).encode()
     head = (
@@ -411,7 +411,7 @@ async def served_for_real(settings: Settings) -> AsyncIterator[tuple[str, int]]:
         await runner.cleanup()
 
 
-async def test_a_caller_who_leaves_amid_the_body_is_no_fault(
+async def test_a_caller_who_disconnects_during_the_body_is_not_a_fault(
     settings: Settings, connection: Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -437,7 +437,7 @@ async def test_a_caller_who_leaves_amid_the_body_is_no_fault(
     assert await everything(connection) == before
 
 
-async def test_a_change_is_finished_though_its_caller_has_left(
+async def test_a_change_is_finished_even_if_its_caller_has_disconnected(
     settings: Settings, connection: Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -505,7 +505,7 @@ POST = b"POST /students HTTP/1.1\r\nHost: localhost\r\nContent-Type: application
         "TLS",
     ],
 )
-async def test_what_is_no_http_is_a_problem_that_shows_where_and_a_line_in_the_log(
+async def test_a_request_that_is_not_http_is_a_problem_that_shows_where_and_is_logged(
     settings: Settings, caplog: pytest.LogCaptureFixture, request_: bytes, code: str, says: str
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -523,7 +523,7 @@ async def test_what_is_no_http_is_a_problem_that_shows_where_and_a_line_in_the_l
 
 
 @pytest.mark.parametrize("target", [b"OPTIONS *", b"CONNECT x:443", b"CONNECT /students", b"GET http://x?a=b"])
-async def test_a_target_that_is_no_path_is_a_problem_and_a_line_in_the_log(
+async def test_a_target_that_is_not_a_path_is_a_problem_and_is_logged(
     settings: Settings, caplog: pytest.LogCaptureFixture, target: bytes
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -536,7 +536,7 @@ async def test_a_target_that_is_no_path_is_a_problem_and_a_line_in_the_log(
     assert told == [target.split()[0].decode(), "/{tail}", 404, "r-1"]
 
 
-async def test_a_fault_beside_the_endpoints_is_a_problem_and_logged() -> None:
+async def test_a_fault_outside_the_endpoints_is_a_problem_and_is_logged() -> None:
     async def fail(_request: web.Request) -> web.Response:
         raise RuntimeError("hidden")
 
@@ -571,7 +571,7 @@ async def test_a_fault_beside_the_endpoints_is_a_problem_and_logged() -> None:
         assert "RuntimeError: hidden" in fault["exc_info"]
 
 
-async def test_a_record_that_is_no_request_goes_where_the_other_records_go(
+async def test_a_record_that_is_not_a_request_is_written_with_the_others(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     access = logging.getLogger("service.access")
@@ -584,7 +584,7 @@ async def test_a_record_that_is_no_request_goes_where_the_other_records_go(
     assert capsys.readouterr().err == ""
 
 
-async def test_a_request_id_is_taken_and_returned_and_told_by_the_events(
+async def test_a_request_id_is_accepted_returned_and_recorded_in_the_events(
     client: Client, connection: Connection
 ) -> None:
     ids = ["x", "a.b_c:d/e+f=@-9", "0" * 128, "7f3c0f9e-8d38-4b1e-9f7d-0a3f1b2c4d5e"]
@@ -597,7 +597,7 @@ async def test_a_request_id_is_taken_and_returned_and_told_by_the_events(
         assert (await call(client, "GET", path, headers={"X-Request-Id": "mine"})).headers["X-Request-Id"] == "mine"
 
 
-async def test_a_request_id_is_made_where_none_or_none_fit_is_given(client: Client) -> None:
+async def test_a_request_id_is_made_if_it_is_missing_or_invalid(client: Client) -> None:
     seen = set()
     for headers in (
         {},
@@ -612,7 +612,7 @@ async def test_a_request_id_is_made_where_none_or_none_fit_is_given(client: Clie
     assert len(seen) == 5
 
 
-async def test_a_query_parameter_that_is_not_known_is_invalid_everywhere(client: Client) -> None:
+async def test_an_unknown_query_parameter_is_invalid_everywhere(client: Client) -> None:
     student, course = await new_student(client), await new_course(client)
     for method, path, body in (
         ("GET", "/students", None),
@@ -638,7 +638,7 @@ async def test_a_query_parameter_given_twice_is_invalid(client: Client) -> None:
         assert places(answer) == [("repeated", query.partition("=")[0])]
 
 
-async def test_bytes_that_are_no_text_in_a_path_or_a_query_are_refused(client: Client) -> None:
+async def test_bytes_that_are_not_text_in_a_path_or_a_query_are_refused(client: Client) -> None:
     student = await new_student(client, external_id="%ff")
     course = await new_course(client)
     await call(client, "POST", f"/students/{student}/enroll", {"course_ids": [course]})
@@ -711,7 +711,7 @@ async def test_an_actor_is_a_line_of_text_in_any_script(client: Client, connecti
     assert (await call(client, "GET", "/students", headers={"X-Actor": "\x80"})).status == 200
 
 
-async def test_head_answers_as_get_does_without_the_body(client: Client) -> None:
+async def test_head_returns_what_get_returns_without_the_body(client: Client) -> None:
     id = await new_student(client)
     for path in (f"/students/{id}", "/students", "/health/live", "/openapi.json", "/students/0", "/nothing"):
         get, head = await call(client, "GET", path), await call(client, "HEAD", path)
@@ -796,7 +796,7 @@ async def test_the_instance_of_a_problem_is_the_path_that_was_called(client: Cli
         assert (await call(client, "GET", path)).body["instance"] == path.partition("?")[0]
 
 
-async def test_every_request_is_a_line_in_the_log(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+async def test_every_request_is_one_line_in_the_log(client: Client, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="service.access")
 
     await call(client, "GET", "/students/7?x=1", headers={"X-Request-Id": "r-1"})
@@ -813,7 +813,7 @@ async def test_every_request_is_a_line_in_the_log(client: Client, caplog: pytest
     assert all(isinstance(line["duration_ms"], float) for line in lines)
 
 
-async def test_the_log_tells_nothing_personal(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_log_contains_no_personal_data(client: Client, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, logger="service")
 
     await call(client, "POST", "/students", student_fields(email="secret@campus.example"))
@@ -829,7 +829,7 @@ def inside_of(text: str) -> list[str]:
     return re.findall(r"Traceback|File \"|SELECT|relation|asyncpg|Undefined|hidden|\.py\b|select ", text)
 
 
-async def test_a_fault_tells_nothing_of_the_inside_but_the_log_does_and_it_passes(
+async def test_a_fault_shows_its_internals_only_in_the_log_and_the_service_recovers(
     client: Client, connection: Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     id = await new_student(client)

@@ -202,7 +202,7 @@ def test_every_migration_has_a_rollback_that_does_something(name: str) -> None:
     assert re.sub(r"--.*", "", text).strip()
 
 
-def test_no_rollback_lacks_its_migration() -> None:
+def test_every_rollback_has_its_migration() -> None:
     assert {path.name.removesuffix(".rollback.sql") for path in MIGRATIONS.glob("*.rollback.sql")} == set(NAMES)
 
 
@@ -242,7 +242,7 @@ def test_each_step_over_existing_rows_keeps_every_row_up_and_down(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_rows_of_these_tests_reach_every_table_and_column(
+def test_the_rows_of_these_tests_cover_every_table_and_column(
     name: str, empty_database_url: str, database: Connection, upto: Upto
 ) -> None:
     migrate(empty_database_url, migrations=upto(name))
@@ -258,7 +258,7 @@ def test_the_rows_of_these_tests_reach_every_table_and_column(
         assert all(filled), f"give {table} a value for each column in FILL"
 
 
-def test_student_courses_comes_over_existing_students_and_courses(
+def test_student_courses_is_added_to_existing_students_and_courses(
     empty_database_url: str, database: Connection, upto: Upto
 ) -> None:
     name = "0009_create_student_courses"
@@ -328,7 +328,7 @@ def test_a_failed_migration_leaves_schema_and_rows_as_they_were(
     assert migrate(empty_database_url, migrations=folder) == ["9999_broken"]
 
 
-def test_what_came_before_a_failed_migration_stays_applied(empty_database_url: str, folder: Path) -> None:
+def test_the_migrations_before_a_failed_one_stay_applied(empty_database_url: str, folder: Path) -> None:
     add(folder, "9999_broken", "SELECT 1 / 0;")
     with pytest.raises(MigrationFailed):
         migrate(empty_database_url, migrations=folder)
@@ -415,7 +415,7 @@ def test_an_index_is_built_concurrently_while_another_process_waits_its_turn(
     )
 
 
-def test_who_waits_for_another_process_waits_no_longer_than_told(
+def test_a_wait_for_another_process_ends_at_its_timeout(
     empty_database_url: str, database: Connection, folder: Path
 ) -> None:
     add(folder, "9999_slow", "SELECT pg_sleep(60);")
@@ -506,7 +506,7 @@ def test_a_database_that_may_lose_what_it_confirmed_is_refused(empty_database_ur
     assert catalog(database) == []
 
 
-def test_a_database_that_does_not_speak_utf_8_is_refused(server: Server, admin: Connection) -> None:
+def test_a_database_that_is_not_encoded_in_utf_8_is_refused(server: Server, admin: Connection) -> None:
     name = f"{server.run}_ascii"
     admin.execute(
         f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE_PROVIDER libc LC_COLLATE 'C' LC_CTYPE 'C'"
@@ -525,12 +525,12 @@ def test_a_database_that_accepts_no_connections_is_not_available(empty_database_
         migrate(empty_database_url)
 
 
-def test_a_server_that_is_not_there_is_not_available(tmp_path: Path) -> None:
+def test_a_missing_server_is_not_available(tmp_path: Path) -> None:
     with pytest.raises(DatabaseUnavailable):
         migrate(f"postgresql://postgres@/enrollment?host={tmp_path}")
 
 
-def test_a_url_may_hold_what_has_to_be_quoted(server: Server, admin: Connection) -> None:
+def test_a_url_may_contain_characters_that_must_be_quoted(server: Server, admin: Connection) -> None:
     name = f"{server.run}_ü%/ odd?"
     admin.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name)))
     try:

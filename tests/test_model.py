@@ -548,7 +548,7 @@ def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @histories(HISTORIES)
-async def test_random_histories_end_as_in_the_model(
+async def test_random_histories_match_the_model(
     client: Client, connection: Connection, chance: random.Random
 ) -> None:
     campus = Campus(client, chance)
@@ -571,7 +571,7 @@ async def test_random_histories_end_as_in_the_model(
 
 
 @histories(LONG_HISTORIES)
-async def test_long_waitlists_end_as_in_the_model(
+async def test_long_waitlists_match_the_model(
     client: Client, connection: Connection, chance: random.Random
 ) -> None:
     campus = Campus(client, chance, students=60)
@@ -614,7 +614,7 @@ async def told_twice(connection: Connection) -> list[int]:
 
 
 @histories(CONCURRENT_HISTORIES)
-async def test_what_happens_at_once_happens_in_some_order(
+async def test_concurrent_changes_have_the_result_of_some_order(
     client: Client, settings: Settings, connection: Connection, chance: random.Random
 ) -> None:
     async with TestClient(TestServer(create_app(settings))) as twin:

@@ -116,7 +116,7 @@ async def test_a_lone_enrollment_takes_two_statements_and_a_lone_refusal_one(
         assert sent == [LOAD_OPENING]
 
 
-async def test_what_needs_more_than_two_statements_runs_under_the_lock(
+async def test_a_batch_that_needs_more_than_two_statements_runs_under_the_lock(
     offices: list[Registrar], settings: Settings
 ) -> None:
     await offices[0].submit_all([enroll(1, LARGE), drop(1, LARGE), enroll(2, FULL), hold(3, "R")])
@@ -149,7 +149,7 @@ async def test_a_course_that_the_process_does_not_know_is_loaded_without_the_loc
 @pytest.mark.parametrize(
     "change", [edit(COURSE, OTHER, capacity=0), Delete(origin=Origin("r"), resource=COURSE, id=OTHER)]
 )
-async def test_a_course_that_changes_between_the_loading_of_its_seats_and_of_itself_is_judged_as_it_is(
+async def test_a_course_that_changes_after_its_seats_are_loaded_is_judged_by_its_new_state(
     offices: list[Registrar], settings: Settings, connection: Connection, change: Change[Any]
 ) -> None:
     async with counted(settings) as (office, _):
@@ -199,7 +199,7 @@ async def test_of_two_processes_that_give_the_last_seat_at_once_one_starts_over_
 
 
 @pytest.mark.parametrize(("seconds", "next_statement"), [(60.0, LOCK), (0.0, WRITE)])
-async def test_a_batch_that_is_overtaken_is_made_once_and_the_next_ones_take_the_lock_for_a_while(
+async def test_an_overtaken_batch_is_made_once_and_the_next_ones_take_the_lock_for_a_while(
     offices: list[Registrar],
     connection: Connection,
     database_url: str,

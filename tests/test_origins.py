@@ -51,7 +51,7 @@ async def test_a_page_of_another_origin_changes_nothing(settings: Settings, conn
     assert await events(connection) == []
 
 
-async def test_the_own_page_and_programs_change_what_they_like(settings: Settings) -> None:
+async def test_the_own_page_and_programs_may_change_anything(settings: Settings) -> None:
     async with served_for_real(settings) as address:
         own = f"http://127.0.0.1:{address[1]}"
         for headers in (
@@ -102,7 +102,7 @@ async def test_any_host_is_served_elsewhere_unless_names_are_listed(settings: Se
         problem(await ask(address, "GET", "/students", Host="evil.example"), 421, "host_not_allowed")
 
 
-async def test_a_page_of_an_allowed_origin_reads_every_answer_and_its_headers(settings: Settings) -> None:
+async def test_a_page_of_an_allowed_origin_reads_every_response_and_its_headers(settings: Settings) -> None:
     async with served_for_real(settings.model_copy(update={"cors_origins": (PORTAL,)})) as address:
         for method, path, status in (
             ("GET", "/students", 200),
@@ -143,7 +143,7 @@ async def test_a_preflight_of_an_allowed_origin_is_answered_with_the_methods_of_
         assert not [name for name in answer.headers if name.startswith("Access-Control-")]
 
 
-async def test_no_answer_names_the_server(settings: Settings) -> None:
+async def test_no_response_names_the_server(settings: Settings) -> None:
     async with served_for_real(settings) as address:
         for request in (
             b"GET /students HTTP/1.1\r\nHost: localhost\r\n\r\n",

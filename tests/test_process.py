@@ -128,7 +128,7 @@ async def collect(stream: asyncio.StreamReader, lines: list[str]) -> None:
         lines.append(line.decode().rstrip("\n"))
 
 
-async def test_the_service_serves_and_says_where_and_logs_json_and_ends_with_0(
+async def test_the_service_logs_its_address_and_requests_as_json_and_exits_with_0(
     empty_database_url: str,
 ) -> None:
     async with serving(DATABASE_URL=empty_database_url) as running, aiohttp.ClientSession() as session:
@@ -157,7 +157,7 @@ async def test_the_service_serves_and_says_where_and_logs_json_and_ends_with_0(
     assert running.told == []
 
 
-async def test_a_fault_is_a_problem_for_its_caller_and_a_line_in_the_log(
+async def test_a_fault_is_a_problem_for_its_caller_and_is_logged(
     database_url: str, connection: Connection
 ) -> None:
     await connection.execute("ALTER TABLE students RENAME TO hidden")
@@ -229,7 +229,7 @@ async def test_a_worker_that_dies_ends_all_of_them_and_none_outlives_the_service
                 await asyncio.sleep(0.01)
 
 
-async def test_a_port_that_is_taken_is_nothing_for_workers(database_url: str) -> None:
+async def test_workers_do_not_start_on_a_port_in_use(database_url: str) -> None:
     async with serving(DATABASE_URL=database_url) as running:
         port = running.url.rpartition(":")[2]
         ended = await run("serve", "--workers", "2", DATABASE_URL=database_url, PORT=port)
@@ -325,7 +325,7 @@ async def test_ctrl_c_ends_the_service_cleanly(database_url: str) -> None:
     assert "Traceback" not in "\n".join(running.told)
 
 
-async def test_sigterm_finishes_what_is_in_flight_and_tells_callers_to_close(
+async def test_sigterm_finishes_requests_in_flight_and_asks_callers_to_close(
     database_url: str, connection: Connection
 ) -> None:
     async with serving(DATABASE_URL=database_url, DRAIN_SECONDS=0.3) as running, aiohttp.ClientSession() as session:
@@ -364,7 +364,7 @@ async def test_sigterm_finishes_what_is_in_flight_and_tells_callers_to_close(
     assert {json.loads(line)["level"] for line in running.log} == {"INFO"}
 
 
-async def test_a_request_on_a_kept_connection_is_answered_after_sigterm_and_told_to_close(database_url: str) -> None:
+async def test_a_request_on_a_kept_connection_is_answered_after_sigterm_with_connection_close(database_url: str) -> None:
     head = b"GET /courses HTTP/1.1\r\nHost: localhost\r\n\r\n"
     # Longer than the test waits for the end: nothing is left to wait for once every connection is closed.
     async with serving(DATABASE_URL=database_url, LINGER_SECONDS=60) as running:
@@ -395,7 +395,7 @@ async def test_a_request_on_a_kept_connection_is_answered_after_sigterm_and_told
         assert await running.ended() == 0
 
 
-async def test_idle_connections_do_not_hold_up_the_end(database_url: str) -> None:
+async def test_idle_connections_do_not_delay_the_exit(database_url: str) -> None:
     async with serving(DATABASE_URL=database_url) as running, aiohttp.ClientSession() as session:
         async with session.get(f"{running.url}/students"):
             pass
@@ -408,7 +408,7 @@ async def test_idle_connections_do_not_hold_up_the_end(database_url: str) -> Non
         await silent.wait_closed()
 
 
-async def test_a_port_in_use_is_said_clearly(database_url: str) -> None:
+async def test_a_port_in_use_is_reported_clearly(database_url: str) -> None:
     async with serving(DATABASE_URL=database_url) as running:
         port = running.url.rpartition(":")[2]
 
@@ -420,7 +420,7 @@ async def test_a_port_in_use_is_said_clearly(database_url: str) -> None:
     assert "Traceback" not in ended.err
 
 
-async def test_settings_that_make_no_sense_are_said_clearly(database_url: str) -> None:
+async def test_invalid_settings_are_reported_clearly(database_url: str) -> None:
     ended = await run("check", DATABASE_URL=database_url, PORT="eighty")
 
     assert ended.status == 1
@@ -428,7 +428,7 @@ async def test_settings_that_make_no_sense_are_said_clearly(database_url: str) -
     assert "Traceback" not in ended.err
 
 
-async def test_a_command_that_does_not_exist_is_said_clearly() -> None:
+async def test_an_unknown_command_is_reported_clearly() -> None:
     ended = await run("chekc", DATABASE_URL="postgresql://nowhere.invalid/x")
 
     assert ended.status == 2
@@ -476,7 +476,7 @@ async def test_a_full_disk_for_the_output_is_an_error_without_a_traceback(databa
     assert (process.returncode, err.decode()) == (1, "error: [Errno 28] No space left on device\n")
 
 
-async def test_migrate_applies_what_is_missing_and_then_nothing(empty_database_url: str) -> None:
+async def test_migrate_applies_missing_migrations_and_then_nothing(empty_database_url: str) -> None:
     first = await run("migrate", DATABASE_URL=empty_database_url)
     again = await run("migrate", DATABASE_URL=empty_database_url)
 
@@ -486,7 +486,7 @@ async def test_migrate_applies_what_is_missing_and_then_nothing(empty_database_u
     assert "nothing to do" in again.out
 
 
-async def test_commands_say_clearly_that_the_database_can_not_be_reached(tmp_path: Path) -> None:
+async def test_commands_report_clearly_that_the_database_cannot_be_reached(tmp_path: Path) -> None:
     nowhere = f"postgresql://postgres@/postgres?host={tmp_path}"
 
     for command in ("migrate", "check", "demo"):
@@ -496,14 +496,14 @@ async def test_commands_say_clearly_that_the_database_can_not_be_reached(tmp_pat
         assert "Traceback" not in ended.err, command
 
 
-async def test_a_database_that_is_not_migrated_is_said_clearly(empty_database_url: str) -> None:
+async def test_a_database_that_is_not_migrated_is_reported_clearly(empty_database_url: str) -> None:
     for command in ("check", "feed renew"):
         ended = await run(*command.split(), DATABASE_URL=empty_database_url)
         assert ended.status == 1
         assert ended.err == "error: The database is not migrated: run `python -m service migrate` first.\n"
 
 
-async def test_a_service_that_does_not_migrate_waits_for_what_is_missing_by_name(
+async def test_a_service_that_does_not_migrate_names_a_missing_migration_and_waits_for_it(
     database_url: str, empty_database_url: str, connection: Connection
 ) -> None:
     names = shipped()
@@ -522,7 +522,7 @@ async def test_a_service_that_does_not_migrate_waits_for_what_is_missing_by_name
                 await running.logged("ready")
 
 
-async def test_a_schema_that_is_newer_than_the_service_is_a_warning(database_url: str, connection: Connection) -> None:
+async def test_a_schema_newer_than_the_service_is_logged_as_a_warning(database_url: str, connection: Connection) -> None:
     await connection.execute(
         "INSERT INTO _yoyo_migration (migration_hash, migration_id, applied_at_utc) VALUES ('x', '9999_later', now())"
     )
@@ -532,7 +532,7 @@ async def test_a_schema_that_is_newer_than_the_service_is_a_warning(database_url
             assert (warning["level"], warning["migrations"]) == ("WARNING", ["9999_later"])
 
 
-async def test_a_migration_that_is_refused_is_said_clearly(empty_database_url: str) -> None:
+async def test_a_refused_migration_is_reported_clearly(empty_database_url: str) -> None:
     connection = await asyncpg.connect(empty_database_url)
     await connection.execute("CREATE TABLE courses ()")
     await connection.close()
@@ -544,7 +544,7 @@ async def test_a_migration_that_is_refused_is_said_clearly(empty_database_url: s
         assert "Traceback" not in ended.err, command
 
 
-async def test_the_demo_fills_an_empty_database_once_and_is_whole(empty_database_url: str, settings: Settings) -> None:
+async def test_the_demo_fills_an_empty_database_once_and_violates_no_invariant(empty_database_url: str, settings: Settings) -> None:
     first = await run("demo", DATABASE_URL=empty_database_url)
     again = await run("demo", DATABASE_URL=empty_database_url)
     checked = await run("check", DATABASE_URL=empty_database_url)
@@ -600,7 +600,7 @@ async def test_check_shows_20_faults_and_counts_the_rest(
     assert "      and 3 more" in lines
 
 
-async def test_check_ends_with_1_where_anything_is_off(database_url: str, connection: Connection) -> None:
+async def test_check_exits_with_1_if_any_invariant_is_violated(database_url: str, connection: Connection) -> None:
     await connection.execute(SEATED)
     await connection.execute("UPDATE courses SET seats_taken = 5")
 

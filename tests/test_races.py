@@ -48,7 +48,7 @@ async def assert_whole(connection: Connection) -> None:
         assert list(await find(connection)) == [], invariant
 
 
-async def test_what_one_process_changes_of_courses_and_terms_holds_at_once_in_the_other(client: Client) -> None:
+async def test_a_change_of_a_course_or_term_takes_effect_at_once_in_every_process(client: Client) -> None:
     """Each remembers what courses and terms are: what changes goes back and forth between them."""
     term = (await call(client, "POST", "/terms", TERM)).body["id"]
     held, wanted = [await new_course(client, credits=2, term_id=term, code=code) for code in ("HELD", "WANTED")]
@@ -158,7 +158,7 @@ async def test_enrolling_and_dropping_at_once_never_loses_or_invents_a_seat(
     assert seats_taken == seated <= 3
 
 
-async def test_students_created_changed_and_deleted_while_others_enroll_them(
+async def test_students_can_be_created_changed_and_deleted_while_others_enroll_them(
     client: Client, connection: Connection
 ) -> None:
     courses = [await new_course(client, capacity=None) for _ in range(3)]
@@ -190,7 +190,7 @@ async def test_students_created_changed_and_deleted_while_others_enroll_them(
     await assert_whole(connection)
 
 
-async def test_a_course_can_not_be_deleted_under_those_who_enroll_in_it(client: Client, connection: Connection) -> None:
+async def test_a_course_cannot_be_deleted_while_students_enroll_in_it(client: Client, connection: Connection) -> None:
     racers = await students(client, 20)
     for _ in range(5):
         course = await new_course(client, capacity=5)
@@ -206,7 +206,7 @@ async def test_a_course_can_not_be_deleted_under_those_who_enroll_in_it(client: 
     await assert_whole(connection)
 
 
-async def test_capacity_lowered_during_a_rush_sells_no_seat_more(client: Client, connection: Connection) -> None:
+async def test_lowering_the_capacity_during_a_rush_sells_no_more_seats(client: Client, connection: Connection) -> None:
     course = await new_course(client, capacity=50)
     racers = await students(client, 100)
 
@@ -236,7 +236,7 @@ async def standing_of(connection: Connection, course: int) -> dict[int, str]:
     return {row[0]: row[1] for row in rows}
 
 
-async def test_of_two_clashing_courses_asked_for_at_once_each_of_100_students_gets_exactly_one(
+async def test_of_two_clashing_courses_requested_at_once_each_of_100_students_gets_exactly_one(
     client: Client, connection: Connection
 ) -> None:
     one = await new_course(client, meetings=[{"day": "mon", "start": "09:00", "end": "10:30"}])
@@ -271,7 +271,7 @@ async def test_two_requests_at_once_never_exceed_the_credit_limit_together(
     await assert_whole(connection)
 
 
-async def test_a_seat_dropped_while_others_enroll_goes_to_the_first_in_line(
+async def test_a_seat_dropped_while_others_enroll_goes_to_the_first_on_the_waitlist(
     client: Client, connection: Connection
 ) -> None:
     for _ in range(5):
@@ -296,7 +296,7 @@ async def test_a_seat_dropped_while_others_enroll_goes_to_the_first_in_line(
     await assert_whole(connection)
 
 
-async def test_seats_dropped_at_once_go_down_the_line_in_order(client: Client, connection: Connection) -> None:
+async def test_seats_dropped_at_once_go_to_the_waitlist_in_order(client: Client, connection: Connection) -> None:
     course = await new_course(client, capacity=10)
     holders, line = await students(client, 10), await students(client, 15)
     for student in holders:

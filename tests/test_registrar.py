@@ -64,7 +64,7 @@ def codes(answer: Answer) -> list[str]:
     return [error["code"] for error in answer.body["errors"]]
 
 
-async def test_every_rule_that_refuses_is_told_with_its_parameters_and_its_place(client: Client) -> None:
+async def test_every_rule_that_refuses_is_listed_with_its_parameters_and_its_pointer(client: Client) -> None:
     term = await create(client, "/terms", {**TERM, "enroll_from": AHEAD, "max_credits": 3})
     at = {"meetings": [{"day": "mon", "start": "09:00", "end": "10:00"}]}
     seated = await new_course(client, code="HERE", **at)
@@ -96,7 +96,7 @@ async def test_touching_meetings_do_not_clash(client: Client) -> None:
     assert (await enroll(client, await new_student(client), one, next_one)).status == 201
 
 
-async def test_deadlines_tell_a_drop_from_a_withdrawal_and_end_both(client: Client) -> None:
+async def test_deadlines_separate_drops_from_withdrawals_and_end_both(client: Client) -> None:
     term = await create(client, "/terms", TERM)
     student, course = await new_student(client), await new_course(client, term_id=term["id"])
     path = f"/terms/{term['id']}"
@@ -110,7 +110,7 @@ async def test_deadlines_tell_a_drop_from_a_withdrawal_and_end_both(client: Clie
     assert (await drop(client, student, course)).body["outcome"] == "dropped"
 
 
-async def test_an_override_is_used_by_a_seat_only_and_seats_above_capacity(client: Client, settings: Settings) -> None:
+async def test_only_a_seat_uses_an_override_and_it_may_exceed_the_capacity(client: Client, settings: Settings) -> None:
     course = await new_course(client, capacity=0)
     student, other = await new_student(client), await new_student(client)
     await wait_for(client, other, course)
@@ -129,7 +129,7 @@ async def test_an_override_is_used_by_a_seat_only_and_seats_above_capacity(clien
     assert override["used_at"] is None
 
 
-async def test_an_override_granted_to_a_waiter_counts_at_once(client: Client) -> None:
+async def test_an_override_granted_to_a_waitlisted_student_takes_effect_at_once(client: Client) -> None:
     course = await new_course(client, capacity=0)
     first, second = await new_student(client), await new_student(client)
     await wait_for(client, first, course)
@@ -139,7 +139,7 @@ async def test_an_override_granted_to_a_waiter_counts_at_once(client: Client) ->
     assert await status_of(client, first, course) == "waitlisted"
 
 
-async def test_a_skipped_waiter_keeps_the_place_and_is_told_why_once(client: Client, connection: Connection) -> None:
+async def test_a_skipped_student_keeps_the_waitlist_position_and_the_reason_is_recorded_once(client: Client, connection: Connection) -> None:
     course = await new_course(client, capacity=1)
     seated, held, third, fourth = [await new_student(client) for _ in range(4)]
     await enroll(client, seated, course)
@@ -155,7 +155,7 @@ async def test_a_skipped_waiter_keeps_the_place_and_is_told_why_once(client: Cli
     assert [event["after"]["blocked_by"] for event in skipped] == [[{"code": "hold"}]]
 
 
-async def test_the_sweep_promotes_whom_the_clock_made_eligible_and_newcomers_do_not_overtake(
+async def test_the_sweep_promotes_students_made_eligible_by_the_clock_and_newcomers_do_not_overtake(
     client: Client, settings: Settings, connection: Connection
 ) -> None:
     course = await new_course(client, capacity=1)
@@ -181,7 +181,7 @@ async def test_the_sweep_promotes_whom_the_clock_made_eligible_and_newcomers_do_
 
 
 @pytest.mark.parametrize("eased", ["hold", "capacity", "prerequisite", "requirement", "meetings", "limit", "cancel"])
-async def test_a_line_moves_in_the_moment_that_something_is_eased(client: Client, eased: str) -> None:
+async def test_a_waitlist_moves_as_soon_as_a_condition_is_relaxed(client: Client, eased: str) -> None:
     at = [{"day": "mon", "start": "09:00", "end": "10:00"}]
     term = await create(client, "/terms", {**TERM, "max_credits": 4})
     wanted = await new_course(client, code="WANT", capacity=1, credits=3, term_id=term["id"], meetings=at)
@@ -255,7 +255,7 @@ async def test_swaps_cascade(client: Client) -> None:
     assert [await status_of(client, student, course) for student, course in ((b, two), (a, one))] == ["dropped"] * 2
 
 
-async def test_a_seat_that_a_swap_gives_at_once_takes_the_drops_at_once(client: Client) -> None:
+async def test_a_swap_that_gives_a_seat_at_once_drops_at_once(client: Client) -> None:
     at = [{"day": "mon", "start": "09:00", "end": "10:00"}]
     had, wanted = await new_course(client, meetings=at), await new_course(client, meetings=at)
     full, student = await new_course(client, capacity=0), await new_student(client)
@@ -269,7 +269,7 @@ async def test_a_seat_that_a_swap_gives_at_once_takes_the_drops_at_once(client: 
     assert await status_of(client, student, had) == "dropped"
 
 
-async def test_a_course_replaced_by_external_id_does_not_come_to_require_its_own_code(client: Client) -> None:
+async def test_a_course_replaced_by_external_id_cannot_require_its_own_code(client: Client) -> None:
     body = {"code": "OLD", "title": "T"}
     course = (await call(client, "PUT", "/courses/by-external-id/c1", body)).body["id"]
     groups = [{"kind": "pre", "any_of": ["NEW"]}]
@@ -301,7 +301,7 @@ async def test_completion_can_be_corrected_and_keeps_the_seat(client: Client, co
     ]
 
 
-async def test_a_bulk_request_has_an_outcome_an_item_and_its_statements_do_not_grow_with_them(
+async def test_a_bulk_request_has_an_outcome_for_each_item_and_its_statements_do_not_grow_with_them(
     client: Client, settings: Settings
 ) -> None:
     course, small = await new_course(client), await new_course(client, capacity=1)
@@ -344,7 +344,7 @@ async def test_a_bulk_request_has_an_outcome_an_item_and_its_statements_do_not_g
     assert (await read(client, f"/courses/{course}"))["seats_taken"] == 200
 
 
-async def test_a_fault_in_one_item_of_a_bulk_request_does_not_hide_what_became_of_the_others(
+async def test_a_fault_in_one_item_of_a_bulk_request_does_not_hide_the_outcomes_of_the_others(
     client: Client, connection: Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     had, broken, sound = [
@@ -382,7 +382,7 @@ async def test_an_item_that_the_database_refuses_fails_alone(client: Client, con
     assert await connection.fetchval("SELECT count(*) FROM student_courses") == MANY - 1
 
 
-async def test_a_waiter_is_judged_by_what_the_batch_has_made_of_their_courses(
+async def test_a_waitlisted_student_is_judged_by_the_courses_they_have_after_the_batch_changed_them(
     client: Client, settings: Settings
 ) -> None:
     had, wanted = await new_course(client, meetings=[MONDAY]), await new_course(client, capacity=1, meetings=[MONDAY])
@@ -401,7 +401,7 @@ async def test_a_waiter_is_judged_by_what_the_batch_has_made_of_their_courses(
     assert await status_of(client, waiter, wanted) == "enrolled"
 
 
-async def test_a_bulk_request_of_a_thousand_is_taken_and_one_more_is_not(client: Client) -> None:
+async def test_a_bulk_request_may_have_1000_items_and_no_more(client: Client) -> None:
     course = await new_course(client)
     student = await new_student(client)
     items = [{"student_id": student, "course_ids": [course]}] * 1000
@@ -413,7 +413,7 @@ async def test_a_bulk_request_of_a_thousand_is_taken_and_one_more_is_not(client:
     assert [error["code"] for error in body["errors"]] == ["too_many_pairs"]
 
 
-async def test_a_dry_run_answers_the_same_writes_nothing_and_waits_for_nobody(
+async def test_a_dry_run_returns_the_same_writes_nothing_and_does_not_wait_for_the_lock(
     client: Client, connection: Connection, database_url: str
 ) -> None:
     full, free = await new_course(client, capacity=0), await new_course(client)
@@ -467,7 +467,7 @@ async def test_a_dry_run_answers_the_same_writes_nothing_and_waits_for_nobody(
         ("DELETE", "/terms/9", None, 404, None, None),
     ],
 )  # fmt: skip
-async def test_bad_input_is_refused_by_name_and_changes_nothing(
+async def test_invalid_input_is_refused_by_name_and_changes_nothing(
     client: Client,
     connection: Connection,
     method: str,
@@ -510,7 +510,7 @@ async def test_meetings_are_kept_in_the_order_of_the_week(client: Client, connec
     assert json.loads(await connection.fetchval("SELECT meetings FROM courses")) == [early, late]
 
 
-async def test_meetings_of_one_course_may_coincide_and_clash_with_those_of_others_alone(
+async def test_meetings_of_one_course_may_coincide_and_clash_only_with_those_of_other_courses(
     client: Client, settings: Settings
 ) -> None:
     lecture, overlapping = MONDAY, {"day": "mon", "start": "09:30", "end": "11:00"}
@@ -526,7 +526,7 @@ async def test_meetings_of_one_course_may_coincide_and_clash_with_those_of_other
     assert await check(settings) == 0
 
 
-async def test_a_hold_that_is_ended_before_it_begins_ends_where_it_would_have_begun(
+async def test_a_hold_ended_before_it_begins_ends_when_it_would_have_begun(
     client: Client, settings: Settings
 ) -> None:
     student, course = await new_student(client), await new_course(client)
@@ -543,7 +543,7 @@ async def test_a_hold_that_is_ended_before_it_begins_ends_where_it_would_have_be
     assert await check(settings) == 0
 
 
-async def test_a_hold_that_never_was_in_force_stays_as_it_is(client: Client, connection: Connection) -> None:
+async def test_ending_a_hold_that_was_never_in_force_changes_nothing(client: Client, connection: Connection) -> None:
     student = await new_student(client)
     id = await hold(client, student, **{"from": AHEAD, "until": AHEAD})
     before = await everything(connection)

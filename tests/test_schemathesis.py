@@ -43,7 +43,7 @@ def answers() -> Iterator[Answers]:
     logger.setLevel(level)
 
 
-async def test_the_service_keeps_to_its_document(client: Client, answers: Answers) -> None:
+async def test_the_service_conforms_to_its_document(client: Client, answers: Answers) -> None:
     # What the examples name: the first of everything.
     student, course = await new_student(client), await new_course(client, capacity=1)
     await enroll(client, student, course)

@@ -193,7 +193,7 @@ def test_a_statement_names_its_columns(name: str) -> None:
     assert not re.search(r"SELECT\s+\*|\.\*|RETURNING\s+\*|\bpublic\.", statement)
 
 
-async def test_every_statement_takes_and_gives_what_its_function_says(connection: Connection) -> None:
+async def test_the_parameters_and_columns_of_every_statement_match_its_function(connection: Connection) -> None:
     for name, (statement, function) in STATEMENTS.items():
         prepared = await connection.prepare(statement)
 
@@ -220,7 +220,7 @@ async def test_every_statement_takes_and_gives_what_its_function_says(connection
             assert type_name in TYPES[row], f"{name}: {column}"
 
 
-def test_what_is_written_as_arrays_stands_in_the_order_of_the_fields() -> None:
+def test_arrays_are_written_in_the_order_of_the_fields() -> None:
     written = []
     for name, (statement, function) in STATEMENTS.items():
         hints = get_type_hints(function, include_extras=True).values()
@@ -245,7 +245,7 @@ BESIDE = {"passed_code"}
 @pytest.mark.parametrize(
     ("table", "row"), [("students", Student), ("courses", Course), ("student_courses", Enrollment), ("events", Event)]
 )
-async def test_a_field_may_be_none_just_where_its_column_may_be_null(
+async def test_a_field_may_be_none_exactly_if_its_column_may_be_null(
     connection: Connection, table: str, row: type
 ) -> None:
     rows = await connection.fetch(
@@ -258,7 +258,7 @@ async def test_a_field_may_be_none_just_where_its_column_may_be_null(
     assert {name: type(None) in get_args(hint) for name, hint in hints.items()} == nullable
 
 
-async def test_every_constraint_is_named_and_means_something_to_callers_or_guards_against_a_bug(
+async def test_every_constraint_is_named_and_maps_to_an_error_or_guards_against_a_bug(
     connection: Connection,
 ) -> None:
     rows = await connection.fetch(
@@ -454,7 +454,7 @@ async def session(settings: Settings) -> AsyncIterator[Connection]:
     await database.close()
 
 
-async def test_every_statement_of_a_request_finds_its_rows_by_index(session: Connection) -> None:
+async def test_every_statement_of_a_request_uses_an_index(session: Connection) -> None:
     await session.execute(FILLED)
     await session.execute("VACUUM student_courses")
     requested = {name for name in STATEMENTS if not name.startswith("FIND_") or name in INDEXES} - WIDE
@@ -479,7 +479,7 @@ async def test_every_statement_of_a_request_finds_its_rows_by_index(session: Con
         assert name in SORTED or not [node for node in found if node["Node Type"] == "Sort"], (name, text)
 
 
-async def test_no_statement_changes_the_session_that_it_runs_in(connection: Connection) -> None:
+async def test_no_statement_changes_its_session(connection: Connection) -> None:
     async def session() -> list[tuple[object, ...]]:
         rows = await connection.fetch("SELECT name, setting FROM pg_settings WHERE source = 'session' ORDER BY name")
         held = await connection.fetch(

@@ -28,7 +28,7 @@ async def overloaded(client: Client, term: dict[str, Any], **fields: object) -> 
 
 
 @pytest.mark.parametrize("own", [None, 4])
-async def test_above_the_credit_limit_only_what_raises_the_credits_is_refused(
+async def test_above_the_credit_limit_only_requests_that_raise_the_credits_are_refused(
     client: Client, settings: Settings, own: int | None
 ) -> None:
     term = await create(client, "/terms", {**TERM, "max_credits": 4 if own is None else None})
@@ -46,7 +46,7 @@ async def test_above_the_credit_limit_only_what_raises_the_credits_is_refused(
     assert await check(settings) == 0
 
 
-async def test_a_lab_without_credits_is_not_what_raises_them_in_a_request_for_several(client: Client) -> None:
+async def test_a_course_without_credits_is_not_refused_by_the_credit_limit_in_a_request_for_several(client: Client) -> None:
     term = await create(client, "/terms", {**TERM, "max_credits": 4})
     student = await new_student(client)
     lab, course = [await new_course(client, credits=credits, term_id=term["id"]) for credits in (0, 5)]
@@ -69,7 +69,7 @@ async def test_an_even_swap_above_the_limit_waits_for_a_seat_and_gets_it(client:
     assert await check(settings) == 0
 
 
-async def test_who_is_above_a_lowered_limit_may_swap_evenly_and_that_is_a_note_of_check(
+async def test_a_student_above_a_lowered_limit_may_swap_evenly_and_check_reports_a_note(
     client: Client, settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     term = await create(client, "/terms", {**TERM, "max_credits": 6})
@@ -144,7 +144,7 @@ async def test_pending_drops_are_cleared_by_a_call_and_the_waitlist_place_stays(
     assert await check(settings) == 0
 
 
-async def test_who_keeps_a_drop_that_was_refused_gets_the_free_seat_with_that_call(client: Client) -> None:
+async def test_a_student_blocked_by_a_refused_drop_gets_the_free_seat_by_clearing_it(client: Client) -> None:
     term = await create(client, "/terms", TERM)
     student, [held], wanted, seated = await waiting_swap(client)
     await call(client, "PATCH", f"/courses/{held}", {"term_id": term["id"]})
@@ -186,7 +186,7 @@ async def test_a_pending_drop_lapses_when_the_course_is_completed_or_left(
     assert await check(settings) == 0
 
 
-async def test_a_promotion_that_takes_the_drop_of_another_swap_with_it_lapses_it_there(
+async def test_a_course_dropped_by_a_promotion_lapses_in_other_swaps(
     client: Client, settings: Settings, connection: Connection
 ) -> None:
     student, held, wanted, seated = await waiting_swap(client)

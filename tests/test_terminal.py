@@ -86,7 +86,7 @@ async def get(url: str) -> tuple[int, object]:
     return int(status), json.loads(body)
 
 
-async def test_a_terminal_gets_lines_for_people_and_is_told_where_to_go_once_ready(database_url: str) -> None:
+async def test_a_terminal_shows_readable_lines_and_the_address_once_the_service_is_ready(database_url: str) -> None:
     async with on_terminal(DATABASE_URL=database_url) as terminal:
         await terminal.shows("Stop it:  Ctrl-C")
         assert re.search(

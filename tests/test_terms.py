@@ -53,7 +53,7 @@ async def test_terms_that_share_one_day_overlap(client: Client, starts_on: str, 
     assert await status_of(client, waiter, full) == ("enrolled" if status == 201 else "waitlisted")
 
 
-async def test_an_edit_that_parts_terms_by_a_day_seats_who_waits_and_one_that_joins_them_is_noted(
+async def test_an_edit_that_separates_terms_seats_a_waitlisted_student_and_one_that_joins_them_is_noted(
     client: Client, settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, second = await new_term(client, FIRST), await new_term(client, SECOND)

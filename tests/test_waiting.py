@@ -51,7 +51,7 @@ async def passed_by(client: Client, student: int, course: int) -> None:
 
 
 @pytest.mark.parametrize("how", ["seat", "line", "promotion"])
-async def test_who_gets_the_corequisite_is_promoted_with_it(client: Client, how: str) -> None:
+async def test_a_student_who_gets_the_corequisite_is_promoted_with_it(client: Client, how: str) -> None:
     lecture, lab = await new_course(client, code="LEC", capacity=1), await new_course(client, code="LAB", capacity=1)
     student, other = await new_student(client), await new_student(client)
     if how != "seat":
@@ -73,7 +73,7 @@ async def test_who_gets_the_corequisite_is_promoted_with_it(client: Client, how:
 
 
 @pytest.mark.parametrize("eased", ["cancel", "code"])
-async def test_what_only_waits_for_another_course_counts_where_it_goes_away(client: Client, eased: str) -> None:
+async def test_a_student_is_promoted_when_an_excluding_waitlist_place_goes_away(client: Client, eased: str) -> None:
     rival, wanted = await new_course(client, code="RIVAL", capacity=0), await new_course(client, capacity=1)
     student = await new_student(client)
     await wait_for(client, student, rival)
@@ -98,7 +98,7 @@ async def passed_by_for(client: Client, student: int, course: int, kind: str, co
 
 
 @pytest.mark.parametrize("eased", ["meetings", "credits", "term"])
-async def test_a_completed_course_counts_where_it_is_edited(client: Client, eased: str) -> None:
+async def test_a_student_is_promoted_when_an_edit_of_a_completed_course_clears_the_way(client: Client, eased: str) -> None:
     term = (await create(client, "/terms", {**TERM, "max_credits": 4}))["id"]
     later = (await create(client, "/terms", {**TERM, "code": "L", "max_credits": 4}))["id"]
     timed = {} if eased == "credits" else {"meetings": AT}
@@ -124,7 +124,7 @@ async def test_a_completed_course_counts_where_it_is_edited(client: Client, ease
 
 
 @pytest.mark.parametrize("eased", ["requirement", "meetings", "cancel", "term", "clock"])
-async def test_an_override_seats_past_the_line_in_the_moment_that_nothing_else_forbids_it(
+async def test_a_capacity_override_seats_ahead_of_the_waitlist_as_soon_as_no_other_rule_refuses(
     client: Client, settings: Settings, connection: Connection, capsys: pytest.CaptureFixture[str], eased: str
 ) -> None:
     term = (await create(client, "/terms", {**TERM, "max_credits": 2}))["id"]
@@ -166,7 +166,7 @@ async def test_an_override_seats_past_the_line_in_the_moment_that_nothing_else_f
 
 
 @pytest.mark.parametrize("eased", ["meetings", "cancel"])
-async def test_what_eases_within_one_batch_reaches_those_who_have_joined_in_it(
+async def test_a_relaxed_condition_reaches_students_waitlisted_in_the_same_batch(
     client: Client, settings: Settings, eased: str
 ) -> None:
     one, wanted = await new_course(client, meetings=AT), await new_course(client, capacity=1, meetings=AT)
@@ -190,7 +190,7 @@ async def test_what_eases_within_one_batch_reaches_those_who_have_joined_in_it(
     assert await status_of(client, student, wanted) == "enrolled"
 
 
-async def test_of_those_whom_overrides_seat_at_once_the_first_in_line_is_the_first(
+async def test_students_seated_by_overrides_at_once_are_promoted_in_waitlist_order(
     client: Client, connection: Connection
 ) -> None:
     course = await new_course(client, capacity=0)
@@ -208,7 +208,7 @@ async def test_of_those_whom_overrides_seat_at_once_the_first_in_line_is_the_fir
 
 
 @pytest.mark.parametrize("method", ["PATCH", "PUT"])
-async def test_a_course_is_answered_with_the_seats_that_are_left_when_its_line_has_moved(
+async def test_an_edited_course_is_returned_with_the_seats_left_after_promotions(
     client: Client, method: str
 ) -> None:
     fields = {"code": "C", "title": "T", "capacity": 0}
@@ -227,7 +227,7 @@ async def test_a_course_is_answered_with_the_seats_that_are_left_when_its_line_h
     assert answer.body == (await call(client, "GET", f"/courses/{course}")).body
 
 
-async def test_an_override_that_is_used_at_once_is_answered_as_used(client: Client) -> None:
+async def test_an_override_that_is_used_at_once_is_returned_as_used(client: Client) -> None:
     course, student = await new_course(client, capacity=0), await new_student(client)
     await wait_for(client, student, course)
 
@@ -326,7 +326,7 @@ async def enroll_on_waitlist_despite(client: Client, student: int, course: int, 
     await call(client, "DELETE", f"/students/{student}/overrides/{override['id']}")
 
 
-async def test_a_newcomer_waits_for_a_long_chain_of_promotions_and_may_try_again(
+async def test_a_newcomer_is_refused_during_a_long_chain_of_promotions_and_may_try_again(
     client: Client, settings: Settings, connection: Connection, capsys: pytest.CaptureFixture[str]
 ) -> None:
     course = await new_course(client, capacity=0)
@@ -355,7 +355,7 @@ async def test_a_newcomer_waits_for_a_long_chain_of_promotions_and_may_try_again
     assert (await checked(settings, capsys))[0] == 0
 
 
-async def test_a_long_chain_of_promotions_is_in_the_way_of_its_own_courses_alone(
+async def test_a_long_chain_of_promotions_blocks_only_its_own_courses(
     client: Client, settings: Settings
 ) -> None:
     chained, other = await new_course(client, capacity=0), await new_course(client, capacity=0)
@@ -402,7 +402,7 @@ async def test_a_sweep_counts_its_own_promotions_whatever_the_next_change_needs(
     assert swept == Swept(promoted=1, ended=0)
 
 
-async def test_a_chain_that_its_process_has_left_undone_is_ended_by_the_sweep_of_another(
+async def test_a_chain_of_promotions_left_unfinished_is_finished_by_the_sweep_of_another_process(
     client: Client, settings: Settings, connection: Connection
 ) -> None:
     course = await new_course(client, capacity=0)
