@@ -1,4 +1,4 @@
-"""Changes of every kind in one batch, in parts of any size, against the same changes one by one."""
+"""Changes of every kind in one batch, in parts of any size, compared with the same changes one by one."""
 
 import asyncio
 import os
@@ -35,11 +35,11 @@ SEEDS = int(os.environ.get("HISTORIES", "40"))
 CHANGES = 40
 ORIGIN = Origin("r")
 STUDENTS, COURSES, TERMS = range(1, 7), range(1, 6), range(1, 3)
-"""Ids; what has the last one is deleted now and then."""
+"""Ids; the resource with the last one is sometimes deleted."""
 HELD = 4
-"""Holds and overrides that there are at the beginning: two of each of two students."""
+"""Ids of the holds and overrides at the beginning: two of each for two students."""
 EARLIER = 30
-"""Changes that are made one by one before."""
+"""Changes that are made one by one before the batch."""
 MEETINGS = [
     "[]",
     '[{"day": "mon", "start": "09:00", "end": "10:00"}]',
@@ -116,7 +116,7 @@ def edit(resource: Any, id: int, **values: object) -> Change[Any]:
 
 
 def campus(chance: random.Random) -> list[Change[Any]]:
-    """Choose what there is at the beginning."""
+    """Choose the changes that create the campus."""
     made = [term(id, max_credits=4.0) for id in TERMS]
     made += [
         course(
@@ -136,7 +136,7 @@ def campus(chance: random.Random) -> list[Change[Any]]:
 
 
 def change(chance: random.Random) -> Change[Any]:
-    """Choose a change; the last ones are seldom asked for, so that they can be deleted."""
+    """Choose a change; it seldom uses the last ids, so that those can be deleted."""
     asker, held = chance.choice([*STUDENTS[:-1], *STUDENTS[:-1], STUDENTS[-1]]), chance.choice(STUDENTS)
     asked, other = chance.choice([*permutations(COURSES[:-1], 2), *permutations(COURSES, 2)])
     lifted = chance.choice(COURSES)
@@ -192,8 +192,8 @@ def change(chance: random.Random) -> Change[Any]:
     return chance.choice(others)
 
 
-def told(outcome: object) -> str:
-    """Say an outcome, or what is left, without the times and the ids of what is new: some are taken in vain."""
+def normalized(outcome: object) -> str:
+    """Return an outcome or a row as text without times and new ids: refused changes use up ids."""
     if isinstance(outcome, DomainError):
         return f"{type(outcome).__name__} {outcome} {outcome.errors}"
     assert not isinstance(outcome, Exception), outcome
@@ -202,7 +202,7 @@ def told(outcome: object) -> str:
 
 
 async def rows_of(connection: Connection, table: str) -> list[str]:
-    """Read the rows of a table in order, as JSON."""
+    """Return the rows of a table in order, as JSON."""
     key = "hold_id" if table == "holds" else "override_id" if table == "overrides" else "id"
     find = f"SELECT to_json(it)::text FROM (SELECT * FROM {table} ORDER BY 1, 2) AS it"
     return [row[0].replace('{"id"', f'{{"{key}"', 1) for row in await connection.fetch(find)]
@@ -215,18 +215,18 @@ async def assert_alike(
     made: Sequence[Change[Any]],
     changes: Sequence[Change[Any]],
 ) -> None:
-    """Assert that changes after what was made answer and leave the same in one batch as one by one."""
+    """Assert that changes, made after ``made``, have the same outcomes and rows in one batch as one by one."""
 
     async def run(batches: Sequence[Sequence[Change[Any]]]) -> tuple[list[str], dict[str, list[str]]]:
-        """Start anew, and tell the outcomes and what they left."""
+        """Start with empty tables and return the outcomes and the rows afterwards."""
         await connection.execute(f"TRUNCATE {', '.join(TABLES)} RESTART IDENTITY CASCADE")
         async with registrar_of(settings) as office:
             for each in made:
                 await office.submit_all([each])
-            outcomes = [told(outcome) for batch in batches for outcome in await office.submit_all(batch)]
+            outcomes = [normalized(outcome) for batch in batches for outcome in await office.submit_all(batch)]
         for invariant, find in INVARIANTS.items():
             assert list(await find(connection)) == [], invariant
-        return outcomes, {table: [told(row) for row in await rows_of(connection, table)] for table in TABLES}
+        return outcomes, {table: [normalized(row) for row in await rows_of(connection, table)] for table in TABLES}
 
     alone = await run([[each] for each in changes])
     together = await run([changes])
@@ -268,7 +268,7 @@ async def test_promotions_in_many_transactions_have_the_same_result_as_in_one(
     monkeypatch.setattr(load, "LARGEST_PAGE", 2 * page)
 
     async def run(promotions: int) -> dict[str, list[str]]:
-        """Make the changes one by one in two processes, each after the promotions of the one before."""
+        """Make the changes one by one in two processes, each after the promotions of the previous one."""
         await connection.execute(f"TRUNCATE {', '.join(TABLES)} RESTART IDENTITY CASCADE")
         limited = settings.model_copy(update={"promotions_per_transaction": promotions})
         async with registrar_of(limited) as one, registrar_of(limited) as other:
@@ -279,13 +279,13 @@ async def test_promotions_in_many_transactions_have_the_same_result_as_in_one(
                 while await load_promotable(connection, "UTC", 1):
                     await office.submit_all(())
         await assert_settled(connection)
-        return {table: [told(row) for row in await rows_of(connection, table)] for table in TABLES}
+        return {table: [normalized(row) for row in await rows_of(connection, table)] for table in TABLES}
 
     assert await run(chance.choice([1, 2, 3])) == await run(1000)
 
 
 async def assert_settled(connection: Connection) -> None:
-    """Assert that every invariant holds, and that a sweep would find nothing to do but end waitlists."""
+    """Assert that every invariant holds, and that a sweep could do nothing except end waitlists."""
     for invariant in invariants(0.0):
         found = await invariant.search(connection)
         assert found.faults == [], invariant.sentence
@@ -298,7 +298,7 @@ def soon(chance: random.Random) -> datetime:
 
 
 def change_of_time(chance: random.Random) -> Change[Any]:
-    """Choose a change that the clock has a part in."""
+    """Choose a change that depends on the clock."""
     asker, asked, early, late = chance.choice(STUDENTS), chance.choice(COURSES), *sorted([soon(chance), soon(chance)])
     today, blocks_enroll = datetime.now(UTC).date(), chance.random() < 0.8
     changes: list[Change[Any]] = [
@@ -332,7 +332,7 @@ def change_of_time(chance: random.Random) -> Change[Any]:
         ),
         edit(TERM, chance.choice(TERMS), **OVERLAPPING, enroll_until=None),
         SetRequirements(origin=ORIGIN, course_id=asked, groups=(Group("anti", (f"C{asked % 5 + 1}",)),)),
-        # In a batch that has deleted the term before it the database refuses this, and with it the whole batch.
+        # If the batch deletes the term first, the database refuses this change and with it the whole batch.
         term(TERMS[-1]),
     ]
     return chance.choice(changes)
@@ -371,17 +371,17 @@ async def test_a_sweep_follows_the_clock_after_any_changes(
 MANY: list[Change[Any]] = [term(1), term(2), student(1), student(2)]
 CLASH: list[Change[Any]] = [course(1, meetings=MEETINGS[1], term_id=1), course(2, meetings=MEETINGS[2], term_id=1)]
 SEATED: list[Change[Any]] = [enroll(1, 1), enroll(2, 2)]
-"""The first student is in the way of a seat in the second course, where the other one is."""
+"""Student 1 has a seat in course 1, which clashes with course 2, where student 2 has a seat."""
 CASES: dict[str, tuple[list[Change[Any]], list[Change[Any]]]] = {
-    "who waits since a moment ago has the way cleared by an edit of a course": (
+    "an edit of a course unblocks a student waitlisted in the same batch": (
         [*MANY, *CLASH, *SEATED],
         [enroll(1, 2), drop(2, 2), edit(COURSE, 1, meetings="[]")],
     ),
-    "who waits since a moment ago has the way cleared by an edit of a term": (
+    "an edit of a term unblocks a student waitlisted in the same batch": (
         [*MANY, *CLASH, edit(COURSE, 1, term_id=2), *SEATED],
         [enroll(1, 2), drop(2, 2), edit(TERM, 2, **APART)],
     ),
-    "a course that has come into a term leaves the way with it": (
+    "a course moved into a term stops clashing when the term moves": (
         [*MANY, *CLASH, *SEATED, enroll(1, 2), drop(2, 2)],
         [edit(COURSE, 1, term_id=2), edit(TERM, 2, **APART)],
     ),
@@ -389,15 +389,15 @@ CASES: dict[str, tuple[list[Change[Any]], list[Change[Any]]]] = {
         [*MANY, course(1, capacity=0), *[grant(1, 1, "course_full")] * 2],
         [enroll(1, 1), end_override(1, 2)],
     ),
-    "holds are told in order": (
+    "holds are listed in order": (
         [*MANY, course(1), hold(1, "A"), hold(1, "B")],
         [enroll(1, 1), end_hold(1, 2)],
     ),
-    "a term that its course has left is deleted": (
+    "a term can be deleted after its course has left it": (
         [*MANY, course(1, term_id=2)],
         [edit(TERM, 2, name="Q"), edit(COURSE, 1, term_id=1), Delete(origin=ORIGIN, resource=TERM, id=2)],
     ),
-    "an address that was given up is free": (
+    "a released address is free": (
         MANY,
         [
             edit(STUDENT, 2, given_name="Q"),
@@ -405,7 +405,7 @@ CASES: dict[str, tuple[list[Change[Any]], list[Change[Any]]]] = {
             edit(STUDENT, 2, email="1@campus.example"),
         ],
     ),
-    "a code that was given up is free": (
+    "a released code is free": (
         [*MANY, *CLASH],
         [edit(COURSE, 2, title="Q"), edit(COURSE, 1, code="C9"), edit(COURSE, 2, code="C1")],
     ),
@@ -436,7 +436,7 @@ async def test_the_writes_of_a_lost_transaction_are_not_remembered(
     blocker = await asyncpg.connect(database_url)
     await blocker.execute("BEGIN")
     await blocker.execute("LOCK TABLE overrides IN SHARE MODE")
-    # The edit is written at once, to find whom it helps; the enrollment is judged by it, and the last one has to wait.
+    # The edit is written at once, to find the students it helps; the enrollment is judged by it; the last change waits.
     changes = [edit(COURSE, 1, meetings="[]"), enroll(1, 2), grant(2, 3, "hold")]
 
     async with registrar_of(settings) as office:

@@ -1,4 +1,4 @@
-"""Natural batching: who shares a transaction, who is turned away, and that one failure is nobody else's."""
+"""Natural batching: which changes share a transaction, which are refused, and that each failure stays alone."""
 
 import asyncio
 import gc
@@ -56,7 +56,7 @@ from tests.test_database_failure import unavailable
 
 
 class Runner:
-    """Answers each item with itself, doubled, as soon as it may."""
+    """A runner that returns each item doubled, once ``go`` is set."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
@@ -140,7 +140,7 @@ async def test_a_batch_whose_callers_were_all_cancelled_does_not_block_the_next(
     runner.go.set()
     for _ in range(5):
         await asyncio.sleep(0)
-    assert not line._answered, "nobody is left to be answered"
+    assert not line._answered, "no caller is left"
     assert await line.submit(2) == 4
 
 
@@ -181,7 +181,7 @@ async def test_a_full_queue_refuses_at_once_and_a_long_wait_ends() -> None:
     with pytest.raises(Unavailable):
         await line.submit(4)
     await asyncio.wait(tasks[1:])
-    assert not tasks[0].done(), "what runs is not cut short by the queue"
+    assert not tasks[0].done(), "the time limit of the queue does not end a running batch"
     assert [type(task.exception()) for task in tasks[1:]] == [Unavailable, Unavailable]
     runner.go.set()
     assert await tasks[0] == 2
@@ -189,7 +189,7 @@ async def test_a_full_queue_refuses_at_once_and_a_long_wait_ends() -> None:
 
 
 class Clock(asyncio.SelectorEventLoop):
-    """An event loop whose time passes only when a test says so."""
+    """An event loop whose time passes only when the test advances it."""
 
     now = 0.0
 
@@ -213,7 +213,7 @@ def on_clock(test: Callable[[Clock], Awaitable[None]]) -> Callable[[], None]:
 
 
 async def batches_that_take(clock: Clock, seconds: float, line: Coalescer[int, int], runner: Runner) -> None:
-    """Run batches of one until the line expects each to take this long."""
+    """Run batches of one item until the coalescer expects each to take this long."""
     for _ in range(40):
         runner.go.clear()
         [task] = await start((line, 1))
@@ -224,7 +224,7 @@ async def batches_that_take(clock: Clock, seconds: float, line: Coalescer[int, i
 
 
 async def refused(line: Coalescer[int, int]) -> Unavailable:
-    """Submit an item that is refused when it arrives, and return the error."""
+    """Submit an item that is refused on arrival, and return the error."""
     [task] = await start((line, 1))
     assert task.done(), "it waits"
     error = task.exception()
@@ -261,7 +261,7 @@ async def test_an_item_is_refused_at_once_if_the_full_batches_ahead_of_it_take_t
     line = coalescer(runner, cap=4, patience=3.5)
     await batches_that_take(clock, 1.0, line, runner)
     runner.go.clear()
-    # One in flight and two full batches ahead are three seconds; one batch more would be four.
+    # One batch in flight and two full batches ahead take three seconds; one more would take four.
     tasks = await start(*((line, item) for item in range(13)))
     assert (await refused(line)).retry_after == 4
     tasks[5].cancel()
@@ -350,7 +350,7 @@ async def test_a_fixed_number_of_requests_begin_in_each_turn_of_the_loop_in_orde
     while len(begun) < 9:
         await asyncio.sleep(0)
         seen.append(len(begun))
-        assert len(seen) < 100, "they do not go on"
+        assert len(seen) < 100, "some never begin"
     assert begun == [0, 1, 2, 3, 5, 6, 7, 8, 9]
     assert max(later - earlier for earlier, later in pairwise(seen)) == 3
     await asyncio.sleep(0)
@@ -427,7 +427,7 @@ async def test_a_change_that_the_database_refuses_fails_alone(
 
 
 def creation(number: int, given_name: str = "Ada") -> Create[Student, StudentFields]:
-    """A change that makes a student, each number another one."""
+    """Return a change that creates a student, a different one for each number."""
     fields: StudentFields = {
         "external_id": None,
         "given_name": given_name,
@@ -463,7 +463,7 @@ async def test_an_address_taken_behind_the_registrars_back_fails_only_the_change
 ) -> None:
     other = await asyncpg.connect(database_url)
     await other.execute("BEGIN")
-    # Without the writer's lock, as nothing of the service does: the registrar learns of it by the refusal alone.
+    # Nothing in the service writes without the write lock: the registrar learns of this only from the refusal.
     await other.execute("INSERT INTO students (given_name, family_name, email) VALUES ('A', 'B', '7@campus.example')")
     async with registrar_of(settings) as registrar:
         creating = asyncio.create_task(registrar.submit_all([creation(number) for number in range(20)]))
@@ -518,7 +518,7 @@ async def test_a_resource_deleted_by_a_batch_does_not_exist_for_the_rest_of_the_
     resource, id, last, error = cases[what]
     between = [creation(number) for number in range(size - 2)]
     async with registrar_of(settings) as registrar:
-        # It remembers courses and terms from batch to batch.
+        # The registrar remembers courses and terms from batch to batch.
         away = replace(into, values={"term_id": None})
         await registrar.submit_all([replace(change, origin=Origin("before")) for change in (into, away)])
 
@@ -602,7 +602,7 @@ async def test_requests_beyond_the_queue_limit_get_503_and_retry_after(
 
 
 class Item:
-    """Something that a weak reference can follow."""
+    """An object that supports weak references."""
 
 
 async def test_a_refused_item_is_freed_at_once_and_not_by_the_collector(no_collector: None) -> None:

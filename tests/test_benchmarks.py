@@ -1,4 +1,4 @@
-"""The pure parts of the benchmarks, and that README.md quotes what the ledger says."""
+"""The pure parts of the benchmarks, and the figures that README.md quotes from the ledger."""
 
 import json
 import os

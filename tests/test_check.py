@@ -1,4 +1,4 @@
-"""``check`` on a living campus: what overrides and later edits explain is no fault, and what they do not is one."""
+"""``check`` on a campus in use: a violation is a fault unless overrides or later edits explain it."""
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ CLASH, OVERLOAD = [each.note for each in invariants(60.0) if each.note is not No
 
 
 async def checked(settings: Settings, capsys: pytest.CaptureFixture[str]) -> tuple[int, list[str]]:
-    """Run the check; return its status and the lines that tell of a fault or a note, each with what is found."""
+    """Run the check; return its status and the lines of each fault or note."""
     status = await check(settings)
     return status, [line for line in capsys.readouterr().out.splitlines() if not line.startswith("ok ")]
 
@@ -44,8 +44,8 @@ async def test_a_clash_caused_by_a_later_edit_is_a_note(
 
     await call(client, "PATCH", f"/courses/{other}", {"meetings": MONDAY})
 
-    told = f"      student_id={student}, course_id={one}, with_course_id={other}, edited=True"
-    assert await checked(settings, capsys) == (0, [f"note  {CLASH}", told])
+    found = f"      student_id={student}, course_id={one}, with_course_id={other}, edited=True"
+    assert await checked(settings, capsys) == (0, [f"note  {CLASH}", found])
 
 
 async def test_a_clash_allowed_by_an_override_is_not_reported(
@@ -93,8 +93,8 @@ async def test_credits_above_the_limit_because_of_a_later_edit_are_a_note(
 
     assert (await call(client, "PATCH", path, changes)).status == 200
 
-    told = f"      student_id={student}, term_id={term}, {numbers}, edited=True"
-    assert await checked(settings, capsys) == (0, [f"note  {OVERLOAD}", told])
+    found = f"      student_id={student}, term_id={term}, {numbers}, edited=True"
+    assert await checked(settings, capsys) == (0, [f"note  {OVERLOAD}", found])
 
 
 async def test_credits_above_the_limit_allowed_by_an_override_are_not_reported(
@@ -191,7 +191,7 @@ async def test_a_check_that_takes_too_long_is_stopped_and_leaves_no_session_behi
 
     out, error = capsys.readouterr()
     assert status == 1
-    assert out.splitlines() == [f"ok    {next(iter(INVARIANTS))}"], "what was checked until then"
+    assert out.splitlines() == [f"ok    {next(iter(INVARIANTS))}"], "the invariants checked until then"
     assert error == "error: The check took longer than 0.5 seconds. Set CHECK_TIMEOUT to allow more.\n"
     await connection.execute("ROLLBACK")
 

@@ -1,4 +1,4 @@
-"""``check`` on a small campus of which one thing is changed by SQL, past the service: it is found, whatever it is."""
+"""``check`` on a small campus with one change made by SQL, past the service: it finds each such change."""
 
 import asyncio
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ PAIR = "student_id = {} AND course_id = {}"
 
 @pytest.fixture(scope="module")
 def campus(server: Server, admin: psycopg.Connection[Any]) -> Iterator[str]:
-    """The name of a database with the campus, which each test clones."""
+    """Yield the name of a database with the campus, which each test copies."""
 
     async def fill(url: str) -> None:
         app = create_app(Settings(database_url=url, migrate_on_start=False))
@@ -39,7 +39,7 @@ def campus(server: Server, admin: psycopg.Connection[Any]) -> Iterator[str]:
 
 @pytest.fixture
 def database_url(server: Server, admin: psycopg.Connection[Any], campus: str) -> Iterator[str]:
-    """A database of this test alone, with the campus."""
+    """Yield the URL of a database with the campus, for this test alone."""
     yield from clone(server, admin, campus)
 
 
@@ -117,7 +117,7 @@ CORRUPTIONS = {
         "no seat is free while an unjudged student is waitlisted",
         "UPDATE courses SET capacity = 9 WHERE id = 2",
     ),
-    "a blocked student whom nothing blocks": (
+    "a blocked student without a reason": (
         BLOCKED,
         "UPDATE student_courses SET recheck_at = '9999-12-31Z' WHERE status = 'waitlisted'",
     ),
@@ -138,7 +138,7 @@ CORRUPTIONS = {
         "UPDATE terms SET max_credits = 5.5",
     ),
     "a capacity that is raised": (COURSES, "UPDATE courses SET capacity = 7 WHERE id = 3"),
-    "a capacity that is gone": (COURSES, "UPDATE courses SET capacity = NULL WHERE id = 3"),
+    "a missing capacity": (COURSES, "UPDATE courses SET capacity = NULL WHERE id = 3"),
     "a waitlist capacity": (COURSES, "UPDATE courses SET waitlist_capacity = NULL WHERE id = 2"),
     "a cancelled course that is open": (COURSES, "UPDATE courses SET status = 'open' WHERE id = 5"),
     "an open course that is cancelled": (COURSES, "UPDATE courses SET status = 'cancelled' WHERE id = 4"),
@@ -151,23 +151,23 @@ CORRUPTIONS = {
     "an external id": (COURSES, "UPDATE courses SET external_id = NULL WHERE id = 3"),
     "a course's version": (COURSES, "UPDATE courses SET version = 2 WHERE id = 3"),
     "a course without events": (COURSES, "INSERT INTO courses (code, title) VALUES ('X', 'X')"),
-    "a course that is gone": (COURSES, "DELETE FROM courses WHERE id = 6"),
+    "a missing course": (COURSES, "DELETE FROM courses WHERE id = 6"),
     "the counter of seats": (COUNTERS, "UPDATE courses SET seats_taken = 1 WHERE id = 1"),
     "the counter of the waitlist": (COUNTERS, "UPDATE courses SET waitlisted = 1 WHERE id = 2"),
-    "a requirement that is gone": (COURSES, "DELETE FROM requirements WHERE code = 'MATH102'"),
+    "a missing requirement": (COURSES, "DELETE FROM requirements WHERE code = 'MATH102'"),
     "a requirement without events": (COURSES, "INSERT INTO requirements VALUES (1, 'pre', 1, 'MATH101')"),
     "the kind of a requirement": (COURSES, "UPDATE requirements SET kind = 'co' WHERE kind = 'anti'"),
     "the code of a requirement": (COURSES, "UPDATE requirements SET code = 'CS998' WHERE kind = 'anti'"),
     "the deadline to enroll": (TERMS, "UPDATE terms SET enroll_until = enroll_until + interval '1 microsecond'"),
-    "a deadline that is gone": (TERMS, "UPDATE terms SET withdraw_until = NULL"),
+    "a missing deadline": (TERMS, "UPDATE terms SET withdraw_until = NULL"),
     "the end of a term": (TERMS, "UPDATE terms SET ends_on = ends_on + 1"),
     "the credit limit of a term": (TERMS, "UPDATE terms SET max_credits = 6.5"),
     "a term without events": (
         TERMS,
         "INSERT INTO terms (code, name, starts_on, ends_on) VALUES ('X', 'X', now(), now())",
     ),
-    "a hold that is gone": (STUDENTS, "DELETE FROM holds WHERE id = 1"),
-    "what a hold blocks": (STUDENTS, "UPDATE holds SET blocks_drop = true WHERE id = 1"),
+    "a missing hold": (STUDENTS, "DELETE FROM holds WHERE id = 1"),
+    "a hold that blocks more": (STUDENTS, "UPDATE holds SET blocks_drop = true WHERE id = 1"),
     "a hold that was ended and holds": (STUDENTS, "UPDATE holds SET ends_at = NULL WHERE id = 2"),
     "another student's hold": (STUDENTS, "UPDATE holds SET student_id = 6 WHERE id = 1"),
     "a hold without events": (
@@ -180,7 +180,7 @@ CORRUPTIONS = {
     "an override that can be used again": (STUDENTS, "UPDATE overrides SET used_at = NULL WHERE id = 1"),
     "an override that was never used": (STUDENTS, "UPDATE overrides SET used_at = now() WHERE id = 2"),
     "when an override was used": (STUDENTS, "UPDATE overrides SET used_at = used_at - interval '1 hour' WHERE id = 1"),
-    "an override that is gone": (STUDENTS, "DELETE FROM overrides WHERE id = 2"),
+    "a missing override": (STUDENTS, "DELETE FROM overrides WHERE id = 2"),
     "the rule of an override": (STUDENTS, "UPDATE overrides SET rule = 'waitlist_full' WHERE id = 2"),
     "the end of an override": (STUDENTS, "UPDATE overrides SET expires_at = NULL WHERE id = 3"),
     "the author of an override": (STUDENTS, "UPDATE overrides SET author = 'Nobody' WHERE id = 2"),
@@ -197,7 +197,7 @@ CORRUPTIONS = {
         UPDATE courses SET seats_taken = seats_taken - 1 WHERE id = 1
         """,
     ),
-    "an enrollment that is gone": (STUDENTS, f"DELETE FROM student_courses WHERE {PAIR.format(4, 4)}"),
+    "a missing enrollment": (STUDENTS, f"DELETE FROM student_courses WHERE {PAIR.format(4, 4)}"),
     "an enrollment without events": (
         STUDENTS,
         """
@@ -215,13 +215,13 @@ CORRUPTIONS = {
         STUDENTS,
         f"UPDATE student_courses SET joined_at = joined_at - interval '1 day' WHERE {PAIR.format(4, 2)}",
     ),
-    "what a swap drops": (STUDENTS, f"UPDATE student_courses SET swap_drops = NULL WHERE {PAIR.format(3, 2)}"),
+    "a swap without its drops": (STUDENTS, f"UPDATE student_courses SET swap_drops = NULL WHERE {PAIR.format(3, 2)}"),
     "a student's version": (STUDENTS, "UPDATE students SET version = 3 WHERE id = 1"),
     "a student without events": (
         STUDENTS,
         "INSERT INTO students (given_name, family_name, email) VALUES ('A', 'B', 'a@b')",
     ),
-    "a student who is gone": (STUDENTS, "DELETE FROM students WHERE id = 7"),
+    "a missing student": (STUDENTS, "DELETE FROM students WHERE id = 7"),
     "an e-mail address that is none": (VALID, "UPDATE students SET email = 'ada' WHERE id = 1"),
     "a name that is none": (VALID, "UPDATE students SET given_name = '' WHERE id = 1"),
     "an e-mail address of another": (
@@ -277,7 +277,7 @@ CORRUPTIONS = {
         STUDENTS,
         "UPDATE events SET occurred_at = now() WHERE type = 'override.used'",
     ),
-    "an event that is gone": (GAPS, "DELETE FROM events WHERE type = 'override.ended'"),
+    "a missing event": (GAPS, "DELETE FROM events WHERE type = 'override.ended'"),
     "two events in the other order": (
         STUDENTS,
         """
@@ -290,7 +290,7 @@ CORRUPTIONS = {
         WHERE student_id = 2 AND course_id = 3
         """,
     ),
-    "the newest event that is gone": (
+    "a missing newest event": (
         STUDENTS,
         "DELETE FROM events WHERE position = (SELECT max(position) FROM events)",
     ),

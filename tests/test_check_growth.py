@@ -1,4 +1,4 @@
-"""``check`` costs as much as there is to check: ten times the campus is ten times the work, and no more memory."""
+"""The cost of ``check`` grows with the data: ten times the campus is ten times the work, and no more memory."""
 
 import asyncio
 import cProfile
@@ -78,7 +78,7 @@ UPDATE courses SET seats_taken = (SELECT count(*) FROM student_courses WHERE cou
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What finding the faults of one invariant took: rows that the database handled, and calls within Python."""
+    """The cost of checking one invariant: rows handled by the database, and calls within Python."""
 
     rows: int
     calls: int
@@ -92,7 +92,7 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 async def measure(connection: Connection) -> dict[str, Work]:
-    """Look for the faults of every invariant, and count the work: every statement is run again to explain it."""
+    """Check every invariant and count the work; each statement runs again with EXPLAIN."""
     work: dict[str, Work] = {}
     for sentence, find in check.INVARIANTS.items():
         statements: list[Any] = []

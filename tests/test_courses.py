@@ -1,4 +1,4 @@
-"""Courses: create, read, list, edit, replace, delete, and the seats they show."""
+"""Courses: create, read, list, edit, replace, delete, and the seat counts."""
 
 import asyncio
 from collections import Counter
@@ -394,24 +394,24 @@ async def test_every_change_has_an_event_with_the_state_before_and_after(client:
     patched = await call(client, "PATCH", path, {"capacity": None, "title": "One"}, headers={"X-Request-Id": "r-2"})
     await call(client, "DELETE", path)
 
-    told = await events(connection)
+    recorded = await events(connection)
 
-    assert [event["position"] for event in told] == [1, 2, 3]
-    assert [event["type"] for event in told] == ["course.created", "course.updated", "course.deleted"]
-    assert [event["before"] for event in told] == [
+    assert [event["position"] for event in recorded] == [1, 2, 3]
+    assert [event["type"] for event in recorded] == ["course.created", "course.updated", "course.deleted"]
+    assert [event["before"] for event in recorded] == [
         None,
         {"capacity": 3, "version": 1},
         {**fields, "capacity": None, "version": 2},
     ]
-    assert [event["after"] for event in told] == [
+    assert [event["after"] for event in recorded] == [
         {**fields, "version": 1},
         {"capacity": None, "version": 2},
         None,
     ]
-    assert {(event["student_id"], event["course_id"]) for event in told} == {(None, created.body["id"])}
-    assert (told[0]["actor"], told[0]["request_id"]) == ("timetable office", created.headers["X-Request-Id"])
-    assert (told[1]["actor"], told[1]["request_id"]) == (None, "r-2")
-    assert told[1]["occurred_at"].isoformat().startswith(patched.body["updated_at"].removesuffix("Z"))
+    assert {(event["student_id"], event["course_id"]) for event in recorded} == {(None, created.body["id"])}
+    assert (recorded[0]["actor"], recorded[0]["request_id"]) == ("timetable office", created.headers["X-Request-Id"])
+    assert (recorded[1]["actor"], recorded[1]["request_id"]) == (None, "r-2")
+    assert recorded[1]["occurred_at"].isoformat().startswith(patched.body["updated_at"].removesuffix("Z"))
 
 
 @pytest.mark.parametrize("capacity", [3, None])

@@ -1,4 +1,4 @@
-"""A database that is busy, breaks, is late or changes under the service."""
+"""A database that is busy, fails, starts late or changes while the service runs."""
 
 import asyncio
 import os
@@ -44,7 +44,7 @@ async def status_of(client: Client, path: str) -> int:
 
 
 def unavailable(answer: Answer) -> str:
-    """Assert that an answer is a 503, and return its sentence."""
+    """Assert that a response is a 503, and return its sentence."""
     sentence: str = problem(answer, 503, "unavailable")["detail"]
     assert int(answer.headers["Retry-After"]) > 0
     return sentence
@@ -61,7 +61,7 @@ async def database_of(settings: Settings) -> AsyncIterator[Database]:
 
 
 async def writes_all(client: Client, student: int, course: int) -> list[Answer]:
-    """Try every kind of change at once."""
+    """Send a change of every kind at once."""
     answers = await asyncio.gather(
         call(client, "POST", "/students", student_fields()),
         call(client, "PATCH", f"/courses/{course}", {"title": "X"}),
@@ -189,7 +189,7 @@ async def test_a_missing_server_is_reported_as_unreachable(
 
 @contextmanager
 def frozen(pids: list[int]) -> Iterator[None]:
-    """Stop processes of PostgreSQL, which then keep their connections and answer nothing."""
+    """Stop processes of PostgreSQL, which keep their connections and do not answer."""
     try:
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
@@ -293,7 +293,7 @@ async def test_all_connections_lost_while_idle_are_replaced(client: Client, conn
 
 
 async def writer_of(database: Database) -> int:
-    """Write nothing, and return the process id of the session that would have."""
+    """Open a write transaction without writing, and return the process id of its session."""
     async with database.writing() as connection:
         return connection.get_server_pid()
 
@@ -385,7 +385,7 @@ async def test_a_refused_commit_is_an_internal_error_and_writes_nothing(client: 
 
 @pytest.fixture
 def late_database(database_url: str) -> Iterator[str]:
-    """The address of a database that is not there yet; a test may create it."""
+    """Yield the URL of a database that does not exist yet; a test may create it."""
     parts = urlsplit(database_url)
     name = f"{parts.path.removeprefix('/')}_late"
     try:
@@ -486,7 +486,7 @@ async def test_a_schema_change_between_two_calls_causes_no_error(
         "ALTER TABLE student_courses ADD COLUMN note text, ALTER COLUMN status TYPE varchar(20)",
         "ALTER TABLE students DROP COLUMN nickname, ALTER COLUMN given_name TYPE text",
     ):
-        # Two rounds, so that several connections have plans that grow stale.
+        # Two rounds, so that the cached plans of several connections become stale.
         for _ in range(2):
             answers = await asyncio.gather(
                 *(

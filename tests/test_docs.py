@@ -1,4 +1,4 @@
-"""README.md and docs/ describe the service: their examples are run, and their tables compared with the code."""
+"""The documents describe the service: their examples are run, and their tables are compared with the code."""
 
 import ast
 import inspect
@@ -57,7 +57,7 @@ def name_of(page: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A call as a page shows it."""
+    """A call on a page."""
 
     method: str
     path: str
@@ -67,7 +67,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """Calls that stand together; of a single one, the answer that the page promises."""
+    """Consecutive calls on a page; a single call may have the response that the page shows."""
 
     text: str
     requests: list[Request]
@@ -100,13 +100,13 @@ def parse(command: str) -> Request:
 
 
 def settled(body: Any) -> Any:
-    """Put aside what differs from run to run: instants, the ids of requests, and the epoch of the feed."""
+    """Replace the values that differ from run to run: instants, ids of requests, and cursors of the feed."""
     text = FEED_CURSOR.sub('"next": "<cursor>"', INSTANT.sub('"<instant>"', json.dumps(body)))
     return json.loads(re.sub(r'"request_id": "[^"]*"', '"request_id": "<id>"', text))
 
 
 def written(value: Any, indent: int = 0) -> str:
-    """Write JSON as the pages do: in one line what fits, and otherwise one member a line."""
+    """Format JSON as on the pages: on one line if it fits, otherwise with one member on each line."""
     line = json.dumps(value, ensure_ascii=False)
     if indent + len(line) <= WIDTH or not isinstance(value, dict | list):
         return line
@@ -182,7 +182,7 @@ async def test_the_examples_of_the_api_document_are_those_of_the_pages(
 
 
 def hold_examples(request: pytest.FixtureRequest, kind: str, found: dict[str, Any]) -> None:
-    """Compare examples of the API document with those that were run; write them with --write-docs."""
+    """Compare the examples of the API document with those that were run; write them with --write-docs."""
     kept = json.loads(EXAMPLES.read_text())
     if request.config.getoption("--write-docs") and settled(kept.get(kind)) != settled(found):
         kept[kind] = found
@@ -209,7 +209,7 @@ async def test_the_problems_of_the_api_document_are_those_that_the_service_retur
         for code in re.findall(r"^`([a-z_]+)`:", answer.get("description", ""), re.MULTILINE)
         if status < "500"
     }
-    assert named - found.keys() == {"body_too_slow"}, "each has an example, but for what takes seconds"
+    assert named - found.keys() == {"body_too_slow"}, "each problem has an example, except the one that takes seconds"
     hold_examples(request, "problems", {code: found[code] for code in sorted(named & found.keys())})
 
 
@@ -266,7 +266,7 @@ PROBLEMS: Final[list[tuple[str, str, Any, dict[str, str]]]] = [
     ("POST", "/courses/1/cancel", None, {"Origin": "https://elsewhere.example"}),
     ("GET", "/courses", None, {"Host": "elsewhere.example"}),
 ]
-"""Calls of a fresh service that end in each kind of problem, in order."""
+"""Calls to an empty service, in order, that cause each kind of problem."""
 
 
 async def test_every_operation_has_a_section_and_an_example(client: Client) -> None:
@@ -275,7 +275,7 @@ async def test_every_operation_has_a_section_and_an_example(client: Client) -> N
     operations = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
     described = [match for text in texts for match in re.findall(r"^## ([A-Z]+) (/\S*)$", text, re.MULTILINE)]
     assert sorted(described) == sorted(operations)
-    for method, path in operations - {("GET", "/openapi.json")}:  # itself the document: too long to quote
+    for method, path in operations - {("GET", "/openapi.json")}:  # The document itself is too long to quote.
         shape = re.compile(re.sub(r"{\w+}", "[^/]+", path))
         [text] = [text for text in texts if f"\n## {method} {path}\n" in text]
         called = [its for example in examples(text) for its in example.requests]
@@ -285,7 +285,7 @@ async def test_every_operation_has_a_section_and_an_example(client: Client) -> N
 
 
 def rows_after(text: str, heading: str) -> list[list[str]]:
-    """Read the first table that follows a line, without its head."""
+    """Return the rows of the first table after a line, without its head."""
     lines = text.partition(f"{heading}\n")[2].splitlines()
     first = next(number for number, line in enumerate(lines) if line.startswith("|"))
     rows = []
@@ -297,7 +297,7 @@ def rows_after(text: str, heading: str) -> list[list[str]]:
 
 
 def hold_table(request: pytest.FixtureRequest, page: Path, heading: str, rows: list[list[str]]) -> None:
-    """Compare the first table that follows a line with the code; write it with --write-docs."""
+    """Compare the first table after a line with the code; write it with --write-docs."""
     text = page.read_text()
     if request.config.getoption("--write-docs"):
         before, _, after = text.partition(f"{heading}\n")
@@ -407,7 +407,7 @@ def test_the_table_of_commands_matches_the_code(capsys: pytest.CaptureFixture[st
 
 
 async def test_the_table_of_events_matches_the_events_that_the_service_writes(client: Client) -> None:
-    """Make every event that there is, and compare the members of each with the table."""
+    """Make an event of every type and compare its members with the table."""
     text = (DOCS / "feed.md").read_text()
     rows = rows_after(text, "## Events")
     written = await every_event(client)
@@ -444,7 +444,7 @@ async def test_the_table_of_events_matches_the_events_that_the_service_writes(cl
 
 
 async def every_event(client: Client) -> list[dict[str, Any]]:
-    """Do everything that writes an event, and return the events."""
+    """Make every change that writes an event, and return the events."""
 
     async def do(method: str, path: str, body: object = None) -> Any:
         answer = await call(client, method, path, body)
@@ -546,12 +546,12 @@ PATH: Final = re.compile(
 )
 NAME: Final = re.compile(r"@?[A-Za-z_][\w.]*(?:\(\))?")
 NO_NAME: Final = re.compile(".*[Tt]hing.*|[0-9a-f]{7,40}")
-"""Stands for a name of the reader's, or is a commit."""
+"""Words in backticks that are not names of the code: placeholders for a name of the reader's, and commits."""
 
 
 @pytest.fixture(scope="module")
 def words() -> set[str]:
-    """Return every word of the code, and of what is about it."""
+    """Return every word of the code, its tests and its configuration."""
     folders = ("service", "sql", "tests", "migrations", "requirements")
     sources = [
         path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in {".py", ".sql", ".txt"}
@@ -563,7 +563,7 @@ def words() -> set[str]:
 
 @pytest.mark.parametrize("page", DOCUMENTS, ids=name_of)
 def test_every_name_of_code_exists(page: Path, words: set[str]) -> None:
-    """Look up what stands in backticks: paths in the repository, and the words of everything that looks like a name."""
+    """Look up each text in backticks: a path in the repository, and each word of a text that looks like a name."""
     for code in re.findall(
         r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
     ):

@@ -1,4 +1,4 @@
-"""The API page, in a real browser that reaches nothing but the service."""
+"""The API page, in a real browser that can reach only the service."""
 
 import asyncio
 import itertools
@@ -20,7 +20,7 @@ CHROMIUM: Final = shutil.which("chromium") or shutil.which("chromium-browser") o
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 
 PATIENCE: Final = 30.0
-"""Seconds for what takes a browser less than two on an idle machine."""
+"""A limit for steps that take a browser less than two seconds on an idle machine."""
 
 FLAGS: Final = (
     "--headless",
@@ -45,10 +45,10 @@ TEXT: Final = """
 """
 FORM: Final = """document.querySelector("rapi-doc").shadowRoot
     .querySelector('[id="post-/students"] api-request').shadowRoot"""
-"""The form that tries POST /students."""
+"""The form for calling POST /students."""
 SWAP: Final = """document.querySelector("rapi-doc").shadowRoot
     .querySelector('[id="post-/students/-student_id-/swap"]')"""
-"""What the page shows of a swap."""
+"""The part of the page about a swap."""
 MENU: Final = "[...document.querySelectorAll('.menu a')]"
 """The links of the menu for small screens."""
 
@@ -58,7 +58,7 @@ class Thrown(Exception):
 
 
 class Tab:
-    """A tab of the browser, spoken to in the Chrome DevTools protocol; keeps what it asked for and complained of."""
+    """A browser tab, controlled by the Chrome DevTools protocol; it keeps a list of its requests and errors."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self.requests: list[str] = []
@@ -100,10 +100,10 @@ class Tab:
         return answer["result"].get("value")
 
     async def until(self, expression: str) -> Any:
-        """Wait until an expression holds, and return what it is."""
+        """Wait until an expression is true, and return its value."""
         async with asyncio.timeout(PATIENCE):
             while True:
-                # What it speaks of need not be there yet.
+                # The expression may refer to something that does not exist yet.
                 with suppress(Thrown):
                     if value := await self.evaluate(expression):
                         return value
@@ -112,7 +112,7 @@ class Tab:
 
 @asynccontextmanager
 async def opened(url: str, folder: Path, width: int, height: int = 900) -> AsyncIterator[Tab]:
-    """Show a page, on a screen of a size, in a browser of its own."""
+    """Open a page in a new browser with a window of this size."""
     assert CHROMIUM is not None
     process = await asyncio.create_subprocess_exec(
         *(CHROMIUM, *FLAGS, f"--user-data-dir={folder}", "about:blank"),
@@ -163,7 +163,7 @@ async def test_the_page_shows_every_operation_and_contacts_no_other_host(
     async with opened(str(client.make_url("/docs")), tmp_path, width) as tab:
         await tab.until(f"{TEXT}.includes('/problems/{{code}}')")
         text = await tab.evaluate(TEXT)
-        # Nothing sticks out of the screen.
+        # Nothing is wider than the screen.
         assert await tab.evaluate("document.documentElement.scrollWidth") <= width
 
     assert f"{document['info']['title']} {__version__}" in text
@@ -198,7 +198,7 @@ async def test_a_small_screen_has_a_searchable_menu_that_leads_to_each_operation
     assert "POST /students/{student_id}/swap" in first
     assert "DELETE /students/{student_id}/courses/{course_id}/swap" in second
     assert closed
-    assert menu <= below, "the menu does not cover what it leads to"
+    assert menu <= below, "the menu does not cover the section it leads to"
     assert tab.complaints == []
 
 

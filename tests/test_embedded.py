@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL: its data, who may use them, and what a killed run leaves behind."""
+"""The embedded PostgreSQL: its data, the accounts that may use them, and the state after a killed run."""
 
 import importlib.util
 import logging
@@ -23,7 +23,7 @@ from service.embedded import EmbeddedError, embedded_server
 from service.migrate import migrate
 from tests.test_process import run
 
-# Makes the server and waits for a signal, as the service does.
+# Starts the server and waits for a signal, as the service does.
 SERVE = """
 import signal, sys
 from pathlib import Path
@@ -63,7 +63,7 @@ def server_process(data_dir: Path) -> int:
 
 
 def is_running(pid: int) -> bool:
-    # A killed parent's child may stay a zombie where nobody reaps it; that is over all the same.
+    # The child of a killed parent may remain a zombie if nothing reaps it; it has ended all the same.
     state = Path(f"/proc/{pid}/stat")
     if Path("/proc/self/stat").exists():
         return state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z"
@@ -144,7 +144,7 @@ def test_the_server_recovers_from_a_crash_of_the_whole_machine(data_dir: Path) -
     while is_running(orphan):
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    # The number has gone to another program of the same account since.
+    # Another program of the same account now has this process id.
     owner = (data_dir / "cluster").stat()
     other = subprocess.Popen(["sleep", "60"], user=owner.st_uid if os.geteuid() == 0 else None)
     try:
@@ -294,7 +294,7 @@ async def test_the_error_names_a_data_dir_that_is_not_writable(data_dir: Path) -
 
 @pytest.fixture
 def small_disk(data_dir: Path) -> Iterator[Callable[[str], None]]:
-    """Mount a file system of its own at the data folder, with options of mount; ``remount,ro`` among them."""
+    """Yield a function that mounts a small file system at the data folder with options, such as ``remount,ro``."""
     data_dir.mkdir()
     mounted = False
 

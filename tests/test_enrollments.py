@@ -1,4 +1,4 @@
-"""Enrollments: getting seats, giving them back, and reading who is where."""
+"""Enrollments: taking seats, dropping them, and listing them by student and by course."""
 
 import json
 from datetime import datetime
@@ -598,17 +598,17 @@ async def test_every_change_has_one_event_in_order(client: Client, connection: C
     await call(client, "DELETE", f"{path}/courses/{one}?reason=again")
     again = await enroll(client, student, one)
 
-    told = (await events(connection))[3:]
+    recorded = (await events(connection))[3:]
 
-    assert [event["position"] for event in told] == [4, 5, 6]
-    assert [event["type"] for event in told] == ["enrollment.enrolled", "enrollment.dropped", "enrollment.enrolled"]
-    assert [event["before"] for event in told] == [None, {"status": "enrolled"}, {"status": "dropped"}]
-    assert [event["after"] for event in told] == [{"status": status} for status in ("enrolled", "dropped", "enrolled")]
-    assert {(event["student_id"], event["course_id"]) for event in told} == {(student, one)}
-    assert [event["reason"] for event in told] == [None, "moved to München", None]
-    assert [event["actor"] for event in told] == ["adviser 7", None, None]
-    assert [event["request_id"] for event in told] == ["r-1", "r-2", again.headers["X-Request-Id"]]
-    times = [event["occurred_at"] for event in told]
+    assert [event["position"] for event in recorded] == [4, 5, 6]
+    assert [event["type"] for event in recorded] == ["enrollment.enrolled", "enrollment.dropped", "enrollment.enrolled"]
+    assert [event["before"] for event in recorded] == [None, {"status": "enrolled"}, {"status": "dropped"}]
+    assert [event["after"] for event in recorded] == [{"status": status} for status in ("enrolled", "dropped", "enrolled")]
+    assert {(event["student_id"], event["course_id"]) for event in recorded} == {(student, one)}
+    assert [event["reason"] for event in recorded] == [None, "moved to München", None]
+    assert [event["actor"] for event in recorded] == ["adviser 7", None, None]
+    assert [event["request_id"] for event in recorded] == ["r-1", "r-2", again.headers["X-Request-Id"]]
+    times = [event["occurred_at"] for event in recorded]
     assert times == sorted(times)
 
 
@@ -638,12 +638,12 @@ async def test_a_repeated_request_for_a_waitlist_place_returns_the_position(clie
         [result] = (await wait_for(client, student, course)).body["results"]
         return {name: result[name] for name in ("outcome", "status", "position")}
 
-    waiting = {"outcome": "unchanged", "status": "waitlisted"}
-    assert [await repeated(student) for student in students] == [{**waiting, "position": n} for n in (1, 2, 3, 4)]
+    unchanged = {"outcome": "unchanged", "status": "waitlisted"}
+    assert [await repeated(student) for student in students] == [{**unchanged, "position": n} for n in (1, 2, 3, 4)]
     [seated] = (await wait_for(client, students[3], other)).body["results"]
     assert (seated["outcome"], seated["status"], seated["position"]) == ("unchanged", "enrolled", None)
     await drop(client, students[1], course)
-    assert (await repeated(students[3])) == {**waiting, "position": 3}
+    assert (await repeated(students[3])) == {**unchanged, "position": 3}
     body = {"course_ids": [course], "on_full": "fail"}
     previewed = await call(client, "POST", f"/students/{students[2]}/enroll?dry_run=true", body)
     assert previewed.body["results"][0]["position"] == 2

@@ -1,4 +1,4 @@
-"""The change feed: every committed change, once, in order, to everybody who follows."""
+"""The change feed: every reader gets every committed change, once and in order."""
 
 import asyncio
 import json
@@ -62,7 +62,7 @@ class Hesitant(Database):
 
 @dataclass(slots=True)
 class Reader:
-    """Follows the feed and keeps its cursor with what it has seen, so that it can be killed at any moment."""
+    """A reader of the feed that stores its cursor with the events it has seen, so it can be killed at any moment."""
 
     client: Client
     cursor: str | None = None
@@ -73,7 +73,7 @@ class Reader:
         return [event["position"] for event in self.seen]
 
     async def step(self, wait: int = 0) -> int:
-        """Read a page and return how many events it holds."""
+        """Read a page and return the number of its events."""
         after = "" if self.cursor is None else f"&after={self.cursor}"
         page = await read(self.client, f"/events?limit=7&wait={wait}{after}")
         self.cursor = page["next"]
@@ -89,7 +89,7 @@ async def test_every_reader_sees_every_position_once_and_in_order_whatever_the_w
     client: Client, settings: Settings, connection: Connection
 ) -> None:
     writers, each = 32, 6
-    # On a busy machine 32 writers in turn may need longer than callers would like to wait.
+    # On a busy machine, 32 writers in turn can take longer than the default limits.
     patient = {"acquire_timeout": 60, "lock_timeout": 60, "statement_timeout": 61, "command_timeout": 62}
     database = Hesitant(settings.model_copy(update={"pool_size": writers, **patient}))
     await database.open()
@@ -131,7 +131,7 @@ async def test_every_reader_sees_every_position_once_and_in_order_whatever_the_w
     written = await connection.fetch("SELECT request_id FROM events ORDER BY position")
     assert [event["request_id"] for event in readers[0].seen] == [row[0] for row in written]
 
-    # The same without the lock: numbers of a sequence, taken by transactions that commit in another order.
+    # For comparison without the lock: transactions take numbers from a sequence and commit in another order.
     await connection.execute("CREATE TABLE unlocked (id bigint GENERATED ALWAYS AS IDENTITY)")
     slow = await asyncpg.connect(settings.database_url)
     transaction = slow.transaction()
@@ -208,7 +208,7 @@ async def waiting(client: Client, count: int) -> None:
     async def waits() -> bool:
         return sum(map(len, poller._waiting.values())) == count
 
-    await until(waits, f"{count} readers who wait")
+    await until(waits, f"{count} waiting readers")
 
 
 async def test_waiting_ends_as_soon_as_there_is_an_event(client: Client) -> None:
@@ -242,15 +242,15 @@ async def test_waiting_ends_when_the_service_shuts_down(client: Client) -> None:
 
 
 class Counted(Database):
-    """A database that counts how often it is asked, and notes each query."""
+    """A database that counts its reads and records each query."""
 
-    asked = 0
+    read_count = 0
     queries: list[str]
     on_query: Callable[[str], object] = staticmethod(lambda query: None)
 
     @asynccontextmanager
     async def reading(self, *, keep: bool = False) -> AsyncIterator[Connection]:
-        self.asked += 1
+        self.read_count += 1
         async with super().reading(keep=keep) as connection:
             with connection.query_logger(self._note):
                 yield connection
@@ -262,13 +262,13 @@ class Counted(Database):
 
 @asynccontextmanager
 async def polling(settings: Settings, interval: float) -> AsyncIterator[tuple[Poller, Counted, Cursor]]:
-    """Make a poller of the test's own, and the cursor after the newest event."""
+    """Yield a poller for this test alone, its database, and the cursor after the newest event."""
     database = Counted(settings)
     database.queries = []
     await database.open()
     async with database.reading() as connection:
         newest = await get_epoch(connection)
-    database.asked = 0
+    database.read_count = 0
     poller = Poller(database, asyncio.Event(), interval=interval)
     try:
         yield poller, database, cursor_after(newest.epoch, newest)
@@ -280,14 +280,14 @@ async def polling(settings: Settings, interval: float) -> AsyncIterator[tuple[Po
 async def test_a_process_polls_once_a_tick_however_many_wait_and_never_if_nobody_waits(settings: Settings) -> None:
     async with polling(settings, interval=30) as (poller, database, cursor):
         await asyncio.gather(*(poller.wait(cursor, 100, 0.3) for _ in range(50)))
-        assert database.asked == 1
+        assert database.read_count == 1
     async with polling(settings, interval=0.01) as (poller, database, cursor):
         await asyncio.gather(*(poller.wait(cursor, 100, 0.3) for _ in range(50)))
         assert poller._task is not None
         await poller._task
-        asked = database.asked
+        read_count = database.read_count
         await asyncio.sleep(0.1)
-        assert database.asked == asked > 2
+        assert database.read_count == read_count > 2
 
 
 async def test_readers_at_one_cursor_share_one_query_and_one_answer(settings: Settings, connection: Connection) -> None:
@@ -518,10 +518,10 @@ async def test_events_show_only_the_names_of_a_students_fields(client: Client) -
 
     items = (await read(client, "/events"))["items"]
 
-    # The seconds of a time may be those of a limit of credits.
-    told = json.dumps([{**event, "occurred_at": None} for event in items])
+    # The seconds of an instant may contain 7.5 or 8.5.
+    written = json.dumps([{**event, "occurred_at": None} for event in items])
     for secret in ("Zaphod", "Beeblebrox", "secret", "Zarniwoop", "Library", "7.5", "8.5"):
-        assert secret not in told, secret
+        assert secret not in written, secret
     [updated] = [event for event in items if event["type"] == "student.updated"]
     assert sorted(updated["after"]["fields"]) == ["given_name", "max_credits"]
     [skipped] = [event for event in items if event["type"] == "enrollment.skipped"]

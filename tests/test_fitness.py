@@ -1,4 +1,4 @@
-"""A server that may lose what it has confirmed is refused: at the start, and when a running service meets it."""
+"""The service refuses a server that could lose confirmed changes, both at its start and while it runs."""
 
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,7 @@ async def test_a_running_service_confirms_nothing_while_its_server_is_unfit(
 
     async def refused(method: str, path: str, body: object = None) -> None:
         async def fails() -> bool:
-            # The first calls may fail for a connection that was ended.
+            # The first calls may fail because their connection was ended.
             body_of_problem = problem(await call(client, method, path, body), 503, "unavailable")
             return "synchronous_commit is off" in body_of_problem["detail"]
 

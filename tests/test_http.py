@@ -1,4 +1,4 @@
-"""What HTTP asks of every path: problems, headers, limits, and faults that tell nothing of the inside."""
+"""HTTP rules for every path: problems, headers, limits, and faults that reveal no internals."""
 
 import asyncio
 import io
@@ -52,7 +52,7 @@ from tests.conftest import Client
 
 @asynccontextmanager
 async def raw(client: Client) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """Open a connection of which the test writes every byte."""
+    """Open a connection on which the test writes every byte."""
     assert client.port is not None
     reader, writer = await asyncio.open_connection(client.host, client.port)
     try:
@@ -63,7 +63,7 @@ async def raw(client: Client) -> AsyncIterator[tuple[asyncio.StreamReader, async
 
 
 async def receive(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:
-    """Read one response that has a length."""
+    """Read one response with a Content-Length."""
     head = (await reader.readuntil(b"\r\n\r\n")).decode()
     first, *lines = head.strip().split("\r\n")
     headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
@@ -86,7 +86,7 @@ def faults_logged(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
 
 @contextmanager
 def program_log() -> Iterator[list[dict[str, Any]]]:
-    """Log as the program does; the list holds what it has written once the block ends."""
+    """Log as the program does; after the block, the list contains the records."""
     loggers = [logging.getLogger(name) for name in (None, *configuration()["loggers"])]
     before = [(logger, logger.level, logger.handlers[:], logger.propagate) for logger in loggers]
     written: list[dict[str, Any]] = []
@@ -261,7 +261,7 @@ async def test_a_body_in_gzip_or_deflate_is_read(settings: Settings) -> None:
 
 
 def posted(path: bytes, data: bytes, coding: bytes, method: bytes = b"POST") -> bytes:
-    """Write a request with a body in a content coding."""
+    """Return the bytes of a request whose body has a content coding."""
     return (
         method + b" " + path + b" HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         b"Content-Encoding: " + coding + b"\r\nContent-Length: %d\r\n\r\n" % len(data) + data
@@ -316,7 +316,7 @@ async def test_a_compressed_body_that_no_endpoint_reads_is_refused_and_not_unpac
             (b"POST", b"/nothing", 404, "no_such_path"),
             (b"POST", b"/health/live", 405, "method_not_allowed"),
         ):
-            # Whatever unpacks this finds that it is no gzip.
+            # This is not valid gzip, so unpacking it would fail.
             answer, ended = await talk(host, port, posted(path, b"junk", b"gzip", method))
             problem(answer, status, code)
             assert not ended
@@ -387,7 +387,7 @@ async def test_100_continue_is_the_only_supported_expectation(client: Client, ca
         writer.write(body)
         assert (await receive(reader))[0] == 201
     old = head.replace(b"HTTP/1.1", b"HTTP/1.0") + b"Expect: 100-continue\r\n\r\n" + body
-    assert (await exchange(client, old))[0] == 409, "an older caller is answered, and waits for nothing"
+    assert (await exchange(client, old))[0] == 409, "an HTTP/1.0 caller gets a response without a wait"
     for path in (b"/students", b"/nothing"):
         status, headers, text = await exchange(client, head.replace(b"/students", path) + b"Expect: tea\r\n\r\n" + body)
         assert (status, headers["content-type"].partition(";")[0]) == (417, PROBLEM_JSON)
@@ -398,7 +398,7 @@ async def test_100_continue_is_the_only_supported_expectation(client: Client, ca
 
 @asynccontextmanager
 async def served_for_real(settings: Settings) -> AsyncIterator[tuple[str, int]]:
-    """Serve as in production, where a handler goes on when its caller leaves; aiohttp's test server cancels it."""
+    """Serve as in production, where a handler continues if its caller disconnects; aiohttp's test server cancels it."""
     app = create_app(settings)
     runner = make_runner(app, settings)
     await runner.setup()
@@ -464,7 +464,7 @@ async def test_a_change_is_finished_even_if_its_caller_has_disconnected(
 
 
 async def talk(host: str, port: int, request: bytes) -> tuple[Answer, bool]:
-    """Send bytes, read the answer, and return whether the connection ended instead of answering one more request."""
+    """Send bytes; return the response, and whether the connection closed instead of serving another request."""
     reader, writer = await asyncio.open_connection(host, port)
     try:
         writer.write(request)
@@ -532,8 +532,8 @@ async def test_a_target_that_is_not_a_path_is_a_problem_and_is_logged(
 
     assert problem(answer, 404, "no_such_path")["request_id"] == "r-1"
     [line] = [vars(record) for record in requests_logged(caplog) if vars(record)["request_id"] == "r-1"]
-    told = [line[name] for name in ("method", "route", "status", "request_id")]
-    assert told == [target.split()[0].decode(), "/{tail}", 404, "r-1"]
+    logged_values = [line[name] for name in ("method", "route", "status", "request_id")]
+    assert logged_values == [target.split()[0].decode(), "/{tail}", 404, "r-1"]
 
 
 async def test_a_fault_outside_the_endpoints_is_a_problem_and_is_logged() -> None:
@@ -655,7 +655,7 @@ async def test_bytes_that_are_not_text_in_a_path_or_a_query_are_refused(client: 
 
 
 async def test_a_precondition_is_honoured_or_refused_by_every_call(client: Client, connection: Connection) -> None:
-    """A change that ignored one would be made although the caller asked for it not to be."""
+    """A call that ignored a precondition would make a change that the caller wanted to prevent."""
     student, course = await new_student(client), await new_course(client)
     await call(client, "POST", f"/students/{student}/enroll", {"course_ids": [course]})
     hold = await call(client, "POST", f"/students/{student}/holds", {"reason": "x", "blocks": ["drop"]})
@@ -721,7 +721,7 @@ async def test_head_returns_what_get_returns_without_the_body(client: Client) ->
 
 
 async def problems_of(client: Client) -> AsyncIterator[Answer]:
-    """Provoke problems of many kinds."""
+    """Yield problems of many kinds."""
     student, course = await new_student(client, email="ada@campus.example"), await new_course(client, capacity=0)
     path = f"/students/{student}"
     yield await call(client, "GET", "/nothing")
@@ -767,7 +767,7 @@ async def test_each_code_has_one_status_one_meaning_and_one_page(client: Client)
         assert (pages[error.code].status, pages[error.code].title) == (error.status, error.title)
         assert error.code == re.sub(r"(?<!^)(?=[A-Z])", "_", error.__name__).lower(), "an error is named after its code"
     for rule in (*RULES, drop_closed):
-        # Where all reasons have one code, it becomes the code of the problem, whose status is that of a refusal.
+        # If all reasons have one code, it becomes the code of the problem, with the status of a refusal.
         status = UnknownCourse.status if rule.__name__ == UnknownCourse.code else EnrollmentRefused.status
         assert pages[rule.__name__].status == status
     assert DropRefused.status == EnrollmentRefused.status
@@ -825,7 +825,7 @@ async def test_the_log_contains_no_personal_data(client: Client, caplog: pytest.
 
 
 def inside_of(text: str) -> list[str]:
-    """Find what only the inside of the service could have said."""
+    """Return the parts of a text that reveal internals of the service."""
     return re.findall(r"Traceback|File \"|SELECT|relation|asyncpg|Undefined|hidden|\.py\b|select ", text)
 
 

@@ -1,4 +1,4 @@
-"""Migrations: up and down, over rows, interrupted, and many at once."""
+"""Migrations: up and down, with rows, interrupted, and by many processes at once."""
 
 import pwd
 import re
@@ -28,7 +28,7 @@ Rows = dict[str, list[tuple[Any, ...]]]
 
 NAMES = sorted(path.stem for path in MIGRATIONS.glob("*.sql") if not path.stem.endswith(".rollback"))
 
-# What a database holds that stands at this migration: each table that it creates gets rows, each column a value.
+# The rows to insert after each migration: each table that it creates gets rows, each column that it adds a value.
 FILL = {
     "0001_create_feed": "UPDATE feed SET system_identifier = 1, timeline = 2, database_oid = 3",
     "0002_create_events": """
@@ -94,7 +94,7 @@ CATALOG = """
 
 
 def catalog(connection: Connection) -> list[tuple[str, ...]]:
-    """List what the schema is made of, without what yoyo keeps there."""
+    """Return the objects of the schema, without those of yoyo."""
     rows = connection.execute(CATALOG).fetchall()
     return sorted(row for row in rows if "yoyo" not in row[1])
 
@@ -104,7 +104,7 @@ def tables(connection: Connection) -> list[str]:
 
 
 def rows(connection: Connection, columns: dict[str, list[str]] | None = None) -> Rows:
-    """Read every row of every table, or of the given columns."""
+    """Return every row of every table, or only the given columns."""
     wanted = columns_of(connection) if columns is None else columns
     return {
         table: sorted(
@@ -139,7 +139,7 @@ Upto = Callable[[str | None], Path]
 
 @pytest.fixture
 def upto(tmp_path: Path) -> Upto:
-    """Make a folder with the migrations up to a name, that one included; None is none at all."""
+    """Return a function that makes a folder with the migrations up to and including a name; None makes an empty one."""
 
     def make(name: str | None) -> Path:
         folder = tmp_path / f"upto_{name}"
@@ -180,7 +180,7 @@ def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:
 
 
 def roll_back(url: str, folder: Path = MIGRATIONS, count: int | None = None, schema: str | None = None) -> list[str]:
-    """Undo the newest migrations with yoyo alone, as an operator would, and return their names, newest first."""
+    """Roll back the newest migrations with yoyo, as an operator would, and return their names, newest first."""
     parts = urlsplit(url)
     query = f"{parts.query}&schema={schema}" if schema else parts.query
     with get_backend(urlunsplit(parts._replace(scheme="postgresql+psycopg", query=query))) as backend:
@@ -299,7 +299,7 @@ def test_student_courses_is_added_to_existing_students_and_courses(
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A copy of the migrations, to which a test adds one."""
+    """Return a copy of the folder of migrations, to which a test adds one."""
     return Path(shutil.copytree(MIGRATIONS, tmp_path / "migrations"))
 
 
@@ -393,7 +393,7 @@ def test_an_index_is_built_concurrently_while_another_process_waits_its_turn(
         "DROP INDEX CONCURRENTLY IF EXISTS extra_idx;\n"
         "CREATE INDEX CONCURRENTLY extra_idx ON students (given_name);\n"
     )
-    # The build waits for every transaction that is older than itself.
+    # CREATE INDEX CONCURRENTLY waits for every older transaction.
     with psycopg.connect(empty_database_url) as old:
         old.execute("LOCK TABLE students IN ROW EXCLUSIVE MODE")
         processes = [start(empty_database_url, folder) for _ in range(2)]

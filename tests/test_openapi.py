@@ -1,4 +1,4 @@
-"""The API document: true to the routes, valid, and fit to be read."""
+"""The API document: it matches the routes, is valid, and reads well."""
 
 import re
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from service.registrar.rules import SENTENCES
 from tests.conftest import Client
 
 PAGE: Final = {("GET", "/docs"), ("GET", "/docs/rapidoc-min.js")}
-"""What browsers get to show the document, and no part of the API."""
+"""Paths that show the document in a browser and are not part of the API."""
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def operations(document: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]
 
 
 def nodes(value: Any) -> Iterator[dict[str, Any]]:
-    """Walk through every object of a document, but not through the examples of callers' data."""
+    """Iterate over every object of a document, except the examples."""
     if isinstance(value, dict):
         yield value
         for key, member in value.items():
@@ -177,7 +177,7 @@ def test_every_schema_and_every_member_has_a_description(document: dict[str, Any
 
 
 def test_a_member_with_a_default_is_not_required(document: dict[str, Any]) -> None:
-    """openapi-typescript requires what has a default: the default is told in the description."""
+    """openapi-typescript requires a member with a default, so the default is in the description."""
     for node in nodes(document["components"]):
         assert "default" not in node, node
     members = document["components"]["schemas"]["EnrollmentRequest"]
@@ -190,7 +190,7 @@ def test_codes_and_types_are_components_that_list_every_value(document: dict[str
     assert schemas["ProblemCode"]["enum"] == sorted(problem_types())
     assert schemas["RefusalCode"]["enum"] == list(SENTENCES)
     assert set(schemas["RefusalCode"]["enum"]) < set(schemas["DetailCode"]["enum"])
-    # What has a name is referred to by it: nowhere else are values listed.
+    # Only the named components list values; everything else refers to them.
     for name, schema in schemas.items():
         for node in nodes(schema.get("properties", {})):
             listed = node.get("enum", [])

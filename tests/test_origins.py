@@ -1,4 +1,4 @@
-"""Web pages: which may change something and read answers, and under which names the service is served."""
+"""Web pages that may call the service, and the host names under which it serves."""
 
 import json
 from collections.abc import AsyncIterator
@@ -22,7 +22,7 @@ DENIED = "origin_not_allowed"
 
 
 async def ask(address: tuple[str, int], method: str, path: str, **headers: str) -> Answer:
-    """Send a request without a body, with the headers that a browser would add; underscores stand for hyphens."""
+    """Send a request without a body and with these headers, written with underscores in place of hyphens."""
     async with aiohttp.ClientSession("http://{}:{}".format(*address)) as session:
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
         async with session.request(method, path, headers=sent) as response:
@@ -42,9 +42,9 @@ async def test_a_page_of_another_origin_changes_nothing(settings: Settings, conn
         ):
             answer = await ask(address, method, path, Origin="http://evil.example", Sec_Fetch_Site=site)
             assert "http://evil.example" in problem(answer, 403, DENIED)["detail"]
-            # No Referer, no Origin: some requests of a page have neither.
+            # Some requests of a page have neither a Referer nor an Origin.
             problem(await ask(address, method, path, Sec_Fetch_Site=site), 403, DENIED)
-            # A browser without Fetch Metadata.
+            # A browser without Fetch Metadata sends only the Origin.
             for origin in ("http://evil.example", "null", "http://localhost:1", "http://["):
                 problem(await ask(address, method, path, Origin=origin), 403, DENIED)
         assert (await ask(address, "GET", "/students", Origin="http://evil.example", Sec_Fetch_Site=site)).status == 200
@@ -59,7 +59,7 @@ async def test_the_own_page_and_programs_may_change_anything(settings: Settings)
             {"Sec_Fetch_Site": "none"},
             {"Sec_Fetch_Site": "same-origin", "Origin": own},
             {"Origin": own},
-            # Behind a proxy that has another name.
+            # A proxy may serve the page under another name.
             {"Sec_Fetch_Site": "same-origin", "Origin": "https://enrollment.campus.example"},
         ):
             problem(await ask(address, "DELETE", "/students/1", **headers), 404, "student_not_found")
@@ -176,7 +176,7 @@ def test_lists_of_hosts_and_origins_are_read_from_the_environment(monkeypatch: p
 
 @asynccontextmanager
 async def foreign_page(host: str = "127.0.0.1") -> AsyncIterator[str]:
-    """Serve an empty page and yield its URL: its origin is not that of the service, its site is if the host is the same."""
+    """Serve an empty page and yield its URL: another origin than the service's, but the same site if the host is the same."""
 
     async def show(_request: web.Request) -> web.Response:
         return web.Response(text="<link rel=icon href=data:,>", content_type="text/html")

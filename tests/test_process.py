@@ -26,16 +26,16 @@ from tests.test_http import receive
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_SECONDS = 90
-"""For what takes two seconds on an idle machine, and ten times as long on one with other work."""
+"""A limit for steps that take two seconds on an idle machine, and ten times as long on a busy one."""
 
 
 @dataclass(slots=True)
 class Running:
-    """A process of the service, with the lines that it has written so far."""
+    """A process of the service, with the lines written so far."""
 
     process: asyncio.subprocess.Process
     log: list[str] = field(default_factory=list)
-    told: list[str] = field(default_factory=list)
+    message: list[str] = field(default_factory=list)
     url: str = ""
 
     async def ended(self) -> int:
@@ -43,7 +43,7 @@ class Running:
             return await self.process.wait()
 
     async def logged(self, message: str) -> dict[str, Any]:
-        """Wait for the first line of the log with a message."""
+        """Wait for the first log line with this message, and return it."""
         async with asyncio.timeout(PATIENCE_SECONDS):
             while True:
                 for line in map(json.loads, self.log):
@@ -55,7 +55,7 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a command ended and what it wrote."""
+    """The exit status of a command, and its output."""
 
     status: int
     out: str
@@ -88,7 +88,7 @@ async def run(*arguments: str, **variables: object) -> Ended:
 
 @asynccontextmanager
 async def serving(*arguments: str, **variables: object) -> AsyncIterator[Running]:
-    """Run the service until the test is done with it; it is ready when the test gets it."""
+    """Run the service during the block, which begins when the service is ready."""
     async with starting(*arguments, **variables) as running:
         async with asyncio.timeout(PATIENCE_SECONDS), aiohttp.ClientSession() as session:
             while (await session.get(f"{running.url}/health/ready")).status != 200:
@@ -98,7 +98,7 @@ async def serving(*arguments: str, **variables: object) -> AsyncIterator[Running
 
 @asynccontextmanager
 async def starting(*arguments: str, **variables: object) -> AsyncIterator[Running]:
-    """Run the service until the test is done with it; it listens when the test gets it."""
+    """Run the service during the block, which begins when the service listens."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-W", "error", "-m", "service", *arguments),
         cwd=ROOT,
@@ -111,7 +111,7 @@ async def starting(*arguments: str, **variables: object) -> AsyncIterator[Runnin
     running = Running(process)
     readers = [
         asyncio.create_task(collect(process.stdout, running.log)),
-        asyncio.create_task(collect(process.stderr, running.told)),
+        asyncio.create_task(collect(process.stderr, running.message)),
     ]
     try:
         running.url = (await running.logged("started"))["url"]
@@ -154,7 +154,7 @@ async def test_the_service_logs_its_address_and_requests_as_json_and_exits_with_
     life = [line for line in lines if line["logger"] == "service"]
     assert [line["message"] for line in life] == ["started", "ready", "stopping", "stopped"]
     assert {line["version"] for line in life} == {__version__}
-    assert running.told == []
+    assert running.message == []
 
 
 async def test_a_fault_is_a_problem_for_its_caller_and_is_logged(
@@ -174,7 +174,7 @@ async def test_a_fault_is_a_problem_for_its_caller_and_is_logged(
         running.process.send_signal(signal.SIGTERM)
         assert await running.ended() == 0
 
-    assert not any("Logging error" in line for line in running.told), running.told
+    assert not any("Logging error" in line for line in running.message), running.message
     lines = [json.loads(line) for line in running.log]
     for request_id in ("GET:/students/1", "POST:/students", "GET:/students"):
         fault, request = sorted(
@@ -199,7 +199,7 @@ async def test_workers_share_a_port_and_a_database(empty_database_url: str) -> N
         assert len(children_of(running.process.pid)) == 2
         ids: list[int] = []
         while len(ids) < 20:
-            # A connection of its own goes to either of them, be it ready or not.
+            # A new connection goes to either process, ready or not.
             async with (
                 aiohttp.ClientSession() as session,
                 session.post(f"{running.url}/students", json=student_fields()) as response,
@@ -244,7 +244,7 @@ async def test_workers_take_over_the_port_of_a_service_that_has_just_ended(datab
     async with serving(DATABASE_URL=database_url) as running:
         port = running.url.rpartition(":")[2]
         reader, writer = await asyncio.open_connection("127.0.0.1", int(port))
-        # The side that closes first keeps the port in TIME_WAIT for a minute: here the service.
+        # The side that closes first, here the service, keeps the port in TIME_WAIT for a minute.
         writer.write(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
         writer.close()
@@ -262,7 +262,7 @@ from service.workers import run_workers
 def work(number, alive):
     if number == 0:
         {fault}
-    # The other one serves until it is told to stop.
+    # The other one serves until it is message to stop.
     os.read(alive, 1)
     return 0
 
@@ -277,11 +277,11 @@ sys.exit(status)
 
 
 @pytest.mark.parametrize(
-    ("fault", "status", "told"),
+    ("fault", "status", "message"),
     [("raise OSError('broken')", 1, "OSError: broken"), ("sys.exit(3)", 3, ""), ("raise KeyboardInterrupt", 130, "")],
 )
 async def test_an_exception_in_a_worker_ends_that_process_and_leaves_the_clean_up_to_its_parent(
-    fault: str, status: int, told: str
+    fault: str, status: int, message: str
 ) -> None:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-W", "error", "-c", WORKERS.format(fault=fault)),
@@ -293,8 +293,8 @@ async def test_an_exception_in_a_worker_ends_that_process_and_leaves_the_clean_u
         out, err = await process.communicate()
 
     assert (process.returncode, out.decode().split()) == (status, ["unwound", "ended"]), err.decode()
-    assert told in err.decode()
-    assert bool(told) == bool(err)
+    assert message in err.decode()
+    assert bool(message) == bool(err)
 
 
 async def test_sighup_ends_the_service_as_sigterm_does_unless_it_is_ignored(database_url: str) -> None:
@@ -302,8 +302,8 @@ async def test_sighup_ends_the_service_as_sigterm_does_unless_it_is_ignored(data
         async with serving(*arguments, DATABASE_URL=database_url) as running:
             running.process.send_signal(signal.SIGHUP)
             assert await running.ended() == 0
-        assert running.told == []
-    # As nohup does.
+        assert running.message == []
+    # nohup ignores SIGHUP in the same way.
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         async with serving(DATABASE_URL=database_url) as running:
@@ -322,7 +322,7 @@ async def test_ctrl_c_ends_the_service_cleanly(database_url: str) -> None:
     async with serving(DATABASE_URL=database_url) as running:
         running.process.send_signal(signal.SIGINT)
         assert await running.ended() == 0
-    assert "Traceback" not in "\n".join(running.told)
+    assert "Traceback" not in "\n".join(running.message)
 
 
 async def test_sigterm_finishes_requests_in_flight_and_asks_callers_to_close(
@@ -366,7 +366,7 @@ async def test_sigterm_finishes_requests_in_flight_and_asks_callers_to_close(
 
 async def test_a_request_on_a_kept_connection_is_answered_after_sigterm_with_connection_close(database_url: str) -> None:
     head = b"GET /courses HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    # Longer than the test waits for the end: nothing is left to wait for once every connection is closed.
+    # Longer than the test waits: the service must end as soon as every connection is closed.
     async with serving(DATABASE_URL=database_url, LINGER_SECONDS=60) as running:
         port = int(running.url.rpartition(":")[2])
         kept = [await asyncio.open_connection("127.0.0.1", port) for _ in range(64)]

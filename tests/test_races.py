@@ -1,4 +1,4 @@
-"""What other systems lose: many callers at the same moment, over real connections to a real server."""
+"""Races: many callers at the same moment, over real connections to a real server."""
 
 import asyncio
 import itertools
@@ -20,13 +20,13 @@ Answer = TypeVar("Answer")
 
 
 class Replicas:
-    """Two services on one database, called in turn: what holds between requests has to hold between processes."""
+    """Two services on one database, called in turn: guarantees between requests must hold between processes too."""
 
     def __init__(self, clients: list[Client]) -> None:
         self._turns = itertools.cycle(clients)
 
     def request(self, *arguments: Any, **options: Any) -> Any:
-        """Call the next of them."""
+        """Send the request to the next service."""
         return next(self._turns).request(*arguments, **options)
 
 
@@ -49,13 +49,13 @@ async def assert_whole(connection: Connection) -> None:
 
 
 async def test_a_change_of_a_course_or_term_takes_effect_at_once_in_every_process(client: Client) -> None:
-    """Each remembers what courses and terms are: what changes goes back and forth between them."""
+    """Each process remembers courses and terms, and learns of changes by the others."""
     term = (await call(client, "POST", "/terms", TERM)).body["id"]
     held, wanted = [await new_course(client, credits=2, term_id=term, code=code) for code in ("HELD", "WANTED")]
     meetings = [{"day": "mon", "start": "09:00", "end": "10:00"}]
 
     async def preview(student: int) -> list[str]:
-        """Ask twice for real, that is of both, and be refused or be let in and drop."""
+        """Enroll and drop once in each process, and return the codes of the refusals."""
         found = []
         for _ in range(2):
             answer = await enroll(client, student, wanted)
@@ -227,8 +227,8 @@ async def test_lowering_the_capacity_during_a_rush_sells_no_more_seats(client: C
     await assert_whole(connection)
 
 
-async def standing_of(connection: Connection, course: int) -> dict[int, str]:
-    """Tell who is in a course or waits for it, and how."""
+async def active_statuses(connection: Connection, course: int) -> dict[int, str]:
+    """Return the status of each enrolled or waitlisted student of a course."""
     rows = await connection.fetch(
         "SELECT student_id, status FROM student_courses WHERE course_id = $1 AND status IN ('enrolled', 'waitlisted')",
         course,
@@ -276,9 +276,9 @@ async def test_a_seat_dropped_while_others_enroll_goes_to_the_first_on_the_waitl
 ) -> None:
     for _ in range(5):
         course = await new_course(client, capacity=1)
-        holder, *line = await students(client, 4)
+        holder, *waitlist = await students(client, 4)
         await enroll(client, holder, course)
-        for student in line:
+        for student in waitlist:
             assert (await wait_for(client, student, course)).status == 201
         newcomers = await students(client, 20)
 
@@ -288,31 +288,31 @@ async def test_a_seat_dropped_while_others_enroll_goes_to_the_first_on_the_waitl
 
         assert dropped.status == 200
         assert Counter(answer.status for answer in answers) == {409: 20}
-        assert await standing_of(connection, course) == {
-            line[0]: "enrolled",
-            line[1]: "waitlisted",
-            line[2]: "waitlisted",
+        assert await active_statuses(connection, course) == {
+            waitlist[0]: "enrolled",
+            waitlist[1]: "waitlisted",
+            waitlist[2]: "waitlisted",
         }
     await assert_whole(connection)
 
 
 async def test_seats_dropped_at_once_go_to_the_waitlist_in_order(client: Client, connection: Connection) -> None:
     course = await new_course(client, capacity=10)
-    holders, line = await students(client, 10), await students(client, 15)
+    holders, waitlist = await students(client, 10), await students(client, 15)
     for student in holders:
         await enroll(client, student, course)
-    for student in line:
+    for student in waitlist:
         await wait_for(client, student, course)
 
-    await at_once(drop(client, student, course) for student in [*holders, line[3]])
+    await at_once(drop(client, student, course) for student in [*holders, waitlist[3]])
 
-    seated = [*line[:3], *line[4:11]]
-    expected = {**dict.fromkeys(seated, "enrolled"), **dict.fromkeys(line[11:], "waitlisted")}
+    seated = [*waitlist[:3], *waitlist[4:11]]
+    expected = {**dict.fromkeys(seated, "enrolled"), **dict.fromkeys(waitlist[11:], "waitlisted")}
     promoted = await connection.fetch(
         "SELECT student_id FROM events WHERE type = 'enrollment.promoted' AND student_id <> $1 ORDER BY position",
-        line[3],
+        waitlist[3],
     )
-    assert await standing_of(connection, course) == expected
+    assert await active_statuses(connection, course) == expected
     assert [row[0] for row in promoted] == seated
     await assert_whole(connection)
 
@@ -333,11 +333,11 @@ async def test_two_students_who_swap_full_courses_at_once_neither_deadlock_nor_l
 
         statuses = await at_once([swap(first, one, other), swap(second, other, one)])
 
-        # Two who wait for each other's seats are not matched up: each keeps the seat.
+        # Two students who wait for each other's seats are not matched: each keeps their seat.
         waits = on_full == "waitlist"
         assert statuses == ([201, 201] if waits else [409, 409])
-        assert await standing_of(connection, one) == {first: "enrolled", **({second: "waitlisted"} if waits else {})}
-        assert await standing_of(connection, other) == {second: "enrolled", **({first: "waitlisted"} if waits else {})}
+        assert await active_statuses(connection, one) == {first: "enrolled", **({second: "waitlisted"} if waits else {})}
+        assert await active_statuses(connection, other) == {second: "enrolled", **({first: "waitlisted"} if waits else {})}
     await assert_whole(connection)
 
 
@@ -354,7 +354,7 @@ async def test_a_course_cancelled_during_a_rush_ends_with_nobody_in_it(client: C
     statuses = Counter(answer.status for answer in answers)
     assert statuses.keys() <= {201, 409}
     assert {error["code"] for answer in answers for error in answer.body.get("errors", [])} <= {"course_cancelled"}
-    assert await standing_of(connection, course) == {}
+    assert await active_statuses(connection, course) == {}
     left = await connection.fetchval("SELECT count(*) FROM events WHERE type = 'enrollment.dropped'")
     assert left == statuses[201]
     assert await connection.fetchval("SELECT count(*) FROM events WHERE type = 'enrollment.promoted'") == 0

@@ -1,4 +1,4 @@
-"""The registrar's office: overrides, lines, the sweep, bulk, dry runs, terms, and what it refuses."""
+"""The registrar: overrides, waitlists, the sweep, bulk requests, dry runs, terms, and refusals."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -37,7 +37,7 @@ from tests.conftest import Client
 TERM = {"code": "2026F", "name": "Fall", "starts_on": "2036-09-01", "ends_on": "2036-12-18"}
 MONDAY = {"day": "mon", "start": "09:00", "end": "10:00"}
 MANY = 256
-"""Items of a large bulk request."""
+"""The number of items in a large bulk request."""
 PAST, AHEAD = "2001-01-01T00:00:00Z", "2999-01-01T00:00:00Z"
 
 
@@ -77,9 +77,9 @@ async def test_every_rule_that_refuses_is_listed_with_its_parameters_and_its_poi
 
     answer = await enroll(client, student, wanted)
 
-    told = [{k: v for k, v in error.items() if k != "detail"} for error in answer.body["errors"]]
+    refusals = [{k: v for k, v in error.items() if k != "detail"} for error in answer.body["errors"]]
     place = {"pointer": "#/course_ids/0", "course_id": wanted}
-    assert told == [
+    assert refusals == [
         {"code": "enrollment_not_open", **place, "opens_at": AHEAD.replace("Z", "Z")},
         {"code": "hold", **place, "reason": "Fees"},
         {"code": "prerequisite_missing", **place, "any_of": ["P"]},
@@ -149,8 +149,8 @@ async def test_a_skipped_student_keeps_the_waitlist_position_and_the_reason_is_r
     await drop(client, seated, course)
     await drop(client, third, course)
 
-    line = (await read(client, f"/courses/{course}/students?status=waitlisted"))["items"]
-    assert [(item["student_id"], item["position"]) for item in line] == [(held, 1)]
+    waitlist = (await read(client, f"/courses/{course}/students?status=waitlisted"))["items"]
+    assert [(item["student_id"], item["position"]) for item in waitlist] == [(held, 1)]
     skipped = [event for event in await events(connection) if event["type"] == "enrollment.skipped"]
     assert [event["after"]["blocked_by"] for event in skipped] == [[{"code": "hold"}]]
 
@@ -180,8 +180,8 @@ async def test_the_sweep_promotes_students_made_eligible_by_the_clock_and_newcom
     assert await status_of(client, newcomer, course) == "enrolled"
 
 
-@pytest.mark.parametrize("eased", ["hold", "capacity", "prerequisite", "requirement", "meetings", "limit", "cancel"])
-async def test_a_waitlist_moves_as_soon_as_a_condition_is_relaxed(client: Client, eased: str) -> None:
+@pytest.mark.parametrize("relaxed", ["hold", "capacity", "prerequisite", "requirement", "meetings", "limit", "cancel"])
+async def test_a_waitlist_moves_as_soon_as_a_condition_is_relaxed(client: Client, relaxed: str) -> None:
     at = [{"day": "mon", "start": "09:00", "end": "10:00"}]
     term = await create(client, "/terms", {**TERM, "max_credits": 4})
     wanted = await new_course(client, code="WANT", capacity=1, credits=3, term_id=term["id"], meetings=at)
@@ -191,19 +191,19 @@ async def test_a_waitlist_moves_as_soon_as_a_condition_is_relaxed(client: Client
     await enroll(client, waiter, clashing)
     assert (await wait_for(client, waiter, wanted)).status == 201
     prerequisite = {"groups": [{"kind": "pre", "any_of": ["HAVE"]}]}
-    if eased == "hold":
+    if relaxed == "hold":
         id = await hold(client, waiter)
-    if eased in {"prerequisite", "requirement"}:
+    if relaxed in {"prerequisite", "requirement"}:
         await call(client, "PUT", f"/courses/{wanted}/requirements", prerequisite)
-    if eased in {"meetings", "cancel"}:
+    if relaxed in {"meetings", "cancel"}:
         await call(client, "PATCH", f"/courses/{clashing}", {"meetings": at})
-    if eased == "limit":
+    if relaxed == "limit":
         await call(client, "PATCH", f"/students/{waiter}", {"max_credits": 2})
-    if eased != "capacity":
+    if relaxed != "capacity":
         await drop(client, seated, wanted)
     assert await status_of(client, waiter, wanted) == "waitlisted"
 
-    match eased:
+    match relaxed:
         case "hold":
             await call(client, "DELETE", f"/students/{waiter}/holds/{id}")
         case "capacity":
@@ -294,8 +294,8 @@ async def test_completion_can_be_corrected_and_keeps_the_seat(client: Client, co
     assert await status_of(client, waiter, course) == "waitlisted"
     problem(await drop(client, student, course), 409, "already_completed")
     assert codes(await enroll(client, student, course)) == ["already_completed", "course_full"]
-    told = [event["after"] for event in await events(connection) if event["type"] == "enrollment.completed"]
-    assert told == [
+    refusals = [event["after"] for event in await events(connection) if event["type"] == "enrollment.completed"]
+    assert refusals == [
         {"status": "completed", "passed": False, "grade": "F"},
         {"status": "completed", "passed": True, "grade": "A-"},
     ]
@@ -308,7 +308,7 @@ async def test_a_bulk_request_has_an_outcome_for_each_item_and_its_statements_do
     students = [await new_student(client) for _ in range(200)]
     passed_by = []
     for _ in range(20):
-        # A seat that is free and a waiter who may not have it: the line is looked at before any newcomer.
+        # A free seat with a blocked waitlisted student: the waitlist is judged before any newcomer.
         passed_by.append(await new_course(client, capacity=0))
         waiter = await new_student(client)
         await wait_for(client, waiter, passed_by[-1])
@@ -329,7 +329,7 @@ async def test_a_bulk_request_has_an_outcome_for_each_item_and_its_statements_do
     registrar = Registrar(database, settings)
     async with database.reading() as connection:
         connection.add_query_logger(lambda query: sent.append(query.query))
-    # The first only lets the driver learn the types, and the registrar what the courses are.
+    # In the first batch the driver looks up the types, and the registrar loads the courses.
     for few in (students[:20], students[20:21], students[21:]):
         sent.clear()
         changes = [
@@ -393,7 +393,7 @@ async def test_a_waitlisted_student_is_judged_by_the_courses_they_have_after_the
     origin = Origin("r")
 
     async with registrar_of(settings) as registrar:
-        # The waiter is read only when the seat is free, and has lost the course that was in the way by then.
+        # The waitlisted student is loaded only when the seat becomes free, after the clashing course was cancelled.
         await registrar.submit_all(
             [Cancel(origin=origin, course_id=had), Drop(origin=origin, student_id=seated, course_id=wanted)]
         )
@@ -419,7 +419,7 @@ async def test_a_dry_run_returns_the_same_writes_nothing_and_does_not_wait_for_t
     full, free = await new_course(client, capacity=0), await new_course(client)
     student = await new_student(client)
     before = await everything(connection)
-    asked: list[tuple[str, dict[str, object]]] = [
+    requests: list[tuple[str, dict[str, object]]] = [
         ("enroll", {"course_ids": [free]}),
         ("enroll", {"course_ids": [free, full]}),
         ("enroll", {"course_ids": [free, full], "mode": "partial"}),
@@ -427,10 +427,10 @@ async def test_a_dry_run_returns_the_same_writes_nothing_and_does_not_wait_for_t
     ]
     async with busy(database_url):
         previews = [
-            await call(client, "POST", f"/students/{student}/{what}?dry_run=true", body) for what, body in asked
+            await call(client, "POST", f"/students/{student}/{what}?dry_run=true", body) for what, body in requests
         ]
     assert await everything(connection) == before
-    for preview, (what, body) in zip(previews, asked, strict=True):
+    for preview, (what, body) in zip(previews, requests, strict=True):
         real = await call(client, "POST", f"/students/{student}/{what}", body)
         if real.status < 300:
             assert (preview.status, preview.body) == (200, {**real.body, "dry_run": True})

@@ -65,7 +65,7 @@ async def test_codes_that_differ_only_in_case_are_duplicates_and_are_stored_as_g
     assert (renamed.status, renamed.body["code"]) == (200, "biO1")
     listed = (await read(client, "/courses?code=BiO1"))["items"]
     assert sorted(each["code"] for each in listed) == ["BIO1", "BIO1", "biO1", "bio1"]
-    # Beside the service, the database refuses twins too.
+    # The database refuses duplicates too.
     with pytest.raises(asyncpg.UniqueViolationError):
         await connection.execute("UPDATE courses SET code = 'BIO1' WHERE id = $1", second)
     with pytest.raises(asyncpg.UniqueViolationError):
@@ -190,9 +190,9 @@ async def test_exclusion_applies_to_terms_that_share_a_day_and_to_passed_courses
     assert codes(await enroll(client, other, second, third)) == ["antirequisite", "antirequisite"]
 
 
-@pytest.mark.parametrize("eased", ["requirement", "dates", "drop", "code"])
+@pytest.mark.parametrize("relaxed", ["requirement", "dates", "drop", "code"])
 async def test_a_student_excluded_by_the_other_course_is_promoted_when_the_exclusion_ends(
-    client: Client, settings: Settings, eased: str
+    client: Client, settings: Settings, relaxed: str
 ) -> None:
     spring, summer = await term_of(client, "SPRING", *SPRING), await term_of(client, "SUMMER", *SUMMER)
     held = await new_course(client, code="HELD", term_id=summer)
@@ -209,7 +209,7 @@ async def test_a_student_excluded_by_the_other_course_is_promoted_when_the_exclu
     assert item["blocked_by"] == [{"code": "antirequisite", "course_code": "HELD"}]
     assert await check(settings) == 0
 
-    match eased:
+    match relaxed:
         case "requirement":
             await call(client, "PUT", f"/courses/{held}/requirements", {"groups": []})
         case "dates":
@@ -240,7 +240,7 @@ async def test_a_pass_counts_for_the_code_under_which_it_was_earned(
 
     await call(client, "PATCH", f"/courses/{course}", {"code": "NEW1"})
     await complete(client, late, course)
-    # A correction is of the same completion.
+    # A correction belongs to the same completion.
     await complete(client, early, course, passed=False)
     assert codes(await enroll(client, early, needs_old)) == ["prerequisite_missing"]
     await complete(client, early, course)

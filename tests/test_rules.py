@@ -1,4 +1,4 @@
-"""The pure parts of the registrar: rules, seats and the ledger, on facts that Hypothesis makes up."""
+"""The pure parts of the registrar: rules, seats and the ledger, with input from Hypothesis."""
 
 import json
 import re
@@ -102,7 +102,7 @@ groups = st.builds(Group, kind=st.sampled_from(["pre", "co", "anti"]), codes=st.
 
 @dataclass(frozen=True)
 class KnownHistory:
-    """A history of which everything is known."""
+    """A history with every fact loaded."""
 
     holds: tuple[Hold, ...]
     max_credits: float | None
@@ -189,7 +189,7 @@ def test_every_rule_but_the_final_ones_can_be_overridden_and_so_can_a_closed_dro
 def test_the_api_documents_every_parameter_of_every_rule_and_events_leave_out_the_private_ones() -> None:
     found: dict[str, Refusal] = {}
 
-    # The first example that completes the collection ends it: as a failure to Hypothesis, to be neither shrunk nor explained.
+    # The example that completes the collection raises an error to stop Hypothesis, which must not shrink or explain it.
     @given(applications)
     @settings(max_examples=10_000, database=None, derandomize=True, phases=[Phase.generate])
     def collect(application: Application) -> None:
@@ -197,7 +197,7 @@ def test_the_api_documents_every_parameter_of_every_rule_and_events_leave_out_th
         if found.keys() == {rule.__name__ for rule in RULES}:
             raise StopIteration
 
-    # A new rule that these applications never trigger has to be added to them.
+    # If this fails for a new rule, let ``applications`` trigger it.
     with pytest.raises(StopIteration):
         collect()
     public = set(get_type_hints(enrollments.Blocker)) - {"code"}
@@ -214,7 +214,7 @@ def test_the_api_documents_every_parameter_of_every_rule_and_events_leave_out_th
 
 @given(applications)
 def test_a_refusal_that_lapses_is_not_found_at_that_instant(application: Application) -> None:
-    """A refusal that lapses is not found at that instant, where nothing else has changed."""
+    """Judge again at the instant at which a refusal lapses, with everything else unchanged."""
     for refusal in judge(application):
         if refusal.lapses_at is not None and refusal.code != "antirequisite":
             later = judge(application._replace(now=refusal.lapses_at))

@@ -1,4 +1,4 @@
-"""Settings: what is refused at the start, and that no password gets out."""
+"""Settings: the values refused at the start, and the secrecy of passwords."""
 
 import pytest
 from pydantic import ValidationError

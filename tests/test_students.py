@@ -373,10 +373,10 @@ async def test_a_student_may_change_the_case_of_their_own_address(client: Client
 
 
 async def test_addresses_are_compared_without_the_case_of_ascii_letters_only(client: Client) -> None:
-    """The database compares addresses so: the registrar must not find other twins, alone or in a batch."""
+    """The database compares addresses in this way: the registrar must find the same duplicates, alone or in a batch."""
     await new_student(client, email="Ä@campus.example")
     assert await new_student(client, email="ä@campus.example")
-    # While the first one is being written the others come together into one batch.
+    # While the first one is written, the others gather in one batch.
     emails = ("first@b.example", "Ö@b.example", "ö@b.example")
     answers = [call(client, "POST", "/students", student_fields(email=email)) for email in emails]
     assert [answer.status for answer in await asyncio.gather(*answers)] == [201, 201, 201]
@@ -522,7 +522,7 @@ async def test_a_change_with_another_version_is_not_made(client: Client, connect
 
 
 async def test_a_weak_tag_never_matches_and_the_error_names_the_strong_one(client: Client) -> None:
-    """A proxy makes weak tags of ours when it compresses an answer, nginx for one."""
+    """A proxy that compresses responses, such as nginx, makes our tags weak."""
     id = await new_student(client, external_id="S1")
 
     for method, path, body in (
@@ -706,22 +706,22 @@ async def test_every_change_has_an_event_with_the_names_of_the_fields_and_no_per
     await call(client, "PATCH", path, {"email": "secret2@campus.example", "given_name": "Secret"})
     await call(client, "DELETE", path)
 
-    told = await events(connection)
+    recorded = await events(connection)
 
-    assert [event["position"] for event in told] == [1, 2, 3]
-    assert [event["type"] for event in told] == ["student.created", "student.updated", "student.deleted"]
+    assert [event["position"] for event in recorded] == [1, 2, 3]
+    assert [event["type"] for event in recorded] == ["student.created", "student.updated", "student.deleted"]
     fields = ["external_id", "given_name", "family_name", "email", "max_credits"]
-    assert [event["before"] for event in told] == [
+    assert [event["before"] for event in recorded] == [
         None,
         {"fields": ["email"], "version": 1},
         {"fields": fields, "version": 2},
     ]
-    assert [event["after"] for event in told] == [
+    assert [event["after"] for event in recorded] == [
         {"fields": fields, "version": 1},
         {"fields": ["email"], "version": 2},
         None,
     ]
-    assert {(event["student_id"], event["course_id"]) for event in told} == {(created.body["id"], None)}
-    assert (told[0]["actor"], told[0]["request_id"]) == ("registrar's office", "r-1")
-    assert told[1]["actor"] is None
-    assert "secret" not in str(told).lower()
+    assert {(event["student_id"], event["course_id"]) for event in recorded} == {(created.body["id"], None)}
+    assert (recorded[0]["actor"], recorded[0]["request_id"]) == ("registrar's office", "r-1")
+    assert recorded[1]["actor"] is None
+    assert "secret" not in str(recorded).lower()

@@ -1,4 +1,4 @@
-"""What terms mean for enrollment: the days that they share, and the day that they end."""
+"""Terms and enrollment: terms that share days, and the end of a term."""
 
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -74,8 +74,8 @@ async def test_an_edit_that_separates_terms_seats_a_waitlisted_student_and_one_t
     assert await status_of(client, waiter, full) == "enrolled"
     assert await checked(settings, capsys) == (0, [])
     await call(client, "PATCH", f"/terms/{second}", {"starts_on": "2036-07-01"})
-    status, told = await checked(settings, capsys)
-    assert (status, told[1:]) == (
+    status, lines = await checked(settings, capsys)
+    assert (status, lines[1:]) == (
         0,
         [f"      student_id={waiter}, course_id={one}, with_course_id={full}, edited=True"],
     )

@@ -30,11 +30,11 @@ JUNK: Final[list[Any]] = [
     *("0001-01-01T00:00:00Z", "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59.999999Z", "24:00", "12:60"),
 ]  # fmt: skip
 FOREIGN: Final = re.compile(r"\b[Ss]h\w+ld\b|Input|valid|\^|\{|\}|_error|Value|[Tt]uple|[Dd]ictionary")
-"""What Pydantic's sentences hold and ours do not."""
+"""Parts of Pydantic's sentences that ours never contain."""
 
 
 def values(schema: dict[str, Any], root: dict[str, Any]) -> Iterator[Any]:
-    """Make values of which most are wrong in one place of a schema."""
+    """Yield values of which most are wrong in one place of a schema."""
     if "anyOf" in schema:
         schema = schema["anyOf"][0]
     if "$ref" in schema:
@@ -71,7 +71,7 @@ def check(details: Iterable[Detail]) -> set[str]:
 
 
 def errors_of_bodies(body: TypeAdapter[Any]) -> set[str]:
-    """Provoke every error that a body can have in one place, and return their codes."""
+    """Trigger every error that a body can have in one place, and return the codes."""
     schema, seen = body.json_schema(), set()
     for value in values(schema, schema):
         text = json.dumps(value)
@@ -83,7 +83,7 @@ def errors_of_bodies(body: TypeAdapter[Any]) -> set[str]:
 
 
 def errors_of_parameters(model: type[BaseModel]) -> set[str]:
-    """Provoke every error that the parameters of a call can have, and return their codes."""
+    """Trigger every error that the parameters of a call can have, and return the codes."""
     seen = set()
     texts = {value if isinstance(value, str) else json.dumps(value) for value in JUNK}
     for name in ("unknown", *model.model_fields):
@@ -187,7 +187,7 @@ async def test_a_value_that_is_not_an_rfc_3339_instant_is_refused(client: Client
 
 
 async def errors_of_calls(client: Client) -> set[str]:
-    """Provoke the errors that no single field has, and return their codes."""
+    """Trigger the errors that do not belong to a single field, and return the codes."""
     student, course = await new_student(client), await new_course(client)
     day = {"day": "mon", "start": "09:00", "end": "10:00"}
     seen: set[str] = set()

@@ -1,4 +1,4 @@
-"""Whom a change makes eligible gets the free seat with it, however indirectly it came about."""
+"""A student whom a change makes eligible gets the free seat in its transaction, however indirect the cause."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -41,8 +41,8 @@ async def require(client: Client, course: int, kind: str, code: str) -> None:
     assert (await call(client, "PUT", f"/courses/{course}/requirements", body)).status == 200
 
 
-async def passed_by(client: Client, student: int, course: int) -> None:
-    """Have a student wait for a course that has a seat free, and be passed by, for the reason that stands by now."""
+async def passed_over(client: Client, student: int, course: int) -> None:
+    """Waitlist a student for a course with a free seat, where the rules already block the student."""
     seated = await new_student(client)
     assert (await enroll(client, seated, course)).status == 201
     assert (await wait_for(client, student, course)).status == 201
@@ -50,7 +50,7 @@ async def passed_by(client: Client, student: int, course: int) -> None:
     assert await status_of(client, student, course) == "waitlisted"
 
 
-@pytest.mark.parametrize("how", ["seat", "line", "promotion"])
+@pytest.mark.parametrize("how", ["seat", "waitlist", "promotion"])
 async def test_a_student_who_gets_the_corequisite_is_promoted_with_it(client: Client, how: str) -> None:
     lecture, lab = await new_course(client, code="LEC", capacity=1), await new_course(client, code="LAB", capacity=1)
     student, other = await new_student(client), await new_student(client)
@@ -68,18 +68,18 @@ async def test_a_student_who_gets_the_corequisite_is_promoted_with_it(client: Cl
         assert await status_of(client, student, lab) == "enrolled"
         await drop(client, other, lecture)
 
-    assert await status_of(client, student, lecture) == ("waitlisted" if how == "line" else "enrolled")
+    assert await status_of(client, student, lecture) == ("waitlisted" if how == "waitlist" else "enrolled")
     assert await status_of(client, student, lab) == "enrolled"
 
 
-@pytest.mark.parametrize("eased", ["cancel", "code"])
-async def test_a_student_is_promoted_when_an_excluding_waitlist_place_goes_away(client: Client, eased: str) -> None:
+@pytest.mark.parametrize("relaxed", ["cancel", "code"])
+async def test_a_student_is_promoted_when_an_excluding_waitlist_place_goes_away(client: Client, relaxed: str) -> None:
     rival, wanted = await new_course(client, code="RIVAL", capacity=0), await new_course(client, capacity=1)
     student = await new_student(client)
     await wait_for(client, student, rival)
-    await passed_by_for(client, student, wanted, "anti", "RIVAL")
+    await passed_over_for(client, student, wanted, "anti", "RIVAL")
 
-    if eased == "cancel":
+    if relaxed == "cancel":
         await call(client, "POST", f"/courses/{rival}/cancel")
     else:
         await call(client, "PATCH", f"/courses/{rival}", {"code": "OTHER"})
@@ -87,8 +87,8 @@ async def test_a_student_is_promoted_when_an_excluding_waitlist_place_goes_away(
     assert await status_of(client, student, wanted) == "enrolled"
 
 
-async def passed_by_for(client: Client, student: int, course: int, kind: str, code: str) -> None:
-    """Have a student wait for a course with a free seat that a requirement keeps from it."""
+async def passed_over_for(client: Client, student: int, course: int, kind: str, code: str) -> None:
+    """Waitlist a student for a course with a free seat, and block the student by a requirement."""
     seated = await new_student(client)
     await enroll(client, seated, course)
     await wait_for(client, student, course)
@@ -97,13 +97,13 @@ async def passed_by_for(client: Client, student: int, course: int, kind: str, co
     assert await status_of(client, student, course) == "waitlisted"
 
 
-@pytest.mark.parametrize("eased", ["meetings", "credits", "term"])
-async def test_a_student_is_promoted_when_an_edit_of_a_completed_course_clears_the_way(client: Client, eased: str) -> None:
+@pytest.mark.parametrize("relaxed", ["meetings", "credits", "term"])
+async def test_a_student_is_promoted_when_an_edit_of_a_completed_course_clears_the_way(client: Client, relaxed: str) -> None:
     term = (await create(client, "/terms", {**TERM, "max_credits": 4}))["id"]
     later = (await create(client, "/terms", {**TERM, "code": "L", "max_credits": 4}))["id"]
-    timed = {} if eased == "credits" else {"meetings": AT}
-    done = await new_course(client, term_id=term, credits=3 if eased == "credits" else 0, **timed)
-    wanted = await new_course(client, capacity=1, credits=3, term_id=term if eased == "credits" else later, **timed)
+    timed = {} if relaxed == "credits" else {"meetings": AT}
+    done = await new_course(client, term_id=term, credits=3 if relaxed == "credits" else 0, **timed)
+    wanted = await new_course(client, capacity=1, credits=3, term_id=term if relaxed == "credits" else later, **timed)
     student, seated = await new_student(client), await new_student(client)
     await enroll(client, student, done)
     await call(client, "POST", f"/students/{student}/courses/{done}/complete", {"passed": True})
@@ -112,7 +112,7 @@ async def test_a_student_is_promoted_when_an_edit_of_a_completed_course_clears_t
     await drop(client, seated, wanted)
     assert await status_of(client, student, wanted) == "waitlisted"
 
-    match eased:
+    match relaxed:
         case "meetings":
             await call(client, "PATCH", f"/courses/{done}", {"meetings": []})
         case "credits":
@@ -123,18 +123,18 @@ async def test_a_student_is_promoted_when_an_edit_of_a_completed_course_clears_t
     assert await status_of(client, student, wanted) == "enrolled"
 
 
-@pytest.mark.parametrize("eased", ["requirement", "meetings", "cancel", "term", "clock"])
+@pytest.mark.parametrize("relaxed", ["requirement", "meetings", "cancel", "term", "clock"])
 async def test_a_capacity_override_seats_ahead_of_the_waitlist_as_soon_as_no_other_rule_refuses(
-    client: Client, settings: Settings, connection: Connection, capsys: pytest.CaptureFixture[str], eased: str
+    client: Client, settings: Settings, connection: Connection, capsys: pytest.CaptureFixture[str], relaxed: str
 ) -> None:
     term = (await create(client, "/terms", {**TERM, "max_credits": 2}))["id"]
-    wanted = await new_course(client, capacity=0, credits=3, **({"term_id": term} if eased == "term" else {}))
+    wanted = await new_course(client, capacity=0, credits=3, **({"term_id": term} if relaxed == "term" else {}))
     other = await new_course(client, meetings=AT)
     first, student = await new_student(client), await new_student(client)
     await wait_for(client, first, wanted)
     await wait_for(client, student, wanted)
     await enroll(client, student, other)
-    match eased:
+    match relaxed:
         case "requirement":
             await require(client, wanted, "pre", "P")
         case "meetings" | "cancel":
@@ -144,7 +144,7 @@ async def test_a_capacity_override_seats_ahead_of_the_waitlist_as_soon_as_no_oth
     await grant(client, student, wanted, "course_full")
     assert await status_of(client, student, wanted) == "waitlisted"
 
-    match eased:
+    match relaxed:
         case "requirement":
             await call(client, "PUT", f"/courses/{wanted}/requirements", {"groups": []})
         case "meetings":
@@ -165,23 +165,23 @@ async def test_a_capacity_override_seats_ahead_of_the_waitlist_as_soon_as_no_oth
     assert (await checked(settings, capsys))[0] == 0
 
 
-@pytest.mark.parametrize("eased", ["meetings", "cancel"])
+@pytest.mark.parametrize("relaxed", ["meetings", "cancel"])
 async def test_a_relaxed_condition_reaches_students_waitlisted_in_the_same_batch(
-    client: Client, settings: Settings, eased: str
+    client: Client, settings: Settings, relaxed: str
 ) -> None:
     one, wanted = await new_course(client, meetings=AT), await new_course(client, capacity=1, meetings=AT)
     student, seated = await new_student(client), await new_student(client)
     await enroll(client, seated, wanted)
-    easing: Change[Any] = (
+    relaxing: Change[Any] = (
         Edit(origin=Origin("r"), resource=COURSE, id=one, values={"meetings": "[]"})
-        if eased == "meetings"
+        if relaxed == "meetings"
         else Cancel(origin=Origin("r"), course_id=one)
     )
     changes: Sequence[Change[Any]] = [
         Enroll(origin=Origin("r"), student_id=student, course_ids=(one,)),
         Enroll(origin=Origin("r"), student_id=student, course_ids=(wanted,), on_full="waitlist"),
         Edit(origin=Origin("r"), resource=COURSE, id=wanted, values={"capacity": 2}),
-        easing,
+        relaxing,
     ]
     async with registrar_of(settings) as registrar:
         outcomes = await registrar.submit_all(changes)
@@ -238,7 +238,7 @@ async def test_an_override_that_is_used_at_once_is_returned_as_used(client: Clie
 
 
 async def shown(client: Client, student: int, course: int) -> tuple[Any, Any]:
-    """Return what blocks a waitlisted student, as the student's courses and the course's waitlist show it."""
+    """Return the ``blocked_by`` of a waitlisted student, from the student's courses and from the course's waitlist."""
     mine = (await read(client, f"/students/{student}/courses"))["items"]
     theirs = (await read(client, f"/courses/{course}/students?status=waitlisted"))["items"]
     [by_student] = [item["blocked_by"] for item in mine if item["course_id"] == course]
@@ -261,7 +261,7 @@ async def test_a_waitlist_shows_why_a_student_is_passed_over_but_nothing_private
 
     await call(client, "DELETE", f"/students/{student}/holds/{fees}")
     assert await shown(client, student, course) == (reasons[1:], reasons[1:])
-    # Everyone is unjudged again whom an edit may have helped; without a free seat they stay so.
+    # An edit makes all students it may have helped unjudged; without a free seat they remain unjudged.
     await call(client, "PATCH", f"/courses/{course}", {"capacity": 0, "meetings": []})
     assert await shown(client, student, course) == (None, None)
 
@@ -281,7 +281,7 @@ async def test_a_waitlist_ends_with_its_term(client: Client, settings: Settings,
 
     await call(client, "PATCH", f"/terms/{term}", {"starts_on": "2001-01-01", "ends_on": "2001-06-01"})
 
-    # From that moment on the waitlist place stands in nobody's way, and no seat of the course goes to anybody on it.
+    # From then on the waitlist place excludes no other course, and nobody on the waitlist gets a seat.
     assert await status_of(client, student, wanted) == "enrolled"
     await call(client, "PATCH", f"/courses/{course}", {"capacity": 5})
     assert await status_of(client, student, course) == "waitlisted"
@@ -320,7 +320,7 @@ async def test_a_term_may_end_on_the_last_day_of_the_calendar(
 
 
 async def enroll_on_waitlist_despite(client: Client, student: int, course: int, rule: str) -> None:
-    """Have a student waitlisted for a course whose rules refuse it, by an override that ends before a seat is free."""
+    """Waitlist a student for a course whose rules refuse it, by an override that ends before a seat is free."""
     override = await grant(client, student, course, rule)
     assert (await wait_for(client, student, course)).status == 201
     await call(client, "DELETE", f"/students/{student}/overrides/{override['id']}")
@@ -344,7 +344,7 @@ async def test_a_newcomer_is_refused_during_a_long_chain_of_promotions_and_may_t
         async def promoted() -> bool:
             return bool((await read(client, f"/courses/{course}"))["seats_taken"] == 10)
 
-        # Nobody has to ask for the rest.
+        # The rest follows without another request.
         await until(promoted, "the rest of the promotions")
         for outcome in ("enrolled", "unchanged"):
             [result] = await registrar.submit(enrolling)
@@ -390,7 +390,7 @@ async def test_a_sweep_counts_its_own_promotions_whatever_the_next_change_needs(
     await call(client, "PATCH", f"/courses/{course}", {"capacity": 1})
     await enroll(client, newcomer, one)
     await let_holds_end(connection)
-    # The enrollment needs to know what the student's other course is, which no change before it has loaded.
+    # The enrollment needs the student's other course, which no earlier change has loaded.
     changes: Sequence[Change[Any]] = [
         Sweep(origin=Origin("r")),
         Enroll(origin=Origin("r"), student_id=newcomer, course_ids=(other,)),
