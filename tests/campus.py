@@ -241,7 +241,7 @@ async def waiting_writer(connection: Connection) -> int:
     return pid
 
 
-async def wait_for(client: Client, student: int, course: int) -> Answer:
+async def join_waitlist(client: Client, student: int, course: int) -> Answer:
     body = {"course_ids": [course], "on_full": "waitlist"}
     return await call(client, "POST", f"/students/{student}/enroll", body)
 

@@ -48,7 +48,7 @@ from tests.campus import (
     registrar_of,
     served,
     student_fields,
-    wait_for,
+    join_waitlist,
     waiting_writer,
 )
 from tests.conftest import Client
@@ -73,7 +73,7 @@ class Runner:
         return [ValueError(item) if item < 0 else item * 2 for item in items]
 
 
-def coalescer(
+def make_coalescer(
     runner: Callable[[Sequence[int]], Awaitable[list[Any]]],
     *,
     cap: int = 4,
@@ -86,8 +86,8 @@ def coalescer(
 
 async def start(*items: tuple[Coalescer[int, int], int]) -> list[asyncio.Task[int]]:
     tasks = []
-    for line, item in items:
-        tasks.append(asyncio.create_task(line.submit(item)))
+    for coalescer, item in items:
+        tasks.append(asyncio.create_task(coalescer.submit(item)))
         await asyncio.sleep(0)
     await asyncio.sleep(0)
     return tasks
@@ -95,15 +95,15 @@ async def start(*items: tuple[Coalescer[int, int], int]) -> list[asyncio.Task[in
 
 async def test_an_item_runs_at_once_and_later_ones_share_batches_in_order_up_to_the_cap() -> None:
     runner = Runner()
-    line = coalescer(runner)
+    coalescer = make_coalescer(runner)
     runner.go.clear()
-    tasks = await start((line, 1))
+    tasks = await start((coalescer, 1))
     assert runner.batches == [[1]]
-    tasks += await start(*((line, item) for item in (7, 3, 9, 2, 8, 4)))
+    tasks += await start(*((coalescer, item) for item in (7, 3, 9, 2, 8, 4)))
     runner.go.set()
     assert await asyncio.gather(*tasks) == [2, 14, 6, 18, 4, 16, 8]
     assert runner.batches == [[1], [7, 3, 9, 2], [8, 4]]
-    assert await line.submit(5) == 10
+    assert await coalescer.submit(5) == 10
 
 
 @pytest.mark.parametrize(("others", "most"), [(0, 2), (100, 5)], ids=["few others", "many others"])
@@ -112,10 +112,10 @@ async def test_while_the_next_batch_runs_the_callers_of_the_last_one_are_resolve
 ) -> None:
     everybody = Callers(others)
     first, third = Runner(), Runner()
-    line = coalescer(lambda items: third(items) if 6 in items else first(items), cap=5, everybody=everybody)
+    coalescer = make_coalescer(lambda items: third(items) if 6 in items else first(items), cap=5, everybody=everybody)
     first.go.clear()
     third.go.clear()
-    tasks = await start(*((line, item) for item in range(11)))
+    tasks = await start(*((coalescer, item) for item in range(11)))
     first.go.set()
     while not third.batches:
         await asyncio.sleep(0)
@@ -132,23 +132,23 @@ async def test_while_the_next_batch_runs_the_callers_of_the_last_one_are_resolve
 
 async def test_a_batch_whose_callers_were_all_cancelled_does_not_block_the_next() -> None:
     runner = Runner()
-    line = coalescer(runner)
+    coalescer = make_coalescer(runner)
     runner.go.clear()
-    [task] = await start((line, 1))
+    [task] = await start((coalescer, 1))
     task.cancel()
     await asyncio.wait([task])
     runner.go.set()
     for _ in range(5):
         await asyncio.sleep(0)
-    assert not line._answered, "no caller is left"
-    assert await line.submit(2) == 4
+    assert not coalescer._answered, "no caller is left"
+    assert await coalescer.submit(2) == 4
 
 
 async def test_an_item_above_the_cap_runs_alone() -> None:
     runner = Runner()
-    line: Coalescer[int, int] = Coalescer(runner, cap=4, queue=9, patience=60, size=lambda item: item)
+    coalescer: Coalescer[int, int] = Coalescer(runner, cap=4, queue=9, patience=60, size=lambda item: item)
     runner.go.clear()
-    tasks = await start((line, 1), (line, 2), (line, 9), (line, 2))
+    tasks = await start((coalescer, 1), (coalescer, 2), (coalescer, 9), (coalescer, 2))
     runner.go.set()
     await asyncio.gather(*tasks)
     assert runner.batches == [[1], [2], [9], [2]]
@@ -156,30 +156,30 @@ async def test_an_item_above_the_cap_runs_alone() -> None:
 
 async def test_a_failed_item_fails_alone_and_a_failed_batch_fails_each_of_its_callers() -> None:
     runner = Runner()
-    line = coalescer(runner)
+    coalescer = make_coalescer(runner)
     runner.go.clear()
-    tasks = await start((line, 1), (line, -2), (line, 3))
+    tasks = await start((coalescer, 1), (coalescer, -2), (coalescer, 3))
     runner.go.set()
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     assert outcomes[0] == 2
     assert isinstance(outcomes[1], ValueError)
     assert outcomes[2] == 6
     runner.go.clear()
-    tasks = await start((line, 1), (line, 13), (line, 3))
+    tasks = await start((coalescer, 1), (coalescer, 13), (coalescer, 3))
     runner.go.set()
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     assert outcomes[0] == 2
     assert all(isinstance(outcome, RuntimeError) for outcome in outcomes[1:])
-    assert await line.submit(4) == 8
+    assert await coalescer.submit(4) == 8
 
 
 async def test_a_full_queue_refuses_at_once_and_a_long_wait_ends() -> None:
     runner = Runner()
-    line = coalescer(runner, queue=2, patience=0.05)
+    coalescer = make_coalescer(runner, queue=2, patience=0.05)
     runner.go.clear()
-    tasks = await start((line, 1), (line, 2), (line, 3))
+    tasks = await start((coalescer, 1), (coalescer, 2), (coalescer, 3))
     with pytest.raises(Unavailable):
-        await line.submit(4)
+        await coalescer.submit(4)
     await asyncio.wait(tasks[1:])
     assert not tasks[0].done(), "the time limit of the queue does not end a running batch"
     assert [type(task.exception()) for task in tasks[1:]] == [Unavailable, Unavailable]
@@ -212,20 +212,20 @@ def on_clock(test: Callable[[Clock], Awaitable[None]]) -> Callable[[], None]:
     return run
 
 
-async def batches_that_take(clock: Clock, seconds: float, line: Coalescer[int, int], runner: Runner) -> None:
+async def batches_that_take(clock: Clock, seconds: float, coalescer: Coalescer[int, int], runner: Runner) -> None:
     """Run batches of one item until the coalescer expects each to take this long."""
     for _ in range(40):
         runner.go.clear()
-        [task] = await start((line, 1))
+        [task] = await start((coalescer, 1))
         clock.now += seconds
         runner.go.set()
         await task
     runner.batches.clear()
 
 
-async def refused(line: Coalescer[int, int]) -> Unavailable:
+async def refused(coalescer: Coalescer[int, int]) -> Unavailable:
     """Submit an item that is refused on arrival, and return the error."""
-    [task] = await start((line, 1))
+    [task] = await start((coalescer, 1))
     assert task.done(), "it waits"
     error = task.exception()
     assert isinstance(error, Unavailable)
@@ -237,41 +237,41 @@ async def test_while_a_batch_hangs_new_items_are_refused_at_once_and_afterwards_
     clock: Clock,
 ) -> None:
     runner = Runner()
-    line = coalescer(runner, patience=2)
+    coalescer = make_coalescer(runner, patience=2)
     runner.go.clear()
-    tasks = await start((line, 1))
+    tasks = await start((coalescer, 1))
     clock.now = 1.9
-    tasks += await start((line, 2))
+    tasks += await start((coalescer, 2))
     clock.now = 2.1
-    assert (await refused(line)).retry_after == 3
+    assert (await refused(coalescer)).retry_after == 3
     clock.now = 1000.0
-    assert (await refused(line)).retry_after == 60
+    assert (await refused(coalescer)).retry_after == 60
     assert isinstance((await asyncio.gather(tasks[1], return_exceptions=True))[0], Unavailable), (
         "it has waited too long"
     )
     runner.go.set()
     assert await tasks[0] == 2
-    assert await line.submit(3) == 6, "the next one begins at once"
+    assert await coalescer.submit(3) == 6, "the next one begins at once"
     assert runner.batches == [[1], [3]]
 
 
 @on_clock
 async def test_an_item_is_refused_at_once_if_the_full_batches_ahead_of_it_take_too_long(clock: Clock) -> None:
     runner = Runner()
-    line = coalescer(runner, cap=4, patience=3.5)
-    await batches_that_take(clock, 1.0, line, runner)
+    coalescer = make_coalescer(runner, cap=4, patience=3.5)
+    await batches_that_take(clock, 1.0, coalescer, runner)
     runner.go.clear()
     # One batch in flight and two full batches ahead take three seconds; one more would take four.
-    tasks = await start(*((line, item) for item in range(13)))
-    assert (await refused(line)).retry_after == 4
+    tasks = await start(*((coalescer, item) for item in range(13)))
+    assert (await refused(coalescer)).retry_after == 4
     tasks[5].cancel()
     runner.go.set()
     await asyncio.wait(tasks)
     assert runner.batches == [[0], [1, 2, 3, 4], [6, 7, 8, 9], [10, 11, 12]]
-    assert line.expected_wait(clock.now) == 0
+    assert coalescer.expected_wait(clock.now) == 0
     runner.go.clear()
-    tasks = await start((line, 1))
-    assert line.expected_wait(clock.now) < 1, "batches have become faster"
+    tasks = await start((coalescer, 1))
+    assert coalescer.expected_wait(clock.now) < 1, "batches have become faster"
     runner.go.set()
     await asyncio.wait(tasks)
 
@@ -279,21 +279,21 @@ async def test_an_item_is_refused_at_once_if_the_full_batches_ahead_of_it_take_t
 @on_clock
 async def test_after_a_batch_that_failed_late_items_run_one_by_one_until_they_are_fast_again(clock: Clock) -> None:
     runner = Runner()
-    line = coalescer(runner, patience=2)
+    coalescer = make_coalescer(runner, patience=2)
     runner.go.clear()
-    [task] = await start((line, 13))
+    [task] = await start((coalescer, 13))
     clock.now += 70
     runner.go.set()
     await asyncio.wait([task])
     runner.go.clear()
-    tasks = await start((line, 1))
-    await refused(line)
+    tasks = await start((coalescer, 1))
+    await refused(coalescer)
     for _ in range(20):
         runner.go.set()
         await asyncio.wait(tasks)
         runner.go.clear()
-        tasks = await start((line, 1))
-    tasks += await start((line, 2))
+        tasks = await start((coalescer, 1))
+    tasks += await start((coalescer, 2))
     runner.go.set()
     assert await asyncio.gather(*tasks) == [2, 4]
 
@@ -303,20 +303,20 @@ async def test_while_the_database_is_away_one_batch_at_a_time_tries_it_and_new_i
     clock: Clock,
 ) -> None:
     runner = Runner()
-    line = coalescer(runner, patience=2)
+    coalescer = make_coalescer(runner, patience=2)
     for _ in range(3):
         runner.go.clear()
-        tasks = await start((line, 503))
+        tasks = await start((coalescer, 503))
         clock.now += 0.8
         runner.go.set()
         await asyncio.wait(tasks)
     runner.go.clear()
-    tasks = await start((line, 1))
-    assert (await refused(line)).retry_after == 3
+    tasks = await start((coalescer, 1))
+    assert (await refused(coalescer)).retry_after == 3
     runner.go.set()
     await asyncio.wait(tasks)
     runner.go.clear()
-    tasks = await start((line, 1), (line, 2))
+    tasks = await start((coalescer, 1), (coalescer, 2))
     runner.go.set()
     assert await asyncio.gather(*tasks) == [2, 4]
 
@@ -324,11 +324,11 @@ async def test_while_the_database_is_away_one_batch_at_a_time_tries_it_and_new_i
 @on_clock
 async def test_the_batches_ahead_are_counted_by_the_sizes_of_their_items(clock: Clock) -> None:
     runner = Runner()
-    line: Coalescer[int, int] = Coalescer(runner, cap=4, queue=9, patience=1.5, size=lambda item: item)
-    await batches_that_take(clock, 1.0, line, runner)
+    coalescer: Coalescer[int, int] = Coalescer(runner, cap=4, queue=9, patience=1.5, size=lambda item: item)
+    await batches_that_take(clock, 1.0, coalescer, runner)
     runner.go.clear()
-    tasks = await start((line, 1), (line, 1), (line, 3))
-    await refused(line)
+    tasks = await start((coalescer, 1), (coalescer, 1), (coalescer, 3))
+    await refused(coalescer)
     assert len(tasks) == 3
     runner.go.set()
     await asyncio.wait(tasks)
@@ -360,12 +360,12 @@ async def test_a_fixed_number_of_requests_begin_in_each_turn_of_the_loop_in_orde
 
 async def test_a_caller_who_disconnects_before_the_batch_begins_is_left_out() -> None:
     runner = Runner()
-    line = coalescer(runner)
+    coalescer = make_coalescer(runner)
     runner.go.clear()
-    tasks = await start((line, 1), (line, 2))
+    tasks = await start((coalescer, 1), (coalescer, 2))
     tasks[1].cancel()
-    gone = asyncio.create_task(line.submit(3, lambda: True))
-    tasks += await start((line, 4))
+    gone = asyncio.create_task(coalescer.submit(3, lambda: True))
+    tasks += await start((coalescer, 4))
     runner.go.set()
     assert await tasks[2] == 8
     with pytest.raises(Unavailable):
@@ -542,7 +542,7 @@ async def test_changes_of_every_kind_share_a_transaction_in_the_order_of_arrival
         first = asyncio.create_task(call(client, "POST", "/students", student_fields()))
         await waiting_writer(connection)
         calls = [
-            wait_for(client, two, course),
+            join_waitlist(client, two, course),
             drop(client, one, course),
             call(client, "POST", "/students", same),
             call(client, "POST", "/students", same),
@@ -609,11 +609,11 @@ async def test_a_refused_item_is_freed_at_once_and_not_by_the_collector(no_colle
     async def refuse(items: Sequence[Item]) -> list[Exception]:
         return [Unavailable("The database is away.") for _ in items]
 
-    line: Coalescer[Item, None] = Coalescer(refuse, cap=4, queue=9, patience=60)
+    coalescer: Coalescer[Item, None] = Coalescer(refuse, cap=4, queue=9, patience=60)
     item = Item()
     freed = weakref.ref(item)
     with pytest.raises(Unavailable):
-        await line.submit(item)
+        await coalescer.submit(item)
     del item
     for _ in range(3):
         await asyncio.sleep(0)

@@ -14,7 +14,7 @@ from service.app import BRING_UP, create_app
 from service.check import INVARIANTS, check
 from service.settings import Settings
 from sql import Connection
-from tests.campus import call, create, drop, enroll, new_course, new_student, wait_for
+from tests.campus import call, create, drop, enroll, new_course, new_student, join_waitlist
 from tests.conftest import Client, Server, clone
 
 MONDAY = [{"day": "mon", "start": "09:00", "end": "10:30"}]
@@ -86,7 +86,7 @@ async def new_campus(client: Client) -> None:
     swap = {"drop": [3], "add": [2], "on_full": "waitlist"}
     assert (await enroll(client, 3, 3)).status == 201
     assert (await call(client, "POST", "/students/3/swap", swap)).status == 201
-    assert (await wait_for(client, 4, 2)).status == 201
+    assert (await join_waitlist(client, 4, 2)).status == 201
     assert (await drop(client, 4, 4)).status == 200
     await call(client, "POST", "/students/2/courses/3/complete", {"passed": True, "grade": "A-"})
     assert (await enroll(client, 6, 5)).status == 201

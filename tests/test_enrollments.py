@@ -21,7 +21,7 @@ from tests.campus import (
     problem,
     read,
     student_fields,
-    wait_for,
+    join_waitlist,
     walk,
 )
 from tests.conftest import Client
@@ -140,7 +140,7 @@ async def test_json_written_by_the_database_equals_json_written_by_the_models(cl
     ada = await new_student(client, given_name=awkward, family_name="O'Neil <b>")
     full = await new_course(client, title=awkward, capacity=1, credits=0.5)
     await enroll(client, await new_student(client), full)
-    await wait_for(client, ada, full)
+    await join_waitlist(client, ada, full)
     for passed, grade in ((True, 'A"-'), (True, "зачёт"), (True, "优"), (True, "1°"), (False, None)):
         course = await new_course(client)
         await enroll(client, ada, course)
@@ -631,16 +631,16 @@ async def test_a_repeated_request_for_a_waitlist_place_returns_the_position(clie
     course, other = await new_course(client, capacity=0), await new_course(client)
     students = [await new_student(client) for _ in range(4)]
     for student in students:
-        await wait_for(client, student, course)
+        await join_waitlist(client, student, course)
     await enroll(client, students[3], other)
 
     async def repeated(student: int) -> dict[str, object]:
-        [result] = (await wait_for(client, student, course)).body["results"]
+        [result] = (await join_waitlist(client, student, course)).body["results"]
         return {name: result[name] for name in ("outcome", "status", "position")}
 
     unchanged = {"outcome": "unchanged", "status": "waitlisted"}
     assert [await repeated(student) for student in students] == [{**unchanged, "position": n} for n in (1, 2, 3, 4)]
-    [seated] = (await wait_for(client, students[3], other)).body["results"]
+    [seated] = (await join_waitlist(client, students[3], other)).body["results"]
     assert (seated["outcome"], seated["status"], seated["position"]) == ("unchanged", "enrolled", None)
     await drop(client, students[1], course)
     assert (await repeated(students[3])) == {**unchanged, "position": 3}

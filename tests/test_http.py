@@ -387,7 +387,7 @@ async def test_100_continue_is_the_only_supported_expectation(client: Client, ca
         writer.write(body)
         assert (await receive(reader))[0] == 201
     old = head.replace(b"HTTP/1.1", b"HTTP/1.0") + b"Expect: 100-continue\r\n\r\n" + body
-    assert (await exchange(client, old))[0] == 409, "an HTTP/1.0 caller gets a response without a wait"
+    assert (await exchange(client, old))[0] == 409, "an HTTP/1.0 caller gets no 100 Continue"
     for path in (b"/students", b"/nothing"):
         status, headers, text = await exchange(client, head.replace(b"/students", path) + b"Expect: tea\r\n\r\n" + body)
         assert (status, headers["content-type"].partition(";")[0]) == (417, PROBLEM_JSON)

@@ -176,7 +176,7 @@ def test_lists_of_hosts_and_origins_are_read_from_the_environment(monkeypatch: p
 
 @asynccontextmanager
 async def foreign_page(host: str = "127.0.0.1") -> AsyncIterator[str]:
-    """Serve an empty page and yield its URL: another origin than the service's, but the same site if the host is the same."""
+    """Serve an empty page and yield its URL: of another origin than the service, but of the same site for the same host."""
 
     async def show(_request: web.Request) -> web.Response:
         return web.Response(text="<link rel=icon href=data:,>", content_type="text/html")

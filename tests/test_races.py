@@ -13,7 +13,7 @@ from pytest_aiohttp import AiohttpClient
 from service.check import INVARIANTS
 from service.settings import Settings
 from sql import Connection
-from tests.campus import call, drop, enroll, new_course, new_student, served, student_fields, wait_for
+from tests.campus import call, drop, enroll, new_course, new_student, served, student_fields, join_waitlist
 from tests.conftest import Client
 
 Answer = TypeVar("Answer")
@@ -279,7 +279,7 @@ async def test_a_seat_dropped_while_others_enroll_goes_to_the_first_on_the_waitl
         holder, *waitlist = await students(client, 4)
         await enroll(client, holder, course)
         for student in waitlist:
-            assert (await wait_for(client, student, course)).status == 201
+            assert (await join_waitlist(client, student, course)).status == 201
         newcomers = await students(client, 20)
 
         dropped, answers = await asyncio.gather(
@@ -302,7 +302,7 @@ async def test_seats_dropped_at_once_go_to_the_waitlist_in_order(client: Client,
     for student in holders:
         await enroll(client, student, course)
     for student in waitlist:
-        await wait_for(client, student, course)
+        await join_waitlist(client, student, course)
 
     await at_once(drop(client, student, course) for student in [*holders, waitlist[3]])
 
@@ -346,7 +346,7 @@ async def test_a_course_cancelled_during_a_rush_ends_with_nobody_in_it(client: C
     racers = await students(client, 80)
 
     answers, cancelled = await asyncio.gather(
-        at_once(wait_for(client, student, course) for student in racers),
+        at_once(join_waitlist(client, student, course) for student in racers),
         call(client, "POST", f"/courses/{course}/cancel"),
     )
 

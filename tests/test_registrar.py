@@ -30,7 +30,7 @@ from tests.campus import (
     problem,
     read,
     registrar_of,
-    wait_for,
+    join_waitlist,
 )
 from tests.conftest import Client
 
@@ -113,7 +113,7 @@ async def test_deadlines_separate_drops_from_withdrawals_and_end_both(client: Cl
 async def test_only_a_seat_uses_an_override_and_it_may_exceed_the_capacity(client: Client, settings: Settings) -> None:
     course = await new_course(client, capacity=0)
     student, other = await new_student(client), await new_student(client)
-    await wait_for(client, other, course)
+    await join_waitlist(client, other, course)
     override = await grant(client, student, course, "course_full")
     path = f"/students/{student}/enroll"
     assert (await call(client, "POST", f"{path}?dry_run=true", {"course_ids": [course]})).status == 200
@@ -132,8 +132,8 @@ async def test_only_a_seat_uses_an_override_and_it_may_exceed_the_capacity(clien
 async def test_an_override_granted_to_a_waitlisted_student_takes_effect_at_once(client: Client) -> None:
     course = await new_course(client, capacity=0)
     first, second = await new_student(client), await new_student(client)
-    await wait_for(client, first, course)
-    await wait_for(client, second, course)
+    await join_waitlist(client, first, course)
+    await join_waitlist(client, second, course)
     await grant(client, second, course, "course_full")
     assert await status_of(client, second, course) == "enrolled"
     assert await status_of(client, first, course) == "waitlisted"
@@ -144,7 +144,7 @@ async def test_a_skipped_student_keeps_the_waitlist_position_and_the_reason_is_r
     seated, held, third, fourth = [await new_student(client) for _ in range(4)]
     await enroll(client, seated, course)
     for student in (held, third, fourth):
-        await wait_for(client, student, course)
+        await join_waitlist(client, student, course)
     await hold(client, held)
     await drop(client, seated, course)
     await drop(client, third, course)
@@ -159,21 +159,21 @@ async def test_the_sweep_promotes_students_made_eligible_by_the_clock_and_newcom
     client: Client, settings: Settings, connection: Connection
 ) -> None:
     course = await new_course(client, capacity=1)
-    seated, waiter, newcomer = [await new_student(client) for _ in range(3)]
+    seated, waitlisted, newcomer = [await new_student(client) for _ in range(3)]
     await enroll(client, seated, course)
-    await wait_for(client, waiter, course)
-    await hold(client, waiter, until=(datetime.now(UTC) + timedelta(hours=1)).isoformat())
+    await join_waitlist(client, waitlisted, course)
+    await hold(client, waitlisted, until=(datetime.now(UTC) + timedelta(hours=1)).isoformat())
     await drop(client, seated, course)
-    assert await status_of(client, waiter, course) == "waitlisted"
+    assert await status_of(client, waitlisted, course) == "waitlisted"
     await let_holds_end(connection)
 
     refused = await enroll(client, newcomer, course)
     assert codes(refused) == ["course_full"]
-    assert await status_of(client, waiter, course) == "enrolled"
+    assert await status_of(client, waitlisted, course) == "enrolled"
 
-    await wait_for(client, newcomer, course)
+    await join_waitlist(client, newcomer, course)
     await hold(client, newcomer, until=(datetime.now(UTC) + timedelta(hours=1)).isoformat())
-    await drop(client, waiter, course)
+    await drop(client, waitlisted, course)
     await let_holds_end(connection)
     async with registrar_of(settings) as registrar:
         assert (await registrar.sweep()).promoted == 1
@@ -186,55 +186,55 @@ async def test_a_waitlist_moves_as_soon_as_a_condition_is_relaxed(client: Client
     term = await create(client, "/terms", {**TERM, "max_credits": 4})
     wanted = await new_course(client, code="WANT", capacity=1, credits=3, term_id=term["id"], meetings=at)
     clashing = await new_course(client, code="HAVE", capacity=1)
-    seated, waiter = await new_student(client), await new_student(client)
+    seated, waitlisted = await new_student(client), await new_student(client)
     await enroll(client, seated, wanted)
-    await enroll(client, waiter, clashing)
-    assert (await wait_for(client, waiter, wanted)).status == 201
+    await enroll(client, waitlisted, clashing)
+    assert (await join_waitlist(client, waitlisted, wanted)).status == 201
     prerequisite = {"groups": [{"kind": "pre", "any_of": ["HAVE"]}]}
     if relaxed == "hold":
-        id = await hold(client, waiter)
+        id = await hold(client, waitlisted)
     if relaxed in {"prerequisite", "requirement"}:
         await call(client, "PUT", f"/courses/{wanted}/requirements", prerequisite)
     if relaxed in {"meetings", "cancel"}:
         await call(client, "PATCH", f"/courses/{clashing}", {"meetings": at})
     if relaxed == "limit":
-        await call(client, "PATCH", f"/students/{waiter}", {"max_credits": 2})
+        await call(client, "PATCH", f"/students/{waitlisted}", {"max_credits": 2})
     if relaxed != "capacity":
         await drop(client, seated, wanted)
-    assert await status_of(client, waiter, wanted) == "waitlisted"
+    assert await status_of(client, waitlisted, wanted) == "waitlisted"
 
     match relaxed:
         case "hold":
-            await call(client, "DELETE", f"/students/{waiter}/holds/{id}")
+            await call(client, "DELETE", f"/students/{waitlisted}/holds/{id}")
         case "capacity":
             await call(client, "PATCH", f"/courses/{wanted}", {"capacity": 2})
         case "prerequisite":
-            await call(client, "POST", f"/students/{waiter}/courses/{clashing}/complete", {"passed": True})
+            await call(client, "POST", f"/students/{waitlisted}/courses/{clashing}/complete", {"passed": True})
         case "requirement":
             await call(client, "PUT", f"/courses/{wanted}/requirements", {"groups": []})
         case "meetings":
             await call(client, "PATCH", f"/courses/{clashing}", {"meetings": []})
         case "limit":
-            await call(client, "PATCH", f"/students/{waiter}", {"max_credits": 3})
+            await call(client, "PATCH", f"/students/{waitlisted}", {"max_credits": 3})
         case "cancel":
             await call(client, "POST", f"/courses/{clashing}/cancel")
 
-    assert await status_of(client, waiter, wanted) == "enrolled"
+    assert await status_of(client, waitlisted, wanted) == "enrolled"
 
 
 async def test_nobody_is_promoted_after_the_deadline_or_into_a_cancelled_course(client: Client) -> None:
     term = await create(client, "/terms", TERM)
     late, cancelled = await new_course(client, capacity=1, term_id=term["id"]), await new_course(client, capacity=1)
-    seated, waiter = await new_student(client), await new_student(client)
+    seated, waitlisted = await new_student(client), await new_student(client)
     for course in (late, cancelled):
         await enroll(client, seated, course)
-        await wait_for(client, waiter, course)
+        await join_waitlist(client, waitlisted, course)
     await call(client, "PATCH", f"/terms/{term['id']}", {"enroll_until": PAST})
     await drop(client, seated, late)
     await call(client, "POST", f"/courses/{cancelled}/cancel")
-    assert await status_of(client, waiter, late) == "waitlisted"
-    assert await status_of(client, waiter, cancelled) == "dropped"
-    assert codes(await enroll(client, waiter, cancelled)) == ["course_cancelled"]
+    assert await status_of(client, waitlisted, late) == "waitlisted"
+    assert await status_of(client, waitlisted, cancelled) == "dropped"
+    assert codes(await enroll(client, waitlisted, cancelled)) == ["course_cancelled"]
 
 
 async def test_swaps_cascade(client: Client) -> None:
@@ -260,7 +260,7 @@ async def test_a_swap_that_gives_a_seat_at_once_drops_at_once(client: Client) ->
     had, wanted = await new_course(client, meetings=at), await new_course(client, meetings=at)
     full, student = await new_course(client, capacity=0), await new_student(client)
     await enroll(client, student, had)
-    await wait_for(client, student, full)
+    await join_waitlist(client, student, full)
 
     answer = await call(client, "POST", f"/students/{student}/swap", {"drop": [had], "add": [full, wanted]})
 
@@ -281,17 +281,17 @@ async def test_a_course_replaced_by_external_id_cannot_require_its_own_code(clie
 
 
 async def test_completion_can_be_corrected_and_keeps_the_seat(client: Client, connection: Connection) -> None:
-    course, student, waiter = await new_course(client, capacity=1), await new_student(client), await new_student(client)
+    course, student, waitlisted = await new_course(client, capacity=1), await new_student(client), await new_student(client)
     path = f"/students/{student}/courses/{course}/complete"
     problem(await call(client, "POST", path, {"passed": True}), 409, "not_enrolled")
     await enroll(client, student, course)
-    await wait_for(client, waiter, course)
+    await join_waitlist(client, waitlisted, course)
     outcomes = [
         (await call(client, "POST", path, body)).body["outcome"]
         for body in ({"passed": False, "grade": "F"}, {"passed": True, "grade": "A-"}, {"passed": True, "grade": "A-"})
     ]
     assert outcomes == ["completed", "completed", "unchanged"]
-    assert await status_of(client, waiter, course) == "waitlisted"
+    assert await status_of(client, waitlisted, course) == "waitlisted"
     problem(await drop(client, student, course), 409, "already_completed")
     assert codes(await enroll(client, student, course)) == ["already_completed", "course_full"]
     refusals = [event["after"] for event in await events(connection) if event["type"] == "enrollment.completed"]
@@ -306,14 +306,14 @@ async def test_a_bulk_request_has_an_outcome_for_each_item_and_its_statements_do
 ) -> None:
     course, small = await new_course(client), await new_course(client, capacity=1)
     students = [await new_student(client) for _ in range(200)]
-    passed_by = []
+    skipped_courses = []
     for _ in range(20):
         # A free seat with a blocked waitlisted student: the waitlist is judged before any newcomer.
-        passed_by.append(await new_course(client, capacity=0))
-        waiter = await new_student(client)
-        await wait_for(client, waiter, passed_by[-1])
-        await hold(client, waiter)
-        await call(client, "PATCH", f"/courses/{passed_by[-1]}", {"capacity": None})
+        skipped_courses.append(await new_course(client, capacity=0))
+        waitlisted = await new_student(client)
+        await join_waitlist(client, waitlisted, skipped_courses[-1])
+        await hold(client, waitlisted)
+        await call(client, "PATCH", f"/courses/{skipped_courses[-1]}", {"capacity": None})
     items = [{"student_id": student, "course_ids": [small]} for student in students[:2]]
     answer = await call(
         client, "POST", "/enrollments", {"items": [*items, {"student_id": 999_999, "course_ids": [course]}]}
@@ -333,7 +333,7 @@ async def test_a_bulk_request_has_an_outcome_for_each_item_and_its_statements_do
     for few in (students[:20], students[20:21], students[21:]):
         sent.clear()
         changes = [
-            Enroll(origin=Origin("r"), student_id=student, course_ids=(course, passed_by[number % 20]))
+            Enroll(origin=Origin("r"), student_id=student, course_ids=(course, skipped_courses[number % 20]))
             for number, student in enumerate(few)
         ]
         await registrar.submit_all(changes)
@@ -386,10 +386,10 @@ async def test_a_waitlisted_student_is_judged_by_the_courses_they_have_after_the
     client: Client, settings: Settings
 ) -> None:
     had, wanted = await new_course(client, meetings=[MONDAY]), await new_course(client, capacity=1, meetings=[MONDAY])
-    waiter, seated = await new_student(client), await new_student(client)
+    waitlisted, seated = await new_student(client), await new_student(client)
     await enroll(client, seated, wanted)
-    await enroll(client, waiter, had)
-    await wait_for(client, waiter, wanted)
+    await enroll(client, waitlisted, had)
+    await join_waitlist(client, waitlisted, wanted)
     origin = Origin("r")
 
     async with registrar_of(settings) as registrar:
@@ -398,7 +398,7 @@ async def test_a_waitlisted_student_is_judged_by_the_courses_they_have_after_the
             [Cancel(origin=origin, course_id=had), Drop(origin=origin, student_id=seated, course_id=wanted)]
         )
 
-    assert await status_of(client, waiter, wanted) == "enrolled"
+    assert await status_of(client, waitlisted, wanted) == "enrolled"
 
 
 async def test_a_bulk_request_may_have_1000_items_and_no_more(client: Client) -> None:
@@ -559,7 +559,7 @@ async def test_a_waitlist_can_be_left_under_a_hold_on_drops_and_after_every_dead
     seated, student = await new_course(client, term_id=term["id"]), await new_student(client)
     await enroll(client, student, seated)
     for course in full:
-        await wait_for(client, student, course)
+        await join_waitlist(client, student, course)
     await grant(client, student, full[0], "hold")
     await hold(client, student, blocks=["drop"])
     await call(client, "PATCH", f"/terms/{term['id']}", {"drop_until": PAST, "withdraw_until": PAST})

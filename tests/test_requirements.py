@@ -23,7 +23,7 @@ from tests.campus import (
     problem,
     read,
     registrar_of,
-    wait_for,
+    join_waitlist,
 )
 from tests.conftest import Client
 from tests.test_registrar import TERM, codes, status_of
@@ -297,7 +297,7 @@ async def test_a_waitlisted_student_keeps_the_passed_code_when_the_course_change
     student = await new_student(client)
     await enroll(client, student, course)
     await complete(client, student, course)
-    await wait_for(client, student, wanted)
+    await join_waitlist(client, student, wanted)
     await call(client, "PATCH", f"/courses/{course}", {"code": "NEW1"})
     await call(client, "PATCH", f"/courses/{wanted}", {"capacity": 1})
     assert await status_of(client, student, wanted) == "enrolled"

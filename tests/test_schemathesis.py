@@ -61,7 +61,7 @@ async def test_the_service_conforms_to_its_document(client: Client, answers: Ans
     assert process.returncode == 0, output.decode()
     assert not [answer for answer in answers.seen if answer[2] >= 500]
 
-    # Each operation succeeded at least once: the requests got past validation.
+    # At least one request for each operation got past validation: it succeeded or was refused by a rule.
     document = await (await client.get("/openapi.json")).json()
     operations = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
     assert operations <= {(method, path) for method, path, status in answers.seen if status < 300 or status == 409}

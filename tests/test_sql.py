@@ -46,7 +46,7 @@ TYPES: dict[type, set[str]] = {
     datetime: {"timestamptz"},
     UUID: {"uuid"},
 }
-"""The Python type for each type of the database."""
+"""The types of the database for each Python type."""
 
 GUARDS = {
     "courses_capacity_check",
@@ -114,7 +114,7 @@ def parameters_of(function: Callable[..., object]) -> list[tuple[Any, bool]]:
 
 
 def rows_of(hint: Any) -> tuple[Any, list[str], list[str]] | None:
-    """Return how rows are sent: their type, the fields sent as arrays, and the times sent once; None for other types."""
+    """Return the type of the rows, the fields sent as arrays, and the times sent once; None for other parameters."""
     once: Any = ()
     if get_origin(hint) is Annotated:
         hint, once = get_args(hint)
@@ -313,7 +313,7 @@ INSERT INTO overrides (student_id, course_id, rule, author, reason, created_at)
 SELECT n, n, 'hold', 'dean', 'so', now() FROM generate_series(1, 10000) AS n;
 ANALYZE students, courses, student_courses, events, feed, terms, requirements, holds, overrides;
 """
-"""Fields whose column has another name."""
+"""Enough rows in each table that PostgreSQL prefers an index where one fits."""
 BIG_TABLES = {"students", "courses", "student_courses", "events", "requirements", "holds", "overrides"}
 INDEXES = {
     "GET_STUDENT": {"students_pkey"},

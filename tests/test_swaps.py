@@ -18,7 +18,7 @@ async def swap(client: Client, student: int, drops: list[int], adds: list[int], 
 
 
 async def overloaded(client: Client, term: dict[str, Any], **fields: object) -> tuple[int, int]:
-    """Enroll a student for 6 credits of 4 allowed, by an override; return the student and the course of the override."""
+    """Enroll a student for 6 of 4 allowed credits; return the student and the course of 3 that an override allowed."""
     student = await new_student(client, **fields)
     one, other = [await new_course(client, credits=3, term_id=term["id"]) for _ in range(2)]
     await enroll(client, student, one)

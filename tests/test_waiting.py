@@ -27,7 +27,7 @@ from tests.campus import (
     read,
     registrar_of,
     until,
-    wait_for,
+    join_waitlist,
 )
 from tests.conftest import Client
 from tests.test_check import checked
@@ -45,7 +45,7 @@ async def passed_over(client: Client, student: int, course: int) -> None:
     """Waitlist a student for a course with a free seat, where the rules already block the student."""
     seated = await new_student(client)
     assert (await enroll(client, seated, course)).status == 201
-    assert (await wait_for(client, student, course)).status == 201
+    assert (await join_waitlist(client, student, course)).status == 201
     await drop(client, seated, course)
     assert await status_of(client, student, course) == "waitlisted"
 
@@ -58,12 +58,12 @@ async def test_a_student_who_gets_the_corequisite_is_promoted_with_it(client: Cl
         await enroll(client, other, lecture)
     seated = await new_student(client)
     await enroll(client, seated, lab)
-    await wait_for(client, student, lab)
+    await join_waitlist(client, student, lab)
     await require(client, lab, "co", "LEC")
     await drop(client, seated, lab)
     assert await status_of(client, student, lab) == "waitlisted"
 
-    await wait_for(client, student, lecture)
+    await join_waitlist(client, student, lecture)
     if how == "promotion":
         assert await status_of(client, student, lab) == "enrolled"
         await drop(client, other, lecture)
@@ -76,7 +76,7 @@ async def test_a_student_who_gets_the_corequisite_is_promoted_with_it(client: Cl
 async def test_a_student_is_promoted_when_an_excluding_waitlist_place_goes_away(client: Client, relaxed: str) -> None:
     rival, wanted = await new_course(client, code="RIVAL", capacity=0), await new_course(client, capacity=1)
     student = await new_student(client)
-    await wait_for(client, student, rival)
+    await join_waitlist(client, student, rival)
     await passed_over_for(client, student, wanted, "anti", "RIVAL")
 
     if relaxed == "cancel":
@@ -91,7 +91,7 @@ async def passed_over_for(client: Client, student: int, course: int, kind: str, 
     """Waitlist a student for a course with a free seat, and block the student by a requirement."""
     seated = await new_student(client)
     await enroll(client, seated, course)
-    await wait_for(client, student, course)
+    await join_waitlist(client, student, course)
     await require(client, course, kind, code)
     await drop(client, seated, course)
     assert await status_of(client, student, course) == "waitlisted"
@@ -108,7 +108,7 @@ async def test_a_student_is_promoted_when_an_edit_of_a_completed_course_clears_t
     await enroll(client, student, done)
     await call(client, "POST", f"/students/{student}/courses/{done}/complete", {"passed": True})
     await enroll(client, seated, wanted)
-    await wait_for(client, student, wanted)
+    await join_waitlist(client, student, wanted)
     await drop(client, seated, wanted)
     assert await status_of(client, student, wanted) == "waitlisted"
 
@@ -131,8 +131,8 @@ async def test_a_capacity_override_seats_ahead_of_the_waitlist_as_soon_as_no_oth
     wanted = await new_course(client, capacity=0, credits=3, **({"term_id": term} if relaxed == "term" else {}))
     other = await new_course(client, meetings=AT)
     first, student = await new_student(client), await new_student(client)
-    await wait_for(client, first, wanted)
-    await wait_for(client, student, wanted)
+    await join_waitlist(client, first, wanted)
+    await join_waitlist(client, student, wanted)
     await enroll(client, student, other)
     match relaxed:
         case "requirement":
@@ -196,7 +196,7 @@ async def test_students_seated_by_overrides_at_once_are_promoted_in_waitlist_ord
     course = await new_course(client, capacity=0)
     late, early = await new_student(client), await new_student(client)
     for student in (early, late):
-        await wait_for(client, student, course)
+        await join_waitlist(client, student, course)
     await require(client, course, "pre", "P")
     for student in (late, early):
         await grant(client, student, course, "course_full")
@@ -213,7 +213,7 @@ async def test_an_edited_course_is_returned_with_the_seats_left_after_promotions
 ) -> None:
     fields = {"code": "C", "title": "T", "capacity": 0}
     course = (await call(client, "PUT", "/courses/by-external-id/c", fields)).body["id"]
-    await wait_for(client, await new_student(client), course)
+    await join_waitlist(client, await new_student(client), course)
 
     path = f"/courses/{course}" if method == "PATCH" else "/courses/by-external-id/c"
     answer = await call(client, method, path, {"capacity": 2} if method == "PATCH" else {**fields, "capacity": 2})
@@ -229,7 +229,7 @@ async def test_an_edited_course_is_returned_with_the_seats_left_after_promotions
 
 async def test_an_override_that_is_used_at_once_is_returned_as_used(client: Client) -> None:
     course, student = await new_course(client, capacity=0), await new_student(client)
-    await wait_for(client, student, course)
+    await join_waitlist(client, student, course)
 
     granted = await grant(client, student, course, "course_full")
 
@@ -250,7 +250,7 @@ async def test_a_waitlist_shows_why_a_student_is_passed_over_but_nothing_private
     term = (await create(client, "/terms", {**TERM, "max_credits": 2}))["id"]
     course = await new_course(client, capacity=0, credits=3, term_id=term, meetings=AT)
     student = await new_student(client)
-    await wait_for(client, student, course)
+    await join_waitlist(client, student, course)
     assert await shown(client, student, course) == (None, None)
     fees = await hold(client, student, reason="Unpaid fees")
 
@@ -273,7 +273,7 @@ async def test_a_waitlist_ends_with_its_term(client: Client, settings: Settings,
         await new_course(client, capacity=0),
     )
     student, newcomer = await new_student(client), await new_student(client)
-    await wait_for(client, student, course)
+    await join_waitlist(client, student, course)
     await require(client, wanted, "anti", "OVER")
     await enroll_on_waitlist_despite(client, student, wanted, "antirequisite")
     await call(client, "PATCH", f"/courses/{wanted}", {"capacity": 1})
@@ -306,8 +306,8 @@ async def test_a_term_may_end_on_the_last_day_of_the_calendar(
     seated, first, second = await new_student(client), await new_student(client), await new_student(client)
     await enroll(client, seated, course)
     for student in (first, second):
-        await wait_for(client, student, course)
-    await wait_for(client, first, rival)
+        await join_waitlist(client, student, course)
+    await join_waitlist(client, first, rival)
     await require(client, course, "anti", "RIVAL")
 
     assert (await drop(client, seated, course)).status == 200
@@ -322,7 +322,7 @@ async def test_a_term_may_end_on_the_last_day_of_the_calendar(
 async def enroll_on_waitlist_despite(client: Client, student: int, course: int, rule: str) -> None:
     """Waitlist a student for a course whose rules refuse it, by an override that ends before a seat is free."""
     override = await grant(client, student, course, rule)
-    assert (await wait_for(client, student, course)).status == 201
+    assert (await join_waitlist(client, student, course)).status == 201
     await call(client, "DELETE", f"/students/{student}/overrides/{override['id']}")
 
 
@@ -332,7 +332,7 @@ async def test_a_newcomer_is_refused_during_a_long_chain_of_promotions_and_may_t
     course = await new_course(client, capacity=0)
     waiting = [await new_student(client) for _ in range(10)]
     for student in waiting:
-        await wait_for(client, student, course)
+        await join_waitlist(client, student, course)
     newcomer = await new_student(client)
     enrolling = Enroll(origin=Origin("r"), student_id=newcomer, course_ids=(course,))
     raised: Change[Any] = Edit(origin=Origin("r"), resource=COURSE, id=course, values={"capacity": 11})
@@ -360,9 +360,9 @@ async def test_a_long_chain_of_promotions_blocks_only_its_own_courses(
 ) -> None:
     chained, other = await new_course(client, capacity=0), await new_course(client, capacity=0)
     for _ in range(3):
-        await wait_for(client, await new_student(client), chained)
+        await join_waitlist(client, await new_student(client), chained)
     blocked, newcomer = await new_student(client), await new_student(client)
-    await wait_for(client, blocked, other)
+    await join_waitlist(client, blocked, other)
     await hold(client, blocked)
     await call(client, "PATCH", f"/courses/{other}", {"capacity": 2})
     changes: Sequence[Change[Any]] = [
@@ -385,7 +385,7 @@ async def test_a_sweep_counts_its_own_promotions_whatever_the_next_change_needs(
     course, one, other = await new_course(client, capacity=0), await new_course(client), await new_course(client)
     await require(client, other, "anti", "NONE")
     student, newcomer = await new_student(client), await new_student(client)
-    await wait_for(client, student, course)
+    await join_waitlist(client, student, course)
     await hold(client, student)
     await call(client, "PATCH", f"/courses/{course}", {"capacity": 1})
     await enroll(client, newcomer, one)
@@ -407,7 +407,7 @@ async def test_a_chain_of_promotions_left_unfinished_is_finished_by_the_sweep_of
 ) -> None:
     course = await new_course(client, capacity=0)
     for _ in range(10):
-        await wait_for(client, await new_student(client), course)
+        await join_waitlist(client, await new_student(client), course)
     few = settings.model_copy(update={"promotions_per_transaction": 3})
     database = Database(few)
     await database.open()
