@@ -67,7 +67,7 @@ FROM (
         '{{"status":"enrolled"}}'
     FROM students
     CROSS JOIN generate_series(1, {seats}) AS seat
-) AS told;
+) AS history;
 INSERT INTO student_courses (student_id, course_id, status, joined_position, joined_at, updated_at)
 SELECT student_id, course_id, 'enrolled', position, occurred_at, occurred_at
 FROM events

@@ -69,11 +69,11 @@ class Tab:
 
     async def listen(self) -> None:
         async for message in self._socket:
-            told = json.loads(message.data)
-            if "id" in told:
-                self._answers.pop(told["id"]).set_result(told)
+            received = json.loads(message.data)
+            if "id" in received:
+                self._answers.pop(received["id"]).set_result(received)
             else:
-                self._note(told["method"], told["params"])
+                self._note(received["method"], received["params"])
 
     def _note(self, event: str, params: dict[str, Any]) -> None:
         if event == "Network.requestWillBeSent":
@@ -223,9 +223,9 @@ async def test_a_call_from_the_page_reaches_the_service(client: Client, tmp_path
         await tab.until(f"{FORM}.textContent.includes('ada@campus.example')")
         await tab.evaluate(f"{FORM}.querySelector('[part~=btn-try]').click()")
         await tab.until(f"{FORM}.textContent.includes('Response Status')")
-        told = await tab.evaluate(f"{FORM}.textContent")
-    assert "201" in told
-    assert "ada@campus.example" in told
+        text = await tab.evaluate(f"{FORM}.textContent")
+    assert "201" in text
+    assert "ada@campus.example" in text
     assert tab.complaints == []
     [student] = (await (await client.get("/students")).json())["items"]
     assert (student["given_name"], student["email"]) == ("Ada", "ada@campus.example")

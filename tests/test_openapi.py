@@ -117,8 +117,8 @@ def test_every_response_is_described_with_its_body(
 
 def test_every_write_documents_an_unknown_outcome(operations: dict[tuple[str, str], dict[str, Any]]) -> None:
     for (method, _), operation in operations.items():
-        told = "`outcome_unknown`" in operation["responses"].get("503", {"description": ""})["description"]
-        assert told == (method != "GET"), operation["operationId"]
+        documented = "`outcome_unknown`" in operation["responses"].get("503", {"description": ""})["description"]
+        assert documented == (method != "GET"), operation["operationId"]
 
 
 def test_operations_without_the_database_document_no_503(operations: dict[tuple[str, str], dict[str, Any]]) -> None:

@@ -35,7 +35,7 @@ class Running:
 
     process: asyncio.subprocess.Process
     log: list[str] = field(default_factory=list)
-    message: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
     url: str = ""
 
     async def ended(self) -> int:
@@ -111,7 +111,7 @@ async def starting(*arguments: str, **variables: object) -> AsyncIterator[Runnin
     running = Running(process)
     readers = [
         asyncio.create_task(collect(process.stdout, running.log)),
-        asyncio.create_task(collect(process.stderr, running.message)),
+        asyncio.create_task(collect(process.stderr, running.errors)),
     ]
     try:
         running.url = (await running.logged("started"))["url"]
@@ -154,7 +154,7 @@ async def test_the_service_logs_its_address_and_requests_as_json_and_exits_with_
     life = [line for line in lines if line["logger"] == "service"]
     assert [line["message"] for line in life] == ["started", "ready", "stopping", "stopped"]
     assert {line["version"] for line in life} == {__version__}
-    assert running.message == []
+    assert running.errors == []
 
 
 async def test_a_fault_is_a_problem_for_its_caller_and_is_logged(
@@ -174,7 +174,7 @@ async def test_a_fault_is_a_problem_for_its_caller_and_is_logged(
         running.process.send_signal(signal.SIGTERM)
         assert await running.ended() == 0
 
-    assert not any("Logging error" in line for line in running.message), running.message
+    assert not any("Logging error" in line for line in running.errors), running.errors
     lines = [json.loads(line) for line in running.log]
     for request_id in ("GET:/students/1", "POST:/students", "GET:/students"):
         fault, request = sorted(
@@ -262,7 +262,7 @@ from service.workers import run_workers
 def work(number, alive):
     if number == 0:
         {fault}
-    # The other one serves until it is message to stop.
+    # The other worker serves until a signal stops it.
     os.read(alive, 1)
     return 0
 
@@ -302,7 +302,7 @@ async def test_sighup_ends_the_service_as_sigterm_does_unless_it_is_ignored(data
         async with serving(*arguments, DATABASE_URL=database_url) as running:
             running.process.send_signal(signal.SIGHUP)
             assert await running.ended() == 0
-        assert running.message == []
+        assert running.errors == []
     # nohup ignores SIGHUP in the same way.
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
@@ -322,7 +322,7 @@ async def test_ctrl_c_ends_the_service_cleanly(database_url: str) -> None:
     async with serving(DATABASE_URL=database_url) as running:
         running.process.send_signal(signal.SIGINT)
         assert await running.ended() == 0
-    assert "Traceback" not in "\n".join(running.message)
+    assert "Traceback" not in "\n".join(running.errors)
 
 
 async def test_sigterm_finishes_requests_in_flight_and_asks_callers_to_close(

@@ -294,8 +294,8 @@ async def test_completion_can_be_corrected_and_keeps_the_seat(client: Client, co
     assert await status_of(client, waitlisted, course) == "waitlisted"
     problem(await drop(client, student, course), 409, "already_completed")
     assert codes(await enroll(client, student, course)) == ["already_completed", "course_full"]
-    refusals = [event["after"] for event in await events(connection) if event["type"] == "enrollment.completed"]
-    assert refusals == [
+    completions = [event["after"] for event in await events(connection) if event["type"] == "enrollment.completed"]
+    assert completions == [
         {"status": "completed", "passed": False, "grade": "F"},
         {"status": "completed", "passed": True, "grade": "A-"},
     ]

@@ -156,8 +156,8 @@ async def test_exclusion_is_mutual(client: Client, names_the_other: str, how: st
     student = await new_student(client)
     if how == "request":
         answer = await enroll(client, student, first, second)
-        told = [(error["course_id"], error["course_code"].upper()) for error in answer.body["errors"]]
-        assert told == [(first, "TWO"), (second, "ONE")]
+        refusals = [(error["course_id"], error["course_code"].upper()) for error in answer.body["errors"]]
+        assert refusals == [(first, "TWO"), (second, "ONE")]
         return
     if how == "partial":
         results = (await enroll(client, student, first, second, mode="partial")).body["results"]
