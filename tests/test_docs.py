@@ -436,7 +436,7 @@ async def test_the_table_of_events_matches_the_events_that_the_service_writes(cl
             elif members:
                 assert members == set[str]().union(*found), f"{type} {name}: {found}"
                 assert members - optional == members.intersection(*found), f"{type} {name}: {found}"
-    for noun, *ids in rows_after(text, "The ids of an event name what it is about:"):
+    for noun, *ids in rows_after(text, "The ids of an event identify its subject:"):
         for event in written:
             if event["type"].startswith(f"{noun.strip('`')}."):
                 named = [event[name] is not None for name in ("student_id", "course_id", "term_id")]
@@ -535,7 +535,7 @@ def test_the_table_of_layers_matches_the_contract() -> None:
     contract = next(
         each for each in project["tool"]["importlinter"]["contracts"] if each.get("containers") == ["service"]
     )
-    rows = rows_after((DOCS / "architecture.md").read_text(), "## Who may import whom")
+    rows = rows_after((DOCS / "architecture.md").read_text(), "## Import rules")
     assert [re.findall(r"`(\w+)`", modules) for modules, _ in rows] == [
         layer.split(" | ") for layer in contract["layers"]
     ]
