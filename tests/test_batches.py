@@ -137,43 +137,43 @@ def campus(chance: random.Random) -> list[Change[Any]]:
 
 def change(chance: random.Random) -> Change[Any]:
     """Choose a change; it seldom uses the last ids, so that those can be deleted."""
-    asker, held = chance.choice([*STUDENTS[:-1], *STUDENTS[:-1], STUDENTS[-1]]), chance.choice(STUDENTS)
-    asked, other = chance.choice([*permutations(COURSES[:-1], 2), *permutations(COURSES, 2)])
+    student_id, held = chance.choice([*STUDENTS[:-1], *STUDENTS[:-1], STUDENTS[-1]]), chance.choice(STUDENTS)
+    course_id, other = chance.choice([*permutations(COURSES[:-1], 2), *permutations(COURSES, 2)])
     lifted = chance.choice(COURSES)
     drawn = chance.random()
     if drawn < 0.35:
-        wanted = chance.choice([(asked,), (asked, other)])
+        wanted = chance.choice([(course_id,), (course_id, other)])
         mode, on_full = chance.choice(["atomic", "partial"]), chance.choice(["waitlist", "waitlist", "fail"])
-        return Enroll(origin=ORIGIN, student_id=asker, course_ids=wanted, mode=mode, on_full=on_full)  # type: ignore[arg-type]
+        return Enroll(origin=ORIGIN, student_id=student_id, course_ids=wanted, mode=mode, on_full=on_full)  # type: ignore[arg-type]
     if drawn < 0.5:
-        return drop(asker, asked)
+        return drop(student_id, course_id)
     if drawn < 0.6:
-        return Swap(origin=ORIGIN, student_id=asker, drop=(asked,), add=(other,), on_full="waitlist")
+        return Swap(origin=ORIGIN, student_id=student_id, drop=(course_id,), add=(other,), on_full="waitlist")
     kind = chance.choice(["pre", "co", "anti"])
     edits: list[tuple[Any, int, dict[str, object]]] = [
-        (COURSE, asked, {"capacity": chance.choice([0, 1, 3, None])}),
-        (COURSE, asked, {"meetings": chance.choice(MEETINGS)}),
-        (COURSE, asked, {"term_id": chance.choice([None, *TERMS])}),
-        (COURSE, asked, {"credits": chance.choice([1.0, 3.0])}),
-        (STUDENT, asker, {"max_credits": chance.choice([None, 3.0])}),
+        (COURSE, course_id, {"capacity": chance.choice([0, 1, 3, None])}),
+        (COURSE, course_id, {"meetings": chance.choice(MEETINGS)}),
+        (COURSE, course_id, {"term_id": chance.choice([None, *TERMS])}),
+        (COURSE, course_id, {"credits": chance.choice([1.0, 3.0])}),
+        (STUDENT, student_id, {"max_credits": chance.choice([None, 3.0])}),
         (TERM, 1, {"max_credits": chance.choice([None, 2.0, 6.0])}),
         (TERM, 1, {"enroll_until": chance.choice([None, LONG_AGO, AHEAD])}),
         (TERM, 1, {"drop_until": chance.choice([None, LONG_AGO])}),
         (TERM, chance.choice(TERMS), {"withdraw_until": chance.choice([None, LONG_AGO, AHEAD])}),
         (TERM, chance.choice(TERMS), chance.choice([OVERLAPPING, APART, OVER])),
-        (COURSE, asked, {"code": chance.choice([f"C{asked}", "C9"])}),
+        (COURSE, course_id, {"code": chance.choice([f"C{course_id}", "C9"])}),
     ]
     edited, id, values = chance.choice(edits)
     deleted: Any
     deleted, last = chance.choice([(STUDENT, STUDENTS[-1]), (COURSE, COURSES[-1]), (TERM, TERMS[-1])])
     others: list[Change[Any]] = [
-        Complete(origin=ORIGIN, student_id=asker, course_id=asked, passed=chance.random() < 0.7),
+        Complete(origin=ORIGIN, student_id=student_id, course_id=course_id, passed=chance.random() < 0.7),
         hold(held, "R", blocks_drop=chance.random() < 0.5),
         end_hold(chance.choice((1, 2)), chance.randint(1, HELD)),
         grant(held, lifted, chance.choice(RULES)),
         end_override(chance.choice((1, 2)), chance.randint(1, HELD)),
-        SetRequirements(origin=ORIGIN, course_id=asked, groups=(Group(kind, (f"C{other}",)),)),  # type: ignore[arg-type]
-        SetRequirements(origin=ORIGIN, course_id=asked, groups=()),
+        SetRequirements(origin=ORIGIN, course_id=course_id, groups=(Group(kind, (f"C{other}",)),)),  # type: ignore[arg-type]
+        SetRequirements(origin=ORIGIN, course_id=course_id, groups=()),
         PlaceHold(
             origin=ORIGIN,
             student_id=held,
@@ -188,7 +188,7 @@ def change(chance: random.Random) -> Change[Any]:
         *[edit(edited, id, **values)] * 7,
     ]
     if chance.random() < 0.03:
-        return Cancel(origin=ORIGIN, course_id=asked)
+        return Cancel(origin=ORIGIN, course_id=course_id)
     return chance.choice(others)
 
 
@@ -299,12 +299,13 @@ def soon(chance: random.Random) -> datetime:
 
 def change_of_time(chance: random.Random) -> Change[Any]:
     """Choose a change that depends on the clock."""
-    asker, asked, early, late = chance.choice(STUDENTS), chance.choice(COURSES), *sorted([soon(chance), soon(chance)])
+    student_id, course_id = chance.choice(STUDENTS), chance.choice(COURSES)
+    early, late = sorted([soon(chance), soon(chance)])
     today, blocks_enroll = datetime.now(UTC).date(), chance.random() < 0.8
     changes: list[Change[Any]] = [
         PlaceHold(
             origin=ORIGIN,
-            student_id=asker,
+            student_id=student_id,
             reason="R",
             blocks_enroll=blocks_enroll,
             blocks_drop=not blocks_enroll or chance.random() < 0.5,
@@ -313,8 +314,8 @@ def change_of_time(chance: random.Random) -> Change[Any]:
         ),
         GrantOverride(
             origin=ORIGIN,
-            student_id=asker,
-            course_id=asked,
+            student_id=student_id,
+            course_id=course_id,
             rule=chance.choice([*RULES, "enrollment_not_open", "enrollment_closed", "antirequisite"]),
             author="D",
             reason="R",
@@ -331,7 +332,7 @@ def change_of_time(chance: random.Random) -> Change[Any]:
             TERM, chance.choice(TERMS), starts_on=date(2001, 1, 1), ends_on=today - timedelta(chance.choice([-9, 0, 1]))
         ),
         edit(TERM, chance.choice(TERMS), **OVERLAPPING, enroll_until=None),
-        SetRequirements(origin=ORIGIN, course_id=asked, groups=(Group("anti", (f"C{asked % 5 + 1}",)),)),
+        SetRequirements(origin=ORIGIN, course_id=course_id, groups=(Group("anti", (f"C{course_id % 5 + 1}",)),)),
         # If the batch deletes the term first, the database refuses this change and with it the whole batch.
         term(TERMS[-1]),
     ]

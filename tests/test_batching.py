@@ -364,12 +364,12 @@ async def test_a_caller_who_disconnects_before_the_batch_begins_is_left_out() ->
     runner.go.clear()
     tasks = await start((coalescer, 1), (coalescer, 2))
     tasks[1].cancel()
-    gone = asyncio.create_task(coalescer.submit(3, lambda: True))
+    disconnected = asyncio.create_task(coalescer.submit(3, lambda: True))
     tasks += await start((coalescer, 4))
     runner.go.set()
     assert await tasks[2] == 8
     with pytest.raises(Unavailable):
-        await gone
+        await disconnected
     assert runner.batches == [[1], [4]]
 
 

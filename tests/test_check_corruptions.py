@@ -106,7 +106,7 @@ BLOCKED = "every blocked student is refused, until recheck_at at the latest"
 COUNTERS = "the seat counter is the number of seated students"
 
 CORRUPTIONS = {
-    "a capacity that was never kept": (
+    "a capacity that was exceeded from the start": (
         "nobody was seated above the capacity of that moment, unless by an override",
         """
         UPDATE courses SET capacity = 1 WHERE id = 1;
@@ -139,7 +139,7 @@ CORRUPTIONS = {
     ),
     "a capacity that is raised": (COURSES, "UPDATE courses SET capacity = 7 WHERE id = 3"),
     "a missing capacity": (COURSES, "UPDATE courses SET capacity = NULL WHERE id = 3"),
-    "a waitlist capacity": (COURSES, "UPDATE courses SET waitlist_capacity = NULL WHERE id = 2"),
+    "a missing waitlist capacity": (COURSES, "UPDATE courses SET waitlist_capacity = NULL WHERE id = 2"),
     "a cancelled course that is open": (COURSES, "UPDATE courses SET status = 'open' WHERE id = 5"),
     "an open course that is cancelled": (COURSES, "UPDATE courses SET status = 'cancelled' WHERE id = 4"),
     "a title": (COURSES, "UPDATE courses SET title = 'Another' WHERE id = 3"),
@@ -147,7 +147,7 @@ CORRUPTIONS = {
     "credits": (COURSES, "UPDATE courses SET credits = 2.5 WHERE id = 2"),
     "the term of a course": (COURSES, "UPDATE courses SET term_id = NULL WHERE id = 2"),
     "meetings": (COURSES, "UPDATE courses SET meetings = '[]' WHERE id = 2"),
-    "meetings that are none": (VALID, """UPDATE courses SET meetings = '[{"day": "moon"}]' WHERE id = 2"""),
+    "invalid meetings": (VALID, """UPDATE courses SET meetings = '[{"day": "moon"}]' WHERE id = 2"""),
     "an external id": (COURSES, "UPDATE courses SET external_id = NULL WHERE id = 3"),
     "a course's version": (COURSES, "UPDATE courses SET version = 2 WHERE id = 3"),
     "a course without events": (COURSES, "INSERT INTO courses (code, title) VALUES ('X', 'X')"),
@@ -168,7 +168,7 @@ CORRUPTIONS = {
     ),
     "a missing hold": (STUDENTS, "DELETE FROM holds WHERE id = 1"),
     "a hold that blocks more": (STUDENTS, "UPDATE holds SET blocks_drop = true WHERE id = 1"),
-    "a hold that was ended and holds": (STUDENTS, "UPDATE holds SET ends_at = NULL WHERE id = 2"),
+    "an ended hold that is in force": (STUDENTS, "UPDATE holds SET ends_at = NULL WHERE id = 2"),
     "another student's hold": (STUDENTS, "UPDATE holds SET student_id = 6 WHERE id = 1"),
     "a hold without events": (
         STUDENTS,
@@ -179,7 +179,7 @@ CORRUPTIONS = {
     ),
     "an override that can be used again": (STUDENTS, "UPDATE overrides SET used_at = NULL WHERE id = 1"),
     "an override that was never used": (STUDENTS, "UPDATE overrides SET used_at = now() WHERE id = 2"),
-    "when an override was used": (STUDENTS, "UPDATE overrides SET used_at = used_at - interval '1 hour' WHERE id = 1"),
+    "the time at which an override was used": (STUDENTS, "UPDATE overrides SET used_at = used_at - interval '1 hour' WHERE id = 1"),
     "a missing override": (STUDENTS, "DELETE FROM overrides WHERE id = 2"),
     "the rule of an override": (STUDENTS, "UPDATE overrides SET rule = 'waitlist_full' WHERE id = 2"),
     "the end of an override": (STUDENTS, "UPDATE overrides SET expires_at = NULL WHERE id = 3"),
@@ -211,7 +211,7 @@ CORRUPTIONS = {
         STUDENTS,
         "UPDATE student_courses SET joined_position = 1 WHERE status = 'waitlisted' AND student_id = 4",
     ),
-    "when a student joined": (
+    "the time at which a student joined": (
         STUDENTS,
         f"UPDATE student_courses SET joined_at = joined_at - interval '1 day' WHERE {PAIR.format(4, 2)}",
     ),
@@ -222,21 +222,21 @@ CORRUPTIONS = {
         "INSERT INTO students (given_name, family_name, email) VALUES ('A', 'B', 'a@b')",
     ),
     "a missing student": (STUDENTS, "DELETE FROM students WHERE id = 7"),
-    "an e-mail address that is none": (VALID, "UPDATE students SET email = 'ada' WHERE id = 1"),
-    "a name that is none": (VALID, "UPDATE students SET given_name = '' WHERE id = 1"),
-    "an e-mail address of another": (
+    "an invalid e-mail address": (VALID, "UPDATE students SET email = 'ada' WHERE id = 1"),
+    "an invalid name": (VALID, "UPDATE students SET given_name = '' WHERE id = 1"),
+    "the e-mail address of another student": (
         "every student has an e-mail address that no other has",
         """
         DROP INDEX students_email_key;
         UPDATE students SET email = (SELECT upper(email) FROM students WHERE id = 2) WHERE id = 1
         """,
     ),
-    "an event that says another state": (
+    "an event with another state": (
         STUDENTS,
         """UPDATE events SET after = '{"status":"completed","passed":true,"grade":"A"}'
            WHERE type = 'enrollment.completed'""",
     ),
-    "an event that says another state before": (
+    "an event with another state before": (
         STUDENTS,
         """UPDATE events SET before = '{"status":"waitlisted"}' WHERE type = 'enrollment.completed'""",
     ),
@@ -254,12 +254,12 @@ CORRUPTIONS = {
         STUDENTS,
         """UPDATE events SET after = '{"fields":["max_credits"],"version":2}' WHERE type = 'student.updated'""",
     ),
-    "an event without sense": (
+    "a malformed event": (
         COURSES,
         """UPDATE events SET after = '{"groups":[1],"version":1}', before = '[]'
            WHERE type = 'course.requirements_set'""",
     ),
-    "a hold's event without sense": (
+    "a malformed event of a hold": (
         STUDENTS,
         """UPDATE events SET after = '{"hold_id":[]}' WHERE type = 'hold.ended'""",
     ),
@@ -273,7 +273,7 @@ CORRUPTIONS = {
         "UPDATE events SET course_id = 6 WHERE type = 'enrollment.enrolled' AND student_id = 2 AND course_id = 1",
     ),
     "the term of an event": (TERMS, "UPDATE events SET term_id = 2 WHERE type = 'term.updated'"),
-    "when an override was used, by its event": (
+    "the time at which an override was used, in its event": (
         STUDENTS,
         "UPDATE events SET occurred_at = now() WHERE type = 'override.used'",
     ),

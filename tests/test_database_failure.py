@@ -181,8 +181,8 @@ async def closed(connection: Connection) -> bool:
 async def test_a_missing_server_is_reported_as_unreachable(
     settings: Settings, unused_tcp_port: int
 ) -> None:
-    gone = f"postgresql://nobody@127.0.0.1:{unused_tcp_port}/x"
-    async with database_of(settings.model_copy(update={"database_url": gone})) as database:
+    missing = f"postgresql://nobody@127.0.0.1:{unused_tcp_port}/x"
+    async with database_of(settings.model_copy(update={"database_url": missing})) as database:
         with pytest.raises(Unavailable, match="can't be reached"):
             await database.ping()
 

@@ -171,8 +171,8 @@ async def test_the_page_shows_every_operation_and_contacts_no_other_host(
         assert path in text
         for operation in methods.values():
             assert operation["summary"].replace("`", "") in text.replace("`", "")
-    asked = {url for url in tab.requests if not url.startswith("data:")}
-    assert asked == {str(client.make_url(path)) for path in ("/docs", "/docs/rapidoc-min.js", "/openapi.json")}
+    requested = {url for url in tab.requests if not url.startswith("data:")}
+    assert requested == {str(client.make_url(path)) for path in ("/docs", "/docs/rapidoc-min.js", "/openapi.json")}
     assert tab.complaints == []
 
 

@@ -195,8 +195,8 @@ async def test_a_copy_from_the_head_the_lists_and_the_feed_equals_the_tables(
         else:
             capacities[course] = event["after"]["capacity"]
     in_tables = await connection.fetch("SELECT student_id, course_id, status FROM student_courses")
-    standing = {(row[0], row[1]): row[2] for row in in_tables if row[2] in {"enrolled", "waitlisted"}}
-    assert {key: status for key, status in states.items() if status != "dropped"} == standing
+    active = {(row[0], row[1]): row[2] for row in in_tables if row[2] in {"enrolled", "waitlisted"}}
+    assert {key: status for key, status in states.items() if status != "dropped"} == active
     assert students == {row[0] for row in await connection.fetch("SELECT id FROM students")}
     assert capacities == {row[0]: row[1] for row in await connection.fetch("SELECT id, capacity FROM courses")}
 
@@ -513,8 +513,8 @@ async def test_events_show_only_the_names_of_a_students_fields(client: Client) -
     await call(client, "POST", f"/students/{student}/enroll", {"course_ids": [course], "on_full": "waitlist"})
     await create(client, f"/students/{student}/holds", {"reason": "Library fines", "blocks": ["enroll"]})
     await call(client, "PATCH", f"/courses/{course}", {"capacity": 1})
-    gone = student_fields(**secrets, external_id="secret-78") | {"email": "gone@secret.example"}
-    await call(client, "DELETE", f"/students/{(await create(client, '/students', gone))['id']}")
+    deleted = student_fields(**secrets, external_id="secret-78") | {"email": "gone@secret.example"}
+    await call(client, "DELETE", f"/students/{(await create(client, '/students', deleted))['id']}")
 
     items = (await read(client, "/events"))["items"]
 

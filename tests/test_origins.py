@@ -127,8 +127,8 @@ async def test_a_page_of_an_allowed_origin_reads_every_response_and_its_headers(
 
 async def test_a_preflight_of_an_allowed_origin_is_answered_with_the_methods_of_the_path(settings: Settings) -> None:
     async with served_for_real(settings.model_copy(update={"cors_origins": (PORTAL,)})) as address:
-        asked = {"Access_Control_Request_Method": "PATCH", "Access_Control_Request_Headers": "content-type,if-match"}
-        answer = await ask(address, "OPTIONS", "/students/1", Origin=PORTAL, Sec_Fetch_Site="cross-site", **asked)
+        preflight = {"Access_Control_Request_Method": "PATCH", "Access_Control_Request_Headers": "content-type,if-match"}
+        answer = await ask(address, "OPTIONS", "/students/1", Origin=PORTAL, Sec_Fetch_Site="cross-site", **preflight)
         assert (answer.status, answer.body) == (204, None)
         assert answer.headers["Access-Control-Allow-Origin"] == PORTAL
         assert answer.headers["Access-Control-Allow-Methods"] == "DELETE, GET, HEAD, PATCH"
@@ -136,9 +136,9 @@ async def test_a_preflight_of_an_allowed_origin_is_answered_with_the_methods_of_
         assert {"content-type", "if-match", "if-none-match", "x-actor", "x-request-id"} <= set(allowed)
         assert int(answer.headers["Access-Control-Max-Age"]) > 0
 
-        problem(await ask(address, "OPTIONS", "/nothing", Origin=PORTAL, **asked), 404, "no_such_path")
+        problem(await ask(address, "OPTIONS", "/nothing", Origin=PORTAL, **preflight), 404, "no_such_path")
         problem(await ask(address, "OPTIONS", "/students/1", Origin=PORTAL), 405, "method_not_allowed")
-        answer = await ask(address, "OPTIONS", "/students/1", Origin="https://evil.example", **asked)
+        answer = await ask(address, "OPTIONS", "/students/1", Origin="https://evil.example", **preflight)
         problem(answer, 405, "method_not_allowed")
         assert not [name for name in answer.headers if name.startswith("Access-Control-")]
 

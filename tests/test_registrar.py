@@ -257,16 +257,16 @@ async def test_swaps_cascade(client: Client) -> None:
 
 async def test_a_swap_that_gives_a_seat_at_once_drops_at_once(client: Client) -> None:
     at = [{"day": "mon", "start": "09:00", "end": "10:00"}]
-    had, wanted = await new_course(client, meetings=at), await new_course(client, meetings=at)
+    held, wanted = await new_course(client, meetings=at), await new_course(client, meetings=at)
     full, student = await new_course(client, capacity=0), await new_student(client)
-    await enroll(client, student, had)
+    await enroll(client, student, held)
     await join_waitlist(client, student, full)
 
-    answer = await call(client, "POST", f"/students/{student}/swap", {"drop": [had], "add": [full, wanted]})
+    answer = await call(client, "POST", f"/students/{student}/swap", {"drop": [held], "add": [full, wanted]})
 
     outcomes = [(result["course_id"], result["outcome"]) for result in answer.body["results"]]
-    assert outcomes == [(had, "dropped"), (full, "unchanged"), (wanted, "enrolled")]
-    assert await status_of(client, student, had) == "dropped"
+    assert outcomes == [(held, "dropped"), (full, "unchanged"), (wanted, "enrolled")]
+    assert await status_of(client, student, held) == "dropped"
 
 
 async def test_a_course_replaced_by_external_id_cannot_require_its_own_code(client: Client) -> None:
@@ -347,13 +347,13 @@ async def test_a_bulk_request_has_an_outcome_for_each_item_and_its_statements_do
 async def test_a_fault_in_one_item_of_a_bulk_request_does_not_hide_the_outcomes_of_the_others(
     client: Client, connection: Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
-    had, broken, sound = [
+    held, broken, sound = [
         await new_course(client, meetings=[MONDAY]),
         await new_course(client),
         await new_course(client),
     ]
     student, other = await new_student(client), await new_student(client)
-    await enroll(client, student, had)
+    await enroll(client, student, held)
     await connection.execute("""UPDATE courses SET meetings = '[{"day": "someday"}]' WHERE id = $1""", broken)
     items = [{"student_id": student, "course_ids": [broken]}, {"student_id": other, "course_ids": [sound]}]
 
@@ -385,17 +385,17 @@ async def test_an_item_that_the_database_refuses_fails_alone(client: Client, con
 async def test_a_waitlisted_student_is_judged_by_the_courses_they_have_after_the_batch_changed_them(
     client: Client, settings: Settings
 ) -> None:
-    had, wanted = await new_course(client, meetings=[MONDAY]), await new_course(client, capacity=1, meetings=[MONDAY])
+    held, wanted = await new_course(client, meetings=[MONDAY]), await new_course(client, capacity=1, meetings=[MONDAY])
     waitlisted, seated = await new_student(client), await new_student(client)
     await enroll(client, seated, wanted)
-    await enroll(client, waitlisted, had)
+    await enroll(client, waitlisted, held)
     await join_waitlist(client, waitlisted, wanted)
     origin = Origin("r")
 
     async with registrar_of(settings) as registrar:
         # The waitlisted student is loaded only when the seat becomes free, after the clashing course was cancelled.
         await registrar.submit_all(
-            [Cancel(origin=origin, course_id=had), Drop(origin=origin, student_id=seated, course_id=wanted)]
+            [Cancel(origin=origin, course_id=held), Drop(origin=origin, student_id=seated, course_id=wanted)]
         )
 
     assert await status_of(client, waitlisted, wanted) == "enrolled"

@@ -1,4 +1,4 @@
-"""A student whom a change makes eligible gets the free seat in its transaction, however indirect the cause."""
+"""If a change makes a student eligible, even indirectly, its transaction gives the student the free seat."""
 
 from collections.abc import Sequence
 from typing import Any
