@@ -37,9 +37,9 @@ ORIGIN = Origin("r")
 STUDENTS, COURSES, TERMS = range(1, 7), range(1, 6), range(1, 3)
 """Ids; the resource with the last one is sometimes deleted."""
 HELD = 4
-"""Ids of the holds and overrides at the beginning: two of each for two students."""
+"""The number of holds, and of overrides, at the beginning: two for each of two students."""
 EARLIER = 30
-"""Changes that are made one by one before the batch."""
+"""The number of changes that are made one by one before the batch."""
 MEETINGS = [
     "[]",
     '[{"day": "mon", "start": "09:00", "end": "10:00"}]',

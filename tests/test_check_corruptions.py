@@ -300,7 +300,7 @@ CORRUPTIONS = {
 }
 
 
-async def test_the_campus_is_clean(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_the_campus_violates_no_invariant(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     assert await check(settings) == 0, capsys.readouterr().out
 
 

@@ -100,7 +100,7 @@ async def measure(connection: Connection) -> dict[str, Work]:
         profile = cProfile.Profile()
         with profile:
             assert await find(connection) == [], sentence
-        await asyncio.sleep(0)  # the last of them is logged then
+        await asyncio.sleep(0)  # The last statement is logged in the next turn of the loop.
         connection.remove_query_logger(statements.append)
         rows = largest = 0
         for each in [statement for statement in statements if "pg_catalog" not in statement.query]:

@@ -261,7 +261,7 @@ async def test_a_put_honours_its_preconditions(client: Client, connection: Conne
     assert (await call(client, "PUT", path, course_fields(), headers={"If-Match": '"1"'})).status == 200
 
 
-async def test_requirements_carry_an_etag_that_makes_a_change_conditional(
+async def test_requirements_have_an_etag_that_makes_a_change_conditional(
     client: Client, connection: Connection
 ) -> None:
     path = f"/courses/{await new_course(client)}/requirements"

@@ -159,7 +159,7 @@ def test_the_server_recovers_from_a_crash_of_the_whole_machine(data_dir: Path) -
         other.wait()
 
 
-def test_an_interrupted_first_start_leaves_nothing_that_looks_like_data(data_dir: Path) -> None:
+def test_a_start_replaces_the_leftovers_of_an_interrupted_first_start(data_dir: Path) -> None:
     data_dir.mkdir()
     (data_dir / "cluster.new").mkdir()
     (data_dir / "cluster.new" / "PG_VERSION").write_text("18\n")
@@ -182,7 +182,7 @@ async def test_the_data_folder_may_have_any_path(data_dir: Path, name: str) -> N
     assert not (host / ".s.PGSQL.5432").exists()
 
 
-def test_data_of_another_major_version_are_left_alone_and_postgresql_says_why(data_dir: Path) -> None:
+def test_data_of_another_major_version_are_left_unchanged_and_postgresql_gives_the_reason(data_dir: Path) -> None:
     with embedded_server(data_dir):
         pass
     (data_dir / "cluster" / "PG_VERSION").write_text("9\n")

@@ -304,7 +304,7 @@ async def test_an_atomic_request_lists_every_reason_for_every_course_and_changes
     assert await everything(connection) == before
 
 
-async def test_a_pointer_counts_the_courses_as_they_were_sent(client: Client) -> None:
+async def test_a_pointer_has_the_index_of_the_course_in_the_request(client: Client) -> None:
     student, free, full = await new_student(client), await new_course(client), await full_course(client)
 
     answer = await enroll(client, student, free, free, full)

@@ -290,7 +290,7 @@ async def test_a_process_polls_once_a_tick_however_many_wait_and_never_if_nobody
         assert database.read_count == read_count > 2
 
 
-async def test_readers_at_one_cursor_share_one_query_and_one_answer(settings: Settings, connection: Connection) -> None:
+async def test_readers_at_one_cursor_share_one_query_and_one_response(settings: Settings, connection: Connection) -> None:
     await connection.execute(NEW_EVENTS, 1, 3)
     async with polling(settings, interval=0.01) as (poller, database, cursor):
         waits = [asyncio.create_task(poller.wait(cursor, limit, WAIT)) for limit in [100, 50] * 20 + [2] * 10]

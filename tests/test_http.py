@@ -167,7 +167,7 @@ async def test_a_member_sent_twice_is_a_problem(client: Client, connection: Conn
     assert (await call(client, "POST", f"/students/{student}/enroll", data=data)).status == 201
 
 
-async def test_put_and_patch_take_a_body_as_get_returned_it(client: Client, connection: Connection) -> None:
+async def test_put_and_patch_accept_a_body_as_get_returned_it(client: Client, connection: Connection) -> None:
     term = {"code": "2026F", "name": "Fall", "starts_on": "2026-09-01", "ends_on": "2026-12-18"}
     meetings = [{"day": "mon", "start": "09:00", "end": "10:00"}]
     bodies = {
@@ -323,7 +323,7 @@ async def test_a_compressed_body_that_no_endpoint_reads_is_refused_and_not_unpac
     assert faults_logged(caplog) == []
 
 
-async def test_an_answer_lists_100_errors_and_counts_the_others(client: Client, connection: Connection) -> None:
+async def test_a_response_lists_100_errors_and_counts_the_others(client: Client, connection: Connection) -> None:
     item = {"student_id": 1, "course_ids": [-1] * 100}
     for body, shown, more in (
         ({"items": [item] * 100}, 100, None),
@@ -776,7 +776,7 @@ async def test_each_code_has_one_status_one_meaning_and_one_page(client: Client)
         assert await read(client, f"/problems/{code}") == asdict(page)
 
 
-async def test_a_browser_is_sent_from_the_root_to_the_api_page_and_others_get_an_index(client: Client) -> None:
+async def test_a_browser_is_redirected_from_the_root_to_the_api_page_and_others_get_an_index(client: Client) -> None:
     browser = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 
     async with client.get("/", headers={"Accept": browser}, allow_redirects=False) as response:

@@ -206,7 +206,7 @@ def test_every_rollback_has_its_migration() -> None:
     assert {path.name.removesuffix(".rollback.sql") for path in MIGRATIONS.glob("*.rollback.sql")} == set(NAMES)
 
 
-def test_up_down_up_ends_where_it_began(empty_database_url: str, database: Connection) -> None:
+def test_up_down_up_ends_with_the_same_schema(empty_database_url: str, database: Connection) -> None:
     assert migrate(empty_database_url) == NAMES
     up = catalog(database)
     assert roll_back(empty_database_url) == NAMES[::-1]

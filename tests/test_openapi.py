@@ -126,7 +126,7 @@ def test_operations_without_the_database_document_no_503(operations: dict[tuple[
     assert without == {"/", "/health/live", "/openapi.json", "/problems/{code}"}
 
 
-def test_every_operation_refuses_a_compressed_body_that_it_does_not_take(
+def test_every_operation_refuses_a_compressed_body_that_it_does_not_accept(
     operations: dict[tuple[str, str], dict[str, Any]],
 ) -> None:
     for name, operation in operations.items():

@@ -98,7 +98,7 @@ async def counted(settings: Settings) -> AsyncIterator[tuple[Registrar, list[str
         await database.close()
 
 
-async def test_a_lone_enrollment_takes_two_statements_and_a_lone_refusal_one(
+async def test_a_single_enrollment_takes_two_statements_and_a_single_refusal_one(
     offices: list[Registrar], settings: Settings
 ) -> None:
     async with counted(settings) as (office, sent):

@@ -31,7 +31,7 @@ async def ask(address: tuple[str, int], method: str, path: str, **headers: str) 
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])
-async def test_a_page_of_another_origin_changes_nothing(settings: Settings, connection: Connection, site: str) -> None:
+async def test_a_page_of_another_origin_cannot_change_anything(settings: Settings, connection: Connection, site: str) -> None:
     async with served_for_real(settings) as address:
         for method, path in (
             ("POST", "/courses/1/cancel"),
@@ -176,7 +176,7 @@ def test_lists_of_hosts_and_origins_are_read_from_the_environment(monkeypatch: p
 
 @asynccontextmanager
 async def foreign_page(host: str = "127.0.0.1") -> AsyncIterator[str]:
-    """Serve an empty page and yield its URL: of another origin than the service, but of the same site for the same host."""
+    """Serve an empty page and yield its URL: another origin than the service, but the same site on the same host."""
 
     async def show(_request: web.Request) -> web.Response:
         return web.Response(text="<link rel=icon href=data:,>", content_type="text/html")
@@ -204,7 +204,7 @@ fetch("http://127.0.0.1:{port}/courses/1", {{
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2"], ids=["same-site", "cross-site"])
-async def test_a_foreign_page_in_a_browser_cancels_no_course(
+async def test_a_foreign_page_in_a_browser_cannot_cancel_a_course(
     settings: Settings, connection: Connection, tmp_path: Path, host: str
 ) -> None:
     async with served_for_real(settings) as address, foreign_page(host) as page:

@@ -181,7 +181,7 @@ def test_the_course_or_its_waitlist_is_full_exactly_if_there_is_no_seat_and_no_w
     assert len(full) == (application.course is not None and application.seat == "none")
 
 
-def test_every_rule_but_the_final_ones_can_be_overridden_and_so_can_a_closed_drop() -> None:
+def test_every_rule_except_the_final_ones_can_be_overridden_and_so_can_a_closed_drop() -> None:
     lifted = {rule.__name__ for rule in set(RULES) - set(FINAL_RULES)} | {"drop_closed"}
     assert set(get_args(get_args(OverridableRule)[0])) == lifted
 

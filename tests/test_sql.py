@@ -155,7 +155,7 @@ def test_every_statement_has_its_function_and_every_function_its_statement() -> 
     assert len(STATEMENTS) > 20
 
 
-def test_no_statement_is_put_together_from_parts() -> None:
+def test_no_statement_is_assembled_from_parts() -> None:
     for path, tree in trees():
         for node in ast.walk(tree):
             assert not isinstance(node, ast.JoinedStr), f"{path.name}:{node.lineno}: an f-string"

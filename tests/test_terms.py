@@ -92,7 +92,7 @@ PAST = {"code": "2001", "name": "Past", "starts_on": "2001-01-01", "ends_on": "2
         ("Asia/Tokyo", "2001-06-01T15:00:00Z"),
     ],
 )
-async def test_a_term_that_has_ended_is_closed_from_the_midnight_of_the_institution_on(
+async def test_a_term_closes_at_midnight_after_its_last_day_in_the_time_zone_of_the_institution(
     settings: Settings, aiohttp_client: AiohttpClient, time_zone: str, closed_at: str
 ) -> None:
     client = await served(aiohttp_client, settings.model_copy(update={"time_zone": time_zone}))
