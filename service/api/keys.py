@@ -1,4 +1,4 @@
-"""What handlers find in the application."""
+"""Application keys shared by handlers."""
 
 from aiohttp import web
 
@@ -23,5 +23,5 @@ STUDENTS_OF_COURSES: web.AppKey[Coalescer[StudentsAsked, JsonPage | None]] = web
 
 
 def origin_of(call: Call, reason: str | None = None) -> Origin:
-    """Say who asked for a change."""
-    return Origin(call.request_id, call.actor, reason, call.gone)
+    """Return the origin of a change: its request, actor and reason."""
+    return Origin(call.request_id, call.actor, reason, call.disconnected)
