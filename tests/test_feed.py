@@ -15,7 +15,7 @@ import psycopg
 import pytest
 from pytest_aiohttp import AiohttpClient
 
-from service.api.events import POLLER, READERS_PER_TURN, LONG_POLL_SECONDS, Cursor, Poller, cursor_after, decode, encode
+from service.api.events import LONG_POLL_SECONDS, POLLER, READERS_PER_TURN, Cursor, Poller, cursor_after, decode, encode
 from service.api.keys import DATABASE
 from service.database import Database
 from service.errors import Unavailable
@@ -290,10 +290,14 @@ async def test_a_process_polls_once_a_tick_however_many_wait_and_never_if_nobody
         assert database.read_count == read_count > 2
 
 
-async def test_readers_at_one_cursor_share_one_query_and_one_response(settings: Settings, connection: Connection) -> None:
+async def test_readers_at_one_cursor_share_one_query_and_one_response(
+    settings: Settings, connection: Connection
+) -> None:
     await connection.execute(NEW_EVENTS, 1, 3)
     async with polling(settings, interval=0.01) as (poller, database, cursor):
-        waits = [asyncio.create_task(poller.wait(cursor, limit, LONG_POLL_SECONDS)) for limit in [100, 50] * 20 + [2] * 10]
+        waits = [
+            asyncio.create_task(poller.wait(cursor, limit, LONG_POLL_SECONDS)) for limit in [100, 50] * 20 + [2] * 10
+        ]
         await asyncio.sleep(0.1)
 
         await connection.execute(NEW_EVENTS, 4, 6)
@@ -392,7 +396,9 @@ async def test_the_poller_continues_after_a_failed_tick_and_a_wait_during_the_fa
         assert [event["student_id"] for event in (await waits)["items"]] == [student]
 
 
-async def test_renewing_the_epoch_expires_every_cursor_and_the_error_says_what_to_do(client: Client, database_url: str) -> None:
+async def test_renewing_the_epoch_expires_every_cursor_and_the_error_says_what_to_do(
+    client: Client, database_url: str
+) -> None:
     await new_student(client)
     cursor = (await read(client, "/events/head"))["next"]
 
@@ -464,7 +470,17 @@ async def test_a_malformed_cursor_is_invalid(client: Client) -> None:
 
 @pytest.mark.parametrize(
     "query",
-    ["limit=0", "limit=501", "limit=-1", "limit=x", "wait=-1", f"wait={LONG_POLL_SECONDS + 1}", "wait=0.5", "wait=", "until=3"],
+    [
+        "limit=0",
+        "limit=501",
+        "limit=-1",
+        "limit=x",
+        "wait=-1",
+        f"wait={LONG_POLL_SECONDS + 1}",
+        "wait=0.5",
+        "wait=",
+        "until=3",
+    ],
 )
 async def test_a_limit_or_a_wait_beyond_its_bounds_is_invalid(client: Client, query: str) -> None:
     assert [place for _, place in places(await call(client, "GET", f"/events?{query}"))] == [query.partition("=")[0]]
