@@ -293,7 +293,9 @@ async def test_a_process_asks_once_a_tick_however_many_wait_and_never_when_nobod
 async def test_readers_at_one_cursor_share_one_query_and_one_answer(settings: Settings, connection: Connection) -> None:
     await connection.execute(NEW_EVENTS, 1, 3)
     async with polling(settings, interval=0.01) as (poller, database, cursor):
-        waits = [asyncio.create_task(poller.wait(cursor, limit, LONG_POLL_SECONDS)) for limit in [100, 50] * 20 + [2] * 10]
+        waits = [
+            asyncio.create_task(poller.wait(cursor, limit, LONG_POLL_SECONDS)) for limit in [100, 50] * 20 + [2] * 10
+        ]
         await asyncio.sleep(0.1)
 
         await connection.execute(NEW_EVENTS, 4, 6)
@@ -464,7 +466,17 @@ async def test_what_is_no_cursor_of_the_feed_is_invalid(client: Client) -> None:
 
 @pytest.mark.parametrize(
     "query",
-    ["limit=0", "limit=501", "limit=-1", "limit=x", "wait=-1", f"wait={LONG_POLL_SECONDS + 1}", "wait=0.5", "wait=", "until=3"],
+    [
+        "limit=0",
+        "limit=501",
+        "limit=-1",
+        "limit=x",
+        "wait=-1",
+        f"wait={LONG_POLL_SECONDS + 1}",
+        "wait=0.5",
+        "wait=",
+        "until=3",
+    ],
 )
 async def test_a_limit_or_a_wait_beyond_its_bounds_is_invalid_by_name(client: Client, query: str) -> None:
     assert [place for _, place in places(await call(client, "GET", f"/events?{query}"))] == [query.partition("=")[0]]

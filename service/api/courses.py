@@ -159,13 +159,21 @@ class Course:
     code: Annotated[str, Field(description="The catalogue code; unique within a term.")]
     title: Annotated[str, Field(description='The title, such as "Calculus I".')]
     credits: Credits
-    term_id: Annotated[TermId | None, Field(description="The id of the course's term; null for a course without a term.")]
+    term_id: Annotated[
+        TermId | None, Field(description="The id of the course's term; null for a course without a term.")
+    ]
     capacity: Annotated[int | None, Field(description="Number of seats; null is unlimited, and 0 closes the course.")]
-    waitlist_capacity: Annotated[int | None, Field(description="Number of waitlist places; null is unlimited, and 0 is no waitlist.")]
+    waitlist_capacity: Annotated[
+        int | None, Field(description="Number of waitlist places; null is unlimited, and 0 is no waitlist.")
+    ]
     meetings: Annotated[list[Meeting], Field(description="The weekly meetings, in the order of the week.")]
     status: NamedCourseStatus
-    seats_taken: Annotated[int, Field(description="Number of students who are enrolled in the course or have completed it.")]
-    seats_free: Annotated[int | None, Field(description="Number of free seats; null is unlimited. A cancelled course has 0.")]
+    seats_taken: Annotated[
+        int, Field(description="Number of students who are enrolled in the course or have completed it.")
+    ]
+    seats_free: Annotated[
+        int | None, Field(description="Number of free seats; null is unlimited. A cancelled course has 0.")
+    ]
     waitlisted: Annotated[int, Field(description="Number of waitlisted students.")]
     version: Version
     created_at: CreatedAt
@@ -364,7 +372,8 @@ class Requirements(Input):
     """All requirements of a course; every group must be satisfied."""
 
     groups: Annotated[
-        tuple[RequirementGroup, ...], Field(max_length=50, strict=False, description="Groups of course codes; an empty list is no requirements.")
+        tuple[RequirementGroup, ...],
+        Field(max_length=50, strict=False, description="Groups of course codes; an empty list is no requirements."),
     ]
 
 

@@ -120,7 +120,9 @@ class CourseInfo:
     code: Annotated[str, Field(description="The catalogue code.")]
     title: Annotated[str, Field(description="The title.")]
     credits: Credits
-    term_id: Annotated[TermId | None, Field(description="The id of the course's term; null for a course without a term.")]
+    term_id: Annotated[
+        TermId | None, Field(description="The id of the course's term; null for a course without a term.")
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,7 +213,9 @@ class Refusal(Blocker):
     """One reason of a refusal: the code of a rule, its parameters and a message."""
 
     reason: NotRequired[Annotated[str, Field(description="The reason of the hold.")]]
-    limit: NotRequired[Annotated[Sum, Field(description="Maximum number of credits that the student may hold in the term.")]]
+    limit: NotRequired[
+        Annotated[Sum, Field(description="Maximum number of credits that the student may hold in the term.")]
+    ]
     detail: Annotated[str, Field(description="Human-readable message.")]
 
 
@@ -236,7 +240,10 @@ class Enrollments:
     """The result of each course, in the order of the request."""
 
     student_id: StudentId
-    results: Annotated[list[EnrollmentResult], Field(description="One result per course, in the order of the request; duplicates are ignored.")]
+    results: Annotated[
+        list[EnrollmentResult],
+        Field(description="One result per course, in the order of the request; duplicates are ignored."),
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,9 +281,7 @@ class StudentCourse:
     swap_drops: SwapDrops
     swap_adds: Annotated[
         list[int] | None,
-        Field(
-            description="The waitlisted courses whose swaps drop this course with the seat; null if there are none."
-        ),
+        Field(description="The waitlisted courses whose swaps drop this course with the seat; null if there are none."),
     ]
     joined_at: Annotated[datetime, Field(description="When the student got the seat or the waitlist place.")]
     passed: Annotated[bool | None, Field(description="Whether the student passed; null until the course is completed.")]
@@ -597,7 +602,8 @@ class BulkRequest(Input):
     """Up to 1,000 requests with up to 2,000 courses in total."""
 
     items: Annotated[
-        list[BulkItem], Field(min_length=1, max_length=1000, description="The requests, which are processed in this order.")
+        list[BulkItem],
+        Field(min_length=1, max_length=1000, description="The requests, which are processed in this order."),
     ]
 
     @model_validator(mode="after")
@@ -616,7 +622,9 @@ class BulkOutcome:
     """The result of one item: the status and body that the request would get as a call of its own."""
 
     status: Annotated[int, Field(description="The status that the request would get as a call of its own.")]
-    body: Annotated[Enrollments | Problem, Field(description="The body that the request would get as a call of its own.")]
+    body: Annotated[
+        Enrollments | Problem, Field(description="The body that the request would get as a call of its own.")
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,9 +27,13 @@ FORBID_EXTRA = with_config(ConfigDict(extra="forbid"))
 class EventFields:
     """The members of every event except its type and states."""
 
-    position: Annotated[int, Field(description="Position in the feed, counted from 1, without gaps, in the order of the changes.")]
+    position: Annotated[
+        int, Field(description="Position in the feed, counted from 1, without gaps, in the order of the changes.")
+    ]
     occurred_at: Annotated[datetime, Field(description="When the change was made.")]
-    actor: Annotated[str | None, Field(description="Value of the X-Actor header; not authenticated. Null without the header.")]
+    actor: Annotated[
+        str | None, Field(description="Value of the X-Actor header; not authenticated. Null without the header.")
+    ]
     request_id: Annotated[str, Field(description="The id of the request that made the change.")]
     reason: Annotated[str | None, Field(description="The reason that the caller gave; null if there is none.")]
     student_id: Annotated[StudentId | None, Field(description="The student of the event; null if there is none.")]
@@ -72,8 +76,12 @@ class CourseState(TypedDict):
     code: NotRequired[Annotated[str, Field(description="The catalogue code.")]]
     title: NotRequired[Annotated[str, Field(description="The title.")]]
     credits: NotRequired[Credits]
-    capacity: NotRequired[Annotated[int | None, Field(description="Number of seats; null is unlimited, and 0 closes the course.")]]
-    waitlist_capacity: NotRequired[Annotated[int | None, Field(description="Number of waitlist places; null is unlimited, and 0 is no waitlist.")]]
+    capacity: NotRequired[
+        Annotated[int | None, Field(description="Number of seats; null is unlimited, and 0 closes the course.")]
+    ]
+    waitlist_capacity: NotRequired[
+        Annotated[int | None, Field(description="Number of waitlist places; null is unlimited, and 0 is no waitlist.")]
+    ]
     meetings: NotRequired[Annotated[list[Meeting], Field(description="The weekly meetings.")]]
     version: Version
 
@@ -145,11 +153,23 @@ class TermState(TypedDict):
     name: NotRequired[Annotated[str, Field(description="The name.")]]
     starts_on: NotRequired[Annotated[date, Field(description="The first day.")]]
     ends_on: NotRequired[Annotated[date, Field(description="The last day.")]]
-    enroll_from: NotRequired[Annotated[datetime | None, Field(description="Students may enroll from this instant on; null is always.")]]
-    enroll_until: NotRequired[Annotated[datetime | None, Field(description="Students may enroll until this instant; null is always.")]]
-    drop_until: NotRequired[Annotated[datetime | None, Field(description="From this instant on, a drop is a withdrawal; null is never.")]]
-    withdraw_until: NotRequired[Annotated[datetime | None, Field(description="From this instant on, students cannot leave a course; null is never.")]]
-    max_credits: NotRequired[Annotated[CreditLimit | None, Field(description="Maximum number of credits per student; null is unlimited.")]]
+    enroll_from: NotRequired[
+        Annotated[datetime | None, Field(description="Students may enroll from this instant on; null is always.")]
+    ]
+    enroll_until: NotRequired[
+        Annotated[datetime | None, Field(description="Students may enroll until this instant; null is always.")]
+    ]
+    drop_until: NotRequired[
+        Annotated[datetime | None, Field(description="From this instant on, a drop is a withdrawal; null is never.")]
+    ]
+    withdraw_until: NotRequired[
+        Annotated[
+            datetime | None, Field(description="From this instant on, students cannot leave a course; null is never.")
+        ]
+    ]
+    max_credits: NotRequired[
+        Annotated[CreditLimit | None, Field(description="Maximum number of credits per student; null is unlimited.")]
+    ]
     version: Version
 
 
@@ -172,7 +192,9 @@ class EnrollmentState(TypedDict):
     """The state of one student in one course."""
 
     status: NamedStatus
-    override_id: NotRequired[Annotated[int, Field(description="The override that gave the seat; absent without an override.")]]
+    override_id: NotRequired[
+        Annotated[int, Field(description="The override that gave the seat; absent without an override.")]
+    ]
     swap_drops: Annotated[
         NotRequired[list[int]],
         Field(description="The courses that a swap drops when the waitlisted student gets a seat."),
@@ -203,7 +225,9 @@ class EnrollmentEvent(EventFields):
     """
 
     type: EnrollmentEventType
-    before: Annotated[EnrollmentState | None, Field(description="Null if the student had no status in the course before.")]
+    before: Annotated[
+        EnrollmentState | None, Field(description="Null if the student had no status in the course before.")
+    ]
     after: EnrollmentState
 
 
@@ -320,4 +344,7 @@ AnyEvent: TypeAlias = (
     | OverrideEvent
     | OverrideUsed
 )
-Event = TypeAliasType("Event", Annotated[AnyEvent, Field(discriminator="type", description="One change, with the states before and after it.")])
+Event = TypeAliasType(
+    "Event",
+    Annotated[AnyEvent, Field(discriminator="type", description="One change, with the states before and after it.")],
+)

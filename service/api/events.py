@@ -79,7 +79,8 @@ class EventsQuery(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     after: Annotated[
-        str | None, Field(max_length=200, description="A cursor; without a cursor, the feed is read from its beginning.")
+        str | None,
+        Field(max_length=200, description="A cursor; without a cursor, the feed is read from its beginning."),
     ] = None
     limit: Annotated[int, Field(ge=1, le=500, description="Maximum number of events."), Digits] = 100
     wait: Annotated[

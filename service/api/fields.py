@@ -152,11 +152,15 @@ Credits = Annotated[
     WithJsonSchema({"type": "number", "minimum": 0, "maximum": 99, "multipleOf": 0.5}),
 ]
 Count = Annotated[int, Field(ge=0, le=MAX_BIGINT), Whole]
-Capacity = Annotated[int, Field(ge=0, le=MAX_BIGINT, description="Number of seats; null is unlimited, and 0 closes the course."), Whole]
+Capacity = Annotated[
+    int, Field(ge=0, le=MAX_BIGINT, description="Number of seats; null is unlimited, and 0 closes the course."), Whole
+]
 
 
 WaitlistCapacity = Annotated[
-    int, Field(ge=0, le=MAX_BIGINT, description="Number of waitlist places; null is unlimited, and 0 is no waitlist."), Whole
+    int,
+    Field(ge=0, le=MAX_BIGINT, description="Number of waitlist places; null is unlimited, and 0 is no waitlist."),
+    Whole,
 ]
 CreditLimit = Annotated[
     float,

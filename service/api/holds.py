@@ -51,8 +51,12 @@ class Hold:
     student_id: StudentId
     reason: Annotated[str, Field(description="The reason; shown to the student, and not recorded in events.")]
     blocks: Annotated[list[Blocked], Field(description="The actions that the hold blocks.")]
-    starts_at: Annotated[datetime | None, Field(serialization_alias="from", description="Start of the hold; null is no start.")]
-    ends_at: Annotated[datetime | None, Field(serialization_alias="until", description="End of the hold; null is no end.")]
+    starts_at: Annotated[
+        datetime | None, Field(serialization_alias="from", description="Start of the hold; null is no start.")
+    ]
+    ends_at: Annotated[
+        datetime | None, Field(serialization_alias="until", description="End of the hold; null is no end.")
+    ]
     created_at: CreatedAt
 
 

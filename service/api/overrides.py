@@ -45,9 +45,9 @@ class NewOverride(Input):
     ]
     author: Annotated[Name, Field(description="Who authorized the override.")]
     reason: Annotated[Name, Field(description="Why the override is granted.")]
-    expires_at: Annotated[Instant | None, Field(description="Until when the override can be used; null is no expiry.")] = (
-        None
-    )
+    expires_at: Annotated[
+        Instant | None, Field(description="Until when the override can be used; null is no expiry.")
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,8 @@ from sql import terms as sql
 
 TermName: TypeAlias = Annotated[Name, Field(description='The name, such as "Fall 2026".')]
 MaxCredits: TypeAlias = Annotated[
-    CreditLimit | None, Field(description="Maximum number of credits per student in this term, in steps of 0.5; null is unlimited.")
+    CreditLimit | None,
+    Field(description="Maximum number of credits per student in this term, in steps of 0.5; null is unlimited."),
 ]
 
 
@@ -32,8 +33,12 @@ class NewTerm(Input):
     ends_on: Day
     enroll_from: Instant | None = None
     enroll_until: Instant | None = None
-    drop_until: Annotated[Instant | None, Field(description="From this instant on, a drop is a withdrawal; null is never.")] = None
-    withdraw_until: Annotated[Instant | None, Field(description="From this instant on, students cannot leave a course; null is never.")] = None
+    drop_until: Annotated[
+        Instant | None, Field(description="From this instant on, a drop is a withdrawal; null is never.")
+    ] = None
+    withdraw_until: Annotated[
+        Instant | None, Field(description="From this instant on, students cannot leave a course; null is never.")
+    ] = None
     max_credits: MaxCredits = None
 
 
@@ -61,10 +66,18 @@ class Term:
     name: Annotated[str, Field(description='The name, such as "Fall 2026".')]
     starts_on: Annotated[date, Field(description="The first day.")]
     ends_on: Annotated[date, Field(description="The last day.")]
-    enroll_from: Annotated[datetime | None, Field(description="Students may enroll from this instant on; null is always.")]
-    enroll_until: Annotated[datetime | None, Field(description="Students may enroll until this instant; null is always.")]
-    drop_until: Annotated[datetime | None, Field(description="From this instant on, a drop is a withdrawal; null is never.")]
-    withdraw_until: Annotated[datetime | None, Field(description="From this instant on, students cannot leave a course; null is never.")]
+    enroll_from: Annotated[
+        datetime | None, Field(description="Students may enroll from this instant on; null is always.")
+    ]
+    enroll_until: Annotated[
+        datetime | None, Field(description="Students may enroll until this instant; null is always.")
+    ]
+    drop_until: Annotated[
+        datetime | None, Field(description="From this instant on, a drop is a withdrawal; null is never.")
+    ]
+    withdraw_until: Annotated[
+        datetime | None, Field(description="From this instant on, students cannot leave a course; null is never.")
+    ]
     max_credits: MaxCredits
     version: Version
     created_at: CreatedAt

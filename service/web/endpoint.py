@@ -201,7 +201,9 @@ class Endpoint:
         if self.body is not None:
             arguments["body"] = await self._body(request)
         elif request.body_exists and self is not unrouted and "Content-Encoding" in request.headers:
-            raise UnsupportedContentCoding("This call has no body: send it without a body and without Content-Encoding.")
+            raise UnsupportedContentCoding(
+                "This call has no body: send it without a body and without Content-Encoding."
+            )
         answer = await self.handler(Call(request, request_id, actor), **arguments)
         response = self._response(request, answer, request_id)
         return response if self.writes else _conditional(request, response)

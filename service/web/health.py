@@ -28,7 +28,9 @@ class Health:
 class Readiness:
     """The answer of a service that is ready, with the age of its oldest write."""
 
-    status: Annotated[Literal["ready"], Field(description="Always `ready`; a service that is not ready answers with a problem.")]
+    status: Annotated[
+        Literal["ready"], Field(description="Always `ready`; a service that is not ready answers with a problem.")
+    ]
     oldest_write_seconds: Annotated[
         float | None,
         Field(

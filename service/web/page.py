@@ -119,9 +119,7 @@ def _menu(tags: Iterable[tuple[str, str]], endpoints: Sequence[Endpoint]) -> str
             if tag_of(item) == tag:
                 anchor = re.sub(r"[{}]", "-", f"{item.method.lower()}-{item.path}")
                 call = f"{item.method} {item.path}"
-                lines.append(
-                    f'<a href="#{escape(anchor)}">{escape(summary_of(item))}<small>{escape(call)}</small></a>'
-                )
+                lines.append(f'<a href="#{escape(anchor)}">{escape(summary_of(item))}<small>{escape(call)}</small></a>')
     return "".join(f"{line}\n" for line in lines)
 
 

@@ -27,7 +27,9 @@ class ProblemDetail(TypedDict):
     """One error of a problem. Some codes have additional members, which docs/rules.md lists."""
 
     code: DetailCode
-    pointer: NotRequired[Annotated[str, Field(description="The place in the body, as a JSON pointer in a URI fragment.")]]
+    pointer: NotRequired[
+        Annotated[str, Field(description="The place in the body, as a JSON pointer in a URI fragment.")]
+    ]
     parameter: NotRequired[
         Annotated[str, Field(description="The name of the path parameter, query parameter or header.")]
     ]
@@ -45,7 +47,9 @@ class Problem:
     detail: Annotated[str, Field(description="Human-readable message about this request. May be reworded at any time.")]
     instance: Annotated[str, Field(description="The path of the request.")]
     request_id: Annotated[str, Field(description="The id of the request, as in the header X-Request-Id and the log.")]
-    errors: Annotated[list[ProblemDetail], Field(description="Every error; empty if the code alone describes the problem.")]
+    errors: Annotated[
+        list[ProblemDetail], Field(description="Every error; empty if the code alone describes the problem.")
+    ]
 
 
 class NotHttp(DomainError):
