@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from pytest_aiohttp import AiohttpClient
 
-from service.api.events import POLLER, LONG_POLL_SECONDS
+from service.api.events import LONG_POLL_SECONDS, POLLER
 from service.database import Database
 from service.embedded import _find_binaries, embedded_server
 from service.errors import Unavailable

@@ -15,7 +15,7 @@ import psycopg
 import pytest
 from pytest_aiohttp import AiohttpClient
 
-from service.api.events import POLLER, READERS_PER_TURN, LONG_POLL_SECONDS, Cursor, Poller, cursor_after, decode, encode
+from service.api.events import LONG_POLL_SECONDS, POLLER, READERS_PER_TURN, Cursor, Poller, cursor_after, decode, encode
 from service.api.keys import DATABASE
 from service.database import Database
 from service.errors import Unavailable
