@@ -77,7 +77,7 @@ class TermNotFound(DomainError):
 
 
 class UnknownTerm(FieldError):
-    """``term_id`` refers to a term that does not exist."""
+    """The body names a term that does not exist."""
 
     code, status, title = "unknown_term", 422, "Unknown term"
 

@@ -356,6 +356,8 @@ def decode(text: str) -> Cursor:
     except (binascii.Error, ValueError):
         match = None
     if match is None:
-        sentence = "Invalid cursor: send the `next` value of /events or /events/head as after, unchanged."
+        sentence = (
+            "after must be the unchanged `next` value of /events or /events/head; omit it to start from the beginning."
+        )
         raise invalid([Detail("invalid_cursor", sentence, parameter="after")])
     return Cursor(UUID(match[1]), int(match[2]), match[3] or "")

@@ -72,7 +72,9 @@ def decode_cursor(cursor: str | None, of: str) -> int:
     except (binascii.Error, ValueError, TypeError, RecursionError):
         list_name, after = None, None
     if list_name != of or type(after) is not int or not 0 <= after < 2**63:
-        sentence = "Invalid cursor for this list: send the `next` value of a previous page unchanged, or omit cursor."
+        sentence = (
+            "cursor must be the unchanged `next` value of a previous page of this list; omit it for the first page."
+        )
         raise invalid([Detail("invalid_cursor", sentence, parameter="cursor")])
     return after
 
