@@ -179,8 +179,7 @@ class Database:
     async def _release(
         self, pool: "asyncpg.Pool[asyncpg.Record]", connection: "PoolConnectionProxy[asyncpg.Record]", *, keep: bool
     ) -> None:
-        """Keep a connection for the next change, or return it to the pool; a pool of one connection needs it for reads.
-        """
+        """Keep a connection for the next change, or return it to the pool; a pool of one connection needs it for reads."""
         if keep and self._kept is None and self._settings.pool_size > 1:
             self._kept = connection
         else:

@@ -192,8 +192,7 @@ def _common(errors: Sequence[Detail]) -> tuple[str, str] | None:
 
 
 class UnknownCourse(DomainError):
-    """The body names a course that does not exist. Nothing was changed: ``errors`` lists every reason for every course.
-    """
+    """The body names a course that does not exist. Nothing was changed: ``errors`` lists every reason for every course."""
 
     code, status, title = "unknown_course", 422, "Unknown course"
 

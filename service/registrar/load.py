@@ -69,9 +69,7 @@ async def refresh_catalog(connection: Connection, catalog: Catalog, head: feed.H
         return
     edits: list[feed.Edit] = []
     if catalog.occurred_at is not None and catalog.request_id is not None:
-        edits = await feed.load_edits(
-            connection, catalog.position, catalog.occurred_at, catalog.request_id, MAX_EDITS
-        )
+        edits = await feed.load_edits(connection, catalog.position, catalog.occurred_at, catalog.request_id, MAX_EDITS)
     catalog.follow(edits, head)
 
 
