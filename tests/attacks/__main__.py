@@ -22,7 +22,9 @@ def names() -> list[str]:
 def main(arguments: list[str] | None = None) -> int:
     """Run attacks one after the other; return 1 if a target is missed."""
     parser = argparse.ArgumentParser(prog="python -m tests.attacks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one or more of: {', '.join(names())}; all by default")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"one or more of: {', '.join(names())}; all by default"
+    )
     given = parser.parse_args(arguments)
     if unknown := set(given.names) - set(names()):
         parser.error(f"unknown attack: {', '.join(sorted(unknown))}; choose from {', '.join(names())}")

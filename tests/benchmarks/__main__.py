@@ -61,7 +61,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=3, help="duration of each measurement")
-    parser.add_argument("--quick", action="store_true", help="run one round of one second for each measurement, to see that everything works")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="run one round of one second for each measurement, to see that everything works",
+    )
     parser.add_argument("--only", metavar="NAME,...", help=f"one or more of: {', '.join(NAMES)}")
     parser.add_argument(
         "--largest", type=int, default=1_000_000, metavar="N", help="largest number of existing enrollments in growth"

@@ -60,7 +60,12 @@ class Campus:
     @property
     def numbers(self) -> dict[str, int]:
         """Return the parameters of the statements below and of the load scripts."""
-        return {"students": self.students, "courses": self.courses, "each": ENROLLMENTS_PER_STUDENT, "wanted": self.wanted}
+        return {
+            "students": self.students,
+            "courses": self.courses,
+            "each": ENROLLMENTS_PER_STUDENT,
+            "wanted": self.wanted,
+        }
 
 
 IDLE: Final = Campus("idle_1e5", students=5_000, courses=1_000)

@@ -112,7 +112,9 @@ def _few_targets() -> Iterable["Target"]:
             least, aim = (1.5, 2) if number == max(FEW) else (1, 1.3)
             yield Target(f"{what}ours / best peer", least, aim, _few(scenario, number))
             if number < max(FEW):
-                yield Target(f"{what}CPU / lowest CPU of a peer", 1, 0.8, _few_cpu(scenario, number), less_is_better=True)
+                yield Target(
+                    f"{what}CPU / lowest CPU of a peer", 1, 0.8, _few_cpu(scenario, number), less_is_better=True
+                )
 
 
 def _rush(its: Round) -> float | None:
@@ -288,12 +290,16 @@ def notes(ledger: Ledger) -> list[str]:
     checked = [each for each in ledger.measurements if "check" in each.state and each.scenario != "rush"]
     if checked:
         count = sum(each.state["check"] == "clean" for each in checked)
-        lines.append(f"The check found no faults in {count} of the {len(checked)} other checked databases that our service wrote to.")
+        lines.append(
+            f"The check found no faults in {count} of the {len(checked)} other checked databases that our service wrote to."
+        )
     for scenario in CHARTED:
         rates = {each.server: each.throughput for each in summaries(ledger) if each.scenario == scenario}
         for server in (OURS.name, RULES_CONFIGURED):
             if NOOP.name in rates and rates.get(server, 0) > rates[NOOP.name]:
-                lines.append(f"{scenario}: {server} is above the no-op, which should be its ceiling; this needs an explanation.")
+                lines.append(
+                    f"{scenario}: {server} is above the no-op, which should be its ceiling; this needs an explanation."
+                )
     rates = {each.server: each.throughput for each in summaries(ledger) if each.scenario == "enroll"}
     for server in KINDS:
         if server in rates and rates.get(OURS.name, 0) > rates[server]:
