@@ -97,7 +97,9 @@ class Model:
     def of(self, student: int, statuses: set[str], without: Iterable[int] = ()) -> list[int]:
         left_out = set(without)
         return sorted(
-            c for (s, c), state in self.states.items() if s == student and state.status in statuses and c not in left_out
+            c
+            for (s, c), state in self.states.items()
+            if s == student and state.status in statuses and c not in left_out
         )
 
     def overlap(self, one: int | None, other: int | None) -> bool:
@@ -198,7 +200,11 @@ class Model:
         if self.free(course) or self.lifted(student, course, "course_full"):
             return "seat"
         room = it.waitlist_capacity is None or len(self.waitlist(course)) < it.waitlist_capacity
-        if on_full == "waitlist" and it.waitlist_capacity != 0 and (room or self.lifted(student, course, "waitlist_full")):
+        if (
+            on_full == "waitlist"
+            and it.waitlist_capacity != 0
+            and (room or self.lifted(student, course, "waitlist_full"))
+        ):
             return "waitlist"
         return "none"
 
@@ -347,7 +353,9 @@ class Model:
         if reasons or self.refused:
             raise Refused([*reasons, *self.refused])
         seats, why = self.planned
-        waits = any((seats[c] == "waitlist") if c in seats else self.active_status(student, c) == "waitlisted" for c in add)
+        waits = any(
+            (seats[c] == "waitlist") if c in seats else self.active_status(student, c) == "waitlisted" for c in add
+        )
         results: list[tuple[int, str, Any]] = []
         # If a seat was given, it was judged as if the courses were already dropped, so they are dropped.
         if waits and to_drop and "seat" not in seats.values():

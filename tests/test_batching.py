@@ -42,13 +42,13 @@ from tests.campus import (
     create,
     drop,
     enroll,
+    join_waitlist,
     new_course,
     new_student,
     problem,
     registrar_of,
     served,
     student_fields,
-    join_waitlist,
     waiting_writer,
 )
 from tests.conftest import Client

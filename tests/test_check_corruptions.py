@@ -14,7 +14,7 @@ from service.app import BRING_UP, create_app
 from service.check import INVARIANTS, check
 from service.settings import Settings
 from sql import Connection
-from tests.campus import call, create, drop, enroll, new_course, new_student, join_waitlist
+from tests.campus import call, create, drop, enroll, join_waitlist, new_course, new_student
 from tests.conftest import Client, Server, clone
 
 MONDAY = [{"day": "mon", "start": "09:00", "end": "10:30"}]
@@ -179,7 +179,10 @@ CORRUPTIONS = {
     ),
     "an override that can be used again": (STUDENTS, "UPDATE overrides SET used_at = NULL WHERE id = 1"),
     "an override that was never used": (STUDENTS, "UPDATE overrides SET used_at = now() WHERE id = 2"),
-    "the time at which an override was used": (STUDENTS, "UPDATE overrides SET used_at = used_at - interval '1 hour' WHERE id = 1"),
+    "the time at which an override was used": (
+        STUDENTS,
+        "UPDATE overrides SET used_at = used_at - interval '1 hour' WHERE id = 1",
+    ),
     "a missing override": (STUDENTS, "DELETE FROM overrides WHERE id = 2"),
     "the rule of an override": (STUDENTS, "UPDATE overrides SET rule = 'waitlist_full' WHERE id = 2"),
     "the end of an override": (STUDENTS, "UPDATE overrides SET expires_at = NULL WHERE id = 3"),

@@ -213,7 +213,9 @@ async def test_a_patch_changes_the_fields_it_names_and_null_removes_a_value(clie
     assert await read(client, f"/courses/{course['id']}") == answer.body
 
 
-async def test_a_patch_that_changes_nothing_makes_no_event_and_no_version(client: Client, connection: Connection) -> None:
+async def test_a_patch_that_changes_nothing_makes_no_event_and_no_version(
+    client: Client, connection: Connection
+) -> None:
     course = await create(client, "/courses", course_fields(credits=3, capacity=10))
     before = await everything(connection)
 
@@ -377,7 +379,9 @@ async def test_of_50_creations_with_one_external_id_at_once_exactly_one_succeeds
     assert await connection.fetchval("SELECT count(*) FROM events") == 1
 
 
-async def test_every_change_has_an_event_with_the_state_before_and_after(client: Client, connection: Connection) -> None:
+async def test_every_change_has_an_event_with_the_state_before_and_after(
+    client: Client, connection: Connection
+) -> None:
     headers = {"X-Actor": "timetable office"}
     fields = {
         "code": "C1",

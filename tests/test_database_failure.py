@@ -178,9 +178,7 @@ async def closed(connection: Connection) -> bool:
         return True
 
 
-async def test_a_missing_server_is_reported_as_unreachable(
-    settings: Settings, unused_tcp_port: int
-) -> None:
+async def test_a_missing_server_is_reported_as_unreachable(settings: Settings, unused_tcp_port: int) -> None:
     missing = f"postgresql://nobody@127.0.0.1:{unused_tcp_port}/x"
     async with database_of(settings.model_copy(update={"database_url": missing})) as database:
         with pytest.raises(Unavailable, match="can't be reached"):
@@ -476,9 +474,7 @@ async def test_the_service_is_unavailable_while_its_database_is_missing(
     assert lines == ["the database is lost", "the database is back"]
 
 
-async def test_a_schema_change_between_two_calls_causes_no_error(
-    client: Client, connection: Connection
-) -> None:
+async def test_a_schema_change_between_two_calls_causes_no_error(client: Client, connection: Connection) -> None:
     student, course = await new_student(client, external_id="S1"), await new_course(client)
     for change in (
         "ALTER TABLE students ADD COLUMN nickname text, ALTER COLUMN given_name TYPE varchar(200)",

@@ -15,13 +15,13 @@ from tests.campus import (
     enroll,
     events,
     everything,
+    join_waitlist,
     new_course,
     new_student,
     places,
     problem,
     read,
     student_fields,
-    join_waitlist,
     walk,
 )
 from tests.conftest import Client
@@ -342,9 +342,7 @@ async def test_a_partial_request_that_grants_nothing_is_not_an_error_and_writes_
     assert await everything(connection) == before
 
 
-async def test_calls_for_an_unknown_student_get_404_and_change_nothing(
-    client: Client, connection: Connection
-) -> None:
+async def test_calls_for_an_unknown_student_get_404_and_change_nothing(client: Client, connection: Connection) -> None:
     course = await new_course(client)
     before = await everything(connection)
 
@@ -603,7 +601,9 @@ async def test_every_change_has_one_event_in_order(client: Client, connection: C
     assert [event["position"] for event in recorded] == [4, 5, 6]
     assert [event["type"] for event in recorded] == ["enrollment.enrolled", "enrollment.dropped", "enrollment.enrolled"]
     assert [event["before"] for event in recorded] == [None, {"status": "enrolled"}, {"status": "dropped"}]
-    assert [event["after"] for event in recorded] == [{"status": status} for status in ("enrolled", "dropped", "enrolled")]
+    assert [event["after"] for event in recorded] == [
+        {"status": status} for status in ("enrolled", "dropped", "enrolled")
+    ]
     assert {(event["student_id"], event["course_id"]) for event in recorded} == {(student, one)}
     assert [event["reason"] for event in recorded] == [None, "moved to München", None]
     assert [event["actor"] for event in recorded] == ["adviser 7", None, None]

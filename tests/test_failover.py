@@ -44,9 +44,7 @@ async def is_enrolled(client: Client, student: int, course: int) -> bool:
 
 
 @pytest.mark.parametrize("others", [0, 2, 3, 4])
-async def test_a_cursor_expires_if_a_restore_loses_its_event(
-    client: Client, database_url: str, others: int
-) -> None:
+async def test_a_cursor_expires_if_a_restore_loses_its_event(client: Client, database_url: str, others: int) -> None:
     for _ in range(3):
         await new_student(client)
     kept = (await read(client, "/events?limit=2"))["next"]

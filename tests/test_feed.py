@@ -290,7 +290,9 @@ async def test_a_process_polls_once_a_tick_however_many_wait_and_never_if_nobody
         assert database.read_count == read_count > 2
 
 
-async def test_readers_at_one_cursor_share_one_query_and_one_response(settings: Settings, connection: Connection) -> None:
+async def test_readers_at_one_cursor_share_one_query_and_one_response(
+    settings: Settings, connection: Connection
+) -> None:
     await connection.execute(NEW_EVENTS, 1, 3)
     async with polling(settings, interval=0.01) as (poller, database, cursor):
         waits = [asyncio.create_task(poller.wait(cursor, limit, WAIT)) for limit in [100, 50] * 20 + [2] * 10]
@@ -392,7 +394,9 @@ async def test_the_poller_continues_after_a_failed_tick_and_a_wait_during_the_fa
         assert [event["student_id"] for event in (await waits)["items"]] == [student]
 
 
-async def test_renewing_the_epoch_expires_every_cursor_and_the_error_says_what_to_do(client: Client, database_url: str) -> None:
+async def test_renewing_the_epoch_expires_every_cursor_and_the_error_says_what_to_do(
+    client: Client, database_url: str
+) -> None:
     await new_student(client)
     cursor = (await read(client, "/events/head"))["next"]
 

@@ -188,13 +188,17 @@ class Campus:
         match code:
             case "corequisite_missing" | "prerequisite_missing":
                 fitting = [
-                    c for c, it in model.courses.items() if fold(it.code) in map(fold, parameters["any_of"]) and c != course
+                    c
+                    for c, it in model.courses.items()
+                    if fold(it.code) in map(fold, parameters["any_of"]) and c != course
                 ]
                 steps += [("enroll", (student, [c], "atomic", "waitlist")) for c in fitting]
                 steps += [("complete", (student, c, True)) for c in fitting]
                 steps += [("require", (course, []))]
             case "antirequisite":
-                holding = [c for c in model.of(student, has) if fold(model.courses[c].code) == fold(parameters["course_code"])]
+                holding = [
+                    c for c in model.of(student, has) if fold(model.courses[c].code) == fold(parameters["course_code"])
+                ]
                 steps += [step for c in holding for step in (("drop", (student, c)), ("cancel", (c,)))]
                 steps += [("edit", (c, "code", "X9")) for c in holding]
             case "time_conflict":
@@ -217,7 +221,12 @@ class Campus:
         course, term = chance.choice(courses), chance.choice([None, *model.terms])
         some = chance.sample(courses, chance.randint(1, len(courses)))
         on_full = chance.choice(["fail", "waitlist", "waitlist"])
-        kinds = ["enroll"] * 7 + ["drop"] * 3 + ["swap"] * 3 + ["complete", "capacity", "capacity", "waitlist_capacity", "meetings"]
+        kinds = (
+            ["enroll"] * 7
+            + ["drop"] * 3
+            + ["swap"] * 3
+            + ["complete", "capacity", "capacity", "waitlist_capacity", "meetings"]
+        )
         kinds += ["limit", "hold", "end_hold", "end_hold", "override", "override", "require", "require", "cancel"]
         kinds += ["term", "term", "dates", "edit", "edit", "end_override", "bulk", "keep"]
         match chance.choice(kinds):
@@ -266,7 +275,9 @@ class Campus:
                 for _ in range(chance.randint(2, 4)):
                     requested = chance.sample(courses, chance.randint(1, 2))
                     mode = chance.choice(["atomic", "partial"])
-                    items.append((chance.choice(list(model.limits)), requested, mode, chance.choice(["fail", "waitlist"])))
+                    items.append(
+                        (chance.choice(list(model.limits)), requested, mode, chance.choice(["fail", "waitlist"]))
+                    )
                 return "bulk", (items,)
             case "hold":
                 return "hold", (student, chance.choice(["enroll", "enroll", "drop"]))
@@ -548,9 +559,7 @@ def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @histories(HISTORIES)
-async def test_random_histories_match_the_model(
-    client: Client, connection: Connection, chance: random.Random
-) -> None:
+async def test_random_histories_match_the_model(client: Client, connection: Connection, chance: random.Random) -> None:
     campus = Campus(client, chance)
     await campus.build()
     history = []
@@ -571,9 +580,7 @@ async def test_random_histories_match_the_model(
 
 
 @histories(LONG_HISTORIES)
-async def test_long_waitlists_match_the_model(
-    client: Client, connection: Connection, chance: random.Random
-) -> None:
+async def test_long_waitlists_match_the_model(client: Client, connection: Connection, chance: random.Random) -> None:
     campus = Campus(client, chance, students=60)
     await campus.build()
     history = campus.rush()

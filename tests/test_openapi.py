@@ -153,7 +153,9 @@ def test_the_document_reads_well(document: dict[str, Any]) -> None:
             assert description == description.strip() != ""
 
 
-def test_inputs_accept_no_unknown_members_and_responses_require_all_members_that_are_always_present(document: dict[str, Any]) -> None:
+def test_inputs_accept_no_unknown_members_and_responses_require_all_members_that_are_always_present(
+    document: dict[str, Any],
+) -> None:
     schemas = document["components"]["schemas"]
     inputs = {
         content["schema"]["$ref"].rsplit("/", 1)[1]
@@ -203,7 +205,9 @@ def test_codes_and_types_are_components_that_list_every_value(document: dict[str
     assert not types
 
 
-def test_operations_that_cannot_be_undone_have_no_example_ids(operations: dict[tuple[str, str], dict[str, Any]]) -> None:
+def test_operations_that_cannot_be_undone_have_no_example_ids(
+    operations: dict[tuple[str, str], dict[str, Any]],
+) -> None:
     filled = {
         name
         for name, operation in operations.items()

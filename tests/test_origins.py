@@ -31,7 +31,9 @@ async def ask(address: tuple[str, int], method: str, path: str, **headers: str) 
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])
-async def test_a_page_of_another_origin_cannot_change_anything(settings: Settings, connection: Connection, site: str) -> None:
+async def test_a_page_of_another_origin_cannot_change_anything(
+    settings: Settings, connection: Connection, site: str
+) -> None:
     async with served_for_real(settings) as address:
         for method, path in (
             ("POST", "/courses/1/cancel"),
@@ -127,7 +129,10 @@ async def test_a_page_of_an_allowed_origin_reads_every_response_and_its_headers(
 
 async def test_a_preflight_of_an_allowed_origin_is_answered_with_the_methods_of_the_path(settings: Settings) -> None:
     async with served_for_real(settings.model_copy(update={"cors_origins": (PORTAL,)})) as address:
-        preflight = {"Access_Control_Request_Method": "PATCH", "Access_Control_Request_Headers": "content-type,if-match"}
+        preflight = {
+            "Access_Control_Request_Method": "PATCH",
+            "Access_Control_Request_Headers": "content-type,if-match",
+        }
         answer = await ask(address, "OPTIONS", "/students/1", Origin=PORTAL, Sec_Fetch_Site="cross-site", **preflight)
         assert (answer.status, answer.body) == (204, None)
         assert answer.headers["Access-Control-Allow-Origin"] == PORTAL

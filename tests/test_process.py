@@ -157,9 +157,7 @@ async def test_the_service_logs_its_address_and_requests_as_json_and_exits_with_
     assert running.errors == []
 
 
-async def test_a_fault_is_a_problem_for_its_caller_and_is_logged(
-    database_url: str, connection: Connection
-) -> None:
+async def test_a_fault_is_a_problem_for_its_caller_and_is_logged(database_url: str, connection: Connection) -> None:
     await connection.execute("ALTER TABLE students RENAME TO hidden")
     async with serving(DATABASE_URL=database_url) as running, aiohttp.ClientSession() as session:
         for method, path, body in (
@@ -364,7 +362,9 @@ async def test_sigterm_finishes_requests_in_flight_and_asks_callers_to_close(
     assert {json.loads(line)["level"] for line in running.log} == {"INFO"}
 
 
-async def test_a_request_on_a_kept_connection_is_answered_after_sigterm_with_connection_close(database_url: str) -> None:
+async def test_a_request_on_a_kept_connection_is_answered_after_sigterm_with_connection_close(
+    database_url: str,
+) -> None:
     head = b"GET /courses HTTP/1.1\r\nHost: localhost\r\n\r\n"
     # Longer than the test waits: the service must end as soon as every connection is closed.
     async with serving(DATABASE_URL=database_url, LINGER_SECONDS=60) as running:
@@ -522,7 +522,9 @@ async def test_a_service_that_does_not_migrate_names_a_missing_migration_and_wai
                 await running.logged("ready")
 
 
-async def test_a_schema_newer_than_the_service_is_logged_as_a_warning(database_url: str, connection: Connection) -> None:
+async def test_a_schema_newer_than_the_service_is_logged_as_a_warning(
+    database_url: str, connection: Connection
+) -> None:
     await connection.execute(
         "INSERT INTO _yoyo_migration (migration_hash, migration_id, applied_at_utc) VALUES ('x', '9999_later', now())"
     )
@@ -544,7 +546,9 @@ async def test_a_refused_migration_is_reported_clearly(empty_database_url: str) 
         assert "Traceback" not in ended.err, command
 
 
-async def test_the_demo_fills_an_empty_database_once_and_violates_no_invariant(empty_database_url: str, settings: Settings) -> None:
+async def test_the_demo_fills_an_empty_database_once_and_violates_no_invariant(
+    empty_database_url: str, settings: Settings
+) -> None:
     first = await run("demo", DATABASE_URL=empty_database_url)
     again = await run("demo", DATABASE_URL=empty_database_url)
     checked = await run("check", DATABASE_URL=empty_database_url)

@@ -13,7 +13,7 @@ from pytest_aiohttp import AiohttpClient
 from service.check import INVARIANTS
 from service.settings import Settings
 from sql import Connection
-from tests.campus import call, drop, enroll, new_course, new_student, served, student_fields, join_waitlist
+from tests.campus import call, drop, enroll, join_waitlist, new_course, new_student, served, student_fields
 from tests.conftest import Client
 
 Answer = TypeVar("Answer")
@@ -336,8 +336,14 @@ async def test_two_students_who_swap_full_courses_at_once_neither_deadlock_nor_l
         # Two students who wait for each other's seats are not matched: each keeps their seat.
         waits = on_full == "waitlist"
         assert statuses == ([201, 201] if waits else [409, 409])
-        assert await active_statuses(connection, one) == {first: "enrolled", **({second: "waitlisted"} if waits else {})}
-        assert await active_statuses(connection, other) == {second: "enrolled", **({first: "waitlisted"} if waits else {})}
+        assert await active_statuses(connection, one) == {
+            first: "enrolled",
+            **({second: "waitlisted"} if waits else {}),
+        }
+        assert await active_statuses(connection, other) == {
+            second: "enrolled",
+            **({first: "waitlisted"} if waits else {}),
+        }
     await assert_whole(connection)
 
 

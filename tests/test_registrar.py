@@ -24,13 +24,13 @@ from tests.campus import (
     enroll,
     events,
     everything,
+    join_waitlist,
     let_holds_end,
     new_course,
     new_student,
     problem,
     read,
     registrar_of,
-    join_waitlist,
 )
 from tests.conftest import Client
 
@@ -139,7 +139,9 @@ async def test_an_override_granted_to_a_waitlisted_student_takes_effect_at_once(
     assert await status_of(client, first, course) == "waitlisted"
 
 
-async def test_a_skipped_student_keeps_the_waitlist_position_and_the_reason_is_recorded_once(client: Client, connection: Connection) -> None:
+async def test_a_skipped_student_keeps_the_waitlist_position_and_the_reason_is_recorded_once(
+    client: Client, connection: Connection
+) -> None:
     course = await new_course(client, capacity=1)
     seated, held, third, fourth = [await new_student(client) for _ in range(4)]
     await enroll(client, seated, course)
@@ -281,7 +283,11 @@ async def test_a_course_replaced_by_external_id_cannot_require_its_own_code(clie
 
 
 async def test_completion_can_be_corrected_and_keeps_the_seat(client: Client, connection: Connection) -> None:
-    course, student, waitlisted = await new_course(client, capacity=1), await new_student(client), await new_student(client)
+    course, student, waitlisted = (
+        await new_course(client, capacity=1),
+        await new_student(client),
+        await new_student(client),
+    )
     path = f"/students/{student}/courses/{course}/complete"
     problem(await call(client, "POST", path, {"passed": True}), 409, "not_enrolled")
     await enroll(client, student, course)
@@ -526,9 +532,7 @@ async def test_meetings_of_one_course_may_coincide_and_clash_only_with_those_of_
     assert await check(settings) == 0
 
 
-async def test_a_hold_ended_before_it_begins_ends_when_it_would_have_begun(
-    client: Client, settings: Settings
-) -> None:
+async def test_a_hold_ended_before_it_begins_ends_when_it_would_have_begun(client: Client, settings: Settings) -> None:
     student, course = await new_student(client), await new_course(client)
     id = await hold(client, student, **{"from": AHEAD, "until": None})
     path = f"/students/{student}/holds/{id}"

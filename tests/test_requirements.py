@@ -18,12 +18,12 @@ from tests.campus import (
     create,
     drop,
     enroll,
+    join_waitlist,
     new_course,
     new_student,
     problem,
     read,
     registrar_of,
-    join_waitlist,
 )
 from tests.conftest import Client
 from tests.test_registrar import TERM, codes, status_of
@@ -291,7 +291,9 @@ async def test_a_new_code_takes_effect_at_once_in_the_same_batch(client: Client,
     assert await check(settings) == 0
 
 
-async def test_a_waitlisted_student_keeps_the_passed_code_when_the_course_changes_its_code(client: Client, settings: Settings) -> None:
+async def test_a_waitlisted_student_keeps_the_passed_code_when_the_course_changes_its_code(
+    client: Client, settings: Settings
+) -> None:
     course, wanted = await new_course(client, code="OLD1"), await new_course(client, capacity=0)
     await require(client, wanted, "pre", "OLD1")
     student = await new_student(client)

@@ -176,7 +176,9 @@ def test_a_student_who_gets_no_seat_is_not_judged_by_time_and_credits(applicatio
 
 
 @given(applications)
-def test_the_course_or_its_waitlist_is_full_exactly_if_there_is_no_seat_and_no_waitlist_place(application: Application) -> None:
+def test_the_course_or_its_waitlist_is_full_exactly_if_there_is_no_seat_and_no_waitlist_place(
+    application: Application,
+) -> None:
     full = [refusal.code for refusal in judge(application) if refusal.code in {"course_full", "waitlist_full"}]
     assert len(full) == (application.course is not None and application.seat == "none")
 

@@ -344,7 +344,9 @@ async def test_a_patch_is_json_or_a_merge_patch(client: Client) -> None:
         assert (answer.status, answer.body["given_name"]) == (200, media_type)
 
 
-async def test_a_patch_that_changes_nothing_makes_no_event_and_no_version(client: Client, connection: Connection) -> None:
+async def test_a_patch_that_changes_nothing_makes_no_event_and_no_version(
+    client: Client, connection: Connection
+) -> None:
     student = await create(client, "/students", student_fields(external_id="S1"))
     before = await everything(connection)
     same = {name: student[name] for name in ("given_name", "family_name", "email", "external_id")}

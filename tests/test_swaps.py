@@ -46,7 +46,9 @@ async def test_above_the_credit_limit_only_requests_that_raise_the_credits_are_r
     assert await check(settings) == 0
 
 
-async def test_a_course_without_credits_is_not_refused_by_the_credit_limit_in_a_request_for_several(client: Client) -> None:
+async def test_a_course_without_credits_is_not_refused_by_the_credit_limit_in_a_request_for_several(
+    client: Client,
+) -> None:
     term = await create(client, "/terms", {**TERM, "max_credits": 4})
     student = await new_student(client)
     lab, course = [await new_course(client, credits=credits, term_id=term["id"]) for credits in (0, 5)]

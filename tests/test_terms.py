@@ -16,7 +16,7 @@ from service.settings import Settings, zone_of
 from sql.enrollments import Transcript
 from sql.feed import Head
 from sql.terms import Term
-from tests.campus import call, create, drop, enroll, new_course, new_student, served, join_waitlist
+from tests.campus import call, create, drop, enroll, join_waitlist, new_course, new_student, served
 from tests.conftest import Client
 from tests.test_check import checked
 from tests.test_registrar import grant, status_of

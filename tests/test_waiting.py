@@ -21,13 +21,13 @@ from tests.campus import (
     drop,
     enroll,
     events,
+    join_waitlist,
     let_holds_end,
     new_course,
     new_student,
     read,
     registrar_of,
     until,
-    join_waitlist,
 )
 from tests.conftest import Client
 from tests.test_check import checked
@@ -98,7 +98,9 @@ async def passed_over_for(client: Client, student: int, course: int, kind: str, 
 
 
 @pytest.mark.parametrize("relaxed", ["meetings", "credits", "term"])
-async def test_a_student_is_promoted_when_an_edit_of_a_completed_course_clears_the_way(client: Client, relaxed: str) -> None:
+async def test_a_student_is_promoted_when_an_edit_of_a_completed_course_clears_the_way(
+    client: Client, relaxed: str
+) -> None:
     term = (await create(client, "/terms", {**TERM, "max_credits": 4}))["id"]
     later = (await create(client, "/terms", {**TERM, "code": "L", "max_credits": 4}))["id"]
     timed = {} if relaxed == "credits" else {"meetings": AT}
@@ -208,9 +210,7 @@ async def test_students_seated_by_overrides_at_once_are_promoted_in_waitlist_ord
 
 
 @pytest.mark.parametrize("method", ["PATCH", "PUT"])
-async def test_an_edited_course_is_returned_with_the_seats_left_after_promotions(
-    client: Client, method: str
-) -> None:
+async def test_an_edited_course_is_returned_with_the_seats_left_after_promotions(client: Client, method: str) -> None:
     fields = {"code": "C", "title": "T", "capacity": 0}
     course = (await call(client, "PUT", "/courses/by-external-id/c", fields)).body["id"]
     await join_waitlist(client, await new_student(client), course)
@@ -355,9 +355,7 @@ async def test_a_newcomer_is_refused_during_a_long_chain_of_promotions_and_may_t
     assert (await checked(settings, capsys))[0] == 0
 
 
-async def test_a_long_chain_of_promotions_blocks_only_its_own_courses(
-    client: Client, settings: Settings
-) -> None:
+async def test_a_long_chain_of_promotions_blocks_only_its_own_courses(client: Client, settings: Settings) -> None:
     chained, other = await new_course(client, capacity=0), await new_course(client, capacity=0)
     for _ in range(3):
         await join_waitlist(client, await new_student(client), chained)
