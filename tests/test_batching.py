@@ -12,6 +12,7 @@ import asyncpg
 import pytest
 from pytest_aiohttp import AiohttpClient
 
+from service.api.keys import REGISTRAR
 from service.batching import Callers, Coalescer
 from service.errors import (
     DomainError,
@@ -49,6 +50,7 @@ from tests.campus import (
     registrar_of,
     served,
     student_fields,
+    until,
     waiting_writer,
 )
 from tests.conftest import Client
@@ -385,7 +387,12 @@ async def test_many_callers_share_a_transaction_and_a_bad_request_fails_alone(
         rest = [asyncio.create_task(enroll(client, student, course)) for student in students[1:]]
         refused = asyncio.create_task(enroll(client, students[5], course, closed))
         unknown = asyncio.create_task(enroll(client, 10**9, course))
-        await asyncio.sleep(0.2)
+        queue = client.app[REGISTRAR]._coalescer._waiting
+
+        async def all_wait() -> bool:
+            return len(queue) == 41
+
+        await until(all_wait, "all to wait")
     answers = [await first, *[await task for task in rest]]
     problem(await refused, 409, "course_full")
     problem(await unknown, 404, "student_not_found")

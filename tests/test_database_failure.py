@@ -82,7 +82,7 @@ async def test_a_pool_with_every_connection_in_use_refuses_callers_and_recovers(
         writing = asyncio.create_task(call(client, "POST", "/students", student_fields()))
         await waiting_writer(connection)
         assert "available in time" in unavailable(await call(client, "GET", "/students"))
-        assert "not answered for a while" in unavailable(await call(client, "GET", "/health/ready"))
+        assert "does not respond" in unavailable(await call(client, "GET", "/health/ready"))
         assert await status_of(client, "/health/live") == 200
 
     assert (await writing).status == 201
@@ -149,8 +149,10 @@ async def test_a_statement_that_takes_too_long_is_cancelled(
     await connection.execute("BEGIN")
     await connection.execute("LOCK TABLE students")
 
-    assert "too long for a statement" in unavailable(await call(client, "GET", "/students"))
-    assert "too long for a statement" in unavailable(await call(client, "POST", "/students", student_fields()))
+    assert "did not finish a statement in time" in unavailable(await call(client, "GET", "/students"))
+    assert "did not finish a statement in time" in unavailable(
+        await call(client, "POST", "/students", student_fields())
+    )
 
     await connection.execute("ROLLBACK")
     assert await new_student(client)

@@ -448,7 +448,7 @@ async def test_every_command_has_help_of_its_own(capsys: pytest.CaptureFixture[s
     _, overview = parsed("--help")
     for command, says in (
         ("serve", "--workers"),
-        ("migrate", "schema"),
+        ("migrate", "migrations"),
         ("check", "invariant"),
         ("demo", "--size"),
         ("psql", "psql"),
@@ -629,4 +629,4 @@ async def test_check_exits_with_1_if_any_invariant_is_violated(database_url: str
     ended = await run("check", DATABASE_URL=database_url)
 
     assert ended.status == 1
-    assert "FAULT the seat counter is the number of seated students" in ended.out
+    assert "FAULT every seat counter equals the number of seated students" in ended.out

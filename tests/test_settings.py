@@ -116,7 +116,7 @@ async def test_a_setting_that_is_refused_ends_the_start_with_one_line_for_it() -
     assert ended.status == 1
     assert ended.err.splitlines() == [
         "error: PORT: must be at most 65535",
+        "error: POOL_SIZE: must be above 0",
         "error: STATEMENT_TIMEOUT: must be a number",
         "error: BATCHING: must be true or false",
-        "error: POOL_SIZE: must be above 0",
     ]
