@@ -607,4 +607,4 @@ async def test_check_ends_with_1_where_anything_is_off(database_url: str, connec
     ended = await run("check", DATABASE_URL=database_url)
 
     assert ended.status == 1
-    assert "FAULT the seat counter is the number of seated students" in ended.out
+    assert "FAULT every seat counter equals the number of seated students" in ended.out
