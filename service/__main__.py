@@ -80,7 +80,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
     command = add("serve", run_serve, "serve HTTP until Ctrl-C, SIGTERM or SIGHUP")
     command.add_argument("--workers", type=_count, default=1, metavar="N", help="processes that share the port (Linux)")
-    add("migrate", run_migrate, "apply the missing migrations to the database")
+    add("migrate", run_migrate, "apply the missing migrations to the schema of the database")
     add("check", run_check, "verify every invariant and report violations; the exit status is 1 if there are any")
     command = add("demo", run_demo, "fill an empty database with a campus and a registration day")
     command.add_argument(
