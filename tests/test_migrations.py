@@ -472,8 +472,8 @@ def test_a_limit_for_requests_does_not_end_a_migration(
     empty_database_url: str, database: Connection, folder: Path
 ) -> None:
     name = sql.Identifier(database.info.dbname)
-    database.execute(sql.SQL("ALTER DATABASE {} SET statement_timeout = '1ms'").format(name))
-    add(folder, "9999_slow", "SELECT pg_sleep(0.1);")
+    database.execute(sql.SQL("ALTER DATABASE {} SET statement_timeout = '200ms'").format(name))
+    add(folder, "9999_slow", "SELECT pg_sleep(0.4);")
     assert migrate(empty_database_url, migrations=folder)[-1] == "9999_slow"
 
 
