@@ -48,7 +48,9 @@ class Authenticator:
         if not self._off:
             self.background.append(self._keys.note_use())
         if settings.token_issuer is not None and not self._off:
-            assert settings.token_audience is not None and settings.token_keys_url is not None  # settings check that
+            # The settings check that an issuer comes with them.
+            assert settings.token_audience is not None
+            assert settings.token_keys_url is not None
             provider = ProviderKeys(settings.token_keys_url)
             self.background.append(provider.keep_fresh())
             self._tokens = Tokens(

@@ -12,7 +12,7 @@ from typing import Any, Final
 import aiohttp
 from joserfc import jwt
 from joserfc.errors import JoseError
-from joserfc.jwk import JWKRegistry, Key, OctKey
+from joserfc.jwk import JWKRegistry, Key
 from joserfc.jws import JWSRegistry, extract_compact
 from joserfc.jwt import JWTClaimsRegistry
 
@@ -21,8 +21,22 @@ from service.web.auth import SCOPES, Caller, Scope
 
 logger = logging.getLogger(__name__)
 
-ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519")
+ALGORITHMS: Final = (
+    "RS256",
+    "RS384",
+    "RS512",
+    "PS256",
+    "PS384",
+    "PS512",
+    "ES256",
+    "ES384",
+    "ES512",
+    "EdDSA",
+    "Ed25519",
+)
 """Asymmetric ones only: with a shared secret, whoever can check a token can also make one."""
+
+KEY_TYPES: Final = frozenset({"RSA", "EC", "OKP"})
 
 TYPES: Final = frozenset({"at+jwt", "application/at+jwt"})
 """RFC 9068 section 4: an ID token of the same provider, for one, is not an access token."""
@@ -65,6 +79,7 @@ class ProviderKeys:
         self._url = url
         self._keys: dict[str, Key] = {}
         self._wanted = asyncio.Event()
+        self._wanted.set()
         self._fetched = asyncio.Condition()
         self._asked_at = -REFETCH_SECONDS
 
@@ -74,7 +89,7 @@ class ProviderKeys:
         Raises:
             Unavailable: the keys were never fetched.
         """
-        if kid not in self._keys and monotonic() - self._asked_at >= REFETCH_SECONDS:
+        if kid not in self._keys and not self._wanted.is_set() and monotonic() - self._asked_at >= REFETCH_SECONDS:
             self._asked_at = monotonic()
             self._wanted.set()
         if kid not in self._keys and self._wanted.is_set():
@@ -132,15 +147,16 @@ def keys_of(body: bytes) -> dict[str, Key]:
         raise UnusableKeySet(f"the set has more than {MAX_KEYS} keys")
     keys: dict[str, Key] = {}
     for each in listed:
-        if not isinstance(each, dict) or not isinstance(each.get("kid"), str) or each.get("use", "sig") != "sig":
+        if not isinstance(each, dict) or not isinstance(each.get("kid"), str):
+            continue
+        if each.get("kty") not in KEY_TYPES or each.get("use", "sig") != "sig":
             continue
         try:
             key = JWKRegistry.import_key(each)
         except (JoseError, ValueError, TypeError):
             # One key of a kind that is not known here must not take the others with it (RFC 7517 section 5).
             continue
-        if not isinstance(key, OctKey):
-            keys[each["kid"]] = key
+        keys[each["kid"]] = key
     if not keys:
         raise UnusableKeySet("the set has no key that verifies a signature of an allowed algorithm")
     return keys
