@@ -9,7 +9,7 @@ ARGS ?=
 .SUFFIXES:
 
 .PHONY: help
-help: ## say what there is
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "make run honours HOST, PORT, DATABASE_URL and DATA_DIR; make test honours TEST_DATABASE_URL and ARGS (for pytest)."
@@ -22,15 +22,32 @@ run: $(VENV)/.local ## serve on http://127.0.0.1:8080 with a PostgreSQL of its o
 test: $(VENV)/.dev ## run the whole suite against a real PostgreSQL
 	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) -q $(ARGS)
 
+.PHONY: check
+check: lint test ## run lint and the whole suite, as CI does
+
+.PHONY: coverage
+coverage: $(VENV)/.dev ## run the whole suite and show which lines it misses, processes of the service included
+	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) -q --cov --cov-report=term-missing:skip-covered $(ARGS)
+
 .PHONY: lint
-lint: $(VENV)/.dev ## check style, types, imports, migrations and the Dockerfile
+lint: $(VENV)/.dev ## check style, spelling, types, imports, migrations and the Dockerfile
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --check --quiet .
+	@git ls-files -z | xargs -0 $(BIN)/codespell
 	@$(BIN)/mypy --no-error-summary
 	@report=$$($(BIN)/lint-imports --no-logo) || { echo "$$report"; exit 1; }
 	@report=$$($(BIN)/squawk --config .squawk.toml $(filter-out %.rollback.sql,$(wildcard migrations/*.sql)) 2>&1) || { echo "$$report"; exit 1; }
 	@$(BIN)/hadolint --config .hadolint.yaml Dockerfile
 	@echo "lint: nothing to complain of"
+
+# tests/test_clients.py runs what this installs, and skips it where it is not installed.
+.PHONY: clients
+clients: tests/clients/node_modules/.package-lock.json ## install the linters of the API document, and what makes TypeScript clients of it
+
+tests/clients/node_modules/.package-lock.json: tests/clients/package-lock.json
+	@echo "installing npm packages into tests/clients/node_modules"
+	@cd tests/clients && npm ci --silent --no-audit --no-fund --ignore-scripts
+	@touch $@
 
 PEERS := tests/benchmarks/peers
 

@@ -1,3 +1,1 @@
-DROP TABLE events;
-
 DROP TABLE feed;

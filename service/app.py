@@ -1,12 +1,13 @@
 """Where everything is wired together, and nowhere else."""
 
 import asyncio
-import json
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from importlib.resources import files
 
 from aiohttp import web
+from pydantic import TypeAdapter
 
 from service import __version__
 from service.api import courses, enrollments, events, holds, overrides, students, terms
@@ -14,18 +15,19 @@ from service.api.events import POLLER, Poller
 from service.api.keys import COURSES, COURSES_OF_STUDENTS, DATABASE, REGISTRAR, STUDENTS, STUDENTS_OF_COURSES
 from service.batching import Callers, reader
 from service.database import Database
-from service.errors import DomainError, EnrollmentRefused, Unavailable, UnknownCourses
+from service.errors import DomainError, EnrollmentRefused, FieldError, Unavailable
 from service.fitness import UnfitDatabase
 from service.migrate import DatabaseUnavailable, migrate
 from service.registrar import Registrar
-from service.registrar.rules import RULES
+from service.registrar.rules import RULES, SENTENCES, drop_closed
 from service.settings import Settings
 from service.web import health, openapi, page
 from service.web.body import BODY_MEMBERS, BODY_TIMEOUT
 from service.web.endpoint import ADMISSION, DRAINING, TURNSTILES, endpoints_of, register
 from service.web.health import READINESS
-from service.web.openapi import DOCUMENT, PROBLEMS, About, ProblemType
+from service.web.openapi import DOCUMENT, INDEX, PROBLEMS, About, Example, Index, ProblemType
 from service.web.page import PAGE
+from service.web.problems import write_json
 from service.web.server import Limits, Runner
 from service.web.turnstile import CHANGES_PER_TURN, READS_PER_TURN, Turnstile
 
@@ -42,25 +44,33 @@ ABOUT = About(
         "every refusal carries a stable code. Lists are paged: pass `next` on as `cursor`. "
         "Times are RFC 3339 in UTC."
     ),
+    contact="The enrollment service authors",
     tags=[
-        ("terms", "When courses take place, and until when one may enroll, drop and withdraw."),
-        ("students", "Who may be enrolled."),
-        ("courses", "What one may be enrolled in: each course is one offering, with its seats."),
+        ("students", "The students who can be enrolled."),
+        ("courses", "Each course is one offering, in one term or in none, with its seats and its waitlist."),
         ("enrollments", "Which student is in which course. A seat is never sold twice."),
-        ("holds", "What keeps a student from enrolling or dropping."),
-        ("overrides", "Each lifts one rule for one student and one course, once."),
-        ("events", "The change feed and the audit in one."),
+        ("terms", "When courses take place, and until when students may enroll, drop and withdraw."),
+        ("holds", "A hold keeps a student from enrolling, dropping, or both."),
+        ("overrides", "An override lifts one rule for one student and one course, once."),
+        ("events", "The change feed, which is the audit log too."),
         ("health", "For load balancers and orchestrators."),
-        ("openapi", "This document, and what each kind of problem means."),
+        ("openapi", "This document, where to begin, and what each kind of problem means."),
     ],
 )
+
+
+EXAMPLES: Mapping[str, Example] = TypeAdapter(dict[str, Example]).validate_json(
+    (files("service.api") / "examples.json").read_bytes()
+)
+"""By operation. The calls are those of the documents, and a test runs them."""
 
 
 def create_app(settings: Settings) -> web.Application:
     """Build the service; its database is brought up in the background once it starts."""
     app = web.Application(client_max_size=settings.body_limit)
-    endpoints = endpoints_of(terms, students, courses, enrollments, holds, overrides, events, health, openapi)
+    endpoints = endpoints_of(students, courses, enrollments, terms, holds, overrides, events, health, openapi)
     register(app, [*endpoints, *endpoints_of(page)])
+    app[INDEX] = Index.of(ABOUT, [*endpoints, page.show_page])
     database = Database(settings)
     app[DATABASE] = database
     everybody = Callers()
@@ -76,9 +86,9 @@ def create_app(settings: Settings) -> web.Application:
         return await ready(app)
 
     app[READINESS] = readiness
-    app[DOCUMENT] = json.dumps(openapi.build(ABOUT, endpoints), ensure_ascii=False).encode()
+    app[DOCUMENT] = write_json(openapi.build(ABOUT, endpoints, codes(), EXAMPLES))
     app[PROBLEMS] = problem_types()
-    app[PAGE] = page.page(ABOUT)
+    app[PAGE] = page.page(ABOUT, endpoints)
 
     async def lifetime(app: web.Application) -> AsyncIterator[None]:
         stop = threading.Event()
@@ -183,16 +193,27 @@ async def sweep(registrar: Registrar, ready: asyncio.Task[None], interval: float
                 logger.info("swept", extra={"promoted": swept.promoted, "waitlist_places_ended": swept.ended})
 
 
-def problem_types() -> list[ProblemType]:
-    """List every kind of problem: the domain errors, and the rules whose refusals may stand alone."""
-    found = [ProblemType.of(error.code, error.status, error.__doc__ or "", error.title) for error in _errors()]
-    for rule in RULES:
-        status = UnknownCourses.status if rule.__name__ == "course_not_found" else EnrollmentRefused.status
-        found.append(ProblemType.of(rule.__name__, status, rule.__doc__ or ""))
+def codes() -> dict[str, list[str]]:
+    """Return the values of the components of the API document that list codes."""
+    fields = [error.code for error in _errors(FieldError)]
+    return {"ProblemCode": sorted(problem_types()), "DetailCode": sorted({*fields, *SENTENCES})}
+
+
+def problem_types() -> dict[str, ProblemType]:
+    """Return every kind of problem by its code: the domain errors, and the rules whose refusals may be the only ones."""
+    found = {
+        error.code: ProblemType.of(error.code, error.status, error.__doc__ or "", error.title) for error in _errors()
+    }
+    for rule in (*RULES, drop_closed):
+        code = rule.__name__
+        if code not in found:
+            found[code] = ProblemType.of(code, EnrollmentRefused.status, rule.__doc__ or "")
     return found
 
 
 def _errors(parent: type[DomainError] = DomainError) -> Iterator[type[DomainError]]:
+    """List the errors that have a code, and not only what others have in common."""
     for child in parent.__subclasses__():
-        yield child
+        if hasattr(child, "code"):
+            yield child
         yield from _errors(child)

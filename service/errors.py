@@ -42,6 +42,13 @@ class DomainError(Exception):
         self.errors = tuple(errors)
 
 
+class FieldError(DomainError):
+    """An error in one place of the request, which is its only detail."""
+
+    def __init__(self, sentence: str, *, pointer: str | None = None, parameter: str | None = None) -> None:
+        super().__init__(sentence, [Detail(self.code, sentence, pointer, parameter)])
+
+
 class StudentNotFound(DomainError):
     """No student has this id."""
 
@@ -69,14 +76,14 @@ class TermNotFound(DomainError):
         super().__init__(f"There is no term {term_id}.")
 
 
-class UnknownTerm(DomainError):
+class UnknownTerm(FieldError):
     """The course is to be in a term that does not exist."""
 
     code, status, title = "unknown_term", 422, "Unknown term"
 
     def __init__(self, term_id: int | None = None) -> None:
         sentence = f"There is no term {term_id}." if term_id is not None else "There is no such term."
-        super().__init__(sentence, [Detail(self.code, sentence, pointer="#/term_id")])
+        super().__init__(sentence, pointer="#/term_id")
 
 
 class HoldNotFound(DomainError):
@@ -97,38 +104,36 @@ class OverrideNotFound(DomainError):
         super().__init__(f"The student has no override {override_id}.")
 
 
-class CodeTaken(DomainError):
+class CodeTaken(FieldError):
     """Another course of the term, or another term, has this code."""
 
     code, status, title = "code_taken", 409, "Code taken"
 
     def __init__(self) -> None:
         sentence = "Another one has this code: it is unique among terms, and within a term among courses."
-        super().__init__(sentence, [Detail(self.code, sentence, pointer="#/code")])
+        super().__init__(sentence, pointer="#/code")
 
 
-class OwnRequirement(DomainError):
+class OwnRequirement(FieldError):
     """A course can't require its own code."""
 
     code, status, title = "own_requirement", 422, "A course can't require its own code"
 
     def __init__(self, course_code: str, pointer: str = "#/code") -> None:
-        sentence = f"The course would require {course_code}, its own code."
-        super().__init__(sentence, [Detail(self.code, sentence, pointer=pointer)])
+        super().__init__(f"The course would require {course_code}, its own code.", pointer=pointer)
 
 
-class TermDates(DomainError):
+class TermDates(FieldError):
     """Two dates of a term are in the wrong order."""
 
     code, status, title = "term_dates", 422, "Dates out of order"
 
     def __init__(self, first: str = "starts_on", second: str = "ends_on") -> None:
-        sentence = f"{first} must not be after {second}."
-        super().__init__(sentence, [Detail(self.code, sentence, pointer=f"#/{first}")])
+        super().__init__(f"{first} must not be after {second}.", pointer=f"#/{first}")
 
 
 class AlreadyCompleted(DomainError):
-    """The student has completed the course: that stays."""
+    """The student has completed this offering of the course, and can neither drop it nor enroll in it again."""
 
     code, status, title = "already_completed", 409, "Already completed"
 
@@ -136,8 +141,8 @@ class AlreadyCompleted(DomainError):
         super().__init__(f"The student has completed course {course_id}; it is not dropped.")
 
 
-class NotInCourse(DomainError):
-    """Only who is enrolled in a course, or has completed it, completes it."""
+class NotEnrolled(DomainError):
+    """The student is not enrolled in the course, and so can neither complete it nor give it up for another one."""
 
     code, status, title = "not_enrolled", 409, "Not enrolled"
 
@@ -146,7 +151,7 @@ class NotInCourse(DomainError):
 
 
 class DropRefused(DomainError):
-    """Nothing was dropped: ``errors`` lists every reason. Where all have one code, ``type`` names that code."""
+    """Nothing was dropped: ``errors`` lists every reason. If all reasons have one code, the problem has that code."""
 
     code, status, title = "drop_refused", 409, "Drop refused"
 
@@ -155,10 +160,10 @@ class DropRefused(DomainError):
         self.code, self.title = _common(errors) or (self.code, self.title)
 
 
-class NotEnrolled(DomainError):
-    """The student was never enrolled in the course nor waited for it."""
+class EnrollmentNotFound(DomainError):
+    """The student was never enrolled in the course, nor waitlisted for it."""
 
-    code, status, title = "not_enrolled", 404, "Not enrolled"
+    code, status, title = "enrollment_not_found", 404, "Enrollment not found"
 
     def __init__(self, student_id: int, course_id: int) -> None:
         super().__init__(f"Student {student_id} has never been enrolled in course {course_id}.")
@@ -167,7 +172,7 @@ class NotEnrolled(DomainError):
 class EnrollmentRefused(DomainError):
     """Nothing was changed: ``errors`` lists every reason for every course.
 
-    Where all reasons have one code, ``type`` names that code.
+    If all reasons have one code, the problem has that code.
     """
 
     code, status, title = "enrollment_refused", 409, "Enrollment refused"
@@ -186,30 +191,32 @@ def _common(errors: Sequence[Detail]) -> tuple[str, str] | None:
     return code, code.replace("_", " ").capitalize()
 
 
-class UnknownCourses(EnrollmentRefused):
-    """Nothing was enrolled, and at least one of the courses does not exist: ``errors`` lists every reason."""
+class UnknownCourse(DomainError):
+    """The body names a course that does not exist. Nothing was changed: ``errors`` lists every reason for every course."""
 
-    status = 422
+    code, status, title = "unknown_course", 422, "Unknown course"
+
+    def __init__(self, errors: Sequence[Detail]) -> None:
+        super().__init__("Nothing was changed. " + " ".join(error.detail for error in errors), errors)
 
 
-class EmailTaken(DomainError):
+class EmailTaken(FieldError):
     """Another student has this e-mail address, perhaps in other letters' case."""
 
     code, status, title = "email_taken", 409, "E-mail address taken"
 
     def __init__(self) -> None:
         sentence = "Another student has this e-mail address; letters' case makes no difference."
-        super().__init__(sentence, [Detail(self.code, sentence, pointer="#/email")])
+        super().__init__(sentence, pointer="#/email")
 
 
-class ExternalIdTaken(DomainError):
+class ExternalIdTaken(FieldError):
     """Another student, or another course, has this external id."""
 
     code, status, title = "external_id_taken", 409, "External id taken"
 
     def __init__(self) -> None:
-        sentence = "Another one has this external id."
-        super().__init__(sentence, [Detail(self.code, sentence, pointer="#/external_id")])
+        super().__init__("Another one has this external id.", pointer="#/external_id")
 
 
 class InUse(DomainError):

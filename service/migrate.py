@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,8 +25,6 @@ from service.fitness import STANDBY, UnfitDatabase, check_fitness
 from sql.server import GET_SERVER, Server
 
 logger = logging.getLogger(__name__)
-# It tells of every step and statement; what was applied is told below, once.
-logging.getLogger("yoyo").setLevel(logging.WARNING)
 
 MIGRATIONS: Final = Path(__file__).resolve().parent.parent / "migrations"
 CONNECTION: Final = {
@@ -40,7 +38,7 @@ CONNECTION: Final = {
     "keepalives_count": 3,
 }
 LOCK_SECONDS: Final = 5
-"""How long ALTER TABLE may wait for a reader: whoever comes after it, waits behind it."""
+"""How long ALTER TABLE may wait for a reader: every later statement on the table waits behind it."""
 POLL_SECONDS: Final = 0.1
 
 
@@ -49,7 +47,7 @@ class DatabaseUnavailable(Exception):
 
 
 class MigrationFailed(Exception):
-    """A migration was refused by the database, which stands as it stood before that migration."""
+    """The database refused a migration and is as it was before that migration."""
 
 
 def migrate(
@@ -60,20 +58,26 @@ def migrate(
     migrations: Path = MIGRATIONS,
     stop: threading.Event | None = None,
 ) -> list[str]:
-    """Apply what is not applied yet and return the names of it, in order; many processes may ask at once.
+    """Apply the missing migrations and return their names, in order; many processes may call this at once.
 
     A missing schema is created. ``timeout`` is how many seconds to wait for another process that is migrating;
     ``stop``, once set, ends the wait, and the work before the next migration.
 
     Raises:
         DatabaseUnavailable: no connection, a standby, a lock not had in time, or another process still migrating.
-        UnfitDatabase: the server may lose what it has confirmed; see ``check_fitness``.
-        MigrationFailed: a migration was refused.
+        UnfitDatabase: the server may lose what it has confirmed, or an unreleased version made the schema.
+        MigrationFailed: the database refused a migration.
     """
     stop = stop or threading.Event()
-    with _runner(database_url, schema, timeout, stop) as backend:
+    with _connection_errors(), _connect(database_url, schema) as backend:
+        _refuse_unfit(backend.connection)
+        _take_turn(backend.connection, schema, timeout, stop)
+        backend.create_schema()
+        shipped = read_migrations(str(migrations))
+        missing = backend.to_apply(shipped)
+        refuse_unknown(backend.applied(), {migration.id for migration in shipped})
         applied = []
-        for migration in backend.to_apply(read_migrations(str(migrations))):
+        for migration in missing:
             if stop.is_set():
                 raise DatabaseUnavailable("The migration was stopped before it was complete.")
             backend.apply_one(migration)
@@ -82,38 +86,27 @@ def migrate(
         return applied
 
 
-def rollback(
-    database_url: str,
-    *,
-    schema: str = "public",
-    timeout: float = 600.0,
-    count: int | None = None,
-    migrations: Path = MIGRATIONS,
-) -> list[str]:
-    """Undo the newest ``count`` migrations, all of them by default, and return their names, newest first.
+def refuse_unknown(applied: Collection[str], shipped: Collection[str]) -> None:
+    """Refuse a schema that no released version made. A newer version's migrations come after all that are shipped.
 
-    Raises: as ``migrate``.
+    Raises:
+        UnfitDatabase: a migration was applied that is not shipped and comes before the newest that is.
     """
-    with _runner(database_url, schema, timeout, threading.Event()) as backend:
-        undone = []
-        for migration in list(backend.to_rollback(read_migrations(str(migrations))))[:count]:
-            backend.rollback_one(migration)
-            undone.append(str(migration.id))
-            logger.info("rolled back migration %s", migration.id)
-        return undone
+    unknown = sorted(name for name in applied if name not in shipped and name < max(shipped))
+    if unknown:
+        raise UnfitDatabase(
+            f"An unreleased version made the schema of this database: this version has no migration {unknown[0]}. "
+            "Set DATABASE_URL to an empty database or DATABASE_SCHEMA to a new schema; without DATABASE_URL, set "
+            "DATA_DIR to a new folder."
+        )
 
 
 class _Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]
     """Yoyo's backend, with a migration and the mark that it is applied in one transaction.
 
-    As it comes, yoyo commits a migration and marks it afterwards: whoever is killed in between leaves a database on
-    which every later start fails, because the migration would be applied twice.
+    Yoyo itself commits a migration and marks it afterwards. A process killed in between leaves a database on which
+    every later start fails, because the migration would be applied twice.
     """
-
-    # "IF NOT EXISTS" instead of an error in the server's log at every start.
-    create_lock_table_sql = PostgresqlPsycopgBackend.create_lock_table_sql.replace(
-        "CREATE TABLE", "CREATE TABLE IF NOT EXISTS", 1
-    )
 
     def __init__(self, uri: DatabaseURI, migration_table: str) -> None:
         self.target_schema = str(uri.args["schema"])
@@ -124,50 +117,42 @@ class _Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]
         return psycopg.connect(dbname=dburi.database, **arguments, autocommit=True)
 
     def init_connection(self, connection: psycopg.Connection[Any]) -> None:
-        # A limit that an operator gives to requests would end a long index build.
+        # A limit that an operator sets for requests would end a long index build.
         connection.execute(
-            "SELECT set_config('search_path', quote_ident(%s), false), set_config('statement_timeout', '0', false), "
-            "set_config('idle_in_transaction_session_timeout', '0', false)",
+            "SELECT set_config('search_path', quote_ident(%s), false), set_config('statement_timeout', '0', false)",
             [self.target_schema],
         )
-        # The statement of a killed runner would go on to its end, and hold the turn; not every system can tell.
+        # Otherwise the statement of a killed process runs to its end and keeps the lock. Some systems lack this setting.
         with suppress(psycopg.Error):
             connection.execute("SET client_connection_check_interval = '1s'")
 
-    def init_database(self) -> None:
+    @contextmanager
+    def lock(self, timeout: float = 0) -> Iterator[None]:
+        """Do without yoyo's lock, a row that outlives a killed process: ``_take_turn`` has a better one."""
+        yield
+
+    def create_schema(self) -> None:
+        # Even IF NOT EXISTS asks for the right to create schemas, which a role may lack.
         if self.target_schema != "public":
             self.connection.execute(
                 sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(self.target_schema))
             )
-        self.connection.execute("SET client_min_messages = warning")
-        self.connection.execute(self.format_sql(self.create_lock_table_sql))
-        self.has_transactional_ddl = True
+
+    def applied(self) -> set[str]:
+        """Return the names of the migrations that were ever applied and not undone."""
+        return {name for (name,) in self.execute(f"SELECT migration_id FROM {self.migration_table}").fetchall()}
 
     def apply_one(self, migration: Migration, force: bool = False, mark: bool = True) -> None:
-        with _telling(migration):
+        with _migration_errors(migration):
             migration.load()
             if not migration.use_transactions:
                 super().apply_one(migration, force=force, mark=mark)
                 return
-            self.ensure_internal_schema_updated()
             with self.transaction():
                 self.execute(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'")
                 migration.process_steps(self, "apply", force=force)
                 self.log_migration(migration, "apply")
                 self.mark_one(migration, log=False)
-
-    def rollback_one(self, migration: Migration, force: bool = False) -> None:
-        with _telling(migration):
-            migration.load()
-            if not migration.use_transactions:
-                super().rollback_one(migration, force=force)
-                return
-            self.ensure_internal_schema_updated()
-            with self.transaction():
-                self.execute(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'")
-                migration.process_steps(self, "rollback", force=force)
-                self.log_migration(migration, "rollback")
-                self.unmark_one(migration, log=False)
 
     def get_log_data(self, migration: Migration | None = None, operation: str = "apply") -> dict[str, Any]:
         # Yoyo's own fails where the account has no name, as in some containers, and asks DNS for the host's.
@@ -182,20 +167,10 @@ class _Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]
         }
 
 
-@contextmanager
-def _runner(database_url: str, schema: str, timeout: float, stop: threading.Event) -> Iterator[_Backend]:
-    """Yield a backend while no other process has one for this schema."""
-    with _telling_of_connections():
-        arguments = {**CONNECTION, **conninfo_to_dict(database_url), "schema": schema}
-        uri = DatabaseURI("postgresql+psycopg", None, None, None, None, arguments.pop("dbname", None), arguments)
-        with _Backend(uri, default_migration_table) as backend:
-            _refuse_unfit(backend.connection)
-            _take_turn(backend.connection, schema, timeout, stop)
-            backend.init_database()
-            # The row outlives a killed process; whose it was is dead, since the turn is ours.
-            backend.break_lock()
-            with backend.lock():
-                yield backend
+def _connect(database_url: str, schema: str) -> _Backend:
+    arguments = {**CONNECTION, **conninfo_to_dict(database_url), "schema": schema}
+    uri = DatabaseURI("postgresql+psycopg", None, None, None, None, arguments.pop("dbname", None), arguments)
+    return _Backend(uri, default_migration_table)
 
 
 def _refuse_unfit(connection: psycopg.Connection[Any]) -> None:
@@ -211,7 +186,7 @@ def _take_turn(connection: psycopg.Connection[Any], schema: str, timeout: float,
     """Wait for an advisory lock, which the server frees when this connection ends, however it ends."""
     key = int.from_bytes(hashlib.blake2b(f"enrollment-service {schema}".encode(), digest_size=8).digest(), signed=True)
     deadline = time.monotonic() + timeout
-    # Asked again and again: a wait within the server would hold up the CREATE INDEX CONCURRENTLY of who has the lock.
+    # Poll: a process that waits within the server blocks the CREATE INDEX CONCURRENTLY of the one that has the lock.
     while connection.execute("SELECT pg_try_advisory_lock(%s)", [key]).fetchone() != (True,):
         if time.monotonic() > deadline:
             raise DatabaseUnavailable(f"Another process has been migrating this database for {timeout:.0f} seconds.")
@@ -220,7 +195,7 @@ def _take_turn(connection: psycopg.Connection[Any], schema: str, timeout: float,
 
 
 @contextmanager
-def _telling(migration: Migration) -> Iterator[None]:
+def _migration_errors(migration: Migration) -> Iterator[None]:
     try:
         yield
     except psycopg.OperationalError:
@@ -230,7 +205,7 @@ def _telling(migration: Migration) -> Iterator[None]:
 
 
 @contextmanager
-def _telling_of_connections() -> Iterator[None]:
+def _connection_errors() -> Iterator[None]:
     try:
         yield
     except psycopg.ProgrammingError as error:

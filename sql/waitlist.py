@@ -272,7 +272,7 @@ SELECT
         ) THEN page.last_place
     END AS next_after
 FROM (
-    SELECT json_agg(entry.item)::text AS items, count(*) AS size, max(entry.place) AS last_place
+    SELECT '[' || string_agg(row_to_json(entry.item)::text, ',') || ']' AS items, count(*) AS size, max(entry.place) AS last_place
     FROM (
         SELECT
             waitlist.place,

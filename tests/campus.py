@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from multidict import CIMultiDictProxy
 from pytest_aiohttp import AiohttpClient
 from yarl import URL
 
-from service.app import create_app
+from service.app import create_app, problem_types
 from service.database import Database
 from service.registrar import Registrar
 from service.settings import Settings
@@ -56,14 +57,26 @@ async def call(
     async with client.request(method, URL(path, encoded=True), data=data, headers=sent) as response:
         text = await response.read()
         is_json = response.content_type in {"application/json", PROBLEM_JSON}
-        return Answer(response.status, response.headers, json.loads(text) if is_json and text else text)
+        return Answer(response.status, response.headers, read_json(text) if is_json and text else text)
+
+
+def read_json(text: bytes) -> Any:
+    """Read JSON, and assert that it looks as all JSON of the service: no spaces, no ``18.0``, a newline at the end."""
+    value = json.loads(text)
+    written = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    assert (
+        re.sub(r"(?<=[\[:,])(-?\d+)\.0(?=[,\]}])", r"\1", written).encode("utf-8", "backslashreplace") + b"\n" == text
+    )
+    return value
 
 
 def problem(answer: Answer, status: int, code: str) -> dict[str, Any]:
     """Assert that an answer is this problem, in the form that every problem has, and return its body."""
     assert answer.headers["Content-Type"].startswith(PROBLEM_JSON), answer
     body: dict[str, Any] = answer.body
-    assert (answer.status, body["type"]) == (status, f"/problems/{code.replace('_', '-')}"), answer
+    assert (answer.status, body["type"]) == (status, f"/problems/{code}"), answer
+    assert body["code"] == code
+    assert problem_types()[code].status == status, "a code has one status"
     assert body["status"] == status
     assert body["title"]
     assert body["detail"]

@@ -64,6 +64,14 @@ SERVER = pytest.StashKey[Server]()
 STACK = pytest.StashKey[ExitStack]()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--write-docs",
+        action="store_true",
+        help="put what the service answers, and what its code says, into the documents",
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[STACK] = ExitStack()
     # A shell has its background jobs ignore Ctrl-C, and the services under test would inherit that.

@@ -124,7 +124,7 @@ class Model:
             found.append((course, rule, tuple(sorted(params.items()))))
 
         if course not in self.courses:
-            refuse("course_not_found")
+            refuse("unknown_course")
             return found
         it = self.courses[course]
         term = self.terms[it.term] if it.term is not None else None
@@ -297,7 +297,7 @@ class Model:
     def drop(self, student: int, course: int) -> str:
         state = self.states.get((student, course))
         if state is None:
-            raise Refused([(course, "not_enrolled", ())])
+            raise Refused([(course, "enrollment_not_found", ())])
         if state.status in {"dropped", "withdrawn"}:
             return "unchanged"
         reasons = self.unlifted(student, self.drop_reasons(student, course))

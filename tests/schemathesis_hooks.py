@@ -30,7 +30,7 @@ def valid_request_is_understood(
     if "/None" in case.formatted_path:
         return  # A link followed with the null of an event that concerns no student.
     codes = {error["code"] for error in response.json()["errors"]}
-    if "course_not_found" in codes:
+    if "unknown_course" in codes:
         return  # Refused for a course that does not exist, and perhaps for others' rules too.
     assert response.status_code == 422, f"a valid request is answered {response.status_code}"
     assert codes <= BEYOND_SCHEMAS, f"a valid request is refused: {sorted(codes - BEYOND_SCHEMAS)}"

@@ -19,7 +19,7 @@ from service.errors import (
     OverrideNotFound,
     StudentNotFound,
     Unavailable,
-    UnknownCourses,
+    UnknownCourse,
     UnknownTerm,
 )
 from service.registrar.changes import Change, Origin
@@ -510,7 +510,7 @@ async def test_what_the_batch_has_deleted_is_gone_for_the_rest_of_it(
     ending = EndOverride(origin=origin, student_id=student, override_id=override)
     cases: dict[str, tuple[ResourceType[Any, Any], int, Change[Any], type[DomainError]]] = {
         "student": (STUDENT, student, enrolling, StudentNotFound),
-        "course": (COURSE, course, enrolling, UnknownCourses),
+        "course": (COURSE, course, enrolling, UnknownCourse),
         "term": (TERM, term, into, UnknownTerm),
         "override": (COURSE, course, ending, OverrideNotFound),
     }

@@ -170,7 +170,7 @@ def test_a_ledger_and_its_chart_survive_being_written(tmp_path: Path) -> None:
     its.write(tmp_path / "ledger.json")
     assert ledger.read(tmp_path / "ledger.json") == its
     report.write(its, tmp_path)
-    assert (tmp_path / "results.md").read_text() == report.document(its) + "\n"
+    assert (tmp_path / report.DOCUMENT).read_text() == report.document(its) + "\n"
     drawn = ET.fromstring((tmp_path / report.CHART).read_text())
     assert "300" in [text.text for text in drawn.iter("{http://www.w3.org/2000/svg}text")]
 
@@ -183,7 +183,7 @@ def test_the_readme_quotes_the_ledger() -> None:
     its = ledger.read(report.LEDGER)
     assert report.quoted(readme) == report.in_readme(its)
     assert report.quote(readme, report.in_readme(its)) == readme
-    assert (report.RESULTS / "results.md").read_text() == report.document(its) + "\n"
+    assert (report.RESULTS / report.DOCUMENT).read_text() == report.document(its) + "\n"
 
 
 def test_the_no_op_serves_what_it_is_compared_by(tmp_path: Path) -> None:

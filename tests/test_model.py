@@ -286,7 +286,7 @@ class Campus:
             case "drop", (student, course):
                 answer = await call(client, "DELETE", f"/students/{student}/courses/{course}")
                 if answer.status in {404, 409} and not answer.body["errors"]:
-                    return [(course, answer.body["type"].rpartition("/")[2].replace("-", "_"), ())]
+                    return [(course, answer.body["code"], ())]
                 return reasons(answer) if answer.status == 409 else answer.body["outcome"]
             case "complete", (student, course, passed):
                 path = f"/students/{student}/courses/{course}/complete"

@@ -9,6 +9,8 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from service import __version__
+from service.app import problem_types
+from service.registrar.rules import SENTENCES
 from tests.conftest import Client
 
 PAGE: Final = {("GET", "/docs"), ("GET", "/docs/rapidoc-min.js")}
@@ -71,6 +73,7 @@ def test_every_operation_is_told_in_full(
     assert tags == {tag for operation in operations.values() for tag in operation["tags"]}
     for (method, path), operation in operations.items():
         assert re.fullmatch(r"[A-Z].*[^.\s]", operation["summary"]), operation["operationId"]
+        assert re.fullmatch(r"[A-Z].*\.", operation["description"], re.DOTALL), operation["operationId"]
         assert len(operation["tags"]) == 1
         takes_body = method in {"POST", "PUT", "PATCH"} and not path.endswith("/cancel")
         assert ("requestBody" in operation) == takes_body, operation["operationId"]
@@ -81,16 +84,24 @@ def test_every_operation_is_told_in_full(
         assert in_path == set(re.findall(r"{(\w+)}", path))
         for parameter in operation.get("parameters", []):
             assert parameter["description"], (operation["operationId"], parameter["name"])
-            assert "null" not in parameter["schema"]["type"]
+            assert "null" not in parameter["schema"].get("type", "string")
 
 
-def test_every_answer_is_told_with_its_body(operations: dict[tuple[str, str], dict[str, Any]]) -> None:
-    for operation in operations.values():
-        statuses = {int(status) for status in operation["responses"]}
-        assert statuses & {200, 201, 204}
-        # Faults of the service are no part of what it promises.
-        assert {status for status in statuses if status >= 500} <= {503}
+def test_every_answer_is_told_with_its_body(
+    document: dict[str, Any], operations: dict[tuple[str, str], dict[str, Any]]
+) -> None:
+    for name, operation in operations.items():
+        assert operation["responses"].keys() & {"200", "201", "204"}
+        assert operation["responses"]["500"] == {"$ref": "#/components/responses/InternalError"}
+        assert operation["responses"]["default"] == {"$ref": "#/components/responses/Problem"}
         for status, answer in operation["responses"].items():
+            if "$ref" in answer:
+                shared = document["components"]["responses"][answer["$ref"].rsplit("/", 1)[1]]
+                assert shared["content"]["application/problem+json"]["schema"]
+                continue
+            if status in {"200", "201"} and name != ("GET", "/openapi.json"):
+                examples = {"example" in content for content in answer["content"].values()}
+                assert examples == {True} or {"200", "201"} <= operation["responses"].keys(), (name, status)
             if status == "204":
                 assert "content" not in answer
                 continue
@@ -99,6 +110,8 @@ def test_every_answer_is_told_with_its_body(operations: dict[tuple[str, str], di
             assert answer["content"][media_type]["schema"]
             assert "X-Request-Id" in answer["headers"]
             if status >= "400":
+                codes = re.findall(r"^`([a-z_]+)`:", answer["description"], re.MULTILINE)
+                assert {str(problem_types()[code].status) for code in codes} == {status}, (name, status)
                 assert re.match(r"`[a-z_]+`: [A-Z]", answer["description"])
 
 
@@ -110,7 +123,7 @@ def test_a_write_tells_that_its_outcome_may_be_unknown(operations: dict[tuple[st
 
 def test_what_needs_no_database_promises_no_503(operations: dict[tuple[str, str], dict[str, Any]]) -> None:
     without = {path for (_, path), operation in operations.items() if "503" not in operation["responses"]}
-    assert without == {"/health/live", "/openapi.json", "/problems/{name}"}
+    assert without == {"/", "/health/live", "/openapi.json", "/problems/{code}"}
 
 
 def test_every_operation_refuses_a_compressed_body_that_it_does_not_take(
@@ -123,11 +136,16 @@ def test_every_operation_refuses_a_compressed_body_that_it_does_not_take(
 def test_the_document_reads_well(document: dict[str, Any]) -> None:
     schemas = document["components"]["schemas"]
     assert all(re.fullmatch("[A-Za-z]+", name) for name in schemas), schemas.keys()
-    used = {node["$ref"].rsplit("/", 1)[1] for node in nodes(document) if "$ref" in node}
-    assert used == {*schemas, *document["components"]["headers"]}
+    used = {node["$ref"] for node in nodes(document) if "$ref" in node}
+    assert used == {
+        f"#/components/{kind}/{name}"
+        for kind in ("schemas", "headers", "responses")
+        for name in document["components"][kind]
+    }
     for node in nodes({"paths": document["paths"], "components": document["components"]}):
         assert not isinstance(node.get("title"), str), node
-        assert {"type": "null"} not in node.get("anyOf", []), node
+        if {"type": "null"} in node.get("anyOf", []):
+            assert "$ref" in node["anyOf"][0], node
         description = node.get("description")
         if isinstance(description, str):
             assert "``" not in description
@@ -145,8 +163,55 @@ def test_inputs_take_no_unknown_members_and_answers_name_those_always_there(docu
     for name in inputs:
         assert schemas[name]["additionalProperties"] is False
     nested = {name for name, schema in schemas.items() if schema.get("additionalProperties") is False}
-    for name in set(schemas) - inputs - nested - {"ProblemDetail", "Reason", "Blocker"}:
+    objects = {name for name, schema in schemas.items() if schema.get("type") == "object"}
+    for name in objects - inputs - nested - {"ProblemDetail", "Reason", "Blocker"}:
         assert schemas[name]["required"] == list(schemas[name]["properties"]), name
+
+
+def test_every_schema_and_every_member_has_a_description(document: dict[str, Any]) -> None:
+    for name, schema in document["components"]["schemas"].items():
+        assert schema["description"], name
+        for member, its in schema.get("properties", {}).items():
+            assert "description" in its or "$ref" in its, (name, member)
+
+
+def test_a_default_makes_no_member_one_that_must_be_sent(document: dict[str, Any]) -> None:
+    """openapi-typescript requires what has a default: the default is told in the description."""
+    for node in nodes(document["components"]):
+        assert "default" not in node, node
+    members = document["components"]["schemas"]["EnrollmentRequest"]
+    assert members["required"] == ["course_ids"]
+    assert members["properties"]["mode"]["description"] == "Default: `atomic`."
+
+
+def test_codes_and_types_are_components_that_list_every_value(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    assert schemas["ProblemCode"]["enum"] == sorted(problem_types())
+    assert schemas["RefusalCode"]["enum"] == list(SENTENCES)
+    assert set(schemas["RefusalCode"]["enum"]) < set(schemas["DetailCode"]["enum"])
+    # What has a name is referred to by it: nowhere else are values listed.
+    for name, schema in schemas.items():
+        for node in nodes(schema.get("properties", {})):
+            listed = node.get("enum", [])
+            assert not isinstance(listed, list) or not listed or name == "StudentState", (name, node)
+    types = set(schemas["Event"]["discriminator"]["mapping"])
+    for reference in schemas["Event"]["oneOf"]:
+        event = schemas[reference["$ref"].rsplit("/", 1)[1]]
+        its = schemas[event["properties"]["type"]["$ref"].rsplit("/", 1)[1]]
+        types -= set(its.get("enum", [its.get("const")]))
+    assert not types
+
+
+def test_nothing_is_filled_in_for_what_can_not_be_undone(operations: dict[tuple[str, str], dict[str, Any]]) -> None:
+    filled = {
+        name
+        for name, operation in operations.items()
+        for parameter in operation.get("parameters", [])
+        if "example" in parameter or "examples" in parameter or "examples" in parameter["schema"]
+    }
+    final = {name for name in operations if name[0] == "DELETE" or name[1].endswith(("/cancel", "/complete", "/swap"))}
+    assert not filled & final
+    assert ("GET", "/students/{student_id}") in filled
 
 
 def test_the_examples_are_what_their_schemas_say(document: dict[str, Any]) -> None:

@@ -150,7 +150,7 @@ async def test_a_fault_is_a_problem_for_its_caller_and_a_line_in_the_log(
         ):
             headers = {"X-Request-Id": f"{method}:{path}"}
             async with session.request(method, running.url + path, json=body, headers=headers) as response:
-                assert (response.status, (await response.json())["type"]) == (500, "/problems/internal-error")
+                assert (response.status, (await response.json())["type"]) == (500, "/problems/internal_error")
                 assert response.headers["X-Request-Id"] == f"{method}:{path}"
         running.process.send_signal(signal.SIGTERM)
         assert await running.ended() == 0
@@ -432,7 +432,7 @@ async def test_a_migration_that_is_refused_is_said_clearly(empty_database_url: s
     for command in ("migrate", "serve"):
         ended = await run(command, DATABASE_URL=empty_database_url)
         assert ended.status == 1, command
-        assert "0003_create_courses" in ended.err, command
+        assert "0005_create_courses" in ended.err, command
         assert "Traceback" not in ended.err, command
 
 

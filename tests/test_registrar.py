@@ -359,7 +359,7 @@ async def test_a_fault_in_one_item_of_a_bulk_request_does_not_hide_what_became_o
     answer = await call(client, "POST", "/enrollments", {"items": items}, headers={"X-Request-Id": "r-1"})
 
     assert (answer.status, [item["status"] for item in answer.body["items"]]) == (200, [500, 201])
-    assert answer.body["items"][0]["body"]["type"] == "/problems/internal-error"
+    assert answer.body["items"][0]["body"]["type"] == "/problems/internal_error"
     [fault] = [record for record in caplog.records if record.levelname == "ERROR"]
     assert (fault.exc_info is not None, vars(fault)["request_id"]) == (True, "r-1")
     assert await status_of(client, other, sound) == "enrolled"
@@ -454,7 +454,7 @@ async def test_a_dry_run_answers_the_same_writes_nothing_and_waits_for_nobody(
         ("POST", "/terms", {**TERM, "starts_on": "2037-01-01"}, 422, "term_dates", "#/starts_on"),
         ("POST", "/terms", {**TERM, "enroll_from": "2026-09-01T00:00:00"}, 422, "datetime_parsing", "#/enroll_from"),
         ("POST", "/students/1/overrides", {"course_id": 1, "rule": "gravity", "author": "D", "reason": "S"}, 422, "literal_error", "#/rule"),
-        ("POST", "/students/1/overrides", {"course_id": 99, "rule": "hold", "author": "D", "reason": "S"}, 404, None, None),
+        ("POST", "/students/1/overrides", {"course_id": 99, "rule": "hold", "author": "D", "reason": "S"}, 422, "unknown_course", "#/course_id"),
         ("POST", "/students/1/holds", {"reason": "x", "blocks": []}, 422, "too_short", "#/blocks"),
         ("POST", "/students/1/holds", {"reason": "x", "blocks": ["enroll"], "from": AHEAD, "until": PAST}, 422, "hold_dates", "#"),
         ("POST", "/students/1/holds", {"reason": "x", "blocks": ["enroll"], "until": "9999-12-31T23:59:59.999999Z"}, 422, "datetime_out_of_range", "#/until"),

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from itertools import pairwise
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, model_validator, with_config
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
+from service.api.answers import CreatedAt, Id, TermId, UpdatedAt, Version
 from service.api.fields import (
     Capacity,
     Clock,
@@ -44,18 +44,26 @@ from service.registrar.rules import DAYS
 from service.web.endpoint import Call, ETags, Reply, endpoint
 from service.web.paging import Paging, WrittenPage, decode_cursor, written_page
 from service.web.problems import invalid
+from service.web.schema import named
 from sql import Connection
 from sql import courses as sql
 from sql.courses import CourseStatus, get_course
 from sql.requirements import RequirementKind, load_requirements
 
+Weekday: TypeAlias = Annotated[
+    Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"], named("Weekday", "A day of the week.")
+]
+NamedCourseStatus: TypeAlias = Annotated[
+    CourseStatus, named("CourseStatus", "Whether the course takes place: `cancelled` is final.")
+]
+
 
 class Meeting(Input):
     """A weekly meeting, [start, end), in the institution's own time."""
 
-    day: Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
-    start: Clock
-    end: Clock
+    day: Weekday
+    start: Annotated[Clock, Field(description="From then on, as HH:MM.")]
+    end: Annotated[Clock, Field(description="Until then, as HH:MM.")]
 
     @model_validator(mode="after")
     def check_order(self) -> Self:
@@ -81,17 +89,20 @@ Meetings = Annotated[
 ]
 
 
+CourseTitle: TypeAlias = Annotated[Name, Field(description='As people call it, such as "Calculus I".')]
+TermOfCourse: TypeAlias = Annotated[
+    IdInBody | None,
+    Field(description="The term in which it takes place; null: in none, without deadlines and without a credit limit."),
+]
+
+
 class CourseFields(Input):
     """All of a course that a caller writes, but the external id."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"code": "MATH101", "title": "Calculus I", "credits": 4, "capacity": 30}]}
-    )
-
     code: CourseCode
-    title: Name
+    title: CourseTitle
     credits: Credits = 0.0
-    term_id: IdInBody | None = None
+    term_id: TermOfCourse = None
     capacity: Capacity | None = None
     waitlist_capacity: WaitlistCapacity | None = None
     meetings: Meetings = ()
@@ -103,15 +114,15 @@ class NewCourse(CourseFields):
     external_id: ExternalId | None = None
 
 
-@with_config(ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"capacity": 40}]}))
+@with_config(ConfigDict(extra="forbid", strict=True))
 class CourseChanges(TypedDict, total=False):
     """A JSON merge patch (RFC 7396): what is absent stays as it is, null removes."""
 
     external_id: ExternalId | None
     code: CourseCode
-    title: Name
+    title: CourseTitle
     credits: Credits
-    term_id: IdInBody | None
+    term_id: TermOfCourse
     capacity: Capacity | None
     waitlist_capacity: WaitlistCapacity | None
     meetings: Meetings
@@ -129,22 +140,22 @@ class CourseQuery(Paging):
 class Course:
     """A course: one offering."""
 
-    id: int
-    external_id: str | None
-    code: str
-    title: str
+    id: Id
+    external_id: Annotated[str | None, Field(description="The caller's own key; null if the course has none.")]
+    code: Annotated[str, Field(description="As in the catalogue; unique within a term.")]
+    title: Annotated[str, Field(description='As people call it, such as "Calculus I".')]
     credits: Credits
-    term_id: int | None
+    term_id: Annotated[TermId | None, Field(description="The term in which it takes place; null if it is in none.")]
     capacity: Annotated[int | None, Field(description="Seats: null is unlimited, 0 is closed.")]
-    waitlist_capacity: Annotated[int | None, Field(description="Places in line: null is unlimited, 0 is no waitlist.")]
-    meetings: list[Meeting]
-    status: CourseStatus
-    seats_taken: int
-    seats_free: Annotated[int | None, Field(description="Seats to be had now: null is unlimited.")]
-    waitlisted: Annotated[int, Field(description="How many wait.")]
-    version: Annotated[int, Field(description="Counts the changes of the editable fields, not those of the seats.")]
-    created_at: datetime
-    updated_at: datetime
+    waitlist_capacity: Annotated[int | None, Field(description="Waitlist places: null is unlimited, 0 is no waitlist.")]
+    meetings: Annotated[list[Meeting], Field(description="When it meets each week, in order.")]
+    status: NamedCourseStatus
+    seats_taken: Annotated[int, Field(description="How many students are enrolled in it or have completed it.")]
+    seats_free: Annotated[int | None, Field(description="Free seats: null is unlimited.")]
+    waitlisted: Annotated[int, Field(description="How many students are waitlisted.")]
+    version: Version
+    created_at: CreatedAt
+    updated_at: UpdatedAt
 
 
 MEETINGS = TypeAdapter(list[Meeting])
@@ -195,7 +206,10 @@ def course_of(row: sql.Course) -> Course:
 
 @endpoint("POST", "/courses", status=201, problems=[ExternalIdTaken, CodeTaken, UnknownTerm])
 async def create_course(call: Call, body: NewCourse) -> Reply[Course]:
-    """Create a course."""
+    """Create a course.
+
+    Its code must be unique in its term; courses without a term may share a code. The external id must be unique.
+    """
     fields = _fields(body, body.external_id)
     row = await call[REGISTRAR].submit(Create(origin=origin_of(call), resource=COURSE, fields=fields))
     return Reply(course_of(row), 201, {"Location": f"/courses/{row.id}"})
@@ -203,7 +217,10 @@ async def create_course(call: Call, body: NewCourse) -> Reply[Course]:
 
 @endpoint("GET", "/courses")
 async def search_courses(call: Call, query: CourseQuery) -> WrittenPage[Course]:
-    """List courses by id: all of them, those with a code, those of a term, or the one with an external id."""
+    """List courses by id: all of them, those with a code, those of a term, or the one with an external id.
+
+    Only one filter may be given per request. A filter that finds nothing gives an empty list.
+    """
     filters = [name for name in ("code", "term_id", "external_id") if getattr(query, name) is not None]
     if len(filters) > 1:
         raise invalid([Detail("too_many_filters", "Take one filter a call.", parameter=filters[-1])])
@@ -223,7 +240,10 @@ async def search_courses(call: Call, query: CourseQuery) -> WrittenPage[Course]:
 
 @endpoint("GET", "/courses/{course_id}", problems=[CourseNotFound])
 async def read_course(call: Call, course_id: IdInPath) -> Course:
-    """Read a course, with its seats."""
+    """Read a course, with its seats.
+
+    The ETag is the version of the editable fields: it does not change with the seats.
+    """
     row = await call[COURSES].submit(course_id, call.gone)
     if row is None:
         raise CourseNotFound(course_id)
@@ -286,11 +306,14 @@ async def put_course(
 
 @endpoint("DELETE", "/courses/{course_id}", status=204, problems=[CourseNotFound, InUse, PreconditionFailed])
 async def delete_course(call: Call, course_id: IdInPath, if_match: ETags) -> None:
-    """Delete a course that nobody was ever enrolled in."""
+    """Delete a course that nobody was ever enrolled in.
+
+    Its requirements are deleted too. A course that was ever used is kept, with the history; cancel it instead.
+    """
     await call[REGISTRAR].submit(Delete(origin=origin_of(call), resource=COURSE, id=course_id, if_match=if_match))
 
 
-@endpoint("POST", "/courses/{course_id}/cancel", problems=[CourseNotFound])
+@endpoint("POST", "/courses/{course_id}/cancel", problems=[CourseNotFound], final=True)
 async def cancel_course(call: Call, course_id: IdInPath, query: ReasonQuery) -> Course:
     """Cancel a course for good.
 
@@ -304,9 +327,10 @@ class RequirementGroup(Input):
 
     kind: Annotated[
         RequirementKind,
-        Field(
-            description="pre: one of them must have been passed. co: one of them must be had, or asked for along with it. "
-            "anti: none of them may be had, nor asked for along with it."
+        named(
+            "RequirementKind",
+            "`pre`: the student must have passed one of the courses. `co`: the student must have one of them, or request "
+            "it along with the course. `anti`: the student must not have any of them, nor request it along with the course.",
         ),
     ]
     any_of: Annotated[
@@ -318,14 +342,17 @@ class RequirementGroup(Input):
 class Requirements(Input):
     """All requirements of a course: every group must be satisfied."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"groups": [{"kind": "pre", "any_of": ["MATH101"]}]}]})
-
-    groups: Annotated[tuple[RequirementGroup, ...], Field(max_length=50, strict=False)]
+    groups: Annotated[
+        tuple[RequirementGroup, ...], Field(max_length=50, strict=False, description="Empty: no requirements.")
+    ]
 
 
 @endpoint("PUT", "/courses/{course_id}/requirements", problems=[CourseNotFound, OwnRequirement])
 async def set_requirements(call: Call, course_id: IdInPath, body: Requirements) -> Requirements:
-    """Set all requirements of a course; an empty list of groups removes them."""
+    """Set all requirements of a course; an empty list of groups removes them.
+
+    Students who are enrolled already stay; waitlisted students are judged by the new requirements.
+    """
     groups = tuple(Group(group.kind, tuple(sorted(set(group.any_of)))) for group in body.groups)
     change = SetRequirements(origin=origin_of(call), course_id=course_id, groups=groups)
     return _requirements(await call[REGISTRAR].submit(change))
@@ -333,7 +360,10 @@ async def set_requirements(call: Call, course_id: IdInPath, body: Requirements) 
 
 @endpoint("GET", "/courses/{course_id}/requirements", problems=[CourseNotFound])
 async def read_requirements(call: Call, course_id: IdInPath) -> Requirements:
-    """Read the requirements of a course."""
+    """Read the requirements of a course.
+
+    A course without requirements has an empty list of groups.
+    """
     async with call[DATABASE].reading() as connection:
         if await get_course(connection, course_id) is None:
             raise CourseNotFound(course_id)

@@ -7,10 +7,11 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Annotated, Literal, NotRequired, Self, TypeAlias, cast
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter, WithJsonSchema, model_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter, WithJsonSchema, model_validator, with_config
 from pydantic_core import PydanticCustomError
-from typing_extensions import TypedDict
+from typing_extensions import TypeAliasType, TypedDict
 
+from service.api.answers import CourseId, Id, StudentId, TermId
 from service.api.fields import Credits, Grade, IdInBody, IdInPath, Input, ReasonQuery, Truth
 from service.api.keys import COURSES_OF_STUDENTS, DATABASE, REGISTRAR, STUDENTS_OF_COURSES, origin_of
 from service.errors import (
@@ -18,19 +19,20 @@ from service.errors import (
     CourseNotFound,
     DomainError,
     DropRefused,
+    EnrollmentNotFound,
     EnrollmentRefused,
     NotEnrolled,
-    NotInCourse,
     StudentNotFound,
-    UnknownCourses,
+    UnknownCourse,
 )
 from service.registrar.application import OnFull, Refusal
 from service.registrar.changes import Moved, Result
 from service.registrar.enrollments import Complete, Drop, Enroll, Mode, Swap
-from service.registrar.rules import sentence
+from service.registrar.rules import SENTENCES, sentence
 from service.web.endpoint import Call, Reply, Written, endpoint
 from service.web.paging import Paging, WrittenPage, decode_cursor, written_page
 from service.web.problems import InternalError, Problem, problem_of
+from service.web.schema import named
 from sql import Connection, JsonPage
 from sql import enrollments as sql
 from sql.courses import Course, get_course, load_courses
@@ -40,30 +42,35 @@ from sql.waitlist import list_waitlist
 
 logger = logging.getLogger(__name__)
 
-CourseIds = Annotated[
-    list[IdInBody], Field(min_length=1, max_length=100, description="An id that stands twice counts once.")
-]
+CourseIds = Annotated[list[IdInBody], Field(min_length=1, max_length=100, description="Duplicate ids are ignored.")]
 OnFullField = Annotated[
-    OnFull, Field(description="What to do where no seat is free: fail, or waitlist to get a place in line.")
+    OnFull, named("OnFull", "What to do if no seat is free: `fail`, or `waitlist` the student for the course.")
+]
+
+
+NamedStatus: TypeAlias = Annotated[
+    Status,
+    named(
+        "Status",
+        "What a student is in a course. Those `enrolled` and `completed` have a seat. `dropped` and `withdrawn` have left: "
+        "the first before the term's `drop_until`, the second after it.",
+    ),
 ]
 
 
 class EnrollmentRequest(Input):
     """Which courses a student is to be enrolled in."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"course_ids": [1, 2], "mode": "atomic"}]})
-
     course_ids: CourseIds
     mode: Annotated[
-        Mode, Field(description="atomic: all of them or nothing. partial: each that can be had, in the order asked.")
+        Mode,
+        named("Mode", "`atomic`: all courses or none. `partial`: each available course, in the order of the request."),
     ] = "atomic"
     on_full: OnFullField = "fail"
 
 
 class SwapRequest(Input):
     """Which courses a student leaves for which others. `on_full: waitlist` takes exactly one to add."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"drop": [1], "add": [2]}]})
 
     drop: CourseIds
     add: CourseIds
@@ -82,9 +89,9 @@ class SwapRequest(Input):
 class CompletionRequest(Input):
     """How a student has completed a course."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"passed": True, "grade": "A-"}]})
-
-    passed: bool
+    passed: Annotated[
+        bool, Field(description="Whether the student has passed it; only then it counts for prerequisites.")
+    ]
     grade: Annotated[Grade | None, Field(description="As the institution writes it.")] = None
 
 
@@ -92,29 +99,29 @@ class CompletionRequest(Input):
 class CourseInfo:
     """What a reader of an enrollment wants to know of its course."""
 
-    id: int
-    code: str
-    title: str
+    id: Id
+    code: Annotated[str, Field(description="As in the catalogue.")]
+    title: Annotated[str, Field(description="As people call it.")]
     credits: Credits
-    term_id: int | None
+    term_id: Annotated[TermId | None, Field(description="Null if the course is in no term.")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudentInfo:
     """What a reader of a roster wants to know of a student."""
 
-    id: int
-    given_name: str
-    family_name: str
-    email: str
+    id: Id
+    given_name: Annotated[str, Field(description="The given name or names.")]
+    family_name: Annotated[str, Field(description="The family name or names.")]
+    email: Annotated[str, Field(description="The e-mail address.")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Enrolled:
-    """The student has got a seat."""
+    """The student has a seat now."""
 
-    course_id: int
-    outcome: Literal["enrolled"] = "enrolled"
+    course_id: CourseId
+    outcome: Annotated[Literal["enrolled"], Field(description="Which kind of result it is.")] = "enrolled"
     course: CourseInfo
 
 
@@ -122,55 +129,66 @@ class Enrolled:
 class Unchanged:
     """The student was in the course already."""
 
-    course_id: int
-    outcome: Literal["unchanged"] = "unchanged"
-    status: Status
+    course_id: CourseId
+    outcome: Annotated[Literal["unchanged"], Field(description="Which kind of result it is.")] = "unchanged"
+    status: NamedStatus
     course: CourseInfo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waitlisted:
-    """The student has got a place in line."""
+    """The student is waitlisted now."""
 
-    course_id: int
-    outcome: Literal["waitlisted"] = "waitlisted"
-    position: Annotated[int, Field(description="Counted from 1.")]
+    course_id: CourseId
+    outcome: Annotated[Literal["waitlisted"], Field(description="Which kind of result it is.")] = "waitlisted"
+    position: Annotated[int, Field(description="The waitlist position, counted from 1.")]
     course: CourseInfo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Left:
-    """What became of a course to drop; kept is one that leaves only when the add gets its seat."""
+    """What became of a course to drop: one that is `kept` is dropped once the student gets the seat of the add."""
 
-    course_id: int
-    outcome: Literal["dropped", "withdrawn", "kept"]
+    course_id: CourseId
+    outcome: Annotated[
+        Literal["dropped", "withdrawn", "kept"],
+        named(
+            "LeftOutcome", "What became of a course to drop: `kept` is dropped once the student gets the other seat."
+        ),
+    ]
     course: CourseInfo
 
 
 Timestamp = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
 
 
+RefusalCode: TypeAlias = Annotated[
+    str, named("RefusalCode", "The rule that refuses; docs/rules.md explains each.", enum=[*SENTENCES])
+]
+
+
+@with_config(ConfigDict(extra="ignore"))
 class Blocker(TypedDict):
     """One reason why a waitlisted student was passed over: the code of a rule, and its parameters."""
 
-    code: str
-    opens_at: NotRequired[Timestamp]
-    closed_at: NotRequired[Timestamp]
-    any_of: NotRequired[list[str]]
-    course_code: NotRequired[str]
-    with_course_id: NotRequired[int]
-    held: NotRequired[float]
-    asked: NotRequired[float]
-    capacity: NotRequired[int]
-    seats_taken: NotRequired[int]
-    waitlist_capacity: NotRequired[int]
+    code: RefusalCode
+    opens_at: NotRequired[Annotated[Timestamp, Field(description="When enrollment opens.")]]
+    closed_at: NotRequired[Annotated[Timestamp, Field(description="When enrolling, or dropping, closed.")]]
+    any_of: NotRequired[Annotated[list[str], Field(description="The codes of the courses of which one is required.")]]
+    course_code: NotRequired[Annotated[str, Field(description="The code of the course that excludes this one.")]]
+    with_course_id: NotRequired[Annotated[CourseId, Field(description="The course that meets at the same time.")]]
+    held: NotRequired[Annotated[float, Field(description="The credits that the student has in the term.")]]
+    asked: NotRequired[Annotated[float, Field(description="The credits that the request adds to them.")]]
+    capacity: NotRequired[Annotated[int, Field(description="The seats of the course.")]]
+    seats_taken: NotRequired[Annotated[int, Field(description="The seats that are taken.")]]
+    waitlist_capacity: NotRequired[Annotated[int, Field(description="The places of the waitlist.")]]
 
 
 class Reason(Blocker):
     """One reason of a refusal: the code of a rule, its parameters and a sentence."""
 
-    reason: NotRequired[str]
-    limit: NotRequired[float]
+    reason: NotRequired[Annotated[str, Field(description="The reason of the hold.")]]
+    limit: NotRequired[Annotated[float, Field(description="The most credits that the student may have in the term.")]]
     detail: Annotated[str, Field(description="Human-readable message.")]
 
 
@@ -178,29 +196,31 @@ class Reason(Blocker):
 class Refused:
     """The student does not get the course, for every reason listed."""
 
-    course_id: int
-    outcome: Literal["refused"] = "refused"
-    errors: list[Reason]
+    course_id: CourseId
+    outcome: Annotated[Literal["refused"], Field(description="Which kind of result it is.")] = "refused"
+    errors: Annotated[list[Reason], Field(description="Every reason.")]
 
 
-EnrollmentResult: TypeAlias = Annotated[
-    Enrolled | Waitlisted | Unchanged | Left | Refused, Field(discriminator="outcome")
-]
+AnyResult: TypeAlias = Enrolled | Waitlisted | Unchanged | Left | Refused
+EnrollmentResult = TypeAliasType(
+    "EnrollmentResult",
+    Annotated[AnyResult, Field(discriminator="outcome", description="What became of one course of the request.")],
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Enrollments:
     """What became of each course, in the order asked."""
 
-    student_id: int
-    results: list[EnrollmentResult]
+    student_id: StudentId
+    results: Annotated[list[EnrollmentResult], Field(description="In the order of the request; a course only once.")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preview(Enrollments):
     """What would become of each course; nothing was changed."""
 
-    dry_run: Literal[True] = True
+    dry_run: Annotated[Literal[True], Field(description="Always true: nothing was changed.")] = True
 
 
 Position = Annotated[int | None, Field(description="The waitlist position counted from 1; null if not waitlisted.")]
@@ -217,13 +237,13 @@ BlockedBy = Annotated[
 class StudentCourse:
     """A course as one of a student's."""
 
-    course_id: int
-    status: Status
+    course_id: CourseId
+    status: NamedStatus
     position: Position
     blocked_by: BlockedBy
-    joined_at: datetime
-    passed: bool | None
-    grade: str | None
+    joined_at: Annotated[datetime, Field(description="When the student got the seat or the waitlist place.")]
+    passed: Annotated[bool | None, Field(description="Null until the course is completed.")]
+    grade: Annotated[str | None, Field(description="As the institution writes it; null if there is none.")]
     course: CourseInfo
 
 
@@ -232,7 +252,8 @@ class MovedCourse(StudentCourse):
     """A student's course after a drop or a completion."""
 
     outcome: Annotated[
-        Literal["dropped", "withdrawn", "completed", "unchanged"], Field(description="unchanged: it was so already.")
+        Literal["dropped", "withdrawn", "completed", "unchanged"],
+        named("MovedOutcome", "What became of the course; `unchanged`: it was so already."),
     ]
 
 
@@ -240,11 +261,11 @@ class MovedCourse(StudentCourse):
 class CourseStudent:
     """A student as one of a course's."""
 
-    student_id: int
-    status: Status
+    student_id: StudentId
+    status: NamedStatus
     position: Position
     blocked_by: BlockedBy
-    joined_at: datetime
+    joined_at: Annotated[datetime, Field(description="When the student got the seat or the waitlist place.")]
     student: StudentInfo
 
 
@@ -253,14 +274,16 @@ class DryRun(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    dry_run: Annotated[bool, Truth, Field(description="true: only tell what would be answered.")] = False
+    dry_run: Annotated[
+        bool, Truth, Field(description="If true, return what the call would answer, and change nothing.")
+    ] = False
 
 
 class StudentCoursesQuery(Paging):
     """A page of a student's courses."""
 
     status: Annotated[
-        Status | None, Field(description="Only courses in this status; by default those enrolled and waitlisted.")
+        NamedStatus | None, Field(description="Only courses in this status; by default those enrolled and waitlisted.")
     ] = None
 
 
@@ -268,7 +291,8 @@ class CourseStudentsQuery(Paging):
     """A page of a course's students."""
 
     status: Annotated[
-        Status, Field(description="Only students in this status; those waitlisted come in the order of the line.")
+        NamedStatus,
+        Field(description="Only students in this status; those waitlisted come in the order of the waitlist."),
     ] = "enrolled"
 
 
@@ -276,16 +300,17 @@ class CourseStudentsQuery(Paging):
     "POST",
     "/students/{student_id}/enroll",
     status=(201, 200),
-    problems=[StudentNotFound, EnrollmentRefused, UnknownCourses],
+    problems=[StudentNotFound, EnrollmentRefused, UnknownCourse],
 )
 async def enroll_student(
     call: Call, student_id: IdInPath, query: DryRun, body: EnrollmentRequest
 ) -> Reply[Written[Preview | Enrollments]]:
     """Enroll a student in courses.
 
-    201 when the student got a seat or a place in line in any of them, 200 when nothing changed. A course that the
-    student is in already, or waits for, is `unchanged`: repeating the call is safe. In mode `atomic` one refusal
-    refuses all, and `errors` lists every reason for every course; in mode `partial` each course has a result of its own.
+    The status is 201 if the student got a seat or a waitlist place in any of them, and 200 if nothing changed. A course
+    in which the student is enrolled or waitlisted already is `unchanged`: repeating the call is safe. In mode `atomic`
+    one refusal refuses all, and `errors` lists every reason for every course; in mode `partial` each course has a result
+    of its own.
     """
     return await _answer(call, enrollment(call, student_id, body), dry_run=query.dry_run)
 
@@ -324,15 +349,16 @@ def created(results: Sequence[Result]) -> bool:
     "POST",
     "/students/{student_id}/swap",
     status=(201, 200),
-    problems=[StudentNotFound, EnrollmentRefused, UnknownCourses],
+    problems=[StudentNotFound, EnrollmentRefused, UnknownCourse],
+    final=True,
 )
 async def swap_courses(
     call: Call, student_id: IdInPath, query: DryRun, body: SwapRequest
 ) -> Reply[Written[Preview | Enrollments]]:
     """Drop courses and enroll in others, all or nothing.
 
-    The adds are judged as if the drops were gone, so that their time and credits are free. If the one to add only gets
-    a place in line, the drops are `kept`, and leave in the moment that it gets its seat.
+    The adds are judged as if the drops were made already, so that their time and credits are free. If the student is only
+    waitlisted for the add, the drops are `kept`: they are made in the transaction that gives the student the seat.
     """
     change = Swap(
         origin=origin_of(call),
@@ -348,7 +374,10 @@ async def swap_courses(
 async def list_student_courses(
     call: Call, student_id: IdInPath, query: StudentCoursesQuery
 ) -> WrittenPage[StudentCourse]:
-    """List a student's courses by course id."""
+    """List a student's courses by course id.
+
+    By default those in which the student is enrolled or waitlisted, with `status` those in one status.
+    """
     of = f"courses of {student_id} {query.status or 'enrolled waitlisted'}"
     after = decode_cursor(query.cursor, of)
     page = await call[COURSES_OF_STUDENTS].submit(CoursesAsked(student_id, query.status, after, query.limit), call.gone)
@@ -371,12 +400,13 @@ async def find_courses(connection: Connection, asked: list[CoursesAsked]) -> dic
 @endpoint(
     "DELETE",
     "/students/{student_id}/courses/{course_id}",
-    problems=[StudentNotFound, NotEnrolled, AlreadyCompleted, DropRefused],
+    problems=[StudentNotFound, EnrollmentNotFound, AlreadyCompleted, DropRefused],
 )
 async def drop_course(call: Call, student_id: IdInPath, course_id: IdInPath, query: ReasonQuery) -> MovedCourse:
-    """Drop a student's course, or leave its waitlist; the next in line has the seat at once.
+    """Drop a student's course, or leave its waitlist.
 
-    From the term's `drop_until` on it is a withdrawal. What is dropped already is `unchanged`: repeating is safe.
+    The first eligible student on the waitlist gets the seat in the same transaction. From the term's `drop_until` on, the
+    drop is a withdrawal. A course that is dropped already is `unchanged`: repeating the call is safe.
     """
     change = Drop(origin=origin_of(call, query.reason), student_id=student_id, course_id=course_id)
     return _moved(await call[REGISTRAR].submit(change))
@@ -385,12 +415,16 @@ async def drop_course(call: Call, student_id: IdInPath, course_id: IdInPath, que
 @endpoint(
     "POST",
     "/students/{student_id}/courses/{course_id}/complete",
-    problems=[StudentNotFound, CourseNotFound, NotInCourse],
+    problems=[StudentNotFound, CourseNotFound, NotEnrolled],
+    final=True,
 )
 async def complete_course(
     call: Call, student_id: IdInPath, course_id: IdInPath, body: CompletionRequest
 ) -> MovedCourse:
-    """Say that a student has completed a course, or correct what was said."""
+    """Record that a student has completed a course, or correct the record.
+
+    The student must be enrolled in the course, or have completed it already. A completed course keeps its seat.
+    """
     change = Complete(
         origin=origin_of(call),
         student_id=student_id,
@@ -420,7 +454,10 @@ def _moved(moved: Moved) -> MovedCourse:
 async def list_course_students(
     call: Call, course_id: IdInPath, query: CourseStudentsQuery
 ) -> WrittenPage[CourseStudent]:
-    """List a course's students by student id: its roster. Those waitlisted come in the order of the line."""
+    """List a course's students by student id, or its waitlist in order.
+
+    By default those who are enrolled, with `status` those in one status.
+    """
     of = f"students of {course_id} {query.status}"
     after = decode_cursor(query.cursor, of)
     page: JsonPage | None
@@ -477,11 +514,11 @@ def _common_result(
     return _json(Left(course_id=course_id, outcome=outcome, course=info))
 
 
-def _json(result: EnrollmentResult) -> str:
+def _json(result: AnyResult) -> str:
     return RESULT.dump_json(result).decode()
 
 
-RESULT: TypeAdapter[EnrollmentResult] = TypeAdapter(EnrollmentResult)
+RESULT: TypeAdapter[AnyResult] = TypeAdapter(EnrollmentResult)
 
 
 def reason_of(refusal: Refusal) -> Reason:
@@ -498,9 +535,7 @@ def _info(course: Course) -> CourseInfo:
 class BulkItem(EnrollmentRequest):
     """One student's request of many."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"student_id": 1, "course_ids": [1, 2]}]})
-
-    student_id: IdInBody
+    student_id: Annotated[IdInBody, Field(description="The id of the student.")]
     course_ids: Annotated[CourseIds, FailFast()]
     """Of each item only the first invalid id is an error: 1,000 items may have 100,000 of them."""
 
@@ -508,9 +543,9 @@ class BulkItem(EnrollmentRequest):
 class BulkRequest(Input):
     """Up to 1,000 requests, and up to 2,000 courses in them."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"items": [{"student_id": 1, "course_ids": [1, 2]}]}]})
-
-    items: Annotated[list[BulkItem], Field(min_length=1, max_length=1000)]
+    items: Annotated[
+        list[BulkItem], Field(min_length=1, max_length=1000, description="Requests, which are made in this order.")
+    ]
 
     @model_validator(mode="after")
     def check_size(self) -> Self:
@@ -527,23 +562,23 @@ BULK_PAIRS = 2000
 class BulkOutcome:
     """What became of one item: the status and the body that the call alone would have had."""
 
-    status: int
-    body: Enrollments | Problem
+    status: Annotated[int, Field(description="The status that the request alone would have had.")]
+    body: Annotated[Enrollments | Problem, Field(description="The body that the request alone would have had.")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BulkOutcomes:
     """What became of each item, in the order asked."""
 
-    items: list[BulkOutcome]
+    items: Annotated[list[BulkOutcome], Field(description="One for each request, in the same order.")]
 
 
 @endpoint("POST", "/enrollments")
 async def enroll_many(call: Call, body: BulkRequest) -> Written[BulkOutcomes]:
     """Enroll many students in one transaction, each for itself.
 
-    Items are judged in the order asked, each after those before it; a refused one leaves the others as they are. If the
-    database refuses the transaction as a whole, which takes a fault, each item is tried in one of its own.
+    The items are judged in their order, each after those before it; a refused one leaves the others as they are. If the
+    transaction as a whole fails, each item is tried in one of its own.
     """
     changes = [enrollment(call, item.student_id, item) for item in body.items]
     outcomes = await call[REGISTRAR].submit_all(changes)

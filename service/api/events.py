@@ -3,26 +3,27 @@
 import asyncio
 import base64
 import binascii
-import json
 import logging
 import re
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
 from hashlib import blake2b
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import to_json
 
+from service.api.event_types import Event
 from service.api.fields import IdInPath
 from service.api.keys import DATABASE
 from service.database import Database
-from service.errors import Detail, DomainError, NotEnrolled, StudentNotFound, Unavailable
+from service.errors import Detail, DomainError, EnrollmentNotFound, FieldError, StudentNotFound, Unavailable
+from service.registrar.rules import timestamp
 from service.web.endpoint import Call, Written, endpoint
-from service.web.paging import Digits, Page, Paging, decode_cursor, page_of
+from service.web.paging import Digits, Paging, WrittenPage, decode_cursor, written_page
 from service.web.problems import invalid
 from sql import Connection, feed
 from sql.feed import list_history
@@ -40,7 +41,7 @@ of others doubled while 1,000 readers were answered in 340 ms; with 2 readers an
 230 ms, but others had six times their p99."""
 
 
-class CursorExpired(DomainError):
+class CursorExpired(FieldError):
     """The cursor is of another history: the database was restored, promoted or copied since.
 
     Take a new cursor from `/events/head`, read all lists again, and follow from that cursor.
@@ -50,39 +51,22 @@ class CursorExpired(DomainError):
 
     def __init__(self) -> None:
         sentence = "This cursor is of another history of the feed: take a new one from /events/head, then read all lists again."
-        super().__init__(sentence, [Detail(self.code, sentence, parameter="after")])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
-    """One change of one thing. Positions are contiguous, in the order of the changes."""
-
-    position: int
-    type: str
-    occurred_at: datetime
-    actor: Annotated[str | None, Field(description="As the header X-Actor told; not authenticated.")]
-    request_id: str
-    reason: str | None
-    student_id: int | None
-    course_id: int | None
-    term_id: int | None
-    before: Annotated[dict[str, Any] | None, Field(description="Null where there was nothing before.")]
-    after: Annotated[dict[str, Any] | None, Field(description="Null where there is nothing any more.")]
+        super().__init__(sentence, parameter="after")
 
 
 @dataclass(frozen=True, slots=True)
 class Events:
     """What follows a cursor, and the cursor to go on from, which is never null."""
 
-    items: list[Event]
-    next: str
+    items: Annotated[list[Event], Field(description="In order; empty if nothing has changed.")]
+    next: Annotated[str, Field(description="Pass it as `after` to go on from here.")]
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
     """The cursor after the newest event."""
 
-    next: str
+    next: Annotated[str, Field(description="Pass it as `after` to read what changes from now on.")]
 
 
 class EventsQuery(BaseModel):
@@ -99,21 +83,18 @@ class EventsQuery(BaseModel):
     ] = 0
 
 
-def event_of(row: feed.Event) -> Event:
-    """Show a row as callers see it."""
-    return Event(
-        position=row.position,
-        type=row.type,
-        occurred_at=row.occurred_at,
-        actor=row.actor,
-        request_id=row.request_id,
-        reason=row.reason,
-        student_id=row.student_id,
-        course_id=row.course_id,
-        term_id=row.term_id,
-        before=None if row.before is None else json.loads(row.before),
-        after=None if row.after is None else json.loads(row.after),
+def write_event(row: feed.Event) -> str:
+    """Write an event as callers see it, as ``Event``: its states are JSON already."""
+    return (
+        f'{{"position":{row.position},"type":"{row.type}","occurred_at":"{timestamp(row.occurred_at)}",'
+        f'"actor":{_text(row.actor)},"request_id":{_text(row.request_id)},"reason":{_text(row.reason)},'
+        f'"student_id":{row.student_id or "null"},"course_id":{row.course_id or "null"},"term_id":{row.term_id or "null"},'
+        f'"before":{row.before or "null"},"after":{row.after or "null"}}}'
     )
+
+
+def _text(value: str | None) -> str:
+    return "null" if value is None else to_json(value).decode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +136,6 @@ async def list_events_after(connection: Connection, cursor: Cursor, limit: int) 
     return rows[1:]
 
 
-EVENTS = TypeAdapter(Events)
-
-
 @dataclass(frozen=True, slots=True)
 class News:
     """The events that follow a cursor, written once for all readers who get as many of them."""
@@ -171,8 +149,8 @@ class News:
         count = min(limit, len(self.rows))
         if count not in self.written:
             after = cursor_after(self.cursor.epoch, self.rows[count - 1]) if count else self.cursor
-            events = Events([event_of(row) for row in self.rows[:count]], encode(after))
-            self.written[count] = Written(EVENTS.dump_json(events))
+            items = ",".join([write_event(row) for row in self.rows[:count]])
+            self.written[count] = Written(f'{{"items":[{items}],"next":"{encode(after)}"}}'.encode())
         return self.written[count]
 
 
@@ -328,15 +306,21 @@ async def follow_events(call: Call, query: EventsQuery) -> Written[Events]:
 
 @endpoint("GET", "/events/head")
 async def read_head(call: Call) -> Head:
-    """Read the cursor after the newest event."""
+    """Read the cursor after the newest event.
+
+    Take it before you read the lists, and follow the feed from it.
+    """
     async with call[DATABASE].reading() as connection:
         newest = await feed.get_epoch(connection)
     return Head(encode(cursor_after(newest.epoch, newest)))
 
 
-@endpoint("GET", "/students/{student_id}/courses/{course_id}/history", problems=[StudentNotFound, NotEnrolled])
-async def read_history(call: Call, student_id: IdInPath, course_id: IdInPath, query: Paging) -> Page[Event]:
-    """Read the events of one student in one course, in order."""
+@endpoint("GET", "/students/{student_id}/courses/{course_id}/history", problems=[StudentNotFound, EnrollmentNotFound])
+async def read_history(call: Call, student_id: IdInPath, course_id: IdInPath, query: Paging) -> WrittenPage[Event]:
+    """Read the events of one student in one course, in order.
+
+    They are those of the feed.
+    """
     of = f"history of {student_id} in {course_id}"
     after = decode_cursor(query.cursor, of)
     async with call[DATABASE].reading() as connection:
@@ -344,8 +328,10 @@ async def read_history(call: Call, student_id: IdInPath, course_id: IdInPath, qu
         if not rows and not after:
             if await get_student(connection, student_id) is None:
                 raise StudentNotFound(student_id)
-            raise NotEnrolled(student_id, course_id)
-    return page_of([event_of(row) for row in rows], query.limit, of, lambda event: event.position)
+            raise EnrollmentNotFound(student_id, course_id)
+    shown = rows[: query.limit]
+    next_after = shown[-1].position if len(rows) > query.limit else None
+    return written_page(f"[{','.join([write_event(row) for row in shown])}]", next_after, of)
 
 
 def encode(cursor: Cursor) -> str:

@@ -7,28 +7,31 @@ from typing import Annotated, Literal, Self, TypeAlias
 from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from service.api.answers import CreatedAt, Id, StudentId
 from service.api.fields import IdInPath, Input, Instant, Name
 from service.api.keys import DATABASE, REGISTRAR, origin_of
 from service.errors import HoldNotFound, StudentNotFound
 from service.registrar.holds import EndHold, PlaceHold
 from service.web.endpoint import Call, Reply, endpoint
 from service.web.paging import Page, Paging, decode_cursor, page_of
+from service.web.schema import named
 from sql import holds as sql
 from sql.holds import list_holds
 from sql.students import get_student
 
-Blocked: TypeAlias = Literal["enroll", "drop"]
+Blocked: TypeAlias = Annotated[Literal["enroll", "drop"], named("Blocked", "What a hold keeps a student from.")]
 
 
 class NewHold(Input):
     """A hold to place: in force from `from` until `until`, each open where null."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"reason": "Library fees", "blocks": ["enroll"]}]})
-
-    reason: Name
-    blocks: Annotated[tuple[Blocked, ...], Field(min_length=1, max_length=2, strict=False)]
-    starts_at: Annotated[Instant | None, Field(alias="from")] = None
-    ends_at: Annotated[Instant | None, Field(alias="until")] = None
+    reason: Annotated[Name, Field(description="Why; shown to the student, and in no event.")]
+    blocks: Annotated[
+        tuple[Blocked, ...],
+        Field(min_length=1, max_length=2, strict=False, description="What it keeps the student from."),
+    ]
+    starts_at: Annotated[Instant | None, Field(alias="from", description="Null: since ever.")] = None
+    ends_at: Annotated[Instant | None, Field(alias="until", description="Null: without an end.")] = None
 
     @model_validator(mode="after")
     def check_order(self) -> Self:
@@ -44,13 +47,13 @@ class Hold:
 
     __pydantic_config__ = ConfigDict(serialize_by_alias=True)
 
-    id: int
-    student_id: int
-    reason: str
-    blocks: list[Blocked]
-    starts_at: Annotated[datetime | None, Field(serialization_alias="from")]
-    ends_at: Annotated[datetime | None, Field(serialization_alias="until")]
-    created_at: datetime
+    id: Id
+    student_id: StudentId
+    reason: Annotated[str, Field(description="Why; shown to the student, and in no event.")]
+    blocks: Annotated[list[Blocked], Field(description="What it keeps the student from.")]
+    starts_at: Annotated[datetime | None, Field(serialization_alias="from", description="Null: since ever.")]
+    ends_at: Annotated[datetime | None, Field(serialization_alias="until", description="Null: without an end.")]
+    created_at: CreatedAt
 
 
 def hold_of(row: sql.Hold) -> Hold:
@@ -73,7 +76,10 @@ def hold_of(row: sql.Hold) -> Hold:
 
 @endpoint("POST", "/students/{student_id}/holds", status=201, problems=[StudentNotFound])
 async def place_hold(call: Call, student_id: IdInPath, body: NewHold) -> Reply[Hold]:
-    """Place a hold on a student."""
+    """Place a hold on a student.
+
+    The student keeps all seats and waitlist places, and is passed over on waitlists while a hold blocks enrolling.
+    """
     row = await call[REGISTRAR].submit(
         PlaceHold(
             origin=origin_of(call),
@@ -90,7 +96,10 @@ async def place_hold(call: Call, student_id: IdInPath, body: NewHold) -> Reply[H
 
 @endpoint("GET", "/students/{student_id}/holds", problems=[StudentNotFound])
 async def list_student_holds(call: Call, student_id: IdInPath, query: Paging) -> Page[Hold]:
-    """List a student's holds by id, those that have ended too."""
+    """List a student's holds by id, those that have ended too.
+
+    A hold is in force from `from` until `until`.
+    """
     of = f"holds of {student_id}"
     after = decode_cursor(query.cursor, of)
     async with call[DATABASE].reading() as connection:
@@ -102,7 +111,11 @@ async def list_student_holds(call: Call, student_id: IdInPath, query: Paging) ->
 
 @endpoint("DELETE", "/students/{student_id}/holds/{hold_id}", problems=[StudentNotFound, HoldNotFound])
 async def end_hold(call: Call, student_id: IdInPath, hold_id: IdInPath) -> Hold:
-    """End a hold now; waitlists move at once. It stays listed, and ending it again changes nothing."""
+    """End a hold now.
+
+    A waitlisted student who becomes eligible gets the seat in the same transaction. The hold stays listed, and ending
+    it again changes nothing.
+    """
     return hold_of(
         await call[REGISTRAR].submit(EndHold(origin=origin_of(call), student_id=student_id, hold_id=hold_id))
     )

@@ -1,58 +1,93 @@
 """Overrides: each lifts one rule for one student and one course, once."""
 
-from typing import Annotated, Literal, TypeAlias
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Literal, TypeAlias, cast
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
+from service.api.answers import CourseId, CreatedAt, Id, StudentId
 from service.api.fields import IdInBody, IdInPath, Input, Instant, Name
 from service.api.keys import DATABASE, REGISTRAR, origin_of
-from service.errors import CourseNotFound, OverrideNotFound, StudentNotFound
+from service.errors import OverrideNotFound, StudentNotFound, UnknownCourse
 from service.registrar.overrides import EndOverride, GrantOverride
 from service.web.endpoint import Call, Reply, endpoint
 from service.web.paging import Page, Paging, decode_cursor, page_of
-from sql.overrides import Override, list_overrides
+from service.web.schema import named
+from sql import overrides as sql
 from sql.students import get_student
 
-OverridableRule: TypeAlias = Literal[
-    "enrollment_not_open",
-    "enrollment_closed",
-    "hold",
-    "prerequisite_missing",
-    "corequisite_missing",
-    "antirequisite",
-    "time_conflict",
-    "credit_limit",
-    "course_full",
-    "waitlist_full",
-    "drop_closed",
+OverridableRule: TypeAlias = Annotated[
+    Literal[
+        "enrollment_not_open",
+        "enrollment_closed",
+        "hold",
+        "prerequisite_missing",
+        "corequisite_missing",
+        "antirequisite",
+        "time_conflict",
+        "credit_limit",
+        "course_full",
+        "waitlist_full",
+        "drop_closed",
+    ],
+    named("OverridableRule", "The rules that an override can lift, by the codes that their refusals carry."),
 ]
 
 
 class NewOverride(Input):
     """An override to grant."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {"course_id": 1, "rule": "course_full", "author": "Dean Hopper", "reason": "Needs it to graduate"}
-            ]
-        }
-    )
-
-    course_id: IdInBody
+    course_id: Annotated[IdInBody, Field(description="The id of the course.")]
     rule: Annotated[
         OverridableRule,
-        Field(description="The code that refusals by this rule carry. One for course_full seats above capacity."),
+        Field(description="The rule to lift: `course_full` gives a seat above capacity."),
     ]
     author: Annotated[Name, Field(description="Who answers for it.")]
-    reason: Name
-    expires_at: Instant | None = None
+    reason: Annotated[Name, Field(description="Why it is granted.")]
+    expires_at: Annotated[Instant | None, Field(description="Until when it can be used; null is without an end.")] = (
+        None
+    )
 
 
-@endpoint("POST", "/students/{student_id}/overrides", status=201, problems=[StudentNotFound, CourseNotFound])
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Override:
+    """An override: it lifts one rule for one student and one course, once."""
+
+    id: Id
+    student_id: StudentId
+    course_id: CourseId
+    rule: OverridableRule
+    author: Annotated[str, Field(description="Who answers for it.")]
+    reason: Annotated[str, Field(description="Why it was granted.")]
+    expires_at: Annotated[datetime | None, Field(description="Until when it can be used; null is without an end.")]
+    used_at: Annotated[datetime | None, Field(description="When it was used up; null if it was not.")]
+    created_at: CreatedAt
+
+
+def override_of(row: sql.Override) -> Override:
+    """Show a row as callers see it."""
+    return Override(
+        id=row.id,
+        student_id=row.student_id,
+        course_id=row.course_id,
+        rule=cast(OverridableRule, row.rule),
+        author=row.author,
+        reason=row.reason,
+        expires_at=row.expires_at,
+        used_at=row.used_at,
+        created_at=row.created_at,
+    )
+
+
+@endpoint("POST", "/students/{student_id}/overrides", status=201, problems=[StudentNotFound, UnknownCourse])
 async def grant_override(call: Call, student_id: IdInPath, body: NewOverride) -> Reply[Override]:
-    """Lift one rule for a student and a course, once; if the student waits for the course, it counts at once."""
-    override = await call[REGISTRAR].submit(
+    """Lift one rule for a student and a course, once.
+
+    It is used up when the student gets a seat, or drops one, that the rule would have refused. If the student is
+    waitlisted for the course, it counts at once.
+    """
+    row = await call[REGISTRAR].submit(
         GrantOverride(
             origin=origin_of(call),
             student_id=student_id,
@@ -63,24 +98,31 @@ async def grant_override(call: Call, student_id: IdInPath, body: NewOverride) ->
             expires_at=body.expires_at,
         )
     )
-    return Reply(override, 201)
+    return Reply(override_of(row), 201)
 
 
 @endpoint("GET", "/students/{student_id}/overrides", problems=[StudentNotFound])
 async def list_student_overrides(call: Call, student_id: IdInPath, query: Paging) -> Page[Override]:
-    """List a student's overrides by id, used and expired ones too."""
+    """List a student's overrides by id, used and expired ones too.
+
+    An override that is neither used nor expired lifts its rule.
+    """
     of = f"overrides of {student_id}"
     after = decode_cursor(query.cursor, of)
     async with call[DATABASE].reading() as connection:
-        rows = await list_overrides(connection, student_id, after, query.limit + 1)
+        rows = await sql.list_overrides(connection, student_id, after, query.limit + 1)
         if not rows and await get_student(connection, student_id) is None:
             raise StudentNotFound(student_id)
-    return page_of(rows, query.limit, of, lambda override: override.id)
+    return page_of([override_of(row) for row in rows], query.limit, of, lambda override: override.id)
 
 
 @endpoint("DELETE", "/students/{student_id}/overrides/{override_id}", problems=[StudentNotFound, OverrideNotFound])
 async def end_override(call: Call, student_id: IdInPath, override_id: IdInPath) -> Override:
-    """End an override now. It stays listed; one that was used keeps its seat."""
-    return await call[REGISTRAR].submit(
+    """End an override now.
+
+    It stays listed. If it was used, the student keeps the seat, and nothing changes.
+    """
+    row = await call[REGISTRAR].submit(
         EndOverride(origin=origin_of(call), student_id=student_id, override_id=override_id)
     )
+    return override_of(row)

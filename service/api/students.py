@@ -1,10 +1,12 @@
 """Students: what callers send of them, and the handlers."""
 
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, TypeAlias
 
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
+from service.api.answers import CreatedAt, Id, UpdatedAt, Version
 from service.api.fields import CreditLimit, Email, ExternalId, IdInPath, Input, Name
 from service.api.keys import DATABASE, REGISTRAR, STUDENTS, origin_of
 from service.errors import Detail, EmailTaken, ExternalIdTaken, InUse, PreconditionFailed, StudentNotFound
@@ -15,28 +17,23 @@ from service.web.endpoint import Call, ETags, Reply, endpoint
 from service.web.paging import Page, Paging, decode_cursor, page_of
 from service.web.problems import invalid
 from sql import Connection
-from sql.students import (
-    Student,
-    find_students_by_email,
-    find_students_by_external_id,
-    list_students,
-    load_students,
-)
+from sql import students as sql
+
+GivenName: TypeAlias = Annotated[Name, Field(description="The given name or names.")]
+FamilyName: TypeAlias = Annotated[Name, Field(description="The family name or names.")]
+MaxCredits: TypeAlias = Annotated[
+    CreditLimit | None,
+    Field(description="The most credits in one term, in halves; null leaves it to the term's own limit."),
+]
 
 
 class StudentFields(Input):
     """All of a student that a caller writes, but the external id."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [{"given_name": "Ada", "family_name": "Lovelace", "email": "ada@campus.example"}]
-        }
-    )
-
-    given_name: Name
-    family_name: Name
+    given_name: GivenName
+    family_name: FamilyName
     email: Email
-    max_credits: CreditLimit | None = None
+    max_credits: MaxCredits = None
 
 
 class NewStudent(StudentFields):
@@ -45,17 +42,15 @@ class NewStudent(StudentFields):
     external_id: ExternalId | None = None
 
 
-@with_config(
-    ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"email": "ada.king@campus.example"}]})
-)
+@with_config(ConfigDict(extra="forbid", strict=True))
 class StudentChanges(TypedDict, total=False):
     """A JSON merge patch (RFC 7396): what is absent stays as it is, null removes."""
 
     external_id: ExternalId | None
-    given_name: Name
-    family_name: Name
+    given_name: GivenName
+    family_name: FamilyName
     email: Email
-    max_credits: CreditLimit | None
+    max_credits: MaxCredits
 
 
 class StudentQuery(Paging):
@@ -63,6 +58,36 @@ class StudentQuery(Paging):
 
     email: Annotated[Email | None, Field(description="Only the student with this address, in any case.")] = None
     external_id: Annotated[ExternalId | None, Field(description="Only the student with this external id.")] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Student:
+    """A student."""
+
+    id: Id
+    external_id: Annotated[str | None, Field(description="The caller's own key; null if the student has none.")]
+    given_name: Annotated[str, Field(description="The given name or names.")]
+    family_name: Annotated[str, Field(description="The family name or names.")]
+    email: Annotated[str, Field(description="Unique, whatever the case of its letters.")]
+    max_credits: MaxCredits
+    version: Version
+    created_at: CreatedAt
+    updated_at: UpdatedAt
+
+
+def student_of(row: sql.Student) -> Student:
+    """Show a row as callers see it."""
+    return Student(
+        id=row.id,
+        external_id=row.external_id,
+        given_name=row.given_name,
+        family_name=row.family_name,
+        email=row.email,
+        max_credits=row.max_credits,
+        version=row.version,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+    )
 
 
 def _fields(body: StudentFields, external_id: str | None) -> registrar.StudentFields:
@@ -77,40 +102,49 @@ def _fields(body: StudentFields, external_id: str | None) -> registrar.StudentFi
 
 @endpoint("POST", "/students", status=201, problems=[EmailTaken, ExternalIdTaken])
 async def create_student(call: Call, body: NewStudent) -> Reply[Student]:
-    """Create a student."""
+    """Create a student.
+
+    The e-mail address must be unique, and so must the external id, if there is one.
+    """
     fields = _fields(body, body.external_id)
-    student = await call[REGISTRAR].submit(Create(origin=origin_of(call), resource=STUDENT, fields=fields))
-    return Reply(student, 201, {"Location": f"/students/{student.id}"})
+    row = await call[REGISTRAR].submit(Create(origin=origin_of(call), resource=STUDENT, fields=fields))
+    return Reply(student_of(row), 201, {"Location": f"/students/{row.id}"})
 
 
 @endpoint("GET", "/students")
 async def search_students(call: Call, query: StudentQuery) -> Page[Student]:
-    """List students by id, or find one by e-mail address or by external id."""
+    """List students by id, or find one by e-mail address or by external id.
+
+    Only one filter may be given per request. A filter that finds nobody gives an empty list.
+    """
     if query.email is not None and query.external_id is not None:
         raise invalid([Detail("too_many_filters", "Take one filter a call.", parameter="external_id")])
     after = decode_cursor(query.cursor, "students")
     async with call[DATABASE].reading() as connection:
         if query.email is not None:
-            found = await find_students_by_email(connection, query.email)
+            found = await sql.find_students_by_email(connection, query.email)
         elif query.external_id is not None:
-            found = await find_students_by_external_id(connection, query.external_id)
+            found = await sql.find_students_by_external_id(connection, query.external_id)
         else:
-            found = await list_students(connection, after, query.limit + 1)
-    return page_of(found, query.limit, "students", lambda student: student.id)
+            found = await sql.list_students(connection, after, query.limit + 1)
+    return page_of([student_of(row) for row in found], query.limit, "students", lambda student: student.id)
 
 
 @endpoint("GET", "/students/{student_id}", problems=[StudentNotFound])
 async def read_student(call: Call, student_id: IdInPath) -> Student:
-    """Read a student."""
-    student = await call[STUDENTS].submit(student_id, call.gone)
-    if student is None:
+    """Read a student.
+
+    The ETag is the version of the student, for `If-Match`.
+    """
+    row = await call[STUDENTS].submit(student_id, call.gone)
+    if row is None:
         raise StudentNotFound(student_id)
-    return student
+    return student_of(row)
 
 
-async def find(connection: Connection, ids: list[int]) -> dict[int, Student]:
+async def find(connection: Connection, ids: list[int]) -> dict[int, sql.Student]:
     """Read students by id."""
-    return {student.id: student for student in await load_students(connection, ids)}
+    return {student.id: student for student in await sql.load_students(connection, ids)}
 
 
 @endpoint(
@@ -119,10 +153,15 @@ async def find(connection: Connection, ids: list[int]) -> dict[int, Student]:
     problems=[StudentNotFound, EmailTaken, ExternalIdTaken, PreconditionFailed],
 )
 async def edit_student(call: Call, student_id: IdInPath, body: StudentChanges, if_match: ETags) -> Student:
-    """Change some fields of a student."""
-    return await call[REGISTRAR].submit(
+    """Change some fields of a student.
+
+    The body is a JSON merge patch: a field that is absent stays as it is, and null removes a value. A waitlisted
+    student who becomes eligible gets the seat in the same transaction.
+    """
+    row = await call[REGISTRAR].submit(
         Edit(origin=origin_of(call), resource=STUDENT, id=student_id, values=body, if_match=if_match)
     )
+    return student_of(row)
 
 
 @endpoint(
@@ -149,10 +188,13 @@ async def put_student(
         )
     )
     headers = {"Location": f"/students/{replaced.row.id}"} if replaced.created else {}
-    return Reply(replaced.row, 201 if replaced.created else 200, headers)
+    return Reply(student_of(replaced.row), 201 if replaced.created else 200, headers)
 
 
 @endpoint("DELETE", "/students/{student_id}", status=204, problems=[StudentNotFound, InUse, PreconditionFailed])
 async def delete_student(call: Call, student_id: IdInPath, if_match: ETags) -> None:
-    """Delete a student who was never enrolled in any course."""
+    """Delete a student who was never enrolled in any course.
+
+    The student's holds and overrides are deleted too. A student who was ever enrolled is kept, with the history.
+    """
     await call[REGISTRAR].submit(Delete(origin=origin_of(call), resource=STUDENT, id=student_id, if_match=if_match))

@@ -1,10 +1,13 @@
 """Terms: what callers send of them, and the handlers."""
 
-from typing import Annotated
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Annotated, TypeAlias
 
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
+from service.api.answers import CreatedAt, Id, UpdatedAt, Version
 from service.api.fields import CourseCode, CreditLimit, Day, IdInPath, Input, Instant, Name
 from service.api.keys import DATABASE, REGISTRAR, origin_of
 from service.errors import CodeTaken, InUse, PreconditionFailed, TermDates, TermNotFound
@@ -12,47 +15,87 @@ from service.registrar.resources import Create, Delete, Edit
 from service.registrar.terms import TERM, TermFields
 from service.web.endpoint import Call, ETags, Reply, endpoint
 from service.web.paging import Page, Paging, decode_cursor, page_of
-from sql.terms import Term, get_term, list_terms
+from sql import terms as sql
+
+TermName: TypeAlias = Annotated[Name, Field(description='As people call it, such as "Fall 2026".')]
+MaxCredits: TypeAlias = Annotated[
+    CreditLimit | None, Field(description="The most credits of one student in this term, in halves; null is unlimited.")
+]
 
 
 class NewTerm(Input):
     """A term to create. Each deadline is an instant; null leaves that side open."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [{"code": "2026F", "name": "Fall 2026", "starts_on": "2026-09-01", "ends_on": "2026-12-18"}]
-        }
-    )
-
     code: CourseCode
-    name: Name
+    name: TermName
     starts_on: Day
     ends_on: Day
     enroll_from: Instant | None = None
     enroll_until: Instant | None = None
     drop_until: Annotated[Instant | None, Field(description="From then on a drop is a withdrawal.")] = None
     withdraw_until: Annotated[Instant | None, Field(description="From then on nobody leaves a course.")] = None
-    max_credits: CreditLimit | None = None
+    max_credits: MaxCredits = None
 
 
-@with_config(ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"max_credits": 18}]}))
+@with_config(ConfigDict(extra="forbid", strict=True))
 class TermChanges(TypedDict, total=False):
     """A JSON merge patch (RFC 7396): what is absent stays as it is, null removes."""
 
     code: CourseCode
-    name: Name
+    name: TermName
     starts_on: Day
     ends_on: Day
     enroll_from: Instant | None
     enroll_until: Instant | None
     drop_until: Instant | None
     withdraw_until: Instant | None
-    max_credits: CreditLimit | None
+    max_credits: MaxCredits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Term:
+    """A term: when its courses take place, and until when students may enroll, drop and withdraw."""
+
+    id: Id
+    code: Annotated[str, Field(description="Unique among terms.")]
+    name: Annotated[str, Field(description='As people call it, such as "Fall 2026".')]
+    starts_on: Annotated[date, Field(description="The first day.")]
+    ends_on: Annotated[date, Field(description="The last day.")]
+    enroll_from: Annotated[datetime | None, Field(description="Students may enroll from then on; null is open.")]
+    enroll_until: Annotated[datetime | None, Field(description="Students may enroll until then; null is open.")]
+    drop_until: Annotated[datetime | None, Field(description="From then on a drop is a withdrawal; null is never.")]
+    withdraw_until: Annotated[datetime | None, Field(description="From then on a course can't be left; null is never.")]
+    max_credits: MaxCredits
+    version: Version
+    created_at: CreatedAt
+    updated_at: UpdatedAt
+
+
+def term_of(row: sql.Term) -> Term:
+    """Show a row as callers see it."""
+    return Term(
+        id=row.id,
+        code=row.code,
+        name=row.name,
+        starts_on=row.starts_on,
+        ends_on=row.ends_on,
+        enroll_from=row.enroll_from,
+        enroll_until=row.enroll_until,
+        drop_until=row.drop_until,
+        withdraw_until=row.withdraw_until,
+        max_credits=row.max_credits,
+        version=row.version,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+    )
 
 
 @endpoint("POST", "/terms", status=201, problems=[CodeTaken, TermDates])
 async def create_term(call: Call, body: NewTerm) -> Reply[Term]:
-    """Create a term."""
+    """Create a term.
+
+    The code must be unique. A deadline that is null leaves that side open.
+    """
     fields: TermFields = {
         "code": body.code,
         "name": body.name,
@@ -64,38 +107,52 @@ async def create_term(call: Call, body: NewTerm) -> Reply[Term]:
         "withdraw_until": body.withdraw_until,
         "max_credits": body.max_credits,
     }
-    term = await call[REGISTRAR].submit(Create(origin=origin_of(call), resource=TERM, fields=fields))
-    return Reply(term, 201, {"Location": f"/terms/{term.id}"})
+    row = await call[REGISTRAR].submit(Create(origin=origin_of(call), resource=TERM, fields=fields))
+    return Reply(term_of(row), 201, {"Location": f"/terms/{row.id}"})
 
 
 @endpoint("GET", "/terms")
 async def search_terms(call: Call, query: Paging) -> Page[Term]:
-    """List terms by id."""
+    """List terms by id.
+
+    Terms that are over are listed too.
+    """
     after = decode_cursor(query.cursor, "terms")
     async with call[DATABASE].reading() as connection:
-        found = await list_terms(connection, after, query.limit + 1)
-    return page_of(found, query.limit, "terms", lambda term: term.id)
+        found = await sql.list_terms(connection, after, query.limit + 1)
+    return page_of([term_of(row) for row in found], query.limit, "terms", lambda term: term.id)
 
 
 @endpoint("GET", "/terms/{term_id}", problems=[TermNotFound])
 async def read_term(call: Call, term_id: IdInPath) -> Term:
-    """Read a term."""
+    """Read a term.
+
+    The ETag is the version of the term, for `If-Match`.
+    """
     async with call[DATABASE].reading() as connection:
-        term = await get_term(connection, term_id)
-    if term is None:
+        row = await sql.get_term(connection, term_id)
+    if row is None:
         raise TermNotFound(term_id)
-    return term
+    return term_of(row)
 
 
 @endpoint("PATCH", "/terms/{term_id}", problems=[TermNotFound, CodeTaken, TermDates, PreconditionFailed])
 async def edit_term(call: Call, term_id: IdInPath, body: TermChanges, if_match: ETags) -> Term:
-    """Change some fields of a term; waitlists move at once where a deadline or a limit is eased."""
-    return await call[REGISTRAR].submit(
+    """Change some fields of a term.
+
+    The body is a JSON merge patch: a field that is absent stays as it is, and null removes a value. Waitlisted students who
+    become eligible get their seats in the same transaction.
+    """
+    row = await call[REGISTRAR].submit(
         Edit(origin=origin_of(call), resource=TERM, id=term_id, values=body, if_match=if_match)
     )
+    return term_of(row)
 
 
 @endpoint("DELETE", "/terms/{term_id}", status=204, problems=[TermNotFound, InUse, PreconditionFailed])
 async def delete_term(call: Call, term_id: IdInPath, if_match: ETags) -> None:
-    """Delete a term without courses."""
+    """Delete a term without courses.
+
+    Courses have to leave the term before.
+    """
     await call[REGISTRAR].submit(Delete(origin=origin_of(call), resource=TERM, id=term_id, if_match=if_match))

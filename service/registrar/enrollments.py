@@ -11,10 +11,10 @@ from service.errors import (
     AlreadyCompleted,
     Detail,
     DropRefused,
+    EnrollmentNotFound,
     EnrollmentRefused,
     NotEnrolled,
-    NotInCourse,
-    UnknownCourses,
+    UnknownCourse,
 )
 from service.registrar import rules, seats
 from service.registrar.application import Application, Course, HeldSeat, History, OnFull, Refusal, Seat
@@ -38,7 +38,7 @@ class Enroll(Change[tuple[Result, ...]]):
 
     Raises, when decided:
         StudentNotFound: there is no such student.
-        EnrollmentRefused: in mode atomic, with every reason for every course.
+        EnrollmentRefused, UnknownCourse: in mode atomic, with every reason for every course.
         PromotionsPending: waitlisted students come first, and there are too many for one transaction.
     """
 
@@ -177,7 +177,7 @@ def _judged(
         requested_seats=requested_seats,
     )
     if course is None:
-        return offer._replace(refusals=tuple(rules.course_not_found(application)))
+        return offer._replace(refusals=tuple(rules.unknown_course(application)))
     found = rules.judge(application)
     if offer.seat == "seat" and not seats.has_free_seat(course):
         found += tuple(rules.course_full(application._replace(seat="none", on_full="fail")))
@@ -259,7 +259,7 @@ class Swap(Change[tuple[Result, ...]]):
 
     Raises, when decided:
         StudentNotFound: there is no such student.
-        EnrollmentRefused: with every reason for every course.
+        EnrollmentRefused, UnknownCourse: with every reason for every course.
         PromotionsPending: as ``Enroll``.
     """
 
@@ -362,7 +362,7 @@ class Drop(Change[Moved]):
 
     Raises, when decided:
         StudentNotFound: there is no such student.
-        NotEnrolled: the student was never in the course.
+        EnrollmentNotFound: the student was never in the course.
         AlreadyCompleted: the student has completed it.
         DropRefused: with every reason.
     """
@@ -381,7 +381,7 @@ class Drop(Change[Moved]):
         check_student(ledger, self.student_id)
         decision = _judge_drop(ledger, self.student_id, self.course_id)
         if decision.row is None or decision.course is None:
-            raise NotEnrolled(self.student_id, self.course_id)
+            raise EnrollmentNotFound(self.student_id, self.course_id)
         if decision.row.status == "completed":
             raise AlreadyCompleted(self.course_id)
         if decision.refusals:
@@ -397,7 +397,7 @@ class Complete(Change[Moved]):
 
     Raises, when decided:
         StudentNotFound, CourseNotFound: there is no such student or course.
-        NotInCourse: the student is neither enrolled in the course nor has completed it.
+        NotEnrolled: the student is neither enrolled in the course nor has completed it.
     """
 
     student_id: int
@@ -417,7 +417,7 @@ class Complete(Change[Moved]):
         course = find_course(ledger, self.course_id)
         row = ledger.enrollment(self.student_id, self.course_id)
         if row is None or row.status not in seats.SEATED:
-            raise NotInCourse(self.student_id, self.course_id)
+            raise NotEnrolled(self.student_id, self.course_id)
         if row.status == "completed" and (row.passed, row.grade) == (self.passed, self.grade):
             return Moved("unchanged", row, course)
         row = move(
@@ -461,5 +461,5 @@ def _raise_refusals(*requested: Requested) -> None:
         for decision in each.decisions
         for refusal in decision.refusals
     ]
-    unknown = any(error.code == "course_not_found" for error in errors)
-    raise UnknownCourses(errors) if unknown else EnrollmentRefused(errors)
+    unknown = any(error.code == UnknownCourse.code for error in errors)
+    raise UnknownCourse(errors) if unknown else EnrollmentRefused(errors)

@@ -3,9 +3,8 @@
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from service.errors import OverrideNotFound
+from service.errors import Detail, OverrideNotFound, UnknownCourse
 from service.registrar.changes import Change, Origin
-from service.registrar.courses import find_course
 from service.registrar.ledger import Ledger
 from service.registrar.needs import Needs
 from service.registrar.students import check_student
@@ -33,7 +32,9 @@ class GrantOverride(Change[Override]):
     def decide(self, ledger: Ledger) -> Override:
         """Return the new override."""
         check_student(ledger, self.student_id)
-        find_course(ledger, self.course_id)
+        if ledger.course(self.course_id) is None:
+            sentence = f"There is no course {self.course_id}."
+            raise UnknownCourse([Detail(UnknownCourse.code, sentence, pointer="#/course_id")])
         override = Override(
             id=ledger.take_id(reserve_override_ids),
             student_id=self.student_id,

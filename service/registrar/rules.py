@@ -20,11 +20,11 @@ DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 MINUTES_A_DAY = 24 * 60
 
 
-def course_not_found(application: Application) -> Sequence[Refusal]:
+def unknown_course(application: Application) -> Sequence[Refusal]:
     """There is no such course."""
     if application.course is not None:
         return NONE
-    return [Refusal("course_not_found", application.course_id, None)]
+    return [Refusal("unknown_course", application.course_id, None)]
 
 
 def course_cancelled(application: Application) -> Sequence[Refusal]:
@@ -58,7 +58,7 @@ def enrollment_closed(application: Application) -> Sequence[Refusal]:
 
 
 def hold(application: Application) -> Sequence[Refusal]:
-    """A hold on the student blocks enrolling."""
+    """A hold on the student blocks this: holds block enrolling, dropping, or both."""
     if not application.history.holds:
         return NONE
     return [
@@ -153,7 +153,7 @@ def waitlist_full(application: Application) -> Sequence[Refusal]:
 
 
 RULES: tuple[Rule, ...] = (
-    course_not_found,
+    unknown_course,
     course_cancelled,
     already_completed,
     enrollment_not_open,
@@ -168,7 +168,7 @@ RULES: tuple[Rule, ...] = (
     waitlist_full,
 )
 
-FINAL_RULES: tuple[Rule, ...] = (course_not_found, course_cancelled, already_completed)
+FINAL_RULES: tuple[Rule, ...] = (unknown_course, course_cancelled, already_completed)
 """The rules that no override lifts."""
 
 
@@ -207,10 +207,17 @@ def judge_drop(
     ]
     if term is None or status == "waitlisted":
         return "dropped", tuple(refusals)
-    if term.withdraw_until is not None and now >= term.withdraw_until:
-        refusals.append(Refusal("drop_closed", course_id, None, {"closed_at": timestamp(term.withdraw_until)}))
+    refusals += drop_closed(course_id, term, now)
     late = term.drop_until is not None and now >= term.drop_until
     return "withdrawn" if late else "dropped", tuple(refusals)
+
+
+def drop_closed(course_id: int, term: Term, now: datetime) -> Sequence[Refusal]:
+    """The term's `withdraw_until` has passed: the course can no longer be dropped."""
+    closed_at = term.withdraw_until
+    if closed_at is None or now < closed_at:
+        return NONE
+    return [Refusal("drop_closed", course_id, None, {"closed_at": timestamp(closed_at)})]
 
 
 def lapse_of(refusals: Iterable[Refusal]) -> datetime | None:
@@ -277,7 +284,7 @@ def sentence(refusal: Refusal) -> str:
 
 
 SENTENCES: dict[str, str] = {
-    "course_not_found": "There is no course {course_id}.",
+    "unknown_course": "There is no course {course_id}.",
     "course_cancelled": "Course {course_id} is cancelled.",
     "already_completed": "The student has completed course {course_id}; a retake is another offering.",
     "enrollment_not_open": "Enrollment in course {course_id} opens at {opens_at}.",

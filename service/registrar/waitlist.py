@@ -160,7 +160,7 @@ def _seat(ledger: Ledger, row: Enrollment, used: tuple[Override, ...], drops: li
 def _block(ledger: Ledger, row: Enrollment, refusals: tuple[Refusal, ...], origin: Origin) -> None:
     """Mark a student blocked; an event says why, where the reasons are not those of the last time."""
     reasons = [{"code": refusal.code, **refusal.public} for refusal in refusals]
-    text = json.dumps(reasons, ensure_ascii=False)
+    text = json.dumps(reasons, ensure_ascii=False, separators=(",", ":"))
     ledger.put_enrollment(row._replace(skipped=text, recheck_at=rules.lapse_of(refusals) or NEVER))
     if text == row.skipped:
         return

@@ -120,6 +120,8 @@ class Endpoint:
     answer: TypeAdapter[Any] | None
     answer_type: Any
     headers: tuple[str, ...]
+    final: bool
+    """Whether the call can't be undone."""
 
     @property
     def writes(self) -> bool:
@@ -206,7 +208,7 @@ class Endpoint:
             url = request.rel_url.update_query(cursor=answer.next)
             headers["Link"] = f'<{url}>; rel="next"'
         text = answer.text() if isinstance(answer, Written | WrittenPage) else self.answer.dump_json(answer)
-        return web.Response(body=text, status=status, headers=headers)
+        return web.Response(body=text + b"\n", status=status, headers=headers)
 
 
 def endpoint(
@@ -216,12 +218,14 @@ def endpoint(
     status: int | tuple[int, ...] = 200,
     problems: Iterable[type[DomainError]] = (),
     needs_database: bool = True,
+    final: bool = False,
 ) -> Callable[[Callable[..., Awaitable[Any]]], Endpoint]:
     """Turn a handler into an endpoint.
 
     ``status`` is the status of success, or all of them, the usual one first; ``problems`` are the errors that the
     handler may raise, besides those of every endpoint of its shape. Without ``needs_database`` the document lists no
-    errors of the database.
+    errors of the database. What a ``final`` call does can't be undone: the API page fills in no ids for it. So does every
+    DELETE.
     """
 
     def decorate(handler: Callable[..., Awaitable[Any]]) -> Endpoint:
@@ -269,6 +273,7 @@ def endpoint(
             answer=None if raw or returns is type(None) else TypeAdapter(returns),
             answer_type=None if raw else returns,
             headers=headers,
+            final=final or method == "DELETE",
         )
 
     return decorate

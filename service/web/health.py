@@ -21,14 +21,14 @@ READINESS: web.AppKey[Question] = web.AppKey("readiness", Callable)  # type: ign
 class Health:
     """The process runs."""
 
-    status: Literal["live"]
+    status: Annotated[Literal["live"], Field(description="Always the same.")]
 
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
     """The service is ready, and how old the oldest write is."""
 
-    status: Literal["ready"]
+    status: Annotated[Literal["ready"], Field(description="Always the same: otherwise the answer is a problem.")]
     oldest_write_seconds: Annotated[
         float | None,
         Field(
@@ -60,7 +60,7 @@ async def live(_call: Call) -> Health:
 async def ready(call: Call) -> Readiness:
     """Check whether the service can serve requests.
 
-    503 until the database is reached and migrated, and as soon as the service begins to shut down.
+    The status is 503 until the database is reached and migrated, and as soon as the service begins to shut down.
     """
     if call[DRAINING].is_set():
         raise Draining("The service is shutting down.")

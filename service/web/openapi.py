@@ -1,8 +1,9 @@
 """The API document, OpenAPI 3.1, generated from the registered endpoints."""
 
 import inspect
+import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated, Any, Literal, get_origin
@@ -12,11 +13,20 @@ from pydantic import Field, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
 from service.errors import DomainError
-from service.web.endpoint import HEADERS, Call, Endpoint, endpoint
+from service.web.endpoint import HEADERS, Call, Endpoint, Reply, endpoint
 from service.web.paging import Page
-from service.web.problems import PROBLEM_JSON, NoSuchPath, Problem, type_of
+from service.web.problems import PROBLEM_JSON, InternalError, NoSuchPath, Problem, ProblemCode, type_of
+from service.web.schema import COMPONENT, MEANING
 
 REF = "#/components/schemas/{model}"
+PROBLEM = {PROBLEM_JSON: {"schema": {"$ref": REF.format(model="Problem")}}}
+SECURITY_SCHEMES = {
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "Not in use yet: the service does not authenticate its callers. Keep it behind something that does.",
+    }
+}
 Mode = Literal["validation", "serialization"]
 
 ETAGS = r'^(\*|(W/)?"[!#-~]*"(, ?(W/)?"[!#-~]*")*)$'
@@ -27,7 +37,7 @@ REQUEST_HEADERS = {
 ANSWER_HEADERS = {
     "X-Request-Id": "Id of the request, from the caller or new. The log and the events have it too.",
     "ETag": "The version, in quotes: pass it as If-Match to change only this version.",
-    "Location": "The path of the created resource.",
+    "Location": "The path of the created resource, or of the API page.",
     "Link": "The next page, with rel=next; absent on the last one.",
     "Retry-After": "Seconds to wait before the next try.",
 }
@@ -40,29 +50,53 @@ class About:
     title: str
     version: str
     description: str
+    contact: str
     tags: Sequence[tuple[str, str]]
     """Names and descriptions; an endpoint's tag is the name of its module."""
 
 
-def build(about: About, endpoints: Sequence[Endpoint]) -> dict[str, Any]:
-    """Build the document of these endpoints."""
-    schemas = _Schemas(endpoints)
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A call of an operation, and answers of it by status; each was run."""
+
+    parameters: Mapping[str, str | int]
+    body: object
+    answers: Mapping[str, object]
+
+
+def build(
+    about: About, endpoints: Sequence[Endpoint], codes: Mapping[str, Sequence[str]], examples: Mapping[str, Example]
+) -> dict[str, Any]:
+    """Build the document of these endpoints.
+
+    ``codes`` are the values of the components that list codes, ``examples`` the examples by operation.
+    """
+    schemas = _Schemas(endpoints, codes)
     paths: dict[str, Any] = {}
     for item in endpoints:
-        paths.setdefault(item.path, {})[item.method.lower()] = _operation(item, schemas)
+        example = examples.get(_operation_id(item), NO_EXAMPLE)
+        paths.setdefault(item.path, {})[item.method.lower()] = _operation(item, schemas, example)
     return {
         "openapi": "3.1.0",
         "info": {
             "title": about.title,
             "version": about.version,
             "description": about.description,
+            "contact": {"name": about.contact},
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/"}],
         "tags": [{"name": name, "description": description} for name, description in about.tags],
+        # Without authentication, or later with it.
+        "security": [{}, *({name: []} for name in SECURITY_SCHEMES)],
         "paths": paths,
         "components": {
-            "schemas": schemas.components,
+            "schemas": dict(sorted(schemas.components.items())),
+            "responses": {
+                "InternalError": _problem(f"`{InternalError.code}`: {_prose(InternalError.__doc__ or '')}"),
+                "Problem": _problem("Any other problem, such as one of something between the caller and the service."),
+            },
+            "securitySchemes": SECURITY_SCHEMES,
             "headers": {
                 name: {"description": description, "schema": {"type": "string"}}
                 for name, description in ANSWER_HEADERS.items()
@@ -87,7 +121,7 @@ class _Generator(GenerateJsonSchema):
 class _Schemas:
     """The JSON schemas of all bodies and answers, each named thing once under components."""
 
-    def __init__(self, endpoints: Sequence[Endpoint]) -> None:
+    def __init__(self, endpoints: Sequence[Endpoint], codes: Mapping[str, Sequence[str]]) -> None:
         bodies: list[tuple[str, Mode, TypeAdapter[Any]]] = [("Problem", "serialization", TypeAdapter(Problem))]
         parameters: list[tuple[str, Mode, TypeAdapter[Any]]] = []
         for item in endpoints:
@@ -100,45 +134,105 @@ class _Schemas:
                 if model is not None:
                     parameters.append((f"{name} {place}", "validation", TypeAdapter(model)))
         self._bodies, definitions = TypeAdapter.json_schemas(bodies, ref_template=REF, schema_generator=_Generator)
-        self.components = {name: _for_readers(schema) for name, schema in definitions["$defs"].items()}
+        self._codes = codes
+        self.components: dict[str, Any] = {}
+        for name, schema in definitions["$defs"].items():
+            self.components[name] = self._for_readers(schema)
         self._parameters, definitions = TypeAdapter.json_schemas(parameters, ref_template=REF)
         self._models = definitions.get("$defs", {})
 
     def of(self, use: str, mode: Mode) -> dict[str, Any]:
-        schema: dict[str, Any] = _for_readers(self._bodies[use, mode])
+        """Return the schema of a body."""
+        schema: dict[str, Any] = self._for_readers(self._bodies[use, mode])
         return schema
-
-    def resolved(self, schema: dict[str, Any]) -> dict[str, Any]:
-        """Return the schema that a reference points to, or the schema itself."""
-        return self.components[schema["$ref"].rsplit("/", 1)[1]] if "$ref" in schema else schema
 
     def parameters(self, use: str) -> tuple[dict[str, Any], list[str]]:
         """Return the schemas by name, and the names of those required."""
         schema = self._parameters[use, "validation"]
         if "$ref" in schema:
             schema = self._models[schema["$ref"].rsplit("/", 1)[1]]
-        return {name: _for_readers(item) for name, item in schema["properties"].items()}, schema.get("required", [])
+        properties = {
+            name: self._for_readers(_not_null(item), keep_defaults=True) for name, item in schema["properties"].items()
+        }
+        return properties, schema.get("required", [])
+
+    def _for_readers(self, schema: Any, *, keep_defaults: bool = False) -> Any:
+        """Convert a schema of Pydantic's.
+
+        Drop the titles that are made of field names, merge null into the type, convert prose to Markdown, and put what
+        has a name under components. Defaults become prose: generators take a member with a default for one that is
+        always there, and require it of callers.
+        """
+        if isinstance(schema, list):
+            return [self._for_readers(item) for item in schema]
+        if not isinstance(schema, dict):
+            return schema
+        match schema.get("anyOf"):
+            case [{"type": str(kind), **rest}, {"type": "null"}] if COMPONENT not in rest:
+                others = {key: value for key, value in schema.items() if key != "anyOf"}
+                schema = {"type": [kind, "null"], **rest, **others}
+        readable: dict[str, Any] = {}
+        for key, value in schema.items():
+            match key:
+                case "properties":
+                    readable[key] = {name: self._for_readers(item) for name, item in value.items()}
+                case "items" | "anyOf" | "oneOf" | "additionalProperties":
+                    readable[key] = self._for_readers(value)
+                case "description":
+                    readable[key] = _prose(value)
+                case "title":
+                    pass
+                case _:
+                    readable[key] = value
+        if "default" in schema and not keep_defaults:
+            default = readable.pop("default")
+            if default not in (None, []) and "const" not in schema:
+                text = default if isinstance(default, str) else json.dumps(default)
+                readable["description"] = f"{readable.get('description', '')} Default: `{text}`.".strip()
+        return self._component(readable) if COMPONENT in readable else readable
+
+    def _component(self, schema: dict[str, Any]) -> dict[str, Any]:
+        """Put a schema that has a name under components, and return the reference to it."""
+        name, meaning = schema.pop(COMPONENT), schema.pop(MEANING)
+        rest: dict[str, Any] = {key: schema.pop(key) for key in ("description", "default") if key in schema}
+        if name in self._codes:
+            schema["enum"] = list(self._codes[name])
+        self.components[name] = {"description": meaning, **schema}
+        return {"$ref": REF.format(model=name), **rest}
 
 
 def _operation_id(item: Endpoint) -> str:
     return item.handler.__name__
 
 
-def _operation(item: Endpoint, schemas: _Schemas) -> dict[str, Any]:
+def tag_of(item: Endpoint) -> str:
+    """Return the tag of an operation: the name of its module."""
+    return item.handler.__module__.rsplit(".", 1)[1]
+
+
+def summary_of(item: Endpoint) -> str:
+    """Return what an operation does in one line: the first line of its docstring."""
+    return _prose(item.handler.__doc__ or "").partition("\n")[0].removesuffix(".")
+
+
+NO_EXAMPLE = Example({}, None, {})
+
+
+def _operation(item: Endpoint, schemas: _Schemas, example: Example) -> dict[str, Any]:
     name = _operation_id(item)
-    summary, _, description = _prose(item.handler.__doc__ or "").partition("\n")
+    description = _prose(item.handler.__doc__ or "").partition("\n")[2]
     operation: dict[str, Any] = {
         "operationId": name,
-        "tags": [item.handler.__module__.rsplit(".", 1)[1]],
-        "summary": summary.removesuffix("."),
+        "tags": [tag_of(item)],
+        "summary": summary_of(item),
         "description": description.strip(),
-        "parameters": list(_parameters(item, schemas)),
-        "responses": _responses(item, schemas),
+        "parameters": list(_parameters(item, schemas, example)),
+        "responses": _responses(item, schemas, example),
     }
     if item.body is not None:
         content: dict[str, Any] = {"schema": schemas.of(name, "validation")}
-        if examples := schemas.resolved(content["schema"]).get("examples"):
-            content["example"] = examples[0]
+        if example.body is not None:
+            content["example"] = example.body
         operation["requestBody"] = {
             "required": True,
             "content": dict.fromkeys(item.media_types, content),
@@ -146,12 +240,16 @@ def _operation(item: Endpoint, schemas: _Schemas) -> dict[str, Any]:
     return {key: value for key, value in operation.items() if value}
 
 
-def _parameters(item: Endpoint, schemas: _Schemas) -> Iterable[dict[str, Any]]:
+def _parameters(item: Endpoint, schemas: _Schemas, example: Example) -> Iterable[dict[str, Any]]:
     for place, model in (("path", item.path_model), ("query", item.query_model)):
         if model is not None:
             properties, required = schemas.parameters(f"{_operation_id(item)} {place}")
             for name, schema in properties.items():
-                yield _parameter(name, place, _not_null(schema), required=place == "path" or name in required)
+                parameter = _parameter(name, place, schema, required=place == "path" or name in required)
+                # The API page fills in what has an example: not where a careless click can't be undone.
+                if place == "path" and name in example.parameters and not item.final:
+                    parameter["example"] = example.parameters[name]
+                yield parameter
     for header in item.headers:
         yield _parameter(
             HEADERS[header],
@@ -175,29 +273,33 @@ def _parameters(item: Endpoint, schemas: _Schemas) -> Iterable[dict[str, Any]]:
 def _parameter(name: str, place: str, schema: dict[str, Any], *, required: bool) -> dict[str, Any]:
     schema = dict(schema)
     description = schema.pop("description", "")
+    schema.pop("examples", None)
     parameter = {"name": name, "in": place, "required": required, "schema": schema}
     return {**parameter, "description": description} if description else parameter
 
 
 def _not_null(schema: dict[str, Any]) -> dict[str, Any]:
     """Remove null from an optional parameter: a URL can't hold null."""
-    match schema.get("type"):
-        case [kind, "null"]:
-            return {"type": kind, **{key: value for key, value in schema.items() if key not in {"type", "default"}}}
+    match schema.get("anyOf"):
+        case [dict(kind), {"type": "null"}]:
+            return {**kind, **{key: value for key, value in schema.items() if key not in {"anyOf", "default"}}}
     return schema
 
 
-def _responses(item: Endpoint, schemas: _Schemas) -> dict[str, Any]:
+def _responses(item: Endpoint, schemas: _Schemas, example: Example) -> dict[str, Any]:
     responses: dict[str, Any] = {}
     for status in item.statuses:
         headers = ["X-Request-Id"]
         response: dict[str, Any] = {"description": HTTPStatus(status).phrase}
         if item.answer is not None:
-            response["content"] = {"application/json": {"schema": schemas.of(_operation_id(item), "serialization")}}
+            content = {"schema": schemas.of(_operation_id(item), "serialization"), **_answer(example, status)}
+            response["content"] = {"application/json": content}
             if "version" in getattr(item.answer_type, "__dataclass_fields__", {}):
                 headers += ["ETag", "Location"] if status == 201 else ["ETag"]
             if get_origin(item.answer_type) is Page:
                 headers.append("Link")
+            if status == HTTPStatus.SEE_OTHER:
+                headers.append("Location")
         elif item.answer_type is None:
             response["content"] = {"application/json": {"schema": {"type": "object"}}}
         responses[str(status)] = {**response, "headers": _headers(headers)}
@@ -205,39 +307,27 @@ def _responses(item: Endpoint, schemas: _Schemas) -> dict[str, Any]:
     for problem in item.problems:
         by_status.setdefault(problem.status, []).append(problem)
     for status, problems in sorted(by_status.items()):
-        responses[str(status)] = {
-            "description": "\n\n".join(
-                f"`{problem.code}`: {_prose(problem.__doc__ or '')}" for problem in dict.fromkeys(problems)
-            ),
-            "headers": _headers(["X-Request-Id", *(["Retry-After"] if problems[0].retry_after else [])]),
-            "content": {PROBLEM_JSON: {"schema": {"$ref": REF.format(model="Problem")}}},
-        }
+        description = "\n\n".join(
+            f"`{problem.code}`: {_prose(problem.__doc__ or '')}" for problem in dict.fromkeys(problems)
+        )
+        response = _problem(description, *(["Retry-After"] if problems[0].retry_after else []))
+        response["content"] = {PROBLEM_JSON: {**PROBLEM[PROBLEM_JSON], **_answer(example, status)}}
+        responses[str(status)] = response
+    responses["500"] = {"$ref": "#/components/responses/InternalError"}
+    responses["default"] = {"$ref": "#/components/responses/Problem"}
     return responses
+
+
+def _problem(description: str, *headers: str) -> dict[str, Any]:
+    return {"description": description, "headers": _headers(["X-Request-Id", *headers]), "content": PROBLEM}
+
+
+def _answer(example: Example, status: int) -> dict[str, Any]:
+    return {"example": example.answers[str(status)]} if str(status) in example.answers else {}
 
 
 def _headers(names: Iterable[str]) -> dict[str, Any]:
     return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
-
-
-def _for_readers(schema: Any) -> Any:
-    """Drop the titles that Pydantic derives from field names, merge null into the type, convert prose to Markdown."""
-    if isinstance(schema, list):
-        return [_for_readers(item) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    match schema.get("anyOf"):
-        case [{"type": str(kind), **rest}, {"type": "null"}]:
-            others = {key: value for key, value in schema.items() if key != "anyOf"}
-            schema = {"type": [kind, "null"], **rest, **others}
-    readable: dict[str, Any] = {}
-    for key, value in schema.items():
-        if key == "description" and isinstance(value, str):
-            readable[key] = _prose(value)
-        elif key == "examples":
-            readable[key] = value
-        elif key != "title" or not isinstance(value, str):
-            readable[key] = _for_readers(value)
-    return readable
 
 
 def _prose(docstring: str) -> str:
@@ -249,35 +339,76 @@ def _prose(docstring: str) -> str:
 class ProblemType:
     """The explanation of a kind of problem."""
 
-    type: str
-    title: str
-    status: int
-    description: str
+    type: Annotated[str, Field(description="The path of this page.")]
+    code: ProblemCode
+    title: Annotated[str, Field(description="The kind of problem in a few words.")]
+    status: Annotated[int, Field(description="The HTTP status, the same for every problem with this code.")]
+    description: Annotated[str, Field(description="What the problem is, in Markdown.")]
 
     @classmethod
     def of(cls, code: str, status: int, description: str, title: str = "") -> "ProblemType":
         """Describe the problem with this code."""
         title = title or code.replace("_", " ").capitalize()
-        return cls(type_of(code), title, status, _prose(description))
+        return cls(type_of(code), code, title, status, _prose(description))
 
 
 DOCUMENT = web.AppKey("document", bytes)
-PROBLEMS: web.AppKey[list[ProblemType]] = web.AppKey("problems", list)
+PROBLEMS: web.AppKey[dict[str, ProblemType]] = web.AppKey("problems", dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """What the service is, and where to begin."""
+
+    service: Annotated[str, Field(description="The name of the service.")]
+    service_version: Annotated[str, Field(description="Its version.")]
+    links: Annotated[dict[str, str], Field(description="The paths that can be read without knowing any id, by name.")]
+
+    @classmethod
+    def of(cls, about: About, endpoints: Iterable[Endpoint]) -> "Index":
+        """List what can be read without an id."""
+        paths = [item.path for item in endpoints if item.method == "GET" and "{" not in item.path and item.path != "/"]
+        return cls(about.title, about.version, {_name(path): path for path in paths})
+
+
+def _name(path: str) -> str:
+    return path.strip("/").removesuffix(".json").replace("/", "_")
+
+
+INDEX = web.AppKey("index", Index)
+
+
+@endpoint("GET", "/", status=(200, 303), needs_database=False)
+async def read_index(call: Call) -> Reply[Index]:
+    """Find out where to begin.
+
+    A browser, which accepts `text/html`, is sent on to the API page.
+    """
+    vary = {"Vary": "Accept"}
+    if "text/html" in call.request.headers.get("Accept", ""):
+        return Reply(call[INDEX], 303, {**vary, "Location": "/docs"})
+    return Reply(call[INDEX], 200, vary)
 
 
 @endpoint("GET", "/openapi.json", needs_database=False)
 async def read_document(call: Call) -> web.Response:
-    """Read this document."""
+    """Read this document.
+
+    OpenAPI 3.1, made of the same declarations as the routes. `/docs` shows it.
+    """
     return web.Response(body=call.request.app[DOCUMENT], content_type="application/json")
 
 
-@endpoint("GET", "/problems/{name}", problems=[NoSuchPath], needs_database=False)
+@endpoint("GET", "/problems/{code}", problems=[NoSuchPath], needs_database=False)
 async def explain_problem(
     call: Call,
-    name: Annotated[str, Field(description="The last part of the `type`.", examples=["course-full"])],
+    code: Annotated[ProblemCode, Field(description="The `code` of the problem.")],
 ) -> ProblemType:
-    """Explain the `type` of a problem."""
-    for problem in call[PROBLEMS]:
-        if problem.type == f"/problems/{name}":
-            return problem
-    raise NoSuchPath("There is no problem of this kind.")
+    """Explain a kind of problem: the page that its `type` names.
+
+    The explanation has the same words as the responses of this document.
+    """
+    problem = call[PROBLEMS].get(code)
+    if problem is None:
+        raise NoSuchPath("There is no problem with this code.")
+    return problem

@@ -41,8 +41,8 @@ class Paging(BaseModel):
 class Page(Generic[Item]):
     """One page of a list, and the cursor of the next one, or null after the last."""
 
-    items: list[Item]
-    next: str | None
+    items: Annotated[list[Item], Field(description="At most `limit` items.")]
+    next: Annotated[str | None, Field(description="Pass it as `cursor` for the next page; null on the last one.")]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, NotRequired, Self, cast
+from typing import Annotated, NotRequired, Self, TypeAlias, cast
 
 from aiohttp import web
 from pydantic import ConfigDict, Field, ValidationError, with_config
@@ -11,17 +11,25 @@ from pydantic_core import ErrorDetails
 from typing_extensions import TypedDict
 
 from service.errors import Detail, DomainError
+from service.web.schema import named
 
 PROBLEM_JSON = "application/problem+json"
 ERRORS_SHOWN = 100
 """The most errors of an invalid request that its answer lists: nobody reads more, and each takes time to write."""
 
 
+# service.web.openapi lists the codes themselves.
+ProblemCode: TypeAlias = Annotated[
+    str, named("ProblemCode", "What kind of problem it is. Each code has one status, one meaning and one page.")
+]
+DetailCode: TypeAlias = Annotated[str, named("DetailCode", "What is wrong in one place of a request.")]
+
+
 @with_config(ConfigDict(extra="allow"))
 class ProblemDetail(TypedDict):
-    """One error of a problem. Some codes have further members: the README lists them."""
+    """One error of a problem. Some codes have further members; docs/rules.md lists them."""
 
-    code: Annotated[str, Field(description="Stable machine-readable code.")]
+    code: DetailCode
     pointer: NotRequired[Annotated[str, Field(description="The place in the body: a JSON pointer as a URI fragment.")]]
     parameter: NotRequired[
         Annotated[str, Field(description="The name of the path or query parameter, or of the header.")]
@@ -33,13 +41,14 @@ class ProblemDetail(TypedDict):
 class Problem:
     """A problem document of RFC 9457, with the request's id and each error."""
 
-    type: Annotated[str, Field(description="Identifies the kind of problem; GET it for an explanation.")]
-    title: str
-    status: int
-    detail: str
+    type: Annotated[str, Field(description="The page of the code: GET it for an explanation.")]
+    code: ProblemCode
+    title: Annotated[str, Field(description="The kind of problem in a few words.")]
+    status: Annotated[int, Field(description="The HTTP status, the same for every problem with this code.")]
+    detail: Annotated[str, Field(description="What is wrong with this request. May be reworded at any time.")]
     instance: Annotated[str, Field(description="The path that was called.")]
-    request_id: str
-    errors: list[ProblemDetail]
+    request_id: Annotated[str, Field(description="The id of the request, as in the header X-Request-Id and the log.")]
+    errors: Annotated[list[ProblemDetail], Field(description="Each single error; empty if the code says it all.")]
 
 
 class NotHttp(DomainError):
@@ -147,13 +156,21 @@ def _detail(item: ErrorDetails, *, parameters: bool) -> Detail:
 
 def type_of(code: str) -> str:
     """Return the URI reference of a kind of problem, which the service serves."""
-    return f"/problems/{code.replace('_', '-')}"
+    return f"/problems/{code}"
+
+
+def write_json(value: object) -> bytes:
+    """Write a value as every answer is written: without spaces, in UTF-8, with a newline at the end."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    # A lone surrogate is no character of UTF-8: it stays the escape as which it came.
+    return text.encode("utf-8", "backslashreplace") + b"\n"
 
 
 def problem_of(error: DomainError, *, instance: str, request_id: str) -> Problem:
     """Convert an error to a problem document."""
     return Problem(
         type=type_of(error.code),
+        code=error.code,
         title=error.title,
         status=error.status,
         detail=error.detail,
@@ -166,7 +183,7 @@ def problem_of(error: DomainError, *, instance: str, request_id: str) -> Problem
 def problem_response(error: DomainError, *, instance: str, request_id: str) -> web.Response:
     """Build the response of an error."""
     # asdict() would copy every member: that is half the time of a refusal.
-    body = vars(problem_of(error, instance=instance, request_id=request_id))
+    text = write_json(vars(problem_of(error, instance=instance, request_id=request_id)))
     headers = {"X-Request-Id": request_id}
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
@@ -176,7 +193,7 @@ def problem_response(error: DomainError, *, instance: str, request_id: str) -> w
         # RFC 9110 section 15.5.16: this tells it from a media type that is not supported.
         headers["Accept-Encoding"] = "gzip, deflate"
     return web.Response(
-        body=json.dumps(body, ensure_ascii=False).encode("utf-8", "backslashreplace"),
+        body=text,
         status=error.status,
         headers=headers,
         content_type=PROBLEM_JSON,

@@ -1,4 +1,4 @@
-"""What the ledger says: the ratios to reach, the table of all scenarios, and the same in README.md."""
+"""What the ledger says: the ratios to reach and the table of all scenarios, and a summary of both for README.md."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,9 +12,11 @@ from tests.benchmarks.pgbench import KINDS
 from tests.benchmarks.scenarios import BULK_ITEMS, EVERY_NUMBER, FEW, FEW_ENROLL, FEW_READ, RULES_CONFIGURED, USUAL
 from tests.benchmarks.servers import ALL_PEERS, ASYNCPG, NOOP, OURS, SQLALCHEMY, UNBATCHED
 
-README: Final = Path(__file__).parents[2] / "README.md"
+ROOT: Final = Path(__file__).parents[2]
+README: Final = ROOT / "README.md"
 RESULTS: Final = Path(__file__).parent / "results"
 LEDGER: Final = RESULTS / "ledger.json"
+DOCUMENT: Final = "README.md"
 CHART: Final = "chart.svg"
 NOT_MEASURED: Final = "Not measured yet."
 BEGIN: Final = "<!-- benchmarks -->"
@@ -299,8 +301,8 @@ def notes(ledger: Ledger) -> list[str]:
     return lines
 
 
-def document(ledger: Ledger, chart: str = CHART) -> str:
-    """Write all that the ledger says, as Markdown; ``chart`` is the way from the document to the chart."""
+def document(ledger: Ledger) -> str:
+    """Write all that the ledger says, as Markdown."""
     machine = ledger.machine
     rounds = len(rounds_of(ledger))
     measured = (
@@ -313,9 +315,23 @@ def document(ledger: Ledger, chart: str = CHART) -> str:
         f"Medians over the rounds. Where {USUAL[0]} and {USUAL[1]} connections were tried, the better number of each "
         f"server stands; `bulk` counts items, {BULK_ITEMS:,} a request."
     )
-    picture = f"![Requests per second of each server: enroll, and read a student's courses]({chart})"
-    parts = [measured, ratios, reach_table(ledger), picture, medians, scenario_table(ledger), *notes(ledger)]
+    title = "# Results"
+    parts = [
+        title,
+        measured,
+        ratios,
+        reach_table(ledger),
+        picture(CHART),
+        medians,
+        scenario_table(ledger),
+        *notes(ledger),
+    ]
     return "\n\n".join(parts)
+
+
+def picture(path: str) -> str:
+    """Return the chart as an image."""
+    return f"![Requests per second of each server: enroll, and read a student's courses]({path})"
 
 
 def write(ledger: Ledger, folder: Path) -> None:
@@ -325,12 +341,32 @@ def write(ledger: Ledger, folder: Path) -> None:
         for scenario in CHARTED
     }
     (folder / CHART).write_text(draw("Requests per second", {name: bars for name, bars in groups.items() if bars}))
-    (folder / "results.md").write_text(document(ledger) + "\n")
+    (folder / DOCUMENT).write_text(document(ledger) + "\n")
 
 
 def in_readme(ledger: Ledger) -> str:
-    """Write what README.md quotes."""
-    return document(ledger, chart=(RESULTS / CHART).relative_to(README.parent).as_posix())
+    """Return what README.md quotes: the charted scenarios, for the service and its peers."""
+    servers = (OURS.name, *PEERS)
+
+    def row(what: str, scenario: str, number: Callable[[Summary], float], connections: int | None = None) -> list[str]:
+        found = {
+            each.server: number(each)
+            for each in summaries(ledger)
+            if each.scenario == scenario and (connections is None or each.connections == connections)
+        }
+        return [what, *(f"{found[server]:,.0f}" if server in found else "" for server in servers)]
+
+    rows = [["", *servers]]
+    for scenario in CHARTED:
+        rows.append(row(f"{scenario}: requests a second", scenario, lambda its: its.throughput))
+        rows.append(row("99 % of them answered within, ms", scenario, lambda its: its.p99))
+    rows.append(row("enroll, one caller: requests a second", FEW_ENROLL, lambda its: its.throughput, connections=1))
+    machine = ledger.machine
+    measured = (
+        f"Measured on {ledger.started:%Y-%m-%d} at commit `{ledger.commit}`, on {machine['cores']} cores "
+        f"({machine['processor']}) shared by the server, PostgreSQL and the load:"
+    )
+    return "\n\n".join([measured, _table(rows, left=1), picture((RESULTS / CHART).relative_to(ROOT).as_posix())])
 
 
 def quote(readme: str, document: str) -> str:

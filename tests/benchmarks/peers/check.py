@@ -101,6 +101,7 @@ class Contract:
             status,
             {
                 "type": f"/problems/{code}",
+                "code": code,
                 "title": TEXT,
                 "status": status,
                 "detail": TEXT,
@@ -213,13 +214,13 @@ class Contract:
         assert (await self.enroll(other, [narrow], on_full="waitlist"))[0] == 201
         waitlist_full = {"code": "waitlist_full", "course_id": narrow, "waitlist_capacity": 1, "detail": TEXT}
         course_full = {"code": "course_full", "course_id": closed, "capacity": 0, "seats_taken": 0, "detail": TEXT}
-        unknown = {"code": "course_not_found", "course_id": 2**53 - 1, "detail": TEXT}
+        unknown = {"code": "unknown_course", "course_id": 2**53 - 1, "detail": TEXT}
         pointers = [{"pointer": f"#/course_ids/{index}"} for index in range(3)]
         body: dict[str, object] = {"course_ids": [narrow, closed, free], "on_full": "waitlist"}
         errors: list[object] = [pointers[0] | waitlist_full, pointers[1] | course_full]
-        await self.refused(409, "enrollment-refused", errors, path, body, "POST")
+        await self.refused(409, "enrollment_refused", errors, path, body, "POST")
         body = {"course_ids": [free, 2**53 - 1]}
-        await self.refused(422, "course-not-found", [pointers[1] | unknown], path, body, "POST")
+        await self.refused(422, "unknown_course", [pointers[1] | unknown], path, body, "POST")
         assert await self.seats(free) == (0, 0), "a refused request took a seat"
         body = {"course_ids": [closed, free], "mode": "partial"}
         del course_full["course_id"]
@@ -229,12 +230,12 @@ class Contract:
         ]
         await self.expect(201, {"student_id": student, "results": results}, "POST", path, body)
         nobody = f"/students/{2**53 - 1}"
-        await self.refused(404, "student-not-found", [], f"{nobody}/enroll", {"course_ids": [free]}, "POST")
-        await self.refused(404, "student-not-found", [], nobody, None, "GET")
-        await self.refused(404, "student-not-found", [], f"{nobody}/courses", None, "GET")
-        await self.refused(404, "course-not-found", [], f"/courses/{2**53 - 1}", None, "GET")
-        await self.refused(404, "course-not-found", [], f"/courses/{2**53 - 1}/students", None, "GET")
-        await self.refused(404, "not-enrolled", [], f"/students/{student}/courses/{closed}", None, "DELETE")
+        await self.refused(404, "student_not_found", [], f"{nobody}/enroll", {"course_ids": [free]}, "POST")
+        await self.refused(404, "student_not_found", [], nobody, None, "GET")
+        await self.refused(404, "student_not_found", [], f"{nobody}/courses", None, "GET")
+        await self.refused(404, "course_not_found", [], f"/courses/{2**53 - 1}", None, "GET")
+        await self.refused(404, "course_not_found", [], f"/courses/{2**53 - 1}/students", None, "GET")
+        await self.refused(404, "enrollment_not_found", [], f"/students/{student}/courses/{closed}", None, "DELETE")
         malformed: list[dict[str, object]] = [
             {"course_ids": []},
             {"course_ids": [free] * 101},

@@ -74,7 +74,7 @@ const recordMoves = (requestId, moves, courses) =>
 
 // Says why a student does not get a course; undefined who gets a seat or a place in line.
 function refuse(courseId, course, before, onFull) {
-  if (!course) return { code: 'course_not_found', detail: `There is no course ${courseId}.` }
+  if (!course) return { code: 'unknown_course', detail: `There is no course ${courseId}.` }
   if (before === 'completed') {
     return { code: 'already_completed', detail: `The student has completed course ${courseId}.` }
   }
@@ -136,12 +136,9 @@ app.post('/students/:student_id/enroll', async (req, res) => {
     }
     if (errors.length > 0 && mode === 'atomic') {
       const codes = new Set(errors.map(({ code }) => code))
-      throw new Problem(
-        codes.has('course_not_found') ? 422 : 409,
-        codes.size === 1 ? errors[0].code : 'enrollment_refused',
-        ['Nothing was changed.', ...errors.map(({ detail }) => detail)].join(' '),
-        errors,
-      )
+      const detail = ['Nothing was changed.', ...errors.map(({ detail }) => detail)].join(' ')
+      if (codes.has('unknown_course')) throw new Problem(422, 'unknown_course', detail, errors)
+      throw new Problem(409, codes.size === 1 ? errors[0].code : 'enrollment_refused', detail, errors)
     }
     const created = moves.length > 0
     const moved = moves.map(({ course_id }) => courses.get(course_id))
@@ -158,7 +155,7 @@ app.delete('/students/:student_id/courses/:course_id', async (req, res) => {
     if (!mine) throw noStudent(student_id)
     const { status: before, joined_at } = mine
     if (before === null) {
-      throw new Problem(404, 'not_enrolled', `Student ${student_id} has never been enrolled in course ${course_id}.`)
+      throw new Problem(404, 'enrollment_not_found', `Student ${student_id} has never been enrolled in course ${course_id}.`)
     }
     if (before === 'completed') {
       throw new Problem(409, 'already_completed', `The student has completed course ${course_id}; it is not dropped.`)
@@ -249,7 +246,8 @@ app.use((error, req, res, _next) => {
   }
   res.status(problem.status).type('application/problem+json').send(
     JSON.stringify({
-      type: `/problems/${problem.code.replaceAll('_', '-')}`,
+      type: `/problems/${problem.code}`,
+      code: problem.code,
       title: problem.code.replaceAll('_', ' '),
       status: problem.status,
       detail: problem.message,

@@ -43,7 +43,8 @@ class Problem(Exception):
 async def answer_problem(request: Request, problem: Problem) -> JSONResponse:
     """Answer as RFC 9457 has it."""
     body = {
-        "type": f"/problems/{problem.code.replace('_', '-')}",
+        "type": f"/problems/{problem.code}",
+        "code": problem.code,
         "title": problem.code.replace("_", " ").capitalize(),
         "status": problem.status,
         "detail": problem.detail,
@@ -102,7 +103,7 @@ async def record(
 def refuse(course_id: int, course: dict[str, Any] | None, before: str | None, on_full: str) -> dict[str, Any] | None:
     """Say why a student does not get a course; None who gets a seat or a place in line."""
     if course is None:
-        return {"code": "course_not_found", "detail": f"There is no course {course_id}."}
+        return {"code": "unknown_course", "detail": f"There is no course {course_id}."}
     if before == "completed":
         return {"code": "already_completed", "detail": f"The student has completed course {course_id}."}
     capacity, seats_taken, places = course["capacity"], course["seats_taken"], course["waitlist_capacity"]
@@ -154,12 +155,9 @@ async def enroll(
         if errors and body.mode == "atomic":
             detail = " ".join(["Nothing was changed.", *(error["detail"] for error in errors)])
             codes = {error["code"] for error in errors}
-            raise Problem(
-                422 if "course_not_found" in codes else 409,
-                codes.pop() if len(codes) == 1 else "enrollment_refused",
-                detail,
-                errors,
-            )
+            if "unknown_course" in codes:
+                raise Problem(422, "unknown_course", detail, errors)
+            raise Problem(409, codes.pop() if len(codes) == 1 else "enrollment_refused", detail, errors)
         if moves:
             await record(connection, request_id_of(request), moves, [courses[move.course_id] for move in moves])
     response.status_code = 201 if moves else 200
@@ -176,7 +174,7 @@ async def drop(student_id: IdInPath, course_id: IdInPath, request: Request) -> s
             raise no_student(student_id)
         mine = rows[0]
         if mine["status"] is None:
-            raise Problem(404, "not_enrolled", f"Student {student_id} has never been enrolled in course {course_id}.")
+            raise Problem(404, "enrollment_not_found", f"Student {student_id} has never been enrolled in course {course_id}.")
         if mine["status"] == "completed":
             raise Problem(409, "already_completed", f"The student has completed course {course_id}; it is not dropped.")
         course, status, outcome = dict(courses[0]), mine["status"], "unchanged"

@@ -76,7 +76,8 @@ class Problem(Exception):
 async def answer_problem(request: Request, problem: Problem) -> JSONResponse:
     """Answer as RFC 9457 has it."""
     body = {
-        "type": f"/problems/{problem.code.replace('_', '-')}",
+        "type": f"/problems/{problem.code}",
+        "code": problem.code,
         "title": problem.code.replace("_", " ").capitalize(),
         "status": problem.status,
         "detail": problem.detail,
@@ -148,7 +149,7 @@ def event_of(enrollment: Enrollment, event: str, before: str | None, request_id:
 def refuse(course_id: int, course: Course | None, enrollment: Enrollment | None, on_full: str) -> dict[str, Any] | None:
     """Say why a student does not get a course; None who gets a seat or a place in line."""
     if course is None:
-        return {"code": "course_not_found", "detail": f"There is no course {course_id}."}
+        return {"code": "unknown_course", "detail": f"There is no course {course_id}."}
     if enrollment is not None and enrollment.status == "completed":
         return {"code": "already_completed", "detail": f"The student has completed course {course_id}."}
     if course.has_free_seat:
@@ -207,13 +208,11 @@ async def enroll(
             enrollment.status = result["outcome"]
             enrollment.placed_by = event_of(enrollment, result["outcome"], before, request_id)
         if errors and body.mode == "atomic":
+            detail = " ".join(["Nothing was changed.", *(error["detail"] for error in errors)])
             codes = {error["code"] for error in errors}
-            raise Problem(
-                422 if "course_not_found" in codes else 409,
-                codes.pop() if len(codes) == 1 else "enrollment_refused",
-                " ".join(["Nothing was changed.", *(error["detail"] for error in errors)]),
-                errors,
-            )
+            if "unknown_course" in codes:
+                raise Problem(422, "unknown_course", detail, errors)
+            raise Problem(409, codes.pop() if len(codes) == 1 else "enrollment_refused", detail, errors)
     created = any(result["outcome"] in {"enrolled", "waitlisted"} for result in results)
     response.status_code = 201 if created else 200
     return {"student_id": student_id, "results": results}
@@ -227,7 +226,7 @@ async def drop(student_id: IdInPath, course_id: IdInPath, session: Writing, requ
         course = (await lock_courses(session, [course_id])).get(course_id)
         mine = (await load_standing(session, student_id, [course_id])).get(course_id)
         if course is None or mine is None:
-            raise Problem(404, "not_enrolled", f"Student {student_id} has never been enrolled in course {course_id}.")
+            raise Problem(404, "enrollment_not_found", f"Student {student_id} has never been enrolled in course {course_id}.")
         before = mine.status
         if before == "completed":
             raise Problem(409, "already_completed", f"The student has completed course {course_id}; it is not dropped.")

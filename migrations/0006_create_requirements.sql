@@ -1,0 +1,12 @@
+-- depends: 0005_create_courses
+
+-- Within a group any one code satisfies; all groups of a course must be satisfied.
+CREATE TABLE requirements (
+    course_id bigint NOT NULL,
+    kind text NOT NULL,
+    group_number bigint NOT NULL,
+    code text NOT NULL,
+    CONSTRAINT requirements_pkey PRIMARY KEY (course_id, group_number, code),
+    CONSTRAINT requirements_course_id_fkey FOREIGN KEY (course_id) REFERENCES courses (id) ON DELETE CASCADE,
+    CONSTRAINT requirements_kind_check CHECK (kind IN ('pre', 'co', 'anti'))
+);

@@ -1,3 +1,0 @@
--- transactional: false
-
-DROP INDEX CONCURRENTLY IF EXISTS courses_term_id_code_key;

@@ -1,1 +1,0 @@
-ALTER TABLE student_courses DROP COLUMN recheck_at;

@@ -1,0 +1,80 @@
+"""What others make of the API document: two linters find nothing, and generated clients compile and work."""
+
+import asyncio
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.conftest import Client
+
+FILES: Final = Path(__file__).with_name("clients")
+NODE_MODULES: Final = FILES / "node_modules"
+needs_npm = pytest.mark.skipif(not NODE_MODULES.exists(), reason="needs npm: run make clients first")
+
+CALLS: Final = "MATH101 enrolled\nstudent.created 5\nenrollment.enrolled enrolled\nstudent_not_found\n"
+"""What the first calls print, in each language."""
+
+
+async def run(*command: str | Path, cwd: Path) -> str:
+    """Run a program, which must succeed, and return what it prints."""
+    process = await asyncio.create_subprocess_exec(
+        *command, cwd=cwd, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    output, errors = await process.communicate()
+    assert process.returncode == 0, output.decode() + errors.decode()
+    return output.decode()
+
+
+@pytest.fixture
+async def document(client: Client, tmp_path: Path) -> Path:
+    """The API document in a file of a folder of its own."""
+    path = tmp_path / "openapi.json"
+    async with client.get("/openapi.json") as response:
+        path.write_bytes(await response.read())
+    return path
+
+
+async def test_a_python_client_is_typed_and_makes_the_first_calls(client: Client, document: Path) -> None:
+    folder = document.parent
+    config = folder / "config.json"
+    config.write_text(json.dumps({"post_hooks": []}))
+    package = folder / "enrollment_client"
+    warnings = await run(
+        *(sys.executable, "-m", "openapi_python_client", "generate", "--path", document, "--config", config),
+        *("--output-path", package, "--meta", "none", "--fail-on-warning"),
+        cwd=folder,
+    )
+    assert "arning" not in warnings
+    shutil.copy(FILES / "first_call.py", folder)
+    await run(
+        *(sys.executable, "-m", "mypy", "--strict", "--cache-dir", folder / "cache", package, "first_call.py"),
+        cwd=folder,
+    )
+    assert await run(sys.executable, "first_call.py", str(client.make_url("/")).rstrip("/"), cwd=folder) == CALLS
+
+
+@needs_npm
+async def test_redocly_finds_nothing(document: Path) -> None:
+    config = FILES / "redocly.yaml"
+    await run(NODE_MODULES / ".bin/redocly", "lint", "--config", config, document, cwd=FILES)
+
+
+@needs_npm
+async def test_spectral_finds_nothing(document: Path) -> None:
+    ruleset = FILES / "spectral.yaml"
+    await run(NODE_MODULES / ".bin/spectral", "lint", "-F", "hint", "-r", ruleset, document, cwd=FILES)
+
+
+@needs_npm
+async def test_a_typescript_client_is_typed_and_makes_the_first_calls(client: Client, document: Path) -> None:
+    folder = document.parent
+    for name in ("package.json", "tsconfig.json", "first_call.ts"):
+        shutil.copy(FILES / name, folder)
+    (folder / "node_modules").symlink_to(NODE_MODULES)
+    await run(NODE_MODULES / ".bin/openapi-typescript", document, "-o", "schema.d.ts", cwd=folder)
+    await run(NODE_MODULES / ".bin/tsc", "-p", "tsconfig.json", cwd=folder)
+    assert await run("node", "first_call.js", str(client.make_url("/")).rstrip("/"), cwd=folder) == CALLS

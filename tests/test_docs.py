@@ -1,0 +1,491 @@
+"""README.md and docs/ describe the service: their examples are run, and their tables compared with the code."""
+
+import ast
+import inspect
+import json
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import parse_qsl
+
+import pytest
+from jsonschema import Draft202012Validator
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from service.__main__ import main
+from service.api.enrollments import EnrollmentRequest
+from service.api.events import EventsQuery
+from service.app import problem_types
+from service.registrar.rules import RULES, drop_closed
+from service.replay import ACTIONS, STATUSES
+from service.settings import Settings
+from sql import Connection
+from tests.campus import Answer, call, new_course, new_student, read
+from tests.conftest import Client
+
+ROOT: Final = Path(__file__).parent.parent
+README: Final = ROOT / "README.md"
+DOCS: Final = ROOT / "docs"
+PAGES: Final = (README, *sorted(DOCS.rglob("*.md")))
+DOCUMENTS: Final = (*PAGES, *(path for path in sorted(ROOT.glob("*.md")) if path != README))
+EXAMPLES: Final = ROOT / "service/api/examples.json"
+ADDRESS: Final = "http://127.0.0.1:8080"
+WIDTH: Final = 120
+
+SHELL: Final = re.compile(r"```sh\n((?:curl [^\n]*\n)+)```\n(?:\n```json (\d+)\n(.*?)```\n)?", re.DOTALL)
+FEED_CURSOR: Final = re.compile(r'"next": "[A-Za-z0-9_-]{44,}"')
+INSTANT: Final = re.compile(r'"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z"')
+LINK: Final = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A call as a page shows it."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    data: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """Calls that stand together; of a single one, the answer that the page promises."""
+
+    text: str
+    requests: list[Request]
+    status: int | None
+    body: str
+
+
+def examples(text: str) -> Iterator[Example]:
+    for match in SHELL.finditer(text):
+        commands, status, body = match.groups()
+        requests = [parse(command) for command in commands.strip().splitlines()]
+        yield Example(match[0], requests, int(status) if status else None, body or "")
+
+
+def parse(command: str) -> Request:
+    method, url, headers, data = "GET", "", {}, None
+    words = iter(shlex.split(command)[1:])
+    for word in words:
+        if word == "-X":
+            method = next(words)
+        elif word == "-H":
+            name, _, value = next(words).partition(": ")
+            headers[name] = value
+        elif word == "-d":
+            data = next(words).encode()
+        elif word != "-s":
+            assert word.startswith(ADDRESS), command
+            url = word.removeprefix(ADDRESS)
+    return Request(method, url, headers, data)
+
+
+def settled(body: Any) -> Any:
+    """Put aside what differs from run to run: instants, the ids of requests, and the epoch of the feed."""
+    text = FEED_CURSOR.sub('"next": "<cursor>"', INSTANT.sub('"<instant>"', json.dumps(body)))
+    return json.loads(re.sub(r'"request_id": "[^"]*"', '"request_id": "<id>"', text))
+
+
+def written(value: Any, indent: int = 0) -> str:
+    """Write JSON as the pages do: in one line what fits, and otherwise one member a line."""
+    line = json.dumps(value, ensure_ascii=False)
+    if indent + len(line) <= WIDTH or not isinstance(value, dict | list):
+        return line
+    inner = " " * (indent + 2)
+    if isinstance(value, dict):
+        rows = [f'{inner}"{name}": {written(each, indent + 2)}' for name, each in value.items()]
+        return "{\n" + ",\n".join(rows) + "\n" + " " * indent + "}"
+    return "[\n" + ",\n".join(f"{inner}{written(each, indent + 2)}" for each in value) + "\n" + " " * indent + "]"
+
+
+async def send(client: Client, request: Request) -> Answer:
+    return await call(client, request.method, request.path, data=request.data, headers=request.headers)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "```sh\n" in page.read_text()], ids=name_of)
+async def test_every_example_answers_what_its_page_promises(
+    client: Client, page: Path, request: pytest.FixtureRequest
+) -> None:
+    text = page.read_text()
+    found = list(examples(text))
+    assert len(found) == text.count("```sh\n")
+    assert text.count("```json ") == sum(example.status is not None for example in found)
+    rewrite = request.config.getoption("--write-docs")
+    for example in found:
+        for its in example.requests:
+            answer = await send(client, its)
+            shown = f"{its.method} {its.path}: {answer.status} {json.dumps(answer.body) if answer.body else ''}"
+            if example.status is None:
+                assert answer.status < 300, shown
+                continue
+            assert len(example.requests) == 1, example.text
+            promised = json.loads(example.body) if example.body else None
+            actual = answer.body or None
+            if rewrite and (answer.status, settled(actual)) != (example.status, settled(promised)):
+                body = f"{written(actual)}\n" if actual is not None else ""
+                new = example.text.partition("```json")[0] + f"```json {answer.status}\n{body}```\n"
+                text = text.replace(example.text, new, 1)
+                continue
+            assert answer.status == example.status, shown
+            assert settled(actual) == settled(promised), shown
+    if text != page.read_text():
+        page.write_text(text)
+
+
+async def test_the_examples_of_the_api_document_are_those_of_the_pages(
+    client: Client, request: pytest.FixtureRequest
+) -> None:
+    document = await read(client, "/openapi.json")
+    operations = [
+        (method, path, re.compile(re.sub(r"{(\w+)}", r"(?P<\1>[^/]+)", path)), operation["operationId"])
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    ]
+    found: dict[str, dict[str, Any]] = {}
+    for example in (example for page in PAGES for example in examples(page.read_text()) if example.status is not None):
+        [its] = example.requests
+        path, _, query = its.path.partition("?")
+        matches = [
+            (method, template, match, id)
+            for method, template, shape, id in operations
+            if method == its.method.lower() and (match := shape.fullmatch(path))
+        ]
+        # /students/by-external-id/S-1 rather than /students/{student_id}/…
+        _, _, match, id = min(matches, key=lambda match: match[1].count("{"))
+        parameters = {**match.groupdict(), **dict(parse_qsl(query))}
+        shown = found.setdefault(id, {"parameters": {}, "body": None, "answers": {}})
+        if not shown["answers"]:
+            shown["parameters"] = {name: int(text) if text.isdigit() else text for name, text in parameters.items()}
+            shown["body"] = json.loads(its.data) if its.data else None
+        if example.body:
+            shown["answers"].setdefault(str(example.status), json.loads(example.body))
+    if request.config.getoption("--write-docs"):
+        EXAMPLES.write_text(f"{written(found)}\n")
+    assert json.loads(EXAMPLES.read_text()) == found
+
+
+async def test_every_operation_has_a_section_and_an_example(client: Client) -> None:
+    texts = [page.read_text() for page in PAGES if page != README]
+    document = await read(client, "/openapi.json")
+    operations = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
+    described = [match for text in texts for match in re.findall(r"^## ([A-Z]+) (/\S*)$", text, re.MULTILINE)]
+    assert sorted(described) == sorted(operations)
+    for method, path in operations - {("GET", "/openapi.json")}:  # itself the document: too long to quote
+        shape = re.compile(re.sub(r"{\w+}", "[^/]+", path))
+        [text] = [text for text in texts if f"\n## {method} {path}\n" in text]
+        called = [its for example in examples(text) for its in example.requests]
+        assert any(its.method == method and shape.fullmatch(its.path.partition("?")[0]) for its in called), (
+            f"{method} {path}"
+        )
+
+
+def rows_after(text: str, heading: str) -> list[list[str]]:
+    """Read the first table that follows a line, without its head."""
+    lines = text.partition(f"{heading}\n")[2].splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("|"))
+    rows = []
+    for line in lines[first + 2 :]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    return rows
+
+
+def hold_table(request: pytest.FixtureRequest, page: Path, heading: str, rows: list[list[str]]) -> None:
+    """Compare the first table that follows a line with the code; write it with --write-docs."""
+    text = page.read_text()
+    if request.config.getoption("--write-docs"):
+        before, _, after = text.partition(f"{heading}\n")
+        body = "".join(f"| {' | '.join(row)} |\n".replace("|  |", "| |") for row in rows)
+        after = re.sub(
+            r"((?:^|\n)\|[^\n]*\n\|[-:| ]*\n)(?:\|[^\n]*\n?)*", lambda found: found[1] + body, after, count=1
+        )
+        page.write_text(text := f"{before}{heading}\n{after}")
+    assert rows_after(text, heading) == rows
+
+
+def test_the_table_of_rules_is_that_of_the_code() -> None:
+    described = [code.strip("`") for code, _, _ in rows_after((DOCS / "rules.md").read_text(), "# The rules")]
+    assert described == [rule.__name__ for rule in (*RULES, drop_closed)]
+
+
+def test_the_table_of_settings_is_that_of_the_code(request: pytest.FixtureRequest) -> None:
+    [body] = [node.body for node in ast.parse(inspect.getsource(Settings)).body if isinstance(node, ast.ClassDef)]
+    reasons = {
+        ast.unparse(field.target): ast.literal_eval(reason.value)
+        for field, reason in pairwise(body)
+        if isinstance(field, ast.AnnAssign) and isinstance(reason, ast.Expr)
+    }
+    rows = []
+    for name, field in Settings.model_fields.items():
+        default = "" if field.default in (None, PydanticUndefined) else f"`{field.default}`"
+        rows.append([f"`{name.upper()}`", default, " ".join(reasons[name].split())])
+    hold_table(request, DOCS / "settings.md", "# Settings", rows)
+
+
+def test_the_table_of_problems_is_that_of_the_code(request: pytest.FixtureRequest) -> None:
+    rows = [
+        [f"`{problem.code}`", str(problem.status), " ".join(problem.description.split())]
+        for problem in sorted(problem_types().values(), key=lambda problem: (problem.status, problem.code))
+    ]
+    hold_table(request, DOCS / "api/conventions.md", "## GET /problems/{code}", rows)
+
+
+@pytest.mark.parametrize(
+    ("page", "path"),
+    [
+        ("students", "/students/{student_id}"),
+        ("courses", "/courses/{course_id}"),
+        ("terms", "/terms/{term_id}"),
+        ("holds", "/students/{student_id}/holds"),
+        ("overrides", "/students/{student_id}/overrides"),
+    ],
+)
+async def test_the_table_of_fields_is_that_of_the_api(client: Client, page: str, path: str) -> None:
+    document = await read(client, "/openapi.json")
+
+    def resolved(schema: dict[str, Any]) -> Any:
+        return document["components"]["schemas"][schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
+
+    schema = resolved(document["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["schema"])
+    if "items" in schema["properties"]:
+        schema = resolved(schema["properties"]["items"]["items"])
+    text = (DOCS / f"api/{page}.md").read_text()
+    described = [name.strip("`") for name, _ in rows_after(text, f"# {page.capitalize()}")]
+    assert described == [*schema["properties"]]
+
+
+@pytest.mark.parametrize(
+    ("page", "heading", "model"),
+    [
+        ("api/enrollments.md", "## POST /students/{student_id}/enroll", EnrollmentRequest),
+        ("feed.md", "## GET /events", EventsQuery),
+    ],
+)
+def test_the_table_of_what_to_send_is_that_of_the_code(page: str, heading: str, model: type[BaseModel]) -> None:
+    rows = rows_after((DOCS / page).read_text(), heading)
+    assert {name.strip("`"): default.strip("`") for name, default, _ in rows} == {
+        name: "" if field.default in (None, PydanticUndefined) else str(field.default)
+        for name, field in model.model_fields.items()
+    }
+
+
+def test_the_table_of_commands_is_that_of_the_code(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    listed = re.search(r"\{(serve,[a-z,]+)\}", capsys.readouterr().out)
+    assert listed
+    rows = rows_after((DOCS / "operations.md").read_text(), "## Commands")
+    words = [command.strip("`").removeprefix("python -m service").split() for command, _ in rows]
+    assert {its[0] if its and its[0][0] != "-" else "serve" for its in words} == set(listed[1].split(","))
+
+
+async def test_the_table_of_events_is_what_the_service_writes(client: Client) -> None:
+    """Make every event that there is, and compare the members of each with the table."""
+    text = (DOCS / "feed.md").read_text()
+    rows = rows_after(text, "## Events")
+    written = await every_event(client)
+    document = await read(client, "/openapi.json")
+    schema = {"$ref": "#/components/schemas/Event", "components": document["components"]}
+    for event in written:
+        Draft202012Validator(schema).validate(event)
+    assert {event["type"] for event in written} == {
+        *document["components"]["schemas"]["Event"]["discriminator"]["mapping"]
+    }
+    known = {f"{noun}.{action}" for noun, actions in ACTIONS.items() for action in actions}
+    known |= {f"enrollment.{action}" for action in STATUSES}
+    types = [type.strip("`") for type, *_ in rows]
+    assert len(types) == len(set(types))
+    assert set(types) == {event["type"] for event in written} >= known
+    for type, _, *cells in rows:
+        events = [event for event in written if event["type"] == type.strip("`")]
+        for name, cell in zip(("before", "after"), cells, strict=True):
+            states = [event[name] for event in events]
+            members = set(re.findall(r"`(\w+)`", cell))
+            optional = set(re.findall(r"`(\w+)` \(optional\)", cell))
+            assert (None in states) == ("null" in cell or not cell), f"{type} {name}"
+            found = [{*state} for state in states if state is not None]
+            if "*fields*" in cell:
+                assert all(members < its for its in found), f"{type} {name}: {found}"
+            elif members:
+                assert members == set[str]().union(*found), f"{type} {name}: {found}"
+                assert members - optional == members.intersection(*found), f"{type} {name}: {found}"
+    for noun, *ids in rows_after(text, "The ids of an event name what it is about:"):
+        for event in written:
+            if event["type"].startswith(f"{noun.strip('`')}."):
+                named = [event[name] is not None for name in ("student_id", "course_id", "term_id")]
+                assert named == [id == "yes" for id in ids], event
+
+
+async def every_event(client: Client) -> list[dict[str, Any]]:
+    """Do everything that writes an event, and return the events."""
+
+    async def do(method: str, path: str, body: object = None) -> Any:
+        answer = await call(client, method, path, body)
+        assert answer.status < 300, f"{method} {path}: {answer.body}"
+        return answer.body
+
+    async def new(path: str, body: object) -> int:
+        return int((await do("POST", path, body))["id"])
+
+    first, second, third = await new_student(client), await new_student(client), await new_student(client)
+    await do("PATCH", f"/students/{third}", {"max_credits": 1})
+    await do("DELETE", f"/students/{third}")
+    unused = await new_course(client)
+    await do("PATCH", f"/courses/{unused}", {"title": "U"})
+    await do("DELETE", f"/courses/{unused}")
+    days = {"starts_on": "2026-01-01", "ends_on": "9999-12-31"}
+    late = {**days, "code": "late", "name": "N", "drop_until": "2026-01-01T00:00:00Z"}
+    term = await new("/terms", {**days, "code": "T", "name": "N"})
+    late_term = await new("/terms", late)
+    await do("PATCH", f"/terms/{term}", {"name": "M"})
+    await do("DELETE", f"/terms/{term}")
+    withdrawn = await new_course(client, term_id=late_term)
+    await do("POST", f"/students/{first}/enroll", {"course_ids": [withdrawn]})
+    await do("DELETE", f"/students/{first}/courses/{withdrawn}")
+    # The second student is waitlisted by a swap that is changed, is passed over because of a hold, and then seated.
+    full, kept, other = await new_course(client, capacity=1), await new_course(client), await new_course(client)
+    await do("POST", f"/students/{first}/enroll", {"course_ids": [full]})
+    await do("POST", f"/students/{second}/enroll", {"course_ids": [kept, other]})
+    for drop in (kept, other):
+        await do("POST", f"/students/{second}/swap", {"drop": [drop], "add": [full], "on_full": "waitlist"})
+    hold = await new(f"/students/{second}/holds", {"reason": "fees", "blocks": ["enroll"]})
+    await do("DELETE", f"/students/{first}/courses/{full}")
+    await do("DELETE", f"/students/{second}/holds/{hold}")
+    for passed in (False, True):
+        await do("POST", f"/students/{second}/courses/{full}/complete", {"passed": passed})
+    # Seats by override: one at once, the other by a promotion.
+    override = {"author": "dean", "reason": "so", "rule": "course_full"}
+    await do("POST", f"/students/{first}/overrides", {**override, "course_id": full})
+    await do("POST", f"/students/{first}/enroll", {"course_ids": [full]})
+    fourth = await new_student(client)
+    await do("POST", f"/students/{fourth}/enroll", {"course_ids": [full], "on_full": "waitlist"})
+    await do("POST", f"/students/{fourth}/overrides", {**override, "course_id": full})
+    await do("DELETE", f"/students/{fourth}/courses/{full}")
+    await do("POST", f"/students/{fourth}/enroll", {"course_ids": [full], "on_full": "waitlist"})
+    await do("POST", f"/students/{fourth}/enroll", {"course_ids": [kept]})
+    ended = await new(f"/students/{first}/overrides", {**override, "course_id": kept})
+    await do("DELETE", f"/students/{first}/overrides/{ended}")
+    await do("PUT", f"/courses/{kept}/requirements", {"groups": [{"kind": "pre", "any_of": ["X"]}]})
+    await do("POST", f"/courses/{kept}/cancel")
+    return list((await read(client, "/events?limit=500"))["items"])
+
+
+async def test_the_diagram_of_states_shows_every_status_and_no_other(connection: Connection) -> None:
+    diagram = (DOCS / "rules.md").read_text().partition("```mermaid\nstateDiagram-v2\n")[2].partition("```")[0]
+    allowed = await connection.fetchval(
+        "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = 'student_courses_status_check'"
+    )
+    shown = {name for line in diagram.strip().splitlines() for name in re.findall(r"(\w+)(?: -->|:)", line)}
+    assert shown == set(re.findall(r"'(\w+)'", allowed))
+
+
+async def test_the_diagram_shows_every_table_and_column(connection: Connection) -> None:
+    diagram = (DOCS / "tables.md").read_text().partition("```mermaid\nerDiagram\n")[2].partition("```")[0]
+    drawn = {
+        table: [line.split()[1] for line in body.strip().splitlines()]
+        for table, body in re.findall(r"^    (\w+) \{\n(.*?)^    \}", diagram, re.DOTALL | re.MULTILINE)
+    }
+    columns: dict[str, list[str]] = {}
+    for row in await connection.fetch(
+        """
+        SELECT table_name, column_name
+        FROM information_schema.columns
+        WHERE table_schema = 'public' AND table_name NOT LIKE '%yoyo%'
+        ORDER BY table_name, ordinal_position
+        """
+    ):
+        columns.setdefault(row["table_name"], []).append(row["column_name"])
+    assert drawn == columns
+
+
+def test_the_table_of_layers_is_that_of_the_contract() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    contract = next(
+        each for each in project["tool"]["importlinter"]["contracts"] if each.get("containers") == ["service"]
+    )
+    rows = rows_after((DOCS / "architecture.md").read_text(), "## Who may import whom")
+    assert [re.findall(r"`(\w+)`", modules) for modules, _ in rows] == [
+        layer.split(" | ") for layer in contract["layers"]
+    ]
+
+
+PATH: Final = re.compile(
+    r"(?:service|sql|tests|migrations|docs|requirements|\.ci)/[\w./-]*|[\w-]+\.(?:md|toml|py)|Makefile"
+)
+NAME: Final = re.compile(r"@?[A-Za-z_][\w.]*(?:\(\))?")
+NO_NAME: Final = re.compile(".*[Tt]hing.*|[0-9a-f]{7,40}")
+"""Stands for a name of the reader's, or is a commit."""
+
+
+@pytest.fixture(scope="module")
+def words() -> set[str]:
+    """Return every word of the code, and of what is about it."""
+    folders = ("service", "sql", "tests", "migrations", "requirements")
+    sources = [
+        path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in {".py", ".sql", ".txt"}
+    ]
+    sources += [ROOT / name for name in ("Makefile", "pyproject.toml", "docker-compose.yml", "Dockerfile", ".ci/run")]
+    settings = {name.upper() for name in Settings.model_fields}
+    return settings.union(*(re.findall(r"\w+", path.read_text()) for path in sources))
+
+
+@pytest.mark.parametrize("page", DOCUMENTS, ids=name_of)
+def test_every_name_of_code_exists(page: Path, words: set[str]) -> None:
+    """Look up what stands in backticks: paths in the repository, and the words of everything that looks like a name."""
+    for code in re.findall(
+        r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    ):
+        if NO_NAME.fullmatch(code):
+            continue
+        if PATH.fullmatch(code):
+            assert (ROOT / code).exists() or (page.parent / code).exists(), f"{page.name} names {code}"
+        elif NAME.fullmatch(code):
+            missing = set(re.findall(r"\w+", code)) - words
+            assert not missing, f"{page.name} names {code}"
+
+
+def anchors(text: str) -> set[str]:
+    """Return the anchors that GitHub gives the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", DOCUMENTS, ids=name_of)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for target in LINK.findall(re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)):
+        if re.match(r"https?://|mailto:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        path = (page.parent / name).resolve() if name else page
+        assert path.exists(), f"{page.name} links to {target}"
+        if anchor:
+            assert anchor in anchors(path.read_text()), f"{page.name} links to {target}"
+
+
+def test_every_page_can_be_reached_from_the_readme() -> None:
+    found, pending = set[Path](), [README]
+    while pending:
+        page = pending.pop()
+        found.add(page)
+        for target in LINK.findall(page.read_text()):
+            path = (page.parent / target.partition("#")[0]).resolve()
+            if path.suffix == ".md" and path.exists() and path not in found:
+                pending.append(path)
+    assert set(PAGES) <= found
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.read_text().splitlines()) <= 200
