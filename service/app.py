@@ -10,9 +10,18 @@ from aiohttp import web
 from pydantic import TypeAdapter
 
 from service import __version__
-from service.api import courses, enrollments, events, holds, overrides, students, terms
+from service.api import api_keys, courses, enrollments, events, holds, overrides, students, terms
 from service.api.events import POLLER, Poller
-from service.api.keys import COURSES, COURSES_OF_STUDENTS, DATABASE, REGISTRAR, STUDENTS, STUDENTS_OF_COURSES
+from service.api.keys import (
+    AUTHENTICATOR,
+    COURSES,
+    COURSES_OF_STUDENTS,
+    DATABASE,
+    REGISTRAR,
+    STUDENTS,
+    STUDENTS_OF_COURSES,
+)
+from service.auth import Authenticator
 from service.batching import Callers, reader
 from service.database import Database
 from service.errors import DomainError, EnrollmentRefused, FieldError, Unavailable
@@ -22,6 +31,7 @@ from service.registrar import Registrar
 from service.registrar.rules import RULES, SENTENCES, drop_closed
 from service.settings import Settings
 from service.web import health, openapi, page
+from service.web.auth import AUTHENTICATE, Authenticate
 from service.web.body import BODY_MEMBERS, BODY_TIMEOUT
 from service.web.endpoint import ADMISSION, DRAINING, TURNSTILES, endpoints_of, register
 from service.web.health import READINESS
@@ -53,6 +63,7 @@ ABOUT = About(
         ("holds", "A hold keeps a student from enrolling, dropping, or both."),
         ("overrides", "An override lifts one rule for one student and one course, once."),
         ("events", "The change feed, which is the audit log too."),
+        ("api_keys", "An API key lets a program call the service; its scopes say what it may do."),
         ("health", "For load balancers and orchestrators."),
         ("openapi", "This document, where to begin, and what each kind of problem means."),
     ],
@@ -68,7 +79,7 @@ EXAMPLES: Mapping[str, Example] = TypeAdapter(dict[str, Example]).validate_json(
 def create_app(settings: Settings) -> web.Application:
     """Build the service; its database is brought up in the background once it starts."""
     app = web.Application(client_max_size=settings.body_limit)
-    endpoints = endpoints_of(students, courses, enrollments, terms, holds, overrides, events, health, openapi)
+    endpoints = endpoints_of(students, courses, enrollments, terms, holds, overrides, events, api_keys, health, openapi)
     register(app, [*endpoints, *endpoints_of(page)])
     app[INDEX] = Index.of(ABOUT, [*endpoints, page.show_page])
     database = Database(settings)
@@ -79,7 +90,8 @@ def create_app(settings: Settings) -> web.Application:
     app[COURSES] = reader(database, settings, everybody, courses.find)
     app[COURSES_OF_STUDENTS] = reader(database, settings, everybody, enrollments.find_courses)
     app[STUDENTS_OF_COURSES] = reader(database, settings, everybody, enrollments.find_students)
-    set_limits(app, settings, app[REGISTRAR].admit)
+    authenticator = app[AUTHENTICATOR] = Authenticator(database, settings)
+    set_up(app, settings, admit=app[REGISTRAR].admit, authenticate=authenticator)
     app[POLLER] = Poller(database, app[DRAINING], interval=settings.poll_interval)
 
     async def readiness() -> float | None:
@@ -92,14 +104,16 @@ def create_app(settings: Settings) -> web.Application:
 
     async def lifetime(app: web.Application) -> AsyncIterator[None]:
         stop = threading.Event()
-        app[BRING_UP] = asyncio.create_task(bring_up(database, settings, stop))
+        app[BRING_UP] = asyncio.create_task(bring_up(database, settings, authenticator, stop))
         sweeping = asyncio.create_task(sweep(app[REGISTRAR], app[BRING_UP], settings.sweep_interval))
+        authenticating = [asyncio.create_task(work()) for work in authenticator.background]
         yield
         stop.set()
-        sweeping.cancel()
+        for task in (sweeping, *authenticating):
+            task.cancel()
         app[POLLER].close()
         app[BRING_UP].cancel()
-        await asyncio.wait([app[BRING_UP], sweeping])
+        await asyncio.wait([app[BRING_UP], sweeping, *authenticating])
         await app[REGISTRAR].close()
         await database.close()
 
@@ -107,12 +121,13 @@ def create_app(settings: Settings) -> web.Application:
     return app
 
 
-def set_limits(app: web.Application, settings: Settings, admit: Callable[[], None]) -> None:
+def set_up(app: web.Application, settings: Settings, *, admit: Callable[[], None], authenticate: Authenticate) -> None:
     """Give an application everything that its endpoints need besides what their handlers ask for."""
     app[BODY_TIMEOUT] = settings.body_timeout
     app[BODY_MEMBERS] = settings.body_members
     app[DRAINING] = asyncio.Event()
     app[ADMISSION] = admit
+    app[AUTHENTICATE] = authenticate
     app[TURNSTILES] = (Turnstile(READS_PER_TURN), Turnstile(CHANGES_PER_TURN))
 
 
@@ -145,7 +160,7 @@ def make_runner(app: web.Application, settings: Settings) -> Runner:
     )
 
 
-async def bring_up(database: Database, settings: Settings, stop: threading.Event) -> None:
+async def bring_up(database: Database, settings: Settings, authenticator: Authenticator, stop: threading.Event) -> None:
     """Migrate and open the pool, waiting with growing pauses for a database that is not there yet.
 
     ``stop`` ends the wait for another process that is migrating, which no cancellation reaches.
@@ -167,6 +182,7 @@ async def bring_up(database: Database, settings: Settings, stop: threading.Event
                 )
             await database.open()
             await database.ping()
+            await authenticator.check_start()
         except (DatabaseUnavailable, Unavailable) as error:
             if isinstance(error.__cause__, UnfitDatabase):
                 raise error.__cause__ from None

@@ -1,8 +1,10 @@
 """Settings from the environment: every limit of the service, with the reason for its value."""
 
 from pathlib import Path
+from typing import Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -19,6 +21,21 @@ class Settings(BaseSettings):
 
     port: int = Field(default=8080, ge=0, le=65535)
     """The usual port of an unprivileged HTTP service; 0 picks a free one."""
+
+    auth: Literal["on", "off"] = "on"
+    """With off, everybody who reaches the service may do anything: only for a network that authenticates callers itself."""
+
+    token_issuer: str | None = None
+    """The identity provider whose access tokens are accepted: the `iss` of its tokens. If unset, only API keys are."""
+
+    token_audience: str | None = None
+    """The name of this service at the identity provider: the `aud` of its tokens. Required with token_issuer."""
+
+    token_keys_url: str | None = None
+    """Where the identity provider publishes its keys (JWKS). Required with token_issuer; https, or http on loopback."""
+
+    token_student_claim: str | None = None
+    """The claim that holds the external id of the student whom a token with the scope `self` is for."""
 
     listen_backlog: PositiveInt = 4096
     """Connections that wait to be accepted: a rush arrives within a second. Linux caps this at net.core.somaxconn."""
@@ -121,3 +138,15 @@ class Settings(BaseSettings):
 
     shutdown_timeout: PositiveFloat = 8.0
     """How long requests in flight, and then their connections, may take to end; `docker stop` kills after 10 s."""
+
+    @model_validator(mode="after")
+    def _check_issuer(self) -> Self:
+        """Refuse an issuer whose tokens could not be verified."""
+        if self.token_issuer is None:
+            return self
+        if self.token_audience is None or self.token_keys_url is None:
+            raise ValueError("TOKEN_ISSUER needs TOKEN_AUDIENCE and TOKEN_KEYS_URL beside it")
+        url = urlsplit(self.token_keys_url)
+        if url.scheme != "https" and not (url.scheme == "http" and url.hostname in {"localhost", "127.0.0.1", "::1"}):
+            raise ValueError("TOKEN_KEYS_URL must begin with https://, or with http:// on loopback")
+        return self

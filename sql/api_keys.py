@@ -67,14 +67,13 @@ SET
     previous_hash = secret_hash,
     previous_until = clock_timestamp() + $3::interval
 WHERE id = $1::bigint
-    AND revoked_at IS NULL
 RETURNING
     id, name, scopes, secret_hash, previous_hash, previous_until, created_at, expires_at, revoked_at, last_used_at
 """
 
 
 async def rotate_api_key(connection: Connection, id: int, secret_hash: bytes, overlap: timedelta) -> ApiKey | None:
-    """Give a key a new secret; the one before stays valid for ``overlap``. None without such a key, or if revoked."""
+    """Give a key a new secret; the one before stays valid for ``overlap``. None without such a key."""
     row = await connection.fetchrow(ROTATE_API_KEY, id, secret_hash, overlap)
     return None if row is None else ApiKey(*row)
 

@@ -348,6 +348,6 @@ async def test_every_change_is_told_with_the_state_before_and_after(client: Clie
         None,
     ]
     assert {(event["student_id"], event["course_id"]) for event in told} == {(None, created.body["id"])}
-    assert (told[0]["actor"], told[0]["request_id"]) == ("timetable office", created.headers["X-Request-Id"])
-    assert (told[1]["actor"], told[1]["request_id"]) == (None, "r-2")
+    assert (told[0]["on_behalf_of"], told[0]["request_id"]) == ("timetable office", created.headers["X-Request-Id"])
+    assert (told[1]["on_behalf_of"], told[1]["request_id"]) == (None, "r-2")
     assert told[1]["occurred_at"].isoformat().startswith(patched.body["updated_at"].removesuffix("Z"))

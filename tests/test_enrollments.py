@@ -591,7 +591,7 @@ async def test_every_change_is_told_once_and_in_order(client: Client, connection
     assert [event["after"] for event in told] == [{"status": status} for status in ("enrolled", "dropped", "enrolled")]
     assert {(event["student_id"], event["course_id"]) for event in told} == {(student, one)}
     assert [event["reason"] for event in told] == [None, "moved to München", None]
-    assert [event["actor"] for event in told] == ["adviser 7", None, None]
+    assert [event["on_behalf_of"] for event in told] == ["adviser 7", None, None]
     assert [event["request_id"] for event in told] == ["r-1", "r-2", again.headers["X-Request-Id"]]
     times = [event["occurred_at"] for event in told]
     assert times == sorted(times)

@@ -32,7 +32,7 @@ NAMES = sorted(path.stem for path in MIGRATIONS.glob("*.sql") if not path.stem.e
 FILL = {
     "0001_create_feed": "UPDATE feed SET system_identifier = 1, timeline = 2, database_oid = 3",
     "0002_create_events": """
-        INSERT INTO events (position, type, occurred_at, actor, request_id, reason, student_id, course_id, term_id, before, after)
+        INSERT INTO events (position, type, occurred_at, actor, on_behalf_of, request_id, reason, student_id, course_id, term_id, before, after)
         VALUES (1, 'student.created', '2026-01-02T03:04:05.678901Z', 'registrar', 'a1', 'é "quoted"', 1, NULL, NULL, NULL, '{"version":1}'),
                (2, 'course.created', '2026-01-02T03:04:06Z', NULL, 'a2', NULL, NULL, 1, NULL, '{"n":[1,2]}', NULL),
                (3, 'term.created', '2026-01-02T03:04:07Z', NULL, 'a3', NULL, NULL, NULL, 1, NULL, NULL)

@@ -560,6 +560,6 @@ async def test_every_change_is_told_with_the_names_of_the_fields_and_nothing_per
         None,
     ]
     assert {(event["student_id"], event["course_id"]) for event in told} == {(created.body["id"], None)}
-    assert (told[0]["actor"], told[0]["request_id"]) == ("registrar's office", "r-1")
-    assert told[1]["actor"] is None
+    assert (told[0]["on_behalf_of"], told[0]["request_id"]) == ("registrar's office", "r-1")
+    assert told[1]["on_behalf_of"] is None
     assert "secret" not in str(told).lower()

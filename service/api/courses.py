@@ -204,7 +204,7 @@ def course_of(row: sql.Course) -> Course:
     )
 
 
-@endpoint("POST", "/courses", status=201, problems=[ExternalIdTaken, CodeTaken, UnknownTerm])
+@endpoint("POST", "/courses", scope="manage", status=201, problems=[ExternalIdTaken, CodeTaken, UnknownTerm])
 async def create_course(call: Call, body: NewCourse) -> Reply[Course]:
     """Create a course.
 
@@ -215,7 +215,7 @@ async def create_course(call: Call, body: NewCourse) -> Reply[Course]:
     return Reply(course_of(row), 201, {"Location": f"/courses/{row.id}"})
 
 
-@endpoint("GET", "/courses")
+@endpoint("GET", "/courses", scope="read")
 async def search_courses(call: Call, query: CourseQuery) -> WrittenPage[Course]:
     """List courses by id: all of them, those with a code, those of a term, or the one with an external id.
 
@@ -238,7 +238,7 @@ async def search_courses(call: Call, query: CourseQuery) -> WrittenPage[Course]:
     return written_page(page.items, page.next_after, of)
 
 
-@endpoint("GET", "/courses/{course_id}", problems=[CourseNotFound])
+@endpoint("GET", "/courses/{course_id}", scope="read", problems=[CourseNotFound])
 async def read_course(call: Call, course_id: IdInPath) -> Course:
     """Read a course, with its seats.
 
@@ -258,6 +258,7 @@ async def find(connection: Connection, ids: list[int]) -> dict[int, sql.Course]:
 @endpoint(
     "PATCH",
     "/courses/{course_id}",
+    scope="manage",
     problems=[CourseNotFound, ExternalIdTaken, CodeTaken, UnknownTerm, OwnRequirement, PreconditionFailed],
 )
 async def edit_course(call: Call, course_id: IdInPath, body: CourseChanges, if_match: ETags) -> Course:
@@ -280,6 +281,7 @@ async def edit_course(call: Call, course_id: IdInPath, body: CourseChanges, if_m
 @endpoint(
     "PUT",
     "/courses/by-external-id/{external_id}",
+    scope="manage",
     status=(200, 201),
     problems=[CodeTaken, UnknownTerm, OwnRequirement, PreconditionFailed],
 )
@@ -304,7 +306,9 @@ async def put_course(
     return Reply(course_of(replaced.row), 201 if replaced.created else 200, headers)
 
 
-@endpoint("DELETE", "/courses/{course_id}", status=204, problems=[CourseNotFound, InUse, PreconditionFailed])
+@endpoint(
+    "DELETE", "/courses/{course_id}", scope="manage", status=204, problems=[CourseNotFound, InUse, PreconditionFailed]
+)
 async def delete_course(call: Call, course_id: IdInPath, if_match: ETags) -> None:
     """Delete a course that nobody was ever enrolled in.
 
@@ -313,7 +317,7 @@ async def delete_course(call: Call, course_id: IdInPath, if_match: ETags) -> Non
     await call[REGISTRAR].submit(Delete(origin=origin_of(call), resource=COURSE, id=course_id, if_match=if_match))
 
 
-@endpoint("POST", "/courses/{course_id}/cancel", problems=[CourseNotFound], final=True)
+@endpoint("POST", "/courses/{course_id}/cancel", scope="manage", problems=[CourseNotFound], final=True)
 async def cancel_course(call: Call, course_id: IdInPath, query: ReasonQuery) -> Course:
     """Cancel a course for good.
 
@@ -347,7 +351,7 @@ class Requirements(Input):
     ]
 
 
-@endpoint("PUT", "/courses/{course_id}/requirements", problems=[CourseNotFound, OwnRequirement])
+@endpoint("PUT", "/courses/{course_id}/requirements", scope="manage", problems=[CourseNotFound, OwnRequirement])
 async def set_requirements(call: Call, course_id: IdInPath, body: Requirements) -> Requirements:
     """Set all requirements of a course; an empty list of groups removes them.
 
@@ -358,7 +362,7 @@ async def set_requirements(call: Call, course_id: IdInPath, body: Requirements) 
     return _requirements(await call[REGISTRAR].submit(change))
 
 
-@endpoint("GET", "/courses/{course_id}/requirements", problems=[CourseNotFound])
+@endpoint("GET", "/courses/{course_id}/requirements", scope="read", problems=[CourseNotFound])
 async def read_requirements(call: Call, course_id: IdInPath) -> Requirements:
     """Read the requirements of a course.
 

@@ -299,6 +299,7 @@ class CourseStudentsQuery(Paging):
 @endpoint(
     "POST",
     "/students/{student_id}/enroll",
+    scope="enroll",
     status=(201, 200),
     problems=[StudentNotFound, EnrollmentRefused, UnknownCourse],
 )
@@ -348,6 +349,7 @@ def created(results: Sequence[Result]) -> bool:
 @endpoint(
     "POST",
     "/students/{student_id}/swap",
+    scope="enroll",
     status=(201, 200),
     problems=[StudentNotFound, EnrollmentRefused, UnknownCourse],
     final=True,
@@ -370,7 +372,7 @@ async def swap_courses(
     return await _answer(call, change, dry_run=query.dry_run)
 
 
-@endpoint("GET", "/students/{student_id}/courses", problems=[StudentNotFound])
+@endpoint("GET", "/students/{student_id}/courses", scope="read", problems=[StudentNotFound])
 async def list_student_courses(
     call: Call, student_id: IdInPath, query: StudentCoursesQuery
 ) -> WrittenPage[StudentCourse]:
@@ -400,6 +402,7 @@ async def find_courses(connection: Connection, asked: list[CoursesAsked]) -> dic
 @endpoint(
     "DELETE",
     "/students/{student_id}/courses/{course_id}",
+    scope="enroll",
     problems=[StudentNotFound, EnrollmentNotFound, AlreadyCompleted, DropRefused],
 )
 async def drop_course(call: Call, student_id: IdInPath, course_id: IdInPath, query: ReasonQuery) -> MovedCourse:
@@ -415,6 +418,7 @@ async def drop_course(call: Call, student_id: IdInPath, course_id: IdInPath, que
 @endpoint(
     "POST",
     "/students/{student_id}/courses/{course_id}/complete",
+    scope="manage",
     problems=[StudentNotFound, CourseNotFound, NotEnrolled],
     final=True,
 )
@@ -450,7 +454,7 @@ def _moved(moved: Moved) -> MovedCourse:
     )
 
 
-@endpoint("GET", "/courses/{course_id}/students", problems=[CourseNotFound])
+@endpoint("GET", "/courses/{course_id}/students", scope="read", problems=[CourseNotFound])
 async def list_course_students(
     call: Call, course_id: IdInPath, query: CourseStudentsQuery
 ) -> WrittenPage[CourseStudent]:
@@ -573,7 +577,7 @@ class BulkOutcomes:
     items: Annotated[list[BulkOutcome], Field(description="One for each request, in the same order.")]
 
 
-@endpoint("POST", "/enrollments")
+@endpoint("POST", "/enrollments", scope="enroll")
 async def enroll_many(call: Call, body: BulkRequest) -> Written[BulkOutcomes]:
     """Enroll many students in one transaction, each for itself.
 

@@ -29,7 +29,13 @@ class EventFields:
 
     position: Annotated[int, Field(description="Counted from 1, without gaps, in the order of the changes.")]
     occurred_at: Annotated[datetime, Field(description="When the change was made.")]
-    actor: Annotated[str | None, Field(description="On whose behalf, as the header X-Actor said; not authenticated.")]
+    actor: Annotated[
+        str | None,
+        Field(
+            description="Who made the change: the name of the API key or the subject of the token. Null on an open service."
+        ),
+    ]
+    on_behalf_of: Annotated[str | None, Field(description="For whom the actor made it, as the header X-Actor said.")]
     request_id: Annotated[str, Field(description="The id of the request that made the change.")]
     reason: Annotated[str | None, Field(description="Why, as the caller said; null if the caller said nothing.")]
     student_id: Annotated[StudentId | None, Field(description="The student whom it is about; null if there is none.")]

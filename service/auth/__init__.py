@@ -3,7 +3,7 @@
 import hashlib
 import ipaddress
 import logging
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from time import monotonic
 from typing import Any, Final
 
@@ -44,15 +44,16 @@ class Authenticator:
         self._keys = ApiKeys(database)
         self._tokens: Tokens | None = None
         self._cache: dict[bytes, tuple[float, Caller]] = {}
-        self.background: list[Coroutine[Any, Any, None]] = []
+        self.background: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        """What runs beside the requests, until it is cancelled."""
         if not self._off:
-            self.background.append(self._keys.note_use())
+            self.background.append(self._keys.note_use)
         if settings.token_issuer is not None and not self._off:
             # The settings check that an issuer comes with them.
             assert settings.token_audience is not None
             assert settings.token_keys_url is not None
             provider = ProviderKeys(settings.token_keys_url)
-            self.background.append(provider.keep_fresh())
+            self.background.append(provider.keep_fresh)
             self._tokens = Tokens(
                 issuer=settings.token_issuer,
                 audience=settings.token_audience,
@@ -100,6 +101,11 @@ class Authenticator:
                 "or set AUTH=off to let everybody do anything."
             )
         logger.warning("the service is open to every program on this machine until the first API key is created")
+
+    def forget(self) -> None:
+        """Look callers up again: the API keys have changed."""
+        self._cache.clear()
+        self._keys.forget()
 
     def _is_open(self) -> bool:
         return self._tokens is None and not self._keys.any and is_loopback(self._settings.host)

@@ -6,14 +6,22 @@ import hmac
 import logging
 import re
 import secrets
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from time import monotonic
 from typing import Final, cast
 
 from service.database import Database
-from service.errors import DomainError
+from service.errors import ApiKeyNotFound, ApiKeyRevoked, DomainError
 from service.web.auth import Caller, Scope
-from sql.api_keys import ApiKey, list_api_keys, note_used_api_keys
+from sql import Connection
+from sql.api_keys import (
+    ApiKey,
+    create_api_key,
+    list_api_keys,
+    note_used_api_keys,
+    revoke_api_key,
+    rotate_api_key,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +62,42 @@ def hash_of(secret: str) -> bytes:
 def text_of(key_id: int, secret: str) -> str:
     """Return the text that a caller sends."""
     return f"{PREFIX}{key_id}_{secret}"
+
+
+async def create(
+    connection: Connection, name: str, scopes: list[Scope], expires_at: datetime | None
+) -> tuple[ApiKey, str]:
+    """Create a key; return it with its text, which is nowhere kept."""
+    secret, secret_hash = new_secret()
+    key = await create_api_key(connection, name, list(scopes), secret_hash, expires_at)
+    return key, text_of(key.id, secret)
+
+
+async def rotate(connection: Connection, key_id: int, overlap: timedelta) -> tuple[ApiKey, str]:
+    """Give a key a new secret; return it with its text. The secret before it stays valid for ``overlap``.
+
+    Raises:
+        ApiKeyNotFound, ApiKeyRevoked: there is no such key, or it is revoked.
+    """
+    secret, secret_hash = new_secret()
+    key = await rotate_api_key(connection, key_id, secret_hash, overlap)
+    if key is None:
+        raise ApiKeyNotFound(key_id)
+    if key.revoked_at is not None:
+        raise ApiKeyRevoked(key_id)
+    return key, text_of(key_id, secret)
+
+
+async def revoke(connection: Connection, key_id: int) -> ApiKey:
+    """Revoke a key; to repeat it changes nothing.
+
+    Raises:
+        ApiKeyNotFound: there is no such key.
+    """
+    key = await revoke_api_key(connection, key_id)
+    if key is None:
+        raise ApiKeyNotFound(key_id)
+    return key
 
 
 class ApiKeys:
@@ -104,6 +148,10 @@ class ApiKeys:
             return None
         self._used.add(key_id)
         return Caller(key.name, frozenset(cast("list[Scope]", key.scopes))), FRESH_SECONDS
+
+    def forget(self) -> None:
+        """Load the keys again before the next answer."""
+        self._loaded_at = -FRESH_SECONDS
 
     async def load(self) -> None:
         """Load the keys; callers at the same time share one statement.

@@ -25,6 +25,10 @@ ACTS_FOR_OTHERS: Final[frozenset[Scope]] = frozenset({"enroll", "manage", "overr
 """A caller with one of these scopes may say in X-Actor on whose behalf it calls."""
 
 
+SELF_COVERS: Final[frozenset[Scope]] = frozenset({"read", "enroll"})
+"""A caller with the scope ``self`` may make the calls of these scopes whose path names its student."""
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
     """An authenticated caller. ``name`` becomes the actor of events; None if nobody is authenticated."""

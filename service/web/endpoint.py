@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from random import getrandbits
 from types import ModuleType
-from typing import Any, Generic, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Generic, Literal, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 from urllib.parse import unquote_to_bytes
 
 from aiohttp import HttpVersion11, web
@@ -22,6 +22,16 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create
 
 from service.errors import Detail, DomainError, OutcomeUnknown, Unavailable
 from service.web.access import log_request
+from service.web.auth import (
+    ACTS_FOR_OTHERS,
+    ANYONE,
+    AUTHENTICATE,
+    SELF_COVERS,
+    Caller,
+    Scope,
+    ScopeMissing,
+    Unauthenticated,
+)
 from service.web.body import read_json
 from service.web.paging import Page, WrittenPage
 from service.web.problems import (
@@ -72,7 +82,8 @@ class Call:
 
     request: web.Request
     request_id: str
-    actor: str | None
+    caller: Caller
+    on_behalf_of: str | None
 
     def gone(self) -> bool:
         """Return whether the client has disconnected."""
@@ -109,6 +120,7 @@ class Endpoint:
 
     method: str
     path: str
+    scope: Scope | Literal["public"]
     handler: Callable[..., Awaitable[Any]]
     statuses: tuple[int, ...]
     problems: tuple[type[DomainError], ...]
@@ -140,8 +152,6 @@ class Endpoint:
         try:
             if (turn := request.app[TURNSTILES][self.writes].enter()) is not None:
                 await turn
-            if self.writes and self is not unrouted:
-                request.app[ADMISSION]()
             response = await self._answer(request, request_id)
         except DomainError as error:
             response = problem_response(error, instance=request.rel_url.raw_path, request_id=request_id)
@@ -159,10 +169,12 @@ class Endpoint:
         return response
 
     async def _answer(self, request: web.Request, request_id: str) -> web.Response:
-        actor = request.headers.get("X-Actor") if self.writes else None
-        if actor is not None and not ACTOR.fullmatch(actor):
-            sentence = "X-Actor must be 1 to 200 printable ASCII characters without a space at either end."
-            raise invalid([Detail("invalid_actor", sentence, parameter="X-Actor")])
+        caller = ANYONE if self.scope == "public" else await self._authenticated(request, self.scope)
+        if self.writes and self is not unrouted:
+            request.app[ADMISSION]()
+        on_behalf_of = request.headers.get("X-Actor") if self.writes else None
+        if on_behalf_of is not None:
+            _check_actor(on_behalf_of, caller)
         _check_text(request)
         arguments: dict[str, Any] = {}
         if self.path_model is not None:
@@ -179,8 +191,26 @@ class Endpoint:
             arguments["body"] = await self._body(request)
         elif request.body_exists and self is not unrouted and "Content-Encoding" in request.headers:
             raise UnsupportedContentCoding("This path takes no body; send none.")
-        answer = await self.handler(Call(request, request_id, actor), **arguments)
+        answer = await self.handler(Call(request, request_id, caller, on_behalf_of), **arguments)
         return self._response(request, answer, request_id)
+
+    async def _authenticated(self, request: web.Request, scope: Scope) -> Caller:
+        """Return the caller, who may make this call.
+
+        Raises:
+            Unauthenticated: the caller is unknown.
+            ScopeMissing: the caller does not have the scope.
+            NoSuchPath: the caller has the scope ``self``, and this is not about its student.
+        """
+        found = request.app[AUTHENTICATE](request.headers.get("Authorization"))
+        caller = found if isinstance(found, Caller) else await found
+        if scope in caller.scopes:
+            return caller
+        if "self" not in caller.scopes:
+            raise ScopeMissing(scope)
+        if scope not in SELF_COVERS or request.match_info.get("student_id") != str(caller.student_id):
+            raise NoSuchPath
+        return caller
 
     async def _body(self, request: web.Request) -> Any:
         assert self.body is not None
@@ -215,6 +245,7 @@ def endpoint(
     method: str,
     path: str,
     *,
+    scope: Scope | Literal["public"],
     status: int | tuple[int, ...] = 200,
     problems: Iterable[type[DomainError]] = (),
     needs_database: bool = True,
@@ -222,6 +253,7 @@ def endpoint(
 ) -> Callable[[Callable[..., Awaitable[Any]]], Endpoint]:
     """Turn a handler into an endpoint.
 
+    ``scope`` is the scope that a caller needs; everybody may call a public endpoint.
     ``status`` is the status of success, or all of them, the usual one first; ``problems`` are the errors that the
     handler may raise, besides those of every endpoint of its shape. Without ``needs_database`` the document lists no
     errors of the database. What a ``final`` call does can't be undone: the API page fills in no ids for it. So does every
@@ -258,11 +290,14 @@ def endpoint(
         shaped: tuple[type[DomainError], ...] = (Invalid, UnsupportedContentCoding)
         if body is not None:
             shaped += (BadJson, BodyTooSlow, BodyTooLarge, UnsupportedMediaType)
+        if scope != "public":
+            shaped += (Unauthenticated, ScopeMissing)
         if needs_database:
             shaped += (Unavailable,) if method == "GET" else (Unavailable, OutcomeUnknown)
         return Endpoint(
             method=method,
             path=path,
+            scope=scope,
             handler=handler,
             statuses=statuses,
             problems=(*problems, *shaped),
@@ -305,7 +340,7 @@ async def _unrouted(call: Call, tail: str) -> None:
     raise MethodNotAllowed(allowed) if allowed else NoSuchPath()
 
 
-unrouted = endpoint("*", "/{tail}")(_unrouted)
+unrouted = endpoint("*", "/{tail}", scope="public")(_unrouted)
 
 
 async def _expect(request: web.Request) -> web.StreamResponse | None:
@@ -327,6 +362,15 @@ def refuse(request: web.BaseRequest, error: DomainError) -> web.Response:
         method=request.method, route=unrouted.path, status=response.status, duration_ms=0.0, request_id=request_id
     )
     return response
+
+
+def _check_actor(name: str, caller: Caller) -> None:
+    """Refuse an X-Actor that events can't record, or that the caller may not send."""
+    if not ACTOR.fullmatch(name):
+        sentence = "X-Actor must be 1 to 200 printable ASCII characters without a space at either end."
+        raise invalid([Detail("invalid_actor", sentence, parameter="X-Actor")])
+    if not caller.scopes & ACTS_FOR_OTHERS:
+        raise ScopeMissing("enroll")
 
 
 class _NoQuery(BaseModel):

@@ -46,7 +46,7 @@ class Draining(Unavailable):
     code, title = "draining", "Shutting down"
 
 
-@endpoint("GET", "/health/live", needs_database=False)
+@endpoint("GET", "/health/live", scope="public", needs_database=False)
 async def live(_call: Call) -> Health:
     """Check that the process runs.
 
@@ -56,7 +56,7 @@ async def live(_call: Call) -> Health:
     return Health("live")
 
 
-@endpoint("GET", "/health/ready", problems=[Draining])
+@endpoint("GET", "/health/ready", scope="public", problems=[Draining])
 async def ready(call: Call) -> Readiness:
     """Check whether the service can serve requests.
 
