@@ -10,11 +10,12 @@ import types
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 from uuid import UUID
 
+import asyncpg
 import pytest
 
 import sql
@@ -47,6 +48,7 @@ TYPES: dict[type, set[str]] = {
     datetime: {"timestamptz"},
     UUID: {"uuid"},
     bytes: {"bytea"},
+    timedelta: {"interval"},
 }
 """What the driver makes of a type of the database, and the other way round."""
 
