@@ -1,7 +1,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-TEST_PROCESSES ?= 2
+# One more than the cores of a small machine: tests wait for processes and for the clock.
+TEST_PROCESSES ?= 3
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -12,11 +13,22 @@ ARGS ?=
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
-	@echo "make run honours HOST, PORT, DATABASE_URL and DATA_DIR; make test honours TEST_DATABASE_URL and ARGS (for pytest)."
+	@echo "make run and make demo honour HOST, PORT, DATABASE_URL and DATA_DIR; make test honours TEST_DATABASE_URL and ARGS (for pytest)."
 
 .PHONY: run
 run: $(VENV)/.local ## serve on http://127.0.0.1:8080 with a PostgreSQL of its own
 	@exec $(BIN)/python -m service
+
+.PHONY: demo
+demo: $(VENV)/.local ## serve a campus with 200 students in .data/demo, and show three calls worth trying
+	@DATA_DIR=$${DATA_DIR:-.data}/demo DATABASE_URL= exec $(BIN)/python -m service demo --serve
+
+.PHONY: psql
+psql: $(VENV)/.local ## open psql on the database of make run, be it running or not; ARGS are for psql
+	@exec $(BIN)/python -m service psql -- $(ARGS)
+
+# Without bytecode, each of the suite's some hundred processes compiles the same modules again.
+test coverage: export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: test
 test: $(VENV)/.dev ## run the whole suite against a real PostgreSQL
@@ -98,19 +110,23 @@ lock: $(VENV)/.dev ## choose the newest versions that fit and lock them with the
 	@git --no-pager diff --stat -- requirements
 
 # One package comes as source only. It is pure Python, and what builds it is locked too.
-INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input --require-hashes --only-binary=:all:
+# A terminal shows the latest line of pip; whatever it says is shown where it fails.
+install = { $(INSTALL) $(1) 2>&1; echo $$? >$(VENV)/install.status; } | tee $(VENV)/install.log | \
+	if [ -t 1 ]; then awk '{ printf "\r\033[K%.79s", $$0; fflush() } END { printf "\r\033[K" }'; else cat >/dev/null; fi; \
+	[ "$$(cat $(VENV)/install.status)" = 0 ] || { cat $(VENV)/install.log >&2; exit 1; }
+INSTALL := $(BIN)/python -m pip install --progress-bar=off --disable-pip-version-check --no-input --require-hashes --only-binary=:all:
 INSTALL_FROM_SOURCE := --no-binary=openapi-ui-bundles --no-build-isolation
 
 $(VENV)/.local: requirements/local.txt requirements/build.txt | $(BIN)/python
-	@echo "installing what the service needs into $(VENV)"
-	@$(INSTALL) -r requirements/build.txt
-	@$(INSTALL) $(INSTALL_FROM_SOURCE) -r $<
+	@echo "installing what the service needs into $(VENV): about a minute, 140 MB"
+	@$(call install,-r requirements/build.txt)
+	@$(call install,$(INSTALL_FROM_SOURCE) -r $<)
 	@touch $@
 
 $(VENV)/.dev: requirements/dev.txt requirements/build.txt | $(BIN)/python
 	@echo "installing what development needs into $(VENV)"
-	@$(INSTALL) -r requirements/build.txt
-	@$(INSTALL) $(INSTALL_FROM_SOURCE) -r $<
+	@$(call install,-r requirements/build.txt)
+	@$(call install,$(INSTALL_FROM_SOURCE) -r $<)
 	@touch $@ $(VENV)/.local
 
 $(BIN)/python:

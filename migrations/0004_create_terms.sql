@@ -16,9 +16,11 @@ CREATE TABLE terms (
     created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     CONSTRAINT terms_pkey PRIMARY KEY (id),
-    CONSTRAINT terms_code_key UNIQUE (code),
     CONSTRAINT terms_dates_check CHECK (starts_on <= ends_on),
     CONSTRAINT terms_enroll_check CHECK (enroll_from <= enroll_until),
     CONSTRAINT terms_drop_check CHECK (drop_until <= withdraw_until),
     CONSTRAINT terms_max_credits_check CHECK (max_credits BETWEEN 0 AND 999)
 );
+
+-- Codes are compared without regard to case.
+CREATE UNIQUE INDEX terms_code_key ON terms (lower(code));

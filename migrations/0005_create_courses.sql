@@ -28,10 +28,10 @@ CREATE TABLE courses (
     CONSTRAINT courses_waitlisted_check CHECK (waitlisted >= 0)
 ) WITH (fillfactor = 60);
 
-CREATE INDEX courses_code_idx ON courses (code, id);
+CREATE INDEX courses_code_idx ON courses (lower(code), id);
 
--- Courses without a term may share a code: null differs from null.
-CREATE UNIQUE INDEX courses_term_id_code_key ON courses (term_id, code);
+-- Codes are compared without regard to case. Courses without a term may share a code: null differs from null.
+CREATE UNIQUE INDEX courses_term_id_code_key ON courses (lower(code), term_id);
 
 -- A term's courses, page by page.
 CREATE INDEX courses_term_id_idx ON courses (term_id, id);

@@ -10,3 +10,6 @@ CREATE TABLE requirements (
     CONSTRAINT requirements_course_id_fkey FOREIGN KEY (course_id) REFERENCES courses (id) ON DELETE CASCADE,
     CONSTRAINT requirements_kind_check CHECK (kind IN ('pre', 'co', 'anti'))
 );
+
+-- The courses that exclude a code; codes are compared without regard to case.
+CREATE INDEX requirements_anti_idx ON requirements (lower(code)) WHERE kind = 'anti';

@@ -1,117 +1,107 @@
-"""The command line: serve (the default), migrate, check, demo."""
+"""The command line: each command with its options, and what its errors look like."""
 
 import argparse
 import asyncio
 import contextlib
-import gc
-import logging
-import logging.config
+import os
 import signal
 import sys
-import time
-from collections.abc import Callable, Coroutine, Iterator
-from functools import partial
-from typing import Any, get_args
+from collections.abc import Callable, Iterator, Sequence
+from typing import get_args
 
-import uvloop
-from aiohttp import web
+import asyncpg
 from pydantic import ValidationError
 
-from service.app import BRING_UP, create_app, make_runner
+from service import __version__, logs
 from service.check import check
 from service.database import Database
-from service.demo import fill
+from service.demo import fill, find_calls
 from service.demo.campus import Size
 from service.embedded import EmbeddedError, embedded_server
 from service.errors import DomainError
-from service.fitness import UnfitDatabase
+from service.fitness import NotMigrated, UnfitDatabase
 from service.migrate import DatabaseUnavailable, MigrationFailed, migrate
+from service.psql import open_psql
+from service.serving import run, serve
 from service.settings import Settings
-from service.web.endpoint import DRAINING
-from service.workers import PortTaken, reserve_port, run_workers
+from service.workers import PortTaken, stop_signals
 from sql.feed import renew_epoch
-
-logger = logging.getLogger("service")
-
-GC_ALLOCATIONS = 100_000
-"""Run the cyclic GC after this many net allocations: about 20 MB, a few times a minute under load."""
 
 MOST_WORKERS = 64
 """Each worker has POOL_SIZE connections; more workers need more than PostgreSQL is usually set up for."""
 
-LOGGING: dict[str, Any] = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {
-        "json": {
-            "()": "pythonjsonlogger.json.JsonFormatter",
-            "fmt": "%(asctime)s %(levelname)s %(name)s %(message)s",
-            "rename_fields": {"asctime": "time", "levelname": "level", "name": "logger"},
-            "datefmt": "%Y-%m-%dT%H:%M:%S%z",
-        }
-    },
-    "handlers": {
-        "stdout": {"class": "logging.StreamHandler", "stream": "ext://sys.stdout", "formatter": "json"},
-        "requests": {"()": "service.web.access.AccessHandler", "stream": "ext://sys.stdout"},
-    },
-    "root": {"level": "INFO", "handlers": ["stdout"]},
-    "loggers": {
-        "yoyo": {"level": "WARNING"},
-        "service.access": {"handlers": ["requests"], "propagate": False},
-    },
-}
+ERRORS = (DomainError, EmbeddedError, DatabaseUnavailable, UnfitDatabase, MigrationFailed, PortTaken)
+"""What a command can fail of without a bug; the message is for people."""
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run a command; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m service", description=__doc__)
-    commands = {
-        "serve": (serve, "serve HTTP until SIGTERM or Ctrl-C (the default)"),
-        "migrate": (run_migrations, "bring the database to this version's schema"),
-        "check": (run_check, "verify every invariant and report violations"),
-        "feed": (run_feed, "feed renew: start a new epoch, which invalidates all cursors"),
-        "demo": (run_demo, "fill an empty database with a campus and a registration day"),
-    }
-    parser.add_argument(
-        "command",
-        nargs="?",
-        default="serve",
-        choices=commands,
-        help="; ".join(f"{name}: {text}" for name, (_, text) in commands.items()),
-    )
-    parser.add_argument("what", nargs="?", choices=["renew"], help="with feed")
-    parser.add_argument(
-        "--size",
-        choices=get_args(Size),
-        default="small",
-        help="with demo: 200 students and 30 courses, or 20,000 and 800",
-    )
-    parser.add_argument(
-        "--workers", type=_count, default=1, metavar="N", help="with serve: number of processes on one port (Linux)"
-    )
-    given = parser.parse_args(arguments)
-    if (given.command == "feed") != (given.what == "renew"):
-        parser.error("usage: python -m service feed renew")
-    options: dict[str, dict[str, Any]] = {"demo": {"size": given.size}, "serve": {"workers": given.workers}}
-    command: Callable[..., int] = partial(commands[given.command][0], **options.get(given.command, {}))
-    logging.config.dictConfig(LOGGING)
-    # Skip source location, thread and process: collecting them is half the cost of a record.
-    logging._srcfile = None  # noqa: SLF001
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    # SIGTERM raises KeyboardInterrupt so that the embedded server is stopped rather than orphaned.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return the exit status."""
+    given = parse(sys.argv[1:] if arguments is None else arguments)
+    # A signal unwinds what is under way, so that the embedded server is stopped rather than orphaned.
+    for number in stop_signals():
+        signal.signal(number, signal.default_int_handler)
     try:
-        with database(Settings()) as settings:
-            return command(settings)
-    except (EmbeddedError, DatabaseUnavailable, UnfitDatabase, MigrationFailed, PortTaken) as error:
+        settings = Settings()
+        logs.configure(settings.log_format, settings.log_level)
+        with contextlib.nullcontext(settings) if given.run is run_psql else database(settings) as found:
+            status: int = given.run(found, given)
+        sys.stdout.flush()
+    except ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except ValidationError as error:
         for item in error.errors():
-            print(f"error: {'_'.join(map(str, item['loc'])).upper()}: {item['msg']}", file=sys.stderr)
+            setting = [str(part).upper() for part in item["loc"][:1]]
+            print(": ".join(["error", *setting, item["msg"].removeprefix("Value error, ")]), file=sys.stderr)
+        return 1
+    except OSError as error:
+        # What is still buffered would fail again when Python exits (its manual, "Note on SIGPIPE").
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
+    return status
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line; the result's ``run`` takes the settings and the result."""
+    parser = argparse.ArgumentParser(
+        prog="python -m service",
+        description="The system of record for students, courses and enrollments.",
+        epilog="Without a command: serve. Settings are read from the environment; docs/settings.md lists them.",
+    )
+    parser.add_argument("--version", action="version", version=f"enrollment-service {__version__}")
+    commands = parser.add_subparsers(title="commands", dest="command", required=True)
+
+    def add(name: str, run: Callable[[Settings, argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        command.set_defaults(run=run)
+        return command
+
+    command = add("serve", run_serve, "serve HTTP until Ctrl-C, SIGTERM or SIGHUP")
+    command.add_argument("--workers", type=_count, default=1, metavar="N", help="processes on one port (Linux)")
+    add("migrate", run_migrate, "bring the database to this version's schema")
+    add("check", run_check, "verify every invariant and report violations; the exit status is 1 if there are any")
+    command = add("demo", run_demo, "fill an empty database with a campus and a registration day")
+    command.add_argument(
+        "--size", choices=get_args(Size), default="small", help="200 students and 30 courses, or 20,000 and 800"
+    )
+    command.add_argument("--serve", action="store_true", help="serve then, and at once where the demo is there already")
+    command = add("psql", run_psql, "open psql on the database, be the service running or not")
+    command.add_argument("arguments", nargs="*", metavar="ARG", help="arguments of psql, after --")
+    feed = commands.add_parser("feed", help="feed renew: start a new epoch, which invalidates all cursors")
+    commands = feed.add_subparsers(title="commands", dest="command", required=True)
+    add("renew", run_renew, "start a new epoch, which invalidates all cursors")
+
+    options_only = not arguments or (arguments[0].startswith("-") and arguments[0] not in {"-h", "--help", "--version"})
+    return parser.parse_args(["serve", *arguments] if options_only else arguments)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_WORKERS:
+        raise argparse.ArgumentTypeError(f"a number from 1 to {MOST_WORKERS}")
+    return int(text)
 
 
 @contextlib.contextmanager
@@ -124,37 +114,12 @@ def database(settings: Settings) -> Iterator[Settings]:
         yield settings.model_copy(update={"database_url": url})
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= MOST_WORKERS:
-        raise argparse.ArgumentTypeError(f"a number from 1 to {MOST_WORKERS}")
-    return int(text)
+def run_serve(settings: Settings, given: argparse.Namespace) -> int:
+    """Serve until a signal to stop."""
+    return serve(settings, given.workers)
 
 
-def serve(settings: Settings, workers: int = 1) -> int:
-    """Serve until a signal to stop, then finish the requests in flight."""
-    if workers == 1:
-        return _run(_serve(settings))
-    with reserve_port(settings.host, settings.port) as shared:
-        _migrate_patiently(settings)
-        settings = settings.model_copy(update={"port": shared.getsockname()[1], "migrate_on_start": False})
-        return run_workers(workers, lambda number, alive: _run(_serve(settings, greets=number == 0, alive=alive)))
-
-
-def _migrate_patiently(settings: Settings) -> None:
-    """Migrate before there are workers, waiting with growing pauses for a database that is not there yet."""
-    pause = 0.1
-    while settings.migrate_on_start and settings.database_url is not None:
-        try:
-            migrate(settings.database_url, schema=settings.database_schema, timeout=settings.migrate_timeout)
-        except DatabaseUnavailable as error:
-            logger.warning("waiting for the database", extra={"reason": str(error).strip(), "pause": pause})
-            time.sleep(pause)
-            pause = min(pause * 2, settings.retry_ceiling)
-        else:
-            return
-
-
-def run_migrations(settings: Settings) -> int:
+def run_migrate(settings: Settings, _given: argparse.Namespace) -> int:
     """Apply the migrations that are missing."""
     assert settings.database_url is not None
     applied = migrate(settings.database_url, schema=settings.database_schema, timeout=settings.migrate_timeout)
@@ -162,20 +127,28 @@ def run_migrations(settings: Settings) -> int:
     return 0
 
 
-def run_check(settings: Settings) -> int:
+def run_check(settings: Settings, _given: argparse.Namespace) -> int:
     """Verify every invariant; return 1 if one is violated."""
-    return _run(check(settings))
+    return run(check(settings))
 
 
-def run_demo(settings: Settings, size: Size = "small") -> int:
-    """Fill an empty database; 1 where it holds something already, or where the check finds a fault."""
-    run_migrations(settings)
-    return _run(fill(settings, size))
+def run_demo(settings: Settings, given: argparse.Namespace) -> int:
+    """Fill an empty database; return 1 if it holds something else, or if the check finds a violation."""
+    run_migrate(settings, given)
+    status = run(fill(settings, given.size, again=given.serve))
+    if status or not given.serve:
+        return status
+    return serve(settings, calls=asyncio.run(find_calls(settings)))
 
 
-def run_feed(settings: Settings) -> int:
+def run_psql(settings: Settings, given: argparse.Namespace) -> int:
+    """Open psql; return its exit status."""
+    return open_psql(settings, given.arguments)
+
+
+def run_renew(settings: Settings, _given: argparse.Namespace) -> int:
     """Start a new epoch of the feed."""
-    return _run(_renew(settings))
+    return run(_renew(settings))
 
 
 async def _renew(settings: Settings) -> int:
@@ -184,72 +157,12 @@ async def _renew(settings: Settings) -> int:
     try:
         async with database.writing() as connection:
             epoch = await renew_epoch(connection)
-    except DomainError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    except asyncpg.UndefinedTableError as error:
+        raise NotMigrated from error
     finally:
         await database.close()
     print(f"the feed's epoch is now {epoch}: earlier cursors are invalid")
     return 0
-
-
-def _run(main: Coroutine[Any, Any, int]) -> int:
-    new_loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=new_loop) as runner:
-        return runner.run(main)
-
-
-async def _serve(settings: Settings, *, greets: bool = True, alive: int | None = None) -> int:
-    """Serve; as a worker, until the descriptor ``alive`` ends."""
-    # Freeze startup objects; requests create almost no reference cycles, and looking for them took a tenth of the time.
-    gc.freeze()
-    gc.set_threshold(GC_ALLOCATIONS, 20, 100)
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    if alive is not None:
-        loop.add_reader(alive, stop.set)
-    for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, stop.set)
-    app = create_app(settings)
-    runner = make_runner(app, settings)
-    await runner.setup()
-    try:
-        await web.TCPSite(
-            runner,
-            settings.host,
-            settings.port,
-            backlog=settings.listen_backlog,
-            reuse_port=alive is not None or None,
-        ).start()
-    except OSError as error:
-        await runner.cleanup()
-        print(f"error: can't listen on {settings.host}:{settings.port}: {error.strerror}", file=sys.stderr)
-        return 1
-    if greets:
-        _greet(settings.host, runner.addresses[0][1])
-    stopping = asyncio.create_task(_until(stop))
-    await asyncio.wait({stopping, app[BRING_UP]}, return_when=asyncio.FIRST_COMPLETED)
-    failure = app[BRING_UP].exception() if app[BRING_UP].done() else None
-    if failure is None:
-        await stopping
-    app[DRAINING].set()
-    await asyncio.sleep(settings.drain_seconds)
-    await runner.cleanup()
-    if failure is not None:
-        logger.error("the database can't be used", exc_info=failure)
-        print(f"error: {failure}", file=sys.stderr)
-        return 1
-    return 0
-
-
-async def _until(stop: asyncio.Event) -> None:
-    await stop.wait()
-
-
-def _greet(host: str, port: int) -> None:
-    host = "127.0.0.1" if host in {"0.0.0.0", "::"} else host  # noqa: S104 - compared, not bound
-    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    print(f"API page: {url}/docs\nTry it:   curl -s {url}/courses\nStop it:  Ctrl-C", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,10 @@
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import cache
 from importlib.resources import files
+from typing import Final
 
 from aiohttp import web
 from pydantic import TypeAdapter
@@ -12,6 +14,7 @@ from pydantic import TypeAdapter
 from service import __version__
 from service.api import api_keys, courses, enrollments, events, holds, overrides, students, terms
 from service.api.events import POLLER, Poller
+from service.api.fields import FIELD_CODES
 from service.api.keys import (
     AUTHENTICATOR,
     COURSES,
@@ -26,7 +29,7 @@ from service.batching import Callers, reader
 from service.database import Database
 from service.errors import DomainError, EnrollmentRefused, FieldError, Unavailable
 from service.fitness import UnfitDatabase
-from service.migrate import DatabaseUnavailable, migrate
+from service.migrate import DatabaseUnavailable, migrate, shipped
 from service.registrar import Registrar
 from service.registrar.rules import RULES, SENTENCES, drop_closed
 from service.settings import Settings
@@ -35,7 +38,8 @@ from service.web.auth import AUTHENTICATE, Authenticate
 from service.web.body import BODY_MEMBERS, BODY_TIMEOUT
 from service.web.endpoint import ADMISSION, DRAINING, TURNSTILES, endpoints_of, register
 from service.web.health import READINESS
-from service.web.openapi import DOCUMENT, INDEX, PROBLEMS, About, Example, Index, ProblemType
+from service.web.openapi import DOCUMENT, INDEX, PROBLEMS, About, Examples, Index, ProblemType
+from service.web.origins import ORIGINS, Origins
 from service.web.page import PAGE
 from service.web.problems import write_json
 from service.web.server import Limits, Runner
@@ -70,18 +74,25 @@ ABOUT = About(
 )
 
 
-EXAMPLES: Mapping[str, Example] = TypeAdapter(dict[str, Example]).validate_json(
-    (files("service.api") / "examples.json").read_bytes()
+EXAMPLES = TypeAdapter(Examples).validate_json((files("service.api") / "examples.json").read_bytes())
+"""The calls are those of the documents. Tests run all of them, and write them with ``--write-docs``."""
+
+ENDPOINTS: Final = endpoints_of(
+    students, courses, enrollments, terms, holds, overrides, events, api_keys, health, openapi
 )
-"""By operation. The calls are those of the documents, and a test runs them."""
+
+
+@cache
+def document() -> bytes:
+    """Return the API document. It is the same for every application, and takes longer to make than all else of one."""
+    return write_json(openapi.build(ABOUT, ENDPOINTS, codes(), EXAMPLES))
 
 
 def create_app(settings: Settings) -> web.Application:
     """Build the service; its database is brought up in the background once it starts."""
     app = web.Application(client_max_size=settings.body_limit)
-    endpoints = endpoints_of(students, courses, enrollments, terms, holds, overrides, events, api_keys, health, openapi)
-    register(app, [*endpoints, *endpoints_of(page)])
-    app[INDEX] = Index.of(ABOUT, [*endpoints, page.show_page])
+    register(app, [*ENDPOINTS, *endpoints_of(page)])
+    app[INDEX] = Index.of(ABOUT, [*ENDPOINTS, page.show_page])
     database = Database(settings)
     app[DATABASE] = database
     everybody = Callers()
@@ -98,9 +109,9 @@ def create_app(settings: Settings) -> web.Application:
         return await ready(app)
 
     app[READINESS] = readiness
-    app[DOCUMENT] = write_json(openapi.build(ABOUT, endpoints, codes(), EXAMPLES))
+    app[DOCUMENT] = document()
     app[PROBLEMS] = problem_types()
-    app[PAGE] = page.page(ABOUT, endpoints)
+    app[PAGE] = page.page(ABOUT, ENDPOINTS)
 
     async def lifetime(app: web.Application) -> AsyncIterator[None]:
         stop = threading.Event()
@@ -126,6 +137,7 @@ def set_up(app: web.Application, settings: Settings, *, admit: Callable[[], None
     app[BODY_TIMEOUT] = settings.body_timeout
     app[BODY_MEMBERS] = settings.body_members
     app[DRAINING] = asyncio.Event()
+    app[ORIGINS] = Origins(bound_to=settings.host, hosts=settings.allowed_hosts, origins=settings.cors_origins)
     app[ADMISSION] = admit
     app[AUTHENTICATE] = authenticate
     app[TURNSTILES] = (Turnstile(READS_PER_TURN), Turnstile(CHANGES_PER_TURN))
@@ -181,6 +193,7 @@ async def bring_up(database: Database, settings: Settings, authenticator: Authen
                     stop=stop,
                 )
             await database.open()
+            await compare_schema(database)
             await database.ping()
             await authenticator.check_start()
         except (DatabaseUnavailable, Unavailable) as error:
@@ -191,6 +204,20 @@ async def bring_up(database: Database, settings: Settings, authenticator: Authen
             pause = min(pause * 2, settings.retry_ceiling)
         else:
             return
+
+
+async def compare_schema(database: Database) -> None:
+    """Compare the migrations of this version with those that the schema has, and warn if it has more.
+
+    Raises:
+        Unavailable: a migration is missing.
+    """
+    ours, applied = shipped(), await database.list_migrations()
+    if missing := [name for name in ours if name not in applied]:
+        others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise Unavailable(f"The database lacks the migration {missing[0]}{others}: run `python -m service migrate`.")
+    if newer := [name for name in applied if name not in ours]:
+        logger.warning("the schema is newer than this version of the service", extra={"migrations": newer})
 
 
 async def sweep(registrar: Registrar, ready: asyncio.Task[None], interval: float) -> None:
@@ -212,7 +239,7 @@ async def sweep(registrar: Registrar, ready: asyncio.Task[None], interval: float
 def codes() -> dict[str, list[str]]:
     """Return the values of the components of the API document that list codes."""
     fields = [error.code for error in _errors(FieldError)]
-    return {"ProblemCode": sorted(problem_types()), "DetailCode": sorted({*fields, *SENTENCES})}
+    return {"ProblemCode": sorted(problem_types()), "DetailCode": sorted({*fields, *SENTENCES, *FIELD_CODES})}
 
 
 def problem_types() -> dict[str, ProblemType]:

@@ -18,7 +18,7 @@ from service.api.courses import NewCourse
 from service.api.fields import Input
 from service.api.students import NewStudent
 from service.api.terms import NewTerm
-from service.fitness import UnfitDatabase
+from service.fitness import NotMigrated
 from service.migrate import DatabaseUnavailable
 from service.registrar.review import review_blocked
 from service.registrar.rules import terms_overlap, week_of
@@ -35,12 +35,14 @@ from service.replay import (
     students_of,
     terms_of,
 )
-from service.settings import Settings
+from service.settings import Settings, zone_of
+from service.terminal import show_progress
 from sql import Connection
 from sql import check as sql
 from sql import replay as sql_replay
 from sql.courses import Course
 from sql.overrides import find_overrides
+from sql.replay import Recorded
 from sql.students import Student
 from sql.terms import Term
 from sql.waitlist import find_unjudged
@@ -107,9 +109,9 @@ class Overlooked:
     student_id: int
 
 
-async def find_overlooked(connection: Connection, sweep_interval: float) -> AsyncIterator[Overlooked]:
+async def find_overlooked(connection: Connection, sweep_interval: float, time_zone: str) -> AsyncIterator[Overlooked]:
     """Find unjudged students beside a free seat, but for courses that opened since the last sweep."""
-    for unjudged in await find_unjudged(connection, sweep_interval):
+    for unjudged in await find_unjudged(connection, sweep_interval, time_zone):
         yield Overlooked(*unjudged)
 
 
@@ -148,6 +150,11 @@ class Oversold:
 SEATED: Final = frozenset({"enrolled", "completed"})
 
 
+def is_seated(state: str | None) -> bool:
+    """Return whether the state of an enrollment in an event has a seat."""
+    return (parsed(state) or {}).get("status") in SEATED
+
+
 async def find_oversold(connection: Connection) -> AsyncIterator[Oversold]:
     """Find students who were seated when no seat was free, and not by an override.
 
@@ -167,7 +174,7 @@ async def find_oversold(connection: Connection) -> AsyncIterator[Oversold]:
                 continue
             if not event.type.startswith("enrollment."):
                 continue
-            seats = (state.get("status") in SEATED) - ((parsed(event.before) or {}).get("status") in SEATED)
+            seats = is_seated(event.after) - is_seated(event.before)
             taken[course_id] += seats
             capacity = capacities.get(course_id)
             if seats < 1 or not isinstance(capacity, int) or taken[course_id] <= capacity:
@@ -247,7 +254,7 @@ async def find_clashes(connection: Connection) -> AsyncIterator[Clash]:
             course_ids = [seat.course_id, other_seat.course_id]
             if lifted.isdisjoint(course_ids):
                 term_ids = [term.id for term in (offering.term, other.term) if term is not None]
-                since = max(seat.place, other_seat.place)
+                since = max(seat.joined_position, other_seat.joined_position)
                 edited = await sql.find_edit_of_times(connection, course_ids, term_ids, since)
                 yield Clash(student_id, seat.course_id, other_seat.course_id, edited)
 
@@ -264,7 +271,7 @@ def _week(meetings: str) -> int:
 class Overload:
     """A student with more credits in a term than allowed, and no override for it.
 
-    ``edited`` where the credits, the courses' terms or the limits were edited after the student's last seat there.
+    ``edited`` where the credits, the courses' terms or the limits were edited after the credits last rose.
     """
 
     student_id: int
@@ -297,10 +304,37 @@ async def find_overloads(connection: Connection) -> AsyncIterator[Overload]:
             if held <= allowed[term_id]:
                 continue
             course_ids = [seat.course_id for seat in own]
-            if set(course_ids).isdisjoint(await sql.find_lifted(connection, student_id, "credit_limit")):
-                since = max(seat.place for seat in own)
+            in_term = {id: each.credits for id, each in offerings.items() if each.term and each.term.id == term_id}
+            since, gained = await _last_raise(connection, student_id, in_term)
+            if gained.isdisjoint(await sql.find_lifted(connection, student_id, "credit_limit")):
                 edited = await sql.find_edit_of_credits(connection, course_ids, term_id, student_id, since)
                 yield Overload(student_id, term_id, held, allowed[term_id], edited)
+
+
+async def _last_raise(connection: Connection, student_id: int, credits: Mapping[int, float]) -> tuple[int, set[int]]:
+    """Return the position after which a student's credits in some courses last rose, and the seats that raised them.
+
+    A swap of as many credits, which nobody is refused, does not raise them: its events are of the same instant.
+    """
+    moves: list[Recorded] = []
+    after = student_id, LOWEST, LOWEST
+    while page := await sql_replay.find_events_of_enrollments(connection, *after, PAGE_ROWS):
+        moves += [event for event in page if event.student_id == student_id and event.course_id in credits]
+        after = page[-1].student_id or 0, page[-1].course_id or 0, page[-1].position
+        if after[0] != student_id:
+            break
+    position, raised_by = LOWEST, set[int]()
+    for _, together in itertools.groupby(sorted(moves), lambda event: event.occurred_at):
+        change, gained = 0.0, set[int]()
+        for event in together:
+            course_id = event.course_id or 0
+            seats = is_seated(event.after) - is_seated(event.before)
+            change += seats * credits[course_id]
+            if seats > 0:
+                gained.add(course_id)
+        if change > 0:
+            position, raised_by = event.position, gained
+    return position, raised_by
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,10 +385,10 @@ async def find_gaps(connection: Connection) -> Sequence[sql.Gap]:
     return await sql.find_gaps(connection, MAX_FAULTS)
 
 
-def invariants(sweep_interval: float) -> tuple[Invariant, ...]:
+def invariants(sweep_interval: float, time_zone: str = "UTC") -> tuple[Invariant, ...]:
     """List what must always hold."""
-    overlooked = partial(find_overlooked, sweep_interval=sweep_interval)
-    misjudged = partial(review_blocked, sweep_interval=sweep_interval)
+    overlooked = partial(find_overlooked, sweep_interval=sweep_interval, time_zone=time_zone)
+    misjudged = partial(review_blocked, sweep_interval=sweep_interval, time_zone=zone_of(time_zone))
     return (
         Invariant("the seat counter is the number of seated students", find_miscounts),
         Invariant("nobody was seated above the capacity of that moment, unless by an override", find_oversold),
@@ -412,12 +446,12 @@ async def check(settings: Settings) -> int:
             asyncio.timeout(settings.check_timeout),
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
-            for each in invariants(settings.sweep_interval):
+            for each in invariants(settings.sweep_interval, settings.time_zone):
                 with progress(connection, each.sentence):
                     found[each] = await each.search(connection)
         await connection.close(timeout=settings.connect_timeout)
     except asyncpg.UndefinedTableError as error:
-        raise UnfitDatabase("The database is not migrated: run `python -m service migrate` first.") from error
+        raise NotMigrated from error
     except (TimeoutError, asyncpg.QueryCanceledError):
         report(found)
         print(
@@ -435,16 +469,13 @@ async def check(settings: Settings) -> int:
 @contextmanager
 def progress(connection: Connection, sentence: str) -> Iterator[None]:
     """Show on a terminal which invariant is being checked, and how many statements that has taken so far."""
-    if not sys.stderr.isatty():
-        yield
-        return
     statements = itertools.count(1)
     ended = False
 
     def show(_: object = None) -> None:
         # The driver calls this later than it ends a statement.
         if not ended:
-            print(f"\r      {sentence} (statement {next(statements)})", end="", file=sys.stderr, flush=True)
+            show_progress(f"      {sentence} (statement {next(statements)})")
 
     connection.add_query_logger(show)
     show()
@@ -453,7 +484,7 @@ def progress(connection: Connection, sentence: str) -> Iterator[None]:
     finally:
         ended = True
         connection.remove_query_logger(show)
-        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        show_progress()
 
 
 def report(found: Mapping[Invariant, Found]) -> int:

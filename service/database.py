@@ -14,7 +14,7 @@ from service.fitness import STANDBY, UnfitDatabase, check_fitness
 from service.settings import Settings
 from sql import Connection
 from sql.feed import get_writer_age, is_copy, lock_feed, renew_epoch
-from sql.server import get_server
+from sql.server import find_applied_migrations, get_server
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +58,8 @@ class Database:
         self._calls = 0
         """The number of calls under way."""
         self._recovering: set[asyncio.Task[None]] = set()
+        self._kept: PoolConnectionProxy[asyncpg.Record] | None = None
+        """The connection of the last change, kept for the next one: asking the pool costs a lone change a twentieth."""
 
     async def open(self) -> None:
         """Create the pool if there is none; it opens connections as they are needed."""
@@ -91,7 +93,7 @@ class Database:
     async def close(self) -> None:
         """Close the pool without waiting for its connections."""
         if self._pool is not None:
-            pool, self._pool = self._pool, None
+            pool, self._pool, self._kept = self._pool, None, None
             pool.terminate()
             if self._recovering:
                 await asyncio.wait(self._recovering)
@@ -108,9 +110,23 @@ class Database:
         except asyncpg.UndefinedTableError as error:
             raise Unavailable("The database is not migrated.") from error
 
+    async def list_migrations(self) -> list[str]:
+        """List the names of the migrations that the schema has.
+
+        Raises:
+            Unavailable: the server does not answer.
+        """
+        try:
+            async with self.reading() as connection:
+                return await find_applied_migrations(connection)
+        except asyncpg.UndefinedTableError:
+            return []
+
     @asynccontextmanager
-    async def reading(self) -> AsyncIterator[Connection]:
+    async def reading(self, *, keep: bool = False) -> AsyncIterator[Connection]:
         """Yield a connection on which each statement is a transaction of its own.
+
+        With ``keep``, the next call with ``keep`` gets the same connection without asking the pool for it.
 
         Raises:
             Unavailable: no connection was available in time, or the server is unavailable or unfit.
@@ -122,23 +138,18 @@ class Database:
             raise Unavailable("The database has not answered for a while.")
         self._calls += 1
         try:
-            try:
-                connection = await self._pool.acquire(timeout=self._settings.acquire_timeout)
-            except TimeoutError as error:
-                self._silent = True
-                raise self._busy("No connection to the database was available in time.", error) from error
+            connection = await self._acquire(self._pool, keep=keep)
             try:
                 yield connection
             except BaseException as error:
                 if isinstance(error.__cause__ or error, TimeoutError):
                     self._silent = True
-                    # Other connections may be dead too; a new one may reach the server.
-                    await self._pool.expire_connections()
+                    await self._expire(self._pool)
                     self._recover(self._pool, connection)
                 else:
                     await self._pool.release(connection)
                 raise
-            await self._pool.release(connection)
+            await self._release(self._pool, connection, keep=keep)
         except UnfitDatabase as error:
             raise Unavailable(str(error)) from error
         except DRIVER_ERRORS as error:
@@ -149,6 +160,36 @@ class Database:
         if self._lost:
             self._lost = False
             logger.warning("the database is back")
+
+    async def _acquire(
+        self, pool: "asyncpg.Pool[asyncpg.Record]", *, keep: bool
+    ) -> "PoolConnectionProxy[asyncpg.Record]":
+        """Return the kept connection, if it was not lost, or one from the pool."""
+        if keep and self._kept is not None:
+            kept, self._kept = self._kept, None
+            if not _is_closed(kept):
+                return kept
+            await pool.release(kept)
+        try:
+            return await pool.acquire(timeout=self._settings.acquire_timeout)
+        except TimeoutError as error:
+            self._silent = True
+            raise self._busy("No connection to the database was available in time.", error) from error
+
+    async def _release(
+        self, pool: "asyncpg.Pool[asyncpg.Record]", connection: "PoolConnectionProxy[asyncpg.Record]", *, keep: bool
+    ) -> None:
+        """Keep a connection for the next change, or return it to the pool; a pool of one needs it for reads."""
+        if keep and self._kept is None and self._settings.pool_size > 1:
+            self._kept = connection
+        else:
+            await pool.release(connection)
+
+    async def _expire(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
+        """Replace all other connections, which may be dead too; new ones may reach the server."""
+        await pool.expire_connections()
+        if self._kept is not None:
+            self._kept.terminate()
 
     def _recover(self, pool: "asyncpg.Pool[asyncpg.Record]", connection: "PoolConnectionProxy[asyncpg.Record]") -> None:
         """Return a connection to the pool in the background, after a statement on it timed out.
@@ -186,19 +227,30 @@ class Database:
             OutcomeUnknown: the connection was lost during the commit.
             Unavailable: neither connection nor lock in time, or the server is unavailable; nothing was written.
         """
-        async with self.reading() as connection:
+        async with self.reading(keep=True) as connection:
             async with _rolled_back_on_error(connection):
                 await lock_feed(connection)
                 yield connection
-            try:
+            async with self.committing(connection):
                 await connection.execute("COMMIT")
-            except (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError) as error:
-                self._note_lost(error)
+
+    @asynccontextmanager
+    async def committing(self, connection: Connection) -> AsyncIterator[None]:
+        """Run the statement that commits: the last one of a transaction, or the only one.
+
+        Raises:
+            OutcomeUnknown: the connection was lost, or the server did not answer in time.
+        """
+        try:
+            yield
+        except (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError) as error:
+            self._note_lost(error)
+            raise OutcomeUnknown from error
+        except asyncpg.PostgresError as error:
+            # A statement that a working server has cancelled did not commit.
+            if _is_closed(connection) or (_sqlstate(error)[:2] in TRANSIENT and _sqlstate(error) not in BUSY):
                 raise OutcomeUnknown from error
-            except asyncpg.PostgresError as error:
-                if _is_closed(connection) or _sqlstate(error)[:2] in TRANSIENT:
-                    raise OutcomeUnknown from error
-                raise
+            raise
 
     def _domain_error(self, error: Exception) -> Exception:
         """Map a driver error to a domain error; return it unchanged if it indicates a bug."""

@@ -59,8 +59,7 @@ def embedded_server(data_dir: Path, *, options: Mapping[str, str] | None = None)
         EmbeddedError: the binaries are missing, the data are in use or of another version, or the server won't start.
     """
     binaries = _find_binaries()
-    # PostgreSQL refuses to run as root.
-    account = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
+    account = _server_account()
     with ExitStack() as stack:
         try:
             home, binaries = _choose_home(data_dir.absolute(), binaries, account)
@@ -76,9 +75,39 @@ def embedded_server(data_dir: Path, *, options: Mapping[str, str] | None = None)
                 f"The folder {data_dir} can't hold the data ({error.filename}: {error.strerror}): "
                 "start the service as the account that owns it, or set DATA_DIR to another folder."
             ) from error
-        url = f"postgresql://postgres@/{{}}?host={socket_folder}&port=5432"
-        _wait_until_ready(url.format("postgres"), server, log)
-        yield url.format(DATABASE)
+        _wait_until_ready(_url("postgres", socket_folder), server, log)
+        yield _url(DATABASE, socket_folder)
+
+
+def find_program(name: str) -> Path:
+    """Return where a program of PostgreSQL is, such as psql.
+
+    Raises:
+        EmbeddedError: the package with the programs is not installed.
+    """
+    return _find_binaries() / name
+
+
+def find_running(data_dir: Path) -> str | None:
+    """Return the URL of the database that another process serves from ``data_dir``, or None if none does."""
+    home, _ = _choose_home(data_dir.absolute(), _find_binaries(), _server_account())
+    try:
+        # Line 5 is the folder of the socket; PostgreSQL's source, miscadmin.h.
+        socket_folder = (home / "cluster" / "postmaster.pid").read_text().splitlines()[4]
+        url = _url(DATABASE, Path(socket_folder))
+        psycopg.connect(url, connect_timeout=5).close()
+    except (FileNotFoundError, IndexError, psycopg.OperationalError):
+        return None
+    return url
+
+
+def _url(database: str, socket_folder: Path) -> str:
+    return f"postgresql://postgres@/{database}?host={socket_folder}&port=5432"
+
+
+def _server_account() -> Account:
+    # PostgreSQL refuses to run as root.
+    return pwd.getpwnam("nobody") if os.geteuid() == 0 else None
 
 
 def _find_binaries() -> Path:
@@ -169,6 +198,7 @@ def _try_lock(file: IO[Any]) -> bool:
 
 
 def _make_cluster(cluster: Path, binaries: Path, account: Account) -> None:
+    logger.info("making a database", extra={"folder": str(cluster)})
     # Made aside and renamed, so that an interrupted first start leaves nothing that looks like a cluster.
     unfinished = cluster.with_name("cluster.new")
     shutil.rmtree(unfinished, ignore_errors=True)

@@ -5,7 +5,7 @@ A leaf: it knows neither HTTP nor SQL, so that the registrar raises what the web
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,9 +256,29 @@ class InUse(DomainError):
 
 
 class PreconditionFailed(DomainError):
-    """The thing is not in the version that If-Match names, or If-None-Match: * met one that exists."""
+    """The resource does not have a version that If-Match names, or has one that If-None-Match names."""
 
     code, status, title = "precondition_failed", 412, "Precondition failed"
+
+    @classmethod
+    def of_if_match(cls, detail: str, tags: frozenset[str]) -> Self:
+        """Explain weak tags too: they match nothing, and no caller made them."""
+        for tag in sorted(tags):
+            if tag.startswith("W/"):
+                detail += (
+                    f" The weak tag {tag} never matches: a proxy that compresses answers made it of ours. "
+                    f"Send {tag.removeprefix('W/')} instead."
+                )
+        return cls(detail)
+
+
+class PreconditionUnsupported(DomainError):
+    """The call can't be made conditional: it was sent with If-Match or If-None-Match, and nothing was changed."""
+
+    code, status, title = "precondition_unsupported", 412, "Precondition unsupported"
+
+    def __init__(self, header: str) -> None:
+        super().__init__(f"This call does not support {header}: send it without that header.")
 
 
 class Unavailable(DomainError):

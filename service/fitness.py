@@ -12,6 +12,13 @@ class UnfitDatabase(Exception):
     """The database can be reached but lacks what the service promises; another try does not help."""
 
 
+class NotMigrated(UnfitDatabase):
+    """The database has no schema of the service."""
+
+    def __init__(self) -> None:
+        super().__init__("The database is not migrated: run `python -m service migrate` first.")
+
+
 def check_fitness(server: Server) -> None:
     """Refuse a server on which a confirmed change can be lost or a name be garbled.
 

@@ -50,6 +50,11 @@ class MigrationFailed(Exception):
     """The database refused a migration and is as it was before that migration."""
 
 
+def shipped() -> list[str]:
+    """Return the names of this version's migrations, in order."""
+    return sorted(path.stem for path in MIGRATIONS.glob("*.sql") if not path.stem.endswith(".rollback"))
+
+
 def migrate(
     database_url: str,
     *,

@@ -29,7 +29,7 @@ LOWEST: Final = -(2**63)
 """Comes before every id and position, also before those that are none."""
 
 INSTANTS: Final = frozenset(
-    {"enroll_from", "enroll_until", "drop_until", "withdraw_until", "starts_at", "ends_at", "expires_at"}
+    {"enroll_from", "enroll_until", "drop_until", "withdraw_until", "from", "until", "expires_at", "used_at"}
 )
 """The fields that events write as RFC 3339 instants, with Z or with an offset."""
 
@@ -56,7 +56,7 @@ STATUSES: Final = {
 JOINS: Final = frozenset({"enrollment.enrolled", "enrollment.waitlisted", "enrollment.promoted"})
 """The events that put a student at the end of a waitlist or in a seat."""
 
-UNTOLD: Final = {"status": "open", "groups": (), "meetings": [], "used": False, "swap_drops": []}
+UNTOLD: Final = {"status": "open", "groups": (), "meetings": [], "swap_drops": []}
 """What fields are before any event carries them; the others are None."""
 
 
@@ -184,6 +184,7 @@ async def replay_students(connection: Connection) -> AsyncIterator[Difference | 
 
     Of a student, events carry only the version and the names of the fields that changed.
     """
+    recoded = await _recoded_courses(connection)
     students = students_of(connection)
     holds = Stream[Hold](
         lambda last: sql.find_all_holds(
@@ -229,8 +230,19 @@ async def replay_students(connection: Connection) -> AsyncIterator[Difference | 
         deleted = await _deleted_courses(connection, own_overrides, of_overrides)
         for fault in _follow_overrides(student, own_overrides, of_overrides, deleted):
             yield fault
-        for fault in _follow_enrollments(id, await enrollments.take(id), of_enrollments, of_overrides):
+        for fault in _follow_enrollments(id, await enrollments.take(id), of_enrollments, of_overrides, recoded):
             yield fault
+
+
+async def _recoded_courses(connection: Connection) -> dict[int, list[sql.Recoded]]:
+    """Read by course when it got another code: few courses ever do, and all of them are held in memory."""
+    recoded: dict[int, list[sql.Recoded]] = defaultdict(list)
+    after = LOWEST
+    while page := await sql.find_recoded(connection, after, PAGE_ROWS):
+        after = page[-1].position
+        for event in page:
+            recoded[event.course_id].append(event)
+    return recoded
 
 
 def students_of(connection: Connection) -> Stream[Student]:
@@ -370,8 +382,8 @@ def _follow_holds(student: Student | None, rows: Sequence[Hold], events: Sequenc
     for hold in rows:
         row: State = {
             "blocks": [name for name, is_set in (("enroll", hold.blocks_enroll), ("drop", hold.blocks_drop)) if is_set],
-            "starts_at": hold.starts_at,
-            "ends_at": hold.ends_at,
+            "from": hold.starts_at,
+            "until": hold.ends_at,
         }
         yield from _compare(f"hold {hold.id} of student {student.id}", row, states.pop(hold.id, None))
     for id, state in states.items():
@@ -399,11 +411,12 @@ def _follow_overrides(
         key = event.course_id, _id_in(after, "override_id")
         yield from _check_before(event, states.get(key), "override_id")
         expected = {"override.ended", "override.used"} if key in states else {"override.granted"}
-        if event.type not in expected or (after.get("used") is True) != (event.type == "override.used"):
+        used = event.type == "override.used"
+        if event.type not in expected or (after.get("used_at") is not None) != used:
             yield Break(event.position, event.type, "type", event.type, None)
+        if used and _plain("used_at", after.get("used_at")) != event.occurred_at:
+            yield Break(event.position, event.type, "used_at", after.get("used_at"), event.occurred_at)
         states[key] = {**states.get(key, {}), **after}
-        if event.type == "override.used":
-            states[key]["used_at"] = event.occurred_at
     if student is None:
         return
     for override in rows:
@@ -416,7 +429,11 @@ def _follow_overrides(
 
 
 def _follow_enrollments(
-    student_id: int, rows: Sequence[EnrollmentState], events: Sequence[Recorded], of_overrides: Sequence[Recorded]
+    student_id: int,
+    rows: Sequence[EnrollmentState],
+    events: Sequence[Recorded],
+    of_overrides: Sequence[Recorded],
+    recoded: Mapping[int, Sequence[sql.Recoded]],
 ) -> Faults:
     """Replay the events of a student's enrollments, course by course."""
     used = {
@@ -430,7 +447,11 @@ def _follow_enrollments(
         for event in history:
             yield from _check_before(event, state, "status")
             yield from _check_status(event)
+            completes = event.type == "enrollment.completed" and (state or {}).get("status") != "completed"
             state = _moved(event, state)
+            if completes and state is not None:
+                later = [each.code for each in recoded.get(course_id, ()) if each.position > event.position]
+                state["passed_code"] = later[0] if later else None
         row = own.pop(course_id, None)
         resource = f"student {student_id} in course {course_id}"
         yield from _compare(resource, None if row is None else _enrollment_state(row), state)
@@ -458,7 +479,7 @@ def _moved(event: Recorded, state: dict[str, object] | None) -> dict[str, object
         return {**(state or {}), "swap_drops": after.get("swap_drops", [])}
     moved = {**(state or {}), "passed": None, "grade": None, "swap_drops": [], **after}
     if state is None or event.type in JOINS:
-        moved["place"], moved["joined_at"] = event.position, event.occurred_at
+        moved["joined_position"], moved["joined_at"] = event.position, event.occurred_at
         moved["override_id"] = after.get("override_id")
     return moved
 
@@ -466,10 +487,11 @@ def _moved(event: Recorded, state: dict[str, object] | None) -> dict[str, object
 def _enrollment_state(row: EnrollmentState) -> State:
     return {
         "status": row.status,
-        "place": row.place,
+        "joined_position": row.joined_position,
         "joined_at": row.joined_at,
         "passed": row.passed,
         "grade": row.grade,
         "override_id": row.override_id,
         "swap_drops": [] if row.swap_drops is None else json.loads(row.swap_drops),
+        "passed_code": row.passed_code,
     }

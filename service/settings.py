@@ -1,11 +1,103 @@
 """Settings from the environment: every limit of the service, with the reason for its value."""
 
+import re
+from datetime import UTC, tzinfo
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Final, Literal, Self, TypeAlias
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    StringConstraints,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+NESTED: Final = (
+    ("lock_timeout", "statement_timeout"),
+    ("statement_timeout", "command_timeout"),
+    ("command_timeout", "write_timeout"),
+    ("admission_seconds", "write_timeout"),
+)
+"""Time limits, each with the one that it must be below: otherwise the outer limit ends a wait first, and hides its cause."""
+
+
+def _check_database_url(value: str) -> str:
+    """Refuse what one of the drivers can't read, or reads otherwise than the other; no part of it is shown."""
+    if "://" not in value and "=" in value:
+        raise ValueError(
+            "key=value pairs are not supported; write a URL such as postgresql://user:password@host:5432/name"
+        )
+    try:
+        parts = urlsplit(value)
+        ports = str(conninfo_to_dict(value).get("port", "")).split(",")
+    except (ValueError, psycopg.ProgrammingError):
+        well_formed = False
+    else:
+        # libpq ends the password at the first @, asyncpg at the last one before a slash.
+        well_formed = (
+            parts.scheme in {"postgresql", "postgres"}
+            and not parts.fragment
+            and "@" not in parts.path
+            and parts.netloc.count("@") == ("@" in value)
+            and all(port.isdecimal() for port in ports if port)
+        )
+    if not well_formed:
+        raise ValueError(
+            "write a URL such as postgresql://user:password@host:5432/name, "
+            "with special characters in the user and the password percent-encoded (@ as %40, / as %2F, # as %23)"
+        )
+    return value
+
+
+def _split(value: object) -> object:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _to_upper(value: object) -> object:
+    return value.upper() if isinstance(value, str) else value
+
+
+def _check_host(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9._-]+|\[?[0-9a-f:.]+\]?", value):
+        raise ValueError("write a host name or address without scheme and port, such as enrollment.campus.example")
+    return value.strip("[]").removesuffix(".")
+
+
+def _check_origin(value: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#@*\s]+", value):
+        raise ValueError("write an origin as scheme://host:port without a path, such as https://portal.campus.example")
+    return value
+
+
+Lower: TypeAlias = Annotated[str, StringConstraints(to_lower=True)]
+Hosts: TypeAlias = Annotated[
+    tuple[Annotated[Lower, AfterValidator(_check_host)], ...], NoDecode, BeforeValidator(_split)
+]
+WebOrigins: TypeAlias = Annotated[
+    tuple[Annotated[Lower, AfterValidator(_check_origin)], ...], NoDecode, BeforeValidator(_split)
+]
+
+
+def zone_of(name: str) -> tzinfo:
+    """Return a time zone by its IANA name; UTC needs no database of time zones."""
+    return UTC if name == "UTC" else ZoneInfo(name)
+
+
+def _known_zone(name: str) -> str:
+    try:
+        zone_of(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ValueError("must be the IANA name of a time zone, such as Europe/Berlin") from error
+    return name
 
 
 class Settings(BaseSettings):
@@ -14,13 +106,25 @@ class Settings(BaseSettings):
     Times are in seconds, sizes in bytes.
     """
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True)
 
     host: str = "127.0.0.1"
     """Loopback by default: the service does not authenticate its callers yet."""
 
     port: int = Field(default=8080, ge=0, le=65535)
     """The usual port of an unprivileged HTTP service; 0 picks a free one."""
+
+    allowed_hosts: Hosts = ()
+    """Names beside localhost, separated by commas, that a Host header may have. If unset: none if HOST is loopback, else any."""
+
+    cors_origins: WebOrigins = ()
+    """Origins, separated by commas, whose web pages may call the service and read its responses; no other page may."""
+
+    log_format: Literal["auto", "text", "json"] = "auto"
+    """Lines for people, or one JSON object a line for machines; auto is text on a terminal and JSON elsewhere."""
+
+    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_to_upper)] = "INFO"
+    """Requests are logged at INFO; their lines are most of a log."""
 
     auth: Literal["on", "off"] = "on"
     """With off, everybody who reaches the service may do anything: only for a network that authenticates callers itself."""
@@ -40,7 +144,7 @@ class Settings(BaseSettings):
     listen_backlog: PositiveInt = 4096
     """Connections that wait to be accepted: a rush arrives within a second. Linux caps this at net.core.somaxconn."""
 
-    database_url: str | None = None
+    database_url: Annotated[str, AfterValidator(_check_database_url)] | None = Field(default=None, repr=False)
     """PostgreSQL 15 or newer, as postgresql://user:password@host:port/name; if unset, the embedded server is used."""
 
     database_schema: str = Field(default="public", pattern=r"^[a-z_][a-z0-9_]{0,62}$")
@@ -106,6 +210,9 @@ class Settings(BaseSettings):
     sweep_interval: PositiveFloat = 60.0
     """Longest delay before a time-based promotion (for example after a hold expires) is noticed."""
 
+    time_zone: Annotated[str, AfterValidator(_known_zone)] = "UTC"
+    """The institution's, an IANA name such as Europe/Berlin: a term ends at midnight there, after its last day."""
+
     poll_interval: PositiveFloat = 0.2
     """How often each process looks for new events on behalf of all its long-polling readers."""
 
@@ -149,4 +256,19 @@ class Settings(BaseSettings):
         url = urlsplit(self.token_keys_url)
         if url.scheme != "https" and not (url.scheme == "http" and url.hostname in {"localhost", "127.0.0.1", "::1"}):
             raise ValueError("TOKEN_KEYS_URL must begin with https://, or with http:// on loopback")
+        return self
+
+    @property
+    def zone(self) -> tzinfo:
+        """The time zone of the institution."""
+        return zone_of(self.time_zone)
+
+    @model_validator(mode="after")
+    def _check_nested(self) -> Self:
+        for shorter, longer in NESTED:
+            inner, outer = getattr(self, shorter), getattr(self, longer)
+            if inner >= outer:
+                raise ValueError(
+                    f"{shorter.upper()} ({inner:g} s) must be below {longer.upper()} ({outer:g} s), which it is a part of."
+                )
         return self

@@ -11,7 +11,11 @@ from typing import NoReturn
 
 logger = logging.getLogger(__name__)
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+def stop_signals() -> tuple[signal.Signals, ...]:
+    """Return the signals to stop; SIGHUP, which the end of a terminal sends, is none where nohup has it ignored."""
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return (signal.SIGTERM, signal.SIGINT) if ignored else (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class PortTaken(Exception):
@@ -53,13 +57,13 @@ def run_workers(count: int, work: Callable[[int, int], int]) -> int:
     for number in range(count):
         sys.stdout.flush()
         # A signal must not unwind the new process before it is in the block that it can't leave.
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals())
         try:
             pid = os.fork()
             if pid == 0:
                 _be_worker(work, number, alive, keeps_alive)
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, stop_signals())
         workers.add(pid)
     os.close(alive)
 
@@ -67,7 +71,7 @@ def run_workers(count: int, work: Callable[[int, int], int]) -> int:
         for worker in workers:
             os.kill(worker, signal.SIGTERM)
 
-    for name in STOP_SIGNALS:
+    for name in stop_signals():
         signal.signal(name, stop)
     failed = 0
     while workers:
@@ -94,7 +98,7 @@ def _be_worker(work: Callable[[int, int], int], number: int, alive: int, keeps_a
 def _status_of(work: Callable[[int, int], int], number: int, alive: int) -> int:
     """Return the exit status of a worker, whatever it raises."""
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, stop_signals())
         status = work(number, alive)
     except KeyboardInterrupt:
         status = 130

@@ -41,11 +41,11 @@ class SharedEmail:
 
 
 class Seated(NamedTuple):
-    """A seat of a student; ``place`` is the position of the event that gave it."""
+    """A seat of a student; ``joined_position`` is the position of the event that gave it."""
 
     student_id: int
     course_id: int
-    place: int
+    joined_position: int
 
 
 class CreditLimit(NamedTuple):
@@ -141,7 +141,7 @@ async def find_shared_emails(connection: Connection, limit: int) -> list[SharedE
 
 
 FIND_SEATED: Final = """
-SELECT student_id, course_id, place
+SELECT student_id, course_id, joined_position
 FROM student_courses
 WHERE (student_id, course_id) > ($1::bigint, $2::bigint)
     AND status IN ('enrolled', 'completed')

@@ -67,7 +67,7 @@ SELECT
         ) THEN page.last_id
     END AS next_after
 FROM (
-    SELECT '[' || string_agg(row_to_json(item)::text, ',') || ']' AS items, count(*) AS size, max(item.id) AS last_id
+    SELECT json_agg(item)::text AS items, count(*) AS size, max(item.id) AS last_id
     FROM (
         SELECT
             id,
@@ -81,7 +81,10 @@ FROM (
             meetings,
             status,
             seats_taken,
-            CASE WHEN capacity IS NOT NULL THEN greatest(0, capacity - seats_taken) END AS seats_free,
+            CASE
+                WHEN status = 'cancelled' THEN 0
+                WHEN capacity IS NOT NULL THEN greatest(0, capacity - seats_taken)
+            END AS seats_free,
             waitlisted,
             version,
             to_char(created_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS created_at,
@@ -108,11 +111,11 @@ SELECT
         WHEN page.size = $3::bigint AND page.last_id < (
             SELECT max(id)
             FROM courses
-            WHERE code = $1::text
+            WHERE lower(code) = lower($1::text)
         ) THEN page.last_id
     END AS next_after
 FROM (
-    SELECT '[' || string_agg(row_to_json(item)::text, ',') || ']' AS items, count(*) AS size, max(item.id) AS last_id
+    SELECT json_agg(item)::text AS items, count(*) AS size, max(item.id) AS last_id
     FROM (
         SELECT
             id,
@@ -126,13 +129,16 @@ FROM (
             meetings,
             status,
             seats_taken,
-            CASE WHEN capacity IS NOT NULL THEN greatest(0, capacity - seats_taken) END AS seats_free,
+            CASE
+                WHEN status = 'cancelled' THEN 0
+                WHEN capacity IS NOT NULL THEN greatest(0, capacity - seats_taken)
+            END AS seats_free,
             waitlisted,
             version,
             to_char(created_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS created_at,
             to_char(updated_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS updated_at
         FROM courses
-        WHERE code = $1::text
+        WHERE lower(code) = lower($1::text)
             AND id > $2::bigint
         ORDER BY id
         LIMIT $3::bigint
@@ -149,7 +155,7 @@ async def list_courses_by_code(connection: Connection, code: str, after_id: int,
 FIND_COURSES_BY_EXTERNAL_ID: Final = """
 SELECT 1::bigint AS number, page.items, NULL::bigint AS next_after
 FROM (
-    SELECT '[' || string_agg(row_to_json(item)::text, ',') || ']' AS items
+    SELECT json_agg(item)::text AS items
     FROM (
         SELECT
             id,
@@ -163,7 +169,10 @@ FROM (
             meetings,
             status,
             seats_taken,
-            CASE WHEN capacity IS NOT NULL THEN greatest(0, capacity - seats_taken) END AS seats_free,
+            CASE
+                WHEN status = 'cancelled' THEN 0
+                WHEN capacity IS NOT NULL THEN greatest(0, capacity - seats_taken)
+            END AS seats_free,
             waitlisted,
             version,
             to_char(created_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS created_at,
@@ -234,14 +243,17 @@ SELECT
     waitlisted, version, created_at, updated_at
 FROM courses
 WHERE external_id = ANY($1::text[])
-    OR (term_id = ANY($2::bigint[]) AND code = ANY($3::text[]))
+    OR (
+        term_id = ANY($2::bigint[])
+        AND lower(code) = ANY(ARRAY(SELECT lower(asked.code) FROM unnest($3::text[]) AS asked (code)))
+    )
 """
 
 
 async def match_courses(
     connection: Connection, external_ids: list[str], term_ids: list[int], codes: list[str]
 ) -> list[Course]:
-    """Read the courses that hold any of these external ids, or any of these codes in any of these terms."""
+    """Read the courses that hold any of these external ids, or any of these codes in any of these terms, in any case."""
     return [Course._make(row) for row in await connection.fetch(MATCH_COURSES, external_ids, term_ids, codes)]
 
 
@@ -268,7 +280,7 @@ SELECT
         ) THEN page.last_id
     END AS next_after
 FROM (
-    SELECT '[' || string_agg(row_to_json(item)::text, ',') || ']' AS items, count(*) AS size, max(item.id) AS last_id
+    SELECT json_agg(item)::text AS items, count(*) AS size, max(item.id) AS last_id
     FROM (
         SELECT
             id,
@@ -282,7 +294,10 @@ FROM (
             meetings,
             status,
             seats_taken,
-            CASE WHEN capacity IS NOT NULL THEN greatest(0, capacity - seats_taken) END AS seats_free,
+            CASE
+                WHEN status = 'cancelled' THEN 0
+                WHEN capacity IS NOT NULL THEN greatest(0, capacity - seats_taken)
+            END AS seats_free,
             waitlisted,
             version,
             to_char(created_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS created_at,

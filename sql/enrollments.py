@@ -19,8 +19,8 @@ class Enrollment(NamedTuple):
     ``swap_drops`` is a JSON array of the courses that are dropped when the student gets this one.
 
     A waitlisted student is unjudged where ``recheck_at`` is None, else blocked: judged and refused for the reasons in
-    ``skipped``, a JSON array, until ``recheck_at`` or until something of the student or the course changes. ``skipped``
-    keeps the last reasons when the student is unjudged again.
+    ``blocked_reasons``, a JSON array, until ``recheck_at`` or until something of the student or the course changes; the
+    reasons stay when the student is unjudged again.
     """
 
     student_id: int
@@ -33,7 +33,7 @@ class Enrollment(NamedTuple):
     grade: str | None = None
     override_id: int | None = None
     swap_drops: str | None = None
-    skipped: str | None = None
+    blocked_reasons: str | None = None
     recheck_at: datetime | None = None
 
 
@@ -59,8 +59,8 @@ class StudentsAsked:
 
 LOAD_ENROLLMENTS: Final = """
 SELECT
-    student_courses.student_id, student_courses.course_id, status, place AS joined_position, joined_at, updated_at,
-    passed, grade, override_id, swap_drops, skipped, recheck_at
+    student_courses.student_id, student_courses.course_id, status, joined_position, joined_at, updated_at,
+    passed, grade, override_id, swap_drops, blocked_reasons, recheck_at
 FROM unnest($1::bigint[], $2::bigint[]) AS asked (student_id, course_id)
 INNER JOIN student_courses
     ON student_courses.student_id = asked.student_id
@@ -84,7 +84,8 @@ class Transcript(NamedTuple):
     """What a student may and has, in ids of courses; None stands for no course, and for no limit of the student's own.
 
     Completed courses are either ``passed`` or ``failed``, ``inactive`` are those dropped and withdrawn. ``has_holds``
-    and ``has_overrides`` are true where any has not ended.
+    and ``has_overrides`` are true where any has not ended, ``has_passed_codes`` where a completed course has another code
+    since.
     """
 
     student_id: int
@@ -96,6 +97,7 @@ class Transcript(NamedTuple):
     inactive: list[int] | None
     has_holds: bool
     has_overrides: bool
+    has_passed_codes: bool
 
 
 LOAD_TRANSCRIPTS: Final = """
@@ -117,7 +119,12 @@ SELECT
         WHERE overrides.student_id = students.id
             AND overrides.used_at IS NULL
             AND (overrides.expires_at IS NULL OR overrides.expires_at > $2::timestamptz)
-    ) AS has_overrides
+    ) AS has_overrides,
+    (mine.passed IS NOT NULL OR mine.failed IS NOT NULL) AND EXISTS (
+        SELECT FROM student_courses
+        WHERE student_courses.student_id = students.id
+            AND student_courses.passed_code IS NOT NULL
+    ) AS has_passed_codes
 FROM students
 CROSS JOIN LATERAL (
     SELECT
@@ -140,12 +147,12 @@ async def load_transcripts(connection: Connection, student_ids: list[int], now: 
 
 LOAD_ROSTER: Final = """
 SELECT
-    student_id, course_id, status, place AS joined_position, joined_at, updated_at, passed, grade, override_id,
-    swap_drops, skipped, recheck_at
+    student_id, course_id, status, joined_position, joined_at, updated_at, passed, grade, override_id,
+    swap_drops, blocked_reasons, recheck_at
 FROM student_courses
 WHERE course_id = ANY($1::bigint[])
     AND status IN ('enrolled', 'waitlisted')
-ORDER BY course_id, place
+ORDER BY course_id, joined_position
 """
 
 
@@ -179,22 +186,29 @@ async def load_courses_in_use(connection: Connection, course_ids: list[int]) -> 
 
 
 INSERT_ENROLLMENTS: Final = """
-WITH entered AS (
+WITH turn AS MATERIALIZED (
+    SELECT
+    FROM feed
+    FOR UPDATE
+),
+entered AS (
     INSERT INTO student_courses (
-        student_id, course_id, status, place, passed, grade, override_id, swap_drops, skipped, recheck_at, joined_at,
-        updated_at
+        student_id, course_id, status, joined_position, passed, grade, override_id, swap_drops, blocked_reasons, recheck_at,
+        joined_at, updated_at
     )
     SELECT
         unnest($1::bigint[]), unnest($2::bigint[]), unnest($3::text[]), unnest($4::bigint[]), unnest($5::boolean[]),
         unnest($6::text[]), unnest($7::bigint[]), unnest($8::json[]), unnest($9::json[]), unnest($10::timestamptz[]),
         $11::timestamptz, $11
+    FROM turn
 ),
 counted AS (
     UPDATE courses
     SET
         seats_taken = counters.seats_taken,
         waitlisted = counters.waitlisted
-    FROM unnest($12::bigint[], $13::bigint[], $14::bigint[]) AS counters (course_id, seats_taken, waitlisted)
+    FROM turn
+    CROSS JOIN unnest($12::bigint[], $13::bigint[], $14::bigint[]) AS counters (course_id, seats_taken, waitlisted)
     WHERE courses.id = counters.course_id
 )
 INSERT INTO events (
@@ -204,6 +218,7 @@ SELECT
     unnest($15::bigint[]), unnest($16::text[]), unnest($17::text[]), unnest($18::text[]), unnest($19::text[]),
     unnest($20::text[]), unnest($21::bigint[]), unnest($22::bigint[]), unnest($23::bigint[]), unnest($24::json[]),
     unnest($25::json[]), $11
+FROM turn
 """
 
 
@@ -227,14 +242,14 @@ UPDATE_ENROLLMENTS: Final = """
 UPDATE student_courses
 SET
     status = new.status,
-    place = new.joined_position,
+    joined_position = new.joined_position,
     joined_at = new.joined_at,
     updated_at = new.updated_at,
     passed = new.passed,
     grade = new.grade,
     override_id = new.override_id,
     swap_drops = new.swap_drops,
-    skipped = new.skipped,
+    blocked_reasons = new.blocked_reasons,
     recheck_at = new.recheck_at
 FROM
     unnest(
@@ -243,7 +258,7 @@ FROM
     )
     AS new (
         student_id, course_id, status, joined_position, joined_at, updated_at, passed, grade, override_id, swap_drops,
-        skipped, recheck_at
+        blocked_reasons, recheck_at
     )
 WHERE student_courses.student_id = new.student_id
     AND student_courses.course_id = new.course_id
@@ -260,14 +275,15 @@ WITH waitlisted AS MATERIALIZED (
     SELECT
         places.student_id,
         places.course_id,
-        sum(more.students) OVER (PARTITION BY places.course_id ORDER BY places.place) AS position,
-        own.blocked_by
+        sum(more.students) OVER (PARTITION BY places.course_id ORDER BY places.joined_position) AS position,
+        own.blocked_by,
+        own.swap_drops
     FROM (
         SELECT
             student_courses.student_id,
             student_courses.course_id,
-            student_courses.place,
-            lag(student_courses.place, 1, 0::bigint) OVER (PARTITION BY course_id ORDER BY place) AS place_before
+            student_courses.joined_position,
+            lag(student_courses.joined_position, 1, 0::bigint) OVER (PARTITION BY course_id ORDER BY joined_position) AS position_before
         FROM student_courses
         WHERE student_courses.student_id = ANY($1::bigint[])
             AND student_courses.status = 'waitlisted'
@@ -277,15 +293,15 @@ WITH waitlisted AS MATERIALIZED (
         FROM student_courses
         WHERE student_courses.course_id = places.course_id
             AND student_courses.status = 'waitlisted'
-            AND student_courses.place > places.place_before
-            AND student_courses.place <= places.place
+            AND student_courses.joined_position > places.position_before
+            AND student_courses.joined_position <= places.joined_position
     ) AS more
     CROSS JOIN LATERAL (
-        SELECT CASE WHEN recheck_at IS NOT NULL THEN skipped END AS blocked_by
+        SELECT CASE WHEN recheck_at IS NOT NULL THEN blocked_reasons END AS blocked_by, swap_drops
         FROM student_courses
         WHERE student_courses.course_id = places.course_id
             AND student_courses.status = 'waitlisted'
-            AND student_courses.place = places.place
+            AND student_courses.joined_position = places.joined_position
     ) AS own
 )
 SELECT
@@ -306,7 +322,7 @@ FROM
     unnest($1, $2::text[], $3::bigint[], $4::bigint[]) WITH ORDINALITY
     AS asked (student_id, status, after_course_id, page_limit, number)
 CROSS JOIN LATERAL (
-    SELECT '[' || string_agg(row_to_json(item)::text, ',') || ']' AS items, count(*) AS size, max(item.course_id) AS last_id
+    SELECT json_agg(item)::text AS items, count(*) AS size, max(item.course_id) AS last_id
     FROM (
         SELECT
             mine.course_id,
@@ -327,6 +343,21 @@ CROSS JOIN LATERAL (
                         AND waitlisted.course_id = mine.course_id
                 )
             END AS blocked_by,
+            CASE
+                WHEN mine.status = 'waitlisted' THEN (
+                    SELECT waitlisted.swap_drops
+                    FROM waitlisted
+                    WHERE waitlisted.student_id = asked.student_id
+                        AND waitlisted.course_id = mine.course_id
+                )
+            END AS swap_drops,
+            (
+                SELECT array_agg(waitlisted.course_id ORDER BY waitlisted.course_id)
+                FROM waitlisted
+                CROSS JOIN json_array_elements_text(waitlisted.swap_drops) AS dropped (course_id)
+                WHERE waitlisted.student_id = asked.student_id
+                    AND dropped.course_id::bigint = mine.course_id
+            ) AS swap_adds,
             to_char(mine.joined_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS joined_at,
             mine.passed,
             mine.grade,
@@ -337,7 +368,7 @@ CROSS JOIN LATERAL (
                 ) AS course
             ) AS course
         FROM (
-            SELECT course_id, status, place, joined_at, passed, grade
+            SELECT course_id, status, joined_position, joined_at, passed, grade
             FROM student_courses
             WHERE student_courses.student_id = asked.student_id
                 AND (
@@ -379,13 +410,14 @@ FROM
     unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[]) WITH ORDINALITY
     AS asked (course_id, status, after_student_id, page_limit, number)
 CROSS JOIN LATERAL (
-    SELECT '[' || string_agg(row_to_json(item)::text, ',') || ']' AS items, count(*) AS size, max(item.student_id) AS last_id
+    SELECT json_agg(item)::text AS items, count(*) AS size, max(item.student_id) AS last_id
     FROM (
         SELECT
             roster.student_id,
             roster.status,
             NULL AS position,
             NULL AS blocked_by,
+            NULL AS swap_drops,
             to_char(roster.joined_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS joined_at,
             (
                 SELECT student

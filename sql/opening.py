@@ -23,6 +23,7 @@ class Opening(NamedTuple):
     inactive: list[int] | None
     has_holds: bool
     has_overrides: bool
+    has_passed_codes: bool
     now: datetime | None
     position: int | None
     epoch: UUID | None
@@ -68,6 +69,11 @@ SELECT
             AND overrides.used_at IS NULL
             AND (overrides.expires_at IS NULL OR overrides.expires_at > head.now)
     ) AS has_overrides,
+    (mine.passed IS NOT NULL OR mine.failed IS NOT NULL) AND EXISTS (
+        SELECT FROM student_courses
+        WHERE student_courses.student_id = students.id
+            AND student_courses.passed_code IS NOT NULL
+    ) AS has_passed_codes,
     CASE WHEN asked.number = 1 THEN head.now END AS now,
     CASE WHEN asked.number = 1 THEN head.position END AS position,
     CASE WHEN asked.number = 1 THEN head.epoch END AS epoch,

@@ -32,12 +32,13 @@ class EnrollmentState(NamedTuple):
     student_id: int
     course_id: int
     status: str
-    place: int
+    joined_position: int
     joined_at: datetime
     passed: bool | None
     grade: str | None
     override_id: int | None
     swap_drops: str | None
+    passed_code: str | None
 
 
 FIND_EVENTS_OF_TERMS: Final = """
@@ -190,7 +191,7 @@ async def find_all_overrides(
 
 
 FIND_ENROLLMENTS: Final = """
-SELECT student_id, course_id, status, place, joined_at, passed, grade, override_id, swap_drops
+SELECT student_id, course_id, status, joined_position, joined_at, passed, grade, override_id, swap_drops, passed_code
 FROM student_courses
 WHERE (student_id, course_id) > ($1::bigint, $2::bigint)
 ORDER BY student_id, course_id
@@ -204,3 +205,28 @@ async def find_enrollments(
     """Read a page of what students have been in, by student and course."""
     rows = await connection.fetch(FIND_ENROLLMENTS, after_student_id, after_course_id, limit)
     return [EnrollmentState._make(row) for row in rows]
+
+
+class Recoded(NamedTuple):
+    """An event that gave a course another code than ``code``."""
+
+    position: int
+    course_id: int
+    code: str
+
+
+FIND_RECODED: Final = """
+SELECT position, course_id, before ->> 'code' AS code
+FROM events
+WHERE student_id IS NULL
+    AND type = 'course.updated'
+    AND before -> 'code' IS NOT NULL
+    AND position > $1::bigint
+ORDER BY position
+LIMIT $2::bigint
+"""
+
+
+async def find_recoded(connection: Connection, after_position: int, limit: int) -> list[Recoded]:
+    """Read a page of the events that gave courses other codes, in order."""
+    return [Recoded._make(row) for row in await connection.fetch(FIND_RECODED, after_position, limit)]

@@ -23,13 +23,18 @@ LOAD_REQUIREMENTS: Final = """
 SELECT course_id, kind, group_number, code
 FROM requirements
 WHERE course_id = ANY($1::bigint[])
+UNION
+SELECT course_id, kind, group_number, code
+FROM requirements
+WHERE kind = 'anti'
+    AND lower(code) = ANY(ARRAY(SELECT lower(asked.code) FROM unnest($2::text[]) AS asked (code)))
 ORDER BY course_id, group_number, code
 """
 
 
-async def load_requirements(connection: Connection, course_ids: list[int]) -> list[Requirement]:
-    """Read the requirements of courses, group by group."""
-    return [Requirement(*row) for row in await connection.fetch(LOAD_REQUIREMENTS, course_ids)]
+async def load_requirements(connection: Connection, course_ids: list[int], codes: list[str]) -> list[Requirement]:
+    """Read the requirements of courses, group by group, and where any course names a code as an antirequisite."""
+    return [Requirement(*row) for row in await connection.fetch(LOAD_REQUIREMENTS, course_ids, codes)]
 
 
 CLEAR_REQUIREMENTS: Final = """

@@ -34,3 +34,15 @@ async def get_server(connection: Connection) -> Server:
     row = await connection.fetchrow(GET_SERVER)
     assert row is not None
     return Server(*row)
+
+
+FIND_APPLIED_MIGRATIONS: Final = """
+SELECT migration_id::text AS name
+FROM _yoyo_migration
+ORDER BY migration_id
+"""
+
+
+async def find_applied_migrations(connection: Connection) -> list[str]:
+    """Find the names of the migrations that the schema has, in order."""
+    return [row["name"] for row in await connection.fetch(FIND_APPLIED_MIGRATIONS)]

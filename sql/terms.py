@@ -77,12 +77,12 @@ SELECT
     id, code, name, starts_on, ends_on, enroll_from, enroll_until, drop_until, withdraw_until, max_credits,
     version, created_at, updated_at
 FROM terms
-WHERE code = ANY($1::text[])
+WHERE lower(code) = ANY(ARRAY(SELECT lower(asked.code) FROM unnest($1::text[]) AS asked (code)))
 """
 
 
 async def match_terms(connection: Connection, codes: list[str]) -> list[Term]:
-    """Read the terms that hold any of these codes."""
+    """Read the terms that hold any of these codes, in any case."""
     return [Term(*row) for row in await connection.fetch(MATCH_TERMS, codes)]
 
 

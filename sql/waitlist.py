@@ -1,41 +1,42 @@
 """Statements about waitlists: who is unjudged, who is blocked, and what the clock or a change makes of them."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from operator import attrgetter
 from typing import Final, NamedTuple
 
-from sql import Connection, JsonPage
+from sql import Connection, JsonPage, columns
 from sql.enrollments import Enrollment, Pair
 
 LOAD_UNJUDGED: Final = """
 SELECT
     next.student_id, next.course_id, next.status, next.joined_position, next.joined_at, next.updated_at, next.passed,
-    next.grade, next.override_id, next.swap_drops, next.skipped, next.recheck_at
+    next.grade, next.override_id, next.swap_drops, next.blocked_reasons, next.recheck_at
 FROM unnest($1::bigint[], $2::bigint[]) AS asked (course_id, after_position)
 CROSS JOIN LATERAL (
     (
         SELECT
-            student_id, course_id, status, place AS joined_position, joined_at, updated_at, passed, grade, override_id,
-            swap_drops, skipped, recheck_at
+            student_id, course_id, status, joined_position, joined_at, updated_at, passed, grade, override_id,
+            swap_drops, blocked_reasons, recheck_at
         FROM student_courses
         WHERE student_courses.course_id = asked.course_id
             AND status = 'waitlisted'
             AND recheck_at IS NULL
-            AND place > asked.after_position
-        ORDER BY place
+            AND joined_position > asked.after_position
+        ORDER BY joined_position
         LIMIT $4::bigint
     )
     UNION ALL
     (
         SELECT
-            student_id, course_id, status, place AS joined_position, joined_at, updated_at, passed, grade, override_id,
-            swap_drops, skipped, recheck_at
+            student_id, course_id, status, joined_position, joined_at, updated_at, passed, grade, override_id,
+            swap_drops, blocked_reasons, recheck_at
         FROM student_courses
         WHERE student_courses.course_id = asked.course_id
             AND status = 'waitlisted'
             AND recheck_at <= $3::timestamptz
             AND recheck_at < '9999-12-31 00:00:00+00'
-            AND place > asked.after_position
+            AND joined_position > asked.after_position
     )
     ORDER BY joined_position
     LIMIT $4::bigint
@@ -51,20 +52,42 @@ async def load_unjudged(
     return sorted([Enrollment._make(row) for row in rows], key=attrgetter("joined_position"))
 
 
-LOAD_BLOCKED: Final = """
+LOAD_PLACES: Final = """
 SELECT
-    student_id, course_id, status, place AS joined_position, joined_at, updated_at, passed, grade, override_id,
-    swap_drops, skipped, recheck_at
+    student_id, course_id, status, joined_position, joined_at, updated_at, passed, grade, override_id,
+    swap_drops, blocked_reasons, recheck_at
 FROM student_courses
 WHERE student_id = ANY($1::bigint[])
     AND status = 'waitlisted'
-    AND recheck_at IS NOT NULL
 """
 
 
-async def load_blocked(connection: Connection, student_ids: list[int]) -> list[Enrollment]:
-    """Load the waitlist places of students that are blocked."""
-    return [Enrollment._make(row) for row in await connection.fetch(LOAD_BLOCKED, student_ids)]
+async def load_places(connection: Connection, student_ids: list[int]) -> list[Enrollment]:
+    """Load the waitlist places of students."""
+    return [Enrollment._make(row) for row in await connection.fetch(LOAD_PLACES, student_ids)]
+
+
+LOAD_SWAPS_OF_MEMBERS: Final = """
+SELECT
+    student_id, course_id, status, joined_position, joined_at, updated_at, passed, grade, override_id,
+    swap_drops, blocked_reasons, recheck_at
+FROM student_courses
+WHERE student_id = ANY(
+        ARRAY(
+            SELECT members.student_id
+            FROM student_courses AS members
+            WHERE members.course_id = ANY($1::bigint[])
+                AND members.status IN ('enrolled', 'waitlisted')
+        )
+    )
+    AND status = 'waitlisted'
+    AND swap_drops IS NOT NULL
+"""
+
+
+async def load_swaps_of_members(connection: Connection, course_ids: list[int]) -> list[Enrollment]:
+    """Load the waitlist places with pending drops of the students who are in courses or waitlisted for them."""
+    return [Enrollment._make(row) for row in await connection.fetch(LOAD_SWAPS_OF_MEMBERS, course_ids)]
 
 
 UNJUDGE_COURSES: Final = """
@@ -171,15 +194,15 @@ INNER JOIN student_courses
     ON student_courses.course_id = courses.id
     AND student_courses.status = 'waitlisted'
 WHERE courses.waitlisted > 0
-    AND terms.ends_on < (now() AT TIME ZONE 'UTC')::date
-ORDER BY courses.id, student_courses.place
-LIMIT $1::bigint
+    AND terms.ends_on < (now() AT TIME ZONE $1::text)::date
+ORDER BY courses.id, student_courses.joined_position
+LIMIT $2::bigint
 """
 
 
-async def load_ended(connection: Connection, limit: int) -> list[Pair]:
-    """Load waitlist places in terms that are over."""
-    return [Pair._make(row) for row in await connection.fetch(LOAD_ENDED, limit)]
+async def load_ended(connection: Connection, time_zone: str, limit: int) -> list[Pair]:
+    """Load waitlist places in terms whose last day is over in a time zone."""
+    return [Pair._make(row) for row in await connection.fetch(LOAD_ENDED, time_zone, limit)]
 
 
 LOAD_WAITLISTED_COURSES: Final = """
@@ -203,7 +226,7 @@ FROM courses
 LEFT JOIN terms ON terms.id = courses.term_id
 WHERE courses.waitlisted > 0
     AND courses.status = 'open'
-    AND (terms.id IS NULL OR terms.ends_on >= (now() AT TIME ZONE 'UTC')::date)
+    AND (terms.id IS NULL OR terms.ends_on >= (now() AT TIME ZONE $1::text)::date)
     AND (
         (
             (courses.capacity IS NULL OR courses.seats_taken < courses.capacity)
@@ -247,16 +270,16 @@ WHERE courses.waitlisted > 0
         )
     )
 ORDER BY courses.id
-LIMIT $1::bigint
+LIMIT $2::bigint
 """
 
 
-async def load_promotable(connection: Connection, limit: int) -> list[int]:
+async def load_promotable(connection: Connection, time_zone: str, limit: int) -> list[int]:
     """Load the ids of courses with an unjudged student who is to be judged now.
 
     The course has a free seat and is open for promotion, or usable overrides of the student make up for that.
     """
-    return [row[0] for row in await connection.fetch(LOAD_PROMOTABLE, limit)]
+    return [row[0] for row in await connection.fetch(LOAD_PROMOTABLE, time_zone, limit)]
 
 
 LIST_WAITLIST: Final = """
@@ -268,14 +291,14 @@ SELECT
             SELECT FROM student_courses
             WHERE student_courses.course_id = $1::bigint
                 AND student_courses.status = 'waitlisted'
-                AND student_courses.place > page.last_place
-        ) THEN page.last_place
+                AND student_courses.joined_position > page.last_position
+        ) THEN page.last_position
     END AS next_after
 FROM (
-    SELECT '[' || string_agg(row_to_json(entry.item)::text, ',') || ']' AS items, count(*) AS size, max(entry.place) AS last_place
+    SELECT json_agg(entry.item)::text AS items, count(*) AS size, max(entry.joined_position) AS last_position
     FROM (
         SELECT
-            waitlist.place,
+            waitlist.joined_position,
             (
                 SELECT item
                 FROM (
@@ -284,6 +307,7 @@ FROM (
                         waitlist.status,
                         waitlist.position,
                         waitlist.blocked_by,
+                        waitlist.swap_drops,
                         to_char(waitlist.joined_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS joined_at,
                         (
                             SELECT student
@@ -297,25 +321,26 @@ FROM (
             SELECT
                 student_id,
                 status,
-                place,
+                joined_position,
                 joined_at,
-                CASE WHEN recheck_at IS NOT NULL THEN skipped END AS blocked_by,
-                row_number() OVER (ORDER BY place) + (
+                CASE WHEN recheck_at IS NOT NULL THEN blocked_reasons END AS blocked_by,
+                swap_drops,
+                row_number() OVER (ORDER BY joined_position) + (
                     SELECT count(*)
                     FROM student_courses AS ahead
                     WHERE ahead.course_id = $1::bigint
                         AND ahead.status = 'waitlisted'
-                        AND ahead.place <= $2::bigint
+                        AND ahead.joined_position <= $2::bigint
                 ) AS position
             FROM student_courses
             WHERE course_id = $1::bigint
                 AND status = 'waitlisted'
-                AND place > $2::bigint
-            ORDER BY place
+                AND joined_position > $2::bigint
+            ORDER BY joined_position
             LIMIT $3::bigint
         ) AS waitlist
         INNER JOIN students ON students.id = waitlist.student_id
-        ORDER BY waitlist.place
+        ORDER BY waitlist.joined_position
     ) AS entry
 ) AS page
 """
@@ -328,13 +353,13 @@ async def list_waitlist(connection: Connection, course_id: int, after_place: int
 
 LIST_BLOCKED: Final = """
 SELECT
-    student_id, course_id, status, place AS joined_position, joined_at, updated_at, passed, grade, override_id,
-    swap_drops, skipped, recheck_at
+    student_id, course_id, status, joined_position, joined_at, updated_at, passed, grade, override_id,
+    swap_drops, blocked_reasons, recheck_at
 FROM student_courses
 WHERE status = 'waitlisted'
     AND recheck_at IS NOT NULL
-    AND (course_id, place) > ($1::bigint, $2::bigint)
-ORDER BY course_id, place
+    AND (course_id, joined_position) > ($1::bigint, $2::bigint)
+ORDER BY course_id, joined_position
 LIMIT $3::bigint
 """
 
@@ -345,6 +370,53 @@ async def list_blocked(
     """Load a page of all blocked students, by course and joined position."""
     rows = await connection.fetch(LIST_BLOCKED, after_course_id, after_position, limit)
     return [Enrollment._make(row) for row in rows]
+
+
+class Place(NamedTuple):
+    """A waitlist place."""
+
+    student_id: int
+    course_id: int
+    joined_position: int
+
+
+class Position(NamedTuple):
+    """A waitlist place with its position, counted from 1."""
+
+    student_id: int
+    course_id: int
+    joined_position: int
+    position: int
+
+
+COUNT_POSITIONS: Final = """
+SELECT
+    places.student_id,
+    places.course_id,
+    places.joined_position,
+    (sum(more.students) OVER (PARTITION BY places.course_id ORDER BY places.joined_position))::bigint AS position
+FROM (
+    SELECT
+        student_id,
+        course_id,
+        joined_position,
+        lag(joined_position, 1, 0::bigint) OVER (PARTITION BY course_id ORDER BY joined_position) AS position_before
+    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS asked (student_id, course_id, joined_position)
+) AS places
+CROSS JOIN LATERAL (
+    SELECT count(*) AS students
+    FROM student_courses
+    WHERE student_courses.course_id = places.course_id
+        AND student_courses.status = 'waitlisted'
+        AND student_courses.joined_position > places.position_before
+        AND student_courses.joined_position <= places.joined_position
+) AS more
+"""
+
+
+async def count_positions(connection: Connection, places: Sequence[Place]) -> list[Position]:
+    """Count the positions of waitlist places; each waitlist is counted once, however many of its places are asked for."""
+    return [Position._make(row) for row in await connection.fetch(COUNT_POSITIONS, *columns(places))]
 
 
 class Unjudged(NamedTuple):
@@ -365,13 +437,13 @@ INNER JOIN student_courses
 WHERE courses.waitlisted > 0
     AND courses.status = 'open'
     AND (courses.capacity IS NULL OR courses.seats_taken < courses.capacity)
-    AND (terms.ends_on IS NULL OR terms.ends_on >= (now() AT TIME ZONE 'UTC')::date)
+    AND (terms.ends_on IS NULL OR terms.ends_on >= (now() AT TIME ZONE $2::text)::date)
     AND (terms.enroll_from IS NULL OR terms.enroll_from <= now() - make_interval(secs => $1::double precision))
     AND (terms.enroll_until IS NULL OR terms.enroll_until > now())
-ORDER BY courses.id, student_courses.place
+ORDER BY courses.id, student_courses.joined_position
 """
 
 
-async def find_unjudged(connection: Connection, open_seconds: float) -> list[Unjudged]:
+async def find_unjudged(connection: Connection, open_seconds: float, time_zone: str) -> list[Unjudged]:
     """Find unjudged students beside a free seat, in courses open for promotion at least that long."""
-    return [Unjudged._make(row) for row in await connection.fetch(FIND_UNJUDGED, open_seconds)]
+    return [Unjudged._make(row) for row in await connection.fetch(FIND_UNJUDGED, open_seconds, time_zone)]

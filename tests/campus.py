@@ -252,7 +252,7 @@ async def let_holds_end(connection: Connection, ago: str = "0 seconds") -> None:
     await connection.execute(
         """
         UPDATE events
-        SET after = jsonb_set(after::jsonb, '{ends_at}', to_jsonb(holds.ends_at))::json
+        SET after = jsonb_set(after::jsonb, '{until}', to_jsonb(holds.ends_at))::json
         FROM holds
         WHERE events.type = 'hold.placed'
             AND holds.id = (events.after ->> 'hold_id')::bigint

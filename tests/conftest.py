@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
+import hypothesis
 import psycopg
 import pytest
 from aiohttp import web
@@ -74,6 +75,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[STACK] = ExitStack()
+    # A busy machine must not fail a property.
+    patient = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+    hypothesis.settings.register_profile("patient", patient)
+    hypothesis.settings.load_profile("patient")
     # A shell has its background jobs ignore Ctrl-C, and the services under test would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # The tests say themselves what the service is told.
@@ -170,16 +175,17 @@ def data_dir() -> Iterator[Path]:
 @pytest.fixture
 def database_url(server: Server, admin: psycopg.Connection[Any]) -> Iterator[str]:
     """A database of this test alone, migrated and empty."""
-    yield from _database(server, admin, server.template)
+    yield from clone(server, admin, server.template)
 
 
 @pytest.fixture
 def empty_database_url(server: Server, admin: psycopg.Connection[Any]) -> Iterator[str]:
     """A database of this test alone, on which no migration ran."""
-    yield from _database(server, admin, "template0")
+    yield from clone(server, admin, "template0")
 
 
-def _database(server: Server, admin: psycopg.Connection[Any], template: str) -> Iterator[str]:
+def clone(server: Server, admin: psycopg.Connection[Any], template: str) -> Iterator[str]:
+    """Yield the URL of a copy of a database, which is dropped afterwards."""
     name = f"{server.run}_{secrets.token_hex(6)}"
     admin.execute(f"CREATE DATABASE {name} TEMPLATE {template} ENCODING 'UTF8' STRATEGY {server.strategy}")
     try:

@@ -14,9 +14,9 @@ SEATED = {"enrolled", "completed"}
 
 @dataclass
 class Term:
-    """A term whose deadlines are either far ahead or long past; in the first half of the year, the second, or both."""
+    """A term whose deadlines are either far ahead or long past, in one or more parts of the year."""
 
-    halves: frozenset[int] = frozenset({1, 2})
+    halves: frozenset[int] = frozenset({1, 2, 3})
     limit: float | None = None
     enroll_closed: bool = False
     drop_late: bool = False
@@ -46,6 +46,11 @@ class State:
     passed: bool | None = None
     drops: list[int] = field(default_factory=list)
     above: bool = False
+
+
+def fold(code: str) -> str:
+    """Return what codes are compared by."""
+    return code.lower()
 
 
 class Refused(Exception):
@@ -81,6 +86,10 @@ class Model:
         ]
         return [student for _, student in sorted(waiting)]
 
+    def position(self, student: int, course: int) -> int | None:
+        line = self.line(course)
+        return line.index(student) + 1 if student in line else None
+
     def free(self, course: int) -> bool:
         capacity = self.courses[course].capacity
         return capacity is None or self.seated_in(course) < capacity
@@ -91,11 +100,11 @@ class Model:
             c for (s, c), state in self.states.items() if s == student and state.status in statuses and c not in gone
         )
 
+    def overlap(self, one: int | None, other: int | None) -> bool:
+        return one is None or other is None or bool(self.terms[one].halves & self.terms[other].halves)
+
     def clash(self, one: int, other: int) -> bool:
-        terms = [self.courses[each].term for each in (one, other)]
-        if None not in terms and not self.terms[terms[0]].halves & self.terms[terms[1]].halves:  # type: ignore[index]
-            return False
-        return any(
+        return self.overlap(self.courses[one].term, self.courses[other].term) and any(
             day == its_day and start < its_end and its_start < end
             for day, start, end in self.courses[one].meetings
             for its_day, its_start, its_end in self.courses[other].meetings
@@ -138,20 +147,27 @@ class Model:
         for who, what in self.holds:
             if who == student and what == "enroll":
                 refuse("hold", reason="fees")
-        passed = {self.courses[c].code for c in self.of(student, {"completed"}) if self.states[student, c].passed}
-        has = passed | {self.courses[c].code for c in self.of(student, {"enrolled", "waitlisted"}, {*without, course})}
-        also = {self.courses[c].code for c in asked if c in self.courses and c != course}
+        passed = {fold(self.courses[c].code) for c in self.of(student, {"completed"}) if self.states[student, c].passed}
+        current = self.of(student, {"enrolled", "waitlisted"}, {*without, course})
+        also = [c for c in asked if c in self.courses and c != course]
+        # What counts beside the course: what is of the same time, and what was passed at any time.
+        near = sorted(c for c in {*current, *also} if self.overlap(it.term, self.courses[c].term))
+        has = passed | {fold(self.courses[c].code) for c in near}
         for kind, codes in it.groups:
-            if kind == "pre" and not passed & set(codes):
+            if kind == "pre" and not passed & set(map(fold, codes)):
                 refuse("prerequisite_missing", any_of=codes)
         for kind, codes in it.groups:
-            if kind == "co" and not (has | also) & set(codes):
+            if kind == "co" and not has & set(map(fold, codes)):
                 refuse("corequisite_missing", any_of=codes)
-        for kind, codes in it.groups:
-            if kind == "anti":
-                for code in codes:
-                    if code in has | also:
-                        refuse("antirequisite", course_code=code)
+        own = [code for kind, codes in it.groups if kind == "anti" for code in codes if fold(code) in has]
+        graduate = [c for c in self.of(student, {"completed"}) if self.states[student, c].passed and c != course]
+        naming = [
+            self.courses[c].code
+            for c in sorted({*near, *graduate})
+            if any(kind == "anti" and fold(it.code) in map(fold, codes) for kind, codes in self.courses[c].groups)
+        ]
+        for code in {fold(code): code for code in reversed([*own, *naming])}.values():
+            refuse("antirequisite", course_code=code)
         if seat == "seat":
             mine = self.of(student, SEATED, {*without, course})
             for other in [*mine, *(c for c in others if c != course)]:
@@ -165,7 +181,9 @@ class Model:
                 held = sum(self.courses[c].credits for c in counted if self.courses[c].term == it.term)
                 now = [c for c in {*others, course} if self.courses[c].term == it.term] if together else [course]
                 asking = sum(self.courses[c].credits for c in now)
-                if held + asking > limit:
+                left = [c for c in self.of(student, SEATED) if c in without and c != course]
+                freed = sum(self.courses[c].credits for c in left if self.courses[c].term == it.term)
+                if held + asking > limit and asking > freed and it.credits:
                     refuse("credit_limit", held=held, asked=asking, limit=limit)
         if seat == "none" and (on_full == "fail" or it.line_capacity == 0):
             refuse("course_full", capacity=it.capacity, seats_taken=self.seated_in(course))
@@ -197,13 +215,15 @@ class Model:
 
     def drop_reasons(self, student: int, course: int) -> list[Refusal]:
         state = self.states[student, course]
+        if state.status == "waitlisted":
+            return []
         if state.status == "completed":
             return [(course, "already_completed", ())]
         term = self.courses[course].term
         found: list[Refusal] = [
             (course, "hold", (("reason", "fees"),)) for who, what in self.holds if who == student and what == "drop"
         ]
-        if state.status == "enrolled" and term is not None and self.terms[term].drop_closed:
+        if term is not None and self.terms[term].drop_closed:
             found.append((course, "drop_closed", ()))
         return found
 
@@ -217,7 +237,14 @@ class Model:
         late = state.status == "enrolled" and term is not None and self.terms[term].drop_late
         state.status = "withdrawn" if late else "dropped"
         state.drops = []
+        self.lapse(student, course)
         return state.status
+
+    def lapse(self, student: int, course: int) -> None:
+        """Have no swap of a student drop a course that the student has left or completed."""
+        for (s, _), state in self.states.items():
+            if s == student and course in state.drops:
+                state.drops.remove(course)
 
     def seat(self, student: int, course: int, reasons: list[Refusal]) -> None:
         codes = {code for _, code, _ in reasons}
@@ -253,7 +280,7 @@ class Model:
         self, student: int, c: int, seats: dict[int, str], reasons: dict[int, list[Refusal]], drops: Iterable[int] = ()
     ) -> tuple[int, str, Any]:
         if c not in seats:
-            return c, "unchanged", self.standing(student, c)
+            return c, "unchanged", (self.standing(student, c), self.position(student, c))
         if seats[c] == "seat":
             self.seat(student, c, reasons[c])
             return c, "enrolled", None
@@ -325,7 +352,9 @@ class Model:
         # A seat was judged as if the drops were gone, so they go with it.
         if waits and going and "seat" not in seats.values():
             for c in drop:
-                results.append((c, "kept", None) if c in going else (c, "unchanged", self.states[student, c].status))
+                results.append(
+                    (c, "kept", None) if c in going else (c, "unchanged", (self.states[student, c].status, None))
+                )
             for c in add:
                 if c not in seats and self.standing(student, c) == "waitlisted":
                     self.states[student, c].drops = list(going)
@@ -335,7 +364,7 @@ class Model:
                 results.append(
                     (c, self.leave(student, c), None)
                     if c in going
-                    else (c, "unchanged", self.states[student, c].status)
+                    else (c, "unchanged", (self.states[student, c].status, None))
                 )
             results += [self._give(student, c, seats, why) for c in add]
         self.promote()
@@ -348,14 +377,16 @@ class Model:
         if state.status == "completed" and state.passed == passed:
             return "unchanged"
         state.status, state.passed = "completed", passed
+        self.lapse(student, course)
         self.promote()
         return "completed"
 
     def cancel(self, course: int) -> None:
         self.courses[course].cancelled = True
-        for (_, c), state in self.states.items():
+        for (s, c), state in self.states.items():
             if c == course and state.status in {"enrolled", "waitlisted"}:
                 state.status, state.drops = "dropped", []
+                self.lapse(s, course)
         self.promote()
 
     def edit(self, course: int, what: str, value: Any) -> int:
@@ -363,10 +394,10 @@ class Model:
         it = self.courses[course]
         code, term = (value if what == "code" else it.code), (value if what == "term" else it.term)
         if term is not None and any(
-            (other.code, other.term) == (code, term) for id, other in self.courses.items() if id != course
+            (fold(other.code), other.term) == (fold(code), term) for id, other in self.courses.items() if id != course
         ):
             return 409
-        if any(code in codes for _, codes in it.groups):
+        if any(fold(code) in map(fold, codes) for _, codes in it.groups):
             return 422
         setattr(it, what, value)
         self.promote()
@@ -377,10 +408,19 @@ class Model:
         while any(self._promote_in(course) for course in sorted(self.courses)):
             pass
 
+    def keep(self, student: int, course: int) -> str:
+        state = self.states.get((student, course))
+        if state is None:
+            raise Refused([(course, "not_enrolled", ())])
+        if state.status != "waitlisted" or not state.drops:
+            return "unchanged"
+        state.drops = []
+        self.promote()
+        return "kept"
+
     def going(self, student: int, course: int) -> list[int]:
         """List what leaves when a student gets a seat that a swap waits for."""
-        drops = self.states[student, course].drops
-        return [d for d in drops if self.states[student, d].status not in {"dropped", "withdrawn"}]
+        return list(self.states[student, course].drops)
 
     def judge_waiter(self, student: int, course: int) -> list[Refusal]:
         """List every reason that a waiter does not get a seat, those that overrides lift too."""

@@ -276,7 +276,7 @@ async def test_promotions_of_many_transactions_end_as_those_of_one(
                 office = (one, other)[number % 3 % 2]
                 [outcome] = await office.submit_all([each])
                 assert not isinstance(outcome, PromotionsPending)
-                while await load_promotable(connection, 1):
+                while await load_promotable(connection, "UTC", 1):
                     await office.submit_all(())
         await assert_settled(connection)
         return {table: [told(row) for row in await rows_of(connection, table)] for table in TABLES}
@@ -289,7 +289,7 @@ async def assert_settled(connection: Connection) -> None:
     for invariant in invariants(0.0):
         found = await invariant.search(connection)
         assert found.faults == [], invariant.sentence
-    assert await load_promotable(connection, 100) == []
+    assert await load_promotable(connection, "UTC", 100) == []
     assert not await is_any_due(connection)
 
 
@@ -365,7 +365,7 @@ async def test_a_sweep_follows_the_clock_wherever_the_changes_have_left_the_wait
         await one.sweep()
 
     await assert_settled(connection)
-    assert await load_ended(connection, 1) == []
+    assert await load_ended(connection, "UTC", 1) == []
 
 
 MANY: list[Change[Any]] = [term(1), term(2), student(1), student(2)]

@@ -24,7 +24,7 @@ async def checked(settings: Settings, capsys: pytest.CaptureFixture[str]) -> tup
 
 
 async def new_term(client: Client, **fields: object) -> int:
-    body = {"code": "T", "name": "Term", "starts_on": "2026-09-01", "ends_on": "2026-12-18", **fields}
+    body = {"code": "T", "name": "Term", "starts_on": "2036-09-01", "ends_on": "2036-12-18", **fields}
     id: int = (await create(client, "/terms", body))["id"]
     return id
 
@@ -228,7 +228,7 @@ async def test_a_check_shows_its_progress_on_a_terminal_alone(database_url: str,
     assert process.returncode == 0
     assert [line.partition(" ")[0] for line in out.decode().splitlines()] == ["ok"] * len(INVARIANTS)
     if is_terminal:
-        assert [sentence for sentence in INVARIANTS if f"\r      {sentence} (statement 1)" not in shown] == []
+        assert [sentence for sentence in INVARIANTS if f"\r\x1b[K      {sentence} (statement 1)" not in shown] == []
         assert shown.endswith("\r\x1b[Kend"), "nothing is left of it"
     else:
         assert shown == "end"

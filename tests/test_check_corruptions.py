@@ -1,18 +1,46 @@
 """``check`` on a small campus of which one thing is changed by SQL, past the service: it is found, whatever it is."""
 
+import asyncio
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import urlsplit
 
+import psycopg
 import pytest
+from aiohttp.test_utils import TestClient, TestServer
 
+from service.app import BRING_UP, create_app
 from service.check import INVARIANTS, check
 from service.settings import Settings
 from sql import Connection
 from tests.campus import call, create, drop, enroll, new_course, new_student, wait_for
-from tests.conftest import Client
+from tests.conftest import Client, Server, clone
 
 MONDAY = [{"day": "mon", "start": "09:00", "end": "10:30"}]
 TUESDAY = [{"day": "tue", "start": "09:00", "end": "10:30"}]
 PAIR = "student_id = {} AND course_id = {}"
+
+
+@pytest.fixture(scope="module")
+def campus(server: Server, admin: psycopg.Connection[Any]) -> Iterator[str]:
+    """The name of a database with the campus, which each test clones."""
+
+    async def fill(url: str) -> None:
+        app = create_app(Settings(database_url=url, migrate_on_start=False))
+        async with TestClient(TestServer(app)) as client:
+            await app[BRING_UP]
+            await new_campus(client)
+
+    for url in clone(server, admin, server.template):
+        asyncio.run(fill(url))
+        yield urlsplit(url).path[1:]
+
+
+@pytest.fixture
+def database_url(server: Server, admin: psycopg.Connection[Any], campus: str) -> Iterator[str]:
+    """A database of this test alone, with the campus."""
+    yield from clone(server, admin, campus)
 
 
 async def new_campus(client: Client) -> None:
@@ -173,7 +201,7 @@ CORRUPTIONS = {
     "an enrollment without events": (
         STUDENTS,
         """
-        INSERT INTO student_courses (student_id, course_id, status, place, joined_at, updated_at)
+        INSERT INTO student_courses (student_id, course_id, status, joined_position, joined_at, updated_at)
         VALUES (7, 3, 'withdrawn', 5, now(), now())
         """,
     ),
@@ -181,7 +209,7 @@ CORRUPTIONS = {
     "a grade": (STUDENTS, f"UPDATE student_courses SET grade = 'A' WHERE {PAIR.format(2, 3)}"),
     "a waitlist in another order": (
         STUDENTS,
-        "UPDATE student_courses SET place = 1 WHERE status = 'waitlisted' AND student_id = 4",
+        "UPDATE student_courses SET joined_position = 1 WHERE status = 'waitlisted' AND student_id = 4",
     ),
     "when a student joined": (
         STUDENTS,
@@ -272,21 +300,17 @@ CORRUPTIONS = {
 }
 
 
-async def test_the_campus_is_clean(client: Client, settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
-    await new_campus(client)
-
+async def test_the_campus_is_clean(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     assert await check(settings) == 0, capsys.readouterr().out
 
 
 @pytest.mark.parametrize("corruption", CORRUPTIONS)
 async def test_check_finds_what_was_changed_past_the_service(
-    client: Client,
     settings: Settings,
     connection: Connection,
     capsys: pytest.CaptureFixture[str],
     corruption: str,
 ) -> None:
-    await new_campus(client)
     sentence, statements = CORRUPTIONS[corruption]
 
     await connection.execute(statements)
@@ -324,15 +348,12 @@ def test_every_invariant_is_broken_by_some_corruption() -> None:
     ],
 )
 async def test_check_names_what_is_off(
-    client: Client,
     settings: Settings,
     connection: Connection,
     capsys: pytest.CaptureFixture[str],
     statements: str,
     fault: str,
 ) -> None:
-    await new_campus(client)
-
     await connection.execute(statements)
 
     assert await check(settings) == 1

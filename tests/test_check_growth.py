@@ -56,7 +56,7 @@ FROM (
     SELECT 4, 'student.created', id, NULL, NULL, NULL, '{{"fields":[],"version":1}}' FROM students
     UNION ALL
     SELECT 5, 'hold.placed', student_id, NULL, NULL, NULL,
-        json_build_object('hold_id', id, 'blocks', json_build_array('drop'), 'starts_at', NULL, 'ends_at', NULL)
+        json_build_object('hold_id', id, 'blocks', json_build_array('drop'), 'from', NULL, 'until', NULL)
     FROM holds
     UNION ALL
     SELECT 6, 'override.granted', student_id, course_id, NULL, NULL,
@@ -68,7 +68,7 @@ FROM (
     FROM students
     CROSS JOIN generate_series(1, {seats}) AS seat
 ) AS told;
-INSERT INTO student_courses (student_id, course_id, status, place, joined_at, updated_at)
+INSERT INTO student_courses (student_id, course_id, status, joined_position, joined_at, updated_at)
 SELECT student_id, course_id, 'enrolled', position, occurred_at, occurred_at
 FROM events
 WHERE type = 'enrollment.enrolled';

@@ -8,6 +8,7 @@ import socket
 import pytest
 
 from service.settings import Settings
+from service.web import server
 from tests.campus import until
 from tests.test_http import receive, served_for_real
 
@@ -17,15 +18,21 @@ LIVE = b"/health/live"
 
 
 def get(path: bytes) -> bytes:
-    return b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n"
+    return b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
-async def test_a_connection_without_a_whole_header_is_closed(settings: Settings) -> None:
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look at the connections more often than once a second."""
+    monkeypatch.setattr(server, "SWEEP_SECONDS", 0.02)
+
+
+async def test_a_connection_without_a_whole_header_is_closed(settings: Settings, often: None) -> None:
     async with served_for_real(settings.model_copy(update={"header_timeout": 0.01})) as address:
         kept, keeps = await asyncio.open_connection(*address)
         keeps.write(get(LIVE))
         assert (await receive(kept))[0] == 200
-        for sent in (b"", b"GET / HTTP/1.1\r\nHost: x\r\n"):
+        for sent in (b"", b"GET / HTTP/1.1\r\nHost: localhost\r\n"):
             reader, writer = await asyncio.open_connection(*address)
             writer.write(sent)
             assert await reader.read() == b""
@@ -35,7 +42,7 @@ async def test_a_connection_without_a_whole_header_is_closed(settings: Settings)
         keeps.close()
 
 
-async def test_a_connection_whose_caller_does_not_read_is_closed(settings: Settings) -> None:
+async def test_a_connection_whose_caller_does_not_read_is_closed(settings: Settings, often: None) -> None:
     async with served_for_real(settings.model_copy(update={"send_timeout": 0.01})) as address:
         with socket.socket() as caller:
             caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -61,7 +68,7 @@ async def test_a_caller_who_reads_gets_all_that_it_asked_for(settings: Settings)
 
 
 async def test_an_address_has_only_so_many_connections_where_that_is_set(
-    settings: Settings, caplog: pytest.LogCaptureFixture
+    settings: Settings, caplog: pytest.LogCaptureFixture, often: None
 ) -> None:
     async with served_for_real(settings.model_copy(update={"peer_connections": 2})) as address:
         first, second = [await asyncio.open_connection(*address) for _ in range(2)]

@@ -46,7 +46,7 @@ async def test_a_course_needs_a_code_and_a_title_and_has_no_limit_and_no_credits
 
     assert course.items() >= {"credits": 0, "capacity": None, "seats_free": None, "external_id": None}.items()
     answer = await call(client, "POST", "/courses", {})
-    assert places(answer) == [("missing", "#/code"), ("missing", "#/title")]
+    assert places(answer) == [("required", "#/code"), ("required", "#/title")]
 
 
 async def test_courses_may_share_a_code(client: Client) -> None:
@@ -61,8 +61,25 @@ NAN, INFINITE = float("nan"), float("inf")
     [
         (
             "code",
-            ["X", "MATH101", "MATH 101 A", "x" * 50, "!~", "a/b", ">?&#%", '"\\'],
-            ["", " ", "A  B", " A", "A ", "A\tB", "A\x00", "é", "x" * 51, 101, None, True],
+            [
+                "X",
+                "MATH101",
+                "MATH 101 A",
+                "x" * 50,
+                "!~",
+                "a/b",
+                ">?&#%",
+                '"\\',
+                "é",
+                "ЖЗЛ 101",
+                "数学101",
+                "ก๑",
+                "§ 7",
+            ],
+            [
+                *("", " ", "A  B", " A", "A ", "A\tB", "A\x00", "x" * 51, 101, None, True),
+                *("A\u00a0B", "A\u200bB", "\u3164", "A\u202eB", "A\u2028B", "\u2800", "A\u3000B"),
+            ],
         ),
         ("title", ["X", "李", " x ", "x" * 200], ["", " ", "\u2003", "x" * 201, "a\x00b", "a\nb", "\x7f", 1, None]),
         (
@@ -75,7 +92,7 @@ NAN, INFINITE = float("nan"), float("inf")
             [0, 1, LARGEST, None],
             [-1, 2**63, 10**400, 1.5, NAN, "1", True, False, [1], {}],
         ),
-        ("external_id", ["1", "a/b", "%2F", None], ["", ".", "..", " ", "a b", "a\x00", "é", "x" * 201, 1]),
+        ("external_id", ["1", "a/b", "%2F", None], ["", ".", "..", " ", "a b", "a\x00", "x" * 201, 1]),
     ],
 )
 async def test_a_field_takes_what_it_says_and_nothing_else(
@@ -100,11 +117,22 @@ async def test_a_field_takes_what_it_says_and_nothing_else(
 
 async def test_who_writes_what_only_the_service_counts_is_told_so(client: Client) -> None:
     id = await new_course(client)
+    path, put = f"/courses/{id}", "/courses/by-external-id/x"
 
-    for name in ("id", "seats_taken", "seats_free", "version", "created_at", "updated_at", "waitlisted"):
-        for method, path in (("POST", "/courses"), ("PATCH", f"/courses/{id}")):
-            body = course_fields(**{name: 1}) if method == "POST" else {name: 1}
-            assert places(await call(client, method, path, body)) == [("extra_forbidden", f"#/{name}")]
+    for name in ("id", "seats_taken", "seats_free", "version", "waitlisted"):
+        assert places(await call(client, "POST", "/courses", course_fields(**{name: 7}))) == [
+            ("unknown_field", f"#/{name}")
+        ]
+        assert places(await call(client, "PATCH", path, {name: 7})) == [("read_only", f"#/{name}")]
+        assert places(await call(client, "PATCH", path, {name: "7"})) == [("wrong_type", f"#/{name}")]
+        assert places(await call(client, "PUT", put, course_fields(**{name: 7}))) == [("read_only", f"#/{name}")]
+    for name in ("created_at", "updated_at"):
+        answer = await call(client, "PATCH", path, {name: "2020-01-01T00:00:00Z"})
+        assert places(answer) == [("read_only", f"#/{name}")]
+    assert places(await call(client, "PATCH", path, {"status": "cancelled", "id": 7, "seats_taken": 0})) == [
+        ("read_only", "#/id"),
+        ("read_only", "#/status"),
+    ]
 
 
 async def test_what_is_no_id_is_invalid_and_the_largest_is_just_unknown(client: Client) -> None:
@@ -124,8 +152,8 @@ async def test_a_list_shows_every_course_once_by_id_over_all_its_pages(client: C
     assert [[course["id"] for course in page] for page in pages] == [ids[:2], ids[2:4], ids[4:]]
 
 
-async def test_a_list_by_code_shows_those_with_that_very_code_over_all_its_pages(client: Client) -> None:
-    for code in ("MATH101", 'A>"b&c d', "%3E"):
+async def test_a_list_by_code_shows_those_with_that_code_over_all_its_pages(client: Client) -> None:
+    for code in ("MATH101", 'A>"b&c d', "%3E", "数" * 49, "🎓" * 49):
         ids = [await new_course(client, code=code) for _ in range(5)]
         await new_course(client, code=code.lower() + "x")
         query = quote(code, safe="")
@@ -133,7 +161,8 @@ async def test_a_list_by_code_shows_those_with_that_very_code_over_all_its_pages
         pages = await walk(client, f"/courses?limit=2&code={query}")
 
         assert [[course["id"] for course in page] for page in pages] == [ids[:2], ids[2:4], ids[4:]]
-    assert await read(client, "/courses?code=math101") == {"items": [], "next": None}
+    assert len((await read(client, "/courses?code=math101"))["items"]) == len(ids)
+    assert await read(client, "/courses?code=MATH10") == {"items": [], "next": None}
 
 
 async def test_a_course_is_found_by_external_id(client: Client) -> None:
@@ -230,6 +259,38 @@ async def test_a_put_honours_its_preconditions(client: Client, connection: Conne
 
     assert await everything(connection) == before
     assert (await call(client, "PUT", path, course_fields(), headers={"If-Match": '"1"'})).status == 200
+
+
+async def test_requirements_carry_an_etag_that_makes_a_change_conditional(
+    client: Client, connection: Connection
+) -> None:
+    path = f"/courses/{await new_course(client)}/requirements"
+    empty = await call(client, "GET", path)
+    body = {"groups": [{"kind": "pre", "any_of": ["A", "B"]}]}
+
+    put = await call(client, "PUT", path, body, headers={"If-Match": empty.etag, "If-None-Match": '"other"'})
+
+    assert (put.status, put.body) == (200, body)
+    got = await call(client, "GET", path)
+    assert got.etag == put.etag != empty.etag
+    assert (await call(client, "GET", path, headers={"If-None-Match": f"W/{put.etag}"})).status == 304
+    before = await everything(connection)
+    for headers in (
+        {"If-Match": empty.etag},
+        {"If-Match": f"W/{put.etag}"},
+        {"If-None-Match": put.etag},
+        {"If-None-Match": "*"},
+    ):
+        problem(await call(client, "PUT", path, {"groups": []}, headers=headers), 412, "precondition_failed")
+    assert await everything(connection) == before
+    assert (await call(client, "PUT", path, got.body, headers={"If-Match": got.etag})).etag == got.etag
+    again = await call(client, "PUT", path, {"groups": []}, headers={"If-Match": "*"})
+    assert (again.status, again.etag) == (200, empty.etag)
+    problem(
+        await call(client, "PUT", "/courses/99/requirements", body, headers={"If-Match": '"x"'}),
+        404,
+        "course_not_found",
+    )
 
 
 async def test_the_version_counts_edits_and_not_seats(client: Client) -> None:
@@ -351,3 +412,19 @@ async def test_every_change_is_told_with_the_state_before_and_after(client: Clie
     assert (told[0]["on_behalf_of"], told[0]["request_id"]) == ("timetable office", created.headers["X-Request-Id"])
     assert (told[1]["on_behalf_of"], told[1]["request_id"]) == (None, "r-2")
     assert told[1]["occurred_at"].isoformat().startswith(patched.body["updated_at"].removesuffix("Z"))
+
+
+@pytest.mark.parametrize("capacity", [3, None])
+async def test_a_cancelled_course_has_no_free_seat_wherever_it_is_shown(client: Client, capacity: int | None) -> None:
+    term = {"code": "2036F", "name": "Fall", "starts_on": "2036-09-01", "ends_on": "2036-12-18"}
+    term_id = (await create(client, "/terms", term))["id"]
+    fields = course_fields(code="GONE", external_id="gone", capacity=capacity, term_id=term_id)
+    id = (await create(client, "/courses", fields))["id"]
+
+    cancelled = await call(client, "POST", f"/courses/{id}/cancel")
+
+    assert cancelled.body["seats_free"] == 0
+    assert (await read(client, f"/courses/{id}"))["seats_free"] == 0
+    for filters in ("", "?code=GONE", "?external_id=gone", f"?term_id={term_id}"):
+        [listed] = (await read(client, f"/courses{filters}"))["items"]
+        assert listed == cancelled.body

@@ -1,11 +1,13 @@
 """The campuses of ``demo``: the same every time, and as large as they say."""
 
-from service.demo.campus import Campus, plan
+from datetime import date, timedelta
+
+from service.demo.campus import Campus, last_and_next_term, plan
 from tests.test_process import run
 
 
 def codes(campus: Campus) -> list[str]:
-    return [course.code for course in campus.fall]
+    return [course.code for course in campus.next]
 
 
 def test_a_plan_is_the_same_every_time() -> None:
@@ -16,9 +18,9 @@ def test_a_large_campus_has_20000_students_and_800_courses_that_fit_together() -
     campus = plan("large")
 
     assert len(campus.students) == len({student.fields["email"] for student in campus.students}) == 20_000
-    assert len(campus.fall) == len(set(codes(campus))) == 800
-    taught_before = {course.code for course in campus.spring}
-    required = {code for course in campus.fall for group in course.groups for code in group.codes}
+    assert len(campus.next) == len(set(codes(campus))) == 800
+    taught_before = {course.code for course in campus.last}
+    required = {code for course in campus.next for group in course.groups for code in group.codes}
     assert required
     assert required <= taught_before
     for student in campus.students:
@@ -44,3 +46,13 @@ async def test_a_size_that_does_not_exist_is_said_clearly() -> None:
 
     assert ended.status == 2
     assert "huge" in ended.err
+
+
+def test_the_terms_of_the_demo_are_the_last_one_and_the_next_one_on_every_day() -> None:
+    for number in range(3 * 366):
+        today = date(2026, 11, 26) + timedelta(days=number)
+        last, coming = last_and_next_term(today)
+        assert last["ends_on"] < today < coming["starts_on"]
+        assert today - last["ends_on"] < timedelta(days=250)
+        assert coming["starts_on"] - today < timedelta(days=250)
+        assert last["code"] != coming["code"]

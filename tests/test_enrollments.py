@@ -72,7 +72,9 @@ async def test_student_enrollment_success(client: Client, connection: Connection
             },
         ],
     }
-    rows = await connection.fetch("SELECT student_id, course_id, status, place FROM student_courses ORDER BY course_id")
+    rows = await connection.fetch(
+        "SELECT student_id, course_id, status, joined_position FROM student_courses ORDER BY course_id"
+    )
     assert [tuple(row) for row in rows] == [(student, maths, "enrolled", 5), (student, choir, "enrolled", 4)]
     assert (await seats(client, maths), await seats(client, choir)) == ((1, 29), (1, None))
 
@@ -108,6 +110,8 @@ async def test_retrieve_student_courses(client: Client) -> None:
             "status": "enrolled",
             "position": None,
             "blocked_by": None,
+            "swap_drops": None,
+            "swap_adds": None,
             "passed": None,
             "grade": None,
             "course": {"id": maths, "code": "MATH101", "title": "Calculus I", "credits": 4, "term_id": None},
@@ -117,6 +121,8 @@ async def test_retrieve_student_courses(client: Client) -> None:
             "status": "enrolled",
             "position": None,
             "blocked_by": None,
+            "swap_drops": None,
+            "swap_adds": None,
             "passed": None,
             "grade": None,
             "course": {"id": choir, "code": "MUS105", "title": "Choir", "credits": 0.5, "term_id": None},
@@ -135,7 +141,7 @@ async def test_what_the_database_writes_is_what_the_models_would_write(client: C
     full = await new_course(client, title=awkward, capacity=1, credits=0.5)
     await enroll(client, await new_student(client), full)
     await wait_for(client, ada, full)
-    for passed, grade in ((True, 'A"-'), (False, None)):
+    for passed, grade in ((True, 'A"-'), (True, "зачёт"), (True, "优"), (True, "1°"), (False, None)):
         course = await new_course(client)
         await enroll(client, ada, course)
         path = f"/students/{ada}/courses/{course}/complete"
@@ -175,7 +181,14 @@ async def test_retrieve_course_students(client: Client) -> None:
     assert roster["next"] is None
     assert all(item.pop("joined_at").endswith("Z") for item in roster["items"])
     assert roster["items"] == [
-        {"student_id": id, "status": "enrolled", "position": None, "blocked_by": None, "student": {"id": id, **body}}
+        {
+            "student_id": id,
+            "status": "enrolled",
+            "position": None,
+            "blocked_by": None,
+            "swap_drops": None,
+            "student": {"id": id, **body},
+        }
         for id, body in zip((ada, grace), fields, strict=True)
     ]
 
@@ -396,7 +409,7 @@ async def test_a_request_that_is_not_of_its_form_is_told_where_and_changes_nothi
     ):
         answer = await call(client, "POST", f"/students/{student}/enroll", {"course_ids": [course], **more})
         assert [found for _, found in places(answer)] == [place], more
-    assert places(await call(client, "POST", f"/students/{student}/enroll", {})) == [("missing", "#/course_ids")]
+    assert places(await call(client, "POST", f"/students/{student}/enroll", {})) == [("required", "#/course_ids")]
 
     assert await everything(connection) == before
 
@@ -434,6 +447,8 @@ async def test_a_drop_frees_the_seat_and_keeps_the_row(client: Client, connectio
             "status": "dropped",
             "position": None,
             "blocked_by": None,
+            "swap_drops": None,
+            "swap_adds": None,
             "joined_at": joined,
             "passed": None,
             "grade": None,
@@ -484,7 +499,7 @@ async def test_enrolling_again_after_a_drop_is_a_new_place_on_the_kept_row(
     [again] = await connection.fetch("SELECT * FROM student_courses")
     assert first is not None
     assert dropped is not None
-    assert (first["place"], dropped["place"], again["place"]) == (3, 3, 5)
+    assert (first["joined_position"], dropped["joined_position"], again["joined_position"]) == (3, 3, 5)
     assert first["joined_at"] == dropped["joined_at"] < again["joined_at"]
     assert await seats(client, course) == (1, 0)
 
@@ -602,11 +617,33 @@ async def test_a_reason_is_one_line_of_text(client: Client, connection: Connecti
     await enroll(client, student, course)
     before = await everything(connection)
 
-    for reason in ("", "%20", "%00", "a%0Ab", "x" * 201):
+    for reason in ("", "%20", "%00", "a%0Ab", "x" * 201, "%E2%80%8B", "a%E2%80%A8b", "a%E2%80%AEb"):
         answer = await call(client, "DELETE", f"/students/{student}/courses/{course}?reason={reason}")
         assert [place for _, place in places(answer)] == ["reason"], reason
     assert places(await call(client, "DELETE", f"/students/{student}/courses/{course}?resaon=x")) == [
-        ("extra_forbidden", "resaon")
+        ("unknown_parameter", "resaon")
     ]
 
     assert await everything(connection) == before
+
+
+async def test_a_repeated_request_for_a_waitlist_place_answers_with_the_position(client: Client) -> None:
+    course, other = await new_course(client, capacity=0), await new_course(client)
+    students = [await new_student(client) for _ in range(4)]
+    for student in students:
+        await wait_for(client, student, course)
+    await enroll(client, students[3], other)
+
+    async def repeated(student: int) -> dict[str, object]:
+        [result] = (await wait_for(client, student, course)).body["results"]
+        return {name: result[name] for name in ("outcome", "status", "position")}
+
+    waiting = {"outcome": "unchanged", "status": "waitlisted"}
+    assert [await repeated(student) for student in students] == [{**waiting, "position": n} for n in (1, 2, 3, 4)]
+    [seated] = (await wait_for(client, students[3], other)).body["results"]
+    assert (seated["outcome"], seated["status"], seated["position"]) == ("unchanged", "enrolled", None)
+    await drop(client, students[1], course)
+    assert (await repeated(students[3])) == {**waiting, "position": 3}
+    body = {"course_ids": [course], "on_full": "fail"}
+    previewed = await call(client, "POST", f"/students/{students[2]}/enroll?dry_run=true", body)
+    assert previewed.body["results"][0]["position"] == 2

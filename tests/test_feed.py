@@ -249,9 +249,9 @@ class Counted(Database):
     on_query: Callable[[str], object] = staticmethod(lambda query: None)
 
     @asynccontextmanager
-    async def reading(self) -> AsyncIterator[Connection]:
+    async def reading(self, *, keep: bool = False) -> AsyncIterator[Connection]:
         self.asked += 1
-        async with super().reading() as connection:
+        async with super().reading(keep=keep) as connection:
             with connection.query_logger(self._note):
                 yield connection
 
@@ -525,7 +525,7 @@ async def test_events_tell_of_a_student_nothing_but_the_names_of_the_fields(clie
     [updated] = [event for event in items if event["type"] == "student.updated"]
     assert sorted(updated["after"]["fields"]) == ["given_name", "max_credits"]
     [skipped] = [event for event in items if event["type"] == "enrollment.skipped"]
-    assert [reason["code"] for reason in skipped["after"]["reasons"]] == ["hold"]
+    assert [reason["code"] for reason in skipped["after"]["blocked_by"]] == ["hold"]
 
 
 async def test_readiness_tells_how_old_the_oldest_writing_transaction_is(client: Client, database_url: str) -> None:

@@ -29,7 +29,7 @@ INSERT INTO students (id, given_name, family_name, email)
 SELECT n, 'A', 'B', n || '@campus.example' FROM generate_series(1, $1::bigint) AS n
 """
 WAITLISTED = """
-INSERT INTO student_courses (student_id, course_id, status, place, joined_at, updated_at, recheck_at)
+INSERT INTO student_courses (student_id, course_id, status, joined_position, joined_at, updated_at, recheck_at)
 SELECT n, $2::bigint, 'waitlisted', n, now(), now(), CASE WHEN $3 THEN '9999-12-31Z'::timestamptz END
 FROM generate_series(1, $1::bigint) AS n
 """
@@ -116,7 +116,7 @@ async def one_course(connection: Connection, waitlisted: int, *, capacity: int, 
     await connection.execute(WAITLISTED, waitlisted, 1, blocked)
     await connection.execute(
         """
-        INSERT INTO student_courses (student_id, course_id, status, place, joined_at, updated_at)
+        INSERT INTO student_courses (student_id, course_id, status, joined_position, joined_at, updated_at)
         SELECT n, 1, 'enrolled', n, now(), now() FROM generate_series($1::bigint + 1, $2::bigint) AS n
         """,
         waitlisted,
@@ -152,7 +152,7 @@ async def many_courses(connection: Connection, courses: int, waitlisted: int, *,
     )
     await connection.execute(
         """
-        INSERT INTO student_courses (student_id, course_id, status, place, joined_at, updated_at, recheck_at)
+        INSERT INTO student_courses (student_id, course_id, status, joined_position, joined_at, updated_at, recheck_at)
         SELECT
             s, c, 'waitlisted', c * 100000 + s, now(), now(), CASE WHEN NOT $3 THEN '9999-12-31Z'::timestamptz END
         FROM generate_series(1, $1::bigint) AS c, generate_series(1, $2::bigint) AS s
@@ -201,7 +201,7 @@ async def test_ten_times_the_swaps_that_wait_for_a_seat_cost_hardly_more_stateme
             )
             await connection.execute(
                 """
-                INSERT INTO student_courses (student_id, course_id, status, place, joined_at, updated_at)
+                INSERT INTO student_courses (student_id, course_id, status, joined_position, joined_at, updated_at)
                 SELECT n, 1 + n, 'enrolled', $1 + n, now(), now() FROM generate_series(1, $1::bigint) AS n
                 """,
                 waiting,
@@ -356,7 +356,7 @@ async def test_a_batch_of_changes_each_of_which_gives_a_seat_takes_hardly_more_s
             )
             await connection.execute(
                 """
-                INSERT INTO student_courses (student_id, course_id, status, place, joined_at, updated_at, recheck_at)
+                INSERT INTO student_courses (student_id, course_id, status, joined_position, joined_at, updated_at, recheck_at)
                 SELECT n, n, 'waitlisted', n, now(), now(), CASE WHEN $2 THEN '9999-12-31Z'::timestamptz END
                 FROM generate_series(1, $1::bigint) AS n
                 UNION ALL
@@ -371,6 +371,26 @@ async def test_a_batch_of_changes_each_of_which_gives_a_seat_takes_hardly_more_s
     few, many = costs
     assert (few.judged, many.judged) == (20, 200)
     assert many.statements <= few.statements + 60, costs
+
+
+async def test_ten_times_the_repeated_requests_for_a_waitlist_place_take_no_more_statements(
+    settings: Settings, connection: Connection, cost: Cost
+) -> None:
+    costs = []
+    for count in (20, 200):
+        async with office_of(settings, connection, cost) as office:
+            await one_course(connection, 300, capacity=1, taken=1, blocked=False)
+            # Those who leave in between have the others move up.
+            changes: list[Change[Any]] = [
+                Drop(origin=ORIGIN, student_id=n, course_id=1) for n in range(1, count // 2, 5)
+            ]
+            for number in range(count):
+                student_id = 300 - number
+                repeated = Enroll(origin=ORIGIN, student_id=student_id, course_ids=(1,), on_full="waitlist")
+                changes.insert(2 * number, repeated)
+            costs.append(await office.cost_of_change(*changes))
+    few, many = costs
+    assert many == few
 
 
 async def test_a_relaxed_credit_limit_judges_those_whom_it_may_help_once(

@@ -68,11 +68,11 @@ FILL = {
         VALUES (1, 1, 1, 'hold', 'dean', 'so', '2026-01-03Z', '2026-01-02Z', '2026-01-01Z')
     """,
     "0009_create_student_courses": """
-        INSERT INTO student_courses (student_id, course_id, status, place, joined_at, updated_at, passed, grade, override_id,
-               swap_drops, skipped, recheck_at)
-        VALUES (1, 1, 'enrolled', 1, '2026-01-03Z', '2026-01-03Z', NULL, NULL, NULL, NULL, NULL, NULL),
-               (2, 1, 'completed', 2, '2026-01-03Z', '2026-01-04Z', true, 'A-', 1, '[2]', '[]', '9999-12-31Z'),
-               (2, 2, 'dropped', 3, '2026-01-03Z', '2026-01-05Z', NULL, NULL, NULL, NULL, NULL, NULL)
+        INSERT INTO student_courses (student_id, course_id, status, joined_position, joined_at, updated_at, passed, grade, override_id,
+               swap_drops, blocked_reasons, recheck_at, passed_code)
+        VALUES (1, 1, 'enrolled', 1, '2026-01-03Z', '2026-01-03Z', NULL, NULL, NULL, NULL, NULL, NULL, NULL),
+               (2, 1, 'completed', 2, '2026-01-03Z', '2026-01-04Z', true, 'A-', 1, '[2]', '[]', '9999-12-31Z', 'MATH100'),
+               (2, 2, 'dropped', 3, '2026-01-03Z', '2026-01-05Z', NULL, NULL, NULL, NULL, NULL, NULL, NULL)
     """,
     "0010_create_api_keys": """
         INSERT INTO api_keys (name, scopes, secret_hash, previous_hash, previous_until, created_at, expires_at, revoked_at,
@@ -282,9 +282,9 @@ def test_student_courses_comes_over_existing_students_and_courses(
     key = database.execute(
         "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = 'student_courses_pkey'"
     ).fetchone()
-    assert key == ("PRIMARY KEY (student_id, course_id) INCLUDE (status, passed, place, joined_at, grade)",)
+    assert key == ("PRIMARY KEY (student_id, course_id) INCLUDE (status, passed, joined_position, joined_at, grade)",)
     enroll = (
-        "INSERT INTO student_courses (student_id, course_id, status, place, joined_at, updated_at) "
+        "INSERT INTO student_courses (student_id, course_id, status, joined_position, joined_at, updated_at) "
         "VALUES (%s, %s, %s, 1, now(), now())"
     )
     for student_id, course_id in [(1, 1), (1, 2), (2, 1)]:

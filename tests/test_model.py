@@ -21,7 +21,7 @@ from service.settings import Settings
 from sql import Connection
 from tests.campus import Answer, call, course_fields, create, new_student, read, until_ready
 from tests.conftest import Client
-from tests.model import Course, Model, Refused, Term
+from tests.model import Course, Model, Refused, Term, fold
 
 HISTORIES = int(os.environ.get("HISTORIES", "40"))
 """How many random histories are run; a long run takes some thousands."""
@@ -104,14 +104,18 @@ class Campus:
     def groups(self, course: int) -> list[tuple[str, tuple[str, ...]]]:
         """Choose requirements, mostly of codes that there are."""
         chance, courses = self.chance, self.model.courses
-        codes = sorted({"X9", *(it.code for it in courses.values())} - {courses[course].code})
+        codes = sorted({"X9", *(it.code.upper() for it in courses.values())} - {courses[course].code.upper()})
         return [
             (
                 chance.choice(["pre", "co", "anti"]),
-                tuple(sorted(chance.sample(codes, min(len(codes), chance.randint(1, 2))))),
+                tuple(sorted(self.spelt(code) for code in chance.sample(codes, min(len(codes), chance.randint(1, 2))))),
             )
             for _ in range(chance.randint(0, 2))
         ]
+
+    def spelt(self, code: str) -> str:
+        """Write a code in letters of either case."""
+        return self.chance.choice([code.upper(), code.lower()])
 
     def rush(self) -> list[Step]:
         """Have most students ask for the same course at the beginning, so that there are lines."""
@@ -136,8 +140,8 @@ class Campus:
             return None
         student, course = chance.choice(waiting)
         others = [c for c in model.of(student, {"enrolled", "waitlisted", "completed"}) if c != course]
-        codes = sorted({model.courses[c].code for c in model.courses} - {model.courses[course].code})
-        mine = sorted({model.courses[c].code for c in others} & {*codes})
+        codes = sorted({it.code.upper() for it in model.courses.values()} - {model.courses[course].code.upper()})
+        mine = sorted({model.courses[c].code.upper() for c in others} & {*codes})
         steps: list[Step] = [("hold", (student, "enroll"))]
         steps += [("require", (course, [(kind, (code,))])) for kind in ("pre", "co") for code in codes]
         steps += [("require", (course, [("anti", (code,))])) for code in mine] * 2
@@ -183,12 +187,14 @@ class Campus:
         steps: list[Step] = []
         match code:
             case "corequisite_missing" | "prerequisite_missing":
-                fitting = [c for c, it in model.courses.items() if it.code in told["any_of"] and c != course]
+                fitting = [
+                    c for c, it in model.courses.items() if fold(it.code) in map(fold, told["any_of"]) and c != course
+                ]
                 steps += [("enroll", (student, [c], "atomic", "waitlist")) for c in fitting]
                 steps += [("complete", (student, c, True)) for c in fitting]
                 steps += [("require", (course, []))]
             case "antirequisite":
-                had = [c for c in model.of(student, has) if model.courses[c].code == told["course_code"]]
+                had = [c for c in model.of(student, has) if fold(model.courses[c].code) == fold(told["course_code"])]
                 steps += [step for c in had for step in (("drop", (student, c)), ("cancel", (c,)))]
                 steps += [("edit", (c, "code", "X9")) for c in had]
             case "time_conflict":
@@ -213,7 +219,7 @@ class Campus:
         on_full = chance.choice(["fail", "waitlist", "waitlist"])
         kinds = ["enroll"] * 7 + ["drop"] * 3 + ["swap"] * 3 + ["complete", "capacity", "capacity", "line", "meetings"]
         kinds += ["limit", "hold", "end_hold", "end_hold", "override", "override", "require", "require", "cancel"]
-        kinds += ["term", "term", "dates", "edit", "edit", "end_override", "bulk"]
+        kinds += ["term", "term", "dates", "edit", "edit", "end_override", "bulk", "keep"]
         match chance.choice(kinds):
             case "enroll":
                 wanted = some + ([9_999_999] if chance.random() < 0.1 else [])
@@ -222,6 +228,9 @@ class Campus:
                 out, *into = chance.sample(courses, 2 if on_full == "waitlist" else chance.randint(2, len(courses)))
                 mine = model.of(student, {"enrolled"}, into)
                 return "swap", (student, [chance.choice(mine)] if mine else [out], into, on_full)
+            case "keep":
+                swaps = [key for key, state in model.states.items() if state.drops]
+                return "keep", chance.choice(swaps) if swaps else (student, course)
             case "complete":
                 return "complete", (student, course, chance.random() < 0.7)
             case "capacity":
@@ -248,7 +257,8 @@ class Campus:
                     "credits": [0.0, 1.0, 3.0, 4.5],
                     "term": [None, *model.terms],
                 }
-                return "edit", (course, what, chance.choice(values[what]))
+                value = chance.choice(values[what])
+                return "edit", (course, what, self.spelt(value) if what == "code" else value)
             case "end_override" if model.overrides:
                 return "end_override", chance.choice(model.overrides)
             case "bulk":
@@ -288,6 +298,9 @@ class Campus:
                 if answer.status in {404, 409} and not answer.body["errors"]:
                     return [(course, answer.body["code"], ())]
                 return reasons(answer) if answer.status == 409 else answer.body["outcome"]
+            case "keep", (student, course):
+                answer = await call(client, "DELETE", f"/students/{student}/courses/{course}/swap")
+                return [(course, "not_enrolled", ())] if answer.status == 404 else answer.body["outcome"]
             case "complete", (student, course, passed):
                 path = f"/students/{student}/courses/{course}/complete"
                 answer = await call(client, "POST", path, {"passed": passed})
@@ -353,7 +366,7 @@ class Campus:
     async def tables(self, connection: Connection) -> Known:
         """Read from the tables what the model knows of itself."""
         rows = await connection.fetch(
-            "SELECT * FROM student_courses WHERE course_id = ANY($1) ORDER BY place", list(self.model.courses)
+            "SELECT * FROM student_courses WHERE course_id = ANY($1) ORDER BY joined_position", list(self.model.courses)
         )
         waiting = [row for row in rows if row["status"] == "waitlisted"]
         unused = await connection.fetch(
@@ -382,15 +395,14 @@ class Campus:
         return lines, states
 
 
-HALVES = [frozenset({1}), frozenset({2}), frozenset({1, 2})]
+HALVES = [frozenset({1}), frozenset({1, 2}), frozenset({2, 3}), frozenset({3}), frozenset({1, 2, 3})]
+PARTS = {1: ("2036-01-01", "2036-06-30"), 2: ("2036-07-01", "2036-07-01"), 3: ("2036-07-02", "2036-12-31")}
+"""The year in three parts, of which the middle one is a single day: both halves of the year may have it."""
 
 
 def dates(halves: frozenset[int]) -> dict[str, str]:
-    """Say when a term is; one half begins on the day that the other one ends."""
-    return {
-        "starts_on": "2036-01-01" if 1 in halves else "2036-07-01",
-        "ends_on": "2036-12-31" if 2 in halves else "2036-07-01",
-    }
+    """Return the first and the last day of a term."""
+    return {"starts_on": PARTS[min(halves)][0], "ends_on": PARTS[max(halves)][1]}
 
 
 def shown(meetings: list[tuple[str, int, int]]) -> list[dict[str, str]]:
@@ -420,6 +432,8 @@ def results(answer: Answer) -> object:
     for result in answer.body["results"]:
         course, outcome = result["course_id"], result["outcome"]
         more: Any = result.get("position", result.get("status"))
+        if outcome == "unchanged":
+            more = (result["status"], result["position"])
         found.append((course, outcome, plain(result["errors"], course) if outcome == "refused" else more))
     dry = "dry_run" in answer.body
     assert answer.status == (
@@ -440,6 +454,8 @@ def modelled(model: Model, step: Step) -> object:
                 return model.swap(*arguments)
             case "drop", arguments:
                 return model.drop(*arguments)
+            case "keep", arguments:
+                return model.keep(*arguments)
             case "complete", arguments:
                 return model.complete(*arguments)
             case "cancel", (course,):

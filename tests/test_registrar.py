@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from service.check import check
 from service.database import Database
 from service.registrar import Registrar
 from service.registrar.changes import Origin
@@ -151,7 +152,7 @@ async def test_a_skipped_waiter_keeps_the_place_and_is_told_why_once(client: Cli
     line = (await read(client, f"/courses/{course}/students?status=waitlisted"))["items"]
     assert [(item["student_id"], item["position"]) for item in line] == [(held, 1)]
     skipped = [event for event in await events(connection) if event["type"] == "enrollment.skipped"]
-    assert [event["after"]["reasons"] for event in skipped] == [[{"code": "hold"}]]
+    assert [event["after"]["blocked_by"] for event in skipped] == [[{"code": "hold"}]]
 
 
 async def test_the_sweep_promotes_whom_the_clock_made_eligible_and_newcomers_do_not_overtake(
@@ -339,7 +340,7 @@ async def test_a_bulk_request_has_an_outcome_an_item_and_its_statements_do_not_g
         counts.append(len(sent))
     await database.close()
     print("statements for 1 and for 179 items:", counts[1:])
-    assert counts[2] == counts[1], sent
+    assert counts[2] <= counts[1], sent
     assert (await read(client, f"/courses/{course}"))["seats_taken"] == 200
 
 
@@ -445,23 +446,22 @@ async def test_a_dry_run_answers_the_same_writes_nothing_and_waits_for_nobody(
     [
         ("PUT", "/courses/1/requirements", {"groups": [{"kind": "pre", "any_of": ["X", "OWN"]}]}, 422, "own_requirement", "#/groups/0/any_of/0"),
         ("POST", "/courses", course_fields(meetings=[{"day": "mon", "start": "10:00", "end": "09:00"}]), 422, "inverted_meeting", "#/meetings/0"),
-        ("POST", "/courses", course_fields(meetings=[{"day": "mon", "start": "09:00", "end": "11:00"}, {"day": "mon", "start": "10:00", "end": "12:00"}]), 422, "overlapping_meetings", "#/meetings"),
-        ("POST", "/courses", course_fields(capacity=-1), 422, "greater_than_equal", "#/capacity"),
-        ("POST", "/courses", course_fields(waitlist_capacity=-1), 422, "greater_than_equal", "#/waitlist_capacity"),
+        ("POST", "/courses", course_fields(capacity=-1), 422, "too_small", "#/capacity"),
+        ("POST", "/courses", course_fields(waitlist_capacity=-1), 422, "too_small", "#/waitlist_capacity"),
         ("POST", "/courses", course_fields(term_id=99), 422, "unknown_term", "#/term_id"),
         ("POST", "/terms", {**TERM, "enroll_from": AHEAD, "enroll_until": PAST}, 422, "term_dates", "#/enroll_from"),
         ("POST", "/terms", {**TERM, "drop_until": AHEAD, "withdraw_until": PAST}, 422, "term_dates", "#/drop_until"),
         ("POST", "/terms", {**TERM, "starts_on": "2037-01-01"}, 422, "term_dates", "#/starts_on"),
-        ("POST", "/terms", {**TERM, "enroll_from": "2026-09-01T00:00:00"}, 422, "datetime_parsing", "#/enroll_from"),
-        ("POST", "/students/1/overrides", {"course_id": 1, "rule": "gravity", "author": "D", "reason": "S"}, 422, "literal_error", "#/rule"),
+        ("POST", "/terms", {**TERM, "enroll_from": "2026-09-01T00:00:00"}, 422, "not_an_instant", "#/enroll_from"),
+        ("POST", "/students/1/overrides", {"course_id": 1, "rule": "gravity", "author": "D", "reason": "S"}, 422, "not_an_option", "#/rule"),
         ("POST", "/students/1/overrides", {"course_id": 99, "rule": "hold", "author": "D", "reason": "S"}, 422, "unknown_course", "#/course_id"),
         ("POST", "/students/1/holds", {"reason": "x", "blocks": []}, 422, "too_short", "#/blocks"),
         ("POST", "/students/1/holds", {"reason": "x", "blocks": ["enroll"], "from": AHEAD, "until": PAST}, 422, "hold_dates", "#"),
-        ("POST", "/students/1/holds", {"reason": "x", "blocks": ["enroll"], "until": "9999-12-31T23:59:59.999999Z"}, 422, "datetime_out_of_range", "#/until"),
-        ("POST", "/terms", {**TERM, "enroll_from": "0001-01-01T00:00:00Z"}, 422, "datetime_out_of_range", "#/enroll_from"),
+        ("POST", "/students/1/holds", {"reason": "x", "blocks": ["enroll"], "until": "9999-12-31T23:59:59.999999Z"}, 422, "not_an_instant", "#/until"),
+        ("POST", "/terms", {**TERM, "enroll_from": "0001-01-01T00:00:00Z"}, 422, "not_an_instant", "#/enroll_from"),
         ("POST", "/students/1/swap", {"drop": [1], "add": [1]}, 422, "swap_with_itself", "#"),
         ("POST", "/students/1/swap", {"drop": [1], "add": [2, 3], "on_full": "waitlist"}, 422, "too_many_adds", "#"),
-        ("POST", "/students/1/enroll", {"course_ids": [1], "on_full": "wait"}, 422, "literal_error", "#/on_full"),
+        ("POST", "/students/1/enroll", {"course_ids": [1], "on_full": "wait"}, 422, "not_an_option", "#/on_full"),
         ("DELETE", "/students/1/holds/9", None, 404, None, None),
         ("DELETE", "/students/1/overrides/9", None, 404, None, None),
         ("DELETE", "/terms/9", None, 404, None, None),
@@ -508,3 +508,68 @@ async def test_meetings_are_kept_in_the_order_of_the_week(client: Client, connec
     course = await create(client, "/courses", course_fields(meetings=[late, early]))
     assert course["meetings"] == [early, late]
     assert json.loads(await connection.fetchval("SELECT meetings FROM courses")) == [early, late]
+
+
+async def test_meetings_of_one_course_may_coincide_and_clash_with_those_of_others_alone(
+    client: Client, settings: Settings
+) -> None:
+    lecture, overlapping = MONDAY, {"day": "mon", "start": "09:30", "end": "11:00"}
+    rooms = await create(client, "/courses", course_fields(meetings=[overlapping, lecture, lecture]))
+    other = await new_course(client, meetings=[{"day": "mon", "start": "10:30", "end": "11:30"}])
+    student = await new_student(client)
+    assert rooms["meetings"] == [lecture, lecture, overlapping]
+    assert (await enroll(client, student, rooms["id"])).status == 201
+
+    [refusal] = (await enroll(client, student, other)).body["errors"]
+
+    assert (refusal["code"], refusal["with_course_id"]) == ("time_conflict", rooms["id"])
+    assert await check(settings) == 0
+
+
+async def test_a_hold_that_is_ended_before_it_begins_ends_where_it_would_have_begun(
+    client: Client, settings: Settings
+) -> None:
+    student, course = await new_student(client), await new_course(client)
+    id = await hold(client, student, **{"from": AHEAD, "until": None})
+    path = f"/students/{student}/holds/{id}"
+
+    ended = await call(client, "DELETE", path)
+
+    assert (ended.body["from"], ended.body["until"]) == (AHEAD, AHEAD)
+    assert (await call(client, "DELETE", path)).body == ended.body
+    [listed] = (await read(client, f"/students/{student}/holds"))["items"]
+    assert listed == ended.body
+    assert (await enroll(client, student, course)).status == 201
+    assert await check(settings) == 0
+
+
+async def test_a_hold_that_never_was_in_force_stays_as_it_is(client: Client, connection: Connection) -> None:
+    student = await new_student(client)
+    id = await hold(client, student, **{"from": AHEAD, "until": AHEAD})
+    before = await everything(connection)
+    assert (await call(client, "DELETE", f"/students/{student}/holds/{id}")).body["until"] == AHEAD
+    assert await everything(connection) == before
+
+
+async def test_a_waitlist_can_be_left_under_a_hold_on_drops_and_after_every_deadline(
+    client: Client, connection: Connection
+) -> None:
+    term = await create(client, "/terms", TERM)
+    full = [await new_course(client, capacity=0, term_id=term["id"]) for _ in range(2)]
+    seated, student = await new_course(client, term_id=term["id"]), await new_student(client)
+    await enroll(client, student, seated)
+    for course in full:
+        await wait_for(client, student, course)
+    await grant(client, student, full[0], "hold")
+    await hold(client, student, blocks=["drop"])
+    await call(client, "PATCH", f"/terms/{term['id']}", {"drop_until": PAST, "withdraw_until": PAST})
+
+    left = await drop(client, student, full[0])
+    swapped = await call(
+        client, "POST", f"/students/{student}/swap", {"drop": [full[1]], "add": [await new_course(client)]}
+    )
+
+    assert (left.status, left.body["outcome"]) == (200, "dropped")
+    assert [result["outcome"] for result in swapped.body["results"]] == ["dropped", "enrolled"]
+    assert sorted(codes(await drop(client, student, seated))) == ["drop_closed", "hold"]
+    assert await connection.fetchval("SELECT count(*) FROM overrides WHERE used_at IS NULL") == 1

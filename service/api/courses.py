@@ -2,17 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, model_validator, with_config
-from pydantic_core import PydanticCustomError
-from typing_extensions import TypedDict
 
 from service.api.answers import CreatedAt, Id, TermId, UpdatedAt, Version
 from service.api.fields import (
     Capacity,
     Clock,
+    Count,
     CourseCode,
     Credits,
     ExternalId,
@@ -25,6 +23,7 @@ from service.api.fields import (
     WaitlistCapacity,
 )
 from service.api.keys import COURSES, DATABASE, REGISTRAR, origin_of
+from service.api.read_only import READ_ONLY, ReadOnly, ReadOnlyFields, expecting, sent_back, split
 from service.errors import (
     CodeTaken,
     CourseNotFound,
@@ -36,8 +35,8 @@ from service.errors import (
     UnknownTerm,
 )
 from service.registrar import courses as registrar
-from service.registrar.application import Group
-from service.registrar.courses import COURSE, Cancel, SetRequirements
+from service.registrar.application import Group, code_key
+from service.registrar.courses import COURSE, Cancel, SetRequirements, requirements_tag
 from service.registrar.load import groups_of
 from service.registrar.resources import Create, Delete, Edit, Replace
 from service.registrar.rules import DAYS
@@ -45,6 +44,7 @@ from service.web.endpoint import Call, ETags, Reply, endpoint
 from service.web.paging import Paging, WrittenPage, decode_cursor, written_page
 from service.web.problems import invalid
 from service.web.schema import named
+from service.web.validation import wrong
 from sql import Connection
 from sql import courses as sql
 from sql.courses import CourseStatus, get_course
@@ -69,23 +69,19 @@ class Meeting(Input):
     def check_order(self) -> Self:
         """Refuse a meeting that ends before it has begun."""
         if self.start >= self.end:
-            raise PydanticCustomError("inverted_meeting", "start should be before end")
+            raise wrong("inverted_meeting", "start must be before end.")
         return self
 
 
-def _apart(meetings: Sequence[Meeting]) -> tuple[Meeting, ...]:
-    """Put meetings in order of the week, and refuse those at the same time."""
-    ordered = sorted(meetings, key=lambda meeting: (DAYS.index(meeting.day), meeting.start))
-    for one, other in pairwise(ordered):
-        if one.day == other.day and other.start < one.end:
-            raise PydanticCustomError("overlapping_meetings", "meetings of one course should not overlap")
-    return tuple(ordered)
+def _in_order(meetings: Sequence[Meeting]) -> tuple[Meeting, ...]:
+    """Sort meetings by the week. Some may coincide: a section may meet in two rooms at one hour."""
+    return tuple(sorted(meetings, key=lambda meeting: (DAYS.index(meeting.day), meeting.start, meeting.end)))
 
 
 Meetings = Annotated[
     tuple[Meeting, ...],
     Field(max_length=50, strict=False, description="When it meets each week."),
-    AfterValidator(_apart),
+    AfterValidator(_in_order),
 ]
 
 
@@ -114,8 +110,26 @@ class NewCourse(CourseFields):
     external_id: ExternalId | None = None
 
 
+class CourseReadOnly(ReadOnly, total=False):
+    """The members of a course that only the service writes."""
+
+    status: Annotated[NamedCourseStatus, READ_ONLY]
+    seats_taken: Annotated[Count, READ_ONLY]
+    seats_free: Annotated[Count | None, READ_ONLY]
+    waitlisted: Annotated[Count, READ_ONLY]
+
+
+class CourseReplacement(CourseFields, ReadOnlyFields):
+    """A course to create or to replace; what is left out gets its default."""
+
+    status: Annotated[NamedCourseStatus, READ_ONLY] = "open"
+    seats_taken: Annotated[Count | None, READ_ONLY] = None
+    seats_free: Annotated[Count | None, READ_ONLY] = None
+    waitlisted: Annotated[Count | None, READ_ONLY] = None
+
+
 @with_config(ConfigDict(extra="forbid", strict=True))
-class CourseChanges(TypedDict, total=False):
+class CourseChanges(CourseReadOnly, total=False):
     """A JSON merge patch (RFC 7396): what is absent stays as it is, null removes."""
 
     external_id: ExternalId | None
@@ -131,7 +145,7 @@ class CourseChanges(TypedDict, total=False):
 class CourseQuery(Paging):
     """A page, perhaps filtered by one thing."""
 
-    code: Annotated[CourseCode | None, Field(description="Only courses with this code.")] = None
+    code: Annotated[CourseCode | None, Field(description="Only courses with this code, whatever its case.")] = None
     term_id: Annotated[IdInQuery | None, Field(description="Only courses in this term.")] = None
     external_id: Annotated[ExternalId | None, Field(description="Only the course with this external id.")] = None
 
@@ -151,7 +165,7 @@ class Course:
     meetings: Annotated[list[Meeting], Field(description="When it meets each week, in order.")]
     status: NamedCourseStatus
     seats_taken: Annotated[int, Field(description="How many students are enrolled in it or have completed it.")]
-    seats_free: Annotated[int | None, Field(description="Free seats: null is unlimited.")]
+    seats_free: Annotated[int | None, Field(description="Free seats: null is unlimited; a cancelled course has none.")]
     waitlisted: Annotated[int, Field(description="How many students are waitlisted.")]
     version: Version
     created_at: CreatedAt
@@ -174,12 +188,10 @@ def _fields(body: CourseFields, external_id: str | None) -> registrar.CourseFiel
     }
 
 
-def _values(changes: CourseChanges) -> dict[str, object]:
-    """Return the stored form of an edit."""
-    values: dict[str, object] = {**changes}
-    if "meetings" in changes:
-        values["meetings"] = MEETINGS.dump_json(list(changes["meetings"])).decode()
-    return values
+def _seats_free(row: sql.Course) -> int | None:
+    if row.status == "cancelled":
+        return 0
+    return None if row.capacity is None else max(0, row.capacity - row.seats_taken)
 
 
 def course_of(row: sql.Course) -> Course:
@@ -196,7 +208,7 @@ def course_of(row: sql.Course) -> Course:
         meetings=MEETINGS.validate_json(row.meetings),
         status=row.status,
         seats_taken=row.seats_taken,
-        seats_free=None if row.capacity is None else max(0, row.capacity - row.seats_taken),
+        seats_free=_seats_free(row),
         waitlisted=row.waitlisted,
         version=row.version,
         created_at=row.created_at,
@@ -223,7 +235,9 @@ async def search_courses(call: Call, query: CourseQuery) -> WrittenPage[Course]:
     """
     filters = [name for name in ("code", "term_id", "external_id") if getattr(query, name) is not None]
     if len(filters) > 1:
-        raise invalid([Detail("too_many_filters", "Take one filter a call.", parameter=filters[-1])])
+        raise invalid(
+            [Detail("too_many_filters", "Send at most one of code, term_id and external_id.", parameter=filters[-1])]
+        )
     of = f"courses {filters[0]} {getattr(query, filters[0])}" if filters else "courses"
     after = decode_cursor(query.cursor, of)
     async with call[DATABASE].reading() as connection:
@@ -266,13 +280,17 @@ async def edit_course(call: Call, course_id: IdInPath, body: CourseChanges, if_m
 
     A capacity below the seats taken is allowed: nobody is removed, and no seat is free until the number falls.
     """
+    values, sent = split(body, CourseReadOnly.__annotations__)
+    if "meetings" in body:
+        values["meetings"] = MEETINGS.dump_json(list(body["meetings"])).decode()
     row = await call[REGISTRAR].submit(
         Edit(
             origin=origin_of(call),
             resource=COURSE,
             id=course_id,
-            values=_values(body),
+            values=values,
             if_match=if_match,
+            check=expecting(sent, course_of),
         )
     )
     return course_of(row)
@@ -286,7 +304,7 @@ async def edit_course(call: Call, course_id: IdInPath, body: CourseChanges, if_m
     problems=[CodeTaken, UnknownTerm, OwnRequirement, PreconditionFailed],
 )
 async def put_course(
-    call: Call, external_id: ExternalId, body: CourseFields, if_match: ETags, if_none_match: ETags
+    call: Call, external_id: ExternalId, body: CourseReplacement, if_match: ETags, if_none_match: ETags
 ) -> Reply[Course]:
     """Create or replace the course with an external id.
 
@@ -300,6 +318,7 @@ async def put_course(
             fields=_fields(body, external_id),
             if_match=if_match,
             if_none_match=if_none_match,
+            check=expecting(sent_back(body, CourseFields, external_id), course_of),
         )
     )
     headers = {"Location": f"/courses/{replaced.row.id}"} if replaced.created else {}
@@ -338,8 +357,8 @@ class RequirementGroup(Input):
         ),
     ]
     any_of: Annotated[
-        tuple[CourseCode, ...],
-        Field(min_length=1, max_length=50, strict=False, description="A code need not be one of a course here."),
+        list[CourseCode],
+        Field(min_length=1, max_length=50, description="A code need not be one of a course here."),
     ]
 
 
@@ -351,19 +370,38 @@ class Requirements(Input):
     ]
 
 
-@endpoint("PUT", "/courses/{course_id}/requirements", scope="manage", problems=[CourseNotFound, OwnRequirement])
-async def set_requirements(call: Call, course_id: IdInPath, body: Requirements) -> Requirements:
+def _distinct(codes: Sequence[str]) -> tuple[str, ...]:
+    """Return codes in order, and of those that differ in case alone the first."""
+    first = {code_key(code): code for code in reversed(codes)}
+    return tuple(sorted(first.values()))
+
+
+@endpoint(
+    "PUT",
+    "/courses/{course_id}/requirements", scope="manage",
+    problems=[CourseNotFound, OwnRequirement, PreconditionFailed],
+    etag=True,
+)
+async def set_requirements(
+    call: Call, course_id: IdInPath, body: Requirements, if_match: ETags, if_none_match: ETags
+) -> Reply[Requirements]:
     """Set all requirements of a course; an empty list of groups removes them.
 
     Students who are enrolled already stay; waitlisted students are judged by the new requirements.
     """
-    groups = tuple(Group(group.kind, tuple(sorted(set(group.any_of)))) for group in body.groups)
-    change = SetRequirements(origin=origin_of(call), course_id=course_id, groups=groups)
+    groups = tuple(Group(group.kind, _distinct(group.any_of)) for group in body.groups)
+    change = SetRequirements(
+        origin=origin_of(call),
+        course_id=course_id,
+        groups=groups,
+        if_match=if_match,
+        if_none_match=if_none_match,
+    )
     return _requirements(await call[REGISTRAR].submit(change))
 
 
-@endpoint("GET", "/courses/{course_id}/requirements", scope="read", problems=[CourseNotFound])
-async def read_requirements(call: Call, course_id: IdInPath) -> Requirements:
+@endpoint("GET", "/courses/{course_id}/requirements", scope="read", problems=[CourseNotFound], etag=True)
+async def read_requirements(call: Call, course_id: IdInPath) -> Reply[Requirements]:
     """Read the requirements of a course.
 
     A course without requirements has an empty list of groups.
@@ -371,8 +409,9 @@ async def read_requirements(call: Call, course_id: IdInPath) -> Requirements:
     async with call[DATABASE].reading() as connection:
         if await get_course(connection, course_id) is None:
             raise CourseNotFound(course_id)
-        return _requirements(groups_of(await load_requirements(connection, [course_id])))
+        return _requirements(groups_of(await load_requirements(connection, [course_id], [])))
 
 
-def _requirements(groups: tuple[Group, ...]) -> Requirements:
-    return Requirements(groups=tuple(RequirementGroup(kind=group.kind, any_of=group.codes) for group in groups))
+def _requirements(groups: tuple[Group, ...]) -> Reply[Requirements]:
+    shown = tuple(RequirementGroup(kind=group.kind, any_of=list(group.codes)) for group in groups)
+    return Reply(Requirements(groups=shown), 200, {"ETag": f'"{requirements_tag(groups)}"'})

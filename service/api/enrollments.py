@@ -1,5 +1,6 @@
 """Enrollments: what callers send and see of them, and the handlers."""
 
+import json
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -7,8 +8,17 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Annotated, Literal, NotRequired, Self, TypeAlias, cast
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter, WithJsonSchema, model_validator, with_config
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    FailFast,
+    Field,
+    PlainSerializer,
+    TypeAdapter,
+    WithJsonSchema,
+    model_validator,
+    with_config,
+)
 from typing_extensions import TypeAliasType, TypedDict
 
 from service.api.answers import CourseId, Id, StudentId, TermId
@@ -25,14 +35,17 @@ from service.errors import (
     StudentNotFound,
     UnknownCourse,
 )
-from service.registrar.application import OnFull, Refusal
+from service.registrar import application
+from service.registrar.application import OnFull
 from service.registrar.changes import Moved, Result
-from service.registrar.enrollments import Complete, Drop, Enroll, Mode, Swap
-from service.registrar.rules import SENTENCES, sentence
+from service.registrar.enrollments import Complete, Drop, Enroll, KeepDrops, Mode, Swap
+from service.registrar.moves import swap_drops_of
+from service.registrar.rules import SENTENCES, number, sentence
 from service.web.endpoint import Call, Reply, Written, endpoint
 from service.web.paging import Paging, WrittenPage, decode_cursor, written_page
 from service.web.problems import InternalError, Problem, problem_of
 from service.web.schema import named
+from service.web.validation import wrong
 from sql import Connection, JsonPage
 from sql import enrollments as sql
 from sql.courses import Course, get_course, load_courses
@@ -80,9 +93,9 @@ class SwapRequest(Input):
     def check_courses(self) -> Self:
         """Refuse what can't be meant."""
         if set(self.drop) & set(self.add):
-            raise PydanticCustomError("swap_with_itself", "a course should stand in drop or in add, not in both")
+            raise wrong("swap_with_itself", "drop and add must not contain the same course.")
         if self.on_full == "waitlist" and len(set(self.add)) > 1:
-            raise PydanticCustomError("too_many_adds", "on_full waitlist takes exactly one course to add")
+            raise wrong("too_many_adds", "add must contain exactly one id if on_full is waitlist.")
         return self
 
 
@@ -116,6 +129,9 @@ class StudentInfo:
     email: Annotated[str, Field(description="The e-mail address.")]
 
 
+Position = Annotated[int | None, Field(description="The waitlist position counted from 1; null if not waitlisted.")]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Enrolled:
     """The student has a seat now."""
@@ -127,11 +143,12 @@ class Enrolled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unchanged:
-    """The student was in the course already."""
+    """The student was in the course already, or waitlisted for it."""
 
     course_id: CourseId
     outcome: Annotated[Literal["unchanged"], Field(description="Which kind of result it is.")] = "unchanged"
     status: NamedStatus
+    position: Position
     course: CourseInfo
 
 
@@ -160,6 +177,8 @@ class Left:
 
 
 Timestamp = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
+Sum = Annotated[float, PlainSerializer(number), WithJsonSchema({"type": "number"})]
+"""A sum of credits, without a fraction where it is whole."""
 
 
 RefusalCode: TypeAlias = Annotated[
@@ -177,18 +196,18 @@ class Blocker(TypedDict):
     any_of: NotRequired[Annotated[list[str], Field(description="The codes of the courses of which one is required.")]]
     course_code: NotRequired[Annotated[str, Field(description="The code of the course that excludes this one.")]]
     with_course_id: NotRequired[Annotated[CourseId, Field(description="The course that meets at the same time.")]]
-    held: NotRequired[Annotated[float, Field(description="The credits that the student has in the term.")]]
-    asked: NotRequired[Annotated[float, Field(description="The credits that the request adds to them.")]]
+    held: NotRequired[Annotated[Sum, Field(description="The credits that the student has in the term.")]]
+    asked: NotRequired[Annotated[Sum, Field(description="The credits that the request adds to them.")]]
     capacity: NotRequired[Annotated[int, Field(description="The seats of the course.")]]
     seats_taken: NotRequired[Annotated[int, Field(description="The seats that are taken.")]]
     waitlist_capacity: NotRequired[Annotated[int, Field(description="The places of the waitlist.")]]
 
 
-class Reason(Blocker):
+class Refusal(Blocker):
     """One reason of a refusal: the code of a rule, its parameters and a sentence."""
 
     reason: NotRequired[Annotated[str, Field(description="The reason of the hold.")]]
-    limit: NotRequired[Annotated[float, Field(description="The most credits that the student may have in the term.")]]
+    limit: NotRequired[Annotated[Sum, Field(description="The most credits that the student may have in the term.")]]
     detail: Annotated[str, Field(description="Human-readable message.")]
 
 
@@ -198,7 +217,7 @@ class Refused:
 
     course_id: CourseId
     outcome: Annotated[Literal["refused"], Field(description="Which kind of result it is.")] = "refused"
-    errors: Annotated[list[Reason], Field(description="Every reason.")]
+    errors: Annotated[list[Refusal], Field(description="Every reason.")]
 
 
 AnyResult: TypeAlias = Enrolled | Waitlisted | Unchanged | Left | Refused
@@ -223,12 +242,19 @@ class Preview(Enrollments):
     dry_run: Annotated[Literal[True], Field(description="Always true: nothing was changed.")] = True
 
 
-Position = Annotated[int | None, Field(description="The waitlist position counted from 1; null if not waitlisted.")]
 BlockedBy = Annotated[
     list[Blocker] | None,
     Field(
         description="Every reason why the student is passed over when a seat becomes free; "
         "null if the student is not waitlisted or not passed over."
+    ),
+]
+
+
+SwapDrops = Annotated[
+    list[int] | None,
+    Field(
+        description="The courses that the student drops on getting a seat in this one, by a swap; null if there are none."
     ),
 ]
 
@@ -241,6 +267,13 @@ class StudentCourse:
     status: NamedStatus
     position: Position
     blocked_by: BlockedBy
+    swap_drops: SwapDrops
+    swap_adds: Annotated[
+        list[int] | None,
+        Field(
+            description="The waitlisted courses of swaps for which the student drops this one; null if there are none."
+        ),
+    ]
     joined_at: Annotated[datetime, Field(description="When the student got the seat or the waitlist place.")]
     passed: Annotated[bool | None, Field(description="Null until the course is completed.")]
     grade: Annotated[str | None, Field(description="As the institution writes it; null if there is none.")]
@@ -252,7 +285,7 @@ class MovedCourse(StudentCourse):
     """A student's course after a drop or a completion."""
 
     outcome: Annotated[
-        Literal["dropped", "withdrawn", "completed", "unchanged"],
+        Literal["dropped", "withdrawn", "completed", "kept", "unchanged"],
         named("MovedOutcome", "What became of the course; `unchanged`: it was so already."),
     ]
 
@@ -265,6 +298,7 @@ class CourseStudent:
     status: NamedStatus
     position: Position
     blocked_by: BlockedBy
+    swap_drops: SwapDrops
     joined_at: Annotated[datetime, Field(description="When the student got the seat or the waitlist place.")]
     student: StudentInfo
 
@@ -415,6 +449,16 @@ async def drop_course(call: Call, student_id: IdInPath, course_id: IdInPath, que
     return _moved(await call[REGISTRAR].submit(change))
 
 
+@endpoint("DELETE", "/students/{student_id}/courses/{course_id}/swap", scope="enroll", problems=[StudentNotFound, EnrollmentNotFound])
+async def keep_drops(call: Call, student_id: IdInPath, course_id: IdInPath) -> MovedCourse:
+    """Keep the courses that a swap would drop for this one; the student stays on its waitlist.
+
+    Where nothing would be dropped it is `unchanged`: repeating is safe.
+    """
+    change = KeepDrops(origin=origin_of(call), student_id=student_id, course_id=course_id)
+    return _moved(await call[REGISTRAR].submit(change))
+
+
 @endpoint(
     "POST",
     "/students/{student_id}/courses/{course_id}/complete",
@@ -444,8 +488,10 @@ def _moved(moved: Moved) -> MovedCourse:
     return MovedCourse(
         course_id=row.course_id,
         status=row.status,
-        position=None,
-        blocked_by=None,
+        position=moved.position,
+        blocked_by=None if row.recheck_at is None or row.blocked_reasons is None else json.loads(row.blocked_reasons),
+        swap_drops=swap_drops_of(row) or None,
+        swap_adds=list(moved.swap_adds) or None,
         joined_at=row.joined_at,
         passed=row.passed,
         grade=row.grade,
@@ -493,18 +539,19 @@ def _result(result: Result) -> str:
     """Write what became of one course."""
     course = result.course
     if course is None or result.outcome == "refused":
-        return _json(Refused(course_id=result.course_id, errors=[reason_of(refusal) for refusal in result.refusals]))
+        return _json(Refused(course_id=result.course_id, errors=[refusal_of(refusal) for refusal in result.refusals]))
     if result.outcome == "waitlisted":
         assert result.position is not None
         return _json(Waitlisted(course_id=course.id, position=result.position, course=_info(course)))
     shown = course.id, course.code, course.title, course.credits, course.term_id
-    return _common_result(result.outcome, result.status, shown)
+    return _common_result(result.outcome, result.status, result.position, shown)
 
 
 @lru_cache(maxsize=16_384)
 def _common_result(
     outcome: Literal["enrolled", "unchanged", "dropped", "withdrawn", "kept"],
     status: Status | None,
+    position: int | None,
     shown: tuple[int, str, str, float, int | None],
 ) -> str:
     """Write what is the same for everyone who asks for a course."""
@@ -514,7 +561,7 @@ def _common_result(
         return _json(Enrolled(course_id=course_id, course=info))
     if outcome == "unchanged":
         assert status is not None
-        return _json(Unchanged(course_id=course_id, status=status, course=info))
+        return _json(Unchanged(course_id=course_id, status=status, position=position, course=info))
     return _json(Left(course_id=course_id, outcome=outcome, course=info))
 
 
@@ -525,9 +572,9 @@ def _json(result: AnyResult) -> str:
 RESULT: TypeAdapter[AnyResult] = TypeAdapter(EnrollmentResult)
 
 
-def reason_of(refusal: Refusal) -> Reason:
+def refusal_of(refusal: application.Refusal) -> Refusal:
     """Return a refusal as the API shows it."""
-    return cast(Reason, {"code": refusal.code, **refusal.params, "detail": sentence(refusal)})
+    return cast(Refusal, {"code": refusal.code, **refusal.params, "detail": sentence(refusal)})
 
 
 def _info(course: Course) -> CourseInfo:
@@ -555,7 +602,7 @@ class BulkRequest(Input):
     def check_size(self) -> Self:
         """Refuse more pairs than one transaction takes."""
         if sum(len(set(item.course_ids)) for item in self.items) > BULK_PAIRS:
-            raise PydanticCustomError("too_many_pairs", "items should ask for at most 2000 courses in all")
+            raise wrong("too_many_pairs", f"items must contain at most {BULK_PAIRS:,} course ids in all.")
         return self
 
 

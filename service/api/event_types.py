@@ -215,7 +215,7 @@ class SkippedState(TypedDict):
     """A waitlisted student, and why a free seat went to another one."""
 
     status: Annotated[Literal["waitlisted"], Field(description="The student stays waitlisted.")]
-    reasons: NotRequired[Annotated[list[Blocker], Field(description="Every reason, without what is private.")]]
+    blocked_by: NotRequired[Annotated[list[Blocker], Field(description="Every reason, without what is private.")]]
 
 
 EnrollmentSkippedType: TypeAlias = Annotated[
@@ -233,14 +233,22 @@ class EnrollmentSkipped(EventFields):
     after: SkippedState
 
 
+# A class can't have a member that is called from.
+HoldTimes = TypedDict(
+    "HoldTimes",
+    {
+        "from": Annotated[datetime | None, Field(description="Null: since ever.")],
+        "until": Annotated[datetime | None, Field(description="Null: without an end.")],
+    },
+)
+
+
 @EXACT
-class HoldState(TypedDict):
+class HoldState(HoldTimes):
     """What a hold blocks, and when; its reason is private to the student."""
 
     hold_id: Annotated[int, Field(description="The id of the hold.")]
     blocks: Annotated[list[Blocked], Field(description="What it keeps the student from.")]
-    starts_at: Annotated[datetime | None, Field(description="Null: since ever.")]
-    ends_at: Annotated[datetime | None, Field(description="Null: without an end.")]
 
 
 HoldEventType: TypeAlias = Annotated[
@@ -283,10 +291,10 @@ class OverrideEvent(EventFields):
 
 @EXACT
 class OverrideUseState(TypedDict):
-    """Whether an override is used up."""
+    """When an override was used up."""
 
     override_id: Annotated[int, Field(description="The id of the override.")]
-    used: Annotated[bool, Field(description="Whether it is used up.")]
+    used_at: Annotated[datetime | None, Field(description="When it was used up; null if it was not.")]
 
 
 OverrideUsedType: TypeAlias = Annotated[

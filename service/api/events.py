@@ -356,6 +356,6 @@ def decode(text: str) -> Cursor:
     except (binascii.Error, ValueError):
         match = None
     if match is None:
-        sentence = "Pass `next` of an answer or of /events/head, unchanged."
+        sentence = "after is not a cursor: send the `next` of /events or of /events/head, unchanged."
         raise invalid([Detail("invalid_cursor", sentence, parameter="after")])
     return Cursor(UUID(match[1]), int(match[2]), match[3] or "")

@@ -2,8 +2,10 @@
 
 import re
 from datetime import UTC, date, datetime
-from typing import Annotated
+from functools import partial
+from typing import Annotated, Final
 
+from email_validator import SPECIAL_USE_DOMAIN_NAMES, EmailNotValidError, validate_email
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -14,9 +16,32 @@ from pydantic import (
     StringConstraints,
     WithJsonSchema,
 )
-from pydantic_core import PydanticCustomError
 
 from service.web.paging import Digits
+from service.web.text import (
+    CODE_PATTERN,
+    EXTERNAL_ID_PATTERN,
+    LINE_PATTERN,
+    check_line,
+    normalize_code,
+    normalize_external_id,
+)
+from service.web.validation import CODES, wrong
+
+FIELD_CODES: Final = {
+    **CODES,
+    "not_an_email": "The text is not one e-mail address.",
+    "not_a_time": "The text is not a time of day written HH:MM.",
+    "read_only": "A member that only the service writes is not what is stored.",
+    "blank": "A text has no character that can be seen.",
+    "forbidden_character": "A text has a character that is not allowed in it, such as a line break or a control character.",
+    "inverted_meeting": "A meeting does not start before it ends.",
+    "hold_dates": "A hold begins after it ends.",
+    "swap_with_itself": "A course to drop is also one to add.",
+    "too_many_adds": "A swap with `on_full: waitlist` has more than one course to add.",
+    "too_many_pairs": "The items have more than 2,000 courses in all.",
+}
+"""The code of every error of an invalid request, with what it means. The documents list them."""
 
 LARGEST = 2**63 - 1
 """The largest bigint: what is beyond it never reaches the driver."""
@@ -33,28 +58,48 @@ def _whole(value: object) -> object:
 def _halves(value: float) -> float:
     """Refuse what Pydantic's ``multiple_of`` lets through: it takes 3.0000000001 for a multiple of 0.5."""
     if value % 0.5:
-        raise PydanticCustomError("multiple_of", "Input should be a multiple of 0.5")
+        raise wrong("not_a_multiple", "{field} must be a multiple of 0.5.")
     return value
 
 
 def _rfc_3339(value: object) -> object:
-    """Take an instant in words only, where Pydantic takes a number of seconds too."""
-    if not isinstance(value, str) or not RFC_3339.fullmatch(value):
-        raise PydanticCustomError("datetime_parsing", "Input should be like 2026-09-01T08:00:00Z")
-    return value
+    """Take an instant in words only, where Pydantic takes a number of seconds too, and cut it to microseconds."""
+    match = RFC_3339.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise wrong("not_an_instant", "{field} must be an instant with an offset, such as 2026-09-01T08:00:00Z.")
+    seconds, fraction, offset = match.groups("")
+    return f"{seconds}{fraction[:7]}{offset}"
 
 
 def _iso_day(value: object) -> object:
     """Take a day in words only."""
     if not isinstance(value, str) or not ISO_DAY.fullmatch(value):
-        raise PydanticCustomError("date_parsing", "Input should be like 2026-09-01")
+        raise wrong("not_a_date", "{field} must be a date, such as 2026-09-01.")
     return value
 
 
+def _clock(value: str) -> str:
+    if not CLOCK.fullmatch(value):
+        raise wrong("not_a_time", "{field} must be a time of day from 00:00 to 23:59, such as 09:30.")
+    return value
+
+
+def _email(value: str) -> str:
+    """Return an address in its normal form: Unicode's form C, with its domain in small letters and in its own script."""
+    try:
+        return validate_email(value, check_deliverability=False, globally_deliverable=False).normalized
+    except EmailNotValidError as error:
+        raise wrong("not_an_email", "{field} must be one e-mail address, such as ada@campus.example.") from error
+
+
+# Nothing is sent to the addresses: names that are reserved for tests, examples and local networks are as good as others.
+SPECIAL_USE_DOMAIN_NAMES.clear()
+
 RFC_3339 = re.compile(
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?([Zz]|[+-][0-9]{2}:[0-9]{2})"
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2})(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})"
 )
 ISO_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+CLOCK = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]")
 
 Whole = BeforeValidator(_whole)
 
@@ -64,28 +109,39 @@ IdInPath = Annotated[int, Field(ge=1, le=LARGEST, description="The service's own
 
 Name = Annotated[
     str,
-    StringConstraints(
-        min_length=1,
-        max_length=200,
-        pattern=r"^[^\x00-\x1F\x7F-\x9F]*[^\s\x00-\x1F\x7F-\x9F\uFEFF][^\x00-\x1F\x7F-\x9F]*$",
-    ),
+    StringConstraints(min_length=1, max_length=200),
+    AfterValidator(check_line),
+    Field(json_schema_extra={"pattern": LINE_PATTERN}),
 ]
 """A line of text with something to read in it, and no control characters."""
 
 ExternalId = Annotated[
     str,
-    StringConstraints(min_length=1, max_length=200, pattern=r"^[!-~]*[!-\-/-~][!-~]*$"),
-    Field(description="The caller's own key: printable ASCII without spaces, and not only dots (it stands in paths)."),
+    StringConstraints(min_length=1, max_length=200),
+    AfterValidator(partial(normalize_external_id, max_length=200)),
+    Field(
+        description="The caller's own key, in any script: without spaces, and not only dots (it is part of paths).",
+        json_schema_extra={"pattern": EXTERNAL_ID_PATTERN},
+    ),
 ]
 Email = Annotated[
     str,
-    StringConstraints(min_length=3, max_length=254, pattern=r"^[!-?A-~]+@[!-?A-~]+$"),
-    Field(description="Unique, whatever the case of its letters. Nothing is sent to it."),
+    StringConstraints(min_length=3, max_length=254),
+    AfterValidator(_email),
+    Field(
+        description="Unique, whatever the case of its ASCII letters. Nothing is sent to it.",
+        json_schema_extra={"format": "idn-email"},
+    ),
 ]
 CourseCode = Annotated[
     str,
-    StringConstraints(min_length=1, max_length=50, pattern=r"^[!-~]+(?: [!-~]+)*$"),
-    Field(description='As in a catalogue, such as "MATH101": printable ASCII, single spaces inside.'),
+    StringConstraints(min_length=1, max_length=50),
+    AfterValidator(partial(normalize_code, max_length=50)),
+    Field(
+        description='As in a catalogue, such as "MATH101", in any script, with single spaces inside. '
+        "Codes are compared without regard to case.",
+        json_schema_extra={"pattern": CODE_PATTERN},
+    ),
 ]
 Credits = Annotated[
     float,
@@ -94,6 +150,7 @@ Credits = Annotated[
     PlainSerializer(lambda value: int(value) if value == int(value) else value),
     WithJsonSchema({"type": "number", "minimum": 0, "maximum": 99, "multipleOf": 0.5}),
 ]
+Count = Annotated[int, Field(ge=0, le=LARGEST), Whole]
 Capacity = Annotated[int, Field(ge=0, le=LARGEST, description="Seats: null is unlimited, 0 is closed."), Whole]
 
 
@@ -107,23 +164,19 @@ CreditLimit = Annotated[
     PlainSerializer(lambda value: int(value) if value == int(value) else value),
     WithJsonSchema({"type": "number", "minimum": 0, "maximum": 999, "multipleOf": 0.5}),
 ]
-Clock = Annotated[str, StringConstraints(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]
+Clock = Annotated[str, AfterValidator(_clock), Field(json_schema_extra={"pattern": f"^{CLOCK.pattern}$"})]
 """A time of day as HH:MM, local to the institution."""
 
 
 def _in_utc(value: datetime) -> datetime:
-    """Refuse an instant without an offset, and one that PostgreSQL and Python write differently."""
-    if value.tzinfo is None:
-        raise PydanticCustomError("timezone_naive", "Input should have an offset, such as Z")
+    """Refuse an instant that PostgreSQL and Python write differently."""
     try:
         instant = value.astimezone(UTC)
     except OverflowError as error:
-        raise PydanticCustomError("datetime_out_of_range", "Input should be within the years 1 to 9999") from error
+        raise wrong("not_an_instant", "{field} must be within the years 1 to 9999 in UTC.") from error
     # The driver takes the first and the last instant for PostgreSQL's infinities, and reads them without an offset.
     if instant in {datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)}:
-        raise PydanticCustomError(
-            "datetime_out_of_range", "Input should not be the first or the last instant of the calendar"
-        )
+        raise wrong("not_an_instant", "{field} must not be the first or the last instant of the calendar.")
     return instant
 
 
@@ -143,14 +196,17 @@ class Input(BaseModel):
 
 
 Grade = Annotated[
-    str, StringConstraints(min_length=1, max_length=20, pattern=r"^[!-~]+(?: [!-~]+)*$"), Field(examples=["A-"])
+    str,
+    StringConstraints(min_length=1, max_length=20),
+    AfterValidator(partial(normalize_code, max_length=20)),
+    Field(examples=["A-"], json_schema_extra={"pattern": CODE_PATTERN}),
 ]
 
 
 def _truth(text: object) -> object:
     """Take the words of JSON only, where Pydantic takes "on", "1" and "yes" too."""
     if text not in ("true", "false"):
-        raise PydanticCustomError("bool_parsing", "Input should be true or false")
+        raise wrong("wrong_type", "{field} must be true or false.")
     return text
 
 

@@ -5,7 +5,6 @@ from datetime import datetime
 from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
 
 from service.api.answers import CreatedAt, Id, StudentId
 from service.api.fields import IdInPath, Input, Instant, Name
@@ -15,6 +14,7 @@ from service.registrar.holds import EndHold, PlaceHold
 from service.web.endpoint import Call, Reply, endpoint
 from service.web.paging import Page, Paging, decode_cursor, page_of
 from service.web.schema import named
+from service.web.validation import wrong
 from sql import holds as sql
 from sql.holds import list_holds
 from sql.students import get_student
@@ -27,8 +27,8 @@ class NewHold(Input):
 
     reason: Annotated[Name, Field(description="Why; shown to the student, and in no event.")]
     blocks: Annotated[
-        tuple[Blocked, ...],
-        Field(min_length=1, max_length=2, strict=False, description="What it keeps the student from."),
+        list[Blocked],
+        Field(min_length=1, max_length=2, description="What it keeps the student from."),
     ]
     starts_at: Annotated[Instant | None, Field(alias="from", description="Null: since ever.")] = None
     ends_at: Annotated[Instant | None, Field(alias="until", description="Null: without an end.")] = None
@@ -37,7 +37,7 @@ class NewHold(Input):
     def check_order(self) -> Self:
         """Refuse a hold that ends before it begins."""
         if self.starts_at is not None and self.ends_at is not None and self.starts_at > self.ends_at:
-            raise PydanticCustomError("hold_dates", "from should not be after until")
+            raise wrong("hold_dates", "from must not be after until.")
         return self
 
 
@@ -113,7 +113,7 @@ async def list_student_holds(call: Call, student_id: IdInPath, query: Paging) ->
     "DELETE", "/students/{student_id}/holds/{hold_id}", scope="override", problems=[StudentNotFound, HoldNotFound]
 )
 async def end_hold(call: Call, student_id: IdInPath, hold_id: IdInPath) -> Hold:
-    """End a hold now.
+    """End a hold now, or where it would begin if it has not begun yet.
 
     A waitlisted student who becomes eligible gets the seat in the same transaction. The hold stays listed, and ending
     it again changes nothing.

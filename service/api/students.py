@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import Annotated, TypeAlias
 
 from pydantic import ConfigDict, Field, with_config
-from typing_extensions import TypedDict
 
 from service.api.answers import CreatedAt, Id, UpdatedAt, Version
 from service.api.fields import CreditLimit, Email, ExternalId, IdInPath, Input, Name
 from service.api.keys import DATABASE, REGISTRAR, STUDENTS, origin_of
+from service.api.read_only import ReadOnly, ReadOnlyFields, expecting, sent_back, split
 from service.errors import Detail, EmailTaken, ExternalIdTaken, InUse, PreconditionFailed, StudentNotFound
 from service.registrar import students as registrar
 from service.registrar.resources import Create, Delete, Edit, Replace
@@ -43,7 +43,7 @@ class NewStudent(StudentFields):
 
 
 @with_config(ConfigDict(extra="forbid", strict=True))
-class StudentChanges(TypedDict, total=False):
+class StudentChanges(ReadOnly, total=False):
     """A JSON merge patch (RFC 7396): what is absent stays as it is, null removes."""
 
     external_id: ExternalId | None
@@ -51,6 +51,10 @@ class StudentChanges(TypedDict, total=False):
     family_name: FamilyName
     email: Email
     max_credits: MaxCredits
+
+
+class StudentReplacement(StudentFields, ReadOnlyFields):
+    """A student to create or to replace; what is left out gets its default."""
 
 
 class StudentQuery(Paging):
@@ -118,7 +122,9 @@ async def search_students(call: Call, query: StudentQuery) -> Page[Student]:
     Only one filter may be given per request. A filter that finds nobody gives an empty list.
     """
     if query.email is not None and query.external_id is not None:
-        raise invalid([Detail("too_many_filters", "Take one filter a call.", parameter="external_id")])
+        raise invalid(
+            [Detail("too_many_filters", "Send at most one of email and external_id.", parameter="external_id")]
+        )
     after = decode_cursor(query.cursor, "students")
     async with call[DATABASE].reading() as connection:
         if query.email is not None:
@@ -159,8 +165,16 @@ async def edit_student(call: Call, student_id: IdInPath, body: StudentChanges, i
     The body is a JSON merge patch: a field that is absent stays as it is, and null removes a value. A waitlisted
     student who becomes eligible gets the seat in the same transaction.
     """
+    values, sent = split(body, ReadOnly.__annotations__)
     row = await call[REGISTRAR].submit(
-        Edit(origin=origin_of(call), resource=STUDENT, id=student_id, values=body, if_match=if_match)
+        Edit(
+            origin=origin_of(call),
+            resource=STUDENT,
+            id=student_id,
+            values=values,
+            if_match=if_match,
+            check=expecting(sent, student_of),
+        )
     )
     return student_of(row)
 
@@ -173,7 +187,7 @@ async def edit_student(call: Call, student_id: IdInPath, body: StudentChanges, i
     problems=[EmailTaken, PreconditionFailed],
 )
 async def put_student(
-    call: Call, external_id: ExternalId, body: StudentFields, if_match: ETags, if_none_match: ETags
+    call: Call, external_id: ExternalId, body: StudentReplacement, if_match: ETags, if_none_match: ETags
 ) -> Reply[Student]:
     """Create or replace the student with an external id.
 
@@ -187,6 +201,7 @@ async def put_student(
             fields=_fields(body, external_id),
             if_match=if_match,
             if_none_match=if_none_match,
+            check=expecting(sent_back(body, StudentFields, external_id), student_of),
         )
     )
     headers = {"Location": f"/students/{replaced.row.id}"} if replaced.created else {}

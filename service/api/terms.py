@@ -5,11 +5,11 @@ from datetime import date, datetime
 from typing import Annotated, TypeAlias
 
 from pydantic import ConfigDict, Field, with_config
-from typing_extensions import TypedDict
 
 from service.api.answers import CreatedAt, Id, UpdatedAt, Version
 from service.api.fields import CourseCode, CreditLimit, Day, IdInPath, Input, Instant, Name
 from service.api.keys import DATABASE, REGISTRAR, origin_of
+from service.api.read_only import ReadOnly, expecting, split
 from service.errors import CodeTaken, InUse, PreconditionFailed, TermDates, TermNotFound
 from service.registrar.resources import Create, Delete, Edit
 from service.registrar.terms import TERM, TermFields
@@ -38,7 +38,7 @@ class NewTerm(Input):
 
 
 @with_config(ConfigDict(extra="forbid", strict=True))
-class TermChanges(TypedDict, total=False):
+class TermChanges(ReadOnly, total=False):
     """A JSON merge patch (RFC 7396): what is absent stays as it is, null removes."""
 
     code: CourseCode
@@ -145,8 +145,16 @@ async def edit_term(call: Call, term_id: IdInPath, body: TermChanges, if_match: 
     The body is a JSON merge patch: a field that is absent stays as it is, and null removes a value. Waitlisted students who
     become eligible get their seats in the same transaction.
     """
+    values, sent = split(body, ReadOnly.__annotations__)
     row = await call[REGISTRAR].submit(
-        Edit(origin=origin_of(call), resource=TERM, id=term_id, values=body, if_match=if_match)
+        Edit(
+            origin=origin_of(call),
+            resource=TERM,
+            id=term_id,
+            values=values,
+            if_match=if_match,
+            check=expecting(sent, term_of),
+        )
     )
     return term_of(row)
 

@@ -1,26 +1,29 @@
 """``python -m service demo``: a believable campus in an empty database, through the registrar like any change."""
 
+import json
 import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, TypeVar
 
 from service.check import check
 from service.database import Database
-from service.demo.campus import FALL, SPRING, PlannedCourse, PlannedStudent, Size, plan
+from service.demo.campus import PlannedCourse, PlannedStudent, Size, last_and_next_term, plan
 from service.errors import DomainError
 from service.registrar import Registrar
 from service.registrar.changes import Change, Moved, Origin, Outcome, Result
 from service.registrar.courses import COURSE, CourseFields, SetRequirements
 from service.registrar.enrollments import Complete, Drop, Enroll, Swap
 from service.registrar.holds import PlaceHold
-from service.registrar.resources import Create
+from service.registrar.resources import Create, Edit
 from service.registrar.students import STUDENT
 from service.registrar.terms import TERM, TermFields
 from service.settings import Settings
+from service.terminal import show_progress
 from sql.courses import list_courses
 from sql.feed import get_epoch, list_events
 from sql.students import list_students
@@ -31,6 +34,8 @@ Answer = TypeVar("Answer")
 ORIGIN = Origin(request_id="demo", actor="demo")
 BATCH = 300
 """Changes in one transaction: many enough to be fast, and each transaction still takes well under a second."""
+COURSES_SEARCHED = 1_000
+"""More than the large campus has."""
 PAGE = 5_000
 """Events read at once."""
 
@@ -63,8 +68,11 @@ def _refusals(result: Result) -> Sequence[Any]:
     return result.refusals
 
 
-async def fill(settings: Settings, size: Size) -> int:
-    """Create a campus and let its students register, then check it; 1 and nothing done where anything is there."""
+async def fill(settings: Settings, size: Size, *, again: bool = False) -> int:
+    """Create a campus, let its students register, and check it; return the exit status.
+
+    A database that holds something stays as it is; that is an error, but not ``again``.
+    """
     database = Database(settings)
     await database.open()
     try:
@@ -74,6 +82,8 @@ async def fill(settings: Settings, size: Size) -> int:
                 or (await list_courses(connection, 0, 1))[0].items
                 or await list_terms(connection, 0, 1)
             ):
+                if again:
+                    return 0
                 print("error: the demo fills an empty database only, and this one holds something", file=sys.stderr)
                 return 1
         registrar = Registrar(database, settings)
@@ -88,28 +98,34 @@ async def fill(settings: Settings, size: Size) -> int:
 
 async def _fill(database: Database, registrar: Registrar, size: Size) -> None:
     campus = plan(size)
-    spring = await _create_term(registrar, SPRING, campus.spring)
-    fall = await _create_term(registrar, FALL, campus.fall)
+    last_term, next_term = last_and_next_term(datetime.now(UTC).date())
+    # Nobody enrolls in a term that is over: the last one ends once its courses are completed.
+    last_id, last = await _create_term(registrar, {**last_term, "ends_on": next_term["ends_on"]}, campus.last)
+    _, next_ = await _create_term(registrar, next_term, campus.next)
     created = await _made(
         registrar, (Create(origin=ORIGIN, resource=STUDENT, fields=each.fields) for each in campus.students)
     )
     students = list(zip((student.id for student in created), campus.students, strict=True))
-    await _made(registrar, _past(students, spring))
+    await _made(registrar, _past(students, last))
+    ended = {"ends_on": last_term["ends_on"]}
+    await registrar.submit(Edit(origin=ORIGIN, resource=TERM, id=last_id, values=ended))
     async with database.reading() as connection:
         before = (await get_epoch(connection)).position
     day = Day()
     started = time.perf_counter()
-    for wave in (_holds_and_wishes(students, fall), _second_thoughts(students, fall)):
+    for wave in (_holds_and_wishes(students, next_), _second_thoughts(students, next_)):
         async for outcomes in _submitted(registrar, wave):
             day.count(outcomes)
     day.seconds = time.perf_counter() - started
     promoted = await _count_promoted(database, before)
-    print(f"{len(students)} students, {len(campus.fall)} courses; a registration day:\n")
+    print(f"{len(students)} students, {len(campus.next)} courses; a registration day:\n")
     _print_table(day, promoted)
 
 
-async def _create_term(registrar: Registrar, fields: TermFields, planned: Sequence[PlannedCourse]) -> dict[str, int]:
-    """Create a term with its courses, and return their ids by code."""
+async def _create_term(
+    registrar: Registrar, fields: TermFields, planned: Sequence[PlannedCourse]
+) -> tuple[int, dict[str, int]]:
+    """Create a term with its courses, and return its id and theirs by code."""
     term = await registrar.submit(Create(origin=ORIGIN, resource=TERM, fields=fields))
     courses = await _made(
         registrar,
@@ -120,46 +136,51 @@ async def _create_term(registrar: Registrar, fields: TermFields, planned: Sequen
         SetRequirements(origin=ORIGIN, course_id=ids[each.code], groups=each.groups) for each in planned if each.groups
     )
     await _made(registrar, required)
-    return ids
+    return term.id, ids
 
 
 def _in_term(fields: CourseFields, term_id: int) -> CourseFields:
     return {**fields, "term_id": term_id}
 
 
-def _past(students: Sequence[tuple[int, PlannedStudent]], spring: dict[str, int]) -> Iterable[Change[object]]:
+def _past(students: Sequence[tuple[int, PlannedStudent]], last: dict[str, int]) -> Iterable[Change[object]]:
     for id, student in students:
         if not student.passed:
             continue
-        course_ids = tuple(spring[code] for code in student.passed)
+        course_ids = tuple(last[code] for code in student.passed)
         yield Enroll(origin=ORIGIN, student_id=id, course_ids=course_ids)
         for course_id in course_ids:
             yield Complete(origin=ORIGIN, student_id=id, course_id=course_id, passed=True)
 
 
-def _holds_and_wishes(students: Sequence[tuple[int, PlannedStudent]], fall: dict[str, int]) -> Iterable[Change[object]]:
+def _holds_and_wishes(
+    students: Sequence[tuple[int, PlannedStudent]], next_: dict[str, int]
+) -> Iterable[Change[object]]:
     for id, student in students:
         if student.on_hold:
             yield PlaceHold(origin=ORIGIN, student_id=id, reason="Library fees", blocks_enroll=True, blocks_drop=False)
-        course_ids = tuple(fall[code] for code in student.wishes)
+        course_ids = tuple(next_[code] for code in student.wishes)
         yield Enroll(origin=ORIGIN, student_id=id, course_ids=course_ids, mode="partial", on_full="waitlist")
 
 
-def _second_thoughts(students: Sequence[tuple[int, PlannedStudent]], fall: dict[str, int]) -> Iterable[Change[object]]:
+def _second_thoughts(students: Sequence[tuple[int, PlannedStudent]], next_: dict[str, int]) -> Iterable[Change[object]]:
     for id, student in students:
-        first = fall[student.wishes[0]]
+        first = next_[student.wishes[0]]
         if student.second_thought == "drop":
             yield Drop(origin=ORIGIN, student_id=id, course_id=first)
         elif student.second_thought == "swap":
-            yield Swap(origin=ORIGIN, student_id=id, drop=(first,), add=(fall[student.swap_for],), on_full="waitlist")
+            yield Swap(origin=ORIGIN, student_id=id, drop=(first,), add=(next_[student.swap_for],), on_full="waitlist")
 
 
 async def _submitted(
     registrar: Registrar, changes: Iterable[Change[Answer]]
 ) -> AsyncIterator[list[Answer | Exception]]:
-    remaining = iter(changes)
+    remaining, submitted = iter(changes), 0
     while batch := list(islice(remaining, BATCH)):
         yield await registrar.submit_all(batch)
+        submitted += len(batch)
+        show_progress(f"{submitted:,} changes, the last one: {type(batch[-1]).__name__}")
+    show_progress()
 
 
 async def _made(registrar: Registrar, changes: Iterable[Change[Answer]]) -> list[Answer]:
@@ -191,3 +212,26 @@ def _print_table(day: Day, promoted: int) -> None:
         print(f"{name:<30}{count:>10,}")
     print(f"{'seconds':<30}{day.seconds:>10.1f}")
     print(f"{'requests/s':<30}{day.requests / day.seconds:>10,.0f}\n")
+
+
+async def find_calls(settings: Settings) -> tuple[str, ...]:
+    """Return three calls worth trying on a demo, with ``{url}`` for the address of the service."""
+    database = Database(settings)
+    await database.open()
+    try:
+        async with database.reading() as connection:
+            students = await list_students(connection, 0, 1)
+            [page] = await list_courses(connection, 0, COURSES_SEARCHED)
+    finally:
+        await database.close()
+    courses = json.loads(page.items or "[]")
+    if not students or not courses:
+        return ()
+    student_id = students[0].id
+    course_id = max(courses, key=lambda course: course["waitlisted"])["id"]
+    body = json.dumps({"course_ids": [course_id]})
+    return (
+        f"curl -s {{url}}/students/{student_id}/courses",
+        f"curl -s '{{url}}/courses/{course_id}/students?status=waitlisted'",
+        f"curl -s -X POST {{url}}/students/{student_id}/enroll -H 'Content-Type: application/json' -d '{body}'",
+    )

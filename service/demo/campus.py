@@ -75,24 +75,31 @@ SEATS = {1: (150, 400), 2: (60, 120), 3: (30, 60), 4: (12, 30)}
 """From how many to how many seats a course of each level has."""
 COURSES_A_LEVEL = 5
 DAY_PATTERNS = (("mon", "wed", "fri"), ("tue", "thu"))
-FALL: TermFields = {
-    "code": "2026F",
-    "name": "Fall 2026",
-    "starts_on": date(2026, 9, 1),
-    "ends_on": date(2026, 12, 18),
-    "enroll_from": None,
-    "enroll_until": None,
-    "drop_until": None,
-    "withdraw_until": None,
-    "max_credits": 18.0,
-}
-SPRING: TermFields = {
-    **FALL,
-    "code": "2026S",
-    "name": "Spring 2026",
-    "starts_on": date(2026, 1, 12),
-    "ends_on": date(2026, 5, 15),
-}
+SEMESTERS = {"S": ("Spring", (1, 12), (5, 15)), "F": ("Fall", (9, 1), (12, 18))}
+"""The name of each semester, and the month and day of its first and its last day."""
+
+
+def last_and_next_term(today: date) -> tuple[TermFields, TermFields]:
+    """Return the last term that has ended and the next one that has not begun, so that a demo is never out of date."""
+    terms = [_semester(year, letter) for year in (today.year - 1, today.year, today.year + 1) for letter in SEMESTERS]
+    ended = [term for term in terms if term["ends_on"] < today]
+    ahead = [term for term in terms if term["starts_on"] > today]
+    return ended[-1], ahead[0]
+
+
+def _semester(year: int, letter: str) -> TermFields:
+    name, first, last = SEMESTERS[letter]
+    return {
+        "code": f"{year}{letter}",
+        "name": f"{name} {year}",
+        "starts_on": date(year, *first),
+        "ends_on": date(year, *last),
+        "enroll_from": None,
+        "enroll_until": None,
+        "drop_until": None,
+        "withdraw_until": None,
+        "max_credits": 18.0,
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +117,7 @@ class PlannedCourse:
 
 @dataclass(frozen=True, slots=True)
 class PlannedStudent:
-    """A student to create, with the codes passed in spring, those wished for in fall, and what comes after."""
+    """A student to create, with the codes passed last term, those wished for next term, and what comes after."""
 
     fields: StudentFields
     passed: tuple[str, ...]
@@ -122,10 +129,10 @@ class PlannedStudent:
 
 @dataclass(frozen=True, slots=True)
 class Campus:
-    """All that a demo creates, in order."""
+    """All that a demo creates, in order: the courses of the last and of the next term, and the students."""
 
-    spring: list[PlannedCourse]
-    fall: list[PlannedCourse]
+    last: list[PlannedCourse]
+    next: list[PlannedCourse]
     students: list[PlannedStudent] = field(default_factory=list)
 
 
@@ -134,20 +141,20 @@ def plan(size: Size) -> Campus:
     chance = random.Random(SEED)  # noqa: S311 - a campus, not a key
     if size == "small":
         return _plan_small(chance)
-    fall = list(_courses_of_departments(chance))
-    spring = [_course(f"{name}101", f"{name.title()} 101", 3, None) for name in DEPARTMENTS]
-    campus = Campus(spring, fall)
+    next_ = list(_courses_of_departments(chance))
+    last = [_course(f"{name}101", f"{name.title()} 101", 3, None) for name in DEPARTMENTS]
+    campus = Campus(last, next_)
     for number in range(1, 20_001):
         campus.students.append(_student_of_departments(chance, number))
     return campus
 
 
 def _plan_small(chance: random.Random) -> Campus:
-    fall = []
+    next_ = []
     for code, (title, credits, capacity) in CATALOGUE.items():
         groups = (Group("pre", (PREREQUISITES[code],)),) if code in PREREQUISITES else ()
         waitlist_capacity = chance.choice([None, 0, 5, 10])
-        fall.append(
+        next_.append(
             _course(
                 code,
                 title,
@@ -158,13 +165,11 @@ def _plan_small(chance: random.Random) -> Campus:
                 groups=groups,
             )
         )
-    spring = [
-        _course(code, CATALOGUE[code][0], CATALOGUE[code][1], None) for code in sorted(set(PREREQUISITES.values()))
-    ]
-    campus = Campus(spring, fall)
+    last = [_course(code, CATALOGUE[code][0], CATALOGUE[code][1], None) for code in sorted(set(PREREQUISITES.values()))]
+    campus = Campus(last, next_)
     for number in range(1, 201):
-        passed = tuple(chance.sample([course.code for course in spring], chance.randint(0, 3)))
-        open_to = [course.code for course in fall if course.code not in passed]
+        passed = tuple(chance.sample([course.code for course in last], chance.randint(0, 3)))
+        open_to = [course.code for course in next_ if course.code not in passed]
         campus.students.append(_student(chance, number, passed, chance.sample(open_to, chance.randint(5, 7)), open_to))
     return campus
 

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar, cast
 
 import asyncpg
@@ -11,7 +11,7 @@ import asyncpg
 from service.batching import Callers, Coalescer
 from service.database import Database
 from service.errors import OutcomeUnknown, Unavailable
-from service.registrar import load, save
+from service.registrar import load, optimistic, save
 from service.registrar.catalog import Catalog
 from service.registrar.changes import Change, Origin, Outcome
 from service.registrar.decide import decide
@@ -41,6 +41,9 @@ SWEPT_AT_ONCE = 1_000
 SWEEPS = 100
 """Transactions of one sweep: what is left then waits for the next one."""
 
+LOCK_SECONDS = 1.0
+"""How long batches take the lock first after another process has written: it would overtake optimistic ones."""
+
 Answer = TypeVar("Answer")
 
 
@@ -52,10 +55,13 @@ class Registrar:
         self._write_timeout = settings.write_timeout
         self._promotions = settings.promotions_per_transaction
         self._turn = asyncio.Lock()
-        self._catalog = Catalog()
+        self._time_zone = settings.time_zone
+        self._catalog = Catalog(settings.zone)
         self._pending: dict[int, Origin] = {}
         """Courses whose promotions the last transaction left undone, with the changes that brought them about."""
         self._continuation: asyncio.Task[None] | None = None
+        self._lock_until = 0.0
+        """Until when every batch takes the lock first, by the loop's clock."""
         self._closing = False
         self._coalescer: Coalescer[Change[object], Outcome] = Coalescer(
             self.submit_all,
@@ -126,7 +132,7 @@ class Registrar:
         """
         async with self._database.viewing() as connection:
             needs = load.needs_of([change])
-            ledger = await load.open_ledger(connection, Catalog(), self._promotions, needs)
+            ledger = await load.open_ledger(connection, Catalog(self._catalog.time_zone), self._promotions, needs)
             await load.load_for(connection, ledger, needs)
             outcomes: list[Outcome] = []
             await _decide(connection, ledger, [change], outcomes)
@@ -143,8 +149,8 @@ class Registrar:
         promoted = ended = 0
         for _ in range(SWEEPS):
             async with self._database.reading() as connection:
-                course_ids = await load_promotable(connection, SWEPT_AT_ONCE)
-                places = await load_ended(connection, SWEPT_AT_ONCE)
+                course_ids = await load_promotable(connection, self._time_zone, SWEPT_AT_ONCE)
+                places = await load_ended(connection, self._time_zone, SWEPT_AT_ONCE)
                 if not course_ids and not places and not await is_any_due(connection):
                     break
             sweep = Sweep(origin=Origin(request_id="sweep"), course_ids=tuple(course_ids), ended=tuple(places))
@@ -163,7 +169,10 @@ class Registrar:
     @asynccontextmanager
     async def _my_turn(self) -> AsyncIterator[None]:
         try:
-            async with asyncio.timeout(self._write_timeout):
+            if self._turn.locked():
+                async with asyncio.timeout(self._write_timeout):
+                    await self._turn.acquire()
+            else:
                 await self._turn.acquire()
         except TimeoutError as error:
             raise Unavailable("Timed out waiting for the write lock; try again shortly.") from error
@@ -180,11 +189,22 @@ class Registrar:
             return await self._transact_once(changes)
 
     async def _transact_once(self, changes: Sequence[Change[object]]) -> list[Outcome]:
+        """Make changes in one transaction: optimistically where that is likely to succeed, otherwise under the lock."""
+        alone = self._lock_until <= asyncio.get_running_loop().time()
+        if alone and not self._pending and optimistic.is_likely(changes):
+            with suppress(optimistic.LockNeeded):
+                return await optimistic.transact(self._database, self._catalog, self._promotions, changes)
+        return await self._transact_locked(changes)
+
+    async def _transact_locked(self, changes: Sequence[Change[object]]) -> list[Outcome]:
         """Lock, load, decide and save; the promotions that the last transaction left undone come first."""
         try:
             async with self._database.writing() as connection:
                 needs = load.needs_of(changes)
+                known = self._catalog.position
                 ledger = await load.open_ledger(connection, self._catalog, self._promotions, needs)
+                if self._catalog.position != known:
+                    self._lock_until = asyncio.get_running_loop().time() + LOCK_SECONDS
                 for course_id, origin in self._pending.items():
                     ledger.mark_promotable(course_id, origin)
                 ledger.commit()

@@ -6,6 +6,7 @@ The rules and the seats import this module alone; it holds plain immutable value
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import datetime
+from types import MappingProxyType
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 from sql.courses import Course as Course
@@ -31,12 +32,42 @@ HeldSeat: TypeAlias = tuple[Defined, Term | None]
 """A course in which a student has a seat, with its term."""
 
 
+def code_key(code: str) -> str:
+    """Return what codes are compared by: the case of their letters makes no difference."""
+    return code.lower()
+
+
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A group of course codes: any one of them satisfies it, or for ``anti`` violates it."""
+    """A group of course codes: any one of them satisfies it, or for ``anti`` violates it.
+
+    ``keys`` are what the codes are compared by.
+    """
 
     kind: RequirementKind
     codes: tuple[str, ...]
+    keys: tuple[str, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Set the keys."""
+        object.__setattr__(self, "keys", tuple(map(code_key, self.codes)))
+
+
+class Partner(NamedTuple):
+    """A course that may be the corequisite or the antirequisite of another one.
+
+    A student is in it, is waitlisted for it or requests it, and then it counts where the terms overlap; or has passed it,
+    and then it counts whatever its term is. ``lapses_at`` is the instant at which the clock alone takes it away.
+    """
+
+    course: Defined
+    term: Term | None = None
+    passed: bool = False
+    lapses_at: datetime | None = None
+
+
+Partners: TypeAlias = Mapping[str, Sequence[Partner]]
+"""Courses by the keys of their codes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,28 +103,33 @@ class History(Protocol):
 
     @property
     def passed(self) -> frozenset[str]:
-        """The codes of the courses that the student has passed."""
+        """The keys of the codes of the courses that the student has passed."""
 
     @property
-    def codes(self) -> Mapping[str, datetime | None]:
-        """The codes of the courses that the student is in, is waitlisted for or has passed.
-
-        The value is the instant at which the clock alone takes the code away, None where it never does.
-        """
+    def partners(self) -> Partners:
+        """The courses that the student is in, is waitlisted for or has passed."""
 
     @property
     def seats(self) -> Sequence[HeldSeat]:
         """The courses in which the student has a seat, by id."""
 
+    @property
+    def leaving(self) -> Sequence[HeldSeat]:
+        """The courses in which the student has a seat that counts as left."""
+
     def has_completed(self, course_id: int) -> bool:
         """Return whether the student has completed a course."""
+
+
+NO_PARTNERS: Partners = MappingProxyType({})
 
 
 class Application(NamedTuple):
     """One student who applies for one course, as things are when the application's turn comes.
 
-    ``seat`` is what the student would get, ``on_full`` what was asked for where no seat is free. ``requested_codes`` are
-    the codes of all courses of the request, ``granted`` the seats that it has been given before this one, and
+    ``ends_at`` is the instant at which the term is over, ``seat`` what the student would get, ``on_full`` what was asked
+    for where no seat is free. ``excluders`` are the ids of the courses that name this one as an antirequisite.
+    ``requested`` are all courses of the request, ``granted`` the seats that it has been given before this one, and
     ``requested_seats`` those that it would be given with this one.
     """
 
@@ -102,10 +138,12 @@ class Application(NamedTuple):
     course: Course | None
     history: History
     term: Term | None = None
+    ends_at: datetime | None = None
     seat: Seat = "none"
     on_full: OnFull = "fail"
     groups: tuple[Group, ...] = ()
-    requested_codes: Set[str] = frozenset()
+    excluders: Set[int] = frozenset()
+    requested: Partners = NO_PARTNERS
     granted: tuple[HeldSeat, ...] = ()
     requested_seats: tuple[HeldSeat, ...] = ()
 

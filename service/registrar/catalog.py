@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, tzinfo
 from uuid import UUID
 
 from service.registrar.application import Course, Definition, Group, Term
@@ -24,6 +24,8 @@ class Catalog:
     a failover loses events, and others take their positions. Seats are never remembered.
     """
 
+    time_zone: tzinfo = UTC
+    """The institution's, in which the days of terms begin and end."""
     epoch: UUID | None = None
     position: int = 0
     occurred_at: datetime | None = None
@@ -32,6 +34,8 @@ class Catalog:
     """As they were when they were first loaded: their seats have changed since."""
     definitions: dict[int, Definition] = field(default_factory=dict)
     requirements: dict[int, tuple[Group, ...]] = field(default_factory=dict)
+    excluders: dict[str, frozenset[int]] = field(default_factory=dict)
+    """By the keys of codes, the ids of the courses that name them as antirequisites."""
     terms: dict[int, Term] = field(default_factory=dict)
 
     def advance(self, events: Sequence[Event]) -> None:
@@ -72,6 +76,8 @@ class Catalog:
             self.courses.pop(course_id, None)
             self.definitions.pop(course_id, None)
             self.requirements.pop(course_id, None)
+            # Which codes it named is not known: a batch looks up all that it needs in one statement.
+            self.excluders.clear()
         if term_id is not None:
             self.terms.pop(term_id, None)
 
@@ -87,4 +93,5 @@ class Catalog:
         self.courses.clear()
         self.definitions.clear()
         self.requirements.clear()
+        self.excluders.clear()
         self.terms.clear()

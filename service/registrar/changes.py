@@ -79,8 +79,13 @@ class Result(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """The outcome for one student in one course: the row after the change."""
+    """The outcome for one student in one course: the row after the change.
 
-    outcome: Literal["dropped", "withdrawn", "completed", "unchanged"]
+    ``position`` is that of a waitlisted student; ``swap_adds`` are the courses for which this one will be dropped.
+    """
+
+    outcome: Literal["dropped", "withdrawn", "completed", "kept", "unchanged"]
     enrollment: Enrollment
     course: Course
+    position: int | None = None
+    swap_adds: tuple[int, ...] = ()

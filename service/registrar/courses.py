@@ -1,20 +1,30 @@
 """Courses: the resource type, cancelling one, and setting its requirements."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from hashlib import blake2b
 from typing import Any, Final, TypedDict
 
-from service.errors import CodeTaken, CourseNotFound, ExternalIdTaken, OwnRequirement, UnknownTerm
-from service.registrar.application import Group
+from service.errors import (
+    CodeTaken,
+    CourseNotFound,
+    ExternalIdTaken,
+    OwnRequirement,
+    PreconditionFailed,
+    UnknownTerm,
+)
+from service.registrar.application import Group, code_key
 from service.registrar.changes import Change, Origin
-from service.registrar.ledger import Ledger
+from service.registrar.ledger import Ledger, excluded_keys
 from service.registrar.moves import move
 from service.registrar.needs import Needs, Relaxed
 from service.registrar.resources import ResourceType, external_id_of
 from service.registrar.seats import has_free_seat
 from sql import Connection, courses, enrollments
 from sql.courses import Course
+from sql.passed_codes import FormerCode
 
 
 class CourseFields(TypedDict):
@@ -40,14 +50,15 @@ def _validate(ledger: Ledger, course: Course) -> None:
     if course.term_id is not None and ledger.term(course.term_id) is None:
         raise UnknownTerm(course.term_id)
     # A new course has no requirements yet.
-    if course.version > 1 and any(course.code in group.codes for group in ledger.groups(course.id)):
+    if course.version > 1 and any(code_key(course.code) in group.keys for group in ledger.groups(course.id)):
         raise OwnRequirement(course.code)
 
 
 def _on_update(ledger: Ledger, before: Course, after: Course, origin: Origin) -> None:
     """Have those judged again who may be eligible now; an edit of any other field makes nobody eligible."""
     if any(getattr(before, name) != getattr(after, name) for name in ("meetings", "credits", "term_id", "code")):
-        ledger.relax(Relaxed(origin, courses={after.id}, members={after.id}))
+        former = [] if before.code == after.code else [FormerCode(after.id, before.code)]
+        ledger.relax(Relaxed(origin, courses={after.id}, members={after.id}, former_codes=former))
     if before.term_id != after.term_id or has_free_seat(after):
         ledger.mark_promotable(after.id, origin)
 
@@ -79,7 +90,7 @@ COURSE: Final[ResourceType[Course, CourseFields]] = ResourceType(
     not_found=CourseNotFound,
     unique={
         ExternalIdTaken: external_id_of,
-        CodeTaken: lambda course: None if course.term_id is None else (course.term_id, course.code),
+        CodeTaken: lambda course: None if course.term_id is None else (course.term_id, code_key(course.code)),
     },
     key_parts=("code", "term_id"),
     server_fields=frozenset({"status", "seats_taken", "waitlisted"}),
@@ -132,10 +143,15 @@ class Cancel(Change[Course]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetRequirements(Change[tuple[Group, ...]]):
-    """Set all requirements of a course; raises ``OwnRequirement`` where one names the course itself."""
+    """Set all requirements of a course; raises ``OwnRequirement`` where one names the course itself.
+
+    ``if_match`` holds the tags that the requirements must have, ``if_none_match`` those they must not have, ``*`` any.
+    """
 
     course_id: int
     groups: tuple[Group, ...]
+    if_match: frozenset[str] | None = None
+    if_none_match: frozenset[str] | None = None
 
     def add_needs(self, needs: Needs) -> None:
         """Add the course."""
@@ -144,10 +160,19 @@ class SetRequirements(Change[tuple[Group, ...]]):
     def decide(self, ledger: Ledger) -> tuple[Group, ...]:
         """Return the requirements."""
         course = find_course(ledger, self.course_id)
-        for number, group in enumerate(self.groups):
-            if course.code in group.codes:
-                raise OwnRequirement(course.code, f"#/groups/{number}/any_of/{group.codes.index(course.code)}")
         before = ledger.groups(course.id)
+        current = {"*", requirements_tag(before)}
+        if self.if_match is not None and not self.if_match & current:
+            sentence = f"The requirements of course {course.id} have another ETag than If-Match names: read them again."
+            raise PreconditionFailed.of_if_match(sentence, self.if_match)
+        if self.if_none_match is not None and self.if_none_match & current:
+            raise PreconditionFailed(
+                f"The requirements of course {course.id} have an ETag that If-None-Match excludes."
+            )
+        key = code_key(course.code)
+        for number, group in enumerate(self.groups):
+            if key in group.keys:
+                raise OwnRequirement(course.code, f"#/groups/{number}/any_of/{group.keys.index(key)}")
         if before == self.groups:
             return before
         ledger.requirements.put(course.id, self.groups)
@@ -158,8 +183,15 @@ class SetRequirements(Change[tuple[Group, ...]]):
             before={"groups": _state(before), "version": course.version},
             after={"groups": _state(self.groups), "version": course.version},
         )
-        ledger.relax(Relaxed(self.origin, courses={course.id}))
+        # What the course no longer excludes may be open to those who are in it.
+        members = {course.id} if excluded_keys(before) - excluded_keys(self.groups) else set()
+        ledger.relax(Relaxed(self.origin, courses={course.id}, members=members))
         return self.groups
+
+
+def requirements_tag(groups: tuple[Group, ...]) -> str:
+    """Return what identifies these requirements: a digest, since they have no version of their own."""
+    return blake2b(json.dumps(_state(groups)).encode(), digest_size=8).hexdigest()
 
 
 def _state(groups: tuple[Group, ...]) -> list[dict[str, object]]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from service.registrar.changes import Change, Outcome
+from service.registrar.changes import Change, Moved, Outcome
 from service.registrar.ledger import Ledger
 from service.registrar.needs import Needs, NotLoaded
 from service.registrar.resources import Replaced
@@ -56,6 +56,9 @@ def _after_promotions(ledger: Ledger, outcome: Outcome) -> Outcome:
             return replace(outcome, row=ledger.courses[id])
         case Override(id=id):
             return ledger.overrides.get(id)
+        case Moved(enrollment=row):
+            row = ledger.enrollments[row.student_id, row.course_id]
+            return replace(outcome, enrollment=row, position=outcome.position if row.status == "waitlisted" else None)
         case Swept():
             return replace(outcome, promoted=ledger.promoted)
         case _:

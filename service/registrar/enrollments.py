@@ -1,7 +1,5 @@
 """Enrolling, swapping, dropping and completing."""
 
-import json
-from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
@@ -17,11 +15,23 @@ from service.errors import (
     UnknownCourse,
 )
 from service.registrar import rules, seats
-from service.registrar.application import Application, Course, HeldSeat, History, OnFull, Refusal, Seat
+from service.registrar.application import (
+    NO_PARTNERS,
+    Application,
+    Course,
+    HeldSeat,
+    History,
+    OnFull,
+    Partner,
+    Partners,
+    Refusal,
+    Seat,
+    code_key,
+)
 from service.registrar.changes import Change, Moved, Origin, Result
 from service.registrar.courses import find_course
 from service.registrar.ledger import Ledger
-from service.registrar.moves import judge_drop, lift, move, use
+from service.registrar.moves import judge_drop, lift, move, set_swap_drops, swap_drops_of, swaps_that_drop, use
 from service.registrar.needs import Needs
 from service.registrar.rules import DropStatus
 from service.registrar.students import check_student
@@ -78,6 +88,8 @@ class Decision(NamedTuple):
     seat: Seat = "none"
     existing: Enrollment | None = None
     """Set where the student is enrolled or waitlisted already."""
+    position: int | None = None
+    """The waitlist position of a student who is waitlisted already."""
     refusals: tuple[Refusal, ...] = ()
     used: tuple[Override, ...] = ()
 
@@ -94,7 +106,8 @@ def _offer(ledger: Ledger, student_id: int, course_id: int, on_full: OnFull) -> 
         return Decision(course_id, None)
     row = ledger.enrollment(student_id, course_id)
     if row is not None and row.status in seats.ACTIVE:
-        return Decision(course_id, course, existing=row)
+        position = ledger.waitlist_position(row) if row.status == "waitlisted" else None
+        return Decision(course_id, course, existing=row, position=position)
     overrides = ledger.overrides_of(student_id, course_id)
     seat = seats.offer(course, on_full, above_capacity="course_full" in overrides)
     if seat == "none" and on_full == "waitlist" and "waitlist_full" in overrides and course.waitlist_capacity != 0:
@@ -102,8 +115,14 @@ def _offer(ledger: Ledger, student_id: int, course_id: int, on_full: OnFull) -> 
     return Decision(course_id, course, seat)
 
 
-def _codes_of(offers: Iterable[Decision]) -> frozenset[str]:
-    return frozenset([offer.course.code for offer in offers if offer.course is not None and offer.existing is None])
+def _requested(ledger: Ledger, decisions: Iterable[Decision]) -> dict[str, list[Partner]]:
+    """Return the courses that a request is for, by the keys of their codes."""
+    requested: dict[str, list[Partner]] = {}
+    for decision in decisions:
+        if decision.course is not None and decision.existing is None:
+            partner = Partner(decision.course, ledger.term(decision.course.term_id))
+            requested.setdefault(code_key(decision.course.code), []).append(partner)
+    return requested
 
 
 def _judge_together(
@@ -111,7 +130,7 @@ def _judge_together(
 ) -> list[Decision]:
     """Judge all courses as if all of them were granted: for a request that is granted or refused as a whole."""
     offers = [_offer(ledger, student_id, course_id, on_full) for course_id in course_ids]
-    codes = _codes_of(offers)
+    requested = _requested(ledger, offers) if len(offers) > 1 else NO_PARTNERS
     history = ledger.history(student_id, without)
     seated = [
         (offer.course, ledger.term(offer.course.term_id))
@@ -124,7 +143,9 @@ def _judge_together(
         if len(seated) > 1 or (seated and offer.seat != "seat"):
             others = tuple([held for held in seated if held[0].id != offer.course_id])
         decisions.append(
-            _judged(ledger, student_id, offer, on_full=on_full, history=history, codes=codes, requested_seats=others)
+            _judged(
+                ledger, student_id, offer, on_full=on_full, history=history, requested=requested, requested_seats=others
+            )
         )
     return decisions
 
@@ -134,13 +155,13 @@ def _judge_in_turn(
 ) -> list[Decision]:
     """Judge each course against what the earlier ones took, then refuse those that lost their corequisite."""
     offers = [_offer(ledger, student_id, course_id, on_full) for course_id in course_ids]
-    codes = _codes_of(offers)
+    requested = _requested(ledger, offers) if len(offers) > 1 else NO_PARTNERS
     history = ledger.history(student_id, without)
     taken: list[HeldSeat] = []
     decisions: list[Decision] = []
     for offer in offers:
         decision = _judged(
-            ledger, student_id, offer, on_full=on_full, history=history, codes=codes, granted=tuple(taken)
+            ledger, student_id, offer, on_full=on_full, history=history, requested=requested, granted=tuple(taken)
         )
         decisions.append(decision)
         if decision.granted and decision.course is not None and decision.seat == "seat":
@@ -155,7 +176,7 @@ def _judged(
     *,
     on_full: OnFull,
     history: History,
-    codes: frozenset[str],
+    requested: Partners,
     granted: tuple[HeldSeat, ...] = (),
     requested_seats: tuple[HeldSeat, ...] = (),
 ) -> Decision:
@@ -163,16 +184,19 @@ def _judged(
     course = offer.course
     if offer.existing is not None:
         return offer
+    term = None if course is None else ledger.term(course.term_id)
     application = Application(
         now=ledger.now,
         course_id=offer.course_id,
         course=course,
         history=history,
-        term=None if course is None else ledger.term(course.term_id),
+        term=term,
+        ends_at=ledger.end_of(term),
         seat=offer.seat,
         on_full=on_full,
         groups=() if course is None else ledger.groups(course.id),
-        requested_codes=codes,
+        excluders=frozenset() if course is None else ledger.excluders(course),
+        requested=requested,
         granted=granted,
         requested_seats=requested_seats,
     )
@@ -195,40 +219,39 @@ def _without_lost_corequisites(
     Only the courses that depend on a lost code are judged again, so each pair of course and code counts once.
     """
     dependents: dict[str, list[int]] = {}
-    """By code, the granted courses that it is a corequisite of."""
-    codes: Counter[str] = Counter()
-    """The codes of the granted courses."""
+    """By the key of a code, the granted courses that it is a corequisite of."""
+    granted = _requested(ledger, [decision for decision in decisions if decision.granted])
     for index, decision in enumerate(decisions):
         if not decision.granted or decision.course is None:
             continue
-        codes[decision.course.code] += 1
         for group in ledger.groups(decision.course.id):
-            for code in group.codes if group.kind == "co" else ():
-                dependents.setdefault(code, []).append(index)
+            for key in group.keys if group.kind == "co" else ():
+                dependents.setdefault(key, []).append(index)
     judged = [*decisions]
     doubtful = sorted({index for indexes in dependents.values() for index in indexes})
     while doubtful:
         index = heappop(doubtful)
         decision = judged[index]
-        if not decision.granted or decision.course is None:
+        course = decision.course
+        if not decision.granted or course is None:
             continue
         application = Application(
             now=ledger.now,
-            course_id=decision.course_id,
-            course=decision.course,
+            course_id=course.id,
+            course=course,
             history=history,
-            groups=ledger.groups(decision.course_id),
-            requested_codes=codes.keys(),
+            term=ledger.term(course.term_id),
+            groups=ledger.groups(course.id),
+            requested=granted,
         )
-        overrides = ledger.overrides_of(student_id, decision.course_id)
+        overrides = ledger.overrides_of(student_id, course.id)
         lost, used = lift(rules.corequisite_missing(application), overrides)
         if lost:
             judged[index] = decision._replace(refusals=lost)
-            codes[decision.course.code] -= 1
-            if not codes[decision.course.code]:
-                del codes[decision.course.code]
-                for dependent in dependents.get(decision.course.code, ()):
-                    heappush(doubtful, dependent)
+            key = code_key(course.code)
+            granted[key] = [partner for partner in granted[key] if partner.course.id != course.id]
+            for dependent in dependents.get(key, ()):
+                heappush(doubtful, dependent)
         elif used:
             judged[index] = decision._replace(used=tuple(dict.fromkeys((*decision.used, *used))))
     return judged
@@ -242,7 +265,7 @@ def _apply(
     if decision.refusals:
         return Result(course_id, "refused", course, refusals=decision.refusals)
     if decision.existing is not None:
-        return Result(course_id, "unchanged", course, decision.existing.status)
+        return Result(course_id, "unchanged", course, decision.existing.status, decision.position)
     if decision.seat == "seat":
         override_id = use(ledger, decision.used, origin) if decision.used else None
         move(ledger, student_id, course_id, "enrolled", origin, override_id=override_id)
@@ -309,16 +332,8 @@ class Swap(Change[tuple[Result, ...]]):
         ]
         for add in adds:
             row = add.existing
-            if row is not None and row.status == "waitlisted" and json.loads(row.swap_drops or "[]") != leaving:
-                ledger.put_enrollment(row._replace(swap_drops=json.dumps(leaving)))
-                ledger.append_event(
-                    "enrollment.updated",
-                    self.origin,
-                    student_id=self.student_id,
-                    course_id=row.course_id,
-                    before={"status": "waitlisted", "swap_drops": json.loads(row.swap_drops or "[]")},
-                    after={"status": "waitlisted", "swap_drops": leaving},
-                )
+            if row is not None and row.status == "waitlisted" and swap_drops_of(row) != leaving:
+                set_swap_drops(ledger, row, leaving, self.origin)
                 ledger.changed_students.put(self.student_id, self.origin)
             results.append(_apply(ledger, self.student_id, add, self.origin, leaving))
         return tuple(results)
@@ -389,6 +404,41 @@ class Drop(Change[Moved]):
         result = _drop_now(ledger, decision, self.origin)
         row = ledger.enrollments[self.student_id, self.course_id]
         return Moved("unchanged" if result.outcome == "unchanged" else decision.status, row, decision.course)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeepDrops(Change[Moved]):
+    """Keep the courses that a swap would drop once a waitlisted student gets the seat; the waitlist place stays.
+
+    Raises, when decided:
+        StudentNotFound: there is no such student.
+        EnrollmentNotFound: the student was never in the course.
+    """
+
+    student_id: int
+    course_id: int
+
+    def add_needs(self, needs: Needs) -> None:
+        """Add the student, the course and the pair."""
+        needs.students.add(self.student_id)
+        needs.courses.add(self.course_id)
+        needs.pairs.add((self.student_id, self.course_id))
+
+    def decide(self, ledger: Ledger) -> Moved:
+        """Return the row without pending drops."""
+        check_student(ledger, self.student_id)
+        course = ledger.course(self.course_id)
+        row = None if course is None else ledger.enrollment(self.student_id, self.course_id)
+        if course is None or row is None:
+            raise EnrollmentNotFound(self.student_id, self.course_id)
+        position = ledger.waitlist_position(row) if row.status == "waitlisted" else None
+        adds = tuple([place.course_id for place in swaps_that_drop(ledger, self.student_id, self.course_id)])
+        if row.status != "waitlisted" or not row.swap_drops:
+            return Moved("unchanged", row, course, position, adds)
+        set_swap_drops(ledger, row, [], self.origin)
+        # A drop that is refused kept the student from the seat.
+        ledger.changed_students.put(self.student_id, self.origin)
+        return Moved("kept", ledger.enrollments[self.student_id, self.course_id], course, position, adds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

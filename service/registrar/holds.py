@@ -48,7 +48,7 @@ class PlaceHold(Change[Hold]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndHold(Change[Hold]):
-    """End a hold now; a hold that has ended stays as it is."""
+    """End a hold now, or where it would begin if that is later; a hold that has ended stays as it is."""
 
     student_id: int
     hold_id: int
@@ -64,9 +64,10 @@ class EndHold(Change[Hold]):
         hold = ledger.holds.get(self.hold_id)
         if hold is None or hold.student_id != self.student_id:
             raise HoldNotFound(self.hold_id)
-        if hold.ends_at is not None and hold.ends_at <= ledger.now:
+        ends_at = ledger.now if hold.starts_at is None else max(hold.starts_at, ledger.now)
+        if hold.ends_at is not None and hold.ends_at <= ends_at:
             return hold
-        ended = replace(hold, ends_at=ledger.now)
+        ended = replace(hold, ends_at=ends_at)
         ledger.put_hold(ended)
         _append_event(ledger, "ended", self.origin, hold, ended)
         if in_force(hold, ledger.now):
@@ -79,7 +80,7 @@ def _append_event(ledger: Ledger, what: str, origin: Origin, before: Hold | None
 
     def state(hold: Hold) -> dict[str, object]:
         blocks = [name for name, blocked in (("enroll", hold.blocks_enroll), ("drop", hold.blocks_drop)) if blocked]
-        return {"hold_id": hold.id, "blocks": blocks, "starts_at": hold.starts_at, "ends_at": hold.ends_at}
+        return {"hold_id": hold.id, "blocks": blocks, "from": hold.starts_at, "until": hold.ends_at}
 
     ledger.append_event(
         f"hold.{what}",

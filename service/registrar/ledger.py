@@ -1,27 +1,30 @@
 """The working memory of a batch: what is loaded, as the changes decided so far have left it."""
 
 import json
+from bisect import bisect_right, insort
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from functools import cached_property
 from heapq import heappop, heappush
 from typing import NamedTuple, cast
 
-from service.registrar.application import COMPLETED, Defined, Group, HeldSeat, Mark
+from service.registrar.application import COMPLETED, Defined, Group, HeldSeat, Mark, Partner, Partners, code_key
 from service.registrar.catalog import Catalog
 from service.registrar.changes import Origin
 from service.registrar.needs import Needs, NotLoaded, Relaxed, ReserveIds
-from service.registrar.rules import end_of, timestamp
+from service.registrar.rules import end_of_day, timestamp
 from service.registrar.unit_of_work import Flush, IdentityMap, UndoLog
 from sql.courses import Course
 from sql.enrollments import Enrollment, Transcript
 from sql.feed import Event, Head
 from sql.holds import Hold
 from sql.overrides import Override
+from sql.passed_codes import PassedCode
 from sql.students import Student
 from sql.terms import Term
+from sql.waitlist import Place, Position
 
 PROMOTABLE_AT_ONCE = 64
 """Courses whose waitlists are loaded together, where many courses have seats to give."""
@@ -88,10 +91,8 @@ class Ledger:
         """Students who have other courses, holds or limits than before: their waitlist places are judged again."""
         self.relaxed: list[Relaxed] = []
         """What changes have relaxed: only the database can find the students who were blocked by it."""
-        self.promotions_left = promotions_left
-        """How many more waitlisted students this transaction may judge."""
-        self.promoted = 0
-        """Students promoted since the last change was decided."""
+        self.promotions_left, self.promoted = promotions_left, 0
+        """How many more waitlisted students this transaction may judge; those promoted since the last change was decided."""
 
         # What was looked up, found or not. It is never undone: under the lock the database stands still.
         self.loaded_students: set[int] = set()
@@ -101,8 +102,12 @@ class Ledger:
         self.loaded_pairs: set[tuple[int, int]] = set()
         self.loaded_holders: set[int] = set()
         self.waitlists: dict[int, Waitlist] = {}
+        self._positions: dict[int, dict[int, tuple[int, int]]] = {}
+        """By course and student, the joined positions whose waitlist positions were counted, with those."""
         self._promotable_heap: list[int] = []
         self._marks: dict[int, dict[int, Mark]] = {}
+        self._passed_codes: dict[tuple[int, int], str] = {}
+        """By student and course, the codes under which those were completed that have other codes since."""
         self._limits: dict[int, float | None] = {}
         self._inactive: dict[int, list[int]] = {}
         """The courses that students had left before this batch."""
@@ -114,8 +119,7 @@ class Ledger:
         self._override_holders: dict[int, set[int]] = defaultdict(set)
         self._taken_ids: list[tuple[ReserveIds, int]] = []
         self._ids_taken: Counter[ReserveIds] = Counter()
-        self._position = head.position
-        self._committed_events = 0
+        self._position, self._committed_events = head.position, 0
 
     # The unit of work.
 
@@ -241,6 +245,10 @@ class Ledger:
             raise NotLoaded(Needs(students={student_id}))
         return self._marks.get(student_id, {})
 
+    def passed_code(self, student_id: int, course: Defined) -> str:
+        """Return the code under which a student has completed a course."""
+        return self._passed_codes.get((student_id, course.id), course.code)
+
     def courses_had(self) -> set[int]:
         """Return the courses of all loaded students."""
         return set().union(*self._marks.values())
@@ -290,6 +298,18 @@ class Ledger:
             raise NotLoaded(Needs(courses={course_id}))
         return groups or ()
 
+    def excluders(self, course: Course) -> Set[int]:
+        """Return the ids of the courses that name a course as an antirequisite."""
+        key = code_key(course.code)
+        known = self.catalog.excluders.get(key)
+        if known is None:
+            raise NotLoaded(Needs(courses={course.id}))
+        changed = self.requirements.items()
+        if not changed:
+            return known
+        naming = {id for id, groups in changed if key in excluded_keys(groups)}
+        return (known - {id for id, _ in changed}) | naming
+
     def term(self, term_id: int | None) -> Term | None:
         """Return a term; None where there is none."""
         if term_id is None:
@@ -300,6 +320,15 @@ class Ledger:
         if term is None and term_id not in self.loaded_terms:
             raise NotLoaded(Needs(terms={term_id}))
         return term
+
+    def end_of(self, term: Term | None) -> datetime | None:
+        """Return the instant at which a term is over; None where there is no term."""
+        return None if term is None else end_of_day(term.ends_on, self.catalog.time_zone)
+
+    def is_over(self, term: Term | None) -> bool:
+        """Return whether a term is over."""
+        ends_at = self.end_of(term)
+        return ends_at is not None and ends_at <= self.now
 
     # Enrollments.
 
@@ -341,6 +370,8 @@ class Ledger:
     def put_enrollment(self, row: Enrollment) -> None:
         """Set the row of a student in a course."""
         student_id, course_id = key = row.student_id, row.course_id
+        if course_id in self._positions:
+            self._move_up(self.enrollments.get(key), row)
         self.enrollments.put(key, row)
         self._index(row)
         if row.status == "waitlisted" and row.recheck_at is None:
@@ -379,6 +410,29 @@ class Ledger:
         if not waitlist.complete:
             raise NotLoaded(Needs(waitlists={course_id}))
         return None
+
+    def waitlist_position(self, row: Enrollment) -> int:
+        """Return the position of a waitlisted student, counted from 1."""
+        joined_position, position = self._positions.get(row.course_id, {}).get(row.student_id, (0, 0))
+        if joined_position != row.joined_position:
+            # Callers who repeat a request mostly come many at a time.
+            others = [pair for pair in self.loaded_pairs if pair[0] not in self._positions.get(pair[1], ())]
+            raise NotLoaded(Needs(positions={(row.student_id, row.course_id), *others}))
+        return position
+
+    def _move_up(self, before: Enrollment | None, after: Enrollment) -> None:
+        """Have those move up who are behind a student who leaves a waitlist."""
+        left = waitlist_place(before)
+        if left is None or left == waitlist_place(after):
+            return
+        course_id = after.course_id
+        counted = self._positions[course_id]
+        self._undo.add((self._positions.__setitem__, course_id, counted))
+        self._positions[course_id] = {
+            student_id: (joined_position, position - (joined_position > left))
+            for student_id, (joined_position, position) in counted.items()
+            if student_id != after.student_id
+        }
 
     def next_override_holder(self, course_id: int, rules: Collection[str]) -> Enrollment | None:
         """Return the first unjudged student of a waitlist for whom overrides lift all of these rules."""
@@ -421,6 +475,23 @@ class Ledger:
         waitlist.complete = complete
         waitlist.pages += 1
 
+    def waitlist_places(self, pairs: Iterable[tuple[int, int]]) -> list[Place]:
+        """Return the waitlist places among pairs in memory."""
+        rows = [row for pair in pairs if (row := self.enrollments.get(pair)) is not None]
+        return [Place(row.student_id, row.course_id, row.joined_position) for row in rows if row.status == "waitlisted"]
+
+    def add_positions(self, counted: Iterable[Position]) -> None:
+        """Add positions as the database counts them, moved by what is not flushed yet."""
+        left: dict[int, list[int]] = defaultdict(list)
+        joined: dict[int, list[int]] = defaultdict(list)
+        for before, after in self.enrollments.changes():
+            for row, positions in ((before, left), (after, joined)):
+                if row is not None and row.status == "waitlisted":
+                    insort(positions[row.course_id], row.joined_position)
+        for student_id, course_id, joined_position, position in counted:
+            moved = bisect_right(joined[course_id], joined_position) - bisect_right(left[course_id], joined_position)
+            self._positions.setdefault(course_id, {})[student_id] = joined_position, position + moved
+
     def add_unjudged(self, student_id: int, course_id: int) -> None:
         """Note that the database has made a row unjudged: everything in memory was flushed before."""
         row = self.enrollments.get((student_id, course_id))
@@ -449,6 +520,10 @@ class Ledger:
         if row.student_id in self._courses_of:
             for enrollment in self.courses_of(row.student_id):
                 _put_mark((marks, enrollment.course_id), mark_of(enrollment))
+
+    def add_passed_codes(self, rows: Iterable[PassedCode]) -> None:
+        """Add the codes under which students have completed courses that have other codes since."""
+        self._passed_codes.update({(row.student_id, row.course_id): row.code for row in rows})
 
     def add_enrollment(self, row: Enrollment) -> None:
         """Add a row of the database, unless a change has put another one in its place.
@@ -496,6 +571,7 @@ class StudentHistory:
 
     def __init__(self, ledger: Ledger, student_id: int, without: Collection[int]) -> None:
         self._ledger = ledger
+        self._student_id = student_id
         self._marks = ledger.marks(student_id)
         self._without = without
         self.holds = ledger.holds_of(student_id)
@@ -511,38 +587,61 @@ class StudentHistory:
 
     @cached_property
     def passed(self) -> frozenset[str]:
-        """The codes of the courses that the student has passed."""
-        return frozenset([self._definitions[id].code for id, mark in self._marks.items() if mark == "passed"])
+        """The keys of the codes of the courses that the student has passed."""
+        return frozenset([self._passed_key(id) for id, mark in self._marks.items() if mark == "passed"])
+
+    def _passed_key(self, course_id: int) -> str:
+        """Return the key of the code under which the student has passed a course."""
+        return code_key(self._ledger.passed_code(self._student_id, self._definitions[course_id]))
 
     @cached_property
-    def codes(self) -> Mapping[str, datetime | None]:
-        """The codes of the courses that the student is in, is waitlisted for or has passed."""
-        lapses: dict[str, datetime | None] = {}
+    def partners(self) -> Partners:
+        """The courses that the student is in, is waitlisted for or has passed."""
+        partners: dict[str, list[Partner]] = {}
         for id, mark in self._marks.items():
             if mark == "failed" or (id in self._without and mark != "passed"):
                 continue
             definition = self._definitions[id]
-            lapses_at = None
-            # A waitlist ends with its term.
-            if mark == "waitlisted" and (term := self._ledger.term(definition.term_id)) is not None:
-                lapses_at = end_of(term)
-                if lapses_at <= self._ledger.now:
+            if mark == "passed":
+                key, partner = self._passed_key(id), Partner(definition, passed=True)
+            else:
+                term = self._ledger.term(definition.term_id)
+                # A waitlist ends with its term.
+                lapses_at = self._ledger.end_of(term) if mark == "waitlisted" else None
+                if lapses_at is not None and lapses_at <= self._ledger.now:
                     continue
-            other = lapses.get(definition.code, lapses_at)
-            never = lapses_at is None or other is None
-            lapses[definition.code] = None if never else max(lapses_at, other)  # type: ignore[type-var]
-        return lapses
+                key, partner = code_key(definition.code), Partner(definition, term, lapses_at=lapses_at)
+            partners.setdefault(key, []).append(partner)
+        return partners
 
     @cached_property
     def seats(self) -> tuple[HeldSeat, ...]:
         """The courses in which the student has a seat, by id."""
+        return self._seats_in(self._marks.keys() - self._without)
+
+    @cached_property
+    def leaving(self) -> tuple[HeldSeat, ...]:
+        """The courses in which the student has a seat that counts as left."""
+        return self._seats_in(self._marks.keys() & self._without) if self._without else ()
+
+    def _seats_in(self, course_ids: Set[int]) -> tuple[HeldSeat, ...]:
         return tuple(
             [
                 (definition, self._ledger.term(definition.term_id))
                 for id, definition in self._definitions.items()
-                if self._marks[id] != "waitlisted" and id not in self._without
+                if self._marks[id] != "waitlisted" and id in course_ids
             ]
         )
+
+
+def excluded_keys(groups: Iterable[Group]) -> set[str]:
+    """Return the keys of the codes that groups name as antirequisites."""
+    return {key for group in groups if group.kind == "anti" for key in group.keys}
+
+
+def waitlist_place(row: Enrollment | None) -> int | None:
+    """Return the joined position of a waitlisted student; None for any other."""
+    return row.joined_position if row is not None and row.status == "waitlisted" else None
 
 
 def mark_of(row: Enrollment) -> Mark | None:

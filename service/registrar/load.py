@@ -4,15 +4,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby, starmap
 from typing import Any
 
-from service.registrar.application import Group
+from service.registrar.application import Group, code_key
 from service.registrar.catalog import EDITS_FOLLOWED, Catalog
 from service.registrar.changes import Change
-from service.registrar.ledger import Ledger
+from service.registrar.ledger import Ledger, excluded_keys
 from service.registrar.needs import Needs, Relaxed, ResourceNeeds
 from service.registrar.resources import Fields, ResourceType, Row
 from service.registrar.save import save
 from service.registrar.seats import has_free_seat
-from sql import Connection, courses, enrollments, feed, holds, overrides, requirements, terms, waitlist
+from sql import Connection, courses, enrollments, feed, holds, overrides, passed_codes, requirements, terms, waitlist
 from sql.courses import Seats
 from sql.enrollments import Transcript
 from sql.opening import load_opening
@@ -54,7 +54,7 @@ async def open_ledger(connection: Connection, catalog: Catalog, promotions_left:
     await refresh_catalog(connection, catalog, head)
     ledger = Ledger(head, catalog, promotions_left)
     await _add_students(
-        connection, ledger, needs.students, [Transcript._make(row[:9]) for row in rows if row.student_id]
+        connection, ledger, needs.students, [Transcript._make(row[:10]) for row in rows if row.student_id]
     )
     seats = starmap(Seats, zip(*(column or () for column in first[-3:]), strict=True))
     await _add_courses(connection, ledger, needs.courses, [*seats])
@@ -96,10 +96,7 @@ async def load(connection: Connection, ledger: Ledger, needs: Needs) -> None:
         ledger.free_ids[reserve] = [*reversed(await reserve(connection, count)), *ledger.free_ids.get(reserve, [])]
     await _load_resources(connection, ledger, needs)
     await _load_waitlists(connection, ledger, needs)
-    if needs.rosters:
-        for row in await enrollments.load_roster(connection, sorted(needs.rosters)):
-            ledger.add_enrollment(row)
-        ledger.loaded_rosters |= needs.rosters
+    await _load_rosters(connection, ledger, needs.rosters)
     if needs.holds:
         for hold in await holds.find_holds(connection, sorted(needs.holds)):
             ledger.add_hold(hold)
@@ -115,8 +112,20 @@ async def load(connection: Connection, ledger: Ledger, needs: Needs) -> None:
         for row in await enrollments.load_enrollments(connection, [*starmap(enrollments.Pair, unread)]):
             ledger.add_enrollment(row)
     ledger.loaded_pairs |= pairs
+    if places := ledger.waitlist_places(needs.positions):
+        ledger.add_positions(await waitlist.count_positions(connection, places))
     await _load_courses(connection, ledger, needs.courses | needs.rosters)
     await _load_catalog(connection, ledger, needs)
+
+
+async def _load_rosters(connection: Connection, ledger: Ledger, course_ids: set[int]) -> None:
+    """Load who is in courses or waitlisted for them, and the swaps that may drop these courses."""
+    if course_ids:
+        for row in await enrollments.load_roster(connection, sorted(course_ids)):
+            ledger.add_enrollment(row)
+        for row in await waitlist.load_swaps_of_members(connection, sorted(course_ids)):
+            ledger.add_enrollment(row)
+        ledger.loaded_rosters |= course_ids
 
 
 async def _load_waitlists(connection: Connection, ledger: Ledger, needs: Needs) -> None:
@@ -147,6 +156,8 @@ async def _unjudge(connection: Connection, ledger: Ledger, relaxed: Relaxed) -> 
     The statements see the tables alone, so everything in memory is written first.
     """
     await save(connection, ledger.flush())
+    if relaxed.former_codes:
+        ledger.add_passed_codes(await passed_codes.keep_passed_codes(connection, relaxed.former_codes))
     pairs: list[enrollments.Pair] = []
     if relaxed.courses or relaxed.terms:
         pairs += await waitlist.unjudge_courses(connection, sorted(relaxed.courses), sorted(relaxed.terms))
@@ -170,7 +181,7 @@ async def _add_students(
     connection: Connection, ledger: Ledger, ids: set[int], transcripts: Sequence[Transcript]
 ) -> None:
     """Add students with all that they have; those of ``ids`` without a transcript do not exist."""
-    waitlisted, with_holds, with_overrides = [], [], []
+    waitlisted, with_holds, with_overrides, with_passed_codes = [], [], [], []
     courses_waited_for: set[int] = set()
     for row in transcripts:
         ledger.add_transcript(row)
@@ -181,9 +192,11 @@ async def _add_students(
             with_holds.append(row.student_id)
         if row.has_overrides:
             with_overrides.append(row.student_id)
+        if row.has_passed_codes:
+            with_passed_codes.append(row.student_id)
     if waitlisted:
-        for blocked in await waitlist.load_blocked(connection, waitlisted):
-            ledger.add_enrollment(blocked)
+        for place in await waitlist.load_places(connection, waitlisted):
+            ledger.add_enrollment(place)
         await _load_courses(connection, ledger, courses_waited_for)
     if with_holds:
         for hold in await holds.load_holds(connection, with_holds, ledger.now):
@@ -191,6 +204,8 @@ async def _add_students(
     if with_overrides:
         for override in await overrides.load_overrides(connection, with_overrides, ledger.now):
             ledger.add_override(override)
+    if with_passed_codes:
+        ledger.add_passed_codes(await passed_codes.load_passed_codes(connection, with_passed_codes))
     ledger.loaded_students |= ids
 
 
@@ -207,6 +222,9 @@ async def _add_courses(connection: Connection, ledger: Ledger, ids: set[int], se
         for course in await courses.load_courses(connection, unknown):
             remembered[course.id] = course
     for course_id, seats_taken, waitlisted in seats:
+        if course_id not in remembered:
+            # Deleted since its seats were loaded, which only an optimistic transaction can see. It will not commit.
+            continue
         course = remembered[course_id]
         if (course.seats_taken, course.waitlisted) != (seats_taken, waitlisted):
             course = course._replace(seats_taken=seats_taken, waitlisted=waitlisted)
@@ -220,11 +238,18 @@ async def _load_catalog(connection: Connection, ledger: Ledger, needs: Needs) ->
     Definitions are loaded for all students once a rule asks for those of one: mostly it asks for all, or for none.
     """
     catalog = ledger.catalog
-    if new := sorted(course.id for course in ledger.courses if course.id not in catalog.requirements):
-        required = await requirements.load_requirements(connection, new)
-        catalog.requirements.update(dict.fromkeys(new, ()))
+    unread = {course.id for course in ledger.courses if course.id not in catalog.requirements}
+    codes = {key: course.code for course in ledger.courses if (key := code_key(course.code)) not in catalog.excluders}
+    if unread or codes:
+        required = await requirements.load_requirements(connection, sorted(unread), [*codes.values()])
+        catalog.requirements.update(dict.fromkeys(unread, ()))
+        catalog.excluders.update(dict.fromkeys(codes, frozenset()))
         for course_id, rows in groupby(required, lambda row: row.course_id):
-            catalog.requirements[course_id] = groups_of(rows)
+            groups = groups_of(rows)
+            if course_id in unread:
+                catalog.requirements[course_id] = groups
+            for key in excluded_keys(groups) & codes.keys():
+                catalog.excluders[key] |= {course_id}
     wanted = {*needs.terms}
     wanted.update([course.term_id for course in ledger.courses if course.term_id is not None])
     if needs.definitions:
@@ -242,7 +267,7 @@ async def _load_catalog(connection: Connection, ledger: Ledger, needs: Needs) ->
 def groups_of(rows: Iterable[Requirement]) -> tuple[Group, ...]:
     """Return the groups of one course's requirements."""
     return tuple(
-        Group(kind, tuple(row.code for row in members))
+        Group(kind, tuple(sorted([row.code for row in members])))
         for (_, kind), members in groupby(rows, lambda row: (row.group_number, row.kind))
     )
 

@@ -33,8 +33,8 @@ def use(ledger: Ledger, overrides: Sequence[Override], origin: Origin) -> int | 
             origin,
             student_id=override.student_id,
             course_id=override.course_id,
-            before={"override_id": override.id, "used": False},
-            after={"override_id": override.id, "used": True},
+            before={"override_id": override.id, "used_at": None},
+            after={"override_id": override.id, "used_at": ledger.now},
         )
     first = sorted(overrides, key=lambda override: (override.rule != "course_full", override.id))
     return first[0].id if first else None
@@ -72,7 +72,7 @@ def move(
     course = ledger.course(course_id)
     assert course is not None
     existing = ledger.enrollment(student_id, course_id)
-    drops = json.dumps(list(swap_drops)) if swap_drops else None
+    drops = swap_drops_text(swap_drops)
     position = ledger.append_event(
         f"enrollment.{event or status}",
         origin,
@@ -88,7 +88,7 @@ def move(
             passed=passed,
             grade=grade,
             swap_drops=drops,
-            skipped=None,
+            blocked_reasons=None,
             recheck_at=None,
         )
     else:
@@ -111,7 +111,39 @@ def move(
     # Time and credits are free again after a drop; a new course may be the corequisite of another one.
     if relaxes:
         ledger.changed_students.put(student_id, origin)
+    if status not in seats.ACTIVE:
+        for place in swaps_that_drop(ledger, student_id, course_id):
+            set_swap_drops(ledger, place, [id for id in swap_drops_of(place) if id != course_id], origin)
     return row
+
+
+def swap_drops_of(row: Enrollment) -> list[int]:
+    """Return the courses that the student drops on getting this one."""
+    drops: list[int] = json.loads(row.swap_drops or "[]")
+    return drops
+
+
+def swap_drops_text(drops: Sequence[int]) -> str | None:
+    """Format what a swap drops later as it is stored, which lists show as it is."""
+    return json.dumps(list(drops), separators=(",", ":")) if drops else None
+
+
+def swaps_that_drop(ledger: Ledger, student_id: int, course_id: int) -> list[Enrollment]:
+    """Return the waitlist places that a course is dropped for once they become a seat."""
+    return [row for row in ledger.courses_of(student_id) if row.swap_drops and course_id in swap_drops_of(row)]
+
+
+def set_swap_drops(ledger: Ledger, row: Enrollment, drops: Sequence[int], origin: Origin) -> None:
+    """Set what a waitlisted student drops on getting the seat."""
+    ledger.append_event(
+        "enrollment.updated",
+        origin,
+        student_id=row.student_id,
+        course_id=row.course_id,
+        before={"status": "waitlisted", "swap_drops": swap_drops_of(row)},
+        after={"status": "waitlisted", "swap_drops": list(drops)},
+    )
+    ledger.put_enrollment(row._replace(swap_drops=swap_drops_text(drops)))
 
 
 @lru_cache(maxsize=1024)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sql import Connection
 from sql.enrollments import Enrollment
+from sql.passed_codes import FormerCode
 
 if TYPE_CHECKING:
     from service.registrar.changes import Origin
@@ -36,6 +37,7 @@ class Relaxed:
     ``courses``: the students waitlisted for them. ``members``: the waitlist places of the students who are in them.
     ``terms`` and ``members_of_terms``: the same for all courses of terms. ``students``: the waitlist places of students.
     ``reopened_terms``: the terms in which somebody may be promoted who could not be judged while the term was closed.
+    ``former_codes``: the codes that courses had, which those keep who have completed them.
     ``due``: the students whose ``recheck_at`` has come. Promotions that follow have the same ``origin``.
     """
 
@@ -46,6 +48,7 @@ class Relaxed:
     members_of_terms: set[int] = field(default_factory=set)
     students: set[int] = field(default_factory=set)
     reopened_terms: set[int] = field(default_factory=set)
+    former_codes: list[FormerCode] = field(default_factory=list)
     due: bool = False
 
 
@@ -55,8 +58,8 @@ class Needs:
 
     ``students`` with their transcripts, ``pairs`` of a student and a course in any status, ``courses`` with terms and
     requirements, ``definitions`` of courses that students have, the next unjudged students of ``waitlists``, the
-    ``override_holders`` among the students waitlisted for courses, the ``rosters`` of courses, ``holds`` and
-    ``overrides`` by id, and how many new ids of each sequence.
+    ``override_holders`` among the students waitlisted for courses, the waitlist ``positions`` of pairs, the ``rosters``
+    of courses, ``holds`` and ``overrides`` by id, and how many new ids of each sequence.
     """
 
     students: set[int] = field(default_factory=set)
@@ -66,6 +69,7 @@ class Needs:
     terms: set[int] = field(default_factory=set)
     waitlists: set[int] = field(default_factory=set)
     override_holders: set[int] = field(default_factory=set)
+    positions: set[tuple[int, int]] = field(default_factory=set)
     rosters: set[int] = field(default_factory=set)
     holds: set[int] = field(default_factory=set)
     overrides: set[int] = field(default_factory=set)

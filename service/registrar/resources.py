@@ -81,13 +81,14 @@ class Create(Change[Row], Generic[Row, Fields]):
 class Edit(Change[Row]):
     """Set some fields of a resource. Where nothing changes there is no event and the same version.
 
-    ``if_match`` holds the versions that it may have, ``*`` any.
+    ``if_match`` holds the versions that it may have, ``*`` any. ``check`` raises where the row is not as expected.
     """
 
     resource: ResourceType[Row, Any]
     id: int
     values: Mapping[str, object]
     if_match: frozenset[str] | None = None
+    check: Callable[[Row], None] | None = None
 
     def add_needs(self, needs: Needs) -> None:
         """Add the row, and the rows that have the unique keys it would have."""
@@ -98,6 +99,8 @@ class Edit(Change[Row]):
     def decide(self, ledger: Ledger) -> Row:
         """Return the edited row."""
         row = _find(ledger, self.resource, self.id, self.if_match)
+        if self.check is not None:
+            self.check(row)
         return _update(ledger, self.resource, row, self.values, self.origin)
 
 
@@ -113,7 +116,8 @@ class Replaced(Generic[Row]):
 class Replace(Change[Replaced[Row]], Generic[Row, Fields]):
     """Set every field of the resource with this external id, or create it.
 
-    ``if_match`` holds the versions that it must have, ``if_none_match`` those it must not have, ``*`` any.
+    ``if_match`` holds the versions that it must have, ``if_none_match`` those it must not have, ``*`` any. ``check`` raises
+    where the row, or None, is not as expected.
     """
 
     resource: ResourceType[Row, Fields]
@@ -121,6 +125,7 @@ class Replace(Change[Replaced[Row]], Generic[Row, Fields]):
     fields: Fields
     if_match: frozenset[str] | None = None
     if_none_match: frozenset[str] | None = None
+    check: Callable[[Row | None], None] | None = None
 
     def add_needs(self, needs: Needs) -> None:
         """Add the row with the external id, and the rows that have the same unique keys."""
@@ -134,11 +139,17 @@ class Replace(Change[Replaced[Row]], Generic[Row, Fields]):
         row = self.resource.table(ledger).find(external_id_of, self.external_id)
         if row is None:
             if self.if_match is not None:
-                raise PreconditionFailed(f"There is no {name} with this external id to match.")
+                raise PreconditionFailed(f"No {name} has this external id, and If-Match asks for one.")
+            if self.check is not None:
+                self.check(None)
             return Replaced(_insert(ledger, self.resource, self.fields, self.origin), created=True)
         if self.if_none_match is not None and self.if_none_match & {"*", str(row.version)}:
-            raise PreconditionFailed(f"There is {name} {row.id} with this external id, in version {row.version}.")
+            raise PreconditionFailed(
+                f"{name.capitalize()} {row.id} has this external id, and version {row.version}, which If-None-Match excludes."
+            )
         _check_version(self.resource, row, self.if_match)
+        if self.check is not None:
+            self.check(row)
         return Replaced(_update(ledger, self.resource, row, self.fields, self.origin), created=False)
 
 
@@ -177,9 +188,8 @@ def _find(ledger: Ledger, resource: ResourceType[Row, Any], id: int, if_match: f
 
 def _check_version(resource: ResourceType[Row, Any], row: Row, if_match: frozenset[str] | None) -> None:
     if if_match is not None and not if_match & {"*", str(row.version)}:
-        raise PreconditionFailed(
-            f"{resource.name.capitalize()} {row.id} has changed: its current version is {row.version}."
-        )
+        has = "is in version" if f'W/"{row.version}"' in if_match else "has changed: its current version is"
+        raise PreconditionFailed.of_if_match(f"{resource.name.capitalize()} {row.id} {has} {row.version}.", if_match)
 
 
 def _insert(ledger: Ledger, resource: ResourceType[Row, Fields], fields: Fields, origin: Origin) -> Row:

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import timedelta, tzinfo
 
 from service.registrar import rules
 from service.registrar.catalog import Catalog
@@ -41,12 +41,14 @@ class LateRecheck:
     lapses_at: str
 
 
-async def review_blocked(connection: Connection, sweep_interval: float) -> AsyncIterator[Eligible | LateRecheck]:
+async def review_blocked(
+    connection: Connection, sweep_interval: float, time_zone: tzinfo
+) -> AsyncIterator[Eligible | LateRecheck]:
     """Judge every blocked student and yield what is wrong, page by page.
 
     A student who became eligible by the clock within the last ``sweep_interval`` seconds is left to the next sweep.
     """
-    catalog = Catalog()
+    catalog = Catalog(time_zone)
     course_id = position = 0
     while page := await list_blocked(connection, course_id, position, PAGE):
         course_id, position = page[-1].course_id, page[-1].joined_position
@@ -74,7 +76,7 @@ def _review(ledger: Ledger, row: Enrollment, sweep_interval: float) -> Eligible 
     course = ledger.course(row.course_id)
     assert course is not None
     term = ledger.term(course.term_id)
-    if term is not None and rules.end_of(term) <= ledger.now:
+    if ledger.is_over(term):
         return None
     # A seat is not asked for: whether one is free does not block a student.
     refusals = [refusal for refusal in judge_waitlisted(ledger, course, row)[0] if refusal.code != "course_full"]

@@ -5,11 +5,11 @@ They are listed in the order in which their refusals are listed. Each refusal sa
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from functools import lru_cache
 from typing import Literal, TypeAlias
 
-from service.registrar.application import Application, HeldSeat, Hold, Refusal, Term
+from service.registrar.application import Application, HeldSeat, Hold, Partner, Refusal, Term
 
 Rule: TypeAlias = Callable[[Application], Sequence[Refusal]]
 
@@ -50,8 +50,11 @@ def enrollment_not_open(application: Application) -> Sequence[Refusal]:
 
 
 def enrollment_closed(application: Application) -> Sequence[Refusal]:
-    """Enrollment in the course's term is closed."""
-    closed_at = application.term.enroll_until if application.term else None
+    """Enrollment in the course's term is closed, at the latest when the term is over."""
+    term = application.term
+    if term is None:
+        return NONE
+    closed_at = min([each for each in (term.enroll_until, application.ends_at) if each is not None], default=None)
     if closed_at is None or application.now < closed_at:
         return NONE
     return [Refusal("enrollment_closed", application.course_id, None, {"closed_at": timestamp(closed_at)})]
@@ -73,29 +76,55 @@ def prerequisite_missing(application: Application) -> Sequence[Refusal]:
     return [
         Refusal("prerequisite_missing", application.course_id, None, {"any_of": list(group.codes)})
         for group in application.groups
-        if group.kind == "pre" and application.history.passed.isdisjoint(group.codes)
+        if group.kind == "pre" and application.history.passed.isdisjoint(group.keys)
     ]
 
 
 def corequisite_missing(application: Application) -> Sequence[Refusal]:
-    """The student neither has nor requests any course of a group that must be taken together with the course."""
+    """The student neither has nor requests any course of a group that must be taken together with the course.
+
+    Such a course counts in the same or an overlapping term, and once it is passed in any term.
+    """
     return [
         Refusal("corequisite_missing", application.course_id, None, {"any_of": list(group.codes)})
         for group in application.groups
-        if group.kind == "co"
-        and application.history.codes.keys().isdisjoint(group.codes)
-        and application.requested_codes.isdisjoint(group.codes)
+        if group.kind == "co" and not any(_partners(application, key) for key in group.keys)
     ]
 
 
 def antirequisite(application: Application) -> Sequence[Refusal]:
-    """The student has, or requests, a course that can't be taken together with the course."""
+    """The student has, or requests, a course that can't be taken together with the course, whichever of them says so.
+
+    Such a course counts in the same or an overlapping term, and once it is passed in any term.
+    """
+    named: dict[str, tuple[str, list[Partner]]] = {}
+    for group in application.groups:
+        for code, key in zip(group.codes, group.keys, strict=True) if group.kind == "anti" else ():
+            if partners := _partners(application, key):
+                named.setdefault(key, (code, partners))
+    if application.excluders:
+        for key in sorted({*application.history.partners, *application.requested} - named.keys()):
+            partners = [each for each in _partners(application, key) if each.course.id in application.excluders]
+            if partners:
+                named[key] = min(partners, key=lambda partner: partner.course.id).course.code, partners
     return [
-        Refusal("antirequisite", application.course_id, application.history.codes.get(code), {"course_code": code})
-        for group in application.groups
-        if group.kind == "anti"
-        for code in group.codes
-        if code in application.history.codes or code in application.requested_codes
+        Refusal(
+            "antirequisite",
+            application.course_id,
+            latest([partner.lapses_at for partner in partners]),
+            {"course_code": code},
+        )
+        for code, partners in named.values()
+    ]
+
+
+def _partners(application: Application, key: str) -> list[Partner]:
+    """Return the other courses with a code that the student has or requests, as far as they count for the course."""
+    return [
+        partner
+        for partner in (*application.history.partners.get(key, ()), *application.requested.get(key, ()))
+        if partner.course.id != application.course_id
+        and (partner.passed or terms_overlap(application.term, partner.term))
     ]
 
 
@@ -115,9 +144,12 @@ def time_conflict(application: Application) -> Sequence[Refusal]:
 
 
 def credit_limit(application: Application) -> Sequence[Refusal]:
-    """The seat would bring the student above the credit limit: the student's own, or else the term's."""
+    """The seat would bring the student above the credit limit: the student's own, or else the term's.
+
+    Who is above it already, by an override or an edit, is refused only what raises the credits further.
+    """
     course, term = application.course, application.term
-    if course is None or term is None or application.seat != "seat":
+    if course is None or term is None or application.seat != "seat" or not course.credits:
         return NONE
     own = application.history.max_credits
     limit = term.max_credits if own is None else own
@@ -125,7 +157,7 @@ def credit_limit(application: Application) -> Sequence[Refusal]:
         return NONE
     held = credits_in(term, application.held_seats)
     asked = course.credits + credits_in(term, application.requested_seats)
-    if held + asked <= limit:
+    if held + asked <= limit or asked <= credits_in(term, application.history.leaving):
         return NONE
     public = {"held": number(held), "asked": number(asked)}
     return [Refusal("credit_limit", application.course_id, None, public, {"limit": number(limit)})]
@@ -196,8 +228,10 @@ def judge_drop(
 ) -> tuple[DropStatus, tuple[Refusal, ...]]:
     """Return the status that a drop leads to now, and every refusal of it.
 
-    A waitlist can be left at any time, without a withdrawal.
+    A waitlist can always be left, under a hold and past every deadline too, and that is not a withdrawal.
     """
+    if status == "waitlisted":
+        return "dropped", ()
     if status == "completed":
         return "dropped", (Refusal("already_completed", course_id, None),)
     refusals = [
@@ -205,7 +239,7 @@ def judge_drop(
         for each in holds
         if each.blocks_drop and in_force(each, now)
     ]
-    if term is None or status == "waitlisted":
+    if term is None:
         return "dropped", tuple(refusals)
     refusals += drop_closed(course_id, term, now)
     late = term.drop_until is not None and now >= term.drop_until
@@ -222,7 +256,11 @@ def drop_closed(course_id: int, term: Term, now: datetime) -> Sequence[Refusal]:
 
 def lapse_of(refusals: Iterable[Refusal]) -> datetime | None:
     """Return the instant at which the clock alone has lifted all refusals; None where it never does."""
-    instants = [refusal.lapses_at for refusal in refusals]
+    return latest([refusal.lapses_at for refusal in refusals])
+
+
+def latest(instants: Sequence[datetime | None]) -> datetime | None:
+    """Return the latest of instants; None where any is None, or where there is none."""
     known = [instant for instant in instants if instant is not None]
     return max(known) if known and len(known) == len(instants) else None
 
@@ -232,18 +270,19 @@ def in_force(hold: Hold, now: datetime) -> bool:
     return (hold.starts_at is None or hold.starts_at <= now) and (hold.ends_at is None or now < hold.ends_at)
 
 
-def end_of(term: Term) -> datetime:
-    """Return the instant at which a term is over: the end of its last day, in UTC."""
+@lru_cache(maxsize=1024)
+def end_of_day(day: date, time_zone: tzinfo) -> datetime:
+    """Return the midnight at which a day ends in a time zone, in UTC."""
     # Some callers write 9999-12-31 for a term without an end; the midnight after it lies beyond the calendar.
-    last_day = min(term.ends_on, date.max - timedelta(days=1))
-    return datetime.combine(last_day, time(), UTC) + timedelta(days=1)
+    next_day = min(day, date.max - timedelta(days=1)) + timedelta(days=1)
+    return datetime.combine(next_day, time(), time_zone).astimezone(UTC)
 
 
 def terms_overlap(one: Term | None, other: Term | None) -> bool:
     """Return whether two terms have a day in common; no term overlaps with every term."""
     if one is None or other is None or one.id == other.id:
         return True
-    return one.starts_on < other.ends_on and other.starts_on < one.ends_on
+    return one.starts_on <= other.ends_on and other.starts_on <= one.ends_on
 
 
 def credits_in(term: Term, seats: Iterable[HeldSeat]) -> float:

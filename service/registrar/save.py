@@ -42,6 +42,20 @@ async def save(connection: Connection, written: Written) -> None:
         await feed.append_events(connection, written.events, written.now)
 
 
+def takes_one_statement(written: Written) -> bool:
+    """Return whether one statement saves everything: new rows with their seats and events, or nothing at all."""
+    return (
+        len(written.events) == len(written.enrollments.saved)
+        and not any(written.enrollments.before.values())
+        and not written.courses.removed
+        and all(_only_seats_changed(written.courses, row) for row in written.courses.saved.values())
+        and not any(
+            flush.before
+            for flush in (written.students, written.terms, written.holds, written.overrides, written.requirements)
+        )
+    )
+
+
 async def _delete_resources(connection: Connection, resource: ResourceType[Row, Any], flush: Flush[int, Row]) -> None:
     if flush.removed:
         await resource.delete(connection, flush.removed)

@@ -46,8 +46,13 @@ def _is_in_use(ledger: Ledger, id: int) -> bool:
     return any(ledger.courses_of(id))
 
 
+def _folded(email: str) -> str:
+    """Return an address with its ASCII letters in lower case, as the database compares them in the collation C."""
+    return email.encode().lower().decode()
+
+
 async def _match(connection: Connection, external_ids: list[str], wanted: Sequence[Mapping[str, Any]]) -> list[Student]:
-    emails = [fields["email"].lower() for fields in wanted if "email" in fields]
+    emails = [_folded(fields["email"]) for fields in wanted if "email" in fields]
     return await students.match_students(connection, external_ids, emails)
 
 
@@ -60,7 +65,7 @@ STUDENT: Final[ResourceType[Student, StudentFields]] = ResourceType(
     table=lambda ledger: ledger.students,
     create=_create,
     not_found=StudentNotFound,
-    unique={EmailTaken: lambda student: student.email.lower(), ExternalIdTaken: external_id_of},
+    unique={EmailTaken: lambda student: _folded(student.email), ExternalIdTaken: external_id_of},
     key_parts=(),
     server_fields=frozenset(),
     redact_in_events=True,

@@ -5,6 +5,7 @@ from datetime import date, datetime
 from typing import Any, Final, TypedDict
 
 from service.errors import CodeTaken, TermDates, TermNotFound
+from service.registrar.application import code_key
 from service.registrar.changes import Origin
 from service.registrar.ledger import Ledger
 from service.registrar.needs import Relaxed
@@ -85,7 +86,7 @@ TERM: Final[ResourceType[Term, TermFields]] = ResourceType(
     table=lambda ledger: ledger.terms,
     create=_create,
     not_found=TermNotFound,
-    unique={CodeTaken: lambda term: term.code},
+    unique={CodeTaken: lambda term: code_key(term.code)},
     key_parts=(),
     server_fields=frozenset(),
     redact_in_events=False,

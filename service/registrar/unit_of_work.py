@@ -78,6 +78,10 @@ class IdentityMap(Generic[Key, Row]):
         """Return the rows with their keys, as they are now."""
         return list(self._rows.items())
 
+    def changes(self) -> list[tuple[Row | None, Row | None]]:
+        """Return the rows that were put since the last flush, as the database holds them and as they are now."""
+        return [(old, self._rows.get(key)) for key, old in self._loaded.items()]
+
     def has_removed(self, key: Key) -> bool:
         """Return whether a change has removed a row."""
         return key in self._loaded and key not in self._rows

@@ -14,7 +14,7 @@ from service.registrar import rules, seats
 from service.registrar.application import Application, Course, Refusal
 from service.registrar.changes import Change, Origin
 from service.registrar.ledger import Ledger
-from service.registrar.moves import judge_drop, lift, move, use
+from service.registrar.moves import judge_drop, lift, move, swap_drops_of, use
 from service.registrar.needs import Needs, NotLoaded, Relaxed
 from sql import NEVER
 from sql.enrollments import Enrollment, Pair
@@ -109,7 +109,7 @@ def _next_candidate(ledger: Ledger, course: Course) -> Enrollment | None:
     Where the course has no seat to give, or is closed to promotion, only students whose overrides lift that are judged.
     """
     term = ledger.term(course.term_id)
-    if course.status != "open" or not course.waitlisted or (term is not None and rules.end_of(term) <= ledger.now):
+    if course.status != "open" or not course.waitlisted or ledger.is_over(term):
         return None
     obstacles = [] if seats.has_free_seat(course) else ["course_full"]
     if (closed := rules.promotion_rule(term, ledger.now)) is not None:
@@ -126,19 +126,22 @@ def judge_waitlisted(
     """
     drops = []
     refusals: tuple[Refusal, ...] = ()
-    for dropped_id in json.loads(row.swap_drops or "[]"):
+    for dropped_id in swap_drops_of(row):
         dropped = ledger.enrollment(row.student_id, dropped_id)
-        if dropped is not None and dropped.status not in seats.INACTIVE:
+        if dropped is not None and dropped.status in seats.ACTIVE:
             drops.append(dropped)
             refusals += judge_drop(ledger, dropped)[1]
+    term = ledger.term(course.term_id)
     application = Application(
         now=ledger.now,
         course_id=course.id,
         course=course,
         history=ledger.history(row.student_id, {course.id, *(dropped.course_id for dropped in drops)}),
-        term=ledger.term(course.term_id),
+        term=term,
+        ends_at=ledger.end_of(term),
         seat="seat",
         groups=ledger.groups(course.id),
+        excluders=ledger.excluders(course),
     )
     found = rules.judge(application)
     if not seats.has_free_seat(course):
@@ -148,6 +151,8 @@ def judge_waitlisted(
 
 
 def _seat(ledger: Ledger, row: Enrollment, used: tuple[Override, ...], drops: list[Enrollment], origin: Origin) -> None:
+    # These drops are made here; what is left of them is that of the student's other swaps.
+    ledger.put_enrollment(row._replace(swap_drops=None))
     for dropped in drops:
         status, _, lifted = judge_drop(ledger, dropped)
         use(ledger, lifted, origin)
@@ -161,8 +166,8 @@ def _block(ledger: Ledger, row: Enrollment, refusals: tuple[Refusal, ...], origi
     """Mark a student blocked; an event says why, where the reasons are not those of the last time."""
     reasons = [{"code": refusal.code, **refusal.public} for refusal in refusals]
     text = json.dumps(reasons, ensure_ascii=False, separators=(",", ":"))
-    ledger.put_enrollment(row._replace(skipped=text, recheck_at=rules.lapse_of(refusals) or NEVER))
-    if text == row.skipped:
+    ledger.put_enrollment(row._replace(blocked_reasons=text, recheck_at=rules.lapse_of(refusals) or NEVER))
+    if text == row.blocked_reasons:
         return
     ledger.append_event(
         "enrollment.skipped",
@@ -170,7 +175,7 @@ def _block(ledger: Ledger, row: Enrollment, refusals: tuple[Refusal, ...], origi
         student_id=row.student_id,
         course_id=row.course_id,
         before={"status": "waitlisted"},
-        after={"status": "waitlisted", "reasons": reasons},
+        after={"status": "waitlisted", "blocked_by": reasons},
     )
 
 
@@ -204,7 +209,7 @@ class Sweep(Change[Swept]):
         for student_id, course_id in self.ended:
             row, course = ledger.enrollment(student_id, course_id), ledger.course(course_id)
             term = None if course is None else ledger.term(course.term_id)
-            if row is not None and row.status == "waitlisted" and term and rules.end_of(term) <= ledger.now:
+            if row is not None and row.status == "waitlisted" and ledger.is_over(term):
                 move(ledger, student_id, course_id, "dropped", self.origin)
                 ended += 1
         for course_id in self.course_ids:

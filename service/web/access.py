@@ -1,4 +1,4 @@
-"""The access log: one JSON object a request, at a fraction of the cost of a general handler."""
+"""The access log: one line a request, at a fraction of the cost of a general handler."""
 
 import asyncio
 import contextlib
@@ -47,9 +47,11 @@ class AccessHandler(logging.Handler):
     Any other record goes on to the handlers of the parent logger. Never raises: a caller is worth more than a line.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, *, text: bool = False) -> None:
         super().__init__()
         self._stream = stream
+        self._time_format = "%H:%M:%S" if text else "%Y-%m-%dT%H:%M:%S%z"
+        self._line = self._text if text else self._json
         self._lines: list[str] = []
         self._second = 0
         self._time = ""
@@ -73,13 +75,22 @@ class AccessHandler(logging.Handler):
         second = int(record.created)
         if second != self._second:
             self._second = second
-            self._time = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(second))
+            self._time = time.strftime(self._time_format, time.localtime(second))
         if not self._lines:
             asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
+        self._lines.append(self._line(record))
+
+    def _json(self, record: RequestRecord) -> str:
         # A request id holds no character that JSON escapes.
-        self._lines.append(
+        return (
             f'{{"time": "{self._time}", {_members(record.method, record.route)}, "status": {record.status}, '
             f'"duration_ms": {record.duration_ms}, "request_id": "{record.request_id}"}}\n'
+        )
+
+    def _text(self, record: RequestRecord) -> str:
+        return (
+            f"{self._time} {record.levelname:<7} {record.method} {record.route} {record.status}  "
+            f"{record.duration_ms} ms  request_id={record.request_id}\n"
         )
 
     def flush(self) -> None:

@@ -1,8 +1,10 @@
 """Read the body of a request within its limits: time, size, size once unpacked, and number of members."""
 
 import asyncio
+import json
 import zlib
-from typing import Final
+from codecs import BOM_UTF8
+from typing import Any, Final
 
 from aiohttp import web
 
@@ -27,7 +29,7 @@ CODINGS: Final = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "d
 
 
 async def read_json(request: web.Request, media_types: tuple[str, ...]) -> bytes:
-    """Return the bytes of a body that is declared as JSON, unpacked.
+    """Return the bytes of a body that is declared as JSON, unpacked and without a byte order mark.
 
     Raises:
         UnsupportedMediaType: it is declared as something else, or in another charset.
@@ -38,7 +40,7 @@ async def read_json(request: web.Request, media_types: tuple[str, ...]) -> bytes
     """
     # What most callers send needs no parser of media types.
     if request.headers.get("Content-Type") != "application/json" and (
-        request.content_type not in media_types or (request.charset or "utf-8").lower() != "utf-8"
+        request.content_type not in media_types or (request.charset or "utf-8").lower() not in {"utf-8", "utf8"}
     ):
         raise UnsupportedMediaType(f"Send the body as {media_types[0]} in UTF-8.")
     coding = request.headers.get("Content-Encoding", "identity").strip().lower()
@@ -47,12 +49,35 @@ async def read_json(request: web.Request, media_types: tuple[str, ...]) -> bytes
     data = await _read(request)
     if coding != "identity":
         data = _unpack(data, coding, request.client_max_size)
+    data = data.removeprefix(BOM_UTF8)
     members = request.app[BODY_MEMBERS]
     # A colon is needed for each member. Each unknown one is an error that takes time to list.
     if len(data) > members and data.count(b":") > members:
-        sentence = f"The body must not have more than {members:,} members in all its objects."
+        sentence = f"The body must have at most {members:,} members in all its objects."
         raise invalid([Detail("too_many_members", sentence, pointer="#")])
     return data
+
+
+def check_members(data: bytes, parsed: Any) -> None:
+    """Refuse JSON in which an object has a member twice, of which parsers take the last one.
+
+    ``parsed`` is the model or the TypedDict that was made of it, None where it is not of the documented form. As each member has a colon, a flat object
+    with no more colons than members has none twice, and most bodies are that.
+
+    Raises:
+        BadJson: an object has a member twice.
+    """
+    members = parsed if parsed is None or isinstance(parsed, dict) else parsed.model_fields_set
+    if members is None or data.count(b":") > len(members):
+        json.loads(data, object_pairs_hook=_check_names, parse_int=str, parse_float=str)
+
+
+def _check_names(members: list[tuple[str, object]]) -> None:
+    names = set()
+    for name, _ in members:
+        if name in names:
+            raise BadJson(f'The body has the member "{name}" twice in one object: send it once.')
+        names.add(name)
 
 
 async def _read(request: web.Request) -> bytes:

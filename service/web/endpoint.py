@@ -20,7 +20,14 @@ from urllib.parse import unquote_to_bytes
 from aiohttp import HttpVersion11, web
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
 
-from service.errors import Detail, DomainError, OutcomeUnknown, Unavailable
+from service.errors import (
+    Detail,
+    DomainError,
+    OutcomeUnknown,
+    PreconditionFailed,
+    PreconditionUnsupported,
+    Unavailable,
+)
 from service.web.access import log_request
 from service.web.auth import (
     ACTS_FOR_OTHERS,
@@ -32,7 +39,8 @@ from service.web.auth import (
     ScopeMissing,
     Unauthenticated,
 )
-from service.web.body import read_json
+from service.web.body import check_members, read_json
+from service.web.origins import ORIGINS, HostNotAllowed, OriginNotAllowed
 from service.web.paging import Page, WrittenPage
 from service.web.problems import (
     BadJson,
@@ -47,9 +55,10 @@ from service.web.problems import (
     UnsupportedMediaType,
     invalid,
     problem_response,
-    refused,
 )
+from service.web.text import normalize_actor
 from service.web.turnstile import Turnstile
+from service.web.validation import refused
 
 logger = logging.getLogger("service.web")
 
@@ -65,10 +74,10 @@ ADMISSION: web.AppKey[Callable[[], None]] = web.AppKey("admission", Callable)  #
 Answer = TypeVar("Answer")
 Key = TypeVar("Key")
 ETags: TypeAlias = frozenset[str] | None
-"""The versions that a precondition header names, ``*`` for any; None without the header."""
+"""The versions that a precondition header names, ``*`` for any, a weak tag of If-Match as it is; None without the header."""
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
-ACTOR = re.compile(r"[!-~](?:[ -~]{0,198}[!-~])?")
+ASCII_ACTOR = re.compile(r"[!-~](?:[ -~]{0,198}[!-~])?")
 ETAG = re.compile(r'(?:W/)?"[!#-~]*"')
 MEDIA_TYPES = {
     "PATCH": ("application/merge-patch+json", "application/json"),
@@ -132,6 +141,10 @@ class Endpoint:
     answer: TypeAdapter[Any] | None
     answer_type: Any
     headers: tuple[str, ...]
+    unsupported: tuple[str, ...]
+    """The precondition headers with which a change is refused."""
+    has_etag: bool
+    """Whether the answer has an ETag, so that a read may be conditional."""
     final: bool
     """Whether the call can't be undone."""
 
@@ -150,6 +163,7 @@ class Endpoint:
         started = time.perf_counter()
         request_id = request_id_of(request)
         try:
+            request.app[ORIGINS].check(request)
             if (turn := request.app[TURNSTILES][self.writes].enter()) is not None:
                 await turn
             response = await self._answer(request, request_id)
@@ -172,9 +186,10 @@ class Endpoint:
         caller = ANYONE if self.scope == "public" else await self._authenticated(request, self.scope)
         if self.writes and self is not unrouted:
             request.app[ADMISSION]()
-        on_behalf_of = request.headers.get("X-Actor") if self.writes else None
-        if on_behalf_of is not None:
-            _check_actor(on_behalf_of, caller)
+        on_behalf_of = _on_behalf_of(request, caller) if self.writes else None
+        for header in self.unsupported:
+            if header in request.headers:
+                raise PreconditionUnsupported(header)
         _check_text(request)
         arguments: dict[str, Any] = {}
         if self.path_model is not None:
@@ -192,7 +207,8 @@ class Endpoint:
         elif request.body_exists and self is not unrouted and "Content-Encoding" in request.headers:
             raise UnsupportedContentCoding("This path takes no body; send none.")
         answer = await self.handler(Call(request, request_id, caller, on_behalf_of), **arguments)
-        return self._response(request, answer, request_id)
+        response = self._response(request, answer, request_id)
+        return response if self.writes else _conditional(request, response)
 
     async def _authenticated(self, request: web.Request, scope: Scope) -> Caller:
         """Return the caller, who may make this call.
@@ -216,9 +232,14 @@ class Endpoint:
         assert self.body is not None
         text = await read_json(request, self.media_types)
         try:
-            return self.body.validator.validate_json(text)
+            parsed = self.body.validator.validate_json(text)
         except ValidationError as error:
-            raise refused(error, parameters=False) from error
+            problem = refused(error, self.body, parameters=False)
+            if isinstance(problem, Invalid):
+                check_members(text, None)
+            raise problem from error
+        check_members(text, parsed)
+        return parsed
 
     def _response(self, request: web.Request, answer: Any, request_id: str) -> web.Response:
         if isinstance(answer, web.Response):
@@ -249,6 +270,7 @@ def endpoint(
     status: int | tuple[int, ...] = 200,
     problems: Iterable[type[DomainError]] = (),
     needs_database: bool = True,
+    etag: bool = False,
     final: bool = False,
 ) -> Callable[[Callable[..., Awaitable[Any]]], Endpoint]:
     """Turn a handler into an endpoint.
@@ -256,8 +278,8 @@ def endpoint(
     ``scope`` is the scope that a caller needs; everybody may call a public endpoint.
     ``status`` is the status of success, or all of them, the usual one first; ``problems`` are the errors that the
     handler may raise, besides those of every endpoint of its shape. Without ``needs_database`` the document lists no
-    errors of the database. What a ``final`` call does can't be undone: the API page fills in no ids for it. So does every
-    DELETE.
+    errors of the database. With ``etag`` the handler replies with an ETag, as every answer with a version has one. What
+    a ``final`` call does can't be undone: the API page fills in no ids for it. So does every DELETE.
     """
 
     def decorate(handler: Callable[..., Awaitable[Any]]) -> Endpoint:
@@ -287,11 +309,20 @@ def endpoint(
             returns = Page[get_args(returns)]  # type: ignore[misc]
         raw = returns is web.Response
         statuses = status if isinstance(status, tuple) else (status,)
-        shaped: tuple[type[DomainError], ...] = (Invalid, UnsupportedContentCoding)
+        shaped: tuple[type[DomainError], ...] = (Invalid, UnsupportedContentCoding, HostNotAllowed)
+        if method != "GET":
+            shaped += (OriginNotAllowed,)
         if body is not None:
             shaped += (BadJson, BodyTooSlow, BodyTooLarge, UnsupportedMediaType)
         if scope != "public":
             shaped += (Unauthenticated, ScopeMissing)
+        # Of the methods, "*" is that of paths that do not exist.
+        unsupported = () if method in {"GET", "*"} else tuple(HEADERS[name] for name in HEADERS if name not in headers)
+        has_etag = etag or "version" in getattr(returns, "__dataclass_fields__", {})
+        if unsupported:
+            shaped += (PreconditionUnsupported,)
+        if method == "GET" and has_etag:
+            shaped += (PreconditionFailed,)
         if needs_database:
             shaped += (Unavailable,) if method == "GET" else (Unavailable, OutcomeUnknown)
         return Endpoint(
@@ -308,6 +339,8 @@ def endpoint(
             answer=None if raw or returns is type(None) else TypeAdapter(returns),
             answer_type=None if raw else returns,
             headers=headers,
+            unsupported=unsupported,
+            has_etag=has_etag,
             final=final or method == "DELETE",
         )
 
@@ -325,19 +358,25 @@ def endpoints_of(*modules: ModuleType) -> list[Endpoint]:
 def register(app: web.Application, endpoints: Iterable[Endpoint]) -> None:
     """Route endpoints, and answer every other path and method with a problem."""
     for item in endpoints:
-        app.router.add_route(item.method, item.path, item.__call__, expect_handler=_expect)
+        # Without a pattern a parameter matches no braces, not even encoded ones.
+        path = re.sub(r"{(\w+)}", r"{\1:[^/]+}", item.path)
+        app.router.add_route(item.method, path, item.__call__, expect_handler=_expect)
         if item.method == "GET":
-            app.router.add_route("HEAD", item.path, item.__call__, expect_handler=_expect)
+            app.router.add_route("HEAD", path, item.__call__, expect_handler=_expect)
     app.router.add_route("*", "/{tail:.*}", unrouted.__call__, expect_handler=_expect)
 
 
-async def _unrouted(call: Call, tail: str) -> None:
-    """Raise NoSuchPath, or MethodNotAllowed where the path has other methods."""
+async def _unrouted(call: Call, tail: str) -> web.Response:
+    """Answer a CORS preflight. Raise NoSuchPath for others, or MethodNotAllowed where the path has other methods."""
     allowed: set[str] = set()
     for resource in call.request.app.router.resources():
         if resource.canonical != "/{tail}":
             allowed |= (await resource.resolve(call.request))[1]
-    raise MethodNotAllowed(allowed) if allowed else NoSuchPath()
+    if not allowed:
+        raise NoSuchPath
+    if preflight := call[ORIGINS].preflight(call.request, allowed):
+        return preflight
+    raise MethodNotAllowed(allowed)
 
 
 unrouted = endpoint("*", "/{tail}", scope="public")(_unrouted)
@@ -364,13 +403,24 @@ def refuse(request: web.BaseRequest, error: DomainError) -> web.Response:
     return response
 
 
-def _check_actor(name: str, caller: Caller) -> None:
-    """Refuse an X-Actor that events can't record, or that the caller may not send."""
-    if not ACTOR.fullmatch(name):
-        sentence = "X-Actor must be 1 to 200 printable ASCII characters without a space at either end."
-        raise invalid([Detail("invalid_actor", sentence, parameter="X-Actor")])
+def _on_behalf_of(request: web.Request, caller: Caller) -> str | None:
+    """Return for whom the caller says that it calls.
+
+    Raises:
+        Invalid: it is not one line of text.
+        ScopeMissing: the caller may not act for others.
+    """
+    actor = request.headers.get("X-Actor")
+    if actor is None:
+        return None
+    if not ASCII_ACTOR.fullmatch(actor):
+        actor = normalize_actor(actor)
+        if actor is None:
+            sentence = "X-Actor must be one line of 1 to 200 characters in UTF-8."
+            raise invalid([Detail("invalid_actor", sentence, parameter="X-Actor")])
     if not caller.scopes & ACTS_FOR_OTHERS:
         raise ScopeMissing("enroll")
+    return actor
 
 
 class _NoQuery(BaseModel):
@@ -390,7 +440,7 @@ def _check_text(request: web.Request) -> None:
             unquote_to_bytes(request.raw_path).decode()
         except UnicodeDecodeError as error:
             raise invalid(
-                [Detail("not_utf_8", "The path and query must be percent-encoded UTF-8.", parameter="path")]
+                [Detail("not_utf_8", "The path and the query must be percent-encoded UTF-8.", parameter="path")]
             ) from error
 
 
@@ -399,7 +449,7 @@ def _validated(model: type[BaseModel], values: Mapping[str, str]) -> dict[str, A
         strings: Any = dict(values)
         validated: dict[str, Any] = vars(model.__pydantic_validator__.validate_strings(strings))
     except ValidationError as error:
-        raise refused(error, parameters=True) from error
+        raise refused(error, model, parameters=True) from error
     return validated
 
 
@@ -407,17 +457,18 @@ def _query(model: type[BaseModel], request: web.Request) -> BaseModel:
     values = request.query
     for name in values:
         if len(values.getall(name)) > 1:
-            raise invalid([Detail("repeated", "This parameter was given more than once.", parameter=name)])
+            raise invalid([Detail("repeated", f"{name} was sent more than once: send it once.", parameter=name)])
     try:
         return model.model_validate_strings(dict(values))
     except ValidationError as error:
-        raise refused(error, parameters=True) from error
+        raise refused(error, model, parameters=True) from error
 
 
 def _etags(request: web.Request, name: str) -> ETags:
     """Read If-Match or If-None-Match: a list of entity tags or ``*`` (RFC 9110 section 13.1).
 
-    A weak tag never matches strongly, so it names no version.
+    If-None-Match compares weakly: a weak tag names the same version as a strong one. If-Match compares strongly: a weak
+    tag stays as it is, and equals no version.
     """
     lines = request.headers.getall(HEADERS[name], None)
     if lines is None:
@@ -427,6 +478,23 @@ def _etags(request: web.Request, name: str) -> ETags:
         return frozenset("*")
     tags = [tag.strip() for tag in text.split(",")]
     if not all(ETAG.fullmatch(tag) for tag in tags):
-        sentence = 'Expected a list of entity tags such as "3", or *.'
+        sentence = f'{HEADERS[name]} must be a list of entity tags such as "3", or *.'
         raise invalid([Detail("invalid_etag", sentence, parameter=HEADERS[name])])
-    return frozenset(tag[1:-1] for tag in tags if not tag.startswith("W/"))
+    if name == "if_none_match":
+        tags = [tag.removeprefix("W/") for tag in tags]
+    return frozenset(tag if tag.startswith("W/") else tag[1:-1] for tag in tags)
+
+
+def _conditional(request: web.Request, response: web.Response) -> web.Response:
+    """Answer a read as its preconditions ask for (RFC 9110 section 13.2.2)."""
+    if "If-Match" not in request.headers and "If-None-Match" not in request.headers:
+        return response
+    etag = response.headers.get("ETag")
+    found = {"*", etag.strip('"')} if etag is not None else {"*"}
+    if (if_match := _etags(request, "if_match")) is not None and not if_match & found:
+        has = f"has the ETag {etag}" if etag is not None else "has no ETag"
+        raise PreconditionFailed.of_if_match(f"What is here {has}, which If-Match does not name.", if_match)
+    if (if_none_match := _etags(request, "if_none_match")) is None or not if_none_match & found:
+        return response
+    kept = {name: response.headers[name] for name in ("ETag", "X-Request-Id") if name in response.headers}
+    return web.Response(status=304, headers=kept)

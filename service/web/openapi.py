@@ -67,18 +67,23 @@ class Example:
     answers: Mapping[str, object]
 
 
-def build(
-    about: About, endpoints: Sequence[Endpoint], codes: Mapping[str, Sequence[str]], examples: Mapping[str, Example]
-) -> dict[str, Any]:
-    """Build the document of these endpoints.
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """The calls by operation, and a problem document for each code."""
 
-    ``codes`` are the values of the components that list codes, ``examples`` the examples by operation.
-    """
+    calls: Mapping[str, Example]
+    problems: Mapping[str, object]
+
+
+def build(
+    about: About, endpoints: Sequence[Endpoint], codes: Mapping[str, Sequence[str]], examples: Examples
+) -> dict[str, Any]:
+    """Build the document of these endpoints; ``codes`` are the values of the components that list codes."""
     schemas = _Schemas(endpoints, codes)
     paths: dict[str, Any] = {}
     for item in endpoints:
-        example = examples.get(_operation_id(item), NO_EXAMPLE)
-        paths.setdefault(item.path, {})[item.method.lower()] = _operation(item, schemas, example)
+        example = examples.calls.get(_operation_id(item), NO_EXAMPLE)
+        paths.setdefault(item.path, {})[item.method.lower()] = _operation(item, schemas, example, examples.problems)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -97,6 +102,7 @@ def build(
                 "InternalError": _problem(f"`{InternalError.code}`: {_prose(InternalError.__doc__ or '')}"),
                 "Problem": _problem("Any other problem, such as one of something between the caller and the service."),
             },
+            "examples": {code: {"value": problem} for code, problem in examples.problems.items()},
             "securitySchemes": SECURITY_SCHEMES,
             "headers": {
                 name: {"description": description, "schema": {"type": "string"}}
@@ -219,7 +225,7 @@ def summary_of(item: Endpoint) -> str:
 NO_EXAMPLE = Example({}, None, {})
 
 
-def _operation(item: Endpoint, schemas: _Schemas, example: Example) -> dict[str, Any]:
+def _operation(item: Endpoint, schemas: _Schemas, example: Example, problems: Mapping[str, object]) -> dict[str, Any]:
     name = _operation_id(item)
     description = _prose(item.handler.__doc__ or "").partition("\n")[2]
     operation: dict[str, Any] = {
@@ -228,7 +234,7 @@ def _operation(item: Endpoint, schemas: _Schemas, example: Example) -> dict[str,
         "summary": summary_of(item),
         "description": description.strip(),
         "parameters": list(_parameters(item, schemas, example)),
-        "responses": _responses(item, schemas, example),
+        "responses": _responses(item, schemas, example, problems),
         "security": [] if item.scope == "public" else [{"bearer": [item.scope]}],
     }
     if item.body is not None:
@@ -252,7 +258,7 @@ def _parameters(item: Endpoint, schemas: _Schemas, example: Example) -> Iterable
                 if place == "path" and name in example.parameters and not item.final:
                     parameter["example"] = example.parameters[name]
                 yield parameter
-    for header in item.headers:
+    for header in HEADERS if item.method == "GET" and item.has_etag else item.headers:
         yield _parameter(
             HEADERS[header],
             "header",
@@ -288,15 +294,17 @@ def _not_null(schema: dict[str, Any]) -> dict[str, Any]:
     return schema
 
 
-def _responses(item: Endpoint, schemas: _Schemas, example: Example) -> dict[str, Any]:
+def _responses(item: Endpoint, schemas: _Schemas, example: Example, shown: Mapping[str, object]) -> dict[str, Any]:
     responses: dict[str, Any] = {}
     for status in item.statuses:
         headers = ["X-Request-Id"]
         response: dict[str, Any] = {"description": HTTPStatus(status).phrase}
         if item.answer is not None:
-            content = {"schema": schemas.of(_operation_id(item), "serialization"), **_answer(example, status)}
+            content: dict[str, Any] = {"schema": schemas.of(_operation_id(item), "serialization")}
+            if str(status) in example.answers:
+                content["example"] = example.answers[str(status)]
             response["content"] = {"application/json": content}
-            if "version" in getattr(item.answer_type, "__dataclass_fields__", {}):
+            if item.has_etag:
                 headers += ["ETag", "Location"] if status == 201 else ["ETag"]
             if get_origin(item.answer_type) is Page:
                 headers.append("Link")
@@ -305,6 +313,9 @@ def _responses(item: Endpoint, schemas: _Schemas, example: Example) -> dict[str,
         elif item.answer_type is None:
             response["content"] = {"application/json": {"schema": {"type": "object"}}}
         responses[str(status)] = {**response, "headers": _headers(headers)}
+    if item.method == "GET" and item.has_etag:
+        description = "What is here has a version that If-None-Match names."
+        responses["304"] = {"description": description, "headers": _headers(["X-Request-Id", "ETag"])}
     by_status: dict[int, list[type[DomainError]]] = {}
     for problem in item.problems:
         by_status.setdefault(problem.status, []).append(problem)
@@ -313,7 +324,13 @@ def _responses(item: Endpoint, schemas: _Schemas, example: Example) -> dict[str,
             f"`{problem.code}`: {_prose(problem.__doc__ or '')}" for problem in dict.fromkeys(problems)
         )
         response = _problem(description, *(["Retry-After"] if problems[0].retry_after else []))
-        response["content"] = {PROBLEM_JSON: {**PROBLEM[PROBLEM_JSON], **_answer(example, status)}}
+        examples = {
+            problem.code: {"$ref": f"#/components/examples/{problem.code}"}
+            for problem in problems
+            if problem.code in shown
+        }
+        if examples:
+            response["content"] = {PROBLEM_JSON: {**PROBLEM[PROBLEM_JSON], "examples": examples}}
         responses[str(status)] = response
     responses["500"] = {"$ref": "#/components/responses/InternalError"}
     responses["default"] = {"$ref": "#/components/responses/Problem"}
@@ -322,10 +339,6 @@ def _responses(item: Endpoint, schemas: _Schemas, example: Example) -> dict[str,
 
 def _problem(description: str, *headers: str) -> dict[str, Any]:
     return {"description": description, "headers": _headers(["X-Request-Id", *headers]), "content": PROBLEM}
-
-
-def _answer(example: Example, status: int) -> dict[str, Any]:
-    return {"example": example.answers[str(status)]} if str(status) in example.answers else {}
 
 
 def _headers(names: Iterable[str]) -> dict[str, Any]:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
-from pydantic_core import PydanticCustomError
 
 from service.errors import Detail
 from service.web.problems import invalid
+from service.web.validation import wrong
 
 Item = TypeVar("Item")
 
@@ -19,7 +19,7 @@ Item = TypeVar("Item")
 def _digits(text: object) -> object:
     """Accept plain digits only: ``int`` also accepts ``" +1_0 "``."""
     if isinstance(text, str) and not (text.isascii() and text.isdigit()):
-        raise PydanticCustomError("int_parsing", "Input should be a whole number in plain digits")
+        raise wrong("wrong_type", "{field} must be a whole number in plain digits.")
     return text
 
 
@@ -72,7 +72,7 @@ def decode_cursor(cursor: str | None, of: str) -> int:
     except (binascii.Error, ValueError, TypeError, RecursionError):
         made_by, after = None, None
     if made_by != of or type(after) is not int or not 0 <= after < 2**63:
-        sentence = "Invalid cursor for this list: pass the `next` value of a previous page unchanged, or omit it."
+        sentence = "cursor is not one of this list: send the `next` of a previous page unchanged, or leave cursor out."
         raise invalid([Detail("invalid_cursor", sentence, parameter="cursor")])
     return after
 
@@ -85,10 +85,14 @@ def page_of(rows: Sequence[Item], limit: int, of: str, key: Callable[[Item], int
 
 def written_page(items: str | None, next_after: int | None, of: str) -> WrittenPage[Any]:
     """Build a page from a JSON array that the database wrote, None for no rows, and the id that the next page follows."""
-    return WrittenPage(items or "[]", None if next_after is None else encode_cursor(of, next_after))
+    # json_agg puts each item on a line of its own; no string of JSON has a line break in it.
+    return WrittenPage(
+        (items or "[]").replace(", \n ", ","), None if next_after is None else encode_cursor(of, next_after)
+    )
 
 
 def encode_cursor(of: str, after: int) -> str:
     """Return the cursor of the page that begins after an id; ``decode_cursor`` reads it."""
-    text = json.dumps([of, after], separators=(",", ":"))
+    # As few bytes as can be: the name of a list may hold 50 characters of any script, and a cursor has 500 at most.
+    text = json.dumps([of, after], ensure_ascii=False, separators=(",", ":"))
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")

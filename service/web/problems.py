@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, NotRequired, Self, TypeAlias, cast
 
 from aiohttp import web
-from pydantic import ConfigDict, Field, ValidationError, with_config
-from pydantic_core import ErrorDetails
+from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
 from service.errors import Detail, DomainError
@@ -15,8 +14,6 @@ from service.web.auth import ScopeMissing, Unauthenticated
 from service.web.schema import named
 
 PROBLEM_JSON = "application/problem+json"
-ERRORS_SHOWN = 100
-"""The most errors of an invalid request that its answer lists: nobody reads more, and each takes time to write."""
 
 
 # service.web.openapi lists the codes themselves.
@@ -133,26 +130,10 @@ class InternalError(DomainError):
 def invalid(details: Iterable[Detail], *, more: int = 0) -> Invalid:
     """Make one error of many details, and of ``more`` that are only counted."""
     details = tuple(details)
-    sentences = [f"{detail.pointer or detail.parameter}: {detail.detail}" for detail in details]
+    sentences = [detail.detail for detail in details]
     if more:
-        sentences.append(f"and {more:,} more")
-    return Invalid("; ".join(sentences), details)
-
-
-def refused(error: ValidationError, *, parameters: bool) -> BadJson | Invalid:
-    """Convert what Pydantic found, naming parameters, or else pointing into the body."""
-    found = error.errors(include_url=False, include_context=False, include_input=False)
-    details = [_detail(item, parameters=parameters) for item in found[:ERRORS_SHOWN]]
-    if details[0].code == "json_invalid":
-        return BadJson(f"{details[0].detail}.")
-    return invalid(details, more=len(found) - len(details))
-
-
-def _detail(item: ErrorDetails, *, parameters: bool) -> Detail:
-    path = [str(part).replace("~", "~0").replace("/", "~1") for part in item["loc"]]
-    if parameters:
-        return Detail(item["type"], item["msg"], parameter=path[0] if path else "query")
-    return Detail(item["type"], item["msg"], pointer="".join(["#", *(f"/{part}" for part in path)]))
+        sentences.append(f"… and {more:,} more")
+    return Invalid(" ".join(sentences), details)
 
 
 def type_of(code: str) -> str:

@@ -6,12 +6,14 @@ import struct
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from service.errors import DomainError
 from service.web.endpoint import DRAINING, logger, refuse, request_id_of
+from service.web.origins import ORIGINS, Origins
 from service.web.problems import InternalError, NoSuchPath, NotHttp
 
 SWEEP_SECONDS: Final = 1.0
@@ -44,7 +46,7 @@ class Runner(web.AppRunner):
 
     async def _make_server(self) -> web.Server:
         draining = self.app.get(DRAINING) or asyncio.Event()
-        return _Server(await super()._make_server(), self._limits, draining)
+        return _Server(await super()._make_server(), self._limits, draining, self.app.get(ORIGINS))
 
     async def shutdown(self) -> None:
         """Close idle connections, then run the application's own hooks; the listener is closed already."""
@@ -56,9 +58,11 @@ class Runner(web.AppRunner):
 class _Server(web.Server):
     """aiohttp's server of an application, with its own protocol and a sweep over the connections."""
 
-    def __init__(self, made: web.Server, limits: Limits, draining: asyncio.Event) -> None:
+    def __init__(self, made: web.Server, limits: Limits, draining: asyncio.Event, origins: Origins | None) -> None:
         vars(self).update(vars(made))
+        self.request_factory = partial(made.request_factory, _cls=_Request)  # type: ignore[call-arg]
         self.draining = draining
+        self.origins = origins
         self._limits = limits
         self._headerless: dict[web.RequestHandler, float] = {}
         """Connections without a first request yet, and since when, the oldest first."""
@@ -139,6 +143,15 @@ class _Server(web.Server):
         if self._refused:
             logger.warning("refused connections of addresses that have too many", extra={"refused": self._refused})
             self._refused = 0
+
+
+class _Request(web.Request):
+    async def _prepare_hook(self, response: web.StreamResponse) -> None:
+        """Finish the headers of a response, of every one: the signal on_response_prepare is not sent where no route was found."""
+        response.headers.popall(hdrs.SERVER, None)
+        server = self.protocol._manager  # noqa: SLF001
+        if isinstance(server, _Server) and server.origins is not None:
+            server.origins.add_headers(self, response)
 
 
 class _Protocol(web.RequestHandler):

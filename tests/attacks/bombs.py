@@ -44,7 +44,7 @@ async def send(service: Service, target: str, encoding: str, data: bytes) -> int
     reader, writer = await asyncio.open_connection(*service.address)
     try:
         writer.write(
-            f"{target} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Encoding: {encoding}\r\n"
+            f"{target} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Encoding: {encoding}\r\n"
             f"Content-Length: {len(data)}\r\n\r\n".encode()
             + data
         )

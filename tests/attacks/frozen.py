@@ -21,9 +21,9 @@ QUICK_SECONDS = 0.1
 """Generous for an answer that needs no database."""
 BODY = b'{"given_name":"Ada","family_name":"Byron","email":"%d.%d@campus.example"}'
 KINDS = {
-    "change": b"POST /students HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
-    "read": b"GET /students/1 HTTP/1.1\r\nHost: x\r\n\r\n",
-    "list": b"GET /students HTTP/1.1\r\nHost: x\r\n\r\n",
+    "change": b"POST /students HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
+    "read": b"GET /students/1 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "list": b"GET /students HTTP/1.1\r\nHost: localhost\r\n\r\n",
 }
 
 

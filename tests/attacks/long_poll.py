@@ -34,7 +34,9 @@ class Crowd:
         reader, writer = await asyncio.open_connection(*self.service.address)
         try:
             while True:
-                writer.write(f"GET /events?wait={WAIT_SECONDS}&after={cursor} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+                writer.write(
+                    f"GET /events?wait={WAIT_SECONDS}&after={cursor} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+                )
                 self.waiting += 1
                 head = await reader.readuntil(b"\r\n\r\n")
                 self.waiting -= 1

@@ -98,10 +98,11 @@ async def overload(script: str, callers: int, admission_seconds: float) -> Seen:
         try:
             async with beside(service, "/students/1") as seen.reads:
                 began, before = time.monotonic(), await newest(connection)
-                number = 0
-                while time.monotonic() < began + WINDOW_SECONDS:
-                    await one_more(service, seen, number := number + 1)
+                asking = asyncio.create_task(keep_asking(service, seen, until=began + WINDOW_SECONDS))
+                await asyncio.sleep(WINDOW_SECONDS)
+                # Not after the last answer: it may come when the load is over.
                 seen.goodput = (await newest(connection) - before) / (time.monotonic() - began)
+                await asking
         finally:
             await connection.close()
         result = await loading
@@ -115,6 +116,13 @@ async def newest(connection: asyncpg.Connection) -> int:
     return position
 
 
+async def keep_asking(service: Service, seen: Seen, *, until: float) -> None:
+    """Be one more caller, who asks again with a new connection after each answer."""
+    number = 0
+    while time.monotonic() < until:
+        await one_more(service, seen, number := number + 1)
+
+
 async def one_more(service: Service, seen: Seen, number: int) -> None:
     """Be one more caller, who asks once."""
     body = STUDENT % number
@@ -122,7 +130,7 @@ async def one_more(service: Service, seen: Seen, number: int) -> None:
     try:
         began = time.monotonic()
         writer.write(
-            b"POST /students HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
+            b"POST /students HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
             % (len(body), body)
         )
         head = (await reader.readuntil(b"\r\n\r\n")).lower()

@@ -12,9 +12,9 @@ CONNECTIONS = 64
 ROUNDS = 3
 LOAD_SECONDS = 1.0
 REQUESTS = (
-    b"GET /courses HTTP/1.1\r\nHost: x\r\n\r\n",
-    b"POST /terms HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}",
-    b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"GET /courses HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    b"POST /terms HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}",
+    b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n",
 )
 
 

@@ -226,7 +226,7 @@ FROM (
         student_id,
         NULL,
         NULL,
-        json_build_object('hold_id', id, 'blocks', json_build_array('enroll'), 'starts_at', starts_at, 'ends_at', ends_at)
+        json_build_object('hold_id', id, 'blocks', json_build_array('enroll'), 'from', starts_at, 'until', ends_at)
     FROM holds
 ) AS told
 """
@@ -239,22 +239,22 @@ WITH base AS (
 ),
 standing AS (
     SELECT
-        base.position + round * %(students)s + student_id AS place,
+        base.position + round * %(students)s + student_id AS joined_position,
         student_id,
         (student_id + round * (%(courses)s / %(each)s)) %% %(courses)s + 1 AS course_id
     FROM base
     CROSS JOIN generate_series(0, %(each)s - 1) AS round
     CROSS JOIN generate_series(1, %(students)s) AS student_id
-    ORDER BY place
+    ORDER BY joined_position
 ),
 told AS (
     INSERT INTO events (position, type, occurred_at, actor, request_id, student_id, course_id, after)
     SELECT
-        place, 'enrollment.enrolled', now(), 'benchmark', 'benchmark', student_id, course_id, '{"status":"enrolled"}'
+        joined_position, 'enrollment.enrolled', now(), 'benchmark', 'benchmark', student_id, course_id, '{"status":"enrolled"}'
     FROM standing
 )
-INSERT INTO student_courses (student_id, course_id, status, place, joined_at, updated_at)
-SELECT student_id, course_id, 'enrolled', place, now(), now()
+INSERT INTO student_courses (student_id, course_id, status, joined_position, joined_at, updated_at)
+SELECT student_id, course_id, 'enrolled', joined_position, now(), now()
 FROM standing
 """
 
@@ -265,7 +265,7 @@ WITH base AS (
 ),
 passed AS (
     SELECT
-        base.position + (student_id - 1) * 4 + number * 2 - 1 AS place,
+        base.position + (student_id - 1) * 4 + number * 2 - 1 AS joined_position,
         student_id,
         %(wanted)s + number AS course_id
     FROM base
@@ -275,7 +275,7 @@ passed AS (
 told AS (
     INSERT INTO events (position, type, occurred_at, actor, request_id, student_id, course_id, before, after)
     SELECT
-        place + step,
+        joined_position + step,
         CASE step WHEN 0 THEN 'enrollment.enrolled' ELSE 'enrollment.completed' END,
         now(),
         'benchmark',
@@ -287,8 +287,8 @@ told AS (
     FROM passed
     CROSS JOIN generate_series(0, 1) AS step
 )
-INSERT INTO student_courses (student_id, course_id, status, place, joined_at, updated_at, passed)
-SELECT student_id, course_id, 'completed', place, now(), now(), true
+INSERT INTO student_courses (student_id, course_id, status, joined_position, joined_at, updated_at, passed)
+SELECT student_id, course_id, 'completed', joined_position, now(), now(), true
 FROM passed
 """
 
@@ -315,14 +315,14 @@ SUM_UP_RUSH: Final = """
 WITH wanting AS (
     SELECT
         status,
-        place,
-        place = (
+        joined_position,
+        joined_position = (
             SELECT max(position)
             FROM events
             WHERE events.student_id = student_courses.student_id
                 AND events.course_id = student_courses.course_id
         ) AS placed_by_event,
-        lag(joined_at) OVER (ORDER BY place) > joined_at AS joined_earlier
+        lag(joined_at) OVER (ORDER BY joined_position) > joined_at AS joined_earlier
     FROM student_courses
     WHERE course_id = %(wanted)s
 )
@@ -333,9 +333,9 @@ SELECT
     (SELECT waitlisted FROM courses WHERE id = %(wanted)s) AS waiting,
     coalesce(bool_and(placed_by_event), true)
         AND NOT coalesce(bool_or(joined_earlier), false)
-        AND count(*) = count(DISTINCT place)
+        AND count(*) = count(DISTINCT joined_position)
         AND coalesce(
-            max(place) FILTER (WHERE status = 'enrolled') < min(place) FILTER (WHERE status = 'waitlisted'), true
+            max(joined_position) FILTER (WHERE status = 'enrolled') < min(joined_position) FILTER (WHERE status = 'waitlisted'), true
         ) AS in_order
 FROM wanting
 """

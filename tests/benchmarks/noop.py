@@ -5,14 +5,13 @@ get an answer of about the real one's size, made beforehand. What the service do
 """
 
 import asyncio
-import logging.config
 import signal
 import sys
 
 import uvloop
 from aiohttp import web
 
-from service.__main__ import LOGGING
+from service import logs
 from service.api.enrollments import DryRun, EnrollmentRequest, StudentCoursesQuery
 from service.api.fields import IdInPath
 from service.app import make_runner, set_up
@@ -73,6 +72,6 @@ async def serve(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    logging.config.dictConfig(LOGGING)
+    logs.configure("json", "INFO")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(Settings()))

@@ -52,7 +52,7 @@ CROSS JOIN LATERAL (
     LIMIT 1
 ) AS last
 WHERE mine.course_id = ANY(%(courses)s)
-    AND (last.status <> mine.status OR (mine.status <> 'dropped' AND last.position <> mine.place))
+    AND (last.status <> mine.status OR (mine.status <> 'dropped' AND last.position <> mine.joined_position))
 """
 COUNT_EVENTS: Final = """
 SELECT type, count(*)

@@ -15,16 +15,16 @@ FROM students
 LEFT JOIN student_courses AS mine ON mine.student_id = students.id AND mine.course_id IN (:one, :other)
 WHERE students.id = :student;
 WITH placed AS (
-    INSERT INTO student_courses (student_id, course_id, status, place, joined_at, updated_at)
+    INSERT INTO student_courses (student_id, course_id, status, joined_position, joined_at, updated_at)
     SELECT :student, id, 'enrolled', nextval('benchmark_events_position'), clock_timestamp(), clock_timestamp()
     FROM courses
     WHERE id IN (:one, :other)
         AND (capacity IS NULL OR seats_taken < capacity)
     ON CONFLICT DO NOTHING
-    RETURNING course_id, place, joined_at
+    RETURNING course_id, joined_position, joined_at
 ), recorded AS (
     INSERT INTO events (position, type, occurred_at, request_id, student_id, course_id, after)
-    SELECT place, 'enrollment.enrolled', joined_at, gen_random_uuid()::text, :student, course_id, '{"status":"enrolled"}'
+    SELECT joined_position, 'enrollment.enrolled', joined_at, gen_random_uuid()::text, :student, course_id, '{"status":"enrolled"}'
     FROM placed
 )
 UPDATE courses

@@ -13,7 +13,7 @@ FROM students
 LEFT JOIN student_courses AS mine ON mine.student_id = students.id AND mine.course_id IN (:one, :other)
 WHERE students.id = :student;
 WITH placed AS (
-    INSERT INTO student_courses (student_id, course_id, status, place, joined_at, updated_at)
+    INSERT INTO student_courses (student_id, course_id, status, joined_position, joined_at, updated_at)
     SELECT
         :student, id, 'enrolled', (SELECT max(position) FROM events) + row_number() OVER (ORDER BY id),
         clock_timestamp(), clock_timestamp()
@@ -23,10 +23,10 @@ WITH placed AS (
         AND NOT EXISTS (
             SELECT FROM student_courses AS mine WHERE mine.student_id = :student AND mine.course_id = courses.id
         )
-    RETURNING course_id, place, joined_at
+    RETURNING course_id, joined_position, joined_at
 ), recorded AS (
     INSERT INTO events (position, type, occurred_at, request_id, student_id, course_id, after)
-    SELECT place, 'enrollment.enrolled', joined_at, gen_random_uuid()::text, :student, course_id, '{"status":"enrolled"}'
+    SELECT joined_position, 'enrollment.enrolled', joined_at, gen_random_uuid()::text, :student, course_id, '{"status":"enrolled"}'
     FROM placed
 )
 UPDATE courses

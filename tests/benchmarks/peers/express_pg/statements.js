@@ -27,7 +27,7 @@ export const loadFirstWaiter = statement('load_first_waiter', `
   SELECT student_id
   FROM student_courses
   WHERE course_id = $1 AND status = 'waitlisted'
-  ORDER BY place
+  ORDER BY joined_position
   LIMIT 1`)
 
 // The courses are locked, so their new counts are known; a place in line is taken under the lock as well.
@@ -47,12 +47,12 @@ export const recordMoves = statement('record_moves', `
     FROM unnest($7::bigint[], $8::bigint[], $9::bigint[]) AS counts (course_id, seats_taken, waitlisted)
     WHERE courses.id = counts.course_id
   )
-  INSERT INTO student_courses AS mine (student_id, course_id, status, place, joined_at, updated_at)
+  INSERT INTO student_courses AS mine (student_id, course_id, status, joined_position, joined_at, updated_at)
   SELECT student_id, course_id, status, position, occurred_at, occurred_at
   FROM recorded
   ON CONFLICT (student_id, course_id) DO UPDATE SET
     status = excluded.status,
-    place = CASE WHEN excluded.status = 'dropped' THEN mine.place ELSE excluded.place END,
+    joined_position = CASE WHEN excluded.status = 'dropped' THEN mine.joined_position ELSE excluded.joined_position END,
     joined_at = CASE WHEN excluded.status = 'dropped' THEN mine.joined_at ELSE excluded.joined_at END,
     updated_at = excluded.updated_at`)
 
@@ -63,7 +63,7 @@ export const listStudentCourses = statement('list_student_courses', `
     CASE WHEN mine.status = 'waitlisted' THEN (
       SELECT count(*)
       FROM student_courses AS line
-      WHERE line.course_id = mine.course_id AND line.status = 'waitlisted' AND line.place <= mine.place
+      WHERE line.course_id = mine.course_id AND line.status = 'waitlisted' AND line.joined_position <= mine.joined_position
     ) END AS position
   FROM student_courses AS mine
   JOIN courses ON courses.id = mine.course_id
@@ -86,7 +86,7 @@ export const listLine = statement('list_line', `
   FROM student_courses AS line
   JOIN students ON students.id = line.student_id
   WHERE line.course_id = $1 AND line.status = 'waitlisted'
-  ORDER BY line.place
+  ORDER BY line.joined_position
   OFFSET $2
   LIMIT $3`)
 

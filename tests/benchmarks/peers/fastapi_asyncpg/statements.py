@@ -28,7 +28,7 @@ LOAD_FIRST_WAITER = """
 SELECT student_id
 FROM student_courses
 WHERE course_id = $1 AND status = 'waitlisted'
-ORDER BY place
+ORDER BY joined_position
 LIMIT 1
 """
 
@@ -49,12 +49,12 @@ WITH recorded AS (
     FROM unnest($7::bigint[], $8::bigint[], $9::bigint[]) AS counts (course_id, seats_taken, waitlisted)
     WHERE courses.id = counts.course_id
 )
-INSERT INTO student_courses AS mine (student_id, course_id, status, place, joined_at, updated_at)
+INSERT INTO student_courses AS mine (student_id, course_id, status, joined_position, joined_at, updated_at)
 SELECT student_id, course_id, status, position, occurred_at, occurred_at
 FROM recorded
 ON CONFLICT (student_id, course_id) DO UPDATE SET
     status = excluded.status,
-    place = CASE WHEN excluded.status = 'dropped' THEN mine.place ELSE excluded.place END,
+    joined_position = CASE WHEN excluded.status = 'dropped' THEN mine.joined_position ELSE excluded.joined_position END,
     joined_at = CASE WHEN excluded.status = 'dropped' THEN mine.joined_at ELSE excluded.joined_at END,
     updated_at = excluded.updated_at
 """
@@ -66,7 +66,7 @@ SELECT
     CASE WHEN mine.status = 'waitlisted' THEN (
         SELECT count(*)
         FROM student_courses AS line
-        WHERE line.course_id = mine.course_id AND line.status = 'waitlisted' AND line.place <= mine.place
+        WHERE line.course_id = mine.course_id AND line.status = 'waitlisted' AND line.joined_position <= mine.joined_position
     ) END AS position
 FROM student_courses AS mine
 JOIN courses ON courses.id = mine.course_id
@@ -91,7 +91,7 @@ SELECT
 FROM student_courses AS line
 JOIN students ON students.id = line.student_id
 WHERE line.course_id = $1 AND line.status = 'waitlisted'
-ORDER BY line.place
+ORDER BY line.joined_position
 OFFSET $2
 LIMIT $3
 """

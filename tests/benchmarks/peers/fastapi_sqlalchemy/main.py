@@ -245,7 +245,7 @@ async def drop(student_id: IdInPath, course_id: IdInPath, session: Writing, requ
 async def promote_first(session: AsyncSession, course: Course, request_id: str) -> None:
     """Give a free seat to the first in line."""
     line = select(Enrollment).where(Enrollment.course_id == course.id, Enrollment.status == "waitlisted")
-    waiter = await session.scalar(line.order_by(Enrollment.place).limit(1))
+    waiter = await session.scalar(line.order_by(Enrollment.joined_position).limit(1))
     if waiter is not None:
         course.seats_taken += 1
         course.waitlisted -= 1
@@ -277,7 +277,7 @@ POSITION = case(
     (
         Enrollment.status == "waitlisted",
         select(func.count())
-        .where(ahead.course_id == Enrollment.course_id, ahead.status == "waitlisted", ahead.place <= Enrollment.place)
+        .where(ahead.course_id == Enrollment.course_id, ahead.status == "waitlisted", ahead.joined_position <= Enrollment.joined_position)
         .scalar_subquery(),
     )
 ).label("position")
@@ -315,7 +315,7 @@ async def list_course_students(
         .limit(limit + 1)
     )
     if waiting:
-        roster = roster.order_by(Enrollment.place).offset(cursor)
+        roster = roster.order_by(Enrollment.joined_position).offset(cursor)
     else:
         roster = roster.order_by(Enrollment.student_id).where(Enrollment.student_id > cursor)
     items = [

@@ -84,14 +84,14 @@ class Event(Base):
 
 
 class Enrollment(Base):
-    """The state of a student in a course; ``place`` in line is the position of the event that gave it."""
+    """The state of a student in a course; ``joined_position`` in line is the position of the event that gave it."""
 
     __tablename__ = "student_courses"
 
     student_id: Mapped[int] = mapped_column(ForeignKey(Student.id), primary_key=True)
     course_id: Mapped[int] = mapped_column(ForeignKey(Course.id), primary_key=True)
     status: Mapped[str]
-    place: Mapped[int]
+    joined_position: Mapped[int]
     joined_at: Mapped[datetime] = mapped_column(default=now)
     updated_at: Mapped[datetime] = mapped_column(default=now, onupdate=now)
     passed: Mapped[bool | None]
@@ -100,4 +100,4 @@ class Enrollment(Base):
     # No query is made by accident: what a handler reads, it has asked for.
     student: Mapped[Student] = relationship(lazy="raise")
     course: Mapped[Course] = relationship(lazy="raise")
-    placed_by: Mapped[Event] = relationship(primaryjoin="foreign(Enrollment.place) == Event.position", lazy="raise")
+    placed_by: Mapped[Event] = relationship(primaryjoin="foreign(Enrollment.joined_position) == Event.position", lazy="raise")

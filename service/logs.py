@@ -1,0 +1,61 @@
+"""How the program logs: one JSON object a line for machines, or lines for people on a terminal."""
+
+import logging
+import logging.config
+import sys
+import time
+from typing import Any, Literal
+
+from pythonjsonlogger.core import RESERVED_ATTRS
+
+from service import __version__
+from service.web.access import AccessHandler
+
+Format = Literal["auto", "text", "json"]
+
+ORDINARY = frozenset({*RESERVED_ATTRS, "taskName", "color_message"})
+"""Attributes that every record may have; all others were given with ``extra``."""
+
+
+class TextFormatter(logging.Formatter):
+    """Writes the time, the level, the message, and what was given with ``extra``."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - overrides
+        """Return the first line of a record."""
+        clock = time.strftime("%H:%M:%S", time.localtime(record.created))
+        extra = [f"{name}={value}" for name, value in vars(record).items() if name not in ORDINARY]
+        return "  ".join([f"{clock} {record.levelname:<7} {record.getMessage()}", *extra])
+
+
+def configuration(form: Format = "json", level: str = "INFO") -> dict[str, Any]:
+    """Return what ``logging.config.dictConfig`` takes; ``auto`` is text where standard output is a terminal."""
+    text = form == "text" or (form == "auto" and sys.stdout.isatty())
+    json = {
+        "()": "pythonjsonlogger.json.JsonFormatter",
+        "fmt": "%(asctime)s %(levelname)s %(name)s %(message)s",
+        "rename_fields": {"asctime": "time", "levelname": "level", "name": "logger"},
+        "datefmt": "%Y-%m-%dT%H:%M:%S%z",
+        "static_fields": {"version": __version__},
+    }
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"chosen": {"()": TextFormatter} if text else json},
+        "handlers": {
+            "stdout": {"class": "logging.StreamHandler", "stream": "ext://sys.stdout", "formatter": "chosen"},
+            "requests": {"()": AccessHandler, "stream": "ext://sys.stdout", "text": text},
+        },
+        "root": {"level": level, "handlers": ["stdout"]},
+        "loggers": {
+            "yoyo": {"level": "WARNING"},
+            "service.access": {"handlers": ["requests"], "propagate": False},
+        },
+    }
+
+
+def configure(form: Format, level: str) -> None:
+    """Log from now on in a format, from a level up."""
+    logging.config.dictConfig(configuration(form, level))
+    # Skip source location, thread and process: collecting them is half the cost of a record.
+    logging._srcfile = None  # noqa: SLF001
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False

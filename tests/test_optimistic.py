@@ -1,0 +1,272 @@
+"""Batches that do not hold the writer's lock while they are decided: what they cost, and who else writes meanwhile."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import pytest
+
+from service import registrar
+from service.check import INVARIANTS
+from service.database import Database
+from service.errors import EnrollmentRefused, OutcomeUnknown, UnknownCourse
+from service.registrar import Registrar, optimistic
+from service.registrar.changes import Change, Origin
+from service.registrar.courses import COURSE
+from service.registrar.enrollments import Enroll
+from service.registrar.resources import Delete
+from service.registrar.waitlist import Swept
+from service.settings import Settings
+from sql import Connection
+from sql.courses import LOAD_COURSES
+from sql.enrollments import INSERT_ENROLLMENTS
+from sql.feed import LOCK_FEED
+from sql.opening import LOAD_OPENING
+from sql.requirements import LOAD_REQUIREMENTS
+from tests.campus import busy, everything, registrar_of, until
+from tests.test_batches import course, drop, edit, enroll, hold, student
+
+STUDENTS = range(1, 10)
+FULL, SMALL, LARGE, OTHER = range(1, 5)
+"""Courses: the first has no seat, the second has one."""
+
+WRITE, LOCK = INSERT_ENROLLMENTS[:100], LOCK_FEED[:100]
+"""The beginnings of the statements that wait for the lock: of an optimistic batch, and of another one."""
+
+WAITING = """
+SELECT left(query, 100) AS query
+FROM pg_stat_activity
+WHERE datname = current_database()
+    AND application_name = 'enrollment-service'
+    AND wait_event_type = 'Lock'
+"""
+
+
+@pytest.fixture
+async def offices(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[Registrar]]:
+    """The registrars of two processes on one database, which know what the courses are, and are always optimistic."""
+    monkeypatch.setattr(registrar, "LOCK_SECONDS", 0.0)
+    made: list[Change[Any]] = [student(id) for id in STUDENTS]
+    made += [course(FULL, capacity=0), course(SMALL, capacity=1), course(LARGE, capacity=None), course(OTHER)]
+    async with AsyncExitStack() as stack:
+        found = [await stack.enter_async_context(registrar_of(settings)) for _ in range(2)]
+        await found[0].submit_all(made)
+        await know_the_courses(found)
+        yield found
+
+
+async def know_the_courses(offices: Sequence[Registrar]) -> None:
+    """Have each process look at every course, in changes that are refused."""
+    for office in offices:
+        for id in (FULL, SMALL, LARGE, OTHER):
+            [outcome] = await office.submit_all([Enroll(origin=Origin("r"), student_id=99, course_ids=(id,))])
+            assert isinstance(outcome, Exception)
+
+
+async def waiting(connection: Connection, count: int) -> list[str]:
+    """Wait until so many sessions of the service wait for a lock, and return their statements."""
+
+    async def wait() -> bool:
+        return len(await connection.fetch(WAITING)) == count
+
+    await until(wait, f"{count} sessions that wait for a lock")
+    return [row["query"] for row in await connection.fetch(WAITING)]
+
+
+async def assert_whole(connection: Connection) -> None:
+    for invariant, find in INVARIANTS.items():
+        assert list(await find(connection)) == [], invariant
+
+
+async def statuses(connection: Connection) -> list[tuple[int, int, str]]:
+    rows = await connection.fetch("SELECT student_id, course_id, status FROM student_courses ORDER BY 1, 2")
+    return [(row[0], row[1], row[2]) for row in rows]
+
+
+@asynccontextmanager
+async def counted(settings: Settings) -> AsyncIterator[tuple[Registrar, list[str]]]:
+    """Make a registrar with one connection, whose statements are listed."""
+    sent: list[str] = []
+    database = Database(settings.model_copy(update={"pool_size": 1}))
+    await database.open()
+    try:
+        async with database.reading() as connection:
+            connection.add_query_logger(lambda query: sent.append(query.query))
+        yield Registrar(database, settings), sent
+    finally:
+        await database.close()
+
+
+async def test_a_lone_enrollment_takes_two_statements_and_a_lone_refusal_one(
+    offices: list[Registrar], settings: Settings
+) -> None:
+    async with counted(settings) as (office, sent):
+        await know_the_courses([office])
+        await office.submit_all([enroll(9, LARGE)])  # the driver asks for the types once
+        sent.clear()
+
+        [seated] = await office.submit_all([enroll(1, LARGE)])
+        assert not isinstance(seated, Exception)
+        assert sent == [LOAD_OPENING, INSERT_ENROLLMENTS]
+        sent.clear()
+
+        [refused] = await office.submit_all([Enroll(origin=Origin("r"), student_id=1, course_ids=(FULL,))])
+        assert isinstance(refused, EnrollmentRefused)
+        assert sent == [LOAD_OPENING]
+
+
+async def test_what_needs_more_than_two_statements_runs_under_the_lock(
+    offices: list[Registrar], settings: Settings
+) -> None:
+    await offices[0].submit_all([enroll(1, LARGE), drop(1, LARGE), enroll(2, FULL), hold(3, "R")])
+    async with counted(settings) as (office, sent):
+        await know_the_courses([office])
+        # A row that is there already, a student who is waitlisted, one with a hold, and a change of another kind.
+        for change in (enroll(1, LARGE), enroll(2, LARGE), enroll(3, LARGE), drop(1, LARGE)):
+            sent.clear()
+            await office.submit_all([change])
+            assert LOCK_FEED in sent, change
+            assert sent.count(LOCK_FEED) == sent.count("COMMIT") == 1
+
+
+async def test_a_course_that_the_process_does_not_know_is_loaded_without_the_lock_unless_nothing_is_written(
+    offices: list[Registrar], settings: Settings
+) -> None:
+    async with counted(settings) as (office, sent):
+        # The first look at the feed takes the lock.
+        await office.submit_all([enroll(9, OTHER)])
+        sent.clear()
+        [seated] = await office.submit_all([enroll(1, LARGE)])
+        assert not isinstance(seated, Exception)
+        assert sent == [LOAD_OPENING, LOAD_COURSES, LOAD_REQUIREMENTS, INSERT_ENROLLMENTS]
+        sent.clear()
+        [refused] = await office.submit_all([Enroll(origin=Origin("r"), student_id=1, course_ids=(FULL,))])
+        assert isinstance(refused, EnrollmentRefused)
+        assert LOCK_FEED in sent
+
+
+@pytest.mark.parametrize(
+    "change", [edit(COURSE, OTHER, capacity=0), Delete(origin=Origin("r"), resource=COURSE, id=OTHER)]
+)
+async def test_a_course_that_changes_between_the_loading_of_its_seats_and_of_itself_is_judged_as_it_is(
+    offices: list[Registrar], settings: Settings, connection: Connection, change: Change[Any]
+) -> None:
+    async with counted(settings) as (office, _):
+        await office.submit_all([enroll(9, LARGE)])
+        fetch = optimistic.OneLook.fetch
+
+        async def overtaken(guard: optimistic.OneLook, query: str, *args: object) -> Any:
+            rows = await fetch(guard, query, *args)
+            if query == LOAD_OPENING:
+                [made] = await offices[0].submit_all([change])
+                assert not isinstance(made, Exception)
+            return rows
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(optimistic.OneLook, "fetch", overtaken)
+            seated, refused = await office.submit_all(
+                [
+                    Enroll(origin=Origin("r"), student_id=1, course_ids=(LARGE,)),
+                    Enroll(origin=Origin("r"), student_id=2, course_ids=(OTHER,)),
+                ]
+            )
+    assert not isinstance(seated, Exception)
+    assert isinstance(refused, EnrollmentRefused | UnknownCourse)
+    assert await statuses(connection) == [(1, LARGE, "enrolled"), (9, LARGE, "enrolled")]
+    await assert_whole(connection)
+
+
+async def test_of_two_processes_that_give_the_last_seat_at_once_one_starts_over_and_refuses(
+    offices: list[Registrar], connection: Connection, database_url: str
+) -> None:
+    async with busy(database_url):
+        calls = [
+            asyncio.create_task(office.submit_all([Enroll(origin=Origin("r"), student_id=id, course_ids=(SMALL,))]))
+            for id, office in enumerate(offices, start=1)
+        ]
+        # Both have found the seat free.
+        assert await waiting(connection, 2) == [WRITE] * 2
+        before = await connection.fetchval("SELECT max(position) FROM events")
+    outcomes = [outcome for each in await asyncio.gather(*calls) for outcome in each]
+
+    [refused] = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
+    assert isinstance(refused, EnrollmentRefused)
+    assert [error.code for error in refused.errors] == ["course_full"]
+    assert len(await statuses(connection)) == 1
+    assert await connection.fetchval("SELECT max(position) FROM events") == before + 1
+    await assert_whole(connection)
+
+
+@pytest.mark.parametrize(("seconds", "next_statement"), [(60.0, LOCK), (0.0, WRITE)])
+async def test_a_batch_that_is_overtaken_is_made_once_and_the_next_ones_take_the_lock_for_a_while(
+    offices: list[Registrar],
+    connection: Connection,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: float,
+    next_statement: str,
+) -> None:
+    monkeypatch.setattr(registrar, "LOCK_SECONDS", seconds)
+    first, second = offices
+    async with busy(database_url):
+        overtaking = asyncio.create_task(first.submit_all([enroll(1, LARGE)]))
+        await waiting(connection, 1)
+        overtaken = asyncio.create_task(second.submit_all([enroll(2, LARGE), enroll(3, OTHER)]))
+        assert await waiting(connection, 2) == [WRITE] * 2
+    await asyncio.gather(overtaking, overtaken)
+    made = [(1, LARGE, "enrolled"), (2, LARGE, "enrolled"), (3, OTHER, "enrolled")]
+    assert await statuses(connection) == made
+
+    async with busy(database_url):
+        enrolling = asyncio.create_task(second.submit_all([enroll(4, LARGE)]))
+        assert await waiting(connection, 1) == [next_statement]
+    await enrolling
+    assert await statuses(connection) == [*made, (4, LARGE, "enrolled")]
+    await assert_whole(connection)
+
+
+async def test_waitlist_marks_that_a_sweep_writes_in_between_are_kept(
+    offices: list[Registrar], connection: Connection, database_url: str
+) -> None:
+    sweeping, enrolling = offices
+    # A blocked student, who is due to be judged again, and will be refused for the same reason: that has no event.
+    await enrolling.submit_all([enroll(1, SMALL)])
+    await enrolling.submit_all([enroll(2, SMALL), hold(2, "R"), edit(COURSE, SMALL, capacity=2)])
+    await connection.execute("UPDATE student_courses SET recheck_at = now() WHERE recheck_at IS NOT NULL")
+    await know_the_courses(offices)
+    before = await connection.fetchval("SELECT max(position) FROM events")
+
+    async with busy(database_url):
+        swept = asyncio.create_task(sweeping.sweep())
+        assert await waiting(connection, 1) == [LOCK]
+        seated = asyncio.create_task(enrolling.submit_all([enroll(3, LARGE)]))
+        assert WRITE in await waiting(connection, 2)
+    assert await swept == Swept(promoted=0, ended=0)
+    [outcome] = await seated
+    assert not isinstance(outcome, Exception)
+
+    blocked_until = await connection.fetchval("SELECT recheck_at FROM student_courses WHERE status = 'waitlisted'")
+    assert blocked_until.year == 9999, "the sweep has judged the student"
+    assert (3, LARGE, "enrolled") in await statuses(connection)
+    assert await connection.fetchval("SELECT max(position) FROM events") == before + 1
+    await assert_whole(connection)
+
+
+async def test_a_connection_lost_while_a_batch_is_written_leaves_the_outcome_unknown(
+    offices: list[Registrar], connection: Connection, database_url: str
+) -> None:
+    before = await everything(connection)
+    async with busy(database_url):
+        enrolling = asyncio.create_task(offices[0].submit_all([enroll(1, LARGE)]))
+        assert await waiting(connection, 1) == [WRITE]
+        await connection.execute(
+            f"SELECT pg_terminate_backend(query) FROM ({WAITING.replace('left(query, 100)', 'pid')}) AS waiting"
+        )
+        with pytest.raises(OutcomeUnknown):
+            await enrolling
+    assert await everything(connection) == before
+
+    [outcome] = await offices[0].submit_all([enroll(1, LARGE)])
+    assert not isinstance(outcome, Exception)
+    assert await statuses(connection) == [(1, LARGE, "enrolled")]
