@@ -129,6 +129,9 @@ class Settings(BaseSettings):
     auth: Literal["on", "off"] = "on"
     """With off, everybody who reaches the service may do anything: only for a network that authenticates callers itself."""
 
+    development_key: bool = False
+    """With true, the first start creates an API key with every scope and prints it: for a stack on a laptop."""
+
     token_issuer: str | None = None
     """The identity provider whose access tokens are accepted: the `iss` of its tokens. If unset, only API keys are."""
 

@@ -7,9 +7,11 @@ from collections.abc import Awaitable, Callable, Coroutine
 from time import monotonic
 from typing import Any, Final
 
+from service.auth import api_keys
 from service.auth.api_keys import PREFIX, ApiKeys
 from service.auth.tokens import ProviderKeys, Tokens
 from service.database import Database
+from service.errors import ApiKeyNameTaken
 from service.settings import Settings
 from service.web.auth import ANYONE, Caller, Unauthenticated
 from sql.students import find_students_by_external_id
@@ -94,6 +96,9 @@ class Authenticator:
         await self._keys.load()
         if self._tokens is not None or self._keys.any:
             return
+        if self._settings.development_key:
+            await self._create_development_key()
+            return
         if not is_loopback(self._settings.host):
             raise Unprotected(
                 f"HOST={self._settings.host} serves other machines, and there is no API key and no TOKEN_ISSUER. "
@@ -101,6 +106,17 @@ class Authenticator:
                 "or set AUTH=off to let everybody do anything."
             )
         logger.warning("the service is open to every program on this machine until the first API key is created")
+
+    async def _create_development_key(self) -> None:
+        try:
+            async with self._database.writing() as connection:
+                _, text = await api_keys.create(connection, "development", sorted(ANYONE.scopes), None)
+        except ApiKeyNameTaken:
+            # Another process has created it, and printed it.
+            text = ""
+        if text:
+            print(f"The first start created an API key with every scope. It is shown only now:\n\n    {text}\n", flush=True)
+        self.forget()
 
     def forget(self) -> None:
         """Look callers up again: the API keys have changed."""
