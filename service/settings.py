@@ -109,7 +109,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True)
 
     host: str = "127.0.0.1"
-    """Loopback by default: the service does not authenticate its callers yet."""
+    """Loopback by default: without API keys and without token_issuer, everybody who reaches the service may do anything."""
 
     port: int = Field(default=8080, ge=0, le=65535)
     """The usual port of an unprivileged HTTP service; 0 picks a free one."""
