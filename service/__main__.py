@@ -25,7 +25,7 @@ from service.fitness import NotMigrated, UnfitDatabase
 from service.migrate import DatabaseUnavailable, MigrationFailed, migrate
 from service.psql import open_psql
 from service.serving import run, serve
-from service.settings import Settings
+from service.settings import Settings, explain
 from service.web.auth import SCOPES
 from service.workers import PortTaken, stop_signals
 from sql.feed import renew_epoch
@@ -53,9 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except ValidationError as error:
-        for item in error.errors():
-            setting = [str(part).upper() for part in item["loc"][:1]]
-            print(": ".join(["error", *setting, item["msg"].removeprefix("Value error, ")]), file=sys.stderr)
+        for sentence in explain(error):
+            print(f"error: {sentence}", file=sys.stderr)
         return 1
     except OSError as error:
         # What is still buffered would fail again when Python exits (its manual, "Note on SIGPIPE").

@@ -29,7 +29,7 @@ from service.batching import Callers, reader
 from service.database import Database
 from service.errors import DomainError, EnrollmentRefused, FieldError, Unavailable
 from service.fitness import UnfitDatabase
-from service.migrate import DatabaseUnavailable, migrate, shipped
+from service.migrate import DatabaseUnavailable, migrate, refuse_unknown, shipped
 from service.registrar import Registrar
 from service.registrar.rules import RULES, SENTENCES, drop_closed
 from service.settings import Settings
@@ -211,8 +211,10 @@ async def compare_schema(database: Database) -> None:
 
     Raises:
         Unavailable: a migration is missing.
+        UnfitDatabase: no released version made the schema.
     """
     ours, applied = shipped(), await database.list_migrations()
+    refuse_unknown(applied, ours)
     if missing := [name for name in ours if name not in applied]:
         others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise Unavailable(f"The database lacks the migration {missing[0]}{others}: run `python -m service migrate`.")

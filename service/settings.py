@@ -17,6 +17,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     StringConstraints,
+    ValidationError,
     model_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -98,6 +99,30 @@ def _known_zone(name: str) -> str:
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
         raise ValueError("must be the IANA name of a time zone, such as Europe/Berlin") from error
     return name
+
+
+SENTENCES: Final = {
+    "bool_parsing": "must be true or false",
+    "finite_number": "must be a number",
+    "float_parsing": "must be a number",
+    "greater_than": "must be above {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "int_parsing": "must be a whole number",
+    "less_than_equal": "must be at most {le}",
+    "literal_error": "must be one of {expected}",
+    "string_pattern_mismatch": "must be up to 63 lower-case letters, digits and underscores, and not begin with a digit",
+}
+"""Pydantic's types of errors that a setting can cause, each with a sentence of ours."""
+
+
+def explain(error: ValidationError) -> list[str]:
+    """Return a sentence for each setting that is refused."""
+    sentences = []
+    for item in error.errors(include_url=False, include_input=False):
+        name = [str(part).upper() for part in item["loc"][:1]]
+        sentence = SENTENCES.get(item["type"], item["msg"].removeprefix("Value error, "))
+        sentences.append(": ".join([*name, sentence.format_map(item.get("ctx", {}))]))
+    return sentences
 
 
 class Settings(BaseSettings):

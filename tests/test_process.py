@@ -538,6 +538,16 @@ async def test_a_schema_that_is_newer_than_the_service_is_a_warning(database_url
             assert (warning["level"], warning["migrations"]) == ("WARNING", ["9999_later"])
 
 
+async def test_a_schema_that_no_release_made_is_refused_by_every_start(database_url: str, connection: Connection) -> None:
+    await connection.execute(
+        "INSERT INTO _yoyo_migration (migration_hash, migration_id, applied_at_utc) VALUES ('x', '0004_old', now())"
+    )
+    for migrates in ("true", "false"):
+        ended = await run("serve", DATABASE_URL=database_url, MIGRATE_ON_START=migrates)
+        assert ended.status == 1
+        assert "this version has no migration 0004_old" in ended.err
+
+
 async def test_a_migration_that_is_refused_is_said_clearly(empty_database_url: str) -> None:
     connection = await asyncpg.connect(empty_database_url)
     await connection.execute("CREATE TABLE courses ()")

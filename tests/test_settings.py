@@ -1,9 +1,11 @@
 """Settings: what is refused at the start, and that no password gets out."""
 
+import re
+
 import pytest
 from pydantic import ValidationError
 
-from service.settings import Settings
+from service.settings import Settings, explain
 from tests.test_process import run
 
 SECRET = "hunter2secret"
@@ -93,3 +95,28 @@ async def test_time_limits_that_do_not_nest_end_the_start_with_their_names() -> 
     ended = await run("serve", STATEMENT_TIMEOUT="9", DATABASE_URL="postgresql://localhost:1/x")
     assert (ended.status, ended.out) == (1, "")
     assert ended.err.startswith("error: STATEMENT_TIMEOUT (9 s) must be below COMMAND_TIMEOUT (7 s)")
+
+
+WRONG_VALUES = ("x", "-1", "0", "1e999", "99999999999", "1.5", "A b", "http://")
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_each_setting_is_refused_with_a_sentence_of_our_own(name: str) -> None:
+    for value in WRONG_VALUES:
+        try:
+            Settings(**{name: value})  # type: ignore[arg-type]
+        except ValidationError as error:
+            for sentence in explain(error):
+                assert not re.search(r"Input|should|valid |unable|Value error|[{}]|String", sentence), sentence
+                assert sentence.startswith(f"{name.upper()}: ") or "must be below" in sentence, sentence
+
+
+async def test_a_setting_that_is_refused_ends_the_start_with_one_line_for_it() -> None:
+    ended = await run("serve", PORT="99999", POOL_SIZE="0", BATCHING="maybe", STATEMENT_TIMEOUT="soon")
+    assert ended.status == 1
+    assert ended.err.splitlines() == [
+        "error: PORT: must be at most 65535",
+        "error: STATEMENT_TIMEOUT: must be a number",
+        "error: BATCHING: must be true or false",
+        "error: POOL_SIZE: must be above 0",
+    ]
