@@ -4,7 +4,8 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_ROOT_USER_ACTION=ignore
 WORKDIR /app
 COPY requirements/build.txt requirements/runtime.txt requirements/
-# Wheels only, so that no compiler is needed, but for one package of pure Python; what builds that is removed again.
+# Wheels only, so that no compiler is needed. One pure Python package is built from source; setuptools builds it and is
+# removed again.
 RUN python -m venv --without-pip /venv \
  && pip --python /venv/bin/python install --quiet --require-hashes --only-binary=:all: -r requirements/build.txt \
  && pip --python /venv/bin/python install --quiet --require-hashes --only-binary=:all: \
@@ -13,7 +14,7 @@ RUN python -m venv --without-pip /venv \
 COPY service service
 COPY sql sql
 COPY migrations migrations
-# Unchecked, because the final image holds just these sources, and its user could not write newer bytecode anyway.
+# Unchecked, because the final image contains exactly these sources, and its user cannot write newer bytecode.
 RUN python -m compileall -q --invalidation-mode unchecked-hash service sql
 
 FROM python:3.13-slim-trixie
@@ -33,7 +34,7 @@ COPY --from=build /app/service /app/service
 COPY --from=build /app/sql /app/sql
 COPY --from=build /app/migrations /app/migrations
 WORKDIR /app
-# A number, because Kubernetes' runAsNonRoot can't look up a name.
+# A number, because runAsNonRoot of Kubernetes can't resolve a name.
 USER 10001:10001
 EXPOSE 8080
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 \

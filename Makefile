@@ -16,7 +16,7 @@ help: ## list the targets
 	@echo "make run and make demo honour HOST, PORT, DATABASE_URL and DATA_DIR; make test honours TEST_DATABASE_URL and ARGS (for pytest)."
 
 .PHONY: run
-run: $(VENV)/.local ## serve on http://127.0.0.1:8080 with a PostgreSQL of its own
+run: $(VENV)/.local ## serve on http://127.0.0.1:8080 with an embedded PostgreSQL
 	@exec $(BIN)/python -m service
 
 .PHONY: demo
@@ -24,21 +24,21 @@ demo: $(VENV)/.local ## serve a campus with 200 students in .data/demo, and show
 	@DATA_DIR=$${DATA_DIR:-.data}/demo DATABASE_URL= exec $(BIN)/python -m service demo --serve
 
 .PHONY: psql
-psql: $(VENV)/.local ## open psql on the database of make run, be it running or not; ARGS are for psql
+psql: $(VENV)/.local ## open psql on the database of make run, whether or not it is running; pass arguments to psql in ARGS
 	@exec $(BIN)/python -m service psql -- $(ARGS)
 
-# Without bytecode, each of the suite's some hundred processes compiles the same modules again.
+# Without bytecode, each of the roughly one hundred processes of the suite compiles the same modules again.
 test coverage: export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: test
-test: $(VENV)/.dev ## run the whole suite against a real PostgreSQL
+test: $(VENV)/.dev ## run the whole test suite against a real PostgreSQL
 	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) -q $(ARGS)
 
 .PHONY: check
-check: lint test ## run lint and the whole suite, as CI does
+check: lint test ## run lint and the whole test suite, as CI does
 
 .PHONY: coverage
-coverage: $(VENV)/.dev ## run the whole suite and show which lines it misses, processes of the service included
+coverage: $(VENV)/.dev ## run the whole test suite and show the lines that it misses, also in processes of the service
 	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) -q --cov --cov-report=term-missing:skip-covered $(ARGS)
 
 .PHONY: lint
@@ -50,11 +50,11 @@ lint: $(VENV)/.dev ## check style, spelling, types, imports, migrations and the 
 	@report=$$($(BIN)/lint-imports --no-logo) || { echo "$$report"; exit 1; }
 	@report=$$($(BIN)/squawk --config .squawk.toml $(filter-out %.rollback.sql,$(wildcard migrations/*.sql)) 2>&1) || { echo "$$report"; exit 1; }
 	@$(BIN)/hadolint --config .hadolint.yaml Dockerfile
-	@echo "lint: nothing to complain of"
+	@echo "lint: OK"
 
-# tests/test_clients.py runs what this installs, and skips it where it is not installed.
+# tests/test_clients.py uses these packages and skips its tests without them.
 .PHONY: clients
-clients: tests/clients/node_modules/.package-lock.json ## install the linters of the API document, and what makes TypeScript clients of it
+clients: tests/clients/node_modules/.package-lock.json ## install the linters of the API document and the generator of its TypeScript client
 
 tests/clients/node_modules/.package-lock.json: tests/clients/package-lock.json
 	@echo "installing npm packages into tests/clients/node_modules"
@@ -64,7 +64,7 @@ tests/clients/node_modules/.package-lock.json: tests/clients/package-lock.json
 PEERS := tests/benchmarks/peers
 
 .PHONY: bench
-bench: $(VENV)/.dev .bench/fastapi_sqlalchemy/.done .bench/fastapi_asyncpg/.done $(PEERS)/express_pg/node_modules/.package-lock.json | bench-tools ## measure it beside its peers, which installs Debian and npm packages
+bench: $(VENV)/.dev .bench/fastapi_sqlalchemy/.done .bench/fastapi_asyncpg/.done $(PEERS)/express_pg/node_modules/.package-lock.json | bench-tools ## compare the service with its peers; installs Debian and npm packages
 	@$(BIN)/python -m tests.benchmarks $(ARGS)
 
 .PHONY: bench-tools
@@ -80,37 +80,37 @@ bench-tools:
 		echo "The benchmarks need: $$missing. On Debian and Ubuntu: sudo apt-get install $$missing" >&2; exit 1; \
 	fi
 
-# Each peer has what it needs in an environment of its own, locked like the service's.
+# Each Python peer has a virtual environment of its own, locked like that of the service.
 .bench/%/.done: $(PEERS)/%/requirements.txt | $(BIN)/python
-	@echo "installing what the peer $* needs into .bench/$*"
+	@echo "installing the packages of the peer $* into .bench/$*"
 	@$(BIN)/python -m venv .bench/$*
 	@.bench/$*/bin/python -m pip install -qq --disable-pip-version-check --no-input --require-hashes --only-binary=:all: -r $<
 	@touch $@
 
 $(PEERS)/express_pg/node_modules/.package-lock.json: $(PEERS)/express_pg/package-lock.json | bench-tools
-	@echo "installing the npm packages that the peer express_pg needs"
+	@echo "installing the npm packages of the peer express_pg"
 	@cd $(@D)/.. && npm ci --silent --no-audit --no-fund
 	@touch $@
 
 .PHONY: format
-format: $(VENV)/.dev ## put the code into the project's format
+format: $(VENV)/.dev ## format the code
 	@$(BIN)/ruff check --quiet --fix-only .
 	@$(BIN)/ruff format .
 
-# The lock covers every system and Python that pyproject.toml allows. The smaller files are cut from the largest.
+# The lock covers every system and Python version that pyproject.toml allows. The smaller files are subsets of dev.txt.
 COMPILE := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate
 
 .PHONY: lock
-lock: $(VENV)/.dev ## choose the newest versions that fit and lock them with their hashes
+lock: $(VENV)/.dev ## lock the newest compatible versions with their hashes
 	@$(COMPILE) --upgrade --extra embedded --extra dev --output-file requirements/dev.txt pyproject.toml
 	@$(COMPILE) --constraint requirements/dev.txt --extra embedded --output-file requirements/local.txt pyproject.toml
 	@$(COMPILE) --constraint requirements/dev.txt --output-file requirements/runtime.txt pyproject.toml
 	@echo setuptools | $(COMPILE) --upgrade --output-file requirements/build.txt -
 	@git --no-pager diff --stat -- requirements
 
-# One package comes as source only. It is pure Python, and what builds it is locked too.
-# A terminal shows the latest line of pip; whatever it says is shown where it fails.
+# One package is available as source only. It is pure Python, and its build dependency is locked too.
+# A terminal shows the latest line of pip; if pip fails, its whole output is shown.
 install = { $(INSTALL) $(1) 2>&1; echo $$? >$(VENV)/install.status; } | tee $(VENV)/install.log | \
 	if [ -t 1 ]; then awk '{ printf "\r\033[K%.79s", $$0; fflush() } END { printf "\r\033[K" }'; else cat >/dev/null; fi; \
 	[ "$$(cat $(VENV)/install.status)" = 0 ] || { cat $(VENV)/install.log >&2; exit 1; }
@@ -118,21 +118,21 @@ INSTALL := $(BIN)/python -m pip install --progress-bar=off --disable-pip-version
 INSTALL_FROM_SOURCE := --no-binary=openapi-ui-bundles --no-build-isolation
 
 $(VENV)/.local: requirements/local.txt requirements/build.txt | $(BIN)/python
-	@echo "installing what the service needs into $(VENV): about a minute, 140 MB"
+	@echo "installing the packages of the service into $(VENV): about a minute, 140 MB"
 	@$(call install,-r requirements/build.txt)
 	@$(call install,$(INSTALL_FROM_SOURCE) -r $<)
 	@touch $@
 
 $(VENV)/.dev: requirements/dev.txt requirements/build.txt | $(BIN)/python
-	@echo "installing what development needs into $(VENV)"
+	@echo "installing the development packages into $(VENV)"
 	@$(call install,-r requirements/build.txt)
 	@$(call install,$(INSTALL_FROM_SOURCE) -r $<)
 	@touch $@ $(VENV)/.local
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "This needs Python 3.11 or newer; name one: make $(MAKECMDGOALS) PYTHON=python3.13" >&2; exit 1; }
+		{ echo "Python 3.11 or newer is required. Name one with make $(MAKECMDGOALS) PYTHON=python3.13" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
-		{ echo "Python's venv is not installed here. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
-	@echo "making a virtual environment in $(VENV)"
+		{ echo "The Python module venv is not installed. On Debian and Ubuntu: sudo apt-get install python3-venv" >&2; exit 1; }
+	@echo "creating a virtual environment in $(VENV)"
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }

@@ -1,5 +1,5 @@
--- The one row that every writing transaction locks first. The last three columns name the database for which the epoch
--- was made: a restore, a promotion and a copy differ in at least one of them.
+-- One row, which every writing transaction locks first. The last three columns identify the database to which the epoch
+-- belongs: a restored, promoted or copied database differs in at least one of them.
 CREATE TABLE feed (
     id smallint DEFAULT 1,
     epoch uuid NOT NULL DEFAULT gen_random_uuid(),

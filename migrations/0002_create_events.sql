@@ -1,6 +1,6 @@
 -- depends: 0001_create_feed
 
--- Every change, in the order of the feed. Rows are appended and never changed.
+-- Every change, in the order of the feed. Rows are appended and never updated.
 CREATE TABLE events (
     position bigint,
     type text NOT NULL,
@@ -18,8 +18,8 @@ CREATE TABLE events (
     CONSTRAINT events_position_check CHECK (position > 0)
 );
 
--- The history of a student in a course.
+-- Serves the history of a student in a course.
 CREATE INDEX events_student_id_course_id_idx ON events (student_id, course_id, position);
 
--- The changes of courses and terms, few among millions of events. Each process looks for those that others made.
+-- Serves the changes of courses and terms, few among millions of events: each process looks for those of the others.
 CREATE INDEX events_edits_idx ON events (position) WHERE student_id IS NULL;

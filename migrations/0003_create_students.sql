@@ -15,5 +15,5 @@ CREATE TABLE students (
     CONSTRAINT students_max_credits_check CHECK (max_credits BETWEEN 0 AND 999)
 );
 
--- Addresses are ASCII: the "C" collation folds them alike on every server, whatever its locale.
+-- The "C" collation folds the case of ASCII letters only, in the same way on every server, whatever its locale.
 CREATE UNIQUE INDEX students_email_key ON students (lower(email COLLATE "C"));

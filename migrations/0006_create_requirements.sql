@@ -1,6 +1,6 @@
 -- depends: 0005_create_courses
 
--- Within a group any one code satisfies; all groups of a course must be satisfied.
+-- Any one code satisfies a group; all groups of a course must be satisfied.
 CREATE TABLE requirements (
     course_id bigint NOT NULL,
     kind text NOT NULL,
@@ -11,5 +11,5 @@ CREATE TABLE requirements (
     CONSTRAINT requirements_kind_check CHECK (kind IN ('pre', 'co', 'anti'))
 );
 
--- The courses that exclude a code; codes are compared without regard to case.
+-- Serves the search for courses that exclude a code, regardless of case.
 CREATE INDEX requirements_anti_idx ON requirements (lower(code)) WHERE kind = 'anti';

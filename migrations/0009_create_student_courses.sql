@@ -2,12 +2,13 @@
 
 -- The state of one student in one course.
 -- "joined_position" is the position of the event that gave the seat or put the student on the waitlist.
--- "passed_code" is the code under which the student completed the course, where the course has another one since.
--- "swap_drops" are the courses that the student drops on getting this one.
--- "blocked_reasons" are the reasons for which the last promotion passed the waitlisted student by.
--- "recheck_at" is null where nothing has judged the waitlisted student yet. Else the student is blocked for the reasons
--- in "blocked_reasons", until then or until something of the student or the course changes; the year 9999 means never.
--- The primary key includes what a student's list of courses shows: every change reads that list, from the index alone.
+-- "passed_code" is the code under which the student completed the course, if the code has changed since.
+-- "swap_drops" lists the courses that are dropped when the student gets this one.
+-- "blocked_reasons" lists the reasons why the last promotion passed over the waitlisted student.
+-- "recheck_at" is null while the waitlisted student is unjudged. Otherwise the student is blocked for the reasons in
+-- "blocked_reasons" until this time, or until something relevant to the student or the course changes; the year 9999
+-- means that time alone never changes the result.
+-- The primary key includes the columns of a student's list of courses; every change reads it from the index alone.
 CREATE TABLE student_courses (
     student_id bigint NOT NULL,
     course_id bigint NOT NULL,
@@ -34,23 +35,23 @@ CREATE TABLE student_courses (
 
 CREATE INDEX student_courses_course_id_idx ON student_courses (course_id, status, student_id);
 
--- The foreign key needs it; few rows have an override.
+-- Serves the foreign key; few rows have an override.
 CREATE INDEX student_courses_override_id_idx ON student_courses (override_id) WHERE override_id IS NOT NULL;
 
--- A course's waitlist, in order.
+-- Serves the waitlist of a course, in order.
 CREATE INDEX student_courses_waitlist_idx ON student_courses (course_id, joined_position) WHERE status = 'waitlisted';
 
--- The waitlisted students that a free seat is offered to, in order.
+-- Serves promotion: the unjudged students of a course, in waitlist order.
 CREATE INDEX student_courses_unjudged_idx ON student_courses (course_id, joined_position)
 WHERE status = 'waitlisted' AND recheck_at IS NULL;
 
--- The blocked students that the clock may make eligible: a few of all.
+-- Serves the sweep: the few blocked students who may become eligible through the passage of time alone.
 CREATE INDEX student_courses_recheck_at_idx ON student_courses (recheck_at, course_id)
 WHERE status = 'waitlisted' AND recheck_at < '9999-12-31 00:00:00+00';
 
--- The students who completed a course under a code that it has no longer: a few of all.
+-- Serves requirements: the few students who completed a course under a former code.
 CREATE INDEX student_courses_passed_code_idx ON student_courses (student_id) WHERE passed_code IS NOT NULL;
 
--- The waitlists that a student is on: their positions are shown, and blocked ones are judged again.
+-- Serves the waitlists of a student: the API shows the positions, and a change marks blocked entries as unjudged.
 CREATE INDEX student_courses_waitlisted_idx ON student_courses (student_id, course_id, joined_position)
 WHERE status = 'waitlisted';

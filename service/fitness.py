@@ -1,15 +1,15 @@
-"""What a server must guarantee, so that the service can keep its promises."""
+"""Check that a database server gives the guarantees that the service depends on."""
 
 from typing import Final
 
 from sql.server import Server
 
-OLDEST: Final = 15
-STANDBY: Final = "The database is a standby and takes no changes: connect to the primary."
+MIN_VERSION: Final = 15
+STANDBY: Final = "The database is a standby and accepts no changes: connect to the primary."
 
 
 class UnfitDatabase(Exception):
-    """The database can be reached but lacks what the service promises; another try does not help."""
+    """The database can be reached, but the service can't use it; a retry does not help."""
 
 
 class NotMigrated(UnfitDatabase):
@@ -20,13 +20,13 @@ class NotMigrated(UnfitDatabase):
 
 
 def check_fitness(server: Server) -> None:
-    """Refuse a server on which a confirmed change can be lost or a name be garbled.
+    """Raise an error if the server could lose a confirmed change or garble a name.
 
     Raises:
-        UnfitDatabase: it is too old, does not write to disk what it confirms, or its encoding is not UTF-8.
+        UnfitDatabase: the server is too old, confirms what it has not written to disk, or its encoding is not UTF-8.
     """
-    if server.version < OLDEST:
-        raise UnfitDatabase(f"The service needs PostgreSQL {OLDEST} or newer; this is PostgreSQL {server.version}.")
+    if server.version < MIN_VERSION:
+        raise UnfitDatabase(f"The service needs PostgreSQL {MIN_VERSION} or newer, not PostgreSQL {server.version}.")
     if server.synchronous_commit not in {"on", "remote_apply"}:
         raise UnfitDatabase(
             f"synchronous_commit is {server.synchronous_commit}: an enrollment could be lost after it was confirmed. "
@@ -38,4 +38,4 @@ def check_fitness(server: Server) -> None:
                 f"{name} is {value}: a crash of the machine could destroy the database. Set it to on for this server."
             )
     if server.encoding != "UTF8":
-        raise UnfitDatabase(f"The database's encoding is {server.encoding}; the service needs UTF8.")
+        raise UnfitDatabase(f"The encoding of the database is {server.encoding}; the service needs UTF8.")

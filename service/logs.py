@@ -1,4 +1,4 @@
-"""How the program logs: one JSON object a line for machines, or lines for people on a terminal."""
+"""Logging configuration: one JSON object per line for machines, or text for people on a terminal."""
 
 import logging
 import logging.config
@@ -14,11 +14,11 @@ from service.web.access import AccessHandler
 Format = Literal["auto", "text", "json"]
 
 ORDINARY = frozenset({*RESERVED_ATTRS, "taskName", "color_message"})
-"""Attributes that every record may have; all others were given with ``extra``."""
+"""Attributes that any record may have; all others come from ``extra``."""
 
 
 class TextFormatter(logging.Formatter):
-    """Writes the time, the level, the message, and what was given with ``extra``."""
+    """Formats the time, the level, the message and the attributes from ``extra``."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - overrides
         """Return the first line of a record."""
@@ -28,7 +28,7 @@ class TextFormatter(logging.Formatter):
 
 
 def configuration(form: Format = "json", level: str = "INFO") -> dict[str, Any]:
-    """Return what ``logging.config.dictConfig`` takes; ``auto`` is text where standard output is a terminal."""
+    """Return the argument of ``logging.config.dictConfig``; ``auto`` is text if standard output is a terminal."""
     text = form == "text" or (form == "auto" and sys.stdout.isatty())
     json = {
         "()": "pythonjsonlogger.json.JsonFormatter",
@@ -54,7 +54,7 @@ def configuration(form: Format = "json", level: str = "INFO") -> dict[str, Any]:
 
 
 def configure(form: Format, level: str) -> None:
-    """Log from now on in a format, from a level up."""
+    """Configure logging with a format and the lowest level to log."""
     logging.config.dictConfig(configuration(form, level))
     # Skip source location, thread and process: collecting them is half the cost of a record.
     logging._srcfile = None  # noqa: SLF001

@@ -1,4 +1,4 @@
-"""Applies ``migrations/`` to a database, by one runner at a time."""
+"""Apply ``migrations/`` to a database, one process at a time."""
 
 import hashlib
 import logging
@@ -32,22 +32,22 @@ CONNECTION: Final = {
     "connect_timeout": 5,
     # Without it, text from a database in SQL_ASCII arrives as bytes.
     "client_encoding": "UTF8",
-    # A server that vanished without a word is noticed within half a minute.
+    # Detect within half a minute a server that disappears without closing the connection.
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 3,
 }
 LOCK_SECONDS: Final = 5
-"""How long ALTER TABLE may wait for a reader: every later statement on the table waits behind it."""
+"""Longest wait of ALTER TABLE for a reader: every later statement on the table waits behind it."""
 POLL_SECONDS: Final = 0.1
 
 
 class DatabaseUnavailable(Exception):
-    """The database can't be reached, or is not ready to be written to; another try may succeed."""
+    """The database can't be reached, or is not ready for writes; a retry may succeed."""
 
 
 class MigrationFailed(Exception):
-    """The database refused a migration and is as it was before that migration."""
+    """The database refused a migration, which was rolled back."""
 
 
 def shipped() -> list[str]:
@@ -65,12 +65,13 @@ def migrate(
 ) -> list[str]:
     """Apply the missing migrations and return their names, in order; many processes may call this at once.
 
-    A missing schema is created. ``timeout`` is how many seconds to wait for another process that is migrating;
-    ``stop``, once set, ends the wait, and the work before the next migration.
+    A missing schema is created. ``timeout`` is the longest wait in seconds for another process that is migrating.
+    Setting ``stop`` ends that wait; during the work, it takes effect before the next migration.
 
     Raises:
-        DatabaseUnavailable: no connection, a standby, a lock not had in time, or another process still migrating.
-        UnfitDatabase: the server may lose what it has confirmed, or an unreleased version made the schema.
+        DatabaseUnavailable: there is no connection, the server is a standby, a lock was not available in time, or
+            another process is still migrating.
+        UnfitDatabase: the server could lose confirmed changes, or an unreleased version made the schema.
         MigrationFailed: the database refused a migration.
     """
     stop = stop or threading.Event()
@@ -92,10 +93,12 @@ def migrate(
 
 
 def refuse_unknown(applied: Collection[str], shipped: Collection[str]) -> None:
-    """Refuse a schema that no released version made. A newer version's migrations come after all that are shipped.
+    """Raise an error if an unreleased version made the schema.
+
+    Migrations of newer versions are allowed: they come after all shipped ones.
 
     Raises:
-        UnfitDatabase: a migration was applied that is not shipped and comes before the newest that is.
+        UnfitDatabase: an applied migration is not shipped and comes before the newest shipped one.
     """
     unknown = sorted(name for name in applied if name not in shipped and name < max(shipped))
     if unknown:
@@ -107,10 +110,10 @@ def refuse_unknown(applied: Collection[str], shipped: Collection[str]) -> None:
 
 
 class _Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]
-    """Yoyo's backend, with a migration and the mark that it is applied in one transaction.
+    """Yoyo's backend, changed to apply a migration and mark it as applied in one transaction.
 
-    Yoyo itself commits a migration and marks it afterwards. A process killed in between leaves a database on which
-    every later start fails, because the migration would be applied twice.
+    Yoyo itself commits a migration and marks it afterwards. If a process is killed in between, every later start fails
+    because it applies the migration again.
     """
 
     def __init__(self, uri: DatabaseURI, migration_table: str) -> None:
@@ -122,29 +125,29 @@ class _Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]
         return psycopg.connect(dbname=dburi.database, **arguments, autocommit=True)
 
     def init_connection(self, connection: psycopg.Connection[Any]) -> None:
-        # A limit that an operator sets for requests would end a long index build.
+        # A statement_timeout that an operator sets for requests would end a long index build.
         connection.execute(
             "SELECT set_config('search_path', quote_ident(%s), false), set_config('statement_timeout', '0', false)",
             [self.target_schema],
         )
-        # Otherwise the statement of a killed process runs to its end and keeps the lock. Some systems lack this setting.
+        # Otherwise the statement of a killed process runs to its end and holds the lock. Some systems lack the setting.
         with suppress(psycopg.Error):
             connection.execute("SET client_connection_check_interval = '1s'")
 
     @contextmanager
     def lock(self, timeout: float = 0) -> Iterator[None]:
-        """Do without yoyo's lock, a row that outlives a killed process: ``_take_turn`` has a better one."""
+        """Replace yoyo's lock, a row that outlives a killed process, by the lock of ``_take_turn``."""
         yield
 
     def create_schema(self) -> None:
-        # Even IF NOT EXISTS asks for the right to create schemas, which a role may lack.
+        # Even with IF NOT EXISTS, CREATE SCHEMA needs the privilege to create schemas, which a role may lack.
         if self.target_schema != "public":
             self.connection.execute(
                 sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(self.target_schema))
             )
 
     def applied(self) -> set[str]:
-        """Return the names of the migrations that were ever applied and not undone."""
+        """Return the names of the migrations that were applied and not rolled back."""
         return {name for (name,) in self.execute(f"SELECT migration_id FROM {self.migration_table}").fetchall()}
 
     def apply_one(self, migration: Migration, force: bool = False, mark: bool = True) -> None:
@@ -160,7 +163,7 @@ class _Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]
                 self.mark_one(migration, log=False)
 
     def get_log_data(self, migration: Migration | None = None, operation: str = "apply") -> dict[str, Any]:
-        # Yoyo's own fails where the account has no name, as in some containers, and asks DNS for the host's.
+        # Yoyo's method fails if the account has no name, as in some containers, and asks DNS for the name of the host.
         return {
             "id": str(uuid.uuid4()),
             "migration_id": migration.id if migration else None,
@@ -188,10 +191,10 @@ def _refuse_unfit(connection: psycopg.Connection[Any]) -> None:
 
 
 def _take_turn(connection: psycopg.Connection[Any], schema: str, timeout: float, stop: threading.Event) -> None:
-    """Wait for an advisory lock, which the server frees when this connection ends, however it ends."""
+    """Wait for an advisory lock, which the server releases when this connection ends, even by a crash."""
     key = int.from_bytes(hashlib.blake2b(f"enrollment-service {schema}".encode(), digest_size=8).digest(), signed=True)
     deadline = time.monotonic() + timeout
-    # Poll: a process that waits within the server blocks the CREATE INDEX CONCURRENTLY of the one that has the lock.
+    # Poll: a process that waits within the server blocks CREATE INDEX CONCURRENTLY in the process that holds the lock.
     while connection.execute("SELECT pg_try_advisory_lock(%s)", [key]).fetchone() != (True,):
         if time.monotonic() > deadline:
             raise DatabaseUnavailable(f"Another process has been migrating this database for {timeout:.0f} seconds.")
@@ -206,7 +209,7 @@ def _migration_errors(migration: Migration) -> Iterator[None]:
     except psycopg.OperationalError:
         raise
     except psycopg.Error as error:
-        raise MigrationFailed(f"Migration {migration.id} was refused and undone: {error}") from error
+        raise MigrationFailed(f"Migration {migration.id} failed and was rolled back: {error}") from error
 
 
 @contextmanager
@@ -214,6 +217,6 @@ def _connection_errors() -> Iterator[None]:
     try:
         yield
     except psycopg.ProgrammingError as error:
-        raise UnfitDatabase(f"The database refused: {error}") from error
+        raise UnfitDatabase(f"The database refused a statement: {error}") from error
     except psycopg.OperationalError as error:
         raise DatabaseUnavailable(f"The database can't be reached or is not ready: {error}") from error

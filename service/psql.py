@@ -1,4 +1,4 @@
-"""``python -m service psql``: the database of the service at the prompt of psql."""
+"""Open psql on the database of the service, for ``python -m service psql``."""
 
 import os
 import signal
@@ -12,9 +12,9 @@ from service.settings import Settings
 
 
 def open_psql(settings: Settings, arguments: Sequence[str]) -> int:
-    """Run psql on the database of the settings, and return its exit status.
+    """Run psql on the database of the settings and return its exit status.
 
-    The embedded server is that of the running service, or else started for as long as psql runs.
+    If the service is not running, the embedded server is started and stopped when psql ends.
     """
     url = settings.database_url or find_running(settings.data_dir)
     if url is not None:
@@ -25,10 +25,10 @@ def open_psql(settings: Settings, arguments: Sequence[str]) -> int:
 
 def _run(url: str, schema: str, arguments: Sequence[str]) -> int:
     environment = {**os.environ, "PGOPTIONS": f"-c search_path={schema}"}
-    # Every account of the machine can read the arguments of a process, but not its environment.
+    # Any account of the machine can read the arguments of a process, but not its environment.
     if password := conninfo_to_dict(url).get("password"):
         environment["PGPASSWORD"] = str(password)
-    # Ctrl-C ends a statement of psql, not psql: this process hears of it too.
+    # Ctrl-C cancels a statement in psql, and must not end this process, which gets the signal too.
     signal.signal(signal.SIGINT, lambda *_: None)
     command = [str(find_program("psql")), f"--dbname={make_conninfo(url, password=None)}", *arguments]
     return subprocess.run(command, env=environment, check=False).returncode  # noqa: S603

@@ -1,4 +1,4 @@
-"""The events replayed against the tables: every row is what its events add up to, and every event continues the others."""
+"""Replay the events against the tables: each row must equal the result of its events, and each event continue them."""
 
 import json
 from collections import defaultdict
@@ -23,18 +23,18 @@ Row = TypeVar("Row")
 State: TypeAlias = Mapping[str, object]
 
 PAGE_ROWS = 5_000
-"""How many rows are read at once: more of them make a check no faster, and each row stays in memory for a page."""
+"""Rows read at once: larger pages do not make a check faster, and a page stays in memory."""
 
 LOWEST: Final = -(2**63)
-"""Comes before every id and position, also before those that are none."""
+"""A value below every id and position, including invalid ones."""
 
 INSTANTS: Final = frozenset(
     {"enroll_from", "enroll_until", "drop_until", "withdraw_until", "from", "until", "expires_at", "used_at"}
 )
 """The fields that events write as RFC 3339 instants, with Z or with an offset."""
 
-COUNTED: Final = frozenset({"id", "seats_taken", "waitlisted", "created_at", "updated_at"})
-"""The columns of students, courses and terms that no event of theirs carries."""
+NOT_IN_EVENTS: Final = frozenset({"id", "seats_taken", "waitlisted", "created_at", "updated_at"})
+"""The columns of students, courses and terms that their events do not carry."""
 
 ACTIONS: Final = {
     "student": frozenset({"created", "updated", "deleted"}),
@@ -56,13 +56,13 @@ STATUSES: Final = {
 JOINS: Final = frozenset({"enrollment.enrolled", "enrollment.waitlisted", "enrollment.promoted"})
 """The events that put a student at the end of a waitlist or in a seat."""
 
-UNTOLD: Final = {"status": "open", "groups": (), "meetings": [], "swap_drops": []}
-"""What fields are before any event carries them; the others are None."""
+DEFAULTS: Final = {"status": "open", "groups": (), "meetings": [], "swap_drops": []}
+"""The values of fields before any event carries them; all other fields are None."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A row, or a field of a row, that is not what its events say; None where there is no row, or no event."""
+    """A row, or a field of a row, that differs from its events; a value is None if there is no row, or no event."""
 
     resource: str
     field: str
@@ -72,7 +72,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Break:
-    """An event that can't follow the events before it: a field in it is not what they left."""
+    """An event that does not continue the events before it: one of its fields differs from their result."""
 
     position: int
     type: str
@@ -109,7 +109,7 @@ class Stream(Generic[Row]):
         return self._id_of(self._rows[self._next])
 
     async def take(self, id: int) -> list[Row]:
-        """Return the rows of an id, which must not be larger than the next one, and go on to the next id."""
+        """Return the rows with an id and advance to the next id; the id must not be larger than ``next_id`` returns."""
         taken: list[Row] = []
         while await self.next_id() == id:
             taken.append(self._rows[self._next])
@@ -125,14 +125,14 @@ class HasIds(Protocol):
 
 
 async def smallest_id(*streams: HasIds) -> int | None:
-    """Return the smallest id that is next in any of the streams; None where all are at their end."""
+    """Return the smallest id that is next in any of the streams, or None at the end of all streams."""
     ids = [id for stream in streams if (id := await stream.next_id()) is not None]
     return min(ids, default=None)
 
 
 async def replay_terms(connection: Connection) -> AsyncIterator[Difference | Break]:
-    """Compare every term with what its events add up to."""
-    # Terms are few, and their events in no order of theirs: all of them are held in memory.
+    """Compare every term with the result of its events."""
+    # Terms are few, and their events are not sorted by term: all of them are held in memory.
     events: dict[int, list[Recorded]] = defaultdict(list)
     after = LOWEST
     while page := await sql.find_events_of_terms(connection, after, PAGE_ROWS):
@@ -144,13 +144,13 @@ async def replay_terms(connection: Connection) -> AsyncIterator[Difference | Bre
         for term in await terms.take(id):
             for fault in _follow("term", id, events.pop(id, []), _row_state(term, Term.__dataclass_fields__)):
                 yield fault
-    for id, untold in events.items():
-        for fault in _follow("term", id, untold, None):
+    for id, remaining in events.items():
+        for fault in _follow("term", id, remaining, None):
             yield fault
 
 
 async def replay_courses(connection: Connection) -> AsyncIterator[Difference | Break]:
-    """Compare every course and its requirements with what its events add up to."""
+    """Compare every course and its requirements with the result of its events."""
     courses = courses_of(connection)
     requirements = Stream[Requirement](
         lambda last: sql.find_requirements(
@@ -180,9 +180,9 @@ async def replay_courses(connection: Connection) -> AsyncIterator[Difference | B
 
 
 async def replay_students(connection: Connection) -> AsyncIterator[Difference | Break]:
-    """Compare every student, hold, override and enrollment with what its events add up to, student by student.
+    """Compare every student, hold, override and enrollment with the result of its events, student by student.
 
-    Of a student, events carry only the version and the names of the fields that changed.
+    The events of a student carry only the version and the names of the changed fields.
     """
     recoded = await _recoded_courses(connection)
     students = students_of(connection)
@@ -235,7 +235,7 @@ async def replay_students(connection: Connection) -> AsyncIterator[Difference | 
 
 
 async def _recoded_courses(connection: Connection) -> dict[int, list[sql.Recoded]]:
-    """Read by course when it got another code: few courses ever do, and all of them are held in memory."""
+    """Return the changes of codes by course, all of them in memory: few courses ever change their code."""
     recoded: dict[int, list[sql.Recoded]] = defaultdict(list)
     after = LOWEST
     while page := await sql.find_recoded(connection, after, PAGE_ROWS):
@@ -246,33 +246,33 @@ async def _recoded_courses(connection: Connection) -> dict[int, list[sql.Recoded
 
 
 def students_of(connection: Connection) -> Stream[Student]:
-    """Read all students."""
+    """Return a stream of all students."""
     return Stream(
         lambda last: list_students(connection, last.id if last else LOWEST, PAGE_ROWS), lambda student: student.id
     )
 
 
 def courses_of(connection: Connection) -> Stream[Course]:
-    """Read all courses."""
+    """Return a stream of all courses."""
     return Stream(
         lambda last: sql.find_courses(connection, last.id if last else LOWEST, PAGE_ROWS), lambda course: course.id
     )
 
 
 def terms_of(connection: Connection) -> Stream[Term]:
-    """Read all terms."""
+    """Return a stream of all terms."""
     return Stream(lambda last: list_terms(connection, last.id if last else LOWEST, PAGE_ROWS), lambda term: term.id)
 
 
 @lru_cache(maxsize=4096)
 def parsed(text: str | None) -> State | None:
-    """Read a state of an event, which is not to be changed: most are one of a few."""
+    """Parse a state of an event; the result is cached, since many states are equal, and must not be modified."""
     state = None if text is None else json.loads(text)
     return state if state is None or isinstance(state, dict) else {"state": state}
 
 
 def _divided(events: Iterable[Recorded], prefix: str) -> tuple[list[Recorded], list[Recorded]]:
-    """Split events into those of other types, and those whose type begins with a prefix."""
+    """Split events into those whose type does not begin with a prefix, and those whose type does."""
     parts: tuple[list[Recorded], list[Recorded]] = ([], [])
     for event in events:
         parts[event.type.startswith(prefix)].append(event)
@@ -280,7 +280,7 @@ def _divided(events: Iterable[Recorded], prefix: str) -> tuple[list[Recorded], l
 
 
 def _plain(name: str, value: object) -> object:
-    """Bring a value that can be written in several ways into one, whether a row or an event has it."""
+    """Return the normal form of a value of a row or an event, which may have several spellings."""
     try:
         if name in INSTANTS and isinstance(value, str):
             return datetime.fromisoformat(value)
@@ -288,41 +288,41 @@ def _plain(name: str, value: object) -> object:
             # Within a group the codes are a set: the table does not keep their order.
             return tuple([(group["kind"], tuple(sorted(group["any_of"]))) for group in value])
     except (KeyError, TypeError, ValueError):
-        return value  # An event may have been rewritten: what it has then is like nothing else.
+        return value  # A rewritten event may contain anything; such a value equals no normal form.
     if name == "meetings" and isinstance(value, str):
         return json.loads(value)
     return value.isoformat() if isinstance(value, date) and not isinstance(value, datetime) else value
 
 
 def _id_in(state: State, name: str) -> int | None:
-    """Look up an id in the state of an event."""
+    """Return an id in the state of an event, or None if it is not an integer."""
     id = state.get(name)
     return id if isinstance(id, int) else None
 
 
 def _row_state(row: object, names: Iterable[str]) -> dict[str, object]:
-    return {name: _plain(name, getattr(row, name)) for name in names if name not in COUNTED}
+    return {name: _plain(name, getattr(row, name)) for name in names if name not in NOT_IN_EVENTS}
 
 
 def _of(state: State | None, name: str) -> object:
-    """Look up a field of what events add up to."""
-    return None if state is None else _plain(name, state.get(name, UNTOLD.get(name)))
+    """Return the normal form of a field in the result of events."""
+    return None if state is None else _plain(name, state.get(name, DEFAULTS.get(name)))
 
 
 def _compare(resource: str, row: State | None, state: State | None) -> Faults:
-    """Compare a row with what its events add up to; None where there is no row, or nothing is left."""
+    """Compare a row with the result of its events; ``row`` or ``state`` is None if there is none."""
     if row is None or state is None:
         if row is not state:
             yield Difference(resource, "row", "present" if row is not None else None, "present" if state else None)
         return
     for name, value in row.items():
-        # As it stands first: mostly both are written alike.
-        if value != state.get(name, UNTOLD.get(name)) and value != (expected := _of(state, name)):
+        # Compare without the normal form first, which is faster: usually the spellings are equal.
+        if value != state.get(name, DEFAULTS.get(name)) and value != (expected := _of(state, name)):
             yield Difference(resource, name, value, expected)
 
 
 def _check_before(event: Recorded, state: State | None, required: str) -> Faults:
-    """Compare what an event says of the state before it with what the events before it left."""
+    """Compare the state before an event, as the event has it, with the result of the events before it."""
     before = parsed(event.before)
     if before is None or state is None:
         if before is not state:
@@ -331,14 +331,14 @@ def _check_before(event: Recorded, state: State | None, required: str) -> Faults
     if required not in before:
         yield Break(event.position, event.type, required, None, _of(state, required))
     for name, value in before.items():
-        if value == state.get(name, UNTOLD.get(name)) or name == "fields":
+        if value == state.get(name, DEFAULTS.get(name)) or name == "fields":
             continue
-        if (told := _plain(name, value)) != (expected := _of(state, name)):
-            yield Break(event.position, event.type, name, told, expected)
+        if (actual := _plain(name, value)) != (expected := _of(state, name)):
+            yield Break(event.position, event.type, name, actual, expected)
 
 
 def _follow(noun: str, id: int, events: Sequence[Recorded], row: State | None) -> Faults:
-    """Replay the events of one student, course or term, and compare its row with what they add up to."""
+    """Replay the events of one student, course or term, and compare its row with the result."""
     state: dict[str, object] | None = None
     for event in events:
         prefix, _, action = event.type.partition(".")
@@ -368,7 +368,7 @@ def _follow(noun: str, id: int, events: Sequence[Recorded], row: State | None) -
 
 
 def _follow_holds(student: Student | None, rows: Sequence[Hold], events: Sequence[Recorded]) -> Faults:
-    """Replay the events of a student's holds; those of a student who was deleted are deleted too."""
+    """Replay the events of a student's holds, which are deleted with the student."""
     states: dict[int | None, dict[str, object]] = {}
     for event in events:
         after = parsed(event.after) or {}
@@ -393,18 +393,18 @@ def _follow_holds(student: Student | None, rows: Sequence[Hold], events: Sequenc
 async def _deleted_courses(
     connection: Connection, rows: Sequence[Override], events: Sequence[Recorded]
 ) -> set[int | None]:
-    """Find the courses of overrides that were deleted, and the overrides with them."""
+    """Return the deleted courses among the courses of overrides; their overrides were deleted with them."""
     courses = {event.course_id for event in events} - {row.course_id for row in rows}
     if not courses:
         return set()
-    there = await load_definitions(connection, [id for id in courses if id is not None])
-    return courses - {definition.id for definition in there}
+    existing = await load_definitions(connection, [id for id in courses if id is not None])
+    return courses - {definition.id for definition in existing}
 
 
 def _follow_overrides(
     student: Student | None, rows: Sequence[Override], events: Sequence[Recorded], deleted: Container[int | None]
 ) -> Faults:
-    """Replay the events of a student's overrides; those of a student or course that was deleted are deleted too."""
+    """Replay the events of a student's overrides, which are deleted with the student or the course."""
     states: dict[tuple[int | None, int | None], dict[str, object]] = {}
     for event in events:
         after = parsed(event.after) or {}
@@ -462,7 +462,7 @@ def _follow_enrollments(
 
 
 def _check_status(event: Recorded) -> Faults:
-    """Compare the type of an enrollment's event with the status that it gives."""
+    """Compare the type of an enrollment event with the status that the event sets."""
     prefix, _, action = event.type.partition(".")
     if prefix != "enrollment" or action not in STATUSES:
         yield Break(event.position, event.type, "type", event.type, None)
@@ -471,7 +471,7 @@ def _check_status(event: Recorded) -> Faults:
 
 
 def _moved(event: Recorded, state: dict[str, object] | None) -> dict[str, object] | None:
-    """Return what an event makes of an enrollment."""
+    """Return the state of an enrollment after an event."""
     after = parsed(event.after) or {}
     if event.type == "enrollment.skipped":
         return state

@@ -1,4 +1,4 @@
-"""Serve HTTP until a signal to stop, in one process or in several."""
+"""Serve HTTP until a stop signal arrives, in one process or in several."""
 
 import asyncio
 import gc
@@ -25,9 +25,9 @@ GC_ALLOCATIONS = 100_000
 
 
 def serve(settings: Settings, workers: int = 1, calls: Sequence[str] = ("curl -s {url}/courses",)) -> int:
-    """Serve until a signal to stop, then finish the requests in flight; return the exit status.
+    """Serve until a stop signal arrives, finish the requests in flight, and return the exit status.
 
-    ``calls`` are worth trying, with ``{url}`` for the address; a terminal shows them once the service is ready.
+    ``calls`` are examples, with ``{url}`` for the address; a terminal shows them once the service is ready.
     """
     if workers == 1:
         return run(_serve(settings, calls))
@@ -47,7 +47,7 @@ def run(main: Coroutine[Any, Any, int]) -> int:
 
 
 def _migrate_patiently(settings: Settings) -> None:
-    """Migrate before there are workers, waiting with growing pauses for a database that is not there yet."""
+    """Migrate before the workers start; retry, with growing pauses, while the database is unavailable."""
     pause = 0.1
     while settings.migrate_on_start and settings.database_url is not None:
         try:
@@ -61,8 +61,8 @@ def _migrate_patiently(settings: Settings) -> None:
 
 
 async def _serve(settings: Settings, calls: Sequence[str], *, alive: int | None = None) -> int:
-    """Serve; as a worker, until the descriptor ``alive`` ends."""
-    # Freeze startup objects; requests create almost no reference cycles, and looking for them took a tenth of the time.
+    """Serve until a stop signal arrives; a worker also stops at the end of file of the descriptor ``alive``."""
+    # Freeze startup objects: requests create almost no reference cycles, and searching them took a tenth of the time.
     gc.freeze()
     gc.set_threshold(GC_ALLOCATIONS, 20, 100)
     loop = asyncio.get_running_loop()
@@ -118,7 +118,7 @@ def _url(host: str, port: int) -> str:
 
 
 def _greet(url: str, calls: Sequence[str]) -> None:
-    """Show on a terminal where the service is and what to try."""
+    """Show on a terminal the address of the service and calls to try."""
     if calls and sys.stderr.isatty():
         lines = "\n          ".join(call.replace("{url}", url) for call in calls)
         print(f"\nAPI page: {url}/docs\nTry it:   {lines}\nStop it:  Ctrl-C\n", file=sys.stderr, flush=True)

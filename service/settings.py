@@ -1,4 +1,4 @@
-"""Settings from the environment: every limit of the service, with the reason for its value."""
+"""Settings from the environment: every limit of the service, with the reason for its default."""
 
 import re
 from datetime import UTC, tzinfo
@@ -28,11 +28,11 @@ NESTED: Final = (
     ("command_timeout", "write_timeout"),
     ("admission_seconds", "write_timeout"),
 )
-"""Time limits, each with the one that it must be below: otherwise the outer limit ends a wait first, and hides its cause."""
+"""Pairs of time limits. The first must be below the second, or the second would end a wait and hide its cause."""
 
 
 def _check_database_url(value: str) -> str:
-    """Refuse what one of the drivers can't read, or reads otherwise than the other; no part of it is shown."""
+    """Return the URL; raise an error, which does not show it, unless both drivers can read it and read it alike."""
     if "://" not in value and "=" in value:
         raise ValueError(
             "key=value pairs are not supported; write a URL such as postgresql://user:password@host:5432/name"
@@ -89,7 +89,7 @@ WebOrigins: TypeAlias = Annotated[
 
 
 def zone_of(name: str) -> tzinfo:
-    """Return a time zone by its IANA name; UTC needs no database of time zones."""
+    """Return a time zone by its IANA name; UTC does not need a database of time zones."""
     return UTC if name == "UTC" else ZoneInfo(name)
 
 
@@ -126,7 +126,7 @@ def explain(error: ValidationError) -> list[str]:
 
 
 class Settings(BaseSettings):
-    """Settings that an operator can change. Each field is read from the environment variable with its name in upper case.
+    """Settings that an operator can change. Each is read from the environment variable with its name in upper case.
 
     Times are in seconds, sizes in bytes.
     """
@@ -140,16 +140,16 @@ class Settings(BaseSettings):
     """The usual port of an unprivileged HTTP service; 0 picks a free one."""
 
     allowed_hosts: Hosts = ()
-    """Names beside localhost, separated by commas, that a Host header may have. If unset: none if HOST is loopback, else any."""
+    """Comma-separated names, besides localhost, that a Host header may have; if unset: none if HOST is loopback, else any."""
 
     cors_origins: WebOrigins = ()
-    """Origins, separated by commas, whose web pages may call the service and read its responses; no other page may."""
+    """Comma-separated origins whose web pages may call the service and read its responses; other pages may not."""
 
     log_format: Literal["auto", "text", "json"] = "auto"
-    """Lines for people, or one JSON object a line for machines; auto is text on a terminal and JSON elsewhere."""
+    """Text for people, or one JSON object per line for machines; auto is text on a terminal and JSON elsewhere."""
 
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_to_upper)] = "INFO"
-    """Requests are logged at INFO; their lines are most of a log."""
+    """Requests are logged at INFO and make up most of a log."""
 
     auth: Literal["on", "off"] = "on"
     """With off, everybody who reaches the service may do anything: only for a network that authenticates callers itself."""
@@ -188,10 +188,10 @@ class Settings(BaseSettings):
     """One connection writes, the others read; PostgreSQL's default of 100 connections is enough for ten processes."""
 
     acquire_timeout: PositiveFloat = 2.0
-    """Longest wait for a connection from the pool; after that a 503 and another try serve the caller better."""
+    """Longest wait for a connection from the pool; after that, a 503 and a retry serve the caller better."""
 
     statement_timeout: PositiveFloat = 5.0
-    """The server cancels a longer statement; on a million rows none of the service takes a tenth of this."""
+    """The server cancels longer statements; on a million rows, no statement of the service takes a tenth of this."""
 
     command_timeout: PositiveFloat = 7.0
     """Longest wait for a statement; above statement_timeout, so that it only applies when the server does not respond."""
@@ -212,7 +212,7 @@ class Settings(BaseSettings):
     """Whether concurrent requests share a transaction or a statement; set to false only to compare."""
 
     batch_pairs: PositiveInt = 512
-    """Most pairs of student and course in one transaction: with more it takes longer, and does not get more done."""
+    """Most pairs of student and course in one transaction; larger transactions take longer at the same throughput."""
 
     promotions_per_transaction: PositiveInt = 1000
     """Most waitlisted students that one transaction judges, which holds the write lock for a few tenths of a second."""
@@ -221,7 +221,7 @@ class Settings(BaseSettings):
     """Most callers whose lookups share one statement."""
 
     queue_limit: PositiveInt = 8192
-    """Most requests in a queue: about two seconds' worth at 4,000 a second."""
+    """Most requests in a queue: about two seconds of requests at 4,000 per second."""
 
     connect_timeout: PositiveFloat = 5.0
     """A server on the same network answers within milliseconds or is down."""
@@ -239,7 +239,7 @@ class Settings(BaseSettings):
     """Longest delay before a time-based promotion (for example after a hold expires) is noticed."""
 
     time_zone: Annotated[str, AfterValidator(_known_zone)] = "UTC"
-    """The institution's, an IANA name such as Europe/Berlin: a term ends at midnight there, after its last day."""
+    """IANA name of the institution's time zone, such as Europe/Berlin; a term ends at midnight after its last day."""
 
     poll_interval: PositiveFloat = 0.2
     """How often each process looks for new events on behalf of all its long-polling readers."""
@@ -254,7 +254,7 @@ class Settings(BaseSettings):
     """Enough for body_limit over a slow mobile connection; a slower body only occupies a connection."""
 
     peer_connections: NonNegativeInt = 0
-    """Most connections of one address, 0 for no limit: behind a load balancer all callers share its address."""
+    """Most connections from one address; 0 means no limit, since callers behind a load balancer share its address."""
 
     header_timeout: PositiveFloat = 15.0
     """Callers send the header of their first request within milliseconds; a slower one only occupies a connection."""
@@ -269,7 +269,7 @@ class Settings(BaseSettings):
     """How long to report "not ready" before the listener closes; set it to the load balancer's check interval."""
 
     linger_seconds: float = Field(default=1.0, ge=0)
-    """How long after the listener closes requests on open connections are still answered, with Connection: close."""
+    """How long requests on open connections are answered after the listener closes, with Connection: close."""
 
     shutdown_timeout: PositiveFloat = 8.0
     """How long requests in flight, and then their connections, may take to end; `docker stop` kills after 10 s."""
@@ -297,6 +297,6 @@ class Settings(BaseSettings):
             inner, outer = getattr(self, shorter), getattr(self, longer)
             if inner >= outer:
                 raise ValueError(
-                    f"{shorter.upper()} ({inner:g} s) must be below {longer.upper()} ({outer:g} s), which it is a part of."
+                    f"{shorter.upper()} ({inner:g} s) must be below {longer.upper()} ({outer:g} s), which includes it."
                 )
         return self

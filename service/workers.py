@@ -1,4 +1,4 @@
-"""Several processes on one port: each serves as one alone would, and they meet in the database."""
+"""Run several worker processes on one port; they share nothing but the database."""
 
 import logging
 import os
@@ -13,29 +13,29 @@ logger = logging.getLogger(__name__)
 
 
 def stop_signals() -> tuple[signal.Signals, ...]:
-    """Return the signals to stop; SIGHUP, which the end of a terminal sends, is none where nohup has it ignored."""
+    """Return the stop signals. They include SIGHUP, sent when a terminal closes, unless nohup has it ignored."""
     ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     return (signal.SIGTERM, signal.SIGINT) if ignored else (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class PortTaken(Exception):
-    """The address can't be listened on."""
+    """The service can't listen on the address."""
 
 
 def reserve_port(host: str, port: int) -> socket.socket:
-    """Bind an address for workers to share, and hold it without listening; with port 0 a free one is chosen.
+    """Bind an address for the workers to share, without listening on it; port 0 chooses a free port.
 
     Raises:
-        PortTaken: another program has it, or it is not to be had.
+        PortTaken: the address is in use or unavailable.
     """
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     try:
-        # Who is to share an address has to say so, and so would a second service: this one asks alone first.
+        # With SO_REUSEPORT, a second service could bind the same address. So bind it first without that option.
         with socket.socket(family, kind, protocol) as alone:
             alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             alone.bind(address)
         shared = socket.socket(family, kind, protocol)
-        # Connections of a service that has just ended hold the address for a minute (TIME_WAIT).
+        # The connections of a service that has just stopped hold the address for a minute (TIME_WAIT).
         shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         shared.bind(address)
@@ -45,18 +45,19 @@ def reserve_port(host: str, port: int) -> socket.socket:
 
 
 def run_workers(count: int, work: Callable[[int, int], int]) -> int:
-    """Fork workers and wait for them.
+    """Fork workers, wait for them, and return 0 or the status of the first worker that failed.
 
-    ``work`` gets its number, counted from 0, and a file descriptor that ends with this process; it returns a status.
+    ``work`` takes the number of the worker, counted from 0, and a file descriptor that reaches its end of file when
+    this process ends; it returns an exit status.
 
-    A signal to stop is handed on. A worker that ends by itself ends all of them, so that whoever watches this process
-    starts all anew. Returns 0, or the status of the first worker that failed.
+    A stop signal is passed on to the workers. If one worker exits, all of them are stopped, so that a supervisor can
+    restart the service.
     """
     alive, keeps_alive = os.pipe()
     workers: set[int] = set()
     for number in range(count):
         sys.stdout.flush()
-        # A signal must not unwind the new process before it is in the block that it can't leave.
+        # Until the new process is in the block that ends it, a signal would unwind it into the code of its parent.
         signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals())
         try:
             pid = os.fork()
@@ -76,7 +77,7 @@ def run_workers(count: int, work: Callable[[int, int], int]) -> int:
     failed = 0
     while workers:
         worker, status = os.wait()
-        # The embedded server is a child too.
+        # The embedded server is a child process too.
         if worker not in workers:
             continue
         workers.discard(worker)
@@ -86,7 +87,7 @@ def run_workers(count: int, work: Callable[[int, int], int]) -> int:
 
 
 def _be_worker(work: Callable[[int, int], int], number: int, alive: int, keeps_alive: int) -> NoReturn:
-    """Work and end this process; the contexts of its parent, such as the embedded server, are not its to leave."""
+    """Run a worker and end its process without leaving the contexts of its parent, such as the embedded server."""
     status = 1
     try:
         os.close(keeps_alive)
@@ -96,7 +97,7 @@ def _be_worker(work: Callable[[int, int], int], number: int, alive: int, keeps_a
 
 
 def _status_of(work: Callable[[int, int], int], number: int, alive: int) -> int:
-    """Return the exit status of a worker, whatever it raises."""
+    """Run a worker and return its exit status, even if it raises."""
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, stop_signals())
         status = work(number, alive)

@@ -1,10 +1,10 @@
-"""All SQL of the service: a constant for each statement and one typed function of the same name beside it.
+"""All SQL of the service: each statement is a constant, with a typed function of the same name beside it.
 
-A function takes the connection first, then the statement's parameters in order; where a statement writes many rows, it
-takes them as a sequence of one row type, whose fields are the parameters, each sent as an array (but for the times of
-``New`` ones, which are all the same). It returns rows whose fields are the statement's columns: frozen dataclasses, or
-named tuples, which are made several times faster, where a batch makes many. ``tests/test_sql.py`` holds every
-statement to that.
+A function takes the connection first, then the parameters of the statement in order. A statement that writes many rows
+takes a sequence of one row type: the fields are the parameters, and each field is sent as an array, except the times of
+``New`` rows, which all rows share. A function returns rows whose fields are the columns of the statement: frozen
+dataclasses, or named tuples where a batch creates many rows, because named tuples are created several times faster.
+``tests/test_sql.py`` checks every statement against these rules.
 """
 
 from collections.abc import Collection, Sequence
@@ -28,9 +28,10 @@ Row = TypeVar("Row")
 
 
 class JsonPage(NamedTuple):
-    """One of the pages asked for, counted from 1: a JSON array as the API shows it, None without a row.
+    """One requested page: a JSON array as the API shows it, or None if the page is empty.
 
-    ``next_after`` is the key after which the next page begins, None where this is the last.
+    ``number`` is the number of the requested page, counted from 1. ``next_after`` is the key after which the next page
+    begins, or None for the last page.
     """
 
     number: int
@@ -39,24 +40,24 @@ class JsonPage(NamedTuple):
 
 
 TIMES: Final = frozenset({"occurred_at", "joined_at", "updated_at"})
-"""What all that is new has in common, the time of its transaction: sent once, it costs less than an array of it."""
+"""Fields that hold the time of the transaction. New rows share it; sending it once costs less than an array."""
 
 NEVER: Final = datetime(9999, 12, 31, tzinfo=UTC)
-"""The ``recheck_at`` of a blocked student whom the clock alone never makes eligible."""
+"""The ``recheck_at`` of a blocked student who never becomes eligible through the passage of time alone."""
 
 New: TypeAlias = Annotated[Sequence[Row], TIMES]
-"""Rows that are new, which are sent without their times."""
+"""New rows; their times are sent once, not for each row."""
 
 
 def columns(
     rows: "Sequence[DataclassInstance | tuple[object, ...]]", of: type | None = None, without: Collection[str] = ()
 ) -> list[Sequence[object]]:
-    """Turn rows into one array a field, in the order of the fields: ``unnest`` makes rows of them again.
+    """Convert rows to one array for each field, in the order of the fields; ``unnest`` turns the arrays back into rows.
 
-    ``of`` is the type of the rows, where there may be none; the fields ``without`` which they are sent are left out.
+    ``of`` is the type of the rows; it is required if ``rows`` may be empty. The fields in ``without`` are left out.
 
-    Of nothing but None the array is empty: beside longer ones ``unnest`` fills it up with as many nulls (PostgreSQL
-    manual, 9.26 and 38.5.9), and what is not sent costs nothing.
+    A field of named tuples that is None in every row becomes an empty array: ``unnest`` pads it with nulls to the
+    length of the longest array (PostgreSQL manual, 9.26 and 38.5.9), and an empty array costs nothing to send.
     """
     row_type: Any = of or type(rows[0])
     named = issubclass(row_type, tuple)

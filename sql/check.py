@@ -1,4 +1,4 @@
-"""Statements that recount what must always hold."""
+"""Statements that verify the invariants."""
 
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -7,7 +7,10 @@ from sql import Connection
 
 
 class Count(NamedTuple):
-    """The counters of a course, and the numbers of students that they should be."""
+    """The counters of a course and the recounted students.
+
+    ``seats_taken`` must equal ``seated``, and ``waitlisted`` must equal ``waiting``.
+    """
 
     course_id: int
     seats_taken: int
@@ -18,7 +21,7 @@ class Count(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """A position that no event has, though a later event exists."""
+    """Missing positions: no event lies between ``after_position`` and ``next_position``."""
 
     after_position: int
     next_position: int
@@ -26,7 +29,7 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class LaggingSequence:
-    """A sequence whose next id is not larger than every id in its table."""
+    """A sequence whose next id is at most the largest id in its table."""
 
     sequence: str
     next_id: int
@@ -35,13 +38,13 @@ class LaggingSequence:
 
 @dataclass(frozen=True, slots=True)
 class SharedEmail:
-    """Students who have the same e-mail address but for the case of its letters."""
+    """Students whose e-mail addresses are equal or differ only in case."""
 
     student_ids: list[int]
 
 
 class Seated(NamedTuple):
-    """A seat of a student; ``joined_position`` is the position of the event that gave it."""
+    """A seat of a student; ``joined_position`` is the position of the event that gave the seat."""
 
     student_id: int
     course_id: int
@@ -49,7 +52,7 @@ class Seated(NamedTuple):
 
 
 class CreditLimit(NamedTuple):
-    """A student's own limit of credits in one term."""
+    """A student's own credit limit for one term."""
 
     student_id: int
     max_credits: float
@@ -72,7 +75,7 @@ LIMIT $2::bigint
 
 
 async def find_counts(connection: Connection, after_id: int, limit: int) -> list[Count]:
-    """Recount the seats and the waitlists of a page of courses."""
+    """Recount the seats and the waitlists of a page of courses, ordered by id."""
     return [Count._make(row) for row in await connection.fetch(FIND_COUNTS, after_id, limit)]
 
 
@@ -89,7 +92,7 @@ LIMIT $1::bigint
 
 
 async def find_gaps(connection: Connection, limit: int) -> list[Gap]:
-    """Find what is missing between 1 and the newest position."""
+    """Return the gaps between position 1 and the newest position, ordered by position."""
     return [Gap(*row) for row in await connection.fetch(FIND_GAPS, limit)]
 
 
@@ -121,7 +124,7 @@ WHERE next_id <= largest_id
 
 
 async def find_lagging_sequences(connection: Connection) -> list[LaggingSequence]:
-    """Find the sequences that would give an id again."""
+    """Return the sequences that could assign an existing id again."""
     return [LaggingSequence(*row) for row in await connection.fetch(FIND_LAGGING_SEQUENCES)]
 
 
@@ -136,7 +139,7 @@ LIMIT $1::bigint
 
 
 async def find_shared_emails(connection: Connection, limit: int) -> list[SharedEmail]:
-    """Find students with the same address, as an index that is broken or gone lets in."""
+    """Return students who share an e-mail address, which only a broken or missing index allows."""
     return [SharedEmail(*row) for row in await connection.fetch(FIND_SHARED_EMAILS, limit)]
 
 
@@ -151,7 +154,7 @@ LIMIT $3::bigint
 
 
 async def find_seated(connection: Connection, after_student_id: int, after_course_id: int, limit: int) -> list[Seated]:
-    """Read a page of the seats that students have, by student and course."""
+    """Load a page of seats, ordered by student and course."""
     rows = await connection.fetch(FIND_SEATED, after_student_id, after_course_id, limit)
     return [Seated._make(row) for row in rows]
 
@@ -167,7 +170,7 @@ LIMIT $2::bigint
 
 
 async def find_credit_limits(connection: Connection, after_student_id: int, limit: int) -> list[CreditLimit]:
-    """Read a page of the students who have a limit of credits of their own, by id."""
+    """Load a page of the students who have their own credit limit, ordered by id."""
     return [CreditLimit._make(row) for row in await connection.fetch(FIND_CREDIT_LIMITS, after_student_id, limit)]
 
 
@@ -181,7 +184,7 @@ WHERE student_id = $1::bigint
 
 
 async def find_lifted(connection: Connection, student_id: int, rule: str) -> list[int]:
-    """Read the ids of the courses for which a student has used an override of a rule."""
+    """Return the ids of the courses for which a student has used an override of a rule."""
     return [row[0] for row in await connection.fetch(FIND_LIFTED, student_id, rule)]
 
 
@@ -209,7 +212,7 @@ OR EXISTS (
 async def find_edit_of_times(
     connection: Connection, course_ids: list[int], term_ids: list[int], after_position: int
 ) -> bool:
-    """Return whether courses were moved to other times, or their terms to other days, after an event."""
+    """Return whether the meetings or term of a course, or the dates of a term, were edited after a position."""
     edited: bool = await connection.fetchval(FIND_EDIT_OF_TIMES, course_ids, term_ids, after_position)
     return edited
 
@@ -247,6 +250,9 @@ OR EXISTS (
 async def find_edit_of_credits(
     connection: Connection, course_ids: list[int], term_id: int, student_id: int, after_position: int
 ) -> bool:
-    """Return whether the credits or terms of courses, or the limit in a term or of a student, were edited after an event."""
+    """Return whether an edit after a position affects the credits of a student in a term.
+
+    Such an edit changes the credits or the term of a course, or the credit limit of the term or the student.
+    """
     edited: bool = await connection.fetchval(FIND_EDIT_OF_CREDITS, course_ids, term_id, student_id, after_position)
     return edited

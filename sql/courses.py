@@ -10,10 +10,11 @@ CourseStatus: TypeAlias = Literal["open", "cancelled"]
 
 
 class Course(NamedTuple):
-    """A course: one offering, in at most one term. ``capacity`` counts seats, ``waitlist_capacity`` places in line.
+    """A course: one offering, in at most one term.
 
-    Of both, None is unlimited. ``credits`` come in halves; ``meetings`` is a JSON array. ``version`` counts the changes
-    of the editable fields, not those of the seats.
+    ``capacity`` is the number of seats and ``waitlist_capacity`` the number of waitlist places; None means unlimited.
+    ``credits`` is a multiple of 0.5; ``meetings`` is a JSON array. ``version`` counts changes of the editable fields,
+    not of the seat counters.
     """
 
     id: int
@@ -34,7 +35,7 @@ class Course(NamedTuple):
 
 
 class Seats(NamedTuple):
-    """The counters of a course."""
+    """The seat counters of a course."""
 
     course_id: int
     seats_taken: int
@@ -51,7 +52,7 @@ WHERE id = $1::bigint
 
 
 async def get_course(connection: Connection, course_id: int) -> Course | None:
-    """Read one course."""
+    """Return one course, or None if it does not exist."""
     row = await connection.fetchrow(GET_COURSE, course_id)
     return Course._make(row) if row else None
 
@@ -99,7 +100,7 @@ FROM (
 
 
 async def list_courses(connection: Connection, after_id: int, limit: int) -> list[JsonPage]:
-    """Write a page of courses by id; the session's time zone is UTC."""
+    """Return a page of courses as JSON, ordered by id; the session's time zone must be UTC."""
     return [JsonPage._make(row) for row in await connection.fetch(LIST_COURSES, after_id, limit)]
 
 
@@ -148,7 +149,7 @@ FROM (
 
 
 async def list_courses_by_code(connection: Connection, code: str, after_id: int, limit: int) -> list[JsonPage]:
-    """Write a page of the courses with a code by id; the session's time zone is UTC."""
+    """Return a page of the courses with a code as JSON, ordered by id; the session's time zone must be UTC."""
     return [JsonPage._make(row) for row in await connection.fetch(LIST_COURSES_BY_CODE, code, after_id, limit)]
 
 
@@ -185,7 +186,7 @@ FROM (
 
 
 async def find_courses_by_external_id(connection: Connection, external_id: str) -> list[JsonPage]:
-    """Write the one course with an external id as a page; the session's time zone is UTC."""
+    """Return the course with an external id as a JSON page; the session's time zone must be UTC."""
     return [JsonPage._make(row) for row in await connection.fetch(FIND_COURSES_BY_EXTERNAL_ID, external_id)]
 
 
@@ -199,7 +200,7 @@ WHERE id = ANY($1::bigint[])
 
 
 async def load_courses(connection: Connection, ids: list[int]) -> list[Course]:
-    """Read courses by id, in no order."""
+    """Load courses by id, in no particular order."""
     return [Course._make(row) for row in await connection.fetch(LOAD_COURSES, ids)]
 
 
@@ -211,12 +212,12 @@ WHERE id = ANY($1::bigint[])
 
 
 async def load_seats(connection: Connection, ids: list[int]) -> list[Seats]:
-    """Load the counters of courses, in no order."""
+    """Load the seat counters of courses, in no particular order."""
     return [Seats._make(row) for row in await connection.fetch(LOAD_SEATS, ids)]
 
 
 class Definition(NamedTuple):
-    """What a course is to a student who is in it: all of it that the rules of other courses ask for."""
+    """The fields of a held course that the rules for requesting other courses read."""
 
     id: int
     code: str
@@ -233,7 +234,7 @@ WHERE id = ANY($1::bigint[])
 
 
 async def load_definitions(connection: Connection, ids: list[int]) -> list[Definition]:
-    """Read by id what courses are, in no order."""
+    """Load the definitions of courses by id, in no particular order."""
     return [Definition._make(row) for row in await connection.fetch(LOAD_DEFINITIONS, ids)]
 
 
@@ -245,7 +246,7 @@ FROM courses
 WHERE external_id = ANY($1::text[])
     OR (
         term_id = ANY($2::bigint[])
-        AND lower(code) = ANY(ARRAY(SELECT lower(asked.code) FROM unnest($3::text[]) AS asked (code)))
+        AND lower(code) = ANY(ARRAY(SELECT lower(requested.code) FROM unnest($3::text[]) AS requested (code)))
     )
 """
 
@@ -253,7 +254,7 @@ WHERE external_id = ANY($1::text[])
 async def match_courses(
     connection: Connection, external_ids: list[str], term_ids: list[int], codes: list[str]
 ) -> list[Course]:
-    """Read the courses that hold any of these external ids, or any of these codes in any of these terms, in any case."""
+    """Load the courses that have one of the external ids, or one of the codes (ignoring case) in one of the terms."""
     return [Course._make(row) for row in await connection.fetch(MATCH_COURSES, external_ids, term_ids, codes)]
 
 
@@ -264,7 +265,7 @@ FROM generate_series(1, $1::bigint)
 
 
 async def reserve_course_ids(connection: Connection, count: int) -> list[int]:
-    """Take new ids; those not used are lost."""
+    """Reserve new ids; unused ids are lost."""
     return [row[0] for row in await connection.fetch(RESERVE_COURSE_IDS, count)]
 
 
@@ -313,7 +314,7 @@ FROM (
 
 
 async def list_courses_of_term(connection: Connection, term_id: int, after_id: int, limit: int) -> list[JsonPage]:
-    """Write a page of a term's courses by id; the session's time zone is UTC."""
+    """Return a page of the courses of a term as JSON, ordered by id; the session's time zone must be UTC."""
     return [JsonPage._make(row) for row in await connection.fetch(LIST_COURSES_OF_TERM, term_id, after_id, limit)]
 
 
@@ -347,7 +348,7 @@ ON CONFLICT (id) DO UPDATE SET
 async def save_courses(connection: Connection, courses: Sequence[Course]) -> None:
     """Insert or update courses.
 
-    Raises ``asyncpg.UniqueViolationError`` where an external id, or a code within a term, is held by another.
+    Raise ``asyncpg.UniqueViolationError`` if another course has the same external id, or the same code in its term.
     """
     await connection.execute(SAVE_COURSES, *columns(courses))
 
@@ -359,5 +360,5 @@ WHERE id = ANY($1::bigint[])
 
 
 async def delete_courses(connection: Connection, ids: list[int]) -> None:
-    """Delete courses; raises ``asyncpg.ForeignKeyViolationError`` for one that was ever enrolled in."""
+    """Delete courses; raise ``asyncpg.ForeignKeyViolationError`` if a course has enrollment history."""
     await connection.execute(DELETE_COURSES, ids)

@@ -1,4 +1,4 @@
-"""Statements about student_courses: the state of one student in one course."""
+"""Statements about ``student_courses``: the state of one student in one course."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,14 +13,15 @@ Status: TypeAlias = Literal["enrolled", "waitlisted", "completed", "dropped", "w
 
 
 class Enrollment(NamedTuple):
-    """One row of ``student_courses``; ``joined_position`` is the position of the event that put the student there.
+    """One row of ``student_courses``.
 
-    ``passed`` and ``grade`` are None until completed; ``override_id`` is of the override that seated the student.
+    ``joined_position`` is the position of the event that gave the seat or put the student on the waitlist. ``passed``
+    and ``grade`` are None until the course is completed. ``override_id`` names the override that seated the student.
     ``swap_drops`` is a JSON array of the courses that are dropped when the student gets this one.
 
-    A waitlisted student is unjudged where ``recheck_at`` is None, else blocked: judged and refused for the reasons in
-    ``blocked_reasons``, a JSON array, until ``recheck_at`` or until something of the student or the course changes; the
-    reasons stay when the student is unjudged again.
+    A waitlisted student whose ``recheck_at`` is None is unjudged. Otherwise the student is blocked for the reasons in
+    ``blocked_reasons``, a JSON array, until ``recheck_at`` or until something relevant to the student or the course
+    changes. The reasons stay when the student becomes unjudged again.
     """
 
     student_id: int
@@ -39,7 +40,7 @@ class Enrollment(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CoursesAsked:
-    """A page of a student's courses that is asked for; a status of None stands for those enrolled and waitlisted."""
+    """A request for a page of a student's courses; a status of None means enrolled and waitlisted."""
 
     student_id: int
     status: Status | None
@@ -49,7 +50,7 @@ class CoursesAsked:
 
 @dataclass(frozen=True, slots=True)
 class StudentsAsked:
-    """A page of a course's students in one status that is asked for."""
+    """A request for a page of the students of a course who have one status."""
 
     course_id: int
     status: Status
@@ -61,10 +62,10 @@ LOAD_ENROLLMENTS: Final = """
 SELECT
     student_courses.student_id, student_courses.course_id, status, joined_position, joined_at, updated_at,
     passed, grade, override_id, swap_drops, blocked_reasons, recheck_at
-FROM unnest($1::bigint[], $2::bigint[]) AS asked (student_id, course_id)
+FROM unnest($1::bigint[], $2::bigint[]) AS requested (student_id, course_id)
 INNER JOIN student_courses
-    ON student_courses.student_id = asked.student_id
-    AND student_courses.course_id = asked.course_id
+    ON student_courses.student_id = requested.student_id
+    AND student_courses.course_id = requested.course_id
 """
 
 
@@ -76,16 +77,17 @@ class Pair(NamedTuple):
 
 
 async def load_enrollments(connection: Connection, pairs: Sequence[Pair]) -> list[Enrollment]:
-    """Read the states of students in courses, where there are any."""
+    """Load the enrollments of pairs of student and course; pairs without one are left out."""
     return [Enrollment._make(row) for row in await connection.fetch(LOAD_ENROLLMENTS, *columns(pairs))]
 
 
 class Transcript(NamedTuple):
-    """What a student may and has, in ids of courses; None stands for no course, and for no limit of the student's own.
+    """A student's courses by status, as course ids, and the student's own credit limit.
 
-    Completed courses are either ``passed`` or ``failed``, ``inactive`` are those dropped and withdrawn. ``has_holds``
-    and ``has_overrides`` are true where any has not ended, ``has_passed_codes`` where a completed course has another code
-    since.
+    A list is None if it is empty, ``max_credits`` is None if the student has no limit of their own. Completed courses
+    are in ``passed`` or ``failed``, dropped and withdrawn courses in ``inactive``. ``has_holds`` is true if a hold of
+    the student has not ended, ``has_overrides`` if an override can still be used, ``has_passed_codes`` if the code of
+    a completed course has changed since.
     """
 
     student_id: int
@@ -141,7 +143,7 @@ WHERE students.id = ANY($1::bigint[])
 
 
 async def load_transcripts(connection: Connection, student_ids: list[int], now: datetime) -> list[Transcript]:
-    """Read what there is of students, in no order: an array a status costs far less than a row a course."""
+    """Load transcripts, in no particular order; an array for each status costs far less than a row for each course."""
     return [Transcript._make(row) for row in await connection.fetch(LOAD_TRANSCRIPTS, student_ids, now)]
 
 
@@ -157,31 +159,31 @@ ORDER BY course_id, joined_position
 
 
 async def load_roster(connection: Connection, course_ids: list[int]) -> list[Enrollment]:
-    """Load everyone enrolled in these courses or waitlisted for them, by joined position."""
+    """Load the active enrollments of courses, ordered by joined position."""
     return [Enrollment._make(row) for row in await connection.fetch(LOAD_ROSTER, course_ids)]
 
 
 LOAD_STUDENTS_IN_USE: Final = """
 SELECT id
-FROM unnest($1::bigint[]) AS asked (id)
-WHERE EXISTS (SELECT FROM student_courses WHERE student_courses.student_id = asked.id)
+FROM unnest($1::bigint[]) AS requested (id)
+WHERE EXISTS (SELECT FROM student_courses WHERE student_courses.student_id = requested.id)
 """
 
 
 async def load_students_in_use(connection: Connection, student_ids: list[int]) -> list[int]:
-    """Return which of these students were ever enrolled or waitlisted."""
+    """Return which of these students have enrollment history."""
     return [row[0] for row in await connection.fetch(LOAD_STUDENTS_IN_USE, student_ids)]
 
 
 LOAD_COURSES_IN_USE: Final = """
 SELECT id
-FROM unnest($1::bigint[]) AS asked (id)
-WHERE EXISTS (SELECT FROM student_courses WHERE student_courses.course_id = asked.id)
+FROM unnest($1::bigint[]) AS requested (id)
+WHERE EXISTS (SELECT FROM student_courses WHERE student_courses.course_id = requested.id)
 """
 
 
 async def load_courses_in_use(connection: Connection, course_ids: list[int]) -> list[int]:
-    """Return which of these courses were ever enrolled in or waitlisted for."""
+    """Return which of these courses have enrollment history."""
     return [row[0] for row in await connection.fetch(LOAD_COURSES_IN_USE, course_ids)]
 
 
@@ -225,9 +227,9 @@ FROM turn
 async def insert_enrollments(
     connection: Connection, new: New[Enrollment], now: datetime, *, seats: Sequence[Seats], events: New[Event]
 ) -> None:
-    """Insert rows that are new, set the seat counters of courses, and append events.
+    """Insert new enrollments, set the seat counters of courses, and append events.
 
-    The time of all that is new is ``now``; the positions of the events follow the newest one.
+    ``now`` is the time of all new rows; the positions of the events must follow the newest position.
     """
     await connection.execute(
         INSERT_ENROLLMENTS,
@@ -266,7 +268,7 @@ WHERE student_courses.student_id = new.student_id
 
 
 async def update_enrollments(connection: Connection, changed: Sequence[Enrollment]) -> None:
-    """Set all columns of existing rows."""
+    """Update all columns of existing enrollments."""
     await connection.execute(UPDATE_ENROLLMENTS, *columns(changed, of=Enrollment))
 
 
@@ -305,22 +307,22 @@ WITH waitlisted AS MATERIALIZED (
     ) AS own
 )
 SELECT
-    asked.number,
+    requested.number,
     page.items,
     CASE
-        WHEN page.size = asked.page_limit AND EXISTS (
+        WHEN page.size = requested.page_limit AND EXISTS (
             SELECT FROM student_courses
-            WHERE student_courses.student_id = asked.student_id
+            WHERE student_courses.student_id = requested.student_id
                 AND (
-                    student_courses.status = asked.status
-                    OR (asked.status IS NULL AND student_courses.status IN ('enrolled', 'waitlisted'))
+                    student_courses.status = requested.status
+                    OR (requested.status IS NULL AND student_courses.status IN ('enrolled', 'waitlisted'))
                 )
                 AND student_courses.course_id > page.last_id
         ) THEN page.last_id
     END AS next_after
 FROM
     unnest($1, $2::text[], $3::bigint[], $4::bigint[]) WITH ORDINALITY
-    AS asked (student_id, status, after_course_id, page_limit, number)
+    AS requested (student_id, status, after_course_id, page_limit, number)
 CROSS JOIN LATERAL (
     SELECT json_agg(item)::text AS items, count(*) AS size, max(item.course_id) AS last_id
     FROM (
@@ -331,7 +333,7 @@ CROSS JOIN LATERAL (
                 WHEN mine.status = 'waitlisted' THEN (
                     SELECT waitlisted.position
                     FROM waitlisted
-                    WHERE waitlisted.student_id = asked.student_id
+                    WHERE waitlisted.student_id = requested.student_id
                         AND waitlisted.course_id = mine.course_id
                 )
             END AS position,
@@ -339,7 +341,7 @@ CROSS JOIN LATERAL (
                 WHEN mine.status = 'waitlisted' THEN (
                     SELECT waitlisted.blocked_by
                     FROM waitlisted
-                    WHERE waitlisted.student_id = asked.student_id
+                    WHERE waitlisted.student_id = requested.student_id
                         AND waitlisted.course_id = mine.course_id
                 )
             END AS blocked_by,
@@ -347,7 +349,7 @@ CROSS JOIN LATERAL (
                 WHEN mine.status = 'waitlisted' THEN (
                     SELECT waitlisted.swap_drops
                     FROM waitlisted
-                    WHERE waitlisted.student_id = asked.student_id
+                    WHERE waitlisted.student_id = requested.student_id
                         AND waitlisted.course_id = mine.course_id
                 )
             END AS swap_drops,
@@ -355,7 +357,7 @@ CROSS JOIN LATERAL (
                 SELECT array_agg(waitlisted.course_id ORDER BY waitlisted.course_id)
                 FROM waitlisted
                 CROSS JOIN json_array_elements_text(waitlisted.swap_drops) AS dropped (course_id)
-                WHERE waitlisted.student_id = asked.student_id
+                WHERE waitlisted.student_id = requested.student_id
                     AND dropped.course_id::bigint = mine.course_id
             ) AS swap_adds,
             to_char(mine.joined_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS joined_at,
@@ -370,14 +372,14 @@ CROSS JOIN LATERAL (
         FROM (
             SELECT course_id, status, joined_position, joined_at, passed, grade
             FROM student_courses
-            WHERE student_courses.student_id = asked.student_id
+            WHERE student_courses.student_id = requested.student_id
                 AND (
-                    student_courses.status = asked.status
-                    OR (asked.status IS NULL AND student_courses.status IN ('enrolled', 'waitlisted'))
+                    student_courses.status = requested.status
+                    OR (requested.status IS NULL AND student_courses.status IN ('enrolled', 'waitlisted'))
                 )
-                AND student_courses.course_id > asked.after_course_id
+                AND student_courses.course_id > requested.after_course_id
             ORDER BY student_courses.course_id
-            LIMIT asked.page_limit
+            LIMIT requested.page_limit
         ) AS mine
         INNER JOIN courses ON courses.id = mine.course_id
         ORDER BY mine.course_id
@@ -386,29 +388,29 @@ CROSS JOIN LATERAL (
 """
 
 
-async def list_courses_of_students(connection: Connection, asked: Sequence[CoursesAsked]) -> list[JsonPage]:
-    """Format pages of students' courses as JSON, each by course id; the session's time zone is UTC.
+async def list_courses_of_students(connection: Connection, requested: Sequence[CoursesAsked]) -> list[JsonPage]:
+    """Return pages of students' courses as JSON, each ordered by course id; the session's time zone must be UTC.
 
-    Each waitlist is counted once, however many of its students are asked for.
+    Each waitlist is counted once, no matter how many of its students are requested.
     """
-    return [JsonPage._make(row) for row in await connection.fetch(LIST_COURSES_OF_STUDENTS, *columns(asked))]
+    return [JsonPage._make(row) for row in await connection.fetch(LIST_COURSES_OF_STUDENTS, *columns(requested))]
 
 
 LIST_STUDENTS_OF_COURSES: Final = """
 SELECT
-    asked.number,
+    requested.number,
     page.items,
     CASE
-        WHEN page.size = asked.page_limit AND EXISTS (
+        WHEN page.size = requested.page_limit AND EXISTS (
             SELECT FROM student_courses
-            WHERE student_courses.course_id = asked.course_id
-                AND student_courses.status = asked.status
+            WHERE student_courses.course_id = requested.course_id
+                AND student_courses.status = requested.status
                 AND student_courses.student_id > page.last_id
         ) THEN page.last_id
     END AS next_after
 FROM
     unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[]) WITH ORDINALITY
-    AS asked (course_id, status, after_student_id, page_limit, number)
+    AS requested (course_id, status, after_student_id, page_limit, number)
 CROSS JOIN LATERAL (
     SELECT json_agg(item)::text AS items, count(*) AS size, max(item.student_id) AS last_id
     FROM (
@@ -428,11 +430,11 @@ CROSS JOIN LATERAL (
         FROM (
             SELECT student_id, status, joined_at
             FROM student_courses
-            WHERE student_courses.course_id = asked.course_id
-                AND student_courses.status = asked.status
-                AND student_courses.student_id > asked.after_student_id
+            WHERE student_courses.course_id = requested.course_id
+                AND student_courses.status = requested.status
+                AND student_courses.student_id > requested.after_student_id
             ORDER BY student_courses.student_id
-            LIMIT asked.page_limit
+            LIMIT requested.page_limit
         ) AS roster
         INNER JOIN students ON students.id = roster.student_id
         ORDER BY roster.student_id
@@ -441,6 +443,6 @@ CROSS JOIN LATERAL (
 """
 
 
-async def list_students_of_courses(connection: Connection, asked: Sequence[StudentsAsked]) -> list[JsonPage]:
-    """Write pages of courses' students in one status, each by student id; the session's time zone is UTC."""
-    return [JsonPage._make(row) for row in await connection.fetch(LIST_STUDENTS_OF_COURSES, *columns(asked))]
+async def list_students_of_courses(connection: Connection, requested: Sequence[StudentsAsked]) -> list[JsonPage]:
+    """Return pages of courses' students as JSON, each ordered by student id; the session's time zone must be UTC."""
+    return [JsonPage._make(row) for row in await connection.fetch(LIST_STUDENTS_OF_COURSES, *columns(requested))]

@@ -1,4 +1,4 @@
-"""The feed: the writer's lock, the clock and the record of every change."""
+"""Statements about the feed: the writer's lock, the clock and the events."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,9 +10,10 @@ from sql import TIMES, Connection, New, columns
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The database's clock, and the newest event of the feed: its position, 0 before the first, and what proves it.
+    """The clock of the database and the newest event of the feed; the position is 0 before the first event.
 
-    A restore or a failover may give a position to another event, and then its time or its request differs.
+    ``occurred_at`` and ``request_id`` identify the event: after a restore or a failover, another event may have the
+    same position, but not the same time and request.
     """
 
     now: datetime
@@ -23,7 +24,7 @@ class Head:
 
 
 class Event(NamedTuple):
-    """One change of one thing, as it is recorded: ``before`` and ``after`` are JSON texts."""
+    """One change of one resource or enrollment; ``before`` and ``after`` are JSON texts."""
 
     position: int
     type: str
@@ -47,15 +48,15 @@ FOR UPDATE
 
 
 async def lock_feed(connection: Connection) -> None:
-    """Begin a transaction and wait for the turn to write: until it ends, no other one writes.
+    """Begin a transaction and lock the feed: no other transaction writes until this one ends.
 
-    One round trip for both: what is sent without parameters may be several statements.
+    Both take one round trip, because a query without parameters may contain several statements.
     """
     await connection.execute(LOCK_FEED)
 
 
 class Edit(NamedTuple):
-    """An event that changed a course or a term."""
+    """The position of an event that changed a course or a term."""
 
     position: int
     course_id: int | None
@@ -83,9 +84,9 @@ UNION ALL
 async def load_edits(
     connection: Connection, after_position: int, occurred_at: datetime, request_id: str, limit: int
 ) -> list[Edit]:
-    """Return the event at a position, and the changes of courses and terms after it, ``limit`` at most.
+    """Return the event at a position, followed by at most ``limit`` later changes of courses and terms.
 
-    Without the event at the position, the history is another one than the caller knows.
+    If the result does not begin with the event at the position, the history differs from the one that the caller knows.
     """
     rows = await connection.fetch(LOAD_EDITS, after_position, occurred_at, request_id, limit)
     return [Edit._make(row) for row in rows]
@@ -103,7 +104,7 @@ SELECT
 
 
 async def append_events(connection: Connection, events: New[Event], now: datetime) -> None:
-    """Append events of now, whose positions follow the newest one."""
+    """Append events at the time ``now``; their positions must follow the newest position."""
     await connection.execute(APPEND_EVENTS, *columns(events, without=TIMES), now)
 
 
@@ -125,7 +126,7 @@ LEFT JOIN LATERAL (
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """Which feed this is, and its newest event: the position, 0 before the first, and what proves it."""
+    """The epoch of the feed and its newest event; the position is 0 before the first event."""
 
     epoch: UUID
     position: int
@@ -134,7 +135,7 @@ class Epoch:
 
 
 async def get_epoch(connection: Connection) -> Epoch:
-    """Read which feed this is and where it stands."""
+    """Return the epoch of the feed and its newest event."""
     row = await connection.fetchrow(GET_EPOCH)
     assert row is not None
     return Epoch(*row)
@@ -150,7 +151,7 @@ LIMIT $2::bigint
 
 
 async def list_events(connection: Connection, after_position: int, limit: int) -> list[Event]:
-    """Read the events that follow a position, in order."""
+    """Return the events after a position, in order."""
     return [Event._make(row) for row in await connection.fetch(LIST_EVENTS, after_position, limit)]
 
 
@@ -168,7 +169,7 @@ LIMIT $4::bigint
 async def list_history(
     connection: Connection, student_id: int, course_id: int, after_position: int, limit: int
 ) -> list[Event]:
-    """Read the events of one student in one course, in order."""
+    """Return the events of one student in one course after a position, in order."""
     rows = await connection.fetch(LIST_HISTORY, student_id, course_id, after_position, limit)
     return [Event._make(row) for row in rows]
 
@@ -184,7 +185,7 @@ WHERE locks.relation = 'feed'::regclass
 
 
 async def get_writer_age(connection: Connection) -> float | None:
-    """Tell for how many seconds the oldest writing transaction has been going on; None where none is."""
+    """Return the age of the oldest writing transaction in seconds, or None if none is running."""
     seconds: float | None = await connection.fetchval(GET_WRITER_AGE)
     return seconds
 
@@ -202,7 +203,7 @@ RETURNING epoch
 
 
 async def renew_epoch(connection: Connection) -> UUID:
-    """Begin a new epoch, so that no cursor made before is taken any more."""
+    """Begin a new epoch, which invalidates all existing cursors, and return it."""
     epoch: UUID = await connection.fetchval(RENEW_EPOCH)
     return epoch
 
@@ -218,10 +219,11 @@ FROM feed, pg_control_system() AS control
 
 
 async def is_copy(connection: Connection) -> bool:
-    """Return whether the epoch was made for another server, timeline or database than this.
+    """Return whether the epoch belongs to another server, timeline or database.
 
-    The first 8 digits of a log file's name are the timeline that the server writes now (PostgreSQL manual, 28.2 and
-    9.28.3); ``pg_control_checkpoint`` shows a promotion only after the next checkpoint. A standby has none of its own.
+    The first 8 digits of the name of the current WAL file are the timeline that the server writes (PostgreSQL manual,
+    28.2 and 9.28.3); ``pg_control_checkpoint`` shows a promotion only after the next checkpoint. A standby writes no
+    WAL and has no timeline of its own.
     """
     copied: bool = await connection.fetchval(IS_COPY)
     return copied

@@ -1,4 +1,4 @@
-"""Statements about holds: what keeps a student from enrolling or dropping."""
+"""Statements about holds, which block a student from enrolling or dropping."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from sql import Connection, columns
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """A hold, in force from ``starts_at`` until ``ends_at``, each open where None."""
+    """A hold, in force from ``starts_at`` until ``ends_at``; None leaves that side open."""
 
     id: int
     student_id: int
@@ -33,7 +33,7 @@ LIMIT $3::bigint
 
 
 async def list_holds(connection: Connection, student_id: int, after_id: int, limit: int) -> list[Hold]:
-    """Read a page of a student's holds by id, those that have ended too."""
+    """Return a page of a student's holds, ordered by id, including those that have ended."""
     return [Hold(*row) for row in await connection.fetch(LIST_HOLDS, student_id, after_id, limit)]
 
 
@@ -47,7 +47,7 @@ ORDER BY student_id, id
 
 
 async def load_holds(connection: Connection, student_ids: list[int], now: datetime) -> list[Hold]:
-    """Read the holds of students that have not ended."""
+    """Load the holds of students that have not ended."""
     return [Hold(*row) for row in await connection.fetch(LOAD_HOLDS, student_ids, now)]
 
 
@@ -59,7 +59,7 @@ WHERE id = ANY($1::bigint[])
 
 
 async def find_holds(connection: Connection, ids: list[int]) -> list[Hold]:
-    """Read holds by id, in no order."""
+    """Return holds by id, in no particular order."""
     return [Hold(*row) for row in await connection.fetch(FIND_HOLDS, ids)]
 
 
@@ -70,7 +70,7 @@ FROM generate_series(1, $1::bigint)
 
 
 async def reserve_hold_ids(connection: Connection, count: int) -> list[int]:
-    """Take new ids; those not used are lost."""
+    """Reserve new ids; unused ids are lost."""
     return [row[0] for row in await connection.fetch(RESERVE_HOLD_IDS, count)]
 
 
@@ -84,5 +84,5 @@ ON CONFLICT (id) DO UPDATE SET ends_at = excluded.ends_at
 
 
 async def save_holds(connection: Connection, holds: Sequence[Hold]) -> None:
-    """Insert holds, or update when they end."""
+    """Insert holds, or update the ``ends_at`` of existing ones."""
     await connection.execute(SAVE_HOLDS, *columns(holds))

@@ -1,4 +1,4 @@
-"""The first look of every batch: the newest event, what students have, and the seats of courses, in one round trip."""
+"""The first statement of every batch: the newest event, transcripts and seat counters, in one round trip."""
 
 from datetime import datetime
 from typing import Final, NamedTuple
@@ -8,10 +8,10 @@ from sql import Connection
 
 
 class Opening(NamedTuple):
-    """A student who is asked for, with the fields of ``Transcript``; ``student_id`` is None where there is none.
+    """A requested student, with the fields of ``Transcript``; ``student_id`` is None if the student does not exist.
 
-    The first row also has the newest event, with the fields of ``Head``, and the counters of the courses asked for, as
-    arrays of the same length; None where there is no such course.
+    The first row also has the newest event, with the fields of ``Head``, and the seat counters of the requested courses
+    as arrays of the same length, or None if none of the courses exists.
     """
 
     student_id: int | None
@@ -74,17 +74,17 @@ SELECT
         WHERE student_courses.student_id = students.id
             AND student_courses.passed_code IS NOT NULL
     ) AS has_passed_codes,
-    CASE WHEN asked.number = 1 THEN head.now END AS now,
-    CASE WHEN asked.number = 1 THEN head.position END AS position,
-    CASE WHEN asked.number = 1 THEN head.epoch END AS epoch,
-    CASE WHEN asked.number = 1 THEN head.occurred_at END AS occurred_at,
-    CASE WHEN asked.number = 1 THEN head.request_id END AS request_id,
+    CASE WHEN requested.number = 1 THEN head.now END AS now,
+    CASE WHEN requested.number = 1 THEN head.position END AS position,
+    CASE WHEN requested.number = 1 THEN head.epoch END AS epoch,
+    CASE WHEN requested.number = 1 THEN head.occurred_at END AS occurred_at,
+    CASE WHEN requested.number = 1 THEN head.request_id END AS request_id,
     seats.course_ids,
     seats.seats_taken,
     seats.course_waitlisted
-FROM unnest($1::bigint[]) WITH ORDINALITY AS asked (student_id, number)
+FROM unnest($1::bigint[]) WITH ORDINALITY AS requested (student_id, number)
 CROSS JOIN head
-LEFT JOIN students ON students.id = asked.student_id
+LEFT JOIN students ON students.id = requested.student_id
 CROSS JOIN LATERAL (
     SELECT
         array_agg(course_id) FILTER (WHERE status = 'enrolled') AS enrolled,
@@ -102,11 +102,11 @@ LEFT JOIN (
         array_agg(waitlisted) AS course_waitlisted
     FROM courses
     WHERE id = ANY($2::bigint[])
-) AS seats ON asked.number = 1
-ORDER BY asked.number
+) AS seats ON requested.number = 1
+ORDER BY requested.number
 """
 
 
 async def load_opening(connection: Connection, student_ids: list[int], course_ids: list[int]) -> list[Opening]:
-    """Load a row for each student, in the order asked; one student at least, whether or not there is one."""
+    """Load a row for each requested student, in the given order; at least one id is required, existing or not."""
     return [Opening._make(row) for row in await connection.fetch(LOAD_OPENING, student_ids, course_ids)]

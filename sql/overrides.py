@@ -1,4 +1,4 @@
-"""Statements about overrides: each lifts one rule for one student and one course, once."""
+"""Statements about overrides. Each lifts one rule for one student and one course, once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from sql import Connection, columns
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """An override, good until ``expires_at``, None for ever, or until it is used."""
+    """An override, usable until ``expires_at`` (None means without limit) or until it is used."""
 
     id: int
     student_id: int
@@ -34,7 +34,7 @@ LIMIT $3::bigint
 
 
 async def list_overrides(connection: Connection, student_id: int, after_id: int, limit: int) -> list[Override]:
-    """Read a page of a student's overrides by id, used and expired ones too."""
+    """Return a page of a student's overrides, ordered by id, including used and expired ones."""
     return [Override(*row) for row in await connection.fetch(LIST_OVERRIDES, student_id, after_id, limit)]
 
 
@@ -49,7 +49,7 @@ ORDER BY student_id, id
 
 
 async def load_overrides(connection: Connection, student_ids: list[int], now: datetime) -> list[Override]:
-    """Read the overrides of students that can be used."""
+    """Load the usable overrides of students."""
     return [Override(*row) for row in await connection.fetch(LOAD_OVERRIDES, student_ids, now)]
 
 
@@ -70,7 +70,7 @@ WHERE course_id = ANY($1::bigint[])
 
 
 async def load_override_holders(connection: Connection, course_ids: list[int], now: datetime) -> list[OverrideHolder]:
-    """Load the students who have usable overrides for courses, once for each override."""
+    """Load the holders of usable overrides for courses, one row for each override."""
     rows = await connection.fetch(LOAD_OVERRIDE_HOLDERS, course_ids, now)
     return [OverrideHolder._make(row) for row in rows]
 
@@ -83,7 +83,7 @@ WHERE id = ANY($1::bigint[])
 
 
 async def find_overrides(connection: Connection, ids: list[int]) -> list[Override]:
-    """Read overrides by id, in no order."""
+    """Return overrides by id, in no particular order."""
     return [Override(*row) for row in await connection.fetch(FIND_OVERRIDES, ids)]
 
 
@@ -94,7 +94,7 @@ FROM generate_series(1, $1::bigint)
 
 
 async def reserve_override_ids(connection: Connection, count: int) -> list[int]:
-    """Take new ids; those not used are lost."""
+    """Reserve new ids; unused ids are lost."""
     return [row[0] for row in await connection.fetch(RESERVE_OVERRIDE_IDS, count)]
 
 
@@ -110,5 +110,5 @@ ON CONFLICT (id) DO UPDATE SET
 
 
 async def save_overrides(connection: Connection, overrides: Sequence[Override]) -> None:
-    """Insert overrides, or update when they expire and when they were used."""
+    """Insert overrides, or update the ``expires_at`` and ``used_at`` of existing ones."""
     await connection.execute(SAVE_OVERRIDES, *columns(overrides))

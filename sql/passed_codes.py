@@ -1,4 +1,4 @@
-"""Statements about the codes under which courses were completed that have other codes since."""
+"""Statements about completed courses whose code has changed since the completion."""
 
 from collections.abc import Sequence
 from typing import Final, NamedTuple
@@ -7,14 +7,14 @@ from sql import Connection, columns
 
 
 class FormerCode(NamedTuple):
-    """The code that a course had until now."""
+    """The code that a course had before it was changed."""
 
     course_id: int
     code: str
 
 
 class PassedCode(NamedTuple):
-    """The code under which a student has completed a course."""
+    """The code under which a student completed a course."""
 
     student_id: int
     course_id: int
@@ -33,7 +33,7 @@ RETURNING student_courses.student_id, student_courses.course_id, student_courses
 
 
 async def keep_passed_codes(connection: Connection, former: Sequence[FormerCode]) -> list[PassedCode]:
-    """Keep the codes that courses had until now with everyone who has completed them under these."""
+    """Store the former codes of courses with the enrollments that were completed under them; return those."""
     return [PassedCode._make(row) for row in await connection.fetch(KEEP_PASSED_CODES, *columns(former))]
 
 
@@ -46,5 +46,5 @@ WHERE student_id = ANY($1::bigint[])
 
 
 async def load_passed_codes(connection: Connection, student_ids: list[int]) -> list[PassedCode]:
-    """Load the codes under which students have completed courses that have other codes since."""
+    """Load the codes under which students completed courses whose code has changed since."""
     return [PassedCode._make(row) for row in await connection.fetch(LOAD_PASSED_CODES, student_ids)]

@@ -1,6 +1,6 @@
-"""Statements that read everything, a page at a time, for ``check`` to replay the events against the tables.
+"""Statements that read all events and rows in pages, so that ``check`` can replay the events against the tables.
 
-Each page begins after the key of the last row of the one before it, and costs as much as the rows that it returns.
+Each page begins after the key of the last row of the previous page; its cost depends only on the rows that it returns.
 """
 
 from datetime import datetime
@@ -14,7 +14,7 @@ from sql.requirements import Requirement
 
 
 class Recorded(NamedTuple):
-    """An event as far as it says what became of something: ``before`` and ``after`` are JSON texts."""
+    """The fields of an event that describe a change; ``before`` and ``after`` are JSON texts."""
 
     position: int
     type: str
@@ -27,7 +27,7 @@ class Recorded(NamedTuple):
 
 
 class EnrollmentState(NamedTuple):
-    """What the events say of a row of ``student_courses``."""
+    """The columns of ``student_courses`` that the events determine."""
 
     student_id: int
     course_id: int
@@ -53,7 +53,7 @@ LIMIT $2::bigint
 
 
 async def find_events_of_terms(connection: Connection, after_position: int, limit: int) -> list[Recorded]:
-    """Read a page of the events that name neither a student nor a course, in order."""
+    """Return a page of the events that name neither a student nor a course, ordered by position."""
     return [Recorded._make(row) for row in await connection.fetch(FIND_EVENTS_OF_TERMS, after_position, limit)]
 
 
@@ -70,7 +70,7 @@ LIMIT $3::bigint
 async def find_events_of_courses(
     connection: Connection, after_course_id: int, after_position: int, limit: int
 ) -> list[Recorded]:
-    """Read a page of the events that name a course and no student, by course, then in order."""
+    """Return a page of the events that name a course and no student, ordered by course and position."""
     rows = await connection.fetch(FIND_EVENTS_OF_COURSES, after_course_id, after_position, limit)
     return [Recorded._make(row) for row in rows]
 
@@ -89,7 +89,7 @@ LIMIT $3::bigint
 async def find_events_of_students(
     connection: Connection, after_student_id: int, after_position: int, limit: int
 ) -> list[Recorded]:
-    """Read a page of the events that name a student and no course, by student, then in order."""
+    """Return a page of the events that name a student and no course, ordered by student and position."""
     rows = await connection.fetch(FIND_EVENTS_OF_STUDENTS, after_student_id, after_position, limit)
     return [Recorded._make(row) for row in rows]
 
@@ -107,7 +107,7 @@ LIMIT $4::bigint
 async def find_events_of_enrollments(
     connection: Connection, after_student_id: int, after_course_id: int, after_position: int, limit: int
 ) -> list[Recorded]:
-    """Read a page of the events that name a student and a course, by both, then in order."""
+    """Return a page of the events that name a student and a course, ordered by student, course and position."""
     rows = await connection.fetch(FIND_EVENTS_OF_ENROLLMENTS, after_student_id, after_course_id, after_position, limit)
     return [Recorded._make(row) for row in rows]
 
@@ -123,7 +123,7 @@ LIMIT $2::bigint
 
 
 async def find_events_of_seats(connection: Connection, after_position: int, limit: int) -> list[Recorded]:
-    """Read a page of the events that name a course, in order."""
+    """Return a page of the events that name a course, ordered by position."""
     return [Recorded._make(row) for row in await connection.fetch(FIND_EVENTS_OF_SEATS, after_position, limit)]
 
 
@@ -139,7 +139,7 @@ LIMIT $2::bigint
 
 
 async def find_courses(connection: Connection, after_id: int, limit: int) -> list[Course]:
-    """Read a page of courses by id."""
+    """Return a page of courses, ordered by id."""
     return [Course._make(row) for row in await connection.fetch(FIND_COURSES, after_id, limit)]
 
 
@@ -155,7 +155,7 @@ LIMIT $4::bigint
 async def find_requirements(
     connection: Connection, after_course_id: int, after_group_number: int, after_code: str, limit: int
 ) -> list[Requirement]:
-    """Read a page of requirements, by course, then group by group."""
+    """Return a page of requirements, ordered by course, group and code."""
     rows = await connection.fetch(FIND_REQUIREMENTS, after_course_id, after_group_number, after_code, limit)
     return [Requirement(*row) for row in rows]
 
@@ -170,7 +170,7 @@ LIMIT $3::bigint
 
 
 async def find_all_holds(connection: Connection, after_student_id: int, after_id: int, limit: int) -> list[Hold]:
-    """Read a page of holds by student and id."""
+    """Return a page of holds, ordered by student and id."""
     return [Hold(*row) for row in await connection.fetch(FIND_ALL_HOLDS, after_student_id, after_id, limit)]
 
 
@@ -186,7 +186,7 @@ LIMIT $3::bigint
 async def find_all_overrides(
     connection: Connection, after_student_id: int, after_id: int, limit: int
 ) -> list[Override]:
-    """Read a page of overrides by student and id."""
+    """Return a page of overrides, ordered by student and id."""
     return [Override(*row) for row in await connection.fetch(FIND_ALL_OVERRIDES, after_student_id, after_id, limit)]
 
 
@@ -202,13 +202,13 @@ LIMIT $3::bigint
 async def find_enrollments(
     connection: Connection, after_student_id: int, after_course_id: int, limit: int
 ) -> list[EnrollmentState]:
-    """Read a page of what students have been in, by student and course."""
+    """Return a page of enrollments, ordered by student and course."""
     rows = await connection.fetch(FIND_ENROLLMENTS, after_student_id, after_course_id, limit)
     return [EnrollmentState._make(row) for row in rows]
 
 
 class Recoded(NamedTuple):
-    """An event that gave a course another code than ``code``."""
+    """An event that changed the code of a course; ``code`` is the former one."""
 
     position: int
     course_id: int
@@ -228,5 +228,5 @@ LIMIT $2::bigint
 
 
 async def find_recoded(connection: Connection, after_position: int, limit: int) -> list[Recoded]:
-    """Read a page of the events that gave courses other codes, in order."""
+    """Return a page of the events that changed the code of a course, ordered by position."""
     return [Recoded._make(row) for row in await connection.fetch(FIND_RECODED, after_position, limit)]

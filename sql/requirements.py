@@ -1,4 +1,4 @@
-"""Statements about requirements: what a student must, or must not, have for a course."""
+"""Statements about requirements: the courses that a student must, or must not, have taken for a course."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ RequirementKind: TypeAlias = Literal["pre", "co", "anti"]
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """One code of one group of a course's requirements."""
+    """One code in one group of a course's requirements."""
 
     course_id: int
     kind: RequirementKind
@@ -27,13 +27,13 @@ UNION
 SELECT course_id, kind, group_number, code
 FROM requirements
 WHERE kind = 'anti'
-    AND lower(code) = ANY(ARRAY(SELECT lower(asked.code) FROM unnest($2::text[]) AS asked (code)))
+    AND lower(code) = ANY(ARRAY(SELECT lower(requested.code) FROM unnest($2::text[]) AS requested (code)))
 ORDER BY course_id, group_number, code
 """
 
 
 async def load_requirements(connection: Connection, course_ids: list[int], codes: list[str]) -> list[Requirement]:
-    """Read the requirements of courses, group by group, and where any course names a code as an antirequisite."""
+    """Load the requirements of courses, and the antirequisites of any course that name one of ``codes``, by group."""
     return [Requirement(*row) for row in await connection.fetch(LOAD_REQUIREMENTS, course_ids, codes)]
 
 
@@ -55,5 +55,5 @@ SELECT unnest($1::bigint[]), unnest($2::text[]), unnest($3::bigint[]), unnest($4
 
 
 async def add_requirements(connection: Connection, requirements: Sequence[Requirement]) -> None:
-    """Insert requirements of courses that have none."""
+    """Insert the requirements of courses that have none yet."""
     await connection.execute(ADD_REQUIREMENTS, *columns(requirements))

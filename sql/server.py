@@ -1,4 +1,4 @@
-"""The server: what decides whether a confirmed change can be lost."""
+"""Statements about the server: the settings that decide whether a confirmed change can be lost, and the schema."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -8,7 +8,7 @@ from sql import Connection
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server and its settings, as a session of the service's own role and database has them."""
+    """A server and its settings, as they apply to sessions of the service's role and database."""
 
     version: int
     encoding: str
@@ -30,7 +30,7 @@ SELECT
 
 
 async def get_server(connection: Connection) -> Server:
-    """Read what the server of this session is."""
+    """Return the server of this session and its settings."""
     row = await connection.fetchrow(GET_SERVER)
     assert row is not None
     return Server(*row)
@@ -44,5 +44,5 @@ ORDER BY migration_id
 
 
 async def find_applied_migrations(connection: Connection) -> list[str]:
-    """Find the names of the migrations that the schema has, in order."""
+    """Return the names of the applied migrations, in order."""
     return [row["name"] for row in await connection.fetch(FIND_APPLIED_MIGRATIONS)]

@@ -10,9 +10,10 @@ from sql import Connection, columns
 
 @dataclass(frozen=True, slots=True)
 class Student:
-    """A student. ``max_credits`` is the most in one term, None leaves it to the term.
+    """A student.
 
-    ``version`` counts the changes of the editable fields.
+    ``max_credits`` is the student's own credit limit for one term; None means that the limit of the term applies.
+    ``version`` counts changes of the editable fields.
     """
 
     id: int
@@ -34,7 +35,7 @@ WHERE id = $1::bigint
 
 
 async def get_student(connection: Connection, student_id: int) -> Student | None:
-    """Read one student."""
+    """Return one student, or None if the student does not exist."""
     row = await connection.fetchrow(GET_STUDENT, student_id)
     return Student(*row) if row else None
 
@@ -49,7 +50,7 @@ LIMIT $2::bigint
 
 
 async def list_students(connection: Connection, after_id: int, limit: int) -> list[Student]:
-    """Read a page of students by id."""
+    """Return a page of students, ordered by id."""
     return [Student(*row) for row in await connection.fetch(LIST_STUDENTS, after_id, limit)]
 
 
@@ -61,7 +62,7 @@ WHERE lower(email COLLATE "C") = lower($1::text COLLATE "C")
 
 
 async def find_students_by_email(connection: Connection, email: str) -> list[Student]:
-    """Read the one student with an address, in any case of its letters."""
+    """Return the student with an e-mail address, ignoring case."""
     return [Student(*row) for row in await connection.fetch(FIND_STUDENTS_BY_EMAIL, email)]
 
 
@@ -73,7 +74,7 @@ WHERE external_id = $1::text
 
 
 async def find_students_by_external_id(connection: Connection, external_id: str) -> list[Student]:
-    """Read the one student with an external id."""
+    """Return the student with an external id."""
     return [Student(*row) for row in await connection.fetch(FIND_STUDENTS_BY_EXTERNAL_ID, external_id)]
 
 
@@ -85,7 +86,7 @@ WHERE id = ANY($1::bigint[])
 
 
 async def load_students(connection: Connection, ids: list[int]) -> list[Student]:
-    """Read students by id, in no order."""
+    """Load students by id, in no particular order."""
     return [Student(*row) for row in await connection.fetch(LOAD_STUDENTS, ids)]
 
 
@@ -98,7 +99,7 @@ WHERE external_id = ANY($1::text[])
 
 
 async def match_students(connection: Connection, external_ids: list[str], emails: list[str]) -> list[Student]:
-    """Read the students that hold any of these external ids or of these addresses in small letters."""
+    """Load the students who have one of these external ids or one of these e-mail addresses, given in lower case."""
     return [Student(*row) for row in await connection.fetch(MATCH_STUDENTS, external_ids, emails)]
 
 
@@ -109,7 +110,7 @@ FROM generate_series(1, $1::bigint)
 
 
 async def reserve_student_ids(connection: Connection, count: int) -> list[int]:
-    """Take new ids; those not used are lost."""
+    """Reserve new ids; unused ids are lost."""
     return [row[0] for row in await connection.fetch(RESERVE_STUDENT_IDS, count)]
 
 
@@ -132,7 +133,7 @@ ON CONFLICT (id) DO UPDATE SET
 async def save_students(connection: Connection, students: Sequence[Student]) -> None:
     """Insert or update students.
 
-    Raises ``asyncpg.UniqueViolationError`` where an external id or an address is held by another.
+    Raise ``asyncpg.UniqueViolationError`` if another student has the same external id or e-mail address.
     """
     await connection.execute(SAVE_STUDENTS, *columns(students))
 
@@ -144,5 +145,5 @@ WHERE id = ANY($1::bigint[])
 
 
 async def delete_students(connection: Connection, ids: list[int]) -> None:
-    """Delete students; raises ``asyncpg.ForeignKeyViolationError`` for one who was ever enrolled."""
+    """Delete students; raise ``asyncpg.ForeignKeyViolationError`` if a student has enrollment history."""
     await connection.execute(DELETE_STUDENTS, ids)

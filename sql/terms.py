@@ -10,7 +10,7 @@ from sql import Connection, columns
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """A term with its deadlines, each open where None; ``max_credits`` is the most for one student."""
+    """A term and its deadlines; None means no deadline. ``max_credits`` is the credit limit for each student."""
 
     id: int
     code: str
@@ -37,7 +37,7 @@ WHERE id = $1::bigint
 
 
 async def get_term(connection: Connection, term_id: int) -> Term | None:
-    """Read one term."""
+    """Return one term, or None if it does not exist."""
     row = await connection.fetchrow(GET_TERM, term_id)
     return Term(*row) if row else None
 
@@ -54,7 +54,7 @@ LIMIT $2::bigint
 
 
 async def list_terms(connection: Connection, after_id: int, limit: int) -> list[Term]:
-    """Read a page of terms by id."""
+    """Return a page of terms, ordered by id."""
     return [Term(*row) for row in await connection.fetch(LIST_TERMS, after_id, limit)]
 
 
@@ -68,7 +68,7 @@ WHERE id = ANY($1::bigint[])
 
 
 async def load_terms(connection: Connection, ids: list[int]) -> list[Term]:
-    """Read terms by id, in no order."""
+    """Load terms by id, in no particular order."""
     return [Term(*row) for row in await connection.fetch(LOAD_TERMS, ids)]
 
 
@@ -77,25 +77,25 @@ SELECT
     id, code, name, starts_on, ends_on, enroll_from, enroll_until, drop_until, withdraw_until, max_credits,
     version, created_at, updated_at
 FROM terms
-WHERE lower(code) = ANY(ARRAY(SELECT lower(asked.code) FROM unnest($1::text[]) AS asked (code)))
+WHERE lower(code) = ANY(ARRAY(SELECT lower(requested.code) FROM unnest($1::text[]) AS requested (code)))
 """
 
 
 async def match_terms(connection: Connection, codes: list[str]) -> list[Term]:
-    """Read the terms that hold any of these codes, in any case."""
+    """Load the terms that have one of these codes, ignoring case."""
     return [Term(*row) for row in await connection.fetch(MATCH_TERMS, codes)]
 
 
 LOAD_TERMS_IN_USE: Final = """
 SELECT id
-FROM unnest($1::bigint[]) AS asked (id)
-WHERE EXISTS (SELECT FROM courses WHERE courses.term_id = asked.id AND courses.id <> ALL($2::bigint[]))
+FROM unnest($1::bigint[]) AS requested (id)
+WHERE EXISTS (SELECT FROM courses WHERE courses.term_id = requested.id AND courses.id <> ALL($2::bigint[]))
 """
 
 
-async def load_terms_in_use(connection: Connection, term_ids: list[int], but_course_ids: list[int]) -> list[int]:
-    """Tell which of these terms have courses besides some."""
-    return [row[0] for row in await connection.fetch(LOAD_TERMS_IN_USE, term_ids, but_course_ids)]
+async def load_terms_in_use(connection: Connection, term_ids: list[int], except_course_ids: list[int]) -> list[int]:
+    """Return which of these terms have courses other than the given ones."""
+    return [row[0] for row in await connection.fetch(LOAD_TERMS_IN_USE, term_ids, except_course_ids)]
 
 
 RESERVE_TERM_IDS: Final = """
@@ -105,7 +105,7 @@ FROM generate_series(1, $1::bigint)
 
 
 async def reserve_term_ids(connection: Connection, count: int) -> list[int]:
-    """Take new ids; those not used are lost."""
+    """Reserve new ids; unused ids are lost."""
     return [row[0] for row in await connection.fetch(RESERVE_TERM_IDS, count)]
 
 
@@ -134,7 +134,7 @@ ON CONFLICT (id) DO UPDATE SET
 
 
 async def save_terms(connection: Connection, terms: Sequence[Term]) -> None:
-    """Insert or update terms; raises ``asyncpg.UniqueViolationError`` where a code is held by another."""
+    """Insert or update terms; raise ``asyncpg.UniqueViolationError`` if another term has the same code."""
     await connection.execute(SAVE_TERMS, *columns(terms))
 
 
@@ -145,5 +145,5 @@ WHERE id = ANY($1::bigint[])
 
 
 async def delete_terms(connection: Connection, ids: list[int]) -> None:
-    """Delete terms; raises ``asyncpg.ForeignKeyViolationError`` for one that has courses."""
+    """Delete terms; raise ``asyncpg.ForeignKeyViolationError`` if a term has courses."""
     await connection.execute(DELETE_TERMS, ids)

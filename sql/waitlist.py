@@ -1,4 +1,4 @@
-"""Statements about waitlists: who is unjudged, who is blocked, and what the clock or a change makes of them."""
+"""Statements about waitlists: unjudged and blocked students, promotion, and waitlist positions."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -12,17 +12,17 @@ LOAD_UNJUDGED: Final = """
 SELECT
     next.student_id, next.course_id, next.status, next.joined_position, next.joined_at, next.updated_at, next.passed,
     next.grade, next.override_id, next.swap_drops, next.blocked_reasons, next.recheck_at
-FROM unnest($1::bigint[], $2::bigint[]) AS asked (course_id, after_position)
+FROM unnest($1::bigint[], $2::bigint[]) AS requested (course_id, after_position)
 CROSS JOIN LATERAL (
     (
         SELECT
             student_id, course_id, status, joined_position, joined_at, updated_at, passed, grade, override_id,
             swap_drops, blocked_reasons, recheck_at
         FROM student_courses
-        WHERE student_courses.course_id = asked.course_id
+        WHERE student_courses.course_id = requested.course_id
             AND status = 'waitlisted'
             AND recheck_at IS NULL
-            AND joined_position > asked.after_position
+            AND joined_position > requested.after_position
         ORDER BY joined_position
         LIMIT $4::bigint
     )
@@ -32,11 +32,11 @@ CROSS JOIN LATERAL (
             student_id, course_id, status, joined_position, joined_at, updated_at, passed, grade, override_id,
             swap_drops, blocked_reasons, recheck_at
         FROM student_courses
-        WHERE student_courses.course_id = asked.course_id
+        WHERE student_courses.course_id = requested.course_id
             AND status = 'waitlisted'
             AND recheck_at <= $3::timestamptz
             AND recheck_at < '9999-12-31 00:00:00+00'
-            AND joined_position > asked.after_position
+            AND joined_position > requested.after_position
     )
     ORDER BY joined_position
     LIMIT $4::bigint
@@ -47,7 +47,7 @@ CROSS JOIN LATERAL (
 async def load_unjudged(
     connection: Connection, course_ids: list[int], after_positions: list[int], now: datetime, limit: int
 ) -> list[Enrollment]:
-    """Load the next waitlisted students of each course who are unjudged, or due to be judged again, in order."""
+    """Load the next waitlisted students of each course who are unjudged or due to be judged, in waitlist order."""
     rows = await connection.fetch(LOAD_UNJUDGED, course_ids, after_positions, now, limit)
     return sorted([Enrollment._make(row) for row in rows], key=attrgetter("joined_position"))
 
@@ -63,7 +63,7 @@ WHERE student_id = ANY($1::bigint[])
 
 
 async def load_places(connection: Connection, student_ids: list[int]) -> list[Enrollment]:
-    """Load the waitlist places of students."""
+    """Load the waitlisted enrollments of students."""
     return [Enrollment._make(row) for row in await connection.fetch(LOAD_PLACES, student_ids)]
 
 
@@ -86,7 +86,7 @@ WHERE student_id = ANY(
 
 
 async def load_swaps_of_members(connection: Connection, course_ids: list[int]) -> list[Enrollment]:
-    """Load the waitlist places with pending drops of the students who are in courses or waitlisted for them."""
+    """Load the waitlisted enrollments with pending drops of the students who are active in courses."""
     return [Enrollment._make(row) for row in await connection.fetch(LOAD_SWAPS_OF_MEMBERS, course_ids)]
 
 
@@ -103,7 +103,7 @@ RETURNING student_id, course_id
 
 
 async def unjudge_courses(connection: Connection, course_ids: list[int], term_ids: list[int]) -> list[Pair]:
-    """Mark the blocked students of courses, and of all courses of terms, unjudged; return them."""
+    """Mark the blocked students of these courses, and of all courses of these terms, as unjudged; return them."""
     return [Pair._make(row) for row in await connection.fetch(UNJUDGE_COURSES, course_ids, term_ids)]
 
 
@@ -127,7 +127,10 @@ RETURNING student_id, course_id
 
 
 async def unjudge_members(connection: Connection, course_ids: list[int], term_ids: list[int]) -> list[Pair]:
-    """Mark every blocked waitlist place unjudged of the students who are in courses, or in any course of terms."""
+    """Mark blocked students as unjudged who are active in, or have completed, one of these courses; return them.
+
+    The courses of these terms count as well. All waitlisted enrollments of such a student are marked.
+    """
     return [Pair._make(row) for row in await connection.fetch(UNJUDGE_MEMBERS, course_ids, term_ids)]
 
 
@@ -142,7 +145,7 @@ RETURNING student_id, course_id
 
 
 async def unjudge_students(connection: Connection, student_ids: list[int]) -> list[Pair]:
-    """Mark every blocked waitlist place of students unjudged; return them."""
+    """Mark all blocked waitlisted enrollments of students as unjudged; return them."""
     return [Pair._make(row) for row in await connection.fetch(UNJUDGE_STUDENTS, student_ids)]
 
 
@@ -165,7 +168,7 @@ RETURNING student_courses.student_id, student_courses.course_id
 
 
 async def unjudge_due(connection: Connection, now: datetime, limit: int) -> list[Pair]:
-    """Mark the blocked students unjudged whose ``recheck_at`` has come, those first who are due the longest."""
+    """Mark blocked students whose ``recheck_at`` has passed as unjudged, the earliest first; return them."""
     return [Pair._make(row) for row in await connection.fetch(UNJUDGE_DUE, now, limit)]
 
 
@@ -181,7 +184,7 @@ SELECT EXISTS (
 
 
 async def is_any_due(connection: Connection) -> bool:
-    """Return whether the ``recheck_at`` of any blocked student has come."""
+    """Return whether the ``recheck_at`` of a blocked student has passed."""
     due: bool = await connection.fetchval(IS_ANY_DUE)
     return due
 
@@ -201,7 +204,7 @@ LIMIT $2::bigint
 
 
 async def load_ended(connection: Connection, time_zone: str, limit: int) -> list[Pair]:
-    """Load waitlist places in terms whose last day is over in a time zone."""
+    """Load the waitlisted pairs in terms whose last day is over in a time zone."""
     return [Pair._make(row) for row in await connection.fetch(LOAD_ENDED, time_zone, limit)]
 
 
@@ -216,7 +219,7 @@ ORDER BY id
 
 
 async def load_waitlisted_courses(connection: Connection, term_ids: list[int]) -> list[int]:
-    """Load the ids of the courses of terms that have waitlisted students."""
+    """Load the ids of the open courses in terms that have waitlisted students."""
     return [row[0] for row in await connection.fetch(LOAD_WAITLISTED_COURSES, term_ids)]
 
 
@@ -275,9 +278,9 @@ LIMIT $2::bigint
 
 
 async def load_promotable(connection: Connection, time_zone: str, limit: int) -> list[int]:
-    """Load the ids of courses with an unjudged student who is to be judged now.
+    """Load the ids of the courses with an unjudged student who can be judged now.
 
-    The course has a free seat and is open for promotion, or usable overrides of the student make up for that.
+    The course has a free seat and is open for promotion, or usable overrides of the student lift what is missing.
     """
     return [row[0] for row in await connection.fetch(LOAD_PROMOTABLE, time_zone, limit)]
 
@@ -346,9 +349,9 @@ FROM (
 """
 
 
-async def list_waitlist(connection: Connection, course_id: int, after_place: int, limit: int) -> list[JsonPage]:
-    """Write a page of those who wait for a course, in order; the session's time zone is UTC."""
-    return [JsonPage._make(row) for row in await connection.fetch(LIST_WAITLIST, course_id, after_place, limit)]
+async def list_waitlist(connection: Connection, course_id: int, after_position: int, limit: int) -> list[JsonPage]:
+    """Return a page of the waitlist of a course as JSON, in waitlist order; the session's time zone must be UTC."""
+    return [JsonPage._make(row) for row in await connection.fetch(LIST_WAITLIST, course_id, after_position, limit)]
 
 
 LIST_BLOCKED: Final = """
@@ -367,13 +370,13 @@ LIMIT $3::bigint
 async def list_blocked(
     connection: Connection, after_course_id: int, after_position: int, limit: int
 ) -> list[Enrollment]:
-    """Load a page of all blocked students, by course and joined position."""
+    """Load a page of all blocked students, ordered by course and joined position."""
     rows = await connection.fetch(LIST_BLOCKED, after_course_id, after_position, limit)
     return [Enrollment._make(row) for row in rows]
 
 
 class Place(NamedTuple):
-    """A waitlist place."""
+    """A waitlisted student's place, which ``joined_position`` orders."""
 
     student_id: int
     course_id: int
@@ -381,7 +384,7 @@ class Place(NamedTuple):
 
 
 class Position(NamedTuple):
-    """A waitlist place with its position, counted from 1."""
+    """A waitlist place with its waitlist position, counted from 1."""
 
     student_id: int
     course_id: int
@@ -401,7 +404,7 @@ FROM (
         course_id,
         joined_position,
         lag(joined_position, 1, 0::bigint) OVER (PARTITION BY course_id ORDER BY joined_position) AS position_before
-    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS asked (student_id, course_id, joined_position)
+    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS requested (student_id, course_id, joined_position)
 ) AS places
 CROSS JOIN LATERAL (
     SELECT count(*) AS students
@@ -415,7 +418,10 @@ CROSS JOIN LATERAL (
 
 
 async def count_positions(connection: Connection, places: Sequence[Place]) -> list[Position]:
-    """Count the positions of waitlist places; each waitlist is counted once, however many of its places are asked for."""
+    """Return the waitlist positions of places.
+
+    Each waitlist is counted once, no matter how many of its places are requested.
+    """
     return [Position._make(row) for row in await connection.fetch(COUNT_POSITIONS, *columns(places))]
 
 
@@ -445,5 +451,5 @@ ORDER BY courses.id, student_courses.joined_position
 
 
 async def find_unjudged(connection: Connection, open_seconds: float, time_zone: str) -> list[Unjudged]:
-    """Find unjudged students beside a free seat, in courses open for promotion at least that long."""
+    """Return unjudged students of courses that have a free seat and have been open for promotion that long."""
     return [Unjudged._make(row) for row in await connection.fetch(FIND_UNJUDGED, open_seconds, time_zone)]

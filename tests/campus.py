@@ -1,4 +1,4 @@
-"""Steps that many tests take, and what every answer of the service keeps to."""
+"""Steps that many tests share, and assertions that hold for every response of the service."""
 
 import asyncio
 import itertools
@@ -28,7 +28,7 @@ numbers = itertools.count(1)
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A response, read to its end."""
+    """A response whose body has been read."""
 
     status: int
     headers: CIMultiDictProxy[str]
@@ -48,7 +48,7 @@ async def call(
     data: bytes | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Answer:
-    """Send a request, whose path stands as it goes over the wire, and read the answer; ``body`` is sent as JSON."""
+    """Send a request and return the response; the path is sent unchanged, ``body`` as JSON."""
     sent = {**(headers or {})}
     if body is not None:
         data = json.dumps(body).encode()
@@ -61,7 +61,7 @@ async def call(
 
 
 def read_json(text: bytes) -> Any:
-    """Read JSON, and assert that it looks as all JSON of the service: no spaces, no ``18.0``, a newline at the end."""
+    """Parse JSON and assert the form of all JSON of the service: no spaces, no ``18.0``, a newline at the end."""
     value = json.loads(text)
     written = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     assert (
@@ -71,7 +71,7 @@ def read_json(text: bytes) -> Any:
 
 
 def problem(answer: Answer, status: int, code: str) -> dict[str, Any]:
-    """Assert that an answer is this problem, in the form that every problem has, and return its body."""
+    """Assert that a response is this problem, in the form of every problem, and return its body."""
     assert answer.headers["Content-Type"].startswith(PROBLEM_JSON), answer
     body: dict[str, Any] = answer.body
     assert (answer.status, body["type"]) == (status, f"/problems/{code}"), answer
@@ -87,19 +87,19 @@ def problem(answer: Answer, status: int, code: str) -> dict[str, Any]:
 
 
 def places(answer: Answer) -> list[tuple[str, str]]:
-    """List the code and the place of every single reason of an invalid request."""
+    """Return the code and the place of each error of an invalid request."""
     body = problem(answer, 422, "invalid")
     return [(error["code"], error.get("pointer") or error["parameter"]) for error in body["errors"]]
 
 
 def student_fields(**fields: object) -> dict[str, object]:
-    """Make the body of a student like no other."""
+    """Return the body of a student with unique values."""
     number = next(numbers)
     return {"given_name": "Ada", "family_name": f"Number{number}", "email": f"s{number}@campus.example", **fields}
 
 
 def course_fields(**fields: object) -> dict[str, object]:
-    """Make the body of a course like no other."""
+    """Return the body of a course with unique values."""
     number = next(numbers)
     return {"code": f"C{number}", "title": f"Course {number}", **fields}
 
@@ -112,7 +112,7 @@ async def create(client: Client, path: str, body: object) -> dict[str, Any]:
 
 
 async def new_student(client: Client, **fields: object) -> int:
-    """Create a student and return the id."""
+    """Create a student and return its id."""
     id: int = (await create(client, "/students", student_fields(**fields)))["id"]
     return id
 
@@ -132,14 +132,14 @@ async def drop(client: Client, student_id: int, course_id: int) -> Answer:
 
 
 async def read(client: Client, path: str) -> Any:
-    """Read what is there."""
+    """Return the body of a GET that succeeds."""
     answer = await call(client, "GET", path)
     assert answer.status == 200, answer
     return answer.body
 
 
 async def walk(client: Client, path: str) -> list[list[Any]]:
-    """Follow a list from page to page as its Link headers say, and return the items of each page."""
+    """Follow the Link headers of a list and return the items of each page."""
     pages = []
     here: str | None = path
     while here is not None:
@@ -159,7 +159,7 @@ async def walk(client: Client, path: str) -> list[list[Any]]:
 
 
 async def events(connection: Connection) -> list[dict[str, Any]]:
-    """Read every event in order, with its states as values."""
+    """Return every event in order, with its states parsed."""
     rows = await connection.fetch("SELECT * FROM events ORDER BY position")
     states = {"before", "after"}
     return [
@@ -169,28 +169,28 @@ async def events(connection: Connection) -> list[dict[str, Any]]:
 
 
 async def everything(connection: Connection) -> dict[str, list[tuple[object, ...]]]:
-    """Read every row of every table."""
+    """Return every row of every table."""
     return {table: [tuple(row) for row in await connection.fetch(f"TABLE {table} ORDER BY 1, 2")] for table in TABLES}
 
 
 async def until(condition: Callable[[], Awaitable[object]], what: str) -> None:
-    """Wait for something that comes about by itself."""
+    """Wait until a condition holds; ``what`` names it in the error."""
     for _ in range(1000):
         if await condition():
             return
         await asyncio.sleep(0.01)
-    raise AssertionError(f"waited in vain for: {what}")
+    raise AssertionError(f"timed out waiting for {what}")
 
 
 async def served(aiohttp_client: AiohttpClient, settings: Settings) -> Client:
-    """Serve with settings of the test's own and return a client once the service is ready."""
+    """Start a service with these settings and return its client once the service is ready."""
     client = await aiohttp_client(create_app(settings))
     await until_ready(client)
     return client
 
 
 async def until_ready(client: Client) -> None:
-    """Wait until the service serves."""
+    """Wait until the service is ready."""
 
     async def ready() -> bool:
         return (await call(client, "GET", "/health/ready")).status == 200
@@ -200,7 +200,7 @@ async def until_ready(client: Client) -> None:
 
 @asynccontextmanager
 async def registrar_of(settings: Settings) -> AsyncIterator[Registrar]:
-    """Make a registrar that nobody calls but the test."""
+    """Yield a registrar that only the test calls."""
     database = Database(settings)
     await database.open()
     try:
@@ -213,7 +213,7 @@ async def registrar_of(settings: Settings) -> AsyncIterator[Registrar]:
 
 @asynccontextmanager
 async def busy(database_url: str) -> AsyncIterator[Connection]:
-    """Hold the writer's lock, as another process of the service would; the connection can give it up early."""
+    """Hold the write lock, as another process of the service would; close the connection to release it early."""
     connection = await asyncpg.connect(database_url)
     try:
         await connection.execute("BEGIN")
@@ -224,7 +224,7 @@ async def busy(database_url: str) -> AsyncIterator[Connection]:
 
 
 async def waiting_writer(connection: Connection) -> int:
-    """Wait until the service waits for the writer's lock, and return the process id of that session."""
+    """Wait until the service waits for the write lock, and return the process id of that session."""
     find = """
         SELECT pid
         FROM pg_stat_activity
@@ -236,18 +236,18 @@ async def waiting_writer(connection: Connection) -> int:
     async def waits() -> bool:
         return await connection.fetchval(find) is not None
 
-    await until(waits, "a writer that waits for its turn")
+    await until(waits, "a writer that waits for the lock")
     pid: int = await connection.fetchval(find)
     return pid
 
 
-async def wait_for(client: Client, student: int, course: int) -> Answer:
+async def join_waitlist(client: Client, student: int, course: int) -> Answer:
     body = {"course_ids": [course], "on_full": "waitlist"}
     return await call(client, "POST", f"/students/{student}/enroll", body)
 
 
 async def let_holds_end(connection: Connection, ago: str = "0 seconds") -> None:
-    """Put the end of every hold into the past, and the rechecks of those whom they block, as if placed like that."""
+    """Move the end of every hold into the past, with the events and rechecks that such holds would have had."""
     await connection.execute("UPDATE holds SET ends_at = now() - $1::text::interval", ago)
     await connection.execute(
         """

@@ -1,4 +1,4 @@
-"""A real PostgreSQL for every test: one server a run, one migrated template, and a clone of it for each test."""
+"""A real PostgreSQL for every test: one server for each run, one migrated template, and a copy of it for each test."""
 
 import asyncio
 import os
@@ -28,13 +28,13 @@ from sql import Connection
 
 PREFIX = "enrollment_test"
 ABANDONED_SECONDS = 3600
-"""A run that ended without cleaning up is surely over by now."""
+"""Databases of a run that ended without cleaning up are dropped after this time; no run takes that long."""
 FAST = {
-    # Copying a template is twice as fast when nothing of it goes to the log.
+    # Copying a template is twice as fast if the copy is not logged.
     "wal_level": "minimal",
     "max_wal_senders": "0",
     "max_connections": "200",
-    # In memory, what the log takes counts.
+    # The log may lie in memory, so its size counts.
     "max_wal_size": "256MB",
 }
 
@@ -44,7 +44,7 @@ MEMORY_BYTES = 2 << 30
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A PostgreSQL to test on, and how the databases of this run are named and copied there."""
+    """A PostgreSQL to test on, with the names of the databases of this run."""
 
     url: str
     run: str
@@ -69,19 +69,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--write-docs",
         action="store_true",
-        help="put what the service answers, and what its code says, into the documents",
+        help="write the responses of the service and the tables from its code into the documents",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[STACK] = ExitStack()
-    # A busy machine must not fail a property.
+    # A property must not fail because the machine is busy.
     patient = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
     hypothesis.settings.register_profile("patient", patient)
     hypothesis.settings.load_profile("patient")
-    # A shell has its background jobs ignore Ctrl-C, and the services under test would inherit that.
+    # The background jobs of a shell ignore Ctrl-C, and the services under test would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    # The tests say themselves what the service is told.
+    # Only the tests decide the settings of the service.
     for name in Settings.model_fields:
         os.environ.pop(name.upper(), None)
 
@@ -92,7 +92,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Hand the one server of the run to each process of pytest-xdist."""
+    """Pass the server of the run to each process of pytest-xdist."""
     node.workerinput["server"] = asdict(_server(node.config))
 
 
@@ -116,7 +116,7 @@ def _started_server() -> Iterator[Server]:
         else:
             folder = Path(tempfile.mkdtemp(prefix="enrollment-test-", dir=fast_folder()))
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
-            # As root, the server runs under another account, which has to get through.
+            # As root, the server runs under another account, which must be able to enter the folder.
             folder.chmod(0o711)
             server = Server(stack.enter_context(embedded_server(folder, options=FAST)), run, strategy="FILE_COPY")
         with server.connect() as admin:
@@ -128,7 +128,7 @@ def _started_server() -> Iterator[Server]:
 
 
 def fast_folder() -> Path | None:
-    """Name memory where there is plenty: a clone is some 300 files, which a disk makes several times slower."""
+    """Return a folder in memory if there is enough: a copy is about 300 files, several times slower on a disk."""
     if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > MEMORY_BYTES:
         return MEMORY
     return None
@@ -158,14 +158,14 @@ def server(request: pytest.FixtureRequest) -> Server:
 
 @pytest.fixture(scope="session")
 def admin(server: Server) -> Iterator[psycopg.Connection[Any]]:
-    """A connection that may make and drop databases."""
+    """Yield a connection that can create and drop databases."""
     with server.connect() as connection:
         yield connection
 
 
 @pytest.fixture
 def data_dir() -> Iterator[Path]:
-    """A folder that every account may pass through: pytest's own is private, and root's server runs as another."""
+    """Yield a folder that every account can enter: pytest's own is private, and root's server uses another account."""
     parent = Path(tempfile.mkdtemp(prefix="enrollment-test-", dir=fast_folder()))
     parent.chmod(0o711)
     yield parent / "data"
@@ -174,18 +174,18 @@ def data_dir() -> Iterator[Path]:
 
 @pytest.fixture
 def database_url(server: Server, admin: psycopg.Connection[Any]) -> Iterator[str]:
-    """A database of this test alone, migrated and empty."""
+    """Yield the URL of a migrated, empty database for this test alone."""
     yield from clone(server, admin, server.template)
 
 
 @pytest.fixture
 def empty_database_url(server: Server, admin: psycopg.Connection[Any]) -> Iterator[str]:
-    """A database of this test alone, on which no migration ran."""
+    """Yield the URL of a database for this test alone, without any migration."""
     yield from clone(server, admin, "template0")
 
 
 def clone(server: Server, admin: psycopg.Connection[Any], template: str) -> Iterator[str]:
-    """Yield the URL of a copy of a database, which is dropped afterwards."""
+    """Yield the URL of a copy of a database, and drop the copy afterwards."""
     name = f"{server.run}_{secrets.token_hex(6)}"
     admin.execute(f"CREATE DATABASE {name} TEMPLATE {template} ENCODING 'UTF8' STRATEGY {server.strategy}")
     try:
@@ -201,7 +201,7 @@ def settings(database_url: str) -> Settings:
 
 @pytest.fixture
 async def connection(database_url: str) -> AsyncIterator[Connection]:
-    """A connection to the test's database, to see what the service left there."""
+    """Yield a connection to the test's database, to see what the service wrote."""
     connection = await asyncpg.connect(database_url)
     try:
         yield connection
@@ -214,8 +214,8 @@ Client = TestClient[web.Request, web.Application]
 
 @pytest.fixture
 async def client(settings: Settings, aiohttp_client: Callable[[web.Application], Awaitable[Client]]) -> Client:
-    """A client of the service, which is ready."""
-    # Imported here, so that a mistake in the service fails the tests of the service and no others.
+    """Return a client of a service that is ready."""
+    # Imported here, so that an error in the service fails only the tests of the service.
     from service.app import create_app
 
     client = await aiohttp_client(create_app(settings))

@@ -1,6 +1,6 @@
-"""Enrollment in a few plain loops: what the service has to agree with, however it goes about it.
+"""A sequential model of enrollment in plain loops, with which the service must agree.
 
-One request after the other; everything is looked up afresh each time; nothing is remembered that can be found out.
+The model handles one request after the other, looks up everything each time, and stores nothing that it can compute.
 """
 
 from collections.abc import Iterable
@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Refusal = tuple[int, str, tuple[tuple[str, Any], ...]]
-"""A course, the code of a rule, and what the rule tells."""
+"""A course, the code of a rule, and the parameters of the refusal."""
 SEATED = {"enrolled", "completed"}
 
 
 @dataclass
 class Term:
-    """A term whose deadlines are either far ahead or long past, in one or more parts of the year."""
+    """A term in one or more parts of the year, whose deadlines are either far ahead or long past."""
 
     halves: frozenset[int] = frozenset({1, 2, 3})
     limit: float | None = None
@@ -31,7 +31,7 @@ class Course:
     term: int | None
     credits: float
     capacity: int | None
-    line_capacity: int | None
+    waitlist_capacity: int | None
     meetings: list[tuple[str, int, int]]
     cancelled: bool = False
     groups: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
@@ -42,19 +42,19 @@ class State:
     """One student in one course."""
 
     status: str
-    place: int
+    joined: int
     passed: bool | None = None
     drops: list[int] = field(default_factory=list)
     above: bool = False
 
 
 def fold(code: str) -> str:
-    """Return what codes are compared by."""
+    """Return a code in the form in which codes are compared."""
     return code.lower()
 
 
 class Refused(Exception):
-    """Nothing was done, for these reasons."""
+    """Raised if a request is refused and changes nothing; ``reasons`` says why."""
 
     def __init__(self, reasons: Iterable[Refusal]) -> None:
         self.reasons = sorted(reasons, key=repr)
@@ -67,37 +67,39 @@ class Model:
     terms: dict[int, Term] = field(default_factory=dict)
     courses: dict[int, Course] = field(default_factory=dict)
     limits: dict[int, float | None] = field(default_factory=dict)
-    """The students, each with the most credits."""
+    """The credit limit of each student."""
     states: dict[tuple[int, int], State] = field(default_factory=dict)
     holds: list[tuple[int, str]] = field(default_factory=list)
-    """Who is blocked from what: enroll or drop."""
+    """Students, each with the action that is blocked: enroll or drop."""
     overrides: list[tuple[int, int, str]] = field(default_factory=list)
-    """Those not used yet: student, course, rule."""
+    """Unused overrides: student, course, rule."""
     clock: int = 0
 
-    # What is the case.
+    # Queries.
 
     def seated_in(self, course: int) -> int:
         return sum(state.status in SEATED for (_, c), state in self.states.items() if c == course)
 
-    def line(self, course: int) -> list[int]:
-        waiting = [
-            (state.place, s) for (s, c), state in self.states.items() if c == course and state.status == "waitlisted"
+    def waitlist(self, course: int) -> list[int]:
+        joined = [
+            (state.joined, s) for (s, c), state in self.states.items() if c == course and state.status == "waitlisted"
         ]
-        return [student for _, student in sorted(waiting)]
+        return [student for _, student in sorted(joined)]
 
     def position(self, student: int, course: int) -> int | None:
-        line = self.line(course)
-        return line.index(student) + 1 if student in line else None
+        waitlist = self.waitlist(course)
+        return waitlist.index(student) + 1 if student in waitlist else None
 
     def free(self, course: int) -> bool:
         capacity = self.courses[course].capacity
         return capacity is None or self.seated_in(course) < capacity
 
     def of(self, student: int, statuses: set[str], without: Iterable[int] = ()) -> list[int]:
-        gone = set(without)
+        left_out = set(without)
         return sorted(
-            c for (s, c), state in self.states.items() if s == student and state.status in statuses and c not in gone
+            c
+            for (s, c), state in self.states.items()
+            if s == student and state.status in statuses and c not in left_out
         )
 
     def overlap(self, one: int | None, other: int | None) -> bool:
@@ -122,11 +124,11 @@ class Model:
         seat: str,
         on_full: str,
         others: list[int],
-        asked: list[int],
+        requested: list[int],
         without: Iterable[int],
         together: bool,
     ) -> list[Refusal]:
-        """List every reason. ``others`` get a seat by this request, ``asked`` are asked for in it."""
+        """Return every reason for a refusal; the request also contains ``requested`` and gives a seat in ``others``."""
         found: list[Refusal] = []
 
         def refuse(rule: str, **params: Any) -> None:
@@ -149,8 +151,8 @@ class Model:
                 refuse("hold", reason="fees")
         passed = {fold(self.courses[c].code) for c in self.of(student, {"completed"}) if self.states[student, c].passed}
         current = self.of(student, {"enrolled", "waitlisted"}, {*without, course})
-        also = [c for c in asked if c in self.courses and c != course]
-        # What counts beside the course: what is of the same time, and what was passed at any time.
+        also = [c for c in requested if c in self.courses and c != course]
+        # Courses of an overlapping term count, and passed courses of any term.
         near = sorted(c for c in {*current, *also} if self.overlap(it.term, self.courses[c].term))
         has = passed | {fold(self.courses[c].code) for c in near}
         for kind, codes in it.groups:
@@ -180,15 +182,15 @@ class Model:
                 counted = mine if together else [*mine, *(c for c in others if c != course)]
                 held = sum(self.courses[c].credits for c in counted if self.courses[c].term == it.term)
                 now = [c for c in {*others, course} if self.courses[c].term == it.term] if together else [course]
-                asking = sum(self.courses[c].credits for c in now)
+                added = sum(self.courses[c].credits for c in now)
                 left = [c for c in self.of(student, SEATED) if c in without and c != course]
                 freed = sum(self.courses[c].credits for c in left if self.courses[c].term == it.term)
-                if held + asking > limit and asking > freed and it.credits:
-                    refuse("credit_limit", held=held, asked=asking, limit=limit)
-        if seat == "none" and (on_full == "fail" or it.line_capacity == 0):
+                if held + added > limit and added > freed and it.credits:
+                    refuse("credit_limit", held=held, asked=added, limit=limit)
+        if seat == "none" and (on_full == "fail" or it.waitlist_capacity == 0):
             refuse("course_full", capacity=it.capacity, seats_taken=self.seated_in(course))
         elif seat == "none":
-            refuse("waitlist_full", waitlist_capacity=it.line_capacity)
+            refuse("waitlist_full", waitlist_capacity=it.waitlist_capacity)
         return found
 
     def offer(self, student: int, course: int, on_full: str) -> str:
@@ -197,12 +199,16 @@ class Model:
             return "none"
         if self.free(course) or self.lifted(student, course, "course_full"):
             return "seat"
-        room = it.line_capacity is None or len(self.line(course)) < it.line_capacity
-        if on_full == "waitlist" and it.line_capacity != 0 and (room or self.lifted(student, course, "waitlist_full")):
-            return "line"
+        room = it.waitlist_capacity is None or len(self.waitlist(course)) < it.waitlist_capacity
+        if (
+            on_full == "waitlist"
+            and it.waitlist_capacity != 0
+            and (room or self.lifted(student, course, "waitlist_full"))
+        ):
+            return "waitlist"
         return "none"
 
-    # What is done.
+    # Changes.
 
     def put(self, student: int, course: int, status: str, **fields: Any) -> None:
         self.clock += 1
@@ -241,7 +247,7 @@ class Model:
         return state.status
 
     def lapse(self, student: int, course: int) -> None:
-        """Have no swap of a student drop a course that the student has left or completed."""
+        """Remove a course that the student left or completed from the student's swaps."""
         for (s, _), state in self.states.items():
             if s == student and course in state.drops:
                 state.drops.remove(course)
@@ -253,20 +259,20 @@ class Model:
         self.use(student, course, codes)
         self.put(student, course, "enrolled")
 
-    def enroll(self, student: int, asked: list[int], mode: str, on_full: str) -> list[tuple[int, str, Any]]:
-        asked = list(dict.fromkeys(asked))
+    def enroll(self, student: int, requested: list[int], mode: str, on_full: str) -> list[tuple[int, str, Any]]:
+        requested = list(dict.fromkeys(requested))
         self.promote()
-        return (self._atomic if mode == "atomic" else self._partial)(student, asked, on_full)
+        return (self._atomic if mode == "atomic" else self._partial)(student, requested, on_full)
 
-    def standing(self, student: int, course: int) -> str | None:
+    def active_status(self, student: int, course: int) -> str | None:
         state = self.states.get((student, course))
         return state.status if state is not None and state.status in {"enrolled", "waitlisted"} else None
 
     def _atomic(
-        self, student: int, asked: list[int], on_full: str, without: list[int] | None = None
+        self, student: int, requested: list[int], on_full: str, without: list[int] | None = None
     ) -> list[tuple[int, str, Any]]:
         without = without or []
-        new = [c for c in asked if not self.standing(student, c)]
+        new = [c for c in requested if not self.active_status(student, c)]
         seats = {c: self.offer(student, c, on_full) for c in new}
         seated = [c for c in new if seats[c] == "seat"]
         reasons = {c: self.reasons(student, c, seats[c], on_full, seated, new, without, True) for c in new}
@@ -274,21 +280,21 @@ class Model:
         if without == [] and self.refused:
             raise Refused(self.refused)
         self.planned = (seats, reasons)
-        return [] if without else [self._give(student, c, seats, reasons) for c in asked]
+        return [] if without else [self._give(student, c, seats, reasons) for c in requested]
 
     def _give(
         self, student: int, c: int, seats: dict[int, str], reasons: dict[int, list[Refusal]], drops: Iterable[int] = ()
     ) -> tuple[int, str, Any]:
         if c not in seats:
-            return c, "unchanged", (self.standing(student, c), self.position(student, c))
+            return c, "unchanged", (self.active_status(student, c), self.position(student, c))
         if seats[c] == "seat":
             self.seat(student, c, reasons[c])
             return c, "enrolled", None
         self.put(student, c, "waitlisted", drops=list(drops))
-        return c, "waitlisted", len(self.line(c))
+        return c, "waitlisted", len(self.waitlist(c))
 
-    def _partial(self, student: int, asked: list[int], on_full: str) -> list[tuple[int, str, Any]]:
-        new = [c for c in asked if not self.standing(student, c)]
+    def _partial(self, student: int, requested: list[int], on_full: str) -> list[tuple[int, str, Any]]:
+        new = [c for c in requested if not self.active_status(student, c)]
         granted: list[int] = []
         seats: dict[int, str] = {}
         reasons: dict[int, list[Refusal]] = {}
@@ -304,7 +310,7 @@ class Model:
         while moved:
             moved = False
             for c in granted:
-                again = self.reasons(student, c, "line", on_full, [], granted, [], False)
+                again = self.reasons(student, c, "waitlist", on_full, [], granted, [], False)
                 lost = [reason for reason in again if reason[1] == "corequisite_missing"]
                 if self.unlifted(student, lost):
                     refused[c] = lost
@@ -313,7 +319,7 @@ class Model:
                     break
                 reasons[c] = reasons[c] + lost
         results: list[tuple[int, str, Any]] = []
-        for c in asked:
+        for c in requested:
             if c in refused and c not in granted:
                 results.append((c, "refused", sorted(refused[c], key=repr)))
             else:
@@ -337,33 +343,35 @@ class Model:
     def swap(self, student: int, drop: list[int], add: list[int], on_full: str) -> list[tuple[int, str, Any]]:
         self.promote()
         unknown: list[Refusal] = [(c, "not_enrolled", ()) for c in drop if (student, c) not in self.states]
-        going = [
+        to_drop = [
             c
             for c in drop
             if (student, c) in self.states and self.states[student, c].status not in {"dropped", "withdrawn"}
         ]
-        reasons = [*unknown, *(r for c in going for r in self.unlifted(student, self.drop_reasons(student, c)))]
-        self._atomic(student, add, on_full, without=going or [-1])
+        reasons = [*unknown, *(r for c in to_drop for r in self.unlifted(student, self.drop_reasons(student, c)))]
+        self._atomic(student, add, on_full, without=to_drop or [-1])
         if reasons or self.refused:
             raise Refused([*reasons, *self.refused])
         seats, why = self.planned
-        waits = any((seats[c] == "line") if c in seats else self.standing(student, c) == "waitlisted" for c in add)
+        waits = any(
+            (seats[c] == "waitlist") if c in seats else self.active_status(student, c) == "waitlisted" for c in add
+        )
         results: list[tuple[int, str, Any]] = []
-        # A seat was judged as if the drops were gone, so they go with it.
-        if waits and going and "seat" not in seats.values():
+        # If a seat was given, it was judged as if the courses were already dropped, so they are dropped.
+        if waits and to_drop and "seat" not in seats.values():
             for c in drop:
                 results.append(
-                    (c, "kept", None) if c in going else (c, "unchanged", (self.states[student, c].status, None))
+                    (c, "kept", None) if c in to_drop else (c, "unchanged", (self.states[student, c].status, None))
                 )
             for c in add:
-                if c not in seats and self.standing(student, c) == "waitlisted":
-                    self.states[student, c].drops = list(going)
-                results.append(self._give(student, c, seats, why, going))
+                if c not in seats and self.active_status(student, c) == "waitlisted":
+                    self.states[student, c].drops = list(to_drop)
+                results.append(self._give(student, c, seats, why, to_drop))
         else:
             for c in drop:
                 results.append(
                     (c, self.leave(student, c), None)
-                    if c in going
+                    if c in to_drop
                     else (c, "unchanged", (self.states[student, c].status, None))
                 )
             results += [self._give(student, c, seats, why) for c in add]
@@ -404,7 +412,7 @@ class Model:
         return 200
 
     def promote(self) -> None:
-        """While some course has a free seat and a waiter who passes all rules: the smallest such course, its first such."""
+        """Seat the first eligible student of the course with the smallest id, as long as there is one."""
         while any(self._promote_in(course) for course in sorted(self.courses)):
             pass
 
@@ -418,23 +426,23 @@ class Model:
         self.promote()
         return "kept"
 
-    def going(self, student: int, course: int) -> list[int]:
-        """List what leaves when a student gets a seat that a swap waits for."""
+    def pending_drops(self, student: int, course: int) -> list[int]:
+        """Return the courses that a swap drops when the student gets the seat."""
         return list(self.states[student, course].drops)
 
-    def judge_waiter(self, student: int, course: int) -> list[Refusal]:
-        """List every reason that a waiter does not get a seat, those that overrides lift too."""
-        return self.reasons(student, course, "seat", "fail", [course], [], self.going(student, course), True)
+    def judge_waitlisted(self, student: int, course: int) -> list[Refusal]:
+        """Return every reason against a seat for a waitlisted student, including those that overrides lift."""
+        return self.reasons(student, course, "seat", "fail", [course], [], self.pending_drops(student, course), True)
 
     def _promote_in(self, course: int) -> bool:
         if self.courses[course].cancelled:
             return False
-        for student in self.line(course):
+        for student in self.waitlist(course):
             if not self.free(course) and not self.lifted(student, course, "course_full"):
                 continue
-            drops = self.going(student, course)
+            drops = self.pending_drops(student, course)
             blocked = [r for d in drops for r in self.unlifted(student, self.drop_reasons(student, d))]
-            reasons = self.judge_waiter(student, course)
+            reasons = self.judge_waitlisted(student, course)
             if blocked or self.unlifted(student, reasons):
                 continue
             for d in drops:

@@ -1,4 +1,4 @@
-"""What Schemathesis checks besides its own checks; it loads this module in its own process."""
+"""Additional checks for Schemathesis, which loads this module in its own process."""
 
 from typing import Any, Final
 
@@ -6,7 +6,7 @@ import schemathesis
 
 ACCEPTED: Final = frozenset({200, 201, 204, 304})
 REFUSED: Final = frozenset({404, 409, 412})
-"""The request is of the right form, and what it names is not there, or not in a state for it."""
+"""Statuses of valid requests that name a missing resource, or one in the wrong state."""
 
 BEYOND_SCHEMAS: Final = frozenset(
     {
@@ -16,31 +16,31 @@ BEYOND_SCHEMAS: Final = frozenset(
         *{"read_only", "swap_with_itself", "too_many_adds", "too_many_pairs", "invalid_etag"},
     }
 )
-"""Reasons for a 422 that no schema can tell beforehand: the cursors and terms that exist, what does not fit together, and
+"""Codes of a 422 that no schema can express: cursors and terms that don't exist, values that don't fit together, and
 characters beyond the Basic Multilingual Plane, which no pattern can name for every reader.
-Entity tags are among them since Schemathesis 4.32 never writes a quote into a header, whatever its pattern."""
+Entity tags are included because Schemathesis 4.32 never writes a quote into a header, whatever its pattern."""
 
 
 @schemathesis.check
 def valid_request_is_understood(
     _context: schemathesis.CheckContext, response: schemathesis.Response, case: schemathesis.Case[Any]
 ) -> None:
-    """A request that conforms to the document is done, or refused for what a schema can't tell."""
+    """Check that a valid request succeeds, or is refused for a reason that no schema can express."""
     meta = case.meta
     if meta is None or meta.generation.mode.is_negative or response.status_code in ACCEPTED | REFUSED | {405}:
         return
     if "/None" in case.formatted_path:
-        return  # A link followed with the null of an event that concerns no student.
+        return  # A link was followed with the null of an event without a student.
     codes = {error["code"] for error in response.json()["errors"]}
     if "unknown_course" in codes:
-        return  # Refused for a course that does not exist, and perhaps for others' rules too.
+        return  # The request is refused because a course does not exist, and perhaps by rules for other courses too.
     assert response.status_code == 422, f"a valid request is answered {response.status_code}"
     assert codes <= BEYOND_SCHEMAS, f"a valid request is refused: {sorted(codes - BEYOND_SCHEMAS)}"
 
 
 @schemathesis.hook
 def map_path_parameters(_context: schemathesis.HookContext, path_parameters: dict[str, Any] | None) -> Any:
-    """Take the first of everything for ids that nothing has: calls that can't be undone have no example of an id."""
+    """Use id 1 for ids that nothing has: calls that can't be undone have no example of an id."""
     if not isinstance(path_parameters, dict):
         return path_parameters
     return {
@@ -53,7 +53,7 @@ def map_path_parameters(_context: schemathesis.HookContext, path_parameters: dic
 def status_is_listed(
     _context: schemathesis.CheckContext, response: schemathesis.Response, case: schemathesis.Case[Any]
 ) -> None:
-    """A status is listed by itself: the default response is for what is between the caller and the service."""
+    """Check that each status is listed: the default response is only for proxies between the caller and the service."""
     listed = case.operation.definition.raw["responses"]
-    # A method that the path does not support is no operation of the document.
+    # A method that the path does not support is not an operation of the document.
     assert str(response.status_code) in listed or response.status_code == 405, f"{response.status_code} is not listed"

@@ -14,6 +14,7 @@ from service.settings import Settings
 from service.web.auth import SCOPES
 from service.web.endpoint import Endpoint
 from sql import Connection
+from sql.api_keys import list_api_keys
 from tests.campus import call, events, new_student, problem, served, student_fields
 from tests.conftest import Client
 from tests.provider import AUDIENCE, Provider, provider
@@ -128,12 +129,11 @@ async def test_wrong_keys_cost_no_statement_each(client: Client, monkeypatch: py
     monkeypatch.setattr(api_keys, "FRESH_SECONDS", 60.0)
     await call(client, "GET", "/students", headers=bearer("ek_1_" + "0" * 48))
     loads = 0
-    list_keys = api_keys.list_api_keys
 
     async def counted(*arguments: Any) -> Any:
         nonlocal loads
         loads += 1
-        return await list_keys(*arguments)
+        return await list_api_keys(*arguments)
 
     monkeypatch.setattr(api_keys, "list_api_keys", counted)
     for number in range(50):

@@ -1,4 +1,4 @@
-"""Changes of every kind in one batch, in parts of any size, against the same changes one by one."""
+"""Changes of every kind in one batch, in parts of any size, compared with the same changes one by one."""
 
 import asyncio
 import os
@@ -35,11 +35,11 @@ SEEDS = int(os.environ.get("HISTORIES", "40"))
 CHANGES = 40
 ORIGIN = Origin("r")
 STUDENTS, COURSES, TERMS = range(1, 7), range(1, 6), range(1, 3)
-"""Ids; what has the last one is deleted now and then."""
+"""Ids; the resource with the last one is sometimes deleted."""
 HELD = 4
-"""Holds and overrides that there are at the beginning: two of each of two students."""
+"""The number of holds, and of overrides, at the beginning: two for each of two students."""
 EARLIER = 30
-"""Changes that are made one by one before."""
+"""The number of changes that are made one by one before the batch."""
 MEETINGS = [
     "[]",
     '[{"day": "mon", "start": "09:00", "end": "10:00"}]',
@@ -116,7 +116,7 @@ def edit(resource: Any, id: int, **values: object) -> Change[Any]:
 
 
 def campus(chance: random.Random) -> list[Change[Any]]:
-    """Choose what there is at the beginning."""
+    """Choose the changes that create the campus."""
     made = [term(id, max_credits=4.0) for id in TERMS]
     made += [
         course(
@@ -136,44 +136,44 @@ def campus(chance: random.Random) -> list[Change[Any]]:
 
 
 def change(chance: random.Random) -> Change[Any]:
-    """Choose a change; the last ones are seldom asked for, so that they can be deleted."""
-    asker, held = chance.choice([*STUDENTS[:-1], *STUDENTS[:-1], STUDENTS[-1]]), chance.choice(STUDENTS)
-    asked, other = chance.choice([*permutations(COURSES[:-1], 2), *permutations(COURSES, 2)])
+    """Choose a change; it seldom uses the last ids, so that those can be deleted."""
+    student_id, held = chance.choice([*STUDENTS[:-1], *STUDENTS[:-1], STUDENTS[-1]]), chance.choice(STUDENTS)
+    course_id, other = chance.choice([*permutations(COURSES[:-1], 2), *permutations(COURSES, 2)])
     lifted = chance.choice(COURSES)
     drawn = chance.random()
     if drawn < 0.35:
-        wanted = chance.choice([(asked,), (asked, other)])
+        wanted = chance.choice([(course_id,), (course_id, other)])
         mode, on_full = chance.choice(["atomic", "partial"]), chance.choice(["waitlist", "waitlist", "fail"])
-        return Enroll(origin=ORIGIN, student_id=asker, course_ids=wanted, mode=mode, on_full=on_full)  # type: ignore[arg-type]
+        return Enroll(origin=ORIGIN, student_id=student_id, course_ids=wanted, mode=mode, on_full=on_full)  # type: ignore[arg-type]
     if drawn < 0.5:
-        return drop(asker, asked)
+        return drop(student_id, course_id)
     if drawn < 0.6:
-        return Swap(origin=ORIGIN, student_id=asker, drop=(asked,), add=(other,), on_full="waitlist")
+        return Swap(origin=ORIGIN, student_id=student_id, drop=(course_id,), add=(other,), on_full="waitlist")
     kind = chance.choice(["pre", "co", "anti"])
     edits: list[tuple[Any, int, dict[str, object]]] = [
-        (COURSE, asked, {"capacity": chance.choice([0, 1, 3, None])}),
-        (COURSE, asked, {"meetings": chance.choice(MEETINGS)}),
-        (COURSE, asked, {"term_id": chance.choice([None, *TERMS])}),
-        (COURSE, asked, {"credits": chance.choice([1.0, 3.0])}),
-        (STUDENT, asker, {"max_credits": chance.choice([None, 3.0])}),
+        (COURSE, course_id, {"capacity": chance.choice([0, 1, 3, None])}),
+        (COURSE, course_id, {"meetings": chance.choice(MEETINGS)}),
+        (COURSE, course_id, {"term_id": chance.choice([None, *TERMS])}),
+        (COURSE, course_id, {"credits": chance.choice([1.0, 3.0])}),
+        (STUDENT, student_id, {"max_credits": chance.choice([None, 3.0])}),
         (TERM, 1, {"max_credits": chance.choice([None, 2.0, 6.0])}),
         (TERM, 1, {"enroll_until": chance.choice([None, LONG_AGO, AHEAD])}),
         (TERM, 1, {"drop_until": chance.choice([None, LONG_AGO])}),
         (TERM, chance.choice(TERMS), {"withdraw_until": chance.choice([None, LONG_AGO, AHEAD])}),
         (TERM, chance.choice(TERMS), chance.choice([OVERLAPPING, APART, OVER])),
-        (COURSE, asked, {"code": chance.choice([f"C{asked}", "C9"])}),
+        (COURSE, course_id, {"code": chance.choice([f"C{course_id}", "C9"])}),
     ]
     edited, id, values = chance.choice(edits)
     deleted: Any
     deleted, last = chance.choice([(STUDENT, STUDENTS[-1]), (COURSE, COURSES[-1]), (TERM, TERMS[-1])])
     others: list[Change[Any]] = [
-        Complete(origin=ORIGIN, student_id=asker, course_id=asked, passed=chance.random() < 0.7),
+        Complete(origin=ORIGIN, student_id=student_id, course_id=course_id, passed=chance.random() < 0.7),
         hold(held, "R", blocks_drop=chance.random() < 0.5),
         end_hold(chance.choice((1, 2)), chance.randint(1, HELD)),
         grant(held, lifted, chance.choice(RULES)),
         end_override(chance.choice((1, 2)), chance.randint(1, HELD)),
-        SetRequirements(origin=ORIGIN, course_id=asked, groups=(Group(kind, (f"C{other}",)),)),  # type: ignore[arg-type]
-        SetRequirements(origin=ORIGIN, course_id=asked, groups=()),
+        SetRequirements(origin=ORIGIN, course_id=course_id, groups=(Group(kind, (f"C{other}",)),)),  # type: ignore[arg-type]
+        SetRequirements(origin=ORIGIN, course_id=course_id, groups=()),
         PlaceHold(
             origin=ORIGIN,
             student_id=held,
@@ -188,12 +188,12 @@ def change(chance: random.Random) -> Change[Any]:
         *[edit(edited, id, **values)] * 7,
     ]
     if chance.random() < 0.03:
-        return Cancel(origin=ORIGIN, course_id=asked)
+        return Cancel(origin=ORIGIN, course_id=course_id)
     return chance.choice(others)
 
 
-def told(outcome: object) -> str:
-    """Say an outcome, or what is left, without the times and the ids of what is new: some are taken in vain."""
+def normalized(outcome: object) -> str:
+    """Return an outcome or a row as text without times and new ids: refused changes use up ids."""
     if isinstance(outcome, DomainError):
         return f"{type(outcome).__name__} {outcome} {outcome.errors}"
     assert not isinstance(outcome, Exception), outcome
@@ -202,7 +202,7 @@ def told(outcome: object) -> str:
 
 
 async def rows_of(connection: Connection, table: str) -> list[str]:
-    """Read the rows of a table in order, as JSON."""
+    """Return the rows of a table in order, as JSON."""
     key = "hold_id" if table == "holds" else "override_id" if table == "overrides" else "id"
     find = f"SELECT to_json(it)::text FROM (SELECT * FROM {table} ORDER BY 1, 2) AS it"
     return [row[0].replace('{"id"', f'{{"{key}"', 1) for row in await connection.fetch(find)]
@@ -215,18 +215,18 @@ async def assert_alike(
     made: Sequence[Change[Any]],
     changes: Sequence[Change[Any]],
 ) -> None:
-    """Assert that changes after what was made answer and leave the same in one batch as one by one."""
+    """Assert that changes, made after ``made``, have the same outcomes and rows in one batch as one by one."""
 
     async def run(batches: Sequence[Sequence[Change[Any]]]) -> tuple[list[str], dict[str, list[str]]]:
-        """Start anew, and tell the outcomes and what they left."""
+        """Start with empty tables and return the outcomes and the rows afterwards."""
         await connection.execute(f"TRUNCATE {', '.join(TABLES)} RESTART IDENTITY CASCADE")
         async with registrar_of(settings) as office:
             for each in made:
                 await office.submit_all([each])
-            outcomes = [told(outcome) for batch in batches for outcome in await office.submit_all(batch)]
+            outcomes = [normalized(outcome) for batch in batches for outcome in await office.submit_all(batch)]
         for invariant, find in INVARIANTS.items():
             assert list(await find(connection)) == [], invariant
-        return outcomes, {table: [told(row) for row in await rows_of(connection, table)] for table in TABLES}
+        return outcomes, {table: [normalized(row) for row in await rows_of(connection, table)] for table in TABLES}
 
     alone = await run([[each] for each in changes])
     together = await run([changes])
@@ -239,7 +239,7 @@ async def assert_alike(
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
-async def test_a_batch_ends_as_the_same_changes_one_by_one(
+async def test_a_batch_has_the_same_result_as_its_changes_one_by_one(
     settings: Settings,
     connection: Connection,
     monkeypatch: pytest.MonkeyPatch,
@@ -250,25 +250,25 @@ async def test_a_batch_ends_as_the_same_changes_one_by_one(
     made = campus(chance)
     made += [change(chance) for _ in range(chance.choice([0, EARLIER]))]
     changes = [change(chance) for _ in range(CHANGES)]
-    monkeypatch.setattr(registrar, "PART", chance.choice([1, 2, 7, CHANGES]))
+    monkeypatch.setattr(registrar, "CHANGES_PER_WRITE", chance.choice([1, 2, 7, CHANGES]))
     page = chance.choice([1, 2, 20])
-    monkeypatch.setattr(load, "PAGE", page)
-    monkeypatch.setattr(load, "LARGEST_PAGE", 2 * page)
+    monkeypatch.setattr(load, "PAGE_STUDENTS", page)
+    monkeypatch.setattr(load, "MAX_PAGE_STUDENTS", 2 * page)
     await assert_alike(settings, connection, caplog, made, changes)
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
-async def test_promotions_of_many_transactions_end_as_those_of_one(
+async def test_promotions_in_many_transactions_have_the_same_result_as_in_one(
     settings: Settings, connection: Connection, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     chance = random.Random(seed)
     made = [*campus(chance), *[change(chance) for _ in range(CHANGES)]]
     page = chance.choice([1, 2, 20])
-    monkeypatch.setattr(load, "PAGE", page)
-    monkeypatch.setattr(load, "LARGEST_PAGE", 2 * page)
+    monkeypatch.setattr(load, "PAGE_STUDENTS", page)
+    monkeypatch.setattr(load, "MAX_PAGE_STUDENTS", 2 * page)
 
     async def run(promotions: int) -> dict[str, list[str]]:
-        """Make the changes one by one in two processes, each after the promotions of the one before."""
+        """Make the changes one by one in two processes, each after the promotions of the previous one."""
         await connection.execute(f"TRUNCATE {', '.join(TABLES)} RESTART IDENTITY CASCADE")
         limited = settings.model_copy(update={"promotions_per_transaction": promotions})
         async with registrar_of(limited) as one, registrar_of(limited) as other:
@@ -279,13 +279,13 @@ async def test_promotions_of_many_transactions_end_as_those_of_one(
                 while await load_promotable(connection, "UTC", 1):
                     await office.submit_all(())
         await assert_settled(connection)
-        return {table: [told(row) for row in await rows_of(connection, table)] for table in TABLES}
+        return {table: [normalized(row) for row in await rows_of(connection, table)] for table in TABLES}
 
     assert await run(chance.choice([1, 2, 3])) == await run(1000)
 
 
 async def assert_settled(connection: Connection) -> None:
-    """Assert that every invariant holds, and that a sweep would find nothing to do but end waitlists."""
+    """Assert that every invariant holds, and that a sweep could do nothing except end waitlists."""
     for invariant in invariants(0.0):
         found = await invariant.search(connection)
         assert found.faults == [], invariant.sentence
@@ -298,13 +298,14 @@ def soon(chance: random.Random) -> datetime:
 
 
 def change_of_time(chance: random.Random) -> Change[Any]:
-    """Choose a change that the clock has a part in."""
-    asker, asked, early, late = chance.choice(STUDENTS), chance.choice(COURSES), *sorted([soon(chance), soon(chance)])
+    """Choose a change that depends on the clock."""
+    student_id, course_id = chance.choice(STUDENTS), chance.choice(COURSES)
+    early, late = sorted([soon(chance), soon(chance)])
     today, blocks_enroll = datetime.now(UTC).date(), chance.random() < 0.8
     changes: list[Change[Any]] = [
         PlaceHold(
             origin=ORIGIN,
-            student_id=asker,
+            student_id=student_id,
             reason="R",
             blocks_enroll=blocks_enroll,
             blocks_drop=not blocks_enroll or chance.random() < 0.5,
@@ -313,8 +314,8 @@ def change_of_time(chance: random.Random) -> Change[Any]:
         ),
         GrantOverride(
             origin=ORIGIN,
-            student_id=asker,
-            course_id=asked,
+            student_id=student_id,
+            course_id=course_id,
             rule=chance.choice([*RULES, "enrollment_not_open", "enrollment_closed", "antirequisite"]),
             author="D",
             reason="R",
@@ -331,21 +332,21 @@ def change_of_time(chance: random.Random) -> Change[Any]:
             TERM, chance.choice(TERMS), starts_on=date(2001, 1, 1), ends_on=today - timedelta(chance.choice([-9, 0, 1]))
         ),
         edit(TERM, chance.choice(TERMS), **OVERLAPPING, enroll_until=None),
-        SetRequirements(origin=ORIGIN, course_id=asked, groups=(Group("anti", (f"C{asked % 5 + 1}",)),)),
-        # In a batch that has deleted the term before it the database refuses this, and with it the whole batch.
+        SetRequirements(origin=ORIGIN, course_id=course_id, groups=(Group("anti", (f"C{course_id % 5 + 1}",)),)),
+        # If the batch deletes the term first, the database refuses this change and with it the whole batch.
         term(TERMS[-1]),
     ]
     return chance.choice(changes)
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
-async def test_a_sweep_follows_the_clock_wherever_the_changes_have_left_the_waitlists(
+async def test_a_sweep_follows_the_clock_after_any_changes(
     settings: Settings, connection: Connection, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     chance = random.Random(seed)
     page = chance.choice([1, 2, 20])
-    monkeypatch.setattr(load, "PAGE", page)
-    monkeypatch.setattr(load, "LARGEST_PAGE", 2 * page)
+    monkeypatch.setattr(load, "PAGE_STUDENTS", page)
+    monkeypatch.setattr(load, "MAX_PAGE_STUDENTS", 2 * page)
     promotions = chance.choice([1, 2, 3, 1000])
     limited = settings.model_copy(update={"promotions_per_transaction": promotions})
     async with registrar_of(limited) as one, registrar_of(limited) as other:
@@ -371,17 +372,17 @@ async def test_a_sweep_follows_the_clock_wherever_the_changes_have_left_the_wait
 MANY: list[Change[Any]] = [term(1), term(2), student(1), student(2)]
 CLASH: list[Change[Any]] = [course(1, meetings=MEETINGS[1], term_id=1), course(2, meetings=MEETINGS[2], term_id=1)]
 SEATED: list[Change[Any]] = [enroll(1, 1), enroll(2, 2)]
-"""The first student is in the way of a seat in the second course, where the other one is."""
+"""Student 1 has a seat in course 1, which clashes with course 2, where student 2 has a seat."""
 CASES: dict[str, tuple[list[Change[Any]], list[Change[Any]]]] = {
-    "who waits since a moment ago has the way cleared by an edit of a course": (
+    "an edit of a course unblocks a student waitlisted in the same batch": (
         [*MANY, *CLASH, *SEATED],
         [enroll(1, 2), drop(2, 2), edit(COURSE, 1, meetings="[]")],
     ),
-    "who waits since a moment ago has the way cleared by an edit of a term": (
+    "an edit of a term unblocks a student waitlisted in the same batch": (
         [*MANY, *CLASH, edit(COURSE, 1, term_id=2), *SEATED],
         [enroll(1, 2), drop(2, 2), edit(TERM, 2, **APART)],
     ),
-    "a course that has come into a term leaves the way with it": (
+    "a course moved into a term stops clashing when the term moves": (
         [*MANY, *CLASH, *SEATED, enroll(1, 2), drop(2, 2)],
         [edit(COURSE, 1, term_id=2), edit(TERM, 2, **APART)],
     ),
@@ -389,15 +390,15 @@ CASES: dict[str, tuple[list[Change[Any]], list[Change[Any]]]] = {
         [*MANY, course(1, capacity=0), *[grant(1, 1, "course_full")] * 2],
         [enroll(1, 1), end_override(1, 2)],
     ),
-    "holds are told in order": (
+    "holds are listed in order": (
         [*MANY, course(1), hold(1, "A"), hold(1, "B")],
         [enroll(1, 1), end_hold(1, 2)],
     ),
-    "a term that its course has left is deleted": (
+    "a term can be deleted after its course has left it": (
         [*MANY, course(1, term_id=2)],
         [edit(TERM, 2, name="Q"), edit(COURSE, 1, term_id=1), Delete(origin=ORIGIN, resource=TERM, id=2)],
     ),
-    "an address that was given up is free": (
+    "a released address is free": (
         MANY,
         [
             edit(STUDENT, 2, given_name="Q"),
@@ -405,7 +406,7 @@ CASES: dict[str, tuple[list[Change[Any]], list[Change[Any]]]] = {
             edit(STUDENT, 2, email="1@campus.example"),
         ],
     ),
-    "a code that was given up is free": (
+    "a released code is free": (
         [*MANY, *CLASH],
         [edit(COURSE, 2, title="Q"), edit(COURSE, 1, code="C9"), edit(COURSE, 2, code="C1")],
     ),
@@ -414,7 +415,7 @@ CASES: dict[str, tuple[list[Change[Any]], list[Change[Any]]]] = {
 
 @pytest.mark.parametrize("part", [1, 100])
 @pytest.mark.parametrize("case", CASES)
-async def test_in_a_batch_as_one_by_one(
+async def test_a_case_has_the_same_result_in_a_batch_and_one_by_one(
     settings: Settings,
     connection: Connection,
     monkeypatch: pytest.MonkeyPatch,
@@ -422,11 +423,11 @@ async def test_in_a_batch_as_one_by_one(
     case: str,
     part: int,
 ) -> None:
-    monkeypatch.setattr(registrar, "PART", part)
+    monkeypatch.setattr(registrar, "CHANGES_PER_WRITE", part)
     await assert_alike(settings, connection, caplog, *CASES[case])
 
 
-async def test_what_a_lost_transaction_has_written_is_not_remembered(
+async def test_the_writes_of_a_lost_transaction_are_not_remembered(
     settings: Settings, connection: Connection, database_url: str
 ) -> None:
     made = [*MANY, course(1, meetings=MEETINGS[1]), course(2, meetings=MEETINGS[2]), course(3)]
@@ -436,7 +437,7 @@ async def test_what_a_lost_transaction_has_written_is_not_remembered(
     blocker = await asyncpg.connect(database_url)
     await blocker.execute("BEGIN")
     await blocker.execute("LOCK TABLE overrides IN SHARE MODE")
-    # The edit is written at once, to find whom it helps; the enrollment is judged by it, and the last one has to wait.
+    # The edit is written at once, to find the students it helps; the enrollment is judged by it; the last change waits.
     changes = [edit(COURSE, 1, meetings="[]"), enroll(1, 2), grant(2, 3, "hold")]
 
     async with registrar_of(settings) as office:

@@ -1,4 +1,4 @@
-"""Natural batching: who shares a transaction, who is turned away, and that one failure is nobody else's."""
+"""Natural batching: which changes share a transaction, which are refused, and that each failure stays alone."""
 
 import asyncio
 import gc
@@ -12,6 +12,7 @@ import asyncpg
 import pytest
 from pytest_aiohttp import AiohttpClient
 
+from service.api.keys import REGISTRAR
 from service.batching import Callers, Coalescer
 from service.errors import (
     DomainError,
@@ -42,13 +43,14 @@ from tests.campus import (
     create,
     drop,
     enroll,
+    join_waitlist,
     new_course,
     new_student,
     problem,
     registrar_of,
     served,
     student_fields,
-    wait_for,
+    until,
     waiting_writer,
 )
 from tests.conftest import Client
@@ -56,7 +58,7 @@ from tests.test_database_failure import unavailable
 
 
 class Runner:
-    """Answers each item with itself, doubled, as soon as it may."""
+    """A runner that returns each item doubled, once ``go`` is set."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
@@ -73,7 +75,7 @@ class Runner:
         return [ValueError(item) if item < 0 else item * 2 for item in items]
 
 
-def coalescer(
+def make_coalescer(
     runner: Callable[[Sequence[int]], Awaitable[list[Any]]],
     *,
     cap: int = 4,
@@ -86,24 +88,24 @@ def coalescer(
 
 async def start(*items: tuple[Coalescer[int, int], int]) -> list[asyncio.Task[int]]:
     tasks = []
-    for line, item in items:
-        tasks.append(asyncio.create_task(line.submit(item)))
+    for coalescer, item in items:
+        tasks.append(asyncio.create_task(coalescer.submit(item)))
         await asyncio.sleep(0)
     await asyncio.sleep(0)
     return tasks
 
 
-async def test_an_item_runs_at_once_and_what_arrives_meanwhile_goes_together_in_order_up_to_the_cap() -> None:
+async def test_an_item_runs_at_once_and_later_ones_share_batches_in_order_up_to_the_cap() -> None:
     runner = Runner()
-    line = coalescer(runner)
+    coalescer = make_coalescer(runner)
     runner.go.clear()
-    tasks = await start((line, 1))
+    tasks = await start((coalescer, 1))
     assert runner.batches == [[1]]
-    tasks += await start(*((line, item) for item in (7, 3, 9, 2, 8, 4)))
+    tasks += await start(*((coalescer, item) for item in (7, 3, 9, 2, 8, 4)))
     runner.go.set()
     assert await asyncio.gather(*tasks) == [2, 14, 6, 18, 4, 16, 8]
     assert runner.batches == [[1], [7, 3, 9, 2], [8, 4]]
-    assert await line.submit(5) == 10
+    assert await coalescer.submit(5) == 10
 
 
 @pytest.mark.parametrize(("others", "most"), [(0, 2), (100, 5)], ids=["few others", "many others"])
@@ -112,10 +114,10 @@ async def test_while_the_next_batch_runs_the_callers_of_the_last_one_are_resolve
 ) -> None:
     everybody = Callers(others)
     first, third = Runner(), Runner()
-    line = coalescer(lambda items: third(items) if 6 in items else first(items), cap=5, everybody=everybody)
+    coalescer = make_coalescer(lambda items: third(items) if 6 in items else first(items), cap=5, everybody=everybody)
     first.go.clear()
     third.go.clear()
-    tasks = await start(*((line, item) for item in range(11)))
+    tasks = await start(*((coalescer, item) for item in range(11)))
     first.go.set()
     while not third.batches:
         await asyncio.sleep(0)
@@ -130,58 +132,58 @@ async def test_while_the_next_batch_runs_the_callers_of_the_last_one_are_resolve
     assert everybody.count == others
 
 
-async def test_a_batch_whose_callers_were_all_cancelled_is_done_with() -> None:
+async def test_a_batch_whose_callers_were_all_cancelled_does_not_block_the_next() -> None:
     runner = Runner()
-    line = coalescer(runner)
+    coalescer = make_coalescer(runner)
     runner.go.clear()
-    [task] = await start((line, 1))
+    [task] = await start((coalescer, 1))
     task.cancel()
     await asyncio.wait([task])
     runner.go.set()
     for _ in range(5):
         await asyncio.sleep(0)
-    assert not line._answered, "nobody is left to be answered"
-    assert await line.submit(2) == 4
+    assert not coalescer._answered, "no caller is left"
+    assert await coalescer.submit(2) == 4
 
 
-async def test_an_item_above_the_cap_goes_alone() -> None:
+async def test_an_item_above_the_cap_runs_alone() -> None:
     runner = Runner()
-    line: Coalescer[int, int] = Coalescer(runner, cap=4, queue=9, patience=60, size=lambda item: item)
+    coalescer: Coalescer[int, int] = Coalescer(runner, cap=4, queue=9, patience=60, size=lambda item: item)
     runner.go.clear()
-    tasks = await start((line, 1), (line, 2), (line, 9), (line, 2))
+    tasks = await start((coalescer, 1), (coalescer, 2), (coalescer, 9), (coalescer, 2))
     runner.go.set()
     await asyncio.gather(*tasks)
     assert runner.batches == [[1], [2], [9], [2]]
 
 
-async def test_one_failure_is_its_own_and_a_failed_batch_tells_each_of_its_callers() -> None:
+async def test_a_failed_item_fails_alone_and_a_failed_batch_fails_each_of_its_callers() -> None:
     runner = Runner()
-    line = coalescer(runner)
+    coalescer = make_coalescer(runner)
     runner.go.clear()
-    tasks = await start((line, 1), (line, -2), (line, 3))
+    tasks = await start((coalescer, 1), (coalescer, -2), (coalescer, 3))
     runner.go.set()
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     assert outcomes[0] == 2
     assert isinstance(outcomes[1], ValueError)
     assert outcomes[2] == 6
     runner.go.clear()
-    tasks = await start((line, 1), (line, 13), (line, 3))
+    tasks = await start((coalescer, 1), (coalescer, 13), (coalescer, 3))
     runner.go.set()
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     assert outcomes[0] == 2
     assert all(isinstance(outcome, RuntimeError) for outcome in outcomes[1:])
-    assert await line.submit(4) == 8
+    assert await coalescer.submit(4) == 8
 
 
-async def test_a_full_queue_turns_away_at_once_and_a_long_wait_ends() -> None:
+async def test_a_full_queue_refuses_at_once_and_a_long_wait_ends() -> None:
     runner = Runner()
-    line = coalescer(runner, queue=2, patience=0.05)
+    coalescer = make_coalescer(runner, queue=2, patience=0.05)
     runner.go.clear()
-    tasks = await start((line, 1), (line, 2), (line, 3))
+    tasks = await start((coalescer, 1), (coalescer, 2), (coalescer, 3))
     with pytest.raises(Unavailable):
-        await line.submit(4)
+        await coalescer.submit(4)
     await asyncio.wait(tasks[1:])
-    assert not tasks[0].done(), "what runs is not cut short by the queue"
+    assert not tasks[0].done(), "the time limit of the queue does not end a running batch"
     assert [type(task.exception()) for task in tasks[1:]] == [Unavailable, Unavailable]
     runner.go.set()
     assert await tasks[0] == 2
@@ -189,7 +191,7 @@ async def test_a_full_queue_turns_away_at_once_and_a_long_wait_ends() -> None:
 
 
 class Clock(asyncio.SelectorEventLoop):
-    """An event loop whose time passes only when a test says so."""
+    """An event loop whose time passes only when the test advances it."""
 
     now = 0.0
 
@@ -212,20 +214,20 @@ def on_clock(test: Callable[[Clock], Awaitable[None]]) -> Callable[[], None]:
     return run
 
 
-async def batches_that_take(clock: Clock, seconds: float, line: Coalescer[int, int], runner: Runner) -> None:
-    """Run batches of one until the line expects each to take this long."""
+async def batches_that_take(clock: Clock, seconds: float, coalescer: Coalescer[int, int], runner: Runner) -> None:
+    """Run batches of one item until the coalescer expects each to take this long."""
     for _ in range(40):
         runner.go.clear()
-        [task] = await start((line, 1))
+        [task] = await start((coalescer, 1))
         clock.now += seconds
         runner.go.set()
         await task
     runner.batches.clear()
 
 
-async def refused(line: Coalescer[int, int]) -> Unavailable:
-    """Submit an item that is refused when it arrives, and return the error."""
-    [task] = await start((line, 1))
+async def refused(coalescer: Coalescer[int, int]) -> Unavailable:
+    """Submit an item that is refused on arrival, and return the error."""
+    [task] = await start((coalescer, 1))
     assert task.done(), "it waits"
     error = task.exception()
     assert isinstance(error, Unavailable)
@@ -233,108 +235,108 @@ async def refused(line: Coalescer[int, int]) -> Unavailable:
 
 
 @on_clock
-async def test_while_nothing_is_answered_what_arrives_is_refused_at_once_and_the_next_after_that_is_served(
+async def test_while_a_batch_hangs_new_items_are_refused_at_once_and_afterwards_they_are_served(
     clock: Clock,
 ) -> None:
     runner = Runner()
-    line = coalescer(runner, patience=2)
+    coalescer = make_coalescer(runner, patience=2)
     runner.go.clear()
-    tasks = await start((line, 1))
+    tasks = await start((coalescer, 1))
     clock.now = 1.9
-    tasks += await start((line, 2))
+    tasks += await start((coalescer, 2))
     clock.now = 2.1
-    assert (await refused(line)).retry_after == 3
+    assert (await refused(coalescer)).retry_after == 3
     clock.now = 1000.0
-    assert (await refused(line)).retry_after == 60
+    assert (await refused(coalescer)).retry_after == 60
     assert isinstance((await asyncio.gather(tasks[1], return_exceptions=True))[0], Unavailable), (
         "it has waited too long"
     )
     runner.go.set()
     assert await tasks[0] == 2
-    assert await line.submit(3) == 6, "the next one begins at once"
+    assert await coalescer.submit(3) == 6, "the next one begins at once"
     assert runner.batches == [[1], [3]]
 
 
 @on_clock
-async def test_an_item_is_refused_at_once_where_the_full_batches_ahead_of_it_take_too_long(clock: Clock) -> None:
+async def test_an_item_is_refused_at_once_if_the_full_batches_ahead_of_it_take_too_long(clock: Clock) -> None:
     runner = Runner()
-    line = coalescer(runner, cap=4, patience=3.5)
-    await batches_that_take(clock, 1.0, line, runner)
+    coalescer = make_coalescer(runner, cap=4, patience=3.5)
+    await batches_that_take(clock, 1.0, coalescer, runner)
     runner.go.clear()
-    # One in flight and two full batches ahead are three seconds; one batch more would be four.
-    tasks = await start(*((line, item) for item in range(13)))
-    assert (await refused(line)).retry_after == 4
+    # One batch in flight and two full batches ahead take three seconds; one more would take four.
+    tasks = await start(*((coalescer, item) for item in range(13)))
+    assert (await refused(coalescer)).retry_after == 4
     tasks[5].cancel()
     runner.go.set()
     await asyncio.wait(tasks)
     assert runner.batches == [[0], [1, 2, 3, 4], [6, 7, 8, 9], [10, 11, 12]]
-    assert line.expected_wait(clock.now) == 0
+    assert coalescer.expected_wait(clock.now) == 0
     runner.go.clear()
-    tasks = await start((line, 1))
-    assert line.expected_wait(clock.now) < 1, "batches have become faster"
+    tasks = await start((coalescer, 1))
+    assert coalescer.expected_wait(clock.now) < 1, "batches have become faster"
     runner.go.set()
     await asyncio.wait(tasks)
 
 
 @on_clock
-async def test_after_a_batch_that_failed_late_items_go_one_by_one_until_they_are_fast_again(clock: Clock) -> None:
+async def test_after_a_batch_that_failed_late_items_run_one_by_one_until_they_are_fast_again(clock: Clock) -> None:
     runner = Runner()
-    line = coalescer(runner, patience=2)
+    coalescer = make_coalescer(runner, patience=2)
     runner.go.clear()
-    [task] = await start((line, 13))
+    [task] = await start((coalescer, 13))
     clock.now += 70
     runner.go.set()
     await asyncio.wait([task])
     runner.go.clear()
-    tasks = await start((line, 1))
-    await refused(line)
+    tasks = await start((coalescer, 1))
+    await refused(coalescer)
     for _ in range(20):
         runner.go.set()
         await asyncio.wait(tasks)
         runner.go.clear()
-        tasks = await start((line, 1))
-    tasks += await start((line, 2))
+        tasks = await start((coalescer, 1))
+    tasks += await start((coalescer, 2))
     runner.go.set()
     assert await asyncio.gather(*tasks) == [2, 4]
 
 
 @on_clock
-async def test_while_the_database_is_away_one_batch_at_a_time_looks_for_it_and_nobody_waits_behind(
+async def test_while_the_database_is_away_one_batch_at_a_time_tries_it_and_new_items_are_refused(
     clock: Clock,
 ) -> None:
     runner = Runner()
-    line = coalescer(runner, patience=2)
+    coalescer = make_coalescer(runner, patience=2)
     for _ in range(3):
         runner.go.clear()
-        tasks = await start((line, 503))
+        tasks = await start((coalescer, 503))
         clock.now += 0.8
         runner.go.set()
         await asyncio.wait(tasks)
     runner.go.clear()
-    tasks = await start((line, 1))
-    assert (await refused(line)).retry_after == 3
+    tasks = await start((coalescer, 1))
+    assert (await refused(coalescer)).retry_after == 3
     runner.go.set()
     await asyncio.wait(tasks)
     runner.go.clear()
-    tasks = await start((line, 1), (line, 2))
+    tasks = await start((coalescer, 1), (coalescer, 2))
     runner.go.set()
     assert await asyncio.gather(*tasks) == [2, 4]
 
 
 @on_clock
-async def test_the_batches_ahead_are_counted_by_what_their_items_take(clock: Clock) -> None:
+async def test_the_batches_ahead_are_counted_by_the_sizes_of_their_items(clock: Clock) -> None:
     runner = Runner()
-    line: Coalescer[int, int] = Coalescer(runner, cap=4, queue=9, patience=1.5, size=lambda item: item)
-    await batches_that_take(clock, 1.0, line, runner)
+    coalescer: Coalescer[int, int] = Coalescer(runner, cap=4, queue=9, patience=1.5, size=lambda item: item)
+    await batches_that_take(clock, 1.0, coalescer, runner)
     runner.go.clear()
-    tasks = await start((line, 1), (line, 1), (line, 3))
-    await refused(line)
+    tasks = await start((coalescer, 1), (coalescer, 1), (coalescer, 3))
+    await refused(coalescer)
     assert len(tasks) == 3
     runner.go.set()
     await asyncio.wait(tasks)
 
 
-async def test_in_a_turn_of_the_loop_a_fixed_number_begin_in_the_order_of_arrival() -> None:
+async def test_a_fixed_number_of_requests_begin_in_each_turn_of_the_loop_in_order_of_arrival() -> None:
     turnstile = Turnstile(3)
     begun: list[int] = []
 
@@ -350,7 +352,7 @@ async def test_in_a_turn_of_the_loop_a_fixed_number_begin_in_the_order_of_arriva
     while len(begun) < 9:
         await asyncio.sleep(0)
         seen.append(len(begun))
-        assert len(seen) < 100, "they do not go on"
+        assert len(seen) < 100, "some never begin"
     assert begun == [0, 1, 2, 3, 5, 6, 7, 8, 9]
     assert max(later - earlier for earlier, later in pairwise(seen)) == 3
     await asyncio.sleep(0)
@@ -358,22 +360,22 @@ async def test_in_a_turn_of_the_loop_a_fixed_number_begin_in_the_order_of_arriva
     assert turnstile.enter() is None
 
 
-async def test_who_has_left_before_the_batch_formed_is_left_out() -> None:
+async def test_a_caller_who_disconnects_before_the_batch_begins_is_left_out() -> None:
     runner = Runner()
-    line = coalescer(runner)
+    coalescer = make_coalescer(runner)
     runner.go.clear()
-    tasks = await start((line, 1), (line, 2))
+    tasks = await start((coalescer, 1), (coalescer, 2))
     tasks[1].cancel()
-    gone = asyncio.create_task(line.submit(3, lambda: True))
-    tasks += await start((line, 4))
+    disconnected = asyncio.create_task(coalescer.submit(3, lambda: True))
+    tasks += await start((coalescer, 4))
     runner.go.set()
     assert await tasks[2] == 8
     with pytest.raises(Unavailable):
-        await gone
+        await disconnected
     assert runner.batches == [[1], [4]]
 
 
-async def test_many_callers_share_a_transaction_and_one_bad_one_fails_alone(
+async def test_many_callers_share_a_transaction_and_a_bad_request_fails_alone(
     client: Client, connection: Connection, database_url: str
 ) -> None:
     course = await new_course(client, capacity=1000)
@@ -385,7 +387,12 @@ async def test_many_callers_share_a_transaction_and_one_bad_one_fails_alone(
         rest = [asyncio.create_task(enroll(client, student, course)) for student in students[1:]]
         refused = asyncio.create_task(enroll(client, students[5], course, closed))
         unknown = asyncio.create_task(enroll(client, 10**9, course))
-        await asyncio.sleep(0.2)
+        queue = client.app[REGISTRAR]._coalescer._waiting
+
+        async def all_wait() -> bool:
+            return len(queue) == 41
+
+        await until(all_wait, "all to wait")
     answers = [await first, *[await task for task in rest]]
     problem(await refused, 409, "course_full")
     problem(await unknown, 404, "student_not_found")
@@ -427,7 +434,7 @@ async def test_a_change_that_the_database_refuses_fails_alone(
 
 
 def creation(number: int, given_name: str = "Ada") -> Create[Student, StudentFields]:
-    """A change that makes a student, each number another one."""
+    """Return a change that creates a student, a different one for each number."""
     fields: StudentFields = {
         "external_id": None,
         "given_name": given_name,
@@ -439,7 +446,7 @@ def creation(number: int, given_name: str = "Ada") -> Create[Student, StudentFie
 
 
 @pytest.mark.parametrize("refused", [64, 192])
-async def test_of_256_changes_that_share_a_transaction_255_succeed_where_the_database_refuses_one(
+async def test_of_256_changes_that_share_a_transaction_255_succeed_if_the_database_refuses_one(
     settings: Settings, connection: Connection, database_url: str, refused: int
 ) -> None:
     await connection.execute("ALTER TABLE students ADD CONSTRAINT nobody_is_called_x CHECK (given_name <> 'X')")
@@ -458,12 +465,12 @@ async def test_of_256_changes_that_share_a_transaction_255_succeed_where_the_dat
     assert await connection.fetchval("SELECT max(position) FROM events") == 256
 
 
-async def test_an_address_that_is_taken_behind_the_registrars_back_fails_the_one_who_wants_it_alone(
+async def test_an_address_taken_behind_the_registrars_back_fails_only_the_change_that_requests_it(
     settings: Settings, connection: Connection, database_url: str
 ) -> None:
     other = await asyncpg.connect(database_url)
     await other.execute("BEGIN")
-    # Without the writer's lock, as nothing of the service does: the registrar learns of it by the refusal alone.
+    # Nothing in the service writes without the write lock: the registrar learns of this only from the refusal.
     await other.execute("INSERT INTO students (given_name, family_name, email) VALUES ('A', 'B', '7@campus.example')")
     async with registrar_of(settings) as registrar:
         creating = asyncio.create_task(registrar.submit_all([creation(number) for number in range(20)]))
@@ -477,7 +484,7 @@ async def test_an_address_that_is_taken_behind_the_registrars_back_fails_the_one
     assert await connection.fetchval("SELECT count(*) FROM students") == 20
 
 
-async def test_changes_that_go_one_by_one_do_not_keep_others_waiting_longer_than_they_may(
+async def test_changes_that_run_one_by_one_stop_at_the_write_timeout(
     settings: Settings, connection: Connection
 ) -> None:
     slow = "CHECK (given_name <> 'X' AND pg_sleep(0.02) IS NOT NULL)"
@@ -497,7 +504,7 @@ async def test_changes_that_go_one_by_one_do_not_keep_others_waiting_longer_than
 
 @pytest.mark.parametrize("size", [2, 300])
 @pytest.mark.parametrize("what", ["student", "course", "term", "override"])
-async def test_what_the_batch_has_deleted_is_gone_for_the_rest_of_it(
+async def test_a_resource_deleted_by_a_batch_does_not_exist_for_the_rest_of_the_batch(
     client: Client, settings: Settings, connection: Connection, what: str, size: int
 ) -> None:
     student, course = await new_student(client), await new_course(client)
@@ -518,7 +525,7 @@ async def test_what_the_batch_has_deleted_is_gone_for_the_rest_of_it(
     resource, id, last, error = cases[what]
     between = [creation(number) for number in range(size - 2)]
     async with registrar_of(settings) as registrar:
-        # It remembers courses and terms from batch to batch.
+        # The registrar remembers courses and terms from batch to batch.
         away = replace(into, values={"term_id": None})
         await registrar.submit_all([replace(change, origin=Origin("before")) for change in (into, away)])
 
@@ -542,7 +549,7 @@ async def test_changes_of_every_kind_share_a_transaction_in_the_order_of_arrival
         first = asyncio.create_task(call(client, "POST", "/students", student_fields()))
         await waiting_writer(connection)
         calls = [
-            wait_for(client, two, course),
+            join_waitlist(client, two, course),
             drop(client, one, course),
             call(client, "POST", "/students", same),
             call(client, "POST", "/students", same),
@@ -565,7 +572,7 @@ async def test_changes_of_every_kind_share_a_transaction_in_the_order_of_arrival
     assert [row[0] for row in roster] == [one, two]
 
 
-async def test_an_external_id_that_an_earlier_change_of_the_batch_gave_up_is_free_again(
+async def test_an_external_id_released_by_an_earlier_change_of_the_batch_is_free_again(
     client: Client, connection: Connection, database_url: str
 ) -> None:
     path = "/students/by-external-id/s-1"
@@ -581,7 +588,7 @@ async def test_an_external_id_that_an_earlier_change_of_the_batch_gave_up_is_fre
     assert (await again).body["id"] != student
 
 
-async def test_more_than_the_queue_holds_get_503_and_when_to_come_back(
+async def test_requests_beyond_the_queue_limit_get_503_and_retry_after(
     settings: Settings, aiohttp_client: AiohttpClient, connection: Connection, database_url: str
 ) -> None:
     client = await served(aiohttp_client, settings.model_copy(update={"queue_limit": 3, "admission_seconds": 60}))
@@ -602,18 +609,18 @@ async def test_more_than_the_queue_holds_get_503_and_when_to_come_back(
 
 
 class Item:
-    """Something that a weak reference can follow."""
+    """An object that supports weak references."""
 
 
 async def test_a_refused_item_is_freed_at_once_and_not_by_the_collector(no_collector: None) -> None:
     async def refuse(items: Sequence[Item]) -> list[Exception]:
         return [Unavailable("The database is away.") for _ in items]
 
-    line: Coalescer[Item, None] = Coalescer(refuse, cap=4, queue=9, patience=60)
+    coalescer: Coalescer[Item, None] = Coalescer(refuse, cap=4, queue=9, patience=60)
     item = Item()
     freed = weakref.ref(item)
     with pytest.raises(Unavailable):
-        await line.submit(item)
+        await coalescer.submit(item)
     del item
     for _ in range(3):
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""The pure parts of the benchmarks, and that README.md quotes what the ledger says."""
+"""The pure parts of the benchmarks, and the figures that README.md quotes from the ledger."""
 
 import json
 import os
@@ -59,20 +59,20 @@ def book(*measurements: Measurement) -> Ledger:
     )
 
 
-def test_what_wrk_prints_is_read() -> None:
+def test_the_output_of_wrk_is_parsed() -> None:
     result = wrk.parse(OUTPUT)
     assert result is not None
     assert (result.answered, result.errors) == (3600, {"status": 400, "timeout": 1})
     assert wrk.parse("unable to connect to 127.0.0.1:8080 Connection refused\n") is None
 
 
-def test_what_pgbench_prints_is_read() -> None:
+def test_the_output_of_pgbench_is_parsed() -> None:
     output = "number of failed transactions: 3 (0.1%)\nlatency average = 1 ms\ntps = 512.25 (without initial time)\n"
     assert pgbench.parse(output) == (512.25, 3)
     assert pgbench.read_log("0 1 1500 0 1700000000 1\n1 1 failed 0 1700000000 2\n") == [1.5]
 
 
-def test_a_process_whose_name_holds_parentheses_is_read() -> None:
+def test_a_process_with_parentheses_in_its_name_is_read() -> None:
     text = "42 (a) b (c) S 7 42 42 0 -1 4194304 100 0 0 0 11 22 33 44 20 0 1 0 100 0 0\n"
     assert usage.parse_stat(text) == usage.Stat(parent=7, own=33, ended=77)
 
@@ -85,7 +85,7 @@ def test_the_time_of_children_that_have_ended_counts() -> None:
     assert usage.cpu_seconds(os.getpid()) - before >= 0.25
 
 
-def test_a_load_that_writes_gets_a_database_for_itself() -> None:
+def test_a_load_that_writes_gets_a_database_of_its_own() -> None:
     ours, *_ = scenarios(0)["enroll"]
     assert [len(step) for step in steps(ours, {})] == [1, 1]
     reads, *_ = scenarios(0)["read"]
@@ -93,7 +93,7 @@ def test_a_load_that_writes_gets_a_database_for_itself() -> None:
     assert [[each[1] for each in step] for step in steps(ours, {("enroll", "ours"): 256})] == [[256]]
 
 
-def test_a_server_goes_on_with_the_connections_that_served_it_better() -> None:
+def test_a_server_is_measured_with_the_number_of_connections_that_suits_it_better() -> None:
     found = best_connections(
         [
             measured("enroll", "ours", 100, 64),
@@ -108,7 +108,7 @@ def test_a_server_goes_on_with_the_connections_that_served_it_better() -> None:
     assert found == {("enroll", "ours"): 256, ("enroll", "peer"): 64}
 
 
-def test_warm_up_rush_and_load_ask_for_different_students() -> None:
+def test_warm_up_rush_and_load_use_different_students() -> None:
     warmup = options_of(RUSH, "rush", seed=1, warmup=True)
     rush = options_of(RUSH, "rush", seed=1, warmup=False)
     load = options_of(IDLE, "enroll", seed=1, warmup=False)
@@ -138,7 +138,7 @@ def test_ratios_are_taken_within_a_round_before_the_median() -> None:
     ]
 
 
-def test_less_is_better_for_latency_and_for_growth() -> None:
+def test_lower_is_better_for_latency_and_for_growth() -> None:
     its = book(
         measured("idle", OURS.name, 1, 1, p50=1.05),
         measured("idle", UNBATCHED.name, 1, 1, p50=1.0),
@@ -150,7 +150,7 @@ def test_less_is_better_for_latency_and_for_growth() -> None:
     assert growth.split(" | ")[-1] == "**no** |"
 
 
-def test_the_report_says_what_failed_and_what_is_above_its_ceiling() -> None:
+def test_the_report_lists_failures_and_values_above_their_ceiling() -> None:
     its = book(
         measured("enroll", OURS.name, 300, 64),
         measured("enroll", OURS.name, 400, 256, errors={"status": 100}),
@@ -165,7 +165,7 @@ def test_the_report_says_what_failed_and_what_is_above_its_ceiling() -> None:
     assert "**['500', '501']**" in text
 
 
-def test_a_ledger_and_its_chart_survive_being_written(tmp_path: Path) -> None:
+def test_a_ledger_is_read_back_as_it_was_written_and_its_chart_shows_it(tmp_path: Path) -> None:
     its = book(measured("enroll", OURS.name, 300, state={"check": "clean", "enrolled": 500, "consistent": True}))
     its.write(tmp_path / "ledger.json")
     assert ledger.read(tmp_path / "ledger.json") == its
@@ -186,7 +186,7 @@ def test_the_readme_quotes_the_ledger() -> None:
     assert (report.RESULTS / report.DOCUMENT).read_text() == report.document(its) + "\n"
 
 
-def test_the_no_op_serves_what_it_is_compared_by(tmp_path: Path) -> None:
+def test_the_no_op_server_serves_the_calls_that_are_compared(tmp_path: Path) -> None:
     with serving(NOOP, "postgresql://nowhere.invalid/x", tmp_path / "log") as running:
         body = json.dumps({"course_ids": [500, 600]}).encode()
         headers = {"Content-Type": "application/json"}

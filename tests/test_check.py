@@ -1,4 +1,4 @@
-"""``check`` on a living campus: what overrides and later edits explain is no fault, and what they do not is one."""
+"""``check`` on a campus in use: a violation is a fault unless overrides or later edits explain it."""
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ CLASH, OVERLOAD = [each.note for each in invariants(60.0) if each.note is not No
 
 
 async def checked(settings: Settings, capsys: pytest.CaptureFixture[str]) -> tuple[int, list[str]]:
-    """Run the check; return its status and the lines that tell of a fault or a note, each with what is found."""
+    """Run the check; return its status and the lines of each fault or note."""
     status = await check(settings)
     return status, [line for line in capsys.readouterr().out.splitlines() if not line.startswith("ok ")]
 
@@ -34,7 +34,7 @@ async def override(client: Client, student: int, course: int, rule: str) -> None
     await create(client, f"/students/{student}/overrides", body)
 
 
-async def test_a_clash_that_a_later_edit_has_made_is_a_note(
+async def test_a_clash_caused_by_a_later_edit_is_a_note(
     client: Client, settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one, other = await new_course(client, meetings=MONDAY), await new_course(client, meetings=TUESDAY)
@@ -44,11 +44,11 @@ async def test_a_clash_that_a_later_edit_has_made_is_a_note(
 
     await call(client, "PATCH", f"/courses/{other}", {"meetings": MONDAY})
 
-    told = f"      student_id={student}, course_id={one}, with_course_id={other}, edited=True"
-    assert await checked(settings, capsys) == (0, [f"note  {CLASH}", told])
+    found = f"      student_id={student}, course_id={one}, with_course_id={other}, edited=True"
+    assert await checked(settings, capsys) == (0, [f"note  {CLASH}", found])
 
 
-async def test_a_clash_that_an_override_allowed_is_not_told(
+async def test_a_clash_allowed_by_an_override_is_not_reported(
     client: Client, settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one, other = await new_course(client, meetings=MONDAY), await new_course(client, meetings=MONDAY)
@@ -77,7 +77,7 @@ async def test_a_clash_that_nothing_explains_is_a_fault(
 
 
 @pytest.mark.parametrize("edited", ["course", "term", "student"])
-async def test_credits_above_a_limit_that_a_later_edit_has_made_are_a_note(
+async def test_credits_above_the_limit_because_of_a_later_edit_are_a_note(
     client: Client, settings: Settings, capsys: pytest.CaptureFixture[str], edited: str
 ) -> None:
     term = await new_term(client, max_credits=6)
@@ -93,11 +93,11 @@ async def test_credits_above_a_limit_that_a_later_edit_has_made_are_a_note(
 
     assert (await call(client, "PATCH", path, changes)).status == 200
 
-    told = f"      student_id={student}, term_id={term}, {numbers}, edited=True"
-    assert await checked(settings, capsys) == (0, [f"note  {OVERLOAD}", told])
+    found = f"      student_id={student}, term_id={term}, {numbers}, edited=True"
+    assert await checked(settings, capsys) == (0, [f"note  {OVERLOAD}", found])
 
 
-async def test_credits_above_a_limit_that_an_override_allowed_are_not_told(
+async def test_credits_above_the_limit_allowed_by_an_override_are_not_reported(
     client: Client, settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     term = await new_term(client, max_credits=3)
@@ -109,7 +109,7 @@ async def test_credits_above_a_limit_that_an_override_allowed_are_not_told(
     assert await checked(settings, capsys) == (0, [])
 
 
-async def test_who_waits_for_a_free_seat_and_may_not_have_it_is_no_fault(
+async def test_a_blocked_student_beside_a_free_seat_is_not_a_fault(
     client: Client, settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     course = await new_course(client, capacity=0)
@@ -122,7 +122,7 @@ async def test_who_waits_for_a_free_seat_and_may_not_have_it_is_no_fault(
 
 
 @pytest.mark.parametrize(("ago", "status"), [("1 second", 0), ("1 hour", 1)])
-async def test_whom_the_clock_has_made_eligible_may_wait_for_the_next_sweep_and_no_longer(
+async def test_a_student_made_eligible_by_the_clock_may_wait_for_the_next_sweep_and_no_longer(
     client: Client,
     settings: Settings,
     connection: Connection,
@@ -143,7 +143,7 @@ async def test_whom_the_clock_has_made_eligible_may_wait_for_the_next_sweep_and_
     assert lines[1:] == ([f"      course_id={course}, student_id={student}"] if status else [])
 
 
-async def test_seats_freed_and_taken_again_a_lowered_capacity_and_an_override_are_no_oversell(
+async def test_retaken_seats_a_lowered_capacity_and_an_override_are_not_an_oversell(
     client: Client, settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     course = await new_course(client, capacity=2)
@@ -161,7 +161,7 @@ async def test_seats_freed_and_taken_again_a_lowered_capacity_and_an_override_ar
     assert await checked(settings, capsys) == (0, [])
 
 
-async def test_an_oversell_is_found_though_the_capacity_was_larger_before_and_after(
+async def test_an_oversell_is_found_even_if_the_capacity_was_larger_before_and_after(
     client: Client, settings: Settings, connection: Connection, capsys: pytest.CaptureFixture[str]
 ) -> None:
     course = await new_course(client, capacity=5)
@@ -191,7 +191,7 @@ async def test_a_check_that_takes_too_long_is_stopped_and_leaves_no_session_behi
 
     out, error = capsys.readouterr()
     assert status == 1
-    assert out.splitlines() == [f"ok    {next(iter(INVARIANTS))}"], "what was checked until then"
+    assert out.splitlines() == [f"ok    {next(iter(INVARIANTS))}"], "the invariants checked until then"
     assert error == "error: The check took longer than 0.5 seconds. Set CHECK_TIMEOUT to allow more.\n"
     await connection.execute("ROLLBACK")
 
@@ -204,7 +204,7 @@ async def test_a_check_that_takes_too_long_is_stopped_and_leaves_no_session_behi
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])
-async def test_a_check_shows_its_progress_on_a_terminal_alone(database_url: str, is_terminal: bool) -> None:
+async def test_a_check_shows_its_progress_only_on_a_terminal(database_url: str, is_terminal: bool) -> None:
     terminal, standard_error = os.openpty() if is_terminal else os.pipe()
     try:
         process = await asyncio.create_subprocess_exec(

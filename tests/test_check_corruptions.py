@@ -1,4 +1,4 @@
-"""``check`` on a small campus of which one thing is changed by SQL, past the service: it is found, whatever it is."""
+"""``check`` on a small campus with one change made by SQL, past the service: it finds each such change."""
 
 import asyncio
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from service.app import BRING_UP, create_app
 from service.check import INVARIANTS, check
 from service.settings import Settings
 from sql import Connection
-from tests.campus import call, create, drop, enroll, new_course, new_student, wait_for
+from tests.campus import call, create, drop, enroll, join_waitlist, new_course, new_student
 from tests.conftest import Client, Server, clone
 
 MONDAY = [{"day": "mon", "start": "09:00", "end": "10:30"}]
@@ -24,7 +24,7 @@ PAIR = "student_id = {} AND course_id = {}"
 
 @pytest.fixture(scope="module")
 def campus(server: Server, admin: psycopg.Connection[Any]) -> Iterator[str]:
-    """The name of a database with the campus, which each test clones."""
+    """Yield the name of a database with the campus, which each test copies."""
 
     async def fill(url: str) -> None:
         app = create_app(Settings(database_url=url, migrate_on_start=False))
@@ -39,7 +39,7 @@ def campus(server: Server, admin: psycopg.Connection[Any]) -> Iterator[str]:
 
 @pytest.fixture
 def database_url(server: Server, admin: psycopg.Connection[Any], campus: str) -> Iterator[str]:
-    """A database of this test alone, with the campus."""
+    """Yield the URL of a database with the campus, for this test alone."""
     yield from clone(server, admin, campus)
 
 
@@ -86,7 +86,7 @@ async def new_campus(client: Client) -> None:
     swap = {"drop": [3], "add": [2], "on_full": "waitlist"}
     assert (await enroll(client, 3, 3)).status == 201
     assert (await call(client, "POST", "/students/3/swap", swap)).status == 201
-    assert (await wait_for(client, 4, 2)).status == 201
+    assert (await join_waitlist(client, 4, 2)).status == 201
     assert (await drop(client, 4, 4)).status == 200
     await call(client, "POST", "/students/2/courses/3/complete", {"passed": True, "grade": "A-"})
     assert (await enroll(client, 6, 5)).status == 201
@@ -96,18 +96,18 @@ async def new_campus(client: Client) -> None:
     await call(client, "DELETE", "/students/7/holds/2")
 
 
-STUDENTS = "every student, hold, override and enrollment is what its events say"
-COURSES = "every course is what its events say, requirements included"
-TERMS = "every term is what its events say"
+STUDENTS = "every student, hold, override and enrollment matches its events"
+COURSES = "every course matches its events, requirements included"
+TERMS = "every term matches its events"
 VALID = "every student, course and term is valid"
 GAPS = "the positions of the events are contiguous from 1"
 SEQUENCES = "every sequence is ahead of the ids in its table"
 BLOCKED = "every blocked student is refused, until recheck_at at the latest"
-COUNTERS = "the seat counter is the number of seated students"
+COUNTERS = "every seat counter equals the number of seated students"
 
 CORRUPTIONS = {
-    "a capacity that was never kept": (
-        "nobody was seated above the capacity of that moment, unless by an override",
+    "a capacity that was exceeded from the start": (
+        "nobody was seated above the capacity at that time, except by an override",
         """
         UPDATE courses SET capacity = 1 WHERE id = 1;
         UPDATE events SET after = replace(after::text, '"capacity":2', '"capacity":1')::json
@@ -117,7 +117,7 @@ CORRUPTIONS = {
         "no seat is free while an unjudged student is waitlisted",
         "UPDATE courses SET capacity = 9 WHERE id = 2",
     ),
-    "a blocked student whom nothing blocks": (
+    "a blocked student without a reason": (
         BLOCKED,
         "UPDATE student_courses SET recheck_at = '9999-12-31Z' WHERE status = 'waitlisted'",
     ),
@@ -138,8 +138,8 @@ CORRUPTIONS = {
         "UPDATE terms SET max_credits = 5.5",
     ),
     "a capacity that is raised": (COURSES, "UPDATE courses SET capacity = 7 WHERE id = 3"),
-    "a capacity that is gone": (COURSES, "UPDATE courses SET capacity = NULL WHERE id = 3"),
-    "a waitlist capacity": (COURSES, "UPDATE courses SET waitlist_capacity = NULL WHERE id = 2"),
+    "a missing capacity": (COURSES, "UPDATE courses SET capacity = NULL WHERE id = 3"),
+    "a missing waitlist capacity": (COURSES, "UPDATE courses SET waitlist_capacity = NULL WHERE id = 2"),
     "a cancelled course that is open": (COURSES, "UPDATE courses SET status = 'open' WHERE id = 5"),
     "an open course that is cancelled": (COURSES, "UPDATE courses SET status = 'cancelled' WHERE id = 4"),
     "a title": (COURSES, "UPDATE courses SET title = 'Another' WHERE id = 3"),
@@ -147,28 +147,28 @@ CORRUPTIONS = {
     "credits": (COURSES, "UPDATE courses SET credits = 2.5 WHERE id = 2"),
     "the term of a course": (COURSES, "UPDATE courses SET term_id = NULL WHERE id = 2"),
     "meetings": (COURSES, "UPDATE courses SET meetings = '[]' WHERE id = 2"),
-    "meetings that are none": (VALID, """UPDATE courses SET meetings = '[{"day": "moon"}]' WHERE id = 2"""),
+    "invalid meetings": (VALID, """UPDATE courses SET meetings = '[{"day": "moon"}]' WHERE id = 2"""),
     "an external id": (COURSES, "UPDATE courses SET external_id = NULL WHERE id = 3"),
     "a course's version": (COURSES, "UPDATE courses SET version = 2 WHERE id = 3"),
     "a course without events": (COURSES, "INSERT INTO courses (code, title) VALUES ('X', 'X')"),
-    "a course that is gone": (COURSES, "DELETE FROM courses WHERE id = 6"),
+    "a missing course": (COURSES, "DELETE FROM courses WHERE id = 6"),
     "the counter of seats": (COUNTERS, "UPDATE courses SET seats_taken = 1 WHERE id = 1"),
     "the counter of the waitlist": (COUNTERS, "UPDATE courses SET waitlisted = 1 WHERE id = 2"),
-    "a requirement that is gone": (COURSES, "DELETE FROM requirements WHERE code = 'MATH102'"),
+    "a missing requirement": (COURSES, "DELETE FROM requirements WHERE code = 'MATH102'"),
     "a requirement without events": (COURSES, "INSERT INTO requirements VALUES (1, 'pre', 1, 'MATH101')"),
     "the kind of a requirement": (COURSES, "UPDATE requirements SET kind = 'co' WHERE kind = 'anti'"),
     "the code of a requirement": (COURSES, "UPDATE requirements SET code = 'CS998' WHERE kind = 'anti'"),
     "the deadline to enroll": (TERMS, "UPDATE terms SET enroll_until = enroll_until + interval '1 microsecond'"),
-    "a deadline that is gone": (TERMS, "UPDATE terms SET withdraw_until = NULL"),
+    "a missing deadline": (TERMS, "UPDATE terms SET withdraw_until = NULL"),
     "the end of a term": (TERMS, "UPDATE terms SET ends_on = ends_on + 1"),
     "the credit limit of a term": (TERMS, "UPDATE terms SET max_credits = 6.5"),
     "a term without events": (
         TERMS,
         "INSERT INTO terms (code, name, starts_on, ends_on) VALUES ('X', 'X', now(), now())",
     ),
-    "a hold that is gone": (STUDENTS, "DELETE FROM holds WHERE id = 1"),
-    "what a hold blocks": (STUDENTS, "UPDATE holds SET blocks_drop = true WHERE id = 1"),
-    "a hold that was ended and holds": (STUDENTS, "UPDATE holds SET ends_at = NULL WHERE id = 2"),
+    "a missing hold": (STUDENTS, "DELETE FROM holds WHERE id = 1"),
+    "a hold that blocks more": (STUDENTS, "UPDATE holds SET blocks_drop = true WHERE id = 1"),
+    "an ended hold that is in force": (STUDENTS, "UPDATE holds SET ends_at = NULL WHERE id = 2"),
     "another student's hold": (STUDENTS, "UPDATE holds SET student_id = 6 WHERE id = 1"),
     "a hold without events": (
         STUDENTS,
@@ -179,8 +179,11 @@ CORRUPTIONS = {
     ),
     "an override that can be used again": (STUDENTS, "UPDATE overrides SET used_at = NULL WHERE id = 1"),
     "an override that was never used": (STUDENTS, "UPDATE overrides SET used_at = now() WHERE id = 2"),
-    "when an override was used": (STUDENTS, "UPDATE overrides SET used_at = used_at - interval '1 hour' WHERE id = 1"),
-    "an override that is gone": (STUDENTS, "DELETE FROM overrides WHERE id = 2"),
+    "the time at which an override was used": (
+        STUDENTS,
+        "UPDATE overrides SET used_at = used_at - interval '1 hour' WHERE id = 1",
+    ),
+    "a missing override": (STUDENTS, "DELETE FROM overrides WHERE id = 2"),
     "the rule of an override": (STUDENTS, "UPDATE overrides SET rule = 'waitlist_full' WHERE id = 2"),
     "the end of an override": (STUDENTS, "UPDATE overrides SET expires_at = NULL WHERE id = 3"),
     "the author of an override": (STUDENTS, "UPDATE overrides SET author = 'Nobody' WHERE id = 2"),
@@ -197,7 +200,7 @@ CORRUPTIONS = {
         UPDATE courses SET seats_taken = seats_taken - 1 WHERE id = 1
         """,
     ),
-    "an enrollment that is gone": (STUDENTS, f"DELETE FROM student_courses WHERE {PAIR.format(4, 4)}"),
+    "a missing enrollment": (STUDENTS, f"DELETE FROM student_courses WHERE {PAIR.format(4, 4)}"),
     "an enrollment without events": (
         STUDENTS,
         """
@@ -211,32 +214,32 @@ CORRUPTIONS = {
         STUDENTS,
         "UPDATE student_courses SET joined_position = 1 WHERE status = 'waitlisted' AND student_id = 4",
     ),
-    "when a student joined": (
+    "the time at which a student joined": (
         STUDENTS,
         f"UPDATE student_courses SET joined_at = joined_at - interval '1 day' WHERE {PAIR.format(4, 2)}",
     ),
-    "what a swap drops": (STUDENTS, f"UPDATE student_courses SET swap_drops = NULL WHERE {PAIR.format(3, 2)}"),
+    "a swap without its drops": (STUDENTS, f"UPDATE student_courses SET swap_drops = NULL WHERE {PAIR.format(3, 2)}"),
     "a student's version": (STUDENTS, "UPDATE students SET version = 3 WHERE id = 1"),
     "a student without events": (
         STUDENTS,
         "INSERT INTO students (given_name, family_name, email) VALUES ('A', 'B', 'a@b')",
     ),
-    "a student who is gone": (STUDENTS, "DELETE FROM students WHERE id = 7"),
-    "an e-mail address that is none": (VALID, "UPDATE students SET email = 'ada' WHERE id = 1"),
-    "a name that is none": (VALID, "UPDATE students SET given_name = '' WHERE id = 1"),
-    "an e-mail address of another": (
+    "a missing student": (STUDENTS, "DELETE FROM students WHERE id = 7"),
+    "an invalid e-mail address": (VALID, "UPDATE students SET email = 'ada' WHERE id = 1"),
+    "an invalid name": (VALID, "UPDATE students SET given_name = '' WHERE id = 1"),
+    "the e-mail address of another student": (
         "every student has an e-mail address that no other has",
         """
         DROP INDEX students_email_key;
         UPDATE students SET email = (SELECT upper(email) FROM students WHERE id = 2) WHERE id = 1
         """,
     ),
-    "an event that says another state": (
+    "an event with another state": (
         STUDENTS,
         """UPDATE events SET after = '{"status":"completed","passed":true,"grade":"A"}'
            WHERE type = 'enrollment.completed'""",
     ),
-    "an event that says another state before": (
+    "an event with another state before": (
         STUDENTS,
         """UPDATE events SET before = '{"status":"waitlisted"}' WHERE type = 'enrollment.completed'""",
     ),
@@ -254,12 +257,12 @@ CORRUPTIONS = {
         STUDENTS,
         """UPDATE events SET after = '{"fields":["max_credits"],"version":2}' WHERE type = 'student.updated'""",
     ),
-    "an event without sense": (
+    "a malformed event": (
         COURSES,
         """UPDATE events SET after = '{"groups":[1],"version":1}', before = '[]'
            WHERE type = 'course.requirements_set'""",
     ),
-    "a hold's event without sense": (
+    "a malformed event of a hold": (
         STUDENTS,
         """UPDATE events SET after = '{"hold_id":[]}' WHERE type = 'hold.ended'""",
     ),
@@ -273,11 +276,11 @@ CORRUPTIONS = {
         "UPDATE events SET course_id = 6 WHERE type = 'enrollment.enrolled' AND student_id = 2 AND course_id = 1",
     ),
     "the term of an event": (TERMS, "UPDATE events SET term_id = 2 WHERE type = 'term.updated'"),
-    "when an override was used, by its event": (
+    "the time at which an override was used, in its event": (
         STUDENTS,
         "UPDATE events SET occurred_at = now() WHERE type = 'override.used'",
     ),
-    "an event that is gone": (GAPS, "DELETE FROM events WHERE type = 'override.ended'"),
+    "a missing event": (GAPS, "DELETE FROM events WHERE type = 'override.ended'"),
     "two events in the other order": (
         STUDENTS,
         """
@@ -290,7 +293,7 @@ CORRUPTIONS = {
         WHERE student_id = 2 AND course_id = 3
         """,
     ),
-    "the newest event that is gone": (
+    "a missing newest event": (
         STUDENTS,
         "DELETE FROM events WHERE position = (SELECT max(position) FROM events)",
     ),
@@ -300,12 +303,12 @@ CORRUPTIONS = {
 }
 
 
-async def test_the_campus_is_clean(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_the_campus_violates_no_invariant(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     assert await check(settings) == 0, capsys.readouterr().out
 
 
 @pytest.mark.parametrize("corruption", CORRUPTIONS)
-async def test_check_finds_what_was_changed_past_the_service(
+async def test_check_finds_a_change_made_past_the_service(
     settings: Settings,
     connection: Connection,
     capsys: pytest.CaptureFixture[str],
@@ -347,7 +350,7 @@ def test_every_invariant_is_broken_by_some_corruption() -> None:
         ("SELECT setval('students_id_seq', 3)", "sequence=students_id_seq, next_id=4, largest_id=7"),
     ],
 )
-async def test_check_names_what_is_off(
+async def test_check_names_the_rows_that_violate_an_invariant(
     settings: Settings,
     connection: Connection,
     capsys: pytest.CaptureFixture[str],

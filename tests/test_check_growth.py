@@ -1,4 +1,4 @@
-"""``check`` costs as much as there is to check: ten times the campus is ten times the work, and no more memory."""
+"""The cost of ``check`` grows with the data: ten times the campus is ten times the work, and no more memory."""
 
 import asyncio
 import cProfile
@@ -67,7 +67,7 @@ FROM (
         '{{"status":"enrolled"}}'
     FROM students
     CROSS JOIN generate_series(1, {seats}) AS seat
-) AS told;
+) AS history;
 INSERT INTO student_courses (student_id, course_id, status, joined_position, joined_at, updated_at)
 SELECT student_id, course_id, 'enrolled', position, occurred_at, occurred_at
 FROM events
@@ -78,7 +78,7 @@ UPDATE courses SET seats_taken = (SELECT count(*) FROM student_courses WHERE cou
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What finding the faults of one invariant took: rows that the database handled, and calls within Python."""
+    """The cost of checking one invariant: rows handled by the database, and calls within Python."""
 
     rows: int
     calls: int
@@ -92,7 +92,7 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 async def measure(connection: Connection) -> dict[str, Work]:
-    """Look for the faults of every invariant, and count the work: every statement is run again to explain it."""
+    """Check every invariant and count the work; each statement runs again with EXPLAIN."""
     work: dict[str, Work] = {}
     for sentence, find in check.INVARIANTS.items():
         statements: list[Any] = []
@@ -100,7 +100,7 @@ async def measure(connection: Connection) -> dict[str, Work]:
         profile = cProfile.Profile()
         with profile:
             assert await find(connection) == [], sentence
-        await asyncio.sleep(0)  # the last of them is logged then
+        await asyncio.sleep(0)  # The last statement is logged in the next turn of the loop.
         connection.remove_query_logger(statements.append)
         rows = largest = 0
         for each in [statement for statement in statements if "pg_catalog" not in statement.query]:

@@ -1,4 +1,4 @@
-"""What others make of the API document: two linters find nothing, and generated clients compile and work."""
+"""Other programs that read the API document: two linters find nothing, and generated clients compile and work."""
 
 import asyncio
 import json
@@ -16,11 +16,11 @@ NODE_MODULES: Final = FILES / "node_modules"
 needs_npm = pytest.mark.skipif(not NODE_MODULES.exists(), reason="needs npm: run make clients first")
 
 CALLS: Final = "MATH101 enrolled\nstudent.created 5\nenrollment.enrolled enrolled\nstudent_not_found\n"
-"""What the first calls print, in each language."""
+"""The output of the first calls, in each language."""
 
 
 async def run(*command: str | Path, cwd: Path) -> str:
-    """Run a program, which must succeed, and return what it prints."""
+    """Run a program that must succeed, and return its output."""
     process = await asyncio.create_subprocess_exec(
         *command, cwd=cwd, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
@@ -31,7 +31,7 @@ async def run(*command: str | Path, cwd: Path) -> str:
 
 @pytest.fixture
 async def document(client: Client, tmp_path: Path) -> Path:
-    """The API document in a file of a folder of its own."""
+    """Return a file with the API document, in a folder of its own."""
     path = tmp_path / "openapi.json"
     async with client.get("/openapi.json") as response:
         path.write_bytes(await response.read())

@@ -1,4 +1,4 @@
-"""Connections that only cost: without a request, without a reader, or too many of one address."""
+"""Useless connections: without a request, with a caller who does not read, or too many from one address."""
 
 import asyncio
 import errno
@@ -13,7 +13,7 @@ from tests.campus import until
 from tests.test_http import receive, served_for_real
 
 SCRIPT = b"/docs/rapidoc-min.js"
-"""The largest answer that needs no database."""
+"""The path of the largest response that needs no database."""
 LIVE = b"/health/live"
 
 
@@ -23,7 +23,7 @@ def get(path: bytes) -> bytes:
 
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look at the connections more often than once a second."""
+    """Make the service check its connections more often than once a second."""
     monkeypatch.setattr(server, "SWEEP_SECONDS", 0.02)
 
 
@@ -55,19 +55,19 @@ async def test_a_connection_whose_caller_does_not_read_is_closed(settings: Setti
             await until(reset, "the connection to be reset")
 
 
-async def test_a_caller_who_reads_gets_all_that_it_asked_for(settings: Settings) -> None:
+async def test_a_caller_who_reads_slowly_gets_every_response(settings: Settings) -> None:
     async with served_for_real(settings.model_copy(update={"send_timeout": 1.5})) as address:
         reader, writer = await asyncio.open_connection(*address)
         writer.write(get(SCRIPT) * 10)
         for _ in range(10):
-            # A sweep falls into some of these pauses, and finds what was not taken yet.
+            # The check of the connections runs in some of these pauses and finds data that was not read yet.
             await asyncio.sleep(0.3)
             status, headers, body = await receive(reader)
             assert (status, len(body)) == (200, int(headers["content-length"]))
         writer.close()
 
 
-async def test_an_address_has_only_so_many_connections_where_that_is_set(
+async def test_the_connections_of_an_address_can_be_limited(
     settings: Settings, caplog: pytest.LogCaptureFixture, often: None
 ) -> None:
     async with served_for_real(settings.model_copy(update={"peer_connections": 2})) as address:

@@ -1,4 +1,4 @@
-"""Courses: create, read, list, edit, replace, delete, and the seats they show."""
+"""Courses: create, read, list, edit, replace, delete, and the seat counts."""
 
 import asyncio
 from collections import Counter
@@ -41,7 +41,7 @@ async def test_a_new_course_is_read_back_as_created(client: Client) -> None:
     assert (found.status, found.body, found.etag) == (200, created.body, '"1"')
 
 
-async def test_a_course_needs_a_code_and_a_title_and_has_no_limit_and_no_credits_unless_told(client: Client) -> None:
+async def test_a_course_needs_a_code_and_a_title_and_has_no_limit_and_no_credits_by_default(client: Client) -> None:
     course = await create(client, "/courses", {"code": "C1", "title": "One"})
 
     assert course.items() >= {"credits": 0, "capacity": None, "seats_free": None, "external_id": None}.items()
@@ -95,7 +95,7 @@ NAN, INFINITE = float("nan"), float("inf")
         ("external_id", ["1", "a/b", "%2F", None], ["", ".", "..", " ", "a b", "a\x00", "x" * 201, 1]),
     ],
 )
-async def test_a_field_takes_what_it_says_and_nothing_else(
+async def test_a_field_accepts_valid_values_and_refuses_all_others(
     client: Client, connection: Connection, field: str, good: list[object], bad: list[object]
 ) -> None:
     ids = []
@@ -115,7 +115,7 @@ async def test_a_field_takes_what_it_says_and_nothing_else(
     assert await everything(connection) == before
 
 
-async def test_who_writes_what_only_the_service_counts_is_told_so(client: Client) -> None:
+async def test_fields_that_only_the_service_writes_are_refused(client: Client) -> None:
     id = await new_course(client)
     path, put = f"/courses/{id}", "/courses/by-external-id/x"
 
@@ -135,7 +135,7 @@ async def test_who_writes_what_only_the_service_counts_is_told_so(client: Client
     ]
 
 
-async def test_what_is_no_id_is_invalid_and_the_largest_is_just_unknown(client: Client) -> None:
+async def test_a_malformed_id_is_invalid_and_the_largest_id_is_not_found(client: Client) -> None:
     for id in ("0", "-1", str(2**63), "x", "1.0", "%D9%A1", "%00"):
         for method, body in (("GET", None), ("PATCH", {}), ("DELETE", None)):
             answer = await call(client, method, f"/courses/{id}", body)
@@ -177,13 +177,13 @@ async def test_more_than_one_filter_is_invalid(client: Client) -> None:
     assert places(await call(client, "GET", "/courses?code=A&external_id=B")) == [("too_many_filters", "external_id")]
 
 
-async def test_a_filter_that_no_course_can_have_is_invalid(client: Client) -> None:
+async def test_a_filter_that_no_course_can_match_is_invalid(client: Client) -> None:
     for name, value in (("code", ""), ("code", "A%20%20B"), ("code", "%00"), ("external_id", "."), ("limit", "501")):
         answer = await call(client, "GET", f"/courses?{name}={value}")
         assert [place for _, place in places(answer)] == [name], value
 
 
-async def test_a_cursor_goes_with_its_filter_only(client: Client) -> None:
+async def test_a_cursor_is_valid_only_with_its_filter(client: Client) -> None:
     for _ in range(2):
         await new_course(client, code="A")
         await new_course(client, code="B")
@@ -193,7 +193,7 @@ async def test_a_cursor_goes_with_its_filter_only(client: Client) -> None:
         assert places(await call(client, "GET", f"/courses?{query}")) == [("invalid_cursor", "cursor")]
 
 
-async def test_a_patch_changes_what_it_names_and_null_removes(client: Client) -> None:
+async def test_a_patch_changes_the_fields_it_names_and_null_removes_a_value(client: Client) -> None:
     course = await create(client, "/courses", course_fields(credits=3, capacity=10, external_id="C1"))
 
     answer = await call(
@@ -213,7 +213,9 @@ async def test_a_patch_changes_what_it_names_and_null_removes(client: Client) ->
     assert await read(client, f"/courses/{course['id']}") == answer.body
 
 
-async def test_a_patch_that_changes_nothing_is_no_event_and_no_version(client: Client, connection: Connection) -> None:
+async def test_a_patch_that_changes_nothing_makes_no_event_and_no_version(
+    client: Client, connection: Connection
+) -> None:
     course = await create(client, "/courses", course_fields(credits=3, capacity=10))
     before = await everything(connection)
 
@@ -224,7 +226,7 @@ async def test_a_patch_that_changes_nothing_is_no_event_and_no_version(client: C
     assert await everything(connection) == before
 
 
-async def test_a_put_sets_what_it_leaves_away_to_its_default(client: Client, connection: Connection) -> None:
+async def test_a_put_resets_the_fields_it_leaves_out_to_their_defaults(client: Client, connection: Connection) -> None:
     path = "/courses/by-external-id/2026%2FMATH"
 
     created = await call(client, "PUT", path, {"code": "M", "title": "Maths", "credits": 3, "capacity": 5})
@@ -261,7 +263,7 @@ async def test_a_put_honours_its_preconditions(client: Client, connection: Conne
     assert (await call(client, "PUT", path, course_fields(), headers={"If-Match": '"1"'})).status == 200
 
 
-async def test_requirements_carry_an_etag_that_makes_a_change_conditional(
+async def test_requirements_have_an_etag_that_makes_a_change_conditional(
     client: Client, connection: Connection
 ) -> None:
     path = f"/courses/{await new_course(client)}/requirements"
@@ -328,7 +330,7 @@ async def test_a_capacity_below_the_seats_taken_removes_nobody_and_leaves_no_sea
     assert len((await read(client, f"/courses/{course}/students"))["items"]) == 3
 
 
-async def test_a_deleted_course_is_gone(client: Client) -> None:
+async def test_a_deleted_course_is_not_found(client: Client) -> None:
     id = await new_course(client, external_id="C1")
 
     answer = await call(client, "DELETE", f"/courses/{id}")
@@ -339,7 +341,7 @@ async def test_a_deleted_course_is_gone(client: Client) -> None:
     assert await new_course(client, external_id="C1") != id
 
 
-async def test_a_course_that_was_ever_enrolled_in_is_not_deleted(client: Client, connection: Connection) -> None:
+async def test_a_course_with_enrollment_history_cannot_be_deleted(client: Client, connection: Connection) -> None:
     student, course = await new_student(client), await new_course(client)
     await enroll(client, student, course)
     await drop(client, student, course)
@@ -350,7 +352,7 @@ async def test_a_course_that_was_ever_enrolled_in_is_not_deleted(client: Client,
     assert await everything(connection) == before
 
 
-async def test_an_external_id_is_not_given_twice(client: Client, connection: Connection) -> None:
+async def test_an_external_id_is_unique(client: Client, connection: Connection) -> None:
     await new_course(client, external_id="C1")
     other = await new_course(client)
     await new_student(client, external_id="C1")
@@ -377,7 +379,9 @@ async def test_of_50_creations_with_one_external_id_at_once_exactly_one_succeeds
     assert await connection.fetchval("SELECT count(*) FROM events") == 1
 
 
-async def test_every_change_is_told_with_the_state_before_and_after(client: Client, connection: Connection) -> None:
+async def test_every_change_has_an_event_with_the_state_before_and_after(
+    client: Client, connection: Connection
+) -> None:
     headers = {"X-Actor": "timetable office"}
     fields = {
         "code": "C1",
@@ -394,24 +398,27 @@ async def test_every_change_is_told_with_the_state_before_and_after(client: Clie
     patched = await call(client, "PATCH", path, {"capacity": None, "title": "One"}, headers={"X-Request-Id": "r-2"})
     await call(client, "DELETE", path)
 
-    told = await events(connection)
+    recorded = await events(connection)
 
-    assert [event["position"] for event in told] == [1, 2, 3]
-    assert [event["type"] for event in told] == ["course.created", "course.updated", "course.deleted"]
-    assert [event["before"] for event in told] == [
+    assert [event["position"] for event in recorded] == [1, 2, 3]
+    assert [event["type"] for event in recorded] == ["course.created", "course.updated", "course.deleted"]
+    assert [event["before"] for event in recorded] == [
         None,
         {"capacity": 3, "version": 1},
         {**fields, "capacity": None, "version": 2},
     ]
-    assert [event["after"] for event in told] == [
+    assert [event["after"] for event in recorded] == [
         {**fields, "version": 1},
         {"capacity": None, "version": 2},
         None,
     ]
-    assert {(event["student_id"], event["course_id"]) for event in told} == {(None, created.body["id"])}
-    assert (told[0]["on_behalf_of"], told[0]["request_id"]) == ("timetable office", created.headers["X-Request-Id"])
-    assert (told[1]["on_behalf_of"], told[1]["request_id"]) == (None, "r-2")
-    assert told[1]["occurred_at"].isoformat().startswith(patched.body["updated_at"].removesuffix("Z"))
+    assert {(event["student_id"], event["course_id"]) for event in recorded} == {(None, created.body["id"])}
+    assert (recorded[0]["on_behalf_of"], recorded[0]["request_id"]) == (
+        "timetable office",
+        created.headers["X-Request-Id"],
+    )
+    assert (recorded[1]["on_behalf_of"], recorded[1]["request_id"]) == (None, "r-2")
+    assert recorded[1]["occurred_at"].isoformat().startswith(patched.body["updated_at"].removesuffix("Z"))
 
 
 @pytest.mark.parametrize("capacity", [3, None])

@@ -1,4 +1,4 @@
-"""A database that is busy, breaks, is late or changes under the service."""
+"""A database that is busy, fails, starts late or changes while the service runs."""
 
 import asyncio
 import os
@@ -44,7 +44,7 @@ async def status_of(client: Client, path: str) -> int:
 
 
 def unavailable(answer: Answer) -> str:
-    """Assert that an answer is a 503, and return its sentence."""
+    """Assert that a response is a 503, and return its sentence."""
     sentence: str = problem(answer, 503, "unavailable")["detail"]
     assert int(answer.headers["Retry-After"]) > 0
     return sentence
@@ -61,7 +61,7 @@ async def database_of(settings: Settings) -> AsyncIterator[Database]:
 
 
 async def writes_all(client: Client, student: int, course: int) -> list[Answer]:
-    """Try every kind of change at once."""
+    """Send a change of every kind at once."""
     answers = await asyncio.gather(
         call(client, "POST", "/students", student_fields()),
         call(client, "PATCH", f"/courses/{course}", {"title": "X"}),
@@ -73,7 +73,7 @@ async def writes_all(client: Client, student: int, course: int) -> list[Answer]:
     return list(answers)
 
 
-async def test_a_pool_of_which_every_connection_is_in_use_turns_callers_away_and_recovers(
+async def test_a_pool_with_every_connection_in_use_refuses_callers_and_recovers(
     settings: Settings, aiohttp_client: AiohttpClient, database_url: str, connection: Connection
 ) -> None:
     client = await served(aiohttp_client, settings.model_copy(update={"pool_size": 1, "acquire_timeout": 0.2}))
@@ -82,7 +82,7 @@ async def test_a_pool_of_which_every_connection_is_in_use_turns_callers_away_and
         writing = asyncio.create_task(call(client, "POST", "/students", student_fields()))
         await waiting_writer(connection)
         assert "available in time" in unavailable(await call(client, "GET", "/students"))
-        assert "not answered for a while" in unavailable(await call(client, "GET", "/health/ready"))
+        assert "does not respond" in unavailable(await call(client, "GET", "/health/ready"))
         assert await status_of(client, "/health/live") == 200
 
     assert (await writing).status == 201
@@ -90,7 +90,7 @@ async def test_a_pool_of_which_every_connection_is_in_use_turns_callers_away_and
     assert await status_of(client, "/health/ready") == 200
 
 
-async def test_a_writer_who_does_not_get_its_turn_gives_up_and_has_written_nothing(
+async def test_a_writer_that_does_not_get_the_lock_gives_up_and_writes_nothing(
     settings: Settings, aiohttp_client: AiohttpClient, database_url: str, connection: Connection
 ) -> None:
     limits = {"lock_timeout": 0.1, "write_timeout": 5.0}
@@ -107,7 +107,7 @@ async def test_a_writer_who_does_not_get_its_turn_gives_up_and_has_written_nothi
     assert (await enroll(client, student, course)).status == 201
 
 
-async def test_a_change_that_waits_too_long_behind_others_of_its_process_is_turned_away(
+async def test_a_change_that_would_wait_too_long_behind_others_of_its_process_is_refused(
     settings: Settings, aiohttp_client: AiohttpClient, database_url: str, connection: Connection
 ) -> None:
     client = await served(aiohttp_client, settings.model_copy(update={"admission_seconds": 0.2}))
@@ -121,7 +121,7 @@ async def test_a_change_that_waits_too_long_behind_others_of_its_process_is_turn
     assert [event["type"] for event in await events(connection)] == ["student.created"]
 
 
-async def test_while_no_change_gets_through_others_are_refused_unread_and_reads_are_answered(
+async def test_while_a_change_waits_for_the_lock_others_are_refused_unread_and_reads_are_answered(
     settings: Settings, aiohttp_client: AiohttpClient, database_url: str, connection: Connection
 ) -> None:
     client = await served(aiohttp_client, settings.model_copy(update={"admission_seconds": 0.2}))
@@ -142,21 +142,23 @@ async def test_while_no_change_gets_through_others_are_refused_unread_and_reads_
     assert (await enroll(client, student, course)).status == 201
 
 
-async def test_a_statement_that_takes_too_long_is_ended(
+async def test_a_statement_that_takes_too_long_is_cancelled(
     settings: Settings, aiohttp_client: AiohttpClient, connection: Connection
 ) -> None:
     client = await served(aiohttp_client, settings.model_copy(update={"statement_timeout": 0.1}))
     await connection.execute("BEGIN")
     await connection.execute("LOCK TABLE students")
 
-    assert "too long for a statement" in unavailable(await call(client, "GET", "/students"))
-    assert "too long for a statement" in unavailable(await call(client, "POST", "/students", student_fields()))
+    assert "did not finish a statement in time" in unavailable(await call(client, "GET", "/students"))
+    assert "did not finish a statement in time" in unavailable(
+        await call(client, "POST", "/students", student_fields())
+    )
 
     await connection.execute("ROLLBACK")
     assert await new_student(client)
 
 
-async def test_a_transaction_that_was_idle_for_too_long_says_that_the_database_closed_the_connection(
+async def test_a_transaction_idle_for_too_long_reports_that_the_database_closed_the_connection(
     settings: Settings,
 ) -> None:
     async with database_of(settings.model_copy(update={"idle_in_transaction_timeout": 0.1})) as database:
@@ -178,18 +180,16 @@ async def closed(connection: Connection) -> bool:
         return True
 
 
-async def test_a_server_that_is_not_there_says_that_it_can_not_be_reached(
-    settings: Settings, unused_tcp_port: int
-) -> None:
-    gone = f"postgresql://nobody@127.0.0.1:{unused_tcp_port}/x"
-    async with database_of(settings.model_copy(update={"database_url": gone})) as database:
+async def test_a_missing_server_is_reported_as_unreachable(settings: Settings, unused_tcp_port: int) -> None:
+    missing = f"postgresql://nobody@127.0.0.1:{unused_tcp_port}/x"
+    async with database_of(settings.model_copy(update={"database_url": missing})) as database:
         with pytest.raises(Unavailable, match="can't be reached"):
             await database.ping()
 
 
 @contextmanager
 def frozen(pids: list[int]) -> Iterator[None]:
-    """Stop processes of PostgreSQL, which then keep their connections and answer nothing."""
+    """Stop processes of PostgreSQL, which keep their connections and do not answer."""
     try:
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
@@ -200,7 +200,7 @@ def frozen(pids: list[int]) -> Iterator[None]:
 
 
 @pytest.mark.skipif("TEST_DATABASE_URL" in os.environ, reason="the processes of another server are not ours to stop")
-async def test_a_database_that_is_frozen_gets_everybody_a_503_until_it_goes_on(
+async def test_while_the_database_is_frozen_every_caller_gets_503(
     settings: Settings, aiohttp_client: AiohttpClient, connection: Connection
 ) -> None:
     limits = {"statement_timeout": 0.4, "command_timeout": 0.5, "acquire_timeout": 0.3, "admission_seconds": 0.2}
@@ -229,7 +229,7 @@ async def test_a_database_that_is_frozen_gets_everybody_a_503_until_it_goes_on(
 
 
 @pytest.mark.skipif("TEST_DATABASE_URL" in os.environ, reason="the processes of another server are not ours to stop")
-async def test_after_one_connection_that_answers_nothing_the_others_are_replaced(
+async def test_if_one_connection_does_not_answer_the_others_are_replaced(
     settings: Settings, aiohttp_client: AiohttpClient, connection: Connection
 ) -> None:
     limits = {"statement_timeout": 0.4, "command_timeout": 0.5, "pool_size": 4}
@@ -259,7 +259,7 @@ async def test_a_connection_lost_before_the_commit_writes_nothing_and_the_next_c
     assert (await enroll(client, student, course)).status == 201
 
 
-async def test_a_connection_lost_amid_the_writing_writes_nothing(
+async def test_a_connection_lost_during_the_writes_writes_nothing(
     client: Client, connection: Connection, database_url: str
 ) -> None:
     student, course = await new_student(client), await new_course(client, capacity=1)
@@ -293,12 +293,12 @@ async def test_all_connections_lost_while_idle_are_replaced(client: Client, conn
 
 
 async def writer_of(database: Database) -> int:
-    """Write nothing, and return the process id of the session that would have."""
+    """Open a write transaction without writing, and return the process id of its session."""
     async with database.writing() as connection:
         return connection.get_server_pid()
 
 
-async def test_the_connection_of_changes_is_kept_for_them_and_counts_in_the_pool(settings: Settings) -> None:
+async def test_the_connection_for_changes_is_kept_for_them_and_counts_towards_the_pool_size(settings: Settings) -> None:
     async with database_of(settings.model_copy(update={"pool_size": 2, "acquire_timeout": 1.0})) as database:
         kept = await writer_of(database)
         async with database.reading():
@@ -316,7 +316,7 @@ async def test_the_only_connection_of_a_pool_is_not_kept(settings: Settings) -> 
             assert connection.get_server_pid() == written_by
 
 
-async def test_a_kept_connection_that_is_lost_is_replaced_and_leaves_its_place_in_the_pool(
+async def test_a_kept_connection_that_is_lost_is_replaced_and_returns_its_slot_to_the_pool(
     settings: Settings, connection: Connection
 ) -> None:
     async with database_of(settings.model_copy(update={"pool_size": 2, "acquire_timeout": 1.0})) as database:
@@ -334,7 +334,7 @@ async def test_a_kept_connection_that_is_lost_is_replaced_and_leaves_its_place_i
             assert await writer_of(database)
 
 
-async def test_after_a_connection_that_does_not_answer_the_kept_one_is_replaced(settings: Settings) -> None:
+async def test_if_a_connection_does_not_answer_the_kept_one_is_replaced(settings: Settings) -> None:
     async with database_of(settings.model_copy(update={"command_timeout": 0.3})) as database:
         kept = await writer_of(database)
         with pytest.raises(Unavailable, match="did not answer in time"):
@@ -356,7 +356,7 @@ FAIL_AT_COMMIT = TERMINATE_AT_COMMIT.replace(
 
 
 @pytest.mark.parametrize("fault", [TERMINATE_AT_COMMIT, CANCEL_AT_COMMIT])
-async def test_a_connection_lost_during_the_commit_is_told_as_an_unknown_outcome(
+async def test_a_connection_lost_during_the_commit_is_reported_as_an_unknown_outcome(
     settings: Settings, aiohttp_client: AiohttpClient, connection: Connection, fault: str
 ) -> None:
     client = await served(aiohttp_client, settings.model_copy(update={"command_timeout": 0.3}))
@@ -370,7 +370,7 @@ async def test_a_connection_lost_during_the_commit_is_told_as_an_unknown_outcome
     assert await new_student(client)
 
 
-async def test_a_commit_that_is_refused_is_a_fault_that_wrote_nothing(client: Client, connection: Connection) -> None:
+async def test_a_refused_commit_is_an_internal_error_and_writes_nothing(client: Client, connection: Connection) -> None:
     before = await everything(connection)
     await connection.execute(FAIL_AT_COMMIT)
 
@@ -385,7 +385,7 @@ async def test_a_commit_that_is_refused_is_a_fault_that_wrote_nothing(client: Cl
 
 @pytest.fixture
 def late_database(database_url: str) -> Iterator[str]:
-    """The address of a database that is not there yet; a test may create it."""
+    """Yield the URL of a database that does not exist yet; a test may create it."""
     parts = urlsplit(database_url)
     name = f"{parts.path.removeprefix('/')}_late"
     try:
@@ -396,7 +396,7 @@ def late_database(database_url: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("migrate_on_start", [True, False])
-async def test_a_database_that_comes_late_is_waited_for(
+async def test_the_service_waits_for_a_database_that_is_not_up_yet(
     settings: Settings,
     aiohttp_client: AiohttpClient,
     connection: Connection,
@@ -438,7 +438,7 @@ async def test_a_database_that_is_not_migrated_is_not_ready(
         await asyncio.sleep(0.05)
 
 
-async def test_a_database_that_is_taken_away_is_unavailable_until_it_is_back(
+async def test_the_service_is_unavailable_while_its_database_is_missing(
     settings: Settings,
     aiohttp_client: AiohttpClient,
     connection: Connection,
@@ -476,9 +476,7 @@ async def test_a_database_that_is_taken_away_is_unavailable_until_it_is_back(
     assert lines == ["the database is lost", "the database is back"]
 
 
-async def test_a_change_of_the_schema_between_two_calls_does_not_surface(
-    client: Client, connection: Connection
-) -> None:
+async def test_a_schema_change_between_two_calls_causes_no_error(client: Client, connection: Connection) -> None:
     student, course = await new_student(client, external_id="S1"), await new_course(client)
     for change in (
         "ALTER TABLE students ADD COLUMN nickname text, ALTER COLUMN given_name TYPE varchar(200)",
@@ -486,7 +484,7 @@ async def test_a_change_of_the_schema_between_two_calls_does_not_surface(
         "ALTER TABLE student_courses ADD COLUMN note text, ALTER COLUMN status TYPE varchar(20)",
         "ALTER TABLE students DROP COLUMN nickname, ALTER COLUMN given_name TYPE text",
     ):
-        # Two rounds, so that several connections have plans that grow stale.
+        # Two rounds, so that the cached plans of several connections become stale.
         for _ in range(2):
             answers = await asyncio.gather(
                 *(

@@ -1,4 +1,4 @@
-"""The campuses of ``demo``: the same every time, and as large as they say."""
+"""The campuses of ``demo``: the same every time, and of the documented size."""
 
 from datetime import date, timedelta
 
@@ -35,13 +35,13 @@ async def test_the_demo_prints_a_registration_day_and_ends_with_the_check(empty_
 
     assert ended.status == 0, ended.err
     numbers = {name: count for name, _, count in (line.rpartition(" ") for line in ended.out.splitlines())}
-    told = {name.strip(): count for name, count in numbers.items()}
+    counts = {name.strip(): count for name, count in numbers.items()}
     for name in ("requests", "enrolled", "waitlisted", "refused: time_conflict", "promoted"):
-        assert int(told[name].replace(",", "")) > 0, name
+        assert int(counts[name].replace(",", "")) > 0, name
     assert "ok    no seat is free while an unjudged student is waitlisted" in ended.out
 
 
-async def test_a_size_that_does_not_exist_is_said_clearly() -> None:
+async def test_an_unknown_size_is_reported_clearly() -> None:
     ended = await run("demo", "--size", "huge", DATABASE_URL="postgresql://nowhere.invalid/x")
 
     assert ended.status == 2

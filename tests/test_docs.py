@@ -1,4 +1,4 @@
-"""README.md and docs/ describe the service: their examples are run, and their tables compared with the code."""
+"""The documents describe the service: their examples are run, and their tables are compared with the code."""
 
 import ast
 import inspect
@@ -32,7 +32,7 @@ from service.registrar.rules import RULES, drop_closed
 from service.replay import ACTIONS, STATUSES
 from service.settings import Settings
 from service.web.paging import Paging
-from service.web.validation import ERRORS_SHOWN
+from service.web.validation import MAX_ERRORS_SHOWN
 from sql import Connection
 from tests.campus import Answer, call, new_course, new_student, read, served
 from tests.conftest import Client
@@ -58,7 +58,7 @@ def name_of(page: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A call as a page shows it."""
+    """A call on a page."""
 
     method: str
     path: str
@@ -68,7 +68,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """Calls that stand together; of a single one, the answer that the page promises."""
+    """Consecutive calls on a page; a single call may have the response that the page shows."""
 
     text: str
     requests: list[Request]
@@ -101,14 +101,14 @@ def parse(command: str) -> Request:
 
 
 def settled(body: Any) -> Any:
-    """Put aside what differs from run to run: instants, the ids of requests, and the epoch of the feed."""
+    """Replace the values that differ from run to run: instants, ids of requests, and cursors of the feed."""
     text = FEED_CURSOR.sub('"next": "<cursor>"', INSTANT.sub('"<instant>"', json.dumps(body)))
     text = re.sub(r'"key": "ek_[^"]*"', '"key": "<key>"', text)
     return json.loads(re.sub(r'"request_id": "[^"]*"', '"request_id": "<id>"', text))
 
 
 def written(value: Any, indent: int = 0) -> str:
-    """Write JSON as the pages do: in one line what fits, and otherwise one member a line."""
+    """Format JSON as on the pages: on one line if it fits, otherwise with one member on each line."""
     line = json.dumps(value, ensure_ascii=False)
     if indent + len(line) <= WIDTH or not isinstance(value, dict | list):
         return line
@@ -129,7 +129,7 @@ async def send(client: Client, request: Request, variables: dict[str, str]) -> A
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if "```sh\n" in page.read_text()], ids=name_of)
-async def test_every_example_answers_what_its_page_promises(
+async def test_every_example_returns_what_its_page_shows(
     client: Client, page: Path, request: pytest.FixtureRequest
 ) -> None:
     text = page.read_text()
@@ -190,7 +190,7 @@ async def test_the_examples_of_the_api_document_are_those_of_the_pages(
 
 
 def hold_examples(request: pytest.FixtureRequest, kind: str, found: dict[str, Any]) -> None:
-    """Compare examples of the API document with those that were run; write them with --write-docs."""
+    """Compare the examples of the API document with those that were run; write them with --write-docs."""
     kept = json.loads(EXAMPLES.read_text())
     if request.config.getoption("--write-docs") and settled(kept.get(kind)) != settled(found):
         kept[kind] = found
@@ -198,7 +198,7 @@ def hold_examples(request: pytest.FixtureRequest, kind: str, found: dict[str, An
     assert settled(kept[kind]) == settled(found)
 
 
-async def test_the_problems_of_the_api_document_are_those_that_the_service_answers(
+async def test_the_problems_of_the_api_document_are_those_that_the_service_returns(
     aiohttp_client: AiohttpClient, settings: Settings, request: pytest.FixtureRequest
 ) -> None:
     client = await served(aiohttp_client, settings.model_copy(update={"body_limit": 1000}))
@@ -220,7 +220,7 @@ async def test_the_problems_of_the_api_document_are_those_that_the_service_answe
         for code in re.findall(r"^`([a-z_]+)`:", answer.get("description", ""), re.MULTILINE)
         if status < "500"
     }
-    assert named - found.keys() == {"body_too_slow"}, "each has an example, but for what takes seconds"
+    assert named - found.keys() == {"body_too_slow"}, "each problem has an example, except the one that takes seconds"
     hold_examples(request, "problems", {code: found[code] for code in sorted(named & found.keys())})
 
 
@@ -286,7 +286,7 @@ PROBLEMS: Final[list[tuple[str, str, Any, dict[str, str]]]] = [
     ("DELETE", "/keys/2", None, WITH_KEY),
     ("POST", "/keys/2/rotate", {}, WITH_KEY),
 ]
-"""Calls of a fresh service that end in each kind of problem, in order."""
+"""Calls to an empty service, in order, that cause each kind of problem."""
 
 
 async def test_every_operation_has_a_section_and_an_example(client: Client) -> None:
@@ -295,7 +295,7 @@ async def test_every_operation_has_a_section_and_an_example(client: Client) -> N
     operations = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
     described = [match for text in texts for match in re.findall(r"^## ([A-Z]+) (/\S*)$", text, re.MULTILINE)]
     assert sorted(described) == sorted(operations)
-    for method, path in operations - {("GET", "/openapi.json")}:  # itself the document: too long to quote
+    for method, path in operations - {("GET", "/openapi.json")}:  # The document itself is too long to quote.
         shape = re.compile(re.sub(r"{\w+}", "[^/]+", path))
         [text] = [text for text in texts if f"\n## {method} {path}\n" in text]
         called = [its for example in examples(text) for its in example.requests]
@@ -305,7 +305,7 @@ async def test_every_operation_has_a_section_and_an_example(client: Client) -> N
 
 
 def rows_after(text: str, heading: str) -> list[list[str]]:
-    """Read the first table that follows a line, without its head."""
+    """Return the rows of the first table after a line, without its head."""
     lines = text.partition(f"{heading}\n")[2].splitlines()
     first = next(number for number, line in enumerate(lines) if line.startswith("|"))
     rows = []
@@ -317,7 +317,7 @@ def rows_after(text: str, heading: str) -> list[list[str]]:
 
 
 def hold_table(request: pytest.FixtureRequest, page: Path, heading: str, rows: list[list[str]]) -> None:
-    """Compare the first table that follows a line with the code; write it with --write-docs."""
+    """Compare the first table after a line with the code; write it with --write-docs."""
     text = page.read_text()
     if request.config.getoption("--write-docs"):
         before, _, after = text.partition(f"{heading}\n")
@@ -329,12 +329,12 @@ def hold_table(request: pytest.FixtureRequest, page: Path, heading: str, rows: l
     assert rows_after(text, heading) == rows
 
 
-def test_the_table_of_rules_is_that_of_the_code() -> None:
+def test_the_table_of_rules_matches_the_code() -> None:
     described = [code.strip("`") for code, _, _ in rows_after((DOCS / "rules.md").read_text(), "# The rules")]
     assert described == [rule.__name__ for rule in (*RULES, drop_closed)]
 
 
-def test_the_numbers_in_sentences_are_those_of_the_code() -> None:
+def test_the_numbers_in_sentences_match_the_code() -> None:
     pages = Paging.model_json_schema()["properties"]["limit"]
     events = EventsQuery.model_json_schema()["properties"]
     course_ids = EnrollmentRequest.model_json_schema()["properties"]["course_ids"]
@@ -342,7 +342,7 @@ def test_the_numbers_in_sentences_are_those_of_the_code() -> None:
     small, large = plan("small"), plan("large")
     for page, sentence in (
         ("docs/api/conventions.md", f"number of items: {pages['default']} by default, at most {pages['maximum']}"),
-        ("docs/api/conventions.md", f"An invalid request gets its first {ERRORS_SHOWN} errors"),
+        ("docs/api/conventions.md", f"An invalid request gets its first {MAX_ERRORS_SHOWN} errors"),
         ("docs/api/enrollments.md", f"{course_ids['minItems']} to {course_ids['maxItems']} course ids"),
         ("docs/api/enrollments.md", f"Makes up to {bulk['maxItems']:,} requests with up to {BULK_PAIRS:,} courses"),
         ("docs/feed.md", f"The number of events, at most {events['limit']['maximum']}."),
@@ -355,7 +355,7 @@ def test_the_numbers_in_sentences_are_those_of_the_code() -> None:
         assert sentence in " ".join((ROOT / page).read_text().split())
 
 
-def test_the_table_of_settings_is_that_of_the_code(request: pytest.FixtureRequest) -> None:
+def test_the_table_of_settings_matches_the_code(request: pytest.FixtureRequest) -> None:
     [body] = [node.body for node in ast.parse(inspect.getsource(Settings)).body if isinstance(node, ast.ClassDef)]
     reasons = {
         ast.unparse(field.target): ast.literal_eval(reason.value)
@@ -369,7 +369,7 @@ def test_the_table_of_settings_is_that_of_the_code(request: pytest.FixtureReques
     hold_table(request, DOCS / "settings.md", "# Settings", rows)
 
 
-def test_the_table_of_problems_is_that_of_the_code(request: pytest.FixtureRequest) -> None:
+def test_the_table_of_problems_matches_the_code(request: pytest.FixtureRequest) -> None:
     rows = [
         [f"`{problem.code}`", str(problem.status), " ".join(problem.description.split())]
         for problem in sorted(problem_types().values(), key=lambda problem: (problem.status, problem.code))
@@ -387,7 +387,7 @@ def test_the_table_of_problems_is_that_of_the_code(request: pytest.FixtureReques
         ("overrides", "/students/{student_id}/overrides"),
     ],
 )
-async def test_the_table_of_fields_is_that_of_the_api(client: Client, page: str, path: str) -> None:
+async def test_the_table_of_fields_matches_the_api(client: Client, page: str, path: str) -> None:
     document = await read(client, "/openapi.json")
 
     def resolved(schema: dict[str, Any]) -> Any:
@@ -408,7 +408,7 @@ async def test_the_table_of_fields_is_that_of_the_api(client: Client, page: str,
         ("feed.md", "## GET /events", EventsQuery),
     ],
 )
-def test_the_table_of_what_to_send_is_that_of_the_code(page: str, heading: str, model: type[BaseModel]) -> None:
+def test_the_table_of_request_fields_matches_the_code(page: str, heading: str, model: type[BaseModel]) -> None:
     rows = rows_after((DOCS / page).read_text(), heading)
     assert {name.strip("`"): default.strip("`") for name, default, _ in rows} == {
         name: "" if field.default in (None, PydanticUndefined) else str(field.default)
@@ -416,7 +416,7 @@ def test_the_table_of_what_to_send_is_that_of_the_code(page: str, heading: str, 
     }
 
 
-def test_the_table_of_commands_is_that_of_the_code(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_of_commands_matches_the_code(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
     listed = re.search(r"\{(serve,[a-z,]+)\}", capsys.readouterr().out)
@@ -426,8 +426,8 @@ def test_the_table_of_commands_is_that_of_the_code(capsys: pytest.CaptureFixture
     assert {its[0] if its and its[0][0] != "-" else "serve" for its in words} == set(listed[1].split(","))
 
 
-async def test_the_table_of_events_is_what_the_service_writes(client: Client) -> None:
-    """Make every event that there is, and compare the members of each with the table."""
+async def test_the_table_of_events_matches_the_events_that_the_service_writes(client: Client) -> None:
+    """Make an event of every type and compare its members with the table."""
     text = (DOCS / "feed.md").read_text()
     rows = rows_after(text, "## Events")
     written = await every_event(client)
@@ -456,7 +456,7 @@ async def test_the_table_of_events_is_what_the_service_writes(client: Client) ->
             elif members:
                 assert members == set[str]().union(*found), f"{type} {name}: {found}"
                 assert members - optional == members.intersection(*found), f"{type} {name}: {found}"
-    for noun, *ids in rows_after(text, "The ids of an event name what it is about:"):
+    for noun, *ids in rows_after(text, "The ids of an event identify its subject:"):
         for event in written:
             if event["type"].startswith(f"{noun.strip('`')}."):
                 named = [event[name] is not None for name in ("student_id", "course_id", "term_id")]
@@ -464,7 +464,7 @@ async def test_the_table_of_events_is_what_the_service_writes(client: Client) ->
 
 
 async def every_event(client: Client) -> list[dict[str, Any]]:
-    """Do everything that writes an event, and return the events."""
+    """Make every change that writes an event, and return the events."""
 
     async def do(method: str, path: str, body: object = None) -> Any:
         answer = await call(client, method, path, body)
@@ -517,12 +517,12 @@ async def every_event(client: Client) -> list[dict[str, Any]]:
     return list((await read(client, "/events?limit=500"))["items"])
 
 
-def test_the_table_of_codes_of_an_invalid_request_is_that_of_the_code(request: pytest.FixtureRequest) -> None:
+def test_the_table_of_codes_of_an_invalid_request_matches_the_code(request: pytest.FixtureRequest) -> None:
     rows = [[f"`{code}`", meaning] for code, meaning in FIELD_CODES.items()]
     hold_table(request, DOCS / "api/conventions.md", "## Codes of an invalid request", rows)
 
 
-async def test_the_diagram_of_states_shows_every_status_and_no_other(connection: Connection) -> None:
+async def test_the_diagram_of_states_shows_exactly_the_statuses(connection: Connection) -> None:
     diagram = (DOCS / "rules.md").read_text().partition("```mermaid\nstateDiagram-v2\n")[2].partition("```")[0]
     allowed = await connection.fetchval(
         "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = 'student_courses_status_check'"
@@ -550,12 +550,12 @@ async def test_the_diagram_shows_every_table_and_column(connection: Connection) 
     assert drawn == columns
 
 
-def test_the_table_of_layers_is_that_of_the_contract() -> None:
+def test_the_table_of_layers_matches_the_contract() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     contract = next(
         each for each in project["tool"]["importlinter"]["contracts"] if each.get("containers") == ["service"]
     )
-    rows = rows_after((DOCS / "architecture.md").read_text(), "## Who may import whom")
+    rows = rows_after((DOCS / "architecture.md").read_text(), "## Import rules")
     assert [re.findall(r"`(\w+)`", modules) for modules, _ in rows] == [
         layer.split(" | ") for layer in contract["layers"]
     ]
@@ -566,12 +566,12 @@ PATH: Final = re.compile(
 )
 NAME: Final = re.compile(r"@?[A-Za-z_][\w.]*(?:\(\))?")
 NO_NAME: Final = re.compile(".*[Tt]hing.*|[0-9a-f]{7,40}")
-"""Stands for a name of the reader's, or is a commit."""
+"""Words in backticks that are not names of the code: placeholders for a name of the reader's, and commits."""
 
 
 @pytest.fixture(scope="module")
 def words() -> set[str]:
-    """Return every word of the code, and of what is about it."""
+    """Return every word of the code, its tests and its configuration."""
     folders = ("service", "sql", "tests", "migrations", "requirements")
     sources = [
         path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in {".py", ".sql", ".txt"}
@@ -583,7 +583,7 @@ def words() -> set[str]:
 
 @pytest.mark.parametrize("page", DOCUMENTS, ids=name_of)
 def test_every_name_of_code_exists(page: Path, words: set[str]) -> None:
-    """Look up what stands in backticks: paths in the repository, and the words of everything that looks like a name."""
+    """Look up each text in backticks: a path in the repository, and each word of a text that looks like a name."""
     for code in re.findall(
         r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
     ):

@@ -1,4 +1,4 @@
-"""The API page, in a real browser that reaches nothing but the service."""
+"""The API page, in a real browser that can reach only the service."""
 
 import asyncio
 import itertools
@@ -20,7 +20,7 @@ CHROMIUM: Final = shutil.which("chromium") or shutil.which("chromium-browser") o
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 
 PATIENCE: Final = 30.0
-"""Seconds for what takes a browser less than two on an idle machine."""
+"""A limit for steps that take a browser less than two seconds on an idle machine."""
 
 FLAGS: Final = (
     "--headless",
@@ -45,10 +45,10 @@ TEXT: Final = """
 """
 FORM: Final = """document.querySelector("rapi-doc").shadowRoot
     .querySelector('[id="post-/students"] api-request').shadowRoot"""
-"""The form that tries POST /students."""
+"""The form for calling POST /students."""
 SWAP: Final = """document.querySelector("rapi-doc").shadowRoot
     .querySelector('[id="post-/students/-student_id-/swap"]')"""
-"""What the page shows of a swap."""
+"""The part of the page about a swap."""
 MENU: Final = "[...document.querySelectorAll('.menu a')]"
 """The links of the menu for small screens."""
 
@@ -58,7 +58,7 @@ class Thrown(Exception):
 
 
 class Tab:
-    """A tab of the browser, spoken to in the Chrome DevTools protocol; keeps what it asked for and complained of."""
+    """A browser tab, controlled by the Chrome DevTools protocol; it keeps a list of its requests and errors."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self.requests: list[str] = []
@@ -69,11 +69,11 @@ class Tab:
 
     async def listen(self) -> None:
         async for message in self._socket:
-            told = json.loads(message.data)
-            if "id" in told:
-                self._answers.pop(told["id"]).set_result(told)
+            received = json.loads(message.data)
+            if "id" in received:
+                self._answers.pop(received["id"]).set_result(received)
             else:
-                self._note(told["method"], told["params"])
+                self._note(received["method"], received["params"])
 
     def _note(self, event: str, params: dict[str, Any]) -> None:
         if event == "Network.requestWillBeSent":
@@ -100,10 +100,10 @@ class Tab:
         return answer["result"].get("value")
 
     async def until(self, expression: str) -> Any:
-        """Wait until an expression holds, and return what it is."""
+        """Wait until an expression is true, and return its value."""
         async with asyncio.timeout(PATIENCE):
             while True:
-                # What it speaks of need not be there yet.
+                # The expression may refer to something that does not exist yet.
                 with suppress(Thrown):
                     if value := await self.evaluate(expression):
                         return value
@@ -112,7 +112,7 @@ class Tab:
 
 @asynccontextmanager
 async def opened(url: str, folder: Path, width: int, height: int = 900) -> AsyncIterator[Tab]:
-    """Show a page, on a screen of a size, in a browser of its own."""
+    """Open a page in a new browser with a window of this size."""
     assert CHROMIUM is not None
     process = await asyncio.create_subprocess_exec(
         *(CHROMIUM, *FLAGS, f"--user-data-dir={folder}", "about:blank"),
@@ -156,14 +156,14 @@ async def debugging_port(file: Path) -> int:
 
 
 @pytest.mark.parametrize("width", [1280, 400])
-async def test_the_page_shows_every_operation_and_asks_no_other_host(
+async def test_the_page_shows_every_operation_and_contacts_no_other_host(
     client: Client, tmp_path: Path, width: int
 ) -> None:
     document = await (await client.get("/openapi.json")).json()
     async with opened(str(client.make_url("/docs")), tmp_path, width) as tab:
         await tab.until(f"{TEXT}.includes('/problems/{{code}}')")
         text = await tab.evaluate(TEXT)
-        # Nothing sticks out of the screen.
+        # Nothing is wider than the screen.
         assert await tab.evaluate("document.documentElement.scrollWidth") <= width
 
     assert f"{document['info']['title']} {__version__}" in text
@@ -171,12 +171,12 @@ async def test_the_page_shows_every_operation_and_asks_no_other_host(
         assert path in text
         for operation in methods.values():
             assert operation["summary"].replace("`", "") in text.replace("`", "")
-    asked = {url for url in tab.requests if not url.startswith("data:")}
-    assert asked == {str(client.make_url(path)) for path in ("/docs", "/docs/rapidoc-min.js", "/openapi.json")}
+    requested = {url for url in tab.requests if not url.startswith("data:")}
+    assert requested == {str(client.make_url(path)) for path in ("/docs", "/docs/rapidoc-min.js", "/openapi.json")}
     assert tab.complaints == []
 
 
-async def test_a_small_screen_has_a_menu_that_is_searched_and_leads_to_each_operation(
+async def test_a_small_screen_has_a_searchable_menu_that_leads_to_each_operation(
     client: Client, tmp_path: Path
 ) -> None:
     async with opened(str(client.make_url("/docs")), tmp_path, 400) as tab:
@@ -198,11 +198,11 @@ async def test_a_small_screen_has_a_menu_that_is_searched_and_leads_to_each_oper
     assert "POST /students/{student_id}/swap" in first
     assert "DELETE /students/{student_id}/courses/{course_id}/swap" in second
     assert closed
-    assert menu <= below, "the menu does not cover what it leads to"
+    assert menu <= below, "the menu does not cover the section it leads to"
     assert tab.complaints == []
 
 
-async def test_what_can_not_be_undone_has_no_ids_filled_in(client: Client, tmp_path: Path) -> None:
+async def test_operations_that_cannot_be_undone_have_no_ids_filled_in(client: Client, tmp_path: Path) -> None:
     async with opened(str(client.make_url("/docs")), tmp_path, 1280) as tab:
         await tab.until(f"{TEXT}.includes('/problems/{{code}}')")
         fields = (
@@ -223,9 +223,9 @@ async def test_a_call_from_the_page_reaches_the_service(client: Client, tmp_path
         await tab.until(f"{FORM}.textContent.includes('ada@campus.example')")
         await tab.evaluate(f"{FORM}.querySelector('[part~=btn-try]').click()")
         await tab.until(f"{FORM}.textContent.includes('Response Status')")
-        told = await tab.evaluate(f"{FORM}.textContent")
-    assert "201" in told
-    assert "ada@campus.example" in told
+        text = await tab.evaluate(f"{FORM}.textContent")
+    assert "201" in text
+    assert "ada@campus.example" in text
     assert tab.complaints == []
     [student] = (await (await client.get("/students")).json())["items"]
     assert (student["given_name"], student["email"]) == ("Ada", "ada@campus.example")

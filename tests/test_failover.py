@@ -1,4 +1,4 @@
-"""A restore or a failover that loses events: readers of the feed learn of it, and no process remembers what was lost."""
+"""A restore or a failover that loses events: cursors expire, and no process remembers a lost change."""
 
 import asyncio
 import os
@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from pytest_aiohttp import AiohttpClient
 
-from service.api.events import POLLER, WAIT
+from service.api.events import LONG_POLL_SECONDS, POLLER
 from service.database import Database
 from service.embedded import _find_binaries, embedded_server
 from service.errors import Unavailable
@@ -25,18 +25,18 @@ from tests.conftest import Client
 
 
 def program(name: str, *arguments: str) -> bytes:
-    """Run a program of PostgreSQL and return what it writes."""
+    """Run a program of PostgreSQL and return its output."""
     return subprocess.run([str(_find_binaries() / name), *arguments], check=True, capture_output=True).stdout
 
 
 async def require(client: Client, course: int) -> None:
-    """Require what no student has."""
+    """Add a prerequisite that no student has passed."""
     groups = [{"kind": "pre", "any_of": ["NOTHING"]}]
     assert (await call(client, "PUT", f"/courses/{course}/requirements", {"groups": groups})).status == 200
 
 
 async def is_enrolled(client: Client, student: int, course: int) -> bool:
-    """Try to enroll a student and return whether it went well, or else was refused for a requirement."""
+    """Enroll a student; return whether it succeeded, and assert that any refusal names a missing prerequisite."""
     answer = await enroll(client, student, course)
     if answer.status != 201:
         assert [error["code"] for error in answer.body["errors"]] == ["prerequisite_missing"], answer
@@ -44,9 +44,7 @@ async def is_enrolled(client: Client, student: int, course: int) -> bool:
 
 
 @pytest.mark.parametrize("others", [0, 2, 3, 4])
-async def test_a_reader_whose_last_events_a_restore_has_lost_is_sent_back(
-    client: Client, database_url: str, others: int
-) -> None:
+async def test_a_cursor_expires_if_a_restore_loses_its_event(client: Client, database_url: str, others: int) -> None:
     for _ in range(3):
         await new_student(client)
     kept = (await read(client, "/events?limit=2"))["next"]
@@ -69,13 +67,13 @@ async def test_a_reader_whose_last_events_a_restore_has_lost_is_sent_back(
 
 
 def restore(database_url: str, dump: bytes) -> None:
-    """Restore a dump that drops what is there into the same database, as ``pg_restore --clean`` does."""
+    """Restore a dump into the same database and replace its contents, as ``pg_restore --clean`` does."""
     command = [str(_find_binaries() / "psql"), "--no-psqlrc", "--quiet", f"--dbname={database_url}"]
     subprocess.run(command, input=dump, check=True, capture_output=True)
 
 
 @pytest.mark.parametrize("others", [0, 1, 2])
-async def test_no_process_remembers_a_requirement_that_a_restore_has_lost(
+async def test_no_process_remembers_a_requirement_that_a_restore_lost(
     client: Client, settings: Settings, aiohttp_client: AiohttpClient, database_url: str, others: int
 ) -> None:
     student, course = await new_student(client), await new_course(client)
@@ -94,7 +92,7 @@ async def test_no_process_remembers_a_requirement_that_a_restore_has_lost(
 async def test_after_too_many_edits_by_others_everything_is_read_again(
     client: Client, settings: Settings, aiohttp_client: AiohttpClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(catalog, "EDITS_FOLLOWED", 3)
+    monkeypatch.setattr(catalog, "MAX_EDITS", 3)
     student, course = await new_student(client), await new_course(client)
     assert await is_enrolled(client, student, course)
     other = await served(aiohttp_client, settings)
@@ -110,7 +108,7 @@ async def test_after_too_many_edits_by_others_everything_is_read_again(
 
 @dataclass(slots=True)
 class Pair:
-    """A primary with a standby that streams from it, and one URL that finds whichever takes changes."""
+    """A primary with a streaming standby, and one URL that finds the server that accepts changes."""
 
     primary: ExitStack
     primary_url: str
@@ -123,7 +121,7 @@ class Pair:
         return f"{self.primary_url.partition('?')[0]}?{query}"
 
     def cut(self) -> None:
-        """Keep from the standby what the primary writes from now on."""
+        """Stop the standby from receiving further changes of the primary."""
         with psycopg.connect(self.standby_url, autocommit=True) as connection:
             connection.execute("ALTER SYSTEM SET primary_conninfo = ''")
             connection.execute("SELECT pg_reload_conf()")
@@ -134,7 +132,7 @@ class Pair:
         raise AssertionError("the standby still streams")
 
     def catch_up(self) -> None:
-        """Wait until the standby has all that the primary wrote."""
+        """Wait until the standby has received every change of the primary."""
         with psycopg.connect(self.primary_url, autocommit=True) as connection:
             row = connection.execute("SELECT pg_current_wal_lsn()").fetchone()
         assert row is not None
@@ -146,7 +144,7 @@ class Pair:
         raise AssertionError("the standby lags")
 
     def fail_over(self) -> None:
-        """Take the primary away and promote the standby."""
+        """Stop the primary and promote the standby."""
         self.primary.close()
         with psycopg.connect(self.standby_url, autocommit=True) as connection:
             assert connection.execute("SELECT pg_promote()").fetchone() == (True,)
@@ -167,7 +165,7 @@ def pair(data_dir: Path) -> Iterator[Pair]:
             f"--pgdata={folder / 'cluster'}",
             *("--checkpoint=fast", "--write-recovery-conf", "--no-sync"),
         )
-        # The primary's, whose socket is in the folder of its data.
+        # These are the options of the primary, whose socket is in its data folder.
         (folder / "cluster" / ".s.PGSQL.5432.lock").unlink()
         owner = (data_dir / "primary" / "cluster").stat()
         for path in (folder, folder / "cluster", *(folder / "cluster").rglob("*")):
@@ -176,7 +174,7 @@ def pair(data_dir: Path) -> Iterator[Pair]:
         yield Pair(primary, primary_url, standby_url)
 
 
-async def test_a_failover_under_running_services_is_told_to_readers_and_forgets_what_was_lost(
+async def test_after_a_failover_cursors_expire_and_running_services_forget_lost_changes(
     pair: Pair, aiohttp_client: AiohttpClient
 ) -> None:
     settings = Settings(database_url=pair.url, migrate_on_start=False, port=0)
@@ -185,14 +183,14 @@ async def test_a_failover_under_running_services_is_told_to_readers_and_forgets_
     kept = (await read(client, "/events/head"))["next"]
     pair.catch_up()
     pair.cut()
-    # All of these are lost.
+    # The failover loses all changes from here on.
     await require(client, course)
     for each in (client, other):
         assert not await is_enrolled(each, student, course)
     for _ in range(4):
         await new_student(other)
     lost = (await read(client, "/events/head"))["next"]
-    waiter = asyncio.create_task(call(client, "GET", f"/events?wait={WAIT}&after={lost}"))
+    reader = asyncio.create_task(call(client, "GET", f"/events?wait={LONG_POLL_SECONDS}&after={lost}"))
 
     assert client.app is not None
     poller = client.app[POLLER]
@@ -200,11 +198,11 @@ async def test_a_failover_under_running_services_is_told_to_readers_and_forgets_
     async def waits() -> bool:
         return bool(poller._waiting)
 
-    await until(waits, "a reader who waits")
+    await until(waits, "a waiting reader")
 
     await asyncio.to_thread(pair.fail_over)
 
-    problem(await waiter, 410, "cursor_expired")
+    problem(await reader, 410, "cursor_expired")
     for each in (other, client):
         await until_ready(each)
         for _ in range(3):
@@ -236,13 +234,13 @@ async def test_a_service_that_starts_right_after_a_promotion_begins_a_new_epoch(
     assert len((await read(late, "/events"))["items"]) == 1
 
 
-async def test_a_standby_is_refused_and_said_to_be_one(pair: Pair) -> None:
-    with pytest.raises(DatabaseUnavailable, match="a standby and takes no changes: connect to the primary"):
+async def test_a_standby_is_refused_with_the_reason(pair: Pair) -> None:
+    with pytest.raises(DatabaseUnavailable, match="a standby and accepts no changes: connect to the primary"):
         migrate(pair.standby_url)
     database = Database(Settings(database_url=pair.standby_url))
     await database.open()
     for use in (database.reading, database.viewing, database.writing):
-        with pytest.raises(Unavailable, match="a standby and takes no changes: connect to the primary"):
+        with pytest.raises(Unavailable, match="a standby and accepts no changes: connect to the primary"):
             async with use():
                 pass
     await database.close()

@@ -1,4 +1,4 @@
-"""The change feed: every committed change, once, in order, to everybody who follows."""
+"""The change feed: every reader gets every committed change, once and in order."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ import psycopg
 import pytest
 from pytest_aiohttp import AiohttpClient
 
-from service.api.events import POLLER, READERS_PER_TURN, WAIT, Cursor, Poller, cursor_after, decode, encode
+from service.api.events import LONG_POLL_SECONDS, POLLER, READERS_PER_TURN, Cursor, Poller, cursor_after, decode, encode
 from service.api.keys import DATABASE
 from service.database import Database
 from service.errors import Unavailable
@@ -62,7 +62,7 @@ class Hesitant(Database):
 
 @dataclass(slots=True)
 class Reader:
-    """Follows the feed and keeps its cursor with what it has seen, so that it can be killed at any moment."""
+    """A reader of the feed that stores its cursor with the events it has seen, so it can be killed at any moment."""
 
     client: Client
     cursor: str | None = None
@@ -73,7 +73,7 @@ class Reader:
         return [event["position"] for event in self.seen]
 
     async def step(self, wait: int = 0) -> int:
-        """Read a page and return how many events it holds."""
+        """Read a page and return the number of its events."""
         after = "" if self.cursor is None else f"&after={self.cursor}"
         page = await read(self.client, f"/events?limit=7&wait={wait}{after}")
         self.cursor = page["next"]
@@ -89,7 +89,7 @@ async def test_every_reader_sees_every_position_once_and_in_order_whatever_the_w
     client: Client, settings: Settings, connection: Connection
 ) -> None:
     writers, each = 32, 6
-    # On a busy machine 32 writers in turn may need longer than callers would like to wait.
+    # On a busy machine, 32 writers in turn can take longer than the default limits.
     patient = {"acquire_timeout": 60, "lock_timeout": 60, "statement_timeout": 61, "command_timeout": 62}
     database = Hesitant(settings.model_copy(update={"pool_size": writers, **patient}))
     await database.open()
@@ -131,7 +131,7 @@ async def test_every_reader_sees_every_position_once_and_in_order_whatever_the_w
     written = await connection.fetch("SELECT request_id FROM events ORDER BY position")
     assert [event["request_id"] for event in readers[0].seen] == [row[0] for row in written]
 
-    # The same without the lock: numbers of a sequence, taken by transactions that commit in another order.
+    # For comparison without the lock: transactions take numbers from a sequence and commit in another order.
     await connection.execute("CREATE TABLE unlocked (id bigint GENERATED ALWAYS AS IDENTITY)")
     slow = await asyncpg.connect(settings.database_url)
     transaction = slow.transaction()
@@ -147,7 +147,7 @@ async def test_every_reader_sees_every_position_once_and_in_order_whatever_the_w
     assert seen == [2], "the control loses a row, or else the proof above proves nothing"
 
 
-async def test_a_reader_who_starts_at_the_head_then_lists_then_follows_has_what_the_tables_have(
+async def test_a_copy_from_the_head_the_lists_and_the_feed_equals_the_tables(
     client: Client, connection: Connection
 ) -> None:
     chance = random.Random(11)
@@ -195,8 +195,8 @@ async def test_a_reader_who_starts_at_the_head_then_lists_then_follows_has_what_
         else:
             capacities[course] = event["after"]["capacity"]
     in_tables = await connection.fetch("SELECT student_id, course_id, status FROM student_courses")
-    standing = {(row[0], row[1]): row[2] for row in in_tables if row[2] in {"enrolled", "waitlisted"}}
-    assert {key: status for key, status in states.items() if status != "dropped"} == standing
+    active = {(row[0], row[1]): row[2] for row in in_tables if row[2] in {"enrolled", "waitlisted"}}
+    assert {key: status for key, status in states.items() if status != "dropped"} == active
     assert students == {row[0] for row in await connection.fetch("SELECT id FROM students")}
     assert capacities == {row[0]: row[1] for row in await connection.fetch("SELECT id, capacity FROM courses")}
 
@@ -208,22 +208,22 @@ async def waiting(client: Client, count: int) -> None:
     async def waits() -> bool:
         return sum(map(len, poller._waiting.values())) == count
 
-    await until(waits, f"{count} readers who wait")
+    await until(waits, f"{count} waiting readers")
 
 
 async def test_waiting_ends_as_soon_as_there_is_an_event(client: Client) -> None:
     head = (await read(client, "/events/head"))["next"]
-    readers = [asyncio.create_task(read(client, f"/events?wait={WAIT}&after={head}")) for _ in range(3)]
+    readers = [asyncio.create_task(read(client, f"/events?wait={LONG_POLL_SECONDS}&after={head}")) for _ in range(3)]
     await waiting(client, 3)
 
     student = await new_student(client)
 
-    async with asyncio.timeout(WAIT / 2):
+    async with asyncio.timeout(LONG_POLL_SECONDS / 2):
         for page in await asyncio.gather(*readers):
             assert [(event["type"], event["student_id"]) for event in page["items"]] == [("student.created", student)]
 
 
-async def test_waiting_in_vain_ends_with_the_cursor_to_go_on_from(client: Client) -> None:
+async def test_a_wait_without_an_event_ends_with_the_cursor_to_continue_from(client: Client) -> None:
     await new_student(client)
     head = (await read(client, "/events/head"))["next"]
 
@@ -231,26 +231,26 @@ async def test_waiting_in_vain_ends_with_the_cursor_to_go_on_from(client: Client
 
 
 async def test_waiting_ends_when_the_service_shuts_down(client: Client) -> None:
-    reader = asyncio.create_task(read(client, f"/events?wait={WAIT}"))
+    reader = asyncio.create_task(read(client, f"/events?wait={LONG_POLL_SECONDS}"))
     await waiting(client, 1)
 
     assert client.app is not None
     client.app[DRAINING].set()
 
-    async with asyncio.timeout(WAIT / 2):
+    async with asyncio.timeout(LONG_POLL_SECONDS / 2):
         assert (await reader)["items"] == []
 
 
 class Counted(Database):
-    """A database that counts how often it is asked, and notes each query."""
+    """A database that counts its reads and records each query."""
 
-    asked = 0
+    read_count = 0
     queries: list[str]
     on_query: Callable[[str], object] = staticmethod(lambda query: None)
 
     @asynccontextmanager
     async def reading(self, *, keep: bool = False) -> AsyncIterator[Connection]:
-        self.asked += 1
+        self.read_count += 1
         async with super().reading(keep=keep) as connection:
             with connection.query_logger(self._note):
                 yield connection
@@ -262,13 +262,13 @@ class Counted(Database):
 
 @asynccontextmanager
 async def polling(settings: Settings, interval: float) -> AsyncIterator[tuple[Poller, Counted, Cursor]]:
-    """Make a poller of the test's own, and the cursor after the newest event."""
+    """Yield a poller for this test alone, its database, and the cursor after the newest event."""
     database = Counted(settings)
     database.queries = []
     await database.open()
     async with database.reading() as connection:
         newest = await get_epoch(connection)
-    database.asked = 0
+    database.read_count = 0
     poller = Poller(database, asyncio.Event(), interval=interval)
     try:
         yield poller, database, cursor_after(newest.epoch, newest)
@@ -277,23 +277,27 @@ async def polling(settings: Settings, interval: float) -> AsyncIterator[tuple[Po
         await database.close()
 
 
-async def test_a_process_asks_once_a_tick_however_many_wait_and_never_when_nobody_does(settings: Settings) -> None:
+async def test_a_process_polls_once_a_tick_however_many_wait_and_never_if_nobody_waits(settings: Settings) -> None:
     async with polling(settings, interval=30) as (poller, database, cursor):
         await asyncio.gather(*(poller.wait(cursor, 100, 0.3) for _ in range(50)))
-        assert database.asked == 1
+        assert database.read_count == 1
     async with polling(settings, interval=0.01) as (poller, database, cursor):
         await asyncio.gather(*(poller.wait(cursor, 100, 0.3) for _ in range(50)))
         assert poller._task is not None
         await poller._task
-        asked = database.asked
+        read_count = database.read_count
         await asyncio.sleep(0.1)
-        assert database.asked == asked > 2
+        assert database.read_count == read_count > 2
 
 
-async def test_readers_at_one_cursor_share_one_query_and_one_answer(settings: Settings, connection: Connection) -> None:
+async def test_readers_at_one_cursor_share_one_query_and_one_response(
+    settings: Settings, connection: Connection
+) -> None:
     await connection.execute(NEW_EVENTS, 1, 3)
     async with polling(settings, interval=0.01) as (poller, database, cursor):
-        waits = [asyncio.create_task(poller.wait(cursor, limit, WAIT)) for limit in [100, 50] * 20 + [2] * 10]
+        waits = [
+            asyncio.create_task(poller.wait(cursor, limit, LONG_POLL_SECONDS)) for limit in [100, 50] * 20 + [2] * 10
+        ]
         await asyncio.sleep(0.1)
 
         await connection.execute(NEW_EVENTS, 4, 6)
@@ -304,7 +308,7 @@ async def test_readers_at_one_cursor_share_one_query_and_one_answer(settings: Se
         assert database.queries.count(LIST_EVENTS) == 1
 
 
-async def test_readers_who_leave_while_others_are_read_for_do_not_fail_the_tick(
+async def test_readers_who_disconnect_during_a_tick_do_not_fail_it(
     settings: Settings, connection: Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     await connection.execute(NEW_EVENTS, 1, 4)
@@ -330,12 +334,12 @@ SELECT n, 'student.created', clock_timestamp(), 'r' FROM generate_series($1::big
 """
 
 
-async def test_readers_are_answered_some_a_turn_so_that_others_come_in_between(
+async def test_a_limited_number_of_readers_are_answered_in_each_turn_of_the_loop(
     settings: Settings, connection: Connection
 ) -> None:
     count = 20 * READERS_PER_TURN
     async with polling(settings, interval=0.01) as (poller, _, cursor):
-        waits = [asyncio.create_task(poller.wait(cursor, 100, WAIT)) for _ in range(count)]
+        waits = [asyncio.create_task(poller.wait(cursor, 100, LONG_POLL_SECONDS)) for _ in range(count)]
         await asyncio.sleep(0.1)
         await connection.execute(NEW_EVENTS, 1, 1)
         answered = [0]
@@ -346,13 +350,13 @@ async def test_readers_are_answered_some_a_turn_so_that_others_come_in_between(
     assert max(later - earlier for earlier, later in pairwise(answered)) <= READERS_PER_TURN
 
 
-async def test_a_reader_who_comes_back_with_the_newest_cursor_waits_without_a_query(
+async def test_a_reader_who_returns_with_the_newest_cursor_waits_without_a_query(
     settings: Settings, aiohttp_client: AiohttpClient
 ) -> None:
     client = await served(aiohttp_client, settings.model_copy(update={"poll_interval": 30}))
     assert client.app is not None
     head = (await read(client, "/events/head"))["next"]
-    first = asyncio.create_task(read(client, f"/events?wait={WAIT}&after={head}"))
+    first = asyncio.create_task(read(client, f"/events?wait={LONG_POLL_SECONDS}&after={head}"))
     poller = client.app[POLLER]
 
     async def is_known() -> bool:
@@ -361,18 +365,18 @@ async def test_a_reader_who_comes_back_with_the_newest_cursor_waits_without_a_qu
     await until(is_known, "the first tick")
     await client.app[DATABASE].close()
 
-    second = asyncio.create_task(read(client, f"/events?wait={WAIT}&after={head}"))
+    second = asyncio.create_task(read(client, f"/events?wait={LONG_POLL_SECONDS}&after={head}"))
     await waiting(client, 2)
     problem(await call(client, "GET", f"/events?after={head}"), 503, "unavailable")
     client.app[DRAINING].set()
     assert (await first)["items"] == (await second)["items"] == []
 
 
-async def test_whatever_fails_a_tick_the_poller_goes_on_and_a_wait_in_vain_is_not_an_answer(
+async def test_the_poller_continues_after_a_failed_tick_and_a_wait_during_the_failure_gets_503(
     client: Client, connection: Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     head = (await read(client, "/events/head"))["next"]
-    waits = asyncio.create_task(read(client, f"/events?wait={WAIT}&after={head}"))
+    waits = asyncio.create_task(read(client, f"/events?wait={LONG_POLL_SECONDS}&after={head}"))
     await waiting(client, 1)
     await connection.execute("ALTER TABLE events RENAME TO lost")
 
@@ -388,11 +392,13 @@ async def test_whatever_fails_a_tick_the_poller_goes_on_and_a_wait_in_vain_is_no
     await connection.execute("ALTER TABLE lost RENAME TO events")
     student = await new_student(client)
 
-    async with asyncio.timeout(WAIT / 2):
+    async with asyncio.timeout(LONG_POLL_SECONDS / 2):
         assert [event["student_id"] for event in (await waits)["items"]] == [student]
 
 
-async def test_renewing_the_epoch_expires_every_cursor_and_says_what_to_do(client: Client, database_url: str) -> None:
+async def test_renewing_the_epoch_expires_every_cursor_and_the_error_says_what_to_do(
+    client: Client, database_url: str
+) -> None:
     await new_student(client)
     cursor = (await read(client, "/events/head"))["next"]
 
@@ -411,7 +417,7 @@ def expired(answer: Any) -> None:
     assert [(error["code"], error["parameter"]) for error in body["errors"]] == [("cursor_expired", "after")]
 
 
-async def test_feed_without_renew_is_said_clearly() -> None:
+async def test_feed_without_renew_is_reported_clearly() -> None:
     for arguments in (("feed",), ("serve", "renew"), ("feed", "rewind")):
         ended = await run(*arguments, DATABASE_URL="postgresql://nowhere.invalid/x")
         assert ended.status == 2, arguments
@@ -440,7 +446,7 @@ async def test_a_copied_database_begins_a_new_epoch_and_the_original_keeps_its_o
     assert (await read(again, f"/events?after={cursor}"))["items"] == []
 
 
-async def test_a_cursor_from_the_future_or_without_its_proof_has_expired(client: Client) -> None:
+async def test_a_cursor_from_the_future_or_with_another_digest_has_expired(client: Client) -> None:
     await new_student(client)
     cursor = decode((await read(client, "/events/head"))["next"])
     assert cursor.position == 1
@@ -450,7 +456,7 @@ async def test_a_cursor_from_the_future_or_without_its_proof_has_expired(client:
             expired(await call(client, "GET", f"/events?wait={wait}&after={encode(lost)}"))
 
 
-async def test_what_is_no_cursor_of_the_feed_is_invalid(client: Client) -> None:
+async def test_a_malformed_cursor_is_invalid(client: Client) -> None:
     for _ in range(2):
         await new_student(client)
     cursor = (await read(client, "/events/head"))["next"]
@@ -464,21 +470,31 @@ async def test_what_is_no_cursor_of_the_feed_is_invalid(client: Client) -> None:
 
 @pytest.mark.parametrize(
     "query",
-    ["limit=0", "limit=501", "limit=-1", "limit=x", "wait=-1", f"wait={WAIT + 1}", "wait=0.5", "wait=", "until=3"],
+    [
+        "limit=0",
+        "limit=501",
+        "limit=-1",
+        "limit=x",
+        "wait=-1",
+        f"wait={LONG_POLL_SECONDS + 1}",
+        "wait=0.5",
+        "wait=",
+        "until=3",
+    ],
 )
-async def test_a_limit_or_a_wait_beyond_its_bounds_is_invalid_by_name(client: Client, query: str) -> None:
+async def test_a_limit_or_a_wait_beyond_its_bounds_is_invalid(client: Client, query: str) -> None:
     assert [place for _, place in places(await call(client, "GET", f"/events?{query}"))] == [query.partition("=")[0]]
 
 
-async def test_the_bounds_themselves_are_taken(client: Client) -> None:
+async def test_the_bounds_themselves_are_valid(client: Client) -> None:
     student = await new_student(client)
 
-    for query in ("limit=1", "limit=500", "wait=0", f"wait={WAIT}"):
+    for query in ("limit=1", "limit=500", "wait=0", f"wait={LONG_POLL_SECONDS}"):
         page = await read(client, f"/events?{query}")
         assert [event["student_id"] for event in page["items"]] == [student], query
 
 
-async def test_a_history_tells_all_of_one_enrollment_and_nothing_else(client: Client) -> None:
+async def test_a_history_has_all_events_of_one_enrollment_and_no_others(client: Client) -> None:
     student, other = await new_student(client), await new_student(client)
     course = await new_course(client, capacity=1)
     await enroll(client, other, course)
@@ -505,7 +521,7 @@ async def test_a_history_tells_all_of_one_enrollment_and_nothing_else(client: Cl
     problem(await call(client, "GET", f"/students/{student}/courses/999/history"), 404, "enrollment_not_found")
 
 
-async def test_events_tell_of_a_student_nothing_but_the_names_of_the_fields(client: Client) -> None:
+async def test_events_show_only_the_names_of_a_students_fields(client: Client) -> None:
     secrets = {"given_name": "Zaphod", "family_name": "Beeblebrox", "email": "zb@secret.example"}
     student = await new_student(client, **secrets, external_id="secret-77", max_credits=7.5)
     course = await new_course(client, capacity=0)
@@ -513,22 +529,22 @@ async def test_events_tell_of_a_student_nothing_but_the_names_of_the_fields(clie
     await call(client, "POST", f"/students/{student}/enroll", {"course_ids": [course], "on_full": "waitlist"})
     await create(client, f"/students/{student}/holds", {"reason": "Library fines", "blocks": ["enroll"]})
     await call(client, "PATCH", f"/courses/{course}", {"capacity": 1})
-    gone = student_fields(**secrets, external_id="secret-78") | {"email": "gone@secret.example"}
-    await call(client, "DELETE", f"/students/{(await create(client, '/students', gone))['id']}")
+    deleted = student_fields(**secrets, external_id="secret-78") | {"email": "gone@secret.example"}
+    await call(client, "DELETE", f"/students/{(await create(client, '/students', deleted))['id']}")
 
     items = (await read(client, "/events"))["items"]
 
-    # The seconds of a time may be those of a limit of credits.
-    told = json.dumps([{**event, "occurred_at": None} for event in items])
+    # The seconds of an instant may contain 7.5 or 8.5.
+    written = json.dumps([{**event, "occurred_at": None} for event in items])
     for secret in ("Zaphod", "Beeblebrox", "secret", "Zarniwoop", "Library", "7.5", "8.5"):
-        assert secret not in told, secret
+        assert secret not in written, secret
     [updated] = [event for event in items if event["type"] == "student.updated"]
     assert sorted(updated["after"]["fields"]) == ["given_name", "max_credits"]
     [skipped] = [event for event in items if event["type"] == "enrollment.skipped"]
     assert [reason["code"] for reason in skipped["after"]["blocked_by"]] == ["hold"]
 
 
-async def test_readiness_tells_how_old_the_oldest_writing_transaction_is(client: Client, database_url: str) -> None:
+async def test_readiness_reports_the_age_of_the_oldest_writing_transaction(client: Client, database_url: str) -> None:
     assert await read(client, "/health/ready") == {"status": "ready", "oldest_write_seconds": None}
 
     async with busy(database_url):

@@ -1,4 +1,4 @@
-"""A server that may lose what it has confirmed is refused: at the start, and when a running service meets it."""
+"""The service refuses a server that could lose confirmed changes, both at its start and while it runs."""
 
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ def name_of(database_url: str) -> sql.Identifier:
         ("ALTER ROLE CURRENT_USER IN DATABASE {} SET synchronous_commit = remote_write", "remote_write", False),
     ],
 )
-async def test_no_start_where_commits_are_asynchronous(
+async def test_the_service_does_not_start_if_commits_are_asynchronous(
     database_url: str, admin: Admin, change: str, level: str, migrates: bool
 ) -> None:
     admin.execute(sql.SQL(change).format(name_of(database_url)))
@@ -41,7 +41,7 @@ async def test_no_start_where_commits_are_asynchronous(
 
 
 @pytest.mark.parametrize("setting", ["fsync", "full_page_writes"])
-async def test_no_start_where_a_crash_could_destroy_the_database(data_dir: Path, setting: str) -> None:
+async def test_the_service_does_not_start_if_a_crash_could_destroy_the_database(data_dir: Path, setting: str) -> None:
     with embedded_server(data_dir, options={setting: "off"}) as url:
         for arguments, migrates in (("migrate", True), ("serve", True), ("serve", False)):
             ended = await run(arguments, DATABASE_URL=url, MIGRATE_ON_START=migrates)
@@ -69,7 +69,7 @@ def break_connections(admin: Admin, database_url: str) -> None:
     )
 
 
-async def test_a_running_service_that_meets_an_unfit_server_confirms_nothing_until_it_is_mended(
+async def test_a_running_service_confirms_nothing_while_its_server_is_unfit(
     client: Client, database_url: str, admin: Admin
 ) -> None:
     student = await new_student(client)
@@ -78,7 +78,7 @@ async def test_a_running_service_that_meets_an_unfit_server_confirms_nothing_unt
 
     async def refused(method: str, path: str, body: object = None) -> None:
         async def fails() -> bool:
-            # The first calls may fail for a connection that was ended.
+            # The first calls may fail because their connection was ended.
             body_of_problem = problem(await call(client, method, path, body), 503, "unavailable")
             return "synchronous_commit is off" in body_of_problem["detail"]
 

@@ -1,4 +1,4 @@
-"""What a change costs with ten times the waitlist: statements and judged students are counted, not seconds."""
+"""The cost of a change with ten times the waitlist, counted in statements and judged students, not in seconds."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -23,7 +23,7 @@ from tests.campus import TABLES
 
 ORIGIN = Origin("r")
 CHAIN = 100_000
-"""Promotions that one transaction may make, where a test looks at one transaction."""
+"""Promotions allowed in one transaction, in tests that look at a single transaction."""
 STUDENTS = """
 INSERT INTO students (id, given_name, family_name, email)
 SELECT n, 'A', 'B', n || '@campus.example' FROM generate_series(1, $1::bigint) AS n
@@ -37,7 +37,7 @@ FROM generate_series(1, $1::bigint) AS n
 
 @dataclass
 class Cost:
-    """What was sent to the database, and how many applications were judged."""
+    """The statements sent to the database, and the number of applications judged."""
 
     statements: int = 0
     judged: int = 0
@@ -45,20 +45,20 @@ class Cost:
 
 @dataclass
 class Office:
-    """A registrar whose work is counted."""
+    """A registrar with counters for its work."""
 
     registrar: Registrar
     connection: Connection
     cost: Cost
 
     async def cost_of(self, work: Callable[[], Awaitable[object]]) -> Cost:
-        """Do some work and return what it cost."""
+        """Do some work and return its cost."""
         self.cost.statements = self.cost.judged = 0
         await work()
         return Cost(self.cost.statements, self.cost.judged)
 
     async def cost_of_change(self, *changes: Change[Any]) -> Cost:
-        """Make a change, or a batch of them, that is not refused, and return what it cost."""
+        """Make a batch of changes, none of which may be refused, and return its cost."""
 
         async def submit() -> None:
             for outcome in await self.registrar.submit_all(changes):
@@ -85,7 +85,7 @@ def cost(monkeypatch: pytest.MonkeyPatch) -> Cost:
 
 @asynccontextmanager
 async def office_of(settings: Settings, connection: Connection, cost: Cost, **limits: object) -> AsyncIterator[Office]:
-    """Make a registrar with one connection, on a database without rows."""
+    """Yield a registrar with one connection, on a database without rows."""
     await connection.execute(f"TRUNCATE {', '.join(TABLES)} RESTART IDENTITY CASCADE")
     settings = settings.model_copy(update={"pool_size": 1, "promotions_per_transaction": CHAIN, **limits})
     database = Database(settings)
@@ -105,7 +105,7 @@ async def office_of(settings: Settings, connection: Connection, cost: Cost, **li
 
 
 async def one_course(connection: Connection, waitlisted: int, *, capacity: int, taken: int, blocked: bool) -> None:
-    """Have one course with a waitlist, where the first students after it are enrolled; blocked ones have a hold."""
+    """Create one course whose first students are waitlisted and the next enrolled; blocked students have a hold."""
     await connection.execute(STUDENTS, waitlisted + taken + 1)
     await connection.execute(
         "INSERT INTO courses (id, code, title, capacity, seats_taken, waitlisted) VALUES (1, 'C', 'T', $1, $2, $3)",
@@ -133,7 +133,7 @@ async def one_course(connection: Connection, waitlisted: int, *, capacity: int, 
 
 
 async def many_courses(connection: Connection, courses: int, waitlisted: int, *, closed: bool) -> None:
-    """Have a term of courses with a free seat and blocked students; in a closed term nobody was judged."""
+    """Create a term of courses with a free seat and blocked students; in a closed term nobody has been judged."""
     await connection.execute(STUDENTS, waitlisted)
     await connection.execute(
         """
@@ -181,7 +181,7 @@ async def test_ten_times_the_students_to_seat_cost_ten_times_the_judgements_and_
             assert await waitlisted(connection) == 0
     few, many = costs
     assert (few.judged, many.judged) == (size, 10 * size)
-    # A page of the waitlist is up to twice as long as the one before, and takes a handful of statements.
+    # A page of the waitlist is up to twice as long as the previous one, and takes a few statements.
     assert many.statements <= few.statements + 60, costs
 
 
@@ -217,32 +217,32 @@ async def test_ten_times_the_swaps_that_wait_for_a_seat_cost_hardly_more_stateme
 
 
 async def enrolling(office: Office, waiting: int) -> Cost:
-    """Have a newcomer take the free seat beside a waitlist."""
+    """Enroll a newcomer in the free seat beside a waitlist."""
     await one_course(office.connection, waiting, capacity=2, taken=1, blocked=True)
     return await office.cost_of_change(Enroll(origin=ORIGIN, student_id=waiting + 2, course_ids=(1,)))
 
 
 async def enrolling_again(office: Office, waiting: int) -> Cost:
-    """Have somebody who is enrolled ask for the same course, which changes nothing."""
+    """Enroll an enrolled student again, which changes nothing."""
     await one_course(office.connection, waiting, capacity=2, taken=1, blocked=True)
     return await office.cost_of_change(Enroll(origin=ORIGIN, student_id=waiting + 1, course_ids=(1,)))
 
 
 async def dropping(office: Office, waiting: int) -> Cost:
-    """Have a seat become free."""
+    """Drop a seat."""
     await one_course(office.connection, waiting, capacity=1, taken=1, blocked=True)
     return await office.cost_of_change(Drop(origin=ORIGIN, student_id=waiting + 1, course_id=1))
 
 
 async def raising(office: Office, waiting: int) -> Cost:
-    """Have a capacity raised."""
+    """Raise a capacity."""
     await one_course(office.connection, waiting, capacity=1, taken=1, blocked=True)
     raised = Edit(origin=ORIGIN, resource=COURSE, id=1, values={"capacity": 10})
     return await office.cost_of_change(raised)
 
 
 async def editing_title(office: Office, waiting: int) -> Cost:
-    """Edit what makes nobody eligible."""
+    """Edit a field of a course that makes nobody eligible."""
     await one_course(office.connection, waiting, capacity=10, taken=1, blocked=True)
     return await office.cost_of_change(Edit(origin=ORIGIN, resource=COURSE, id=1, values={"title": "Other"}))
 
@@ -256,25 +256,25 @@ async def ending_hold(office: Office, waiting: int) -> Cost:
 
 
 async def renaming_term(office: Office, waiting: int) -> Cost:
-    """Edit of a term what makes nobody eligible."""
+    """Edit a field of a term that makes nobody eligible."""
     await many_courses(office.connection, waiting // 5, 5, closed=False)
     return await office.cost_of_change(Edit(origin=ORIGIN, resource=TERM, id=1, values={"name": "Other"}))
 
 
 async def sweeping_closed_courses(office: Office, waiting: int) -> Cost:
-    """Sweep over courses in a term that is closed, each with a free seat."""
+    """Sweep over courses of a closed term, each with a free seat."""
     await many_courses(office.connection, waiting // 5, 5, closed=True)
     return await office.cost_of(office.registrar.sweep)
 
 
 async def sweeping_blocked_students(office: Office, waiting: int) -> Cost:
-    """Sweep over courses in which everybody is blocked."""
+    """Sweep over courses with blocked students only."""
     await many_courses(office.connection, waiting // 5, 5, closed=False)
     return await office.cost_of(office.registrar.sweep)
 
 
 async def sweeping_beside_overrides(office: Office, waiting: int) -> Cost:
-    """Sweep over unjudged students whose overrides do not give them a seat: of another rule than needed, or expired."""
+    """Sweep over unjudged students whose overrides give no seat: they are for another rule, or expired."""
     await many_courses(office.connection, waiting // 5, 5, closed=True)
     await office.connection.execute("UPDATE courses SET capacity = 0")
     await office.connection.execute(
@@ -311,7 +311,7 @@ async def sweeping_beside_overrides(office: Office, waiting: int) -> Cost:
         sweeping_beside_overrides,
     ],
 )
-async def test_ten_times_the_blocked_students_cost_nothing_more(
+async def test_ten_times_the_blocked_students_cost_no_more(
     settings: Settings, connection: Connection, cost: Cost, work: Callable[[Office, int], Awaitable[Cost]]
 ) -> None:
     costs = []
@@ -324,12 +324,12 @@ async def test_ten_times_the_blocked_students_cost_nothing_more(
 
 
 def limits(count: int) -> list[Change[Any]]:
-    """Have each student who is blocked for one of the courses allowed other credits."""
+    """Change the credit limit of each student who is blocked in one of the courses."""
     return [Edit(origin=ORIGIN, resource=STUDENT, id=n, values={"max_credits": 9.0}) for n in range(1, count + 1)]
 
 
 def drops(count: int) -> list[Change[Any]]:
-    """Free the seat of each course."""
+    """Drop the seat of each course."""
     return [Drop(origin=ORIGIN, student_id=count + n, course_id=n) for n in range(1, count + 1)]
 
 
@@ -380,7 +380,7 @@ async def test_ten_times_the_repeated_requests_for_a_waitlist_place_take_no_more
     for count in (20, 200):
         async with office_of(settings, connection, cost) as office:
             await one_course(connection, 300, capacity=1, taken=1, blocked=False)
-            # Those who leave in between have the others move up.
+            # Some students leave in between, so the others move up.
             changes: list[Change[Any]] = [
                 Drop(origin=ORIGIN, student_id=n, course_id=1) for n in range(1, count // 2, 5)
             ]
@@ -393,21 +393,21 @@ async def test_ten_times_the_repeated_requests_for_a_waitlist_place_take_no_more
     assert many == few
 
 
-async def test_a_relaxed_credit_limit_judges_those_whom_it_may_help_once(
+async def test_a_relaxed_credit_limit_judges_each_student_once_for_each_course_it_may_help_with(
     settings: Settings, connection: Connection, cost: Cost
 ) -> None:
     async with office_of(settings, connection, cost) as office:
         await many_courses(connection, 20, 10, closed=False)
         raised = Edit(origin=ORIGIN, resource=TERM, id=1, values={"max_credits": 4})
         spent = await office.cost_of_change(raised)
-        # Each of 10 students gets one seat, and is judged once for each course that has a seat left for the student.
+        # Each of 10 students gets one seat, and is judged once for each course that still has a free seat.
         assert await waitlisted(connection) == 190
         assert spent.judged <= 20 * 10 + 10
         again = await office.cost_of_change(Edit(origin=ORIGIN, resource=TERM, id=1, values={"name": "Other"}))
     assert again.judged == 0
 
 
-async def test_a_chain_of_promotions_goes_on_in_the_next_transactions(
+async def test_a_chain_of_promotions_continues_in_the_next_transactions(
     settings: Settings, connection: Connection, cost: Cost
 ) -> None:
     async with office_of(settings, connection, cost, promotions_per_transaction=100) as office:
@@ -454,7 +454,7 @@ async def test_ten_times_the_courses_of_a_partial_request_cost_ten_times_the_cor
                 """,
                 size,
             )
-            # Each course goes with the next one; the last one is full, so that one after the other is lost.
+            # Each course requires the next one as a corequisite; the last is full, so one after the other is refused.
             await connection.execute(
                 """
                 INSERT INTO requirements (course_id, kind, group_number, code)

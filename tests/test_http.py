@@ -1,4 +1,4 @@
-"""What HTTP asks of every path: problems, headers, limits, and faults that tell nothing of the inside."""
+"""HTTP rules for every path: problems, headers, limits, and faults that reveal no internals."""
 
 import asyncio
 import io
@@ -52,7 +52,7 @@ from tests.conftest import Client
 
 @asynccontextmanager
 async def raw(client: Client) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """Open a connection of which the test writes every byte."""
+    """Open a connection on which the test writes every byte."""
     assert client.port is not None
     reader, writer = await asyncio.open_connection(client.host, client.port)
     try:
@@ -63,7 +63,7 @@ async def raw(client: Client) -> AsyncIterator[tuple[asyncio.StreamReader, async
 
 
 async def receive(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:
-    """Read one response that has a length."""
+    """Read one response with a Content-Length."""
     head = (await reader.readuntil(b"\r\n\r\n")).decode()
     first, *lines = head.strip().split("\r\n")
     headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
@@ -86,7 +86,7 @@ def faults_logged(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
 
 @contextmanager
 def program_log() -> Iterator[list[dict[str, Any]]]:
-    """Log as the program does; the list holds what it has written once the block ends."""
+    """Log as the program does; after the block, the list contains the records."""
     loggers = [logging.getLogger(name) for name in (None, *configuration()["loggers"])]
     before = [(logger, logger.level, logger.handlers[:], logger.propagate) for logger in loggers]
     written: list[dict[str, Any]] = []
@@ -109,7 +109,7 @@ async def test_a_path_that_is_not_served_is_a_problem(client: Client) -> None:
             problem(await call(client, method, path), 404, "no_such_path")
 
 
-async def test_a_method_that_a_path_does_not_take_is_a_problem_that_tells_those_it_takes(client: Client) -> None:
+async def test_an_unsupported_method_is_a_problem_that_lists_the_supported_ones(client: Client) -> None:
     for method, path, allowed in (
         ("DELETE", "/students", "GET, HEAD, POST"),
         ("OPTIONS", "/courses", "GET, HEAD, POST"),
@@ -167,7 +167,7 @@ async def test_a_member_sent_twice_is_a_problem(client: Client, connection: Conn
     assert (await call(client, "POST", f"/students/{student}/enroll", data=data)).status == 201
 
 
-async def test_put_and_patch_take_a_body_as_get_returned_it(client: Client, connection: Connection) -> None:
+async def test_put_and_patch_accept_a_body_as_get_returned_it(client: Client, connection: Connection) -> None:
     term = {"code": "2026F", "name": "Fall", "starts_on": "2026-09-01", "ends_on": "2026-12-18"}
     meetings = [{"day": "mon", "start": "09:00", "end": "10:00"}]
     bodies = {
@@ -197,7 +197,7 @@ async def test_put_and_patch_take_a_body_as_get_returned_it(client: Client, conn
     assert await everything(connection) == before
 
 
-async def test_a_byte_order_mark_and_the_other_name_of_utf_8_are_taken(client: Client) -> None:
+async def test_a_byte_order_mark_and_the_other_name_of_utf_8_are_accepted(client: Client) -> None:
     for mark in (b"", b"\xef\xbb\xbf"):
         for charset in ("utf-8", "UTF-8", "utf8", "UTF8", '"utf8"'):
             data = mark + json.dumps(student_fields(given_name="Zoë"), ensure_ascii=False).encode()
@@ -261,7 +261,7 @@ async def test_a_body_in_gzip_or_deflate_is_read(settings: Settings) -> None:
 
 
 def posted(path: bytes, data: bytes, coding: bytes, method: bytes = b"POST") -> bytes:
-    """Write a request with a body in a content coding."""
+    """Return the bytes of a request whose body has a content coding."""
     return (
         method + b" " + path + b" HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         b"Content-Encoding: " + coding + b"\r\nContent-Length: %d\r\n\r\n" % len(data) + data
@@ -306,7 +306,7 @@ async def test_a_body_that_is_not_in_the_coding_it_names_is_a_problem(
     assert await events(connection) == []
 
 
-async def test_a_compressed_body_that_no_endpoint_wants_is_refused_and_not_unpacked(
+async def test_a_compressed_body_that_no_endpoint_reads_is_refused_and_not_unpacked(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with served_for_real(settings) as (host, port):
@@ -316,14 +316,14 @@ async def test_a_compressed_body_that_no_endpoint_wants_is_refused_and_not_unpac
             (b"POST", b"/nothing", 404, "no_such_path"),
             (b"POST", b"/health/live", 405, "method_not_allowed"),
         ):
-            # Whatever unpacks this finds that it is no gzip.
+            # This is not valid gzip, so unpacking it would fail.
             answer, ended = await talk(host, port, posted(path, b"junk", b"gzip", method))
             problem(answer, status, code)
             assert not ended
     assert faults_logged(caplog) == []
 
 
-async def test_an_answer_lists_100_errors_and_counts_the_others(client: Client, connection: Connection) -> None:
+async def test_a_response_lists_100_errors_and_counts_the_others(client: Client, connection: Connection) -> None:
     item = {"student_id": 1, "course_ids": [-1] * 100}
     for body, shown, more in (
         ({"items": [item] * 100}, 100, None),
@@ -360,7 +360,7 @@ async def test_the_largest_request_has_half_the_members_that_a_body_may_have(
     assert (await call(client, "POST", "/enrollments", data=data)).status == 200
 
 
-async def test_a_body_that_comes_too_slowly_is_a_problem(settings: Settings, aiohttp_client: AiohttpClient) -> None:
+async def test_a_body_that_arrives_too_slowly_is_a_problem(settings: Settings, aiohttp_client: AiohttpClient) -> None:
     client = await served(aiohttp_client, settings.model_copy(update={"body_timeout": 0.05}))
 
     async with raw(client) as (reader, writer):
@@ -373,7 +373,7 @@ async def test_a_body_that_comes_too_slowly_is_a_problem(settings: Settings, aio
     assert json.loads(body)["type"] == "/problems/body_too_slow"
 
 
-async def test_continue_is_the_only_expectation_that_is_met(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+async def test_100_continue_is_the_only_supported_expectation(client: Client, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     body = json.dumps(student_fields()).encode()
     head = (
@@ -387,7 +387,7 @@ async def test_continue_is_the_only_expectation_that_is_met(client: Client, capl
         writer.write(body)
         assert (await receive(reader))[0] == 201
     old = head.replace(b"HTTP/1.1", b"HTTP/1.0") + b"Expect: 100-continue\r\n\r\n" + body
-    assert (await exchange(client, old))[0] == 409, "an older caller is answered, and waits for nothing"
+    assert (await exchange(client, old))[0] == 409, "an HTTP/1.0 caller gets no 100 Continue"
     for path in (b"/students", b"/nothing"):
         status, headers, text = await exchange(client, head.replace(b"/students", path) + b"Expect: tea\r\n\r\n" + body)
         assert (status, headers["content-type"].partition(";")[0]) == (417, PROBLEM_JSON)
@@ -398,7 +398,7 @@ async def test_continue_is_the_only_expectation_that_is_met(client: Client, capl
 
 @asynccontextmanager
 async def served_for_real(settings: Settings) -> AsyncIterator[tuple[str, int]]:
-    """Serve as in production, where a handler goes on when its caller leaves; aiohttp's test server cancels it."""
+    """Serve as in production, where a handler continues if its caller disconnects; aiohttp's test server cancels it."""
     app = create_app(settings)
     runner = make_runner(app, settings)
     await runner.setup()
@@ -411,7 +411,7 @@ async def served_for_real(settings: Settings) -> AsyncIterator[tuple[str, int]]:
         await runner.cleanup()
 
 
-async def test_a_caller_who_leaves_amid_the_body_is_no_fault(
+async def test_a_caller_who_disconnects_during_the_body_is_not_a_fault(
     settings: Settings, connection: Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -437,7 +437,7 @@ async def test_a_caller_who_leaves_amid_the_body_is_no_fault(
     assert await everything(connection) == before
 
 
-async def test_a_change_is_finished_though_its_caller_has_left(
+async def test_a_change_is_finished_even_if_its_caller_has_disconnected(
     settings: Settings, connection: Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -464,7 +464,7 @@ async def test_a_change_is_finished_though_its_caller_has_left(
 
 
 async def talk(host: str, port: int, request: bytes) -> tuple[Answer, bool]:
-    """Send bytes, read the answer, and return whether the connection ended instead of answering one more request."""
+    """Send bytes; return the response, and whether the connection closed instead of serving another request."""
     reader, writer = await asyncio.open_connection(host, port)
     try:
         writer.write(request)
@@ -505,7 +505,7 @@ POST = b"POST /students HTTP/1.1\r\nHost: localhost\r\nContent-Type: application
         "TLS",
     ],
 )
-async def test_what_is_no_http_is_a_problem_that_shows_where_and_a_line_in_the_log(
+async def test_a_request_that_is_not_http_is_a_problem_that_shows_where_and_is_logged(
     settings: Settings, caplog: pytest.LogCaptureFixture, request_: bytes, code: str, says: str
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -523,7 +523,7 @@ async def test_what_is_no_http_is_a_problem_that_shows_where_and_a_line_in_the_l
 
 
 @pytest.mark.parametrize("target", [b"OPTIONS *", b"CONNECT x:443", b"CONNECT /students", b"GET http://x?a=b"])
-async def test_a_target_that_is_no_path_is_a_problem_and_a_line_in_the_log(
+async def test_a_target_that_is_not_a_path_is_a_problem_and_is_logged(
     settings: Settings, caplog: pytest.LogCaptureFixture, target: bytes
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -532,11 +532,11 @@ async def test_a_target_that_is_no_path_is_a_problem_and_a_line_in_the_log(
 
     assert problem(answer, 404, "no_such_path")["request_id"] == "r-1"
     [line] = [vars(record) for record in requests_logged(caplog) if vars(record)["request_id"] == "r-1"]
-    told = [line[name] for name in ("method", "route", "status", "request_id")]
-    assert told == [target.split()[0].decode(), "/{tail}", 404, "r-1"]
+    logged_values = [line[name] for name in ("method", "route", "status", "request_id")]
+    assert logged_values == [target.split()[0].decode(), "/{tail}", 404, "r-1"]
 
 
-async def test_a_fault_beside_the_endpoints_is_a_problem_and_logged() -> None:
+async def test_a_fault_outside_the_endpoints_is_a_problem_and_is_logged() -> None:
     async def fail(_request: web.Request) -> web.Response:
         raise RuntimeError("hidden")
 
@@ -571,7 +571,7 @@ async def test_a_fault_beside_the_endpoints_is_a_problem_and_logged() -> None:
         assert "RuntimeError: hidden" in fault["exc_info"]
 
 
-async def test_a_record_that_is_no_request_goes_where_the_other_records_go(
+async def test_a_record_that_is_not_a_request_is_written_with_the_others(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     access = logging.getLogger("service.access")
@@ -584,7 +584,7 @@ async def test_a_record_that_is_no_request_goes_where_the_other_records_go(
     assert capsys.readouterr().err == ""
 
 
-async def test_a_request_id_is_taken_and_returned_and_told_by_the_events(
+async def test_a_request_id_is_accepted_returned_and_recorded_in_the_events(
     client: Client, connection: Connection
 ) -> None:
     ids = ["x", "a.b_c:d/e+f=@-9", "0" * 128, "7f3c0f9e-8d38-4b1e-9f7d-0a3f1b2c4d5e"]
@@ -597,7 +597,7 @@ async def test_a_request_id_is_taken_and_returned_and_told_by_the_events(
         assert (await call(client, "GET", path, headers={"X-Request-Id": "mine"})).headers["X-Request-Id"] == "mine"
 
 
-async def test_a_request_id_is_made_where_none_or_none_fit_is_given(client: Client) -> None:
+async def test_a_request_id_is_made_if_it_is_missing_or_invalid(client: Client) -> None:
     seen = set()
     for headers in (
         {},
@@ -612,7 +612,7 @@ async def test_a_request_id_is_made_where_none_or_none_fit_is_given(client: Clie
     assert len(seen) == 5
 
 
-async def test_a_query_parameter_that_is_not_known_is_invalid_everywhere(client: Client) -> None:
+async def test_an_unknown_query_parameter_is_invalid_everywhere(client: Client) -> None:
     student, course = await new_student(client), await new_course(client)
     for method, path, body in (
         ("GET", "/students", None),
@@ -638,7 +638,7 @@ async def test_a_query_parameter_given_twice_is_invalid(client: Client) -> None:
         assert places(answer) == [("repeated", query.partition("=")[0])]
 
 
-async def test_bytes_that_are_no_text_in_a_path_or_a_query_are_refused(client: Client) -> None:
+async def test_bytes_that_are_not_text_in_a_path_or_a_query_are_refused(client: Client) -> None:
     student = await new_student(client, external_id="%ff")
     course = await new_course(client)
     await call(client, "POST", f"/students/{student}/enroll", {"course_ids": [course]})
@@ -655,7 +655,7 @@ async def test_bytes_that_are_no_text_in_a_path_or_a_query_are_refused(client: C
 
 
 async def test_a_precondition_is_honoured_or_refused_by_every_call(client: Client, connection: Connection) -> None:
-    """A change that ignored one would be made although the caller asked for it not to be."""
+    """A call that ignored a precondition would make a change that the caller wanted to prevent."""
     student, course = await new_student(client), await new_course(client)
     await call(client, "POST", f"/students/{student}/enroll", {"course_ids": [course]})
     hold = await call(client, "POST", f"/students/{student}/holds", {"reason": "x", "blocks": ["drop"]})
@@ -711,7 +711,7 @@ async def test_an_actor_is_a_line_of_text_in_any_script(client: Client, connecti
     assert (await call(client, "GET", "/students", headers={"X-Actor": "\x80"})).status == 200
 
 
-async def test_head_answers_as_get_does_without_the_body(client: Client) -> None:
+async def test_head_returns_what_get_returns_without_the_body(client: Client) -> None:
     id = await new_student(client)
     for path in (f"/students/{id}", "/students", "/health/live", "/openapi.json", "/students/0", "/nothing"):
         get, head = await call(client, "GET", path), await call(client, "HEAD", path)
@@ -721,7 +721,7 @@ async def test_head_answers_as_get_does_without_the_body(client: Client) -> None
 
 
 async def problems_of(client: Client) -> AsyncIterator[Answer]:
-    """Provoke problems of many kinds."""
+    """Yield problems of many kinds."""
     student, course = await new_student(client, email="ada@campus.example"), await new_course(client, capacity=0)
     path = f"/students/{student}"
     yield await call(client, "GET", "/nothing")
@@ -767,7 +767,7 @@ async def test_each_code_has_one_status_one_meaning_and_one_page(client: Client)
         assert (pages[error.code].status, pages[error.code].title) == (error.status, error.title)
         assert error.code == re.sub(r"(?<!^)(?=[A-Z])", "_", error.__name__).lower(), "an error is named after its code"
     for rule in (*RULES, drop_closed):
-        # Where all reasons have one code, it becomes the code of the problem, whose status is that of a refusal.
+        # If all reasons have one code, it becomes the code of the problem, with the status of a refusal.
         status = UnknownCourse.status if rule.__name__ == UnknownCourse.code else EnrollmentRefused.status
         assert pages[rule.__name__].status == status
     assert DropRefused.status == EnrollmentRefused.status
@@ -776,7 +776,7 @@ async def test_each_code_has_one_status_one_meaning_and_one_page(client: Client)
         assert await read(client, f"/problems/{code}") == asdict(page)
 
 
-async def test_a_browser_is_sent_from_the_root_to_the_api_page_and_others_get_an_index(client: Client) -> None:
+async def test_a_browser_is_redirected_from_the_root_to_the_api_page_and_others_get_an_index(client: Client) -> None:
     browser = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 
     async with client.get("/", headers={"Accept": browser}, allow_redirects=False) as response:
@@ -796,7 +796,7 @@ async def test_the_instance_of_a_problem_is_the_path_that_was_called(client: Cli
         assert (await call(client, "GET", path)).body["instance"] == path.partition("?")[0]
 
 
-async def test_every_request_is_a_line_in_the_log(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+async def test_every_request_is_one_line_in_the_log(client: Client, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="service.access")
 
     await call(client, "GET", "/students/7?x=1", headers={"X-Request-Id": "r-1"})
@@ -813,7 +813,7 @@ async def test_every_request_is_a_line_in_the_log(client: Client, caplog: pytest
     assert all(isinstance(line["duration_ms"], float) for line in lines)
 
 
-async def test_the_log_tells_nothing_personal(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_log_contains_no_personal_data(client: Client, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, logger="service")
 
     await call(client, "POST", "/students", student_fields(email="secret@campus.example"))
@@ -825,11 +825,11 @@ async def test_the_log_tells_nothing_personal(client: Client, caplog: pytest.Log
 
 
 def inside_of(text: str) -> list[str]:
-    """Find what only the inside of the service could have said."""
+    """Return the parts of a text that reveal internals of the service."""
     return re.findall(r"Traceback|File \"|SELECT|relation|asyncpg|Undefined|hidden|\.py\b|select ", text)
 
 
-async def test_a_fault_tells_nothing_of_the_inside_but_the_log_does_and_it_passes(
+async def test_a_fault_shows_its_internals_only_in_the_log_and_the_service_recovers(
     client: Client, connection: Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     id = await new_student(client)

@@ -1,4 +1,4 @@
-"""Migrations: up and down, over rows, interrupted, and many at once."""
+"""Migrations: up and down, with rows, interrupted, and by many processes at once."""
 
 import pwd
 import re
@@ -28,7 +28,7 @@ Rows = dict[str, list[tuple[Any, ...]]]
 
 NAMES = sorted(path.stem for path in MIGRATIONS.glob("*.sql") if not path.stem.endswith(".rollback"))
 
-# What a database holds that stands at this migration: each table that it creates gets rows, each column a value.
+# The rows to insert after each migration: each table that it creates gets rows, each column that it adds a value.
 FILL = {
     "0001_create_feed": "UPDATE feed SET system_identifier = 1, timeline = 2, database_oid = 3",
     "0002_create_events": """
@@ -101,7 +101,7 @@ CATALOG = """
 
 
 def catalog(connection: Connection) -> list[tuple[str, ...]]:
-    """List what the schema is made of, without what yoyo keeps there."""
+    """Return the objects of the schema, without those of yoyo."""
     rows = connection.execute(CATALOG).fetchall()
     return sorted(row for row in rows if "yoyo" not in row[1])
 
@@ -111,7 +111,7 @@ def tables(connection: Connection) -> list[str]:
 
 
 def rows(connection: Connection, columns: dict[str, list[str]] | None = None) -> Rows:
-    """Read every row of every table, or of the given columns."""
+    """Return every row of every table, or only the given columns."""
     wanted = columns_of(connection) if columns is None else columns
     return {
         table: sorted(
@@ -146,7 +146,7 @@ Upto = Callable[[str | None], Path]
 
 @pytest.fixture
 def upto(tmp_path: Path) -> Upto:
-    """Make a folder with the migrations up to a name, that one included; None is none at all."""
+    """Return a function that makes a folder with the migrations up to and including a name; None makes an empty one."""
 
     def make(name: str | None) -> Path:
         folder = tmp_path / f"upto_{name}"
@@ -187,7 +187,7 @@ def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:
 
 
 def roll_back(url: str, folder: Path = MIGRATIONS, count: int | None = None, schema: str | None = None) -> list[str]:
-    """Undo the newest migrations with yoyo alone, as an operator would, and return their names, newest first."""
+    """Roll back the newest migrations with yoyo, as an operator would, and return their names, newest first."""
     parts = urlsplit(url)
     query = f"{parts.query}&schema={schema}" if schema else parts.query
     with get_backend(urlunsplit(parts._replace(scheme="postgresql+psycopg", query=query))) as backend:
@@ -209,11 +209,11 @@ def test_every_migration_has_a_rollback_that_does_something(name: str) -> None:
     assert re.sub(r"--.*", "", text).strip()
 
 
-def test_no_rollback_lacks_its_migration() -> None:
+def test_every_rollback_has_its_migration() -> None:
     assert {path.name.removesuffix(".rollback.sql") for path in MIGRATIONS.glob("*.rollback.sql")} == set(NAMES)
 
 
-def test_up_down_up_ends_where_it_began(empty_database_url: str, database: Connection) -> None:
+def test_up_down_up_ends_with_the_same_schema(empty_database_url: str, database: Connection) -> None:
     assert migrate(empty_database_url) == NAMES
     up = catalog(database)
     assert roll_back(empty_database_url) == NAMES[::-1]
@@ -249,7 +249,7 @@ def test_each_step_over_existing_rows_keeps_every_row_up_and_down(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_rows_of_these_tests_reach_every_table_and_column(
+def test_the_rows_of_these_tests_cover_every_table_and_column(
     name: str, empty_database_url: str, database: Connection, upto: Upto
 ) -> None:
     migrate(empty_database_url, migrations=upto(name))
@@ -265,7 +265,7 @@ def test_the_rows_of_these_tests_reach_every_table_and_column(
         assert all(filled), f"give {table} a value for each column in FILL"
 
 
-def test_student_courses_comes_over_existing_students_and_courses(
+def test_student_courses_is_added_to_existing_students_and_courses(
     empty_database_url: str, database: Connection, upto: Upto
 ) -> None:
     name = "0009_create_student_courses"
@@ -306,7 +306,7 @@ def test_student_courses_comes_over_existing_students_and_courses(
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A copy of the migrations, to which a test adds one."""
+    """Return a copy of the folder of migrations, to which a test adds one."""
     return Path(shutil.copytree(MIGRATIONS, tmp_path / "migrations"))
 
 
@@ -335,7 +335,7 @@ def test_a_failed_migration_leaves_schema_and_rows_as_they_were(
     assert migrate(empty_database_url, migrations=folder) == ["9999_broken"]
 
 
-def test_what_came_before_a_failed_migration_stays_applied(empty_database_url: str, folder: Path) -> None:
+def test_the_migrations_before_a_failed_one_stay_applied(empty_database_url: str, folder: Path) -> None:
     add(folder, "9999_broken", "SELECT 1 / 0;")
     with pytest.raises(MigrationFailed):
         migrate(empty_database_url, migrations=folder)
@@ -400,7 +400,7 @@ def test_an_index_is_built_concurrently_while_another_process_waits_its_turn(
         "DROP INDEX CONCURRENTLY IF EXISTS extra_idx;\n"
         "CREATE INDEX CONCURRENTLY extra_idx ON students (given_name);\n"
     )
-    # The build waits for every transaction that is older than itself.
+    # CREATE INDEX CONCURRENTLY waits for every older transaction.
     with psycopg.connect(empty_database_url) as old:
         old.execute("LOCK TABLE students IN ROW EXCLUSIVE MODE")
         processes = [start(empty_database_url, folder) for _ in range(2)]
@@ -422,7 +422,7 @@ def test_an_index_is_built_concurrently_while_another_process_waits_its_turn(
     )
 
 
-def test_who_waits_for_another_process_waits_no_longer_than_told(
+def test_a_wait_for_another_process_ends_at_its_timeout(
     empty_database_url: str, database: Connection, folder: Path
 ) -> None:
     add(folder, "9999_slow", "SELECT pg_sleep(60);")
@@ -513,7 +513,7 @@ def test_a_database_that_may_lose_what_it_confirmed_is_refused(empty_database_ur
     assert catalog(database) == []
 
 
-def test_a_database_that_does_not_speak_utf_8_is_refused(server: Server, admin: Connection) -> None:
+def test_a_database_that_is_not_encoded_in_utf_8_is_refused(server: Server, admin: Connection) -> None:
     name = f"{server.run}_ascii"
     admin.execute(
         f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE_PROVIDER libc LC_COLLATE 'C' LC_CTYPE 'C'"
@@ -532,12 +532,12 @@ def test_a_database_that_accepts_no_connections_is_not_available(empty_database_
         migrate(empty_database_url)
 
 
-def test_a_server_that_is_not_there_is_not_available(tmp_path: Path) -> None:
+def test_a_missing_server_is_not_available(tmp_path: Path) -> None:
     with pytest.raises(DatabaseUnavailable):
         migrate(f"postgresql://postgres@/enrollment?host={tmp_path}")
 
 
-def test_a_url_may_hold_what_has_to_be_quoted(server: Server, admin: Connection) -> None:
+def test_a_url_may_contain_characters_that_must_be_quoted(server: Server, admin: Connection) -> None:
     name = f"{server.run}_ü%/ odd?"
     admin.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name)))
     try:

@@ -1,4 +1,4 @@
-"""The API document: true to the routes, valid, and fit to be read."""
+"""The API document: it matches the routes, is valid, and reads well."""
 
 import re
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from service.registrar.rules import SENTENCES
 from tests.conftest import Client
 
 PAGE: Final = {("GET", "/docs"), ("GET", "/docs/rapidoc-min.js")}
-"""What browsers get to show the document, and no part of the API."""
+"""Paths that show the document in a browser and are not part of the API."""
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def operations(document: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]
 
 
 def nodes(value: Any) -> Iterator[dict[str, Any]]:
-    """Walk through every object of a document, but not through the examples of callers' data."""
+    """Iterate over every object of a document, except the examples."""
     if isinstance(value, dict):
         yield value
         for key, member in value.items():
@@ -64,7 +64,7 @@ def test_the_document_has_every_route_and_no_other(
     assert set(operations) == routes - PAGE
 
 
-def test_every_operation_is_told_in_full(
+def test_every_operation_is_described_in_full(
     document: dict[str, Any], operations: dict[tuple[str, str], dict[str, Any]]
 ) -> None:
     names = [operation["operationId"] for operation in operations.values()]
@@ -87,7 +87,7 @@ def test_every_operation_is_told_in_full(
             assert "null" not in parameter["schema"].get("type", "string")
 
 
-def test_every_answer_is_told_with_its_body(
+def test_every_response_is_described_with_its_body(
     document: dict[str, Any], operations: dict[tuple[str, str], dict[str, Any]]
 ) -> None:
     for name, operation in operations.items():
@@ -115,18 +115,18 @@ def test_every_answer_is_told_with_its_body(
                 assert re.match(r"`[a-z_]+`: [A-Z]", answer["description"])
 
 
-def test_a_write_tells_that_its_outcome_may_be_unknown(operations: dict[tuple[str, str], dict[str, Any]]) -> None:
+def test_every_write_documents_an_unknown_outcome(operations: dict[tuple[str, str], dict[str, Any]]) -> None:
     for (method, _), operation in operations.items():
-        told = "`outcome_unknown`" in operation["responses"].get("503", {"description": ""})["description"]
-        assert told == (method != "GET"), operation["operationId"]
+        documented = "`outcome_unknown`" in operation["responses"].get("503", {"description": ""})["description"]
+        assert documented == (method != "GET"), operation["operationId"]
 
 
-def test_what_needs_no_database_promises_no_503(operations: dict[tuple[str, str], dict[str, Any]]) -> None:
+def test_operations_without_the_database_document_no_503(operations: dict[tuple[str, str], dict[str, Any]]) -> None:
     without = {path for (_, path), operation in operations.items() if "503" not in operation["responses"]}
     assert without == {"/", "/health/live", "/openapi.json", "/problems/{code}"}
 
 
-def test_every_operation_refuses_a_compressed_body_that_it_does_not_take(
+def test_every_operation_refuses_a_compressed_body_that_it_does_not_accept(
     operations: dict[tuple[str, str], dict[str, Any]],
 ) -> None:
     for name, operation in operations.items():
@@ -153,7 +153,9 @@ def test_the_document_reads_well(document: dict[str, Any]) -> None:
             assert description == description.strip() != ""
 
 
-def test_inputs_take_no_unknown_members_and_answers_name_those_always_there(document: dict[str, Any]) -> None:
+def test_inputs_accept_no_unknown_members_and_responses_require_all_members_that_are_always_present(
+    document: dict[str, Any],
+) -> None:
     schemas = document["components"]["schemas"]
     inputs = {
         content["schema"]["$ref"].rsplit("/", 1)[1]
@@ -176,8 +178,8 @@ def test_every_schema_and_every_member_has_a_description(document: dict[str, Any
             assert "description" in its or "$ref" in its, (name, member)
 
 
-def test_a_default_makes_no_member_one_that_must_be_sent(document: dict[str, Any]) -> None:
-    """openapi-typescript requires what has a default: the default is told in the description."""
+def test_a_member_with_a_default_is_not_required(document: dict[str, Any]) -> None:
+    """openapi-typescript requires a member with a default, so the default is in the description."""
     for node in nodes(document["components"]):
         assert "default" not in node, node
     members = document["components"]["schemas"]["EnrollmentRequest"]
@@ -190,7 +192,7 @@ def test_codes_and_types_are_components_that_list_every_value(document: dict[str
     assert schemas["ProblemCode"]["enum"] == sorted(problem_types())
     assert schemas["RefusalCode"]["enum"] == list(SENTENCES)
     assert set(schemas["RefusalCode"]["enum"]) < set(schemas["DetailCode"]["enum"])
-    # What has a name is referred to by it: nowhere else are values listed.
+    # Only the named components list values; everything else refers to them.
     for name, schema in schemas.items():
         for node in nodes(schema.get("properties", {})):
             listed = node.get("enum", [])
@@ -203,7 +205,9 @@ def test_codes_and_types_are_components_that_list_every_value(document: dict[str
     assert not types
 
 
-def test_nothing_is_filled_in_for_what_can_not_be_undone(operations: dict[tuple[str, str], dict[str, Any]]) -> None:
+def test_operations_that_cannot_be_undone_have_no_example_ids(
+    operations: dict[tuple[str, str], dict[str, Any]],
+) -> None:
     filled = {
         name
         for name, operation in operations.items()
@@ -215,7 +219,7 @@ def test_nothing_is_filled_in_for_what_can_not_be_undone(operations: dict[tuple[
     assert ("GET", "/students/{student_id}") in filled
 
 
-def test_the_examples_are_what_their_schemas_say(document: dict[str, Any]) -> None:
+def test_the_examples_match_their_schemas(document: dict[str, Any]) -> None:
     contents = [node for node in nodes(document["paths"]) if "example" in node]
     assert contents
     for content in contents:

@@ -1,4 +1,4 @@
-"""Batches that do not hold the writer's lock while they are decided: what they cost, and who else writes meanwhile."""
+"""Batches that are decided without the write lock: their cost, and other writers in the meantime."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -32,7 +32,7 @@ FULL, SMALL, LARGE, OTHER = range(1, 5)
 """Courses: the first has no seat, the second has one."""
 
 WRITE, LOCK = INSERT_ENROLLMENTS[:100], LOCK_FEED[:100]
-"""The beginnings of the statements that wait for the lock: of an optimistic batch, and of another one."""
+"""The beginnings of the statements that wait for the lock: in an optimistic batch, and in any other batch."""
 
 WAITING = """
 SELECT left(query, 100) AS query
@@ -45,7 +45,7 @@ WHERE datname = current_database()
 
 @pytest.fixture
 async def offices(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[Registrar]]:
-    """The registrars of two processes on one database, which know what the courses are, and are always optimistic."""
+    """Yield two registrars on one database, as of two processes, that know the courses and are always optimistic."""
     monkeypatch.setattr(registrar, "LOCK_SECONDS", 0.0)
     made: list[Change[Any]] = [student(id) for id in STUDENTS]
     made += [course(FULL, capacity=0), course(SMALL, capacity=1), course(LARGE, capacity=None), course(OTHER)]
@@ -57,7 +57,7 @@ async def offices(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncI
 
 
 async def know_the_courses(offices: Sequence[Registrar]) -> None:
-    """Have each process look at every course, in changes that are refused."""
+    """Let each process load every course by changes that are refused."""
     for office in offices:
         for id in (FULL, SMALL, LARGE, OTHER):
             [outcome] = await office.submit_all([Enroll(origin=Origin("r"), student_id=99, course_ids=(id,))])
@@ -65,7 +65,7 @@ async def know_the_courses(offices: Sequence[Registrar]) -> None:
 
 
 async def waiting(connection: Connection, count: int) -> list[str]:
-    """Wait until so many sessions of the service wait for a lock, and return their statements."""
+    """Wait until ``count`` sessions of the service wait for a lock, and return their statements."""
 
     async def wait() -> bool:
         return len(await connection.fetch(WAITING)) == count
@@ -86,7 +86,7 @@ async def statuses(connection: Connection) -> list[tuple[int, int, str]]:
 
 @asynccontextmanager
 async def counted(settings: Settings) -> AsyncIterator[tuple[Registrar, list[str]]]:
-    """Make a registrar with one connection, whose statements are listed."""
+    """Yield a registrar with one connection, and the list of its statements."""
     sent: list[str] = []
     database = Database(settings.model_copy(update={"pool_size": 1}))
     await database.open()
@@ -98,12 +98,12 @@ async def counted(settings: Settings) -> AsyncIterator[tuple[Registrar, list[str
         await database.close()
 
 
-async def test_a_lone_enrollment_takes_two_statements_and_a_lone_refusal_one(
+async def test_a_single_enrollment_takes_two_statements_and_a_single_refusal_one(
     offices: list[Registrar], settings: Settings
 ) -> None:
     async with counted(settings) as (office, sent):
         await know_the_courses([office])
-        await office.submit_all([enroll(9, LARGE)])  # the driver asks for the types once
+        await office.submit_all([enroll(9, LARGE)])  # The driver looks up the types once.
         sent.clear()
 
         [seated] = await office.submit_all([enroll(1, LARGE)])
@@ -116,13 +116,13 @@ async def test_a_lone_enrollment_takes_two_statements_and_a_lone_refusal_one(
         assert sent == [LOAD_OPENING]
 
 
-async def test_what_needs_more_than_two_statements_runs_under_the_lock(
+async def test_a_batch_that_needs_more_than_two_statements_runs_under_the_lock(
     offices: list[Registrar], settings: Settings
 ) -> None:
     await offices[0].submit_all([enroll(1, LARGE), drop(1, LARGE), enroll(2, FULL), hold(3, "R")])
     async with counted(settings) as (office, sent):
         await know_the_courses([office])
-        # A row that is there already, a student who is waitlisted, one with a hold, and a change of another kind.
+        # A student with a row for the course, a waitlisted one, one with a hold, and a change of another kind.
         for change in (enroll(1, LARGE), enroll(2, LARGE), enroll(3, LARGE), drop(1, LARGE)):
             sent.clear()
             await office.submit_all([change])
@@ -134,7 +134,7 @@ async def test_a_course_that_the_process_does_not_know_is_loaded_without_the_loc
     offices: list[Registrar], settings: Settings
 ) -> None:
     async with counted(settings) as (office, sent):
-        # The first look at the feed takes the lock.
+        # The first batch of a process takes the lock.
         await office.submit_all([enroll(9, OTHER)])
         sent.clear()
         [seated] = await office.submit_all([enroll(1, LARGE)])
@@ -149,14 +149,14 @@ async def test_a_course_that_the_process_does_not_know_is_loaded_without_the_loc
 @pytest.mark.parametrize(
     "change", [edit(COURSE, OTHER, capacity=0), Delete(origin=Origin("r"), resource=COURSE, id=OTHER)]
 )
-async def test_a_course_that_changes_between_the_loading_of_its_seats_and_of_itself_is_judged_as_it_is(
+async def test_a_course_that_changes_after_its_seats_are_loaded_is_judged_by_its_new_state(
     offices: list[Registrar], settings: Settings, connection: Connection, change: Change[Any]
 ) -> None:
     async with counted(settings) as (office, _):
         await office.submit_all([enroll(9, LARGE)])
-        fetch = optimistic.OneLook.fetch
+        fetch = optimistic.SingleRead.fetch
 
-        async def overtaken(guard: optimistic.OneLook, query: str, *args: object) -> Any:
+        async def overtaken(guard: optimistic.SingleRead, query: str, *args: object) -> Any:
             rows = await fetch(guard, query, *args)
             if query == LOAD_OPENING:
                 [made] = await offices[0].submit_all([change])
@@ -164,7 +164,7 @@ async def test_a_course_that_changes_between_the_loading_of_its_seats_and_of_its
             return rows
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(optimistic.OneLook, "fetch", overtaken)
+            patch.setattr(optimistic.SingleRead, "fetch", overtaken)
             seated, refused = await office.submit_all(
                 [
                     Enroll(origin=Origin("r"), student_id=1, course_ids=(LARGE,)),
@@ -185,7 +185,7 @@ async def test_of_two_processes_that_give_the_last_seat_at_once_one_starts_over_
             asyncio.create_task(office.submit_all([Enroll(origin=Origin("r"), student_id=id, course_ids=(SMALL,))]))
             for id, office in enumerate(offices, start=1)
         ]
-        # Both have found the seat free.
+        # Both processes found the seat free.
         assert await waiting(connection, 2) == [WRITE] * 2
         before = await connection.fetchval("SELECT max(position) FROM events")
     outcomes = [outcome for each in await asyncio.gather(*calls) for outcome in each]
@@ -199,7 +199,7 @@ async def test_of_two_processes_that_give_the_last_seat_at_once_one_starts_over_
 
 
 @pytest.mark.parametrize(("seconds", "next_statement"), [(60.0, LOCK), (0.0, WRITE)])
-async def test_a_batch_that_is_overtaken_is_made_once_and_the_next_ones_take_the_lock_for_a_while(
+async def test_an_overtaken_batch_is_made_once_and_the_next_ones_take_the_lock_for_a_while(
     offices: list[Registrar],
     connection: Connection,
     database_url: str,
@@ -230,7 +230,7 @@ async def test_waitlist_marks_that_a_sweep_writes_in_between_are_kept(
     offices: list[Registrar], connection: Connection, database_url: str
 ) -> None:
     sweeping, enrolling = offices
-    # A blocked student, who is due to be judged again, and will be refused for the same reason: that has no event.
+    # A blocked student is due to be judged again; the reason is the same, so this makes no event.
     await enrolling.submit_all([enroll(1, SMALL)])
     await enrolling.submit_all([enroll(2, SMALL), hold(2, "R"), edit(COURSE, SMALL, capacity=2)])
     await connection.execute("UPDATE student_courses SET recheck_at = now() WHERE recheck_at IS NOT NULL")

@@ -1,4 +1,4 @@
-"""Web pages: which may change something and read answers, and under which names the service is served."""
+"""Web pages that may call the service, and the host names under which it serves."""
 
 import json
 from collections.abc import AsyncIterator
@@ -22,7 +22,7 @@ DENIED = "origin_not_allowed"
 
 
 async def ask(address: tuple[str, int], method: str, path: str, **headers: str) -> Answer:
-    """Send a request without a body, with the headers that a browser would add; underscores stand for hyphens."""
+    """Send a request without a body and with these headers, written with underscores in place of hyphens."""
     async with aiohttp.ClientSession("http://{}:{}".format(*address)) as session:
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
         async with session.request(method, path, headers=sent) as response:
@@ -31,7 +31,9 @@ async def ask(address: tuple[str, int], method: str, path: str, **headers: str) 
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])
-async def test_a_page_of_another_origin_changes_nothing(settings: Settings, connection: Connection, site: str) -> None:
+async def test_a_page_of_another_origin_cannot_change_anything(
+    settings: Settings, connection: Connection, site: str
+) -> None:
     async with served_for_real(settings) as address:
         for method, path in (
             ("POST", "/courses/1/cancel"),
@@ -42,16 +44,16 @@ async def test_a_page_of_another_origin_changes_nothing(settings: Settings, conn
         ):
             answer = await ask(address, method, path, Origin="http://evil.example", Sec_Fetch_Site=site)
             assert "http://evil.example" in problem(answer, 403, DENIED)["detail"]
-            # No Referer, no Origin: some requests of a page have neither.
+            # Some requests of a page have neither a Referer nor an Origin.
             problem(await ask(address, method, path, Sec_Fetch_Site=site), 403, DENIED)
-            # A browser without Fetch Metadata.
+            # A browser without Fetch Metadata sends only the Origin.
             for origin in ("http://evil.example", "null", "http://localhost:1", "http://["):
                 problem(await ask(address, method, path, Origin=origin), 403, DENIED)
         assert (await ask(address, "GET", "/students", Origin="http://evil.example", Sec_Fetch_Site=site)).status == 200
     assert await events(connection) == []
 
 
-async def test_the_own_page_and_programs_change_what_they_like(settings: Settings) -> None:
+async def test_the_own_page_and_programs_may_change_anything(settings: Settings) -> None:
     async with served_for_real(settings) as address:
         own = f"http://127.0.0.1:{address[1]}"
         for headers in (
@@ -59,7 +61,7 @@ async def test_the_own_page_and_programs_change_what_they_like(settings: Setting
             {"Sec_Fetch_Site": "none"},
             {"Sec_Fetch_Site": "same-origin", "Origin": own},
             {"Origin": own},
-            # Behind a proxy that has another name.
+            # A proxy may serve the page under another name.
             {"Sec_Fetch_Site": "same-origin", "Origin": "https://enrollment.campus.example"},
         ):
             problem(await ask(address, "DELETE", "/students/1", **headers), 404, "student_not_found")
@@ -102,7 +104,7 @@ async def test_any_host_is_served_elsewhere_unless_names_are_listed(settings: Se
         problem(await ask(address, "GET", "/students", Host="evil.example"), 421, "host_not_allowed")
 
 
-async def test_a_page_of_an_allowed_origin_reads_every_answer_and_its_headers(settings: Settings) -> None:
+async def test_a_page_of_an_allowed_origin_reads_every_response_and_its_headers(settings: Settings) -> None:
     async with served_for_real(settings.model_copy(update={"cors_origins": (PORTAL,)})) as address:
         for method, path, status in (
             ("GET", "/students", 200),
@@ -127,8 +129,11 @@ async def test_a_page_of_an_allowed_origin_reads_every_answer_and_its_headers(se
 
 async def test_a_preflight_of_an_allowed_origin_is_answered_with_the_methods_of_the_path(settings: Settings) -> None:
     async with served_for_real(settings.model_copy(update={"cors_origins": (PORTAL,)})) as address:
-        asked = {"Access_Control_Request_Method": "PATCH", "Access_Control_Request_Headers": "content-type,if-match"}
-        answer = await ask(address, "OPTIONS", "/students/1", Origin=PORTAL, Sec_Fetch_Site="cross-site", **asked)
+        preflight = {
+            "Access_Control_Request_Method": "PATCH",
+            "Access_Control_Request_Headers": "content-type,if-match",
+        }
+        answer = await ask(address, "OPTIONS", "/students/1", Origin=PORTAL, Sec_Fetch_Site="cross-site", **preflight)
         assert (answer.status, answer.body) == (204, None)
         assert answer.headers["Access-Control-Allow-Origin"] == PORTAL
         assert answer.headers["Access-Control-Allow-Methods"] == "DELETE, GET, HEAD, PATCH"
@@ -136,14 +141,14 @@ async def test_a_preflight_of_an_allowed_origin_is_answered_with_the_methods_of_
         assert {"content-type", "if-match", "if-none-match", "x-actor", "x-request-id"} <= set(allowed)
         assert int(answer.headers["Access-Control-Max-Age"]) > 0
 
-        problem(await ask(address, "OPTIONS", "/nothing", Origin=PORTAL, **asked), 404, "no_such_path")
+        problem(await ask(address, "OPTIONS", "/nothing", Origin=PORTAL, **preflight), 404, "no_such_path")
         problem(await ask(address, "OPTIONS", "/students/1", Origin=PORTAL), 405, "method_not_allowed")
-        answer = await ask(address, "OPTIONS", "/students/1", Origin="https://evil.example", **asked)
+        answer = await ask(address, "OPTIONS", "/students/1", Origin="https://evil.example", **preflight)
         problem(answer, 405, "method_not_allowed")
         assert not [name for name in answer.headers if name.startswith("Access-Control-")]
 
 
-async def test_no_answer_names_the_server(settings: Settings) -> None:
+async def test_no_response_names_the_server(settings: Settings) -> None:
     async with served_for_real(settings) as address:
         for request in (
             b"GET /students HTTP/1.1\r\nHost: localhost\r\n\r\n",
@@ -176,7 +181,7 @@ def test_lists_of_hosts_and_origins_are_read_from_the_environment(monkeypatch: p
 
 @asynccontextmanager
 async def foreign_page(host: str = "127.0.0.1") -> AsyncIterator[str]:
-    """Serve an empty page and yield its URL: its origin is not that of the service, its site is if the host is the same."""
+    """Serve an empty page and yield its URL: another origin than the service, but the same site on the same host."""
 
     async def show(_request: web.Request) -> web.Response:
         return web.Response(text="<link rel=icon href=data:,>", content_type="text/html")
@@ -204,7 +209,7 @@ fetch("http://127.0.0.1:{port}/courses/1", {{
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2"], ids=["same-site", "cross-site"])
-async def test_a_foreign_page_in_a_browser_cancels_no_course(
+async def test_a_foreign_page_in_a_browser_cannot_cancel_a_course(
     settings: Settings, connection: Connection, tmp_path: Path, host: str
 ) -> None:
     async with served_for_real(settings) as address, foreign_page(host) as page:

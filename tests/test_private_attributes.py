@@ -1,4 +1,4 @@
-"""The private attributes of libraries that the service leans on: each exists, and its library has an upper bound."""
+"""The private attributes of libraries that the service uses: each exists, and its library has an upper bound."""
 
 import ast
 import importlib
@@ -25,7 +25,7 @@ LIBRARIES: list[tuple[str, type, list[str]]] = [
     ("aiohttp", web.RequestHandler, ["_drain_waiter", "_manager", "_request_count"]),
     ("asyncpg", Connection, ["_transport"]),
 ]
-"""What ``service/web/server.py`` and ``service/database.py`` read or override."""
+"""Attributes that ``service/web/server.py`` and ``service/database.py`` read or override."""
 OVERRIDDEN = [
     "apply_one",
     "connect",
@@ -36,14 +36,14 @@ OVERRIDDEN = [
     "mark_one",
     "transaction",
 ]
-"""What ``service/migrate.py`` overrides or calls of yoyo's backend, which yoyo doesn't document."""
+"""Undocumented methods of yoyo's backend that ``service/migrate.py`` overrides or calls."""
 STANDARD: list[tuple[ModuleType, str]] = [(logging, "_srcfile")]
-"""The logging HOWTO, "Optimization", names it."""
+"""The logging HOWTO documents it in the section "Optimization"."""
 NAMEDTUPLE = {"_asdict", "_fields", "_make", "_replace"}
 
 
 def private_names(tree: ast.Module) -> Iterator[str]:
-    """Name the private attributes that a module uses without defining them."""
+    """Yield the private attributes that a module uses without defining them."""
     defined = set(NAMEDTUPLE)
     for node in ast.walk(tree):
         match node:
@@ -58,7 +58,7 @@ def private_names(tree: ast.Module) -> Iterator[str]:
             yield node.attr
 
 
-def test_every_private_attribute_that_is_used_is_in_the_table() -> None:
+def test_every_private_attribute_in_use_is_in_the_table() -> None:
     # The interpreter documents os._exit.
     known = {name for _, _, names in LIBRARIES for name in names} | {name for _, name in STANDARD} | {"_exit"}
     used = {
@@ -67,7 +67,7 @@ def test_every_private_attribute_that_is_used_is_in_the_table() -> None:
         for path in (ROOT / folder).rglob("*.py")
         for name in private_names(ast.parse(path.read_text()))
     }
-    # Overridden, so defined by the service too.
+    # The service overrides this one, so it also defines it.
     assert used | {"_make_server", "_prepare_hook"} == known
 
 

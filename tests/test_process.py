@@ -27,16 +27,16 @@ from tests.test_http import receive
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_SECONDS = 90
-"""For what takes two seconds on an idle machine, and ten times as long on one with other work."""
+"""A limit for steps that take two seconds on an idle machine, and ten times as long on a busy one."""
 
 
 @dataclass(slots=True)
 class Running:
-    """A process of the service, with the lines that it has written so far."""
+    """A process of the service, with the lines written so far."""
 
     process: asyncio.subprocess.Process
     log: list[str] = field(default_factory=list)
-    told: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
     url: str = ""
 
     async def ended(self) -> int:
@@ -44,7 +44,7 @@ class Running:
             return await self.process.wait()
 
     async def logged(self, message: str) -> dict[str, Any]:
-        """Wait for the first line of the log with a message."""
+        """Wait for the first log line with this message, and return it."""
         async with asyncio.timeout(PATIENCE_SECONDS):
             while True:
                 for line in map(json.loads, self.log):
@@ -56,7 +56,7 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a command ended and what it wrote."""
+    """The exit status of a command, and its output."""
 
     status: int
     out: str
@@ -89,7 +89,7 @@ async def run(*arguments: str, **variables: object) -> Ended:
 
 @asynccontextmanager
 async def serving(*arguments: str, **variables: object) -> AsyncIterator[Running]:
-    """Run the service until the test is done with it; it is ready when the test gets it."""
+    """Run the service during the block, which begins when the service is ready."""
     async with starting(*arguments, **variables) as running:
         async with asyncio.timeout(PATIENCE_SECONDS), aiohttp.ClientSession() as session:
             while (await session.get(f"{running.url}/health/ready")).status != 200:
@@ -99,7 +99,7 @@ async def serving(*arguments: str, **variables: object) -> AsyncIterator[Running
 
 @asynccontextmanager
 async def starting(*arguments: str, **variables: object) -> AsyncIterator[Running]:
-    """Run the service until the test is done with it; it listens when the test gets it."""
+    """Run the service during the block, which begins when the service listens."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-W", "error", "-m", "service", *arguments),
         cwd=ROOT,
@@ -112,7 +112,7 @@ async def starting(*arguments: str, **variables: object) -> AsyncIterator[Runnin
     running = Running(process)
     readers = [
         asyncio.create_task(collect(process.stdout, running.log)),
-        asyncio.create_task(collect(process.stderr, running.told)),
+        asyncio.create_task(collect(process.stderr, running.errors)),
     ]
     try:
         running.url = (await running.logged("started"))["url"]
@@ -129,7 +129,7 @@ async def collect(stream: asyncio.StreamReader, lines: list[str]) -> None:
         lines.append(line.decode().rstrip("\n"))
 
 
-async def test_the_service_serves_and_says_where_and_logs_json_and_ends_with_0(
+async def test_the_service_logs_its_address_and_requests_as_json_and_exits_with_0(
     empty_database_url: str,
 ) -> None:
     async with serving(DATABASE_URL=empty_database_url) as running, aiohttp.ClientSession() as session:
@@ -155,12 +155,10 @@ async def test_the_service_serves_and_says_where_and_logs_json_and_ends_with_0(
     life = [line for line in lines if line["logger"] == "service"]
     assert [line["message"] for line in life] == ["started", "ready", "stopping", "stopped"]
     assert {line["version"] for line in life} == {__version__}
-    assert running.told == []
+    assert running.errors == []
 
 
-async def test_a_fault_is_a_problem_for_its_caller_and_a_line_in_the_log(
-    database_url: str, connection: Connection
-) -> None:
+async def test_a_fault_is_a_problem_for_its_caller_and_is_logged(database_url: str, connection: Connection) -> None:
     await connection.execute("ALTER TABLE students RENAME TO hidden")
     async with serving(DATABASE_URL=database_url) as running, aiohttp.ClientSession() as session:
         for method, path, body in (
@@ -175,7 +173,7 @@ async def test_a_fault_is_a_problem_for_its_caller_and_a_line_in_the_log(
         running.process.send_signal(signal.SIGTERM)
         assert await running.ended() == 0
 
-    assert not any("Logging error" in line for line in running.told), running.told
+    assert not any("Logging error" in line for line in running.errors), running.errors
     lines = [json.loads(line) for line in running.log]
     for request_id in ("GET:/students/1", "POST:/students", "GET:/students"):
         fault, request = sorted(
@@ -200,7 +198,7 @@ async def test_workers_share_a_port_and_a_database(empty_database_url: str) -> N
         assert len(children_of(running.process.pid)) == 2
         ids: list[int] = []
         while len(ids) < 20:
-            # A connection of its own goes to either of them, be it ready or not.
+            # A new connection goes to either process, ready or not.
             async with (
                 aiohttp.ClientSession() as session,
                 session.post(f"{running.url}/students", json=student_fields()) as response,
@@ -230,7 +228,7 @@ async def test_a_worker_that_dies_ends_all_of_them_and_none_outlives_the_service
                 await asyncio.sleep(0.01)
 
 
-async def test_a_port_that_is_taken_is_nothing_for_workers(database_url: str) -> None:
+async def test_workers_do_not_start_on_a_port_in_use(database_url: str) -> None:
     async with serving(DATABASE_URL=database_url) as running:
         port = running.url.rpartition(":")[2]
         ended = await run("serve", "--workers", "2", DATABASE_URL=database_url, PORT=port)
@@ -245,7 +243,7 @@ async def test_workers_take_over_the_port_of_a_service_that_has_just_ended(datab
     async with serving(DATABASE_URL=database_url) as running:
         port = running.url.rpartition(":")[2]
         reader, writer = await asyncio.open_connection("127.0.0.1", int(port))
-        # The side that closes first keeps the port in TIME_WAIT for a minute: here the service.
+        # The side that closes first, here the service, keeps the port in TIME_WAIT for a minute.
         writer.write(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
         writer.close()
@@ -263,7 +261,7 @@ from service.workers import run_workers
 def work(number, alive):
     if number == 0:
         {fault}
-    # The other one serves until it is told to stop.
+    # The other worker serves until a signal stops it.
     os.read(alive, 1)
     return 0
 
@@ -278,11 +276,11 @@ sys.exit(status)
 
 
 @pytest.mark.parametrize(
-    ("fault", "status", "told"),
+    ("fault", "status", "message"),
     [("raise OSError('broken')", 1, "OSError: broken"), ("sys.exit(3)", 3, ""), ("raise KeyboardInterrupt", 130, "")],
 )
 async def test_an_exception_in_a_worker_ends_that_process_and_leaves_the_clean_up_to_its_parent(
-    fault: str, status: int, told: str
+    fault: str, status: int, message: str
 ) -> None:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-W", "error", "-c", WORKERS.format(fault=fault)),
@@ -294,8 +292,8 @@ async def test_an_exception_in_a_worker_ends_that_process_and_leaves_the_clean_u
         out, err = await process.communicate()
 
     assert (process.returncode, out.decode().split()) == (status, ["unwound", "ended"]), err.decode()
-    assert told in err.decode()
-    assert bool(told) == bool(err)
+    assert message in err.decode()
+    assert bool(message) == bool(err)
 
 
 async def test_sighup_ends_the_service_as_sigterm_does_unless_it_is_ignored(database_url: str) -> None:
@@ -303,8 +301,8 @@ async def test_sighup_ends_the_service_as_sigterm_does_unless_it_is_ignored(data
         async with serving(*arguments, DATABASE_URL=database_url) as running:
             running.process.send_signal(signal.SIGHUP)
             assert await running.ended() == 0
-        assert running.told == []
-    # As nohup does.
+        assert running.errors == []
+    # nohup ignores SIGHUP in the same way.
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         async with serving(DATABASE_URL=database_url) as running:
@@ -323,10 +321,10 @@ async def test_ctrl_c_ends_the_service_cleanly(database_url: str) -> None:
     async with serving(DATABASE_URL=database_url) as running:
         running.process.send_signal(signal.SIGINT)
         assert await running.ended() == 0
-    assert "Traceback" not in "\n".join(running.told)
+    assert "Traceback" not in "\n".join(running.errors)
 
 
-async def test_sigterm_finishes_what_is_in_flight_and_tells_callers_to_close(
+async def test_sigterm_finishes_requests_in_flight_and_asks_callers_to_close(
     database_url: str, connection: Connection
 ) -> None:
     async with serving(DATABASE_URL=database_url, DRAIN_SECONDS=0.3) as running, aiohttp.ClientSession() as session:
@@ -365,9 +363,11 @@ async def test_sigterm_finishes_what_is_in_flight_and_tells_callers_to_close(
     assert {json.loads(line)["level"] for line in running.log} == {"INFO"}
 
 
-async def test_a_request_on_a_kept_connection_is_answered_after_sigterm_and_told_to_close(database_url: str) -> None:
+async def test_a_request_on_a_kept_connection_is_answered_after_sigterm_with_connection_close(
+    database_url: str,
+) -> None:
     head = b"GET /courses HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    # Longer than the test waits for the end: nothing is left to wait for once every connection is closed.
+    # Longer than the test waits: the service must end as soon as every connection is closed.
     async with serving(DATABASE_URL=database_url, LINGER_SECONDS=60) as running:
         port = int(running.url.rpartition(":")[2])
         kept = [await asyncio.open_connection("127.0.0.1", port) for _ in range(64)]
@@ -396,7 +396,7 @@ async def test_a_request_on_a_kept_connection_is_answered_after_sigterm_and_told
         assert await running.ended() == 0
 
 
-async def test_idle_connections_do_not_hold_up_the_end(database_url: str) -> None:
+async def test_idle_connections_do_not_delay_the_exit(database_url: str) -> None:
     async with serving(DATABASE_URL=database_url) as running, aiohttp.ClientSession() as session:
         async with session.get(f"{running.url}/students"):
             pass
@@ -409,7 +409,7 @@ async def test_idle_connections_do_not_hold_up_the_end(database_url: str) -> Non
         await silent.wait_closed()
 
 
-async def test_a_port_in_use_is_said_clearly(database_url: str) -> None:
+async def test_a_port_in_use_is_reported_clearly(database_url: str) -> None:
     async with serving(DATABASE_URL=database_url) as running:
         port = running.url.rpartition(":")[2]
 
@@ -421,7 +421,7 @@ async def test_a_port_in_use_is_said_clearly(database_url: str) -> None:
     assert "Traceback" not in ended.err
 
 
-async def test_settings_that_make_no_sense_are_said_clearly(database_url: str) -> None:
+async def test_invalid_settings_are_reported_clearly(database_url: str) -> None:
     ended = await run("check", DATABASE_URL=database_url, PORT="eighty")
 
     assert ended.status == 1
@@ -429,7 +429,7 @@ async def test_settings_that_make_no_sense_are_said_clearly(database_url: str) -
     assert "Traceback" not in ended.err
 
 
-async def test_a_command_that_does_not_exist_is_said_clearly() -> None:
+async def test_an_unknown_command_is_reported_clearly() -> None:
     ended = await run("chekc", DATABASE_URL="postgresql://nowhere.invalid/x")
 
     assert ended.status == 2
@@ -448,7 +448,7 @@ async def test_every_command_has_help_of_its_own(capsys: pytest.CaptureFixture[s
     _, overview = parsed("--help")
     for command, says in (
         ("serve", "--workers"),
-        ("migrate", "schema"),
+        ("migrate", "migrations"),
         ("check", "invariant"),
         ("demo", "--size"),
         ("psql", "psql"),
@@ -482,7 +482,7 @@ async def test_a_full_disk_for_the_output_is_an_error_without_a_traceback(databa
     assert (process.returncode, err.decode()) == (1, "error: [Errno 28] No space left on device\n")
 
 
-async def test_migrate_applies_what_is_missing_and_then_nothing(empty_database_url: str) -> None:
+async def test_migrate_applies_missing_migrations_and_then_nothing(empty_database_url: str) -> None:
     first = await run("migrate", DATABASE_URL=empty_database_url)
     again = await run("migrate", DATABASE_URL=empty_database_url)
 
@@ -492,7 +492,7 @@ async def test_migrate_applies_what_is_missing_and_then_nothing(empty_database_u
     assert "nothing to do" in again.out
 
 
-async def test_commands_say_clearly_that_the_database_can_not_be_reached(tmp_path: Path) -> None:
+async def test_commands_report_clearly_that_the_database_cannot_be_reached(tmp_path: Path) -> None:
     nowhere = f"postgresql://postgres@/postgres?host={tmp_path}"
 
     for command in ("migrate", "check", "demo"):
@@ -502,14 +502,14 @@ async def test_commands_say_clearly_that_the_database_can_not_be_reached(tmp_pat
         assert "Traceback" not in ended.err, command
 
 
-async def test_a_database_that_is_not_migrated_is_said_clearly(empty_database_url: str) -> None:
+async def test_a_database_that_is_not_migrated_is_reported_clearly(empty_database_url: str) -> None:
     for command in ("check", "feed renew"):
         ended = await run(*command.split(), DATABASE_URL=empty_database_url)
         assert ended.status == 1
         assert ended.err == "error: The database is not migrated: run `python -m service migrate` first.\n"
 
 
-async def test_a_service_that_does_not_migrate_waits_for_what_is_missing_by_name(
+async def test_a_service_that_does_not_migrate_names_a_missing_migration_and_waits_for_it(
     database_url: str, empty_database_url: str, connection: Connection
 ) -> None:
     names = shipped()
@@ -528,7 +528,9 @@ async def test_a_service_that_does_not_migrate_waits_for_what_is_missing_by_name
                 await running.logged("ready")
 
 
-async def test_a_schema_that_is_newer_than_the_service_is_a_warning(database_url: str, connection: Connection) -> None:
+async def test_a_schema_newer_than_the_service_is_logged_as_a_warning(
+    database_url: str, connection: Connection
+) -> None:
     await connection.execute(
         "INSERT INTO _yoyo_migration (migration_hash, migration_id, applied_at_utc) VALUES ('x', '9999_later', now())"
     )
@@ -538,7 +540,9 @@ async def test_a_schema_that_is_newer_than_the_service_is_a_warning(database_url
             assert (warning["level"], warning["migrations"]) == ("WARNING", ["9999_later"])
 
 
-async def test_a_schema_that_no_release_made_is_refused_by_every_start(database_url: str, connection: Connection) -> None:
+async def test_a_schema_that_no_release_made_is_refused_by_every_start(
+    database_url: str, connection: Connection
+) -> None:
     await connection.execute(
         "INSERT INTO _yoyo_migration (migration_hash, migration_id, applied_at_utc) VALUES ('x', '0004_old', now())"
     )
@@ -548,7 +552,7 @@ async def test_a_schema_that_no_release_made_is_refused_by_every_start(database_
         assert "this version has no migration 0004_old" in ended.err
 
 
-async def test_a_migration_that_is_refused_is_said_clearly(empty_database_url: str) -> None:
+async def test_a_refused_migration_is_reported_clearly(empty_database_url: str) -> None:
     connection = await asyncpg.connect(empty_database_url)
     await connection.execute("CREATE TABLE courses ()")
     await connection.close()
@@ -560,7 +564,9 @@ async def test_a_migration_that_is_refused_is_said_clearly(empty_database_url: s
         assert "Traceback" not in ended.err, command
 
 
-async def test_the_demo_fills_an_empty_database_once_and_is_whole(empty_database_url: str, settings: Settings) -> None:
+async def test_the_demo_fills_an_empty_database_once_and_violates_no_invariant(
+    empty_database_url: str, settings: Settings
+) -> None:
     first = await run("demo", DATABASE_URL=empty_database_url)
     again = await run("demo", DATABASE_URL=empty_database_url)
     checked = await run("check", DATABASE_URL=empty_database_url)
@@ -569,7 +575,7 @@ async def test_the_demo_fills_an_empty_database_once_and_is_whole(empty_database
     assert "200 students, 30 courses" in first.out
     assert (again.status, again.err) == (
         1,
-        "error: the demo fills an empty database only, and this one holds something\n",
+        "error: the database is not empty; the demo needs an empty database\n",
     )
     assert checked.status == 0
     assert [line for line in checked.out.splitlines() if line.startswith("ok ")] == [
@@ -616,11 +622,11 @@ async def test_check_shows_20_faults_and_counts_the_rest(
     assert "      and 3 more" in lines
 
 
-async def test_check_ends_with_1_where_anything_is_off(database_url: str, connection: Connection) -> None:
+async def test_check_exits_with_1_if_any_invariant_is_violated(database_url: str, connection: Connection) -> None:
     await connection.execute(SEATED)
     await connection.execute("UPDATE courses SET seats_taken = 5")
 
     ended = await run("check", DATABASE_URL=database_url)
 
     assert ended.status == 1
-    assert "FAULT the seat counter is the number of seated students" in ended.out
+    assert "FAULT every seat counter equals the number of seated students" in ended.out

@@ -1,4 +1,4 @@
-"""What other systems lose: many callers at the same moment, over real connections to a real server."""
+"""Races: many callers at the same moment, over real connections to a real server."""
 
 import asyncio
 import itertools
@@ -13,20 +13,20 @@ from pytest_aiohttp import AiohttpClient
 from service.check import INVARIANTS
 from service.settings import Settings
 from sql import Connection
-from tests.campus import call, drop, enroll, new_course, new_student, served, student_fields, wait_for
+from tests.campus import call, drop, enroll, join_waitlist, new_course, new_student, served, student_fields
 from tests.conftest import Client
 
 Answer = TypeVar("Answer")
 
 
 class Replicas:
-    """Two services on one database, called in turn: what holds between requests has to hold between processes."""
+    """Two services on one database, called in turn: guarantees between requests must hold between processes too."""
 
     def __init__(self, clients: list[Client]) -> None:
         self._turns = itertools.cycle(clients)
 
     def request(self, *arguments: Any, **options: Any) -> Any:
-        """Call the next of them."""
+        """Send the request to the next service."""
         return next(self._turns).request(*arguments, **options)
 
 
@@ -48,14 +48,14 @@ async def assert_whole(connection: Connection) -> None:
         assert list(await find(connection)) == [], invariant
 
 
-async def test_what_one_process_changes_of_courses_and_terms_holds_at_once_in_the_other(client: Client) -> None:
-    """Each remembers what courses and terms are: what changes goes back and forth between them."""
+async def test_a_change_of_a_course_or_term_takes_effect_at_once_in_every_process(client: Client) -> None:
+    """Each process remembers courses and terms, and learns of changes by the others."""
     term = (await call(client, "POST", "/terms", TERM)).body["id"]
     held, wanted = [await new_course(client, credits=2, term_id=term, code=code) for code in ("HELD", "WANTED")]
     meetings = [{"day": "mon", "start": "09:00", "end": "10:00"}]
 
     async def preview(student: int) -> list[str]:
-        """Ask twice for real, that is of both, and be refused or be let in and drop."""
+        """Enroll and drop once in each process, and return the codes of the refusals."""
         found = []
         for _ in range(2):
             answer = await enroll(client, student, wanted)
@@ -158,7 +158,7 @@ async def test_enrolling_and_dropping_at_once_never_loses_or_invents_a_seat(
     assert seats_taken == seated <= 3
 
 
-async def test_students_created_changed_and_deleted_while_others_enroll_them(
+async def test_students_can_be_created_changed_and_deleted_while_others_enroll_them(
     client: Client, connection: Connection
 ) -> None:
     courses = [await new_course(client, capacity=None) for _ in range(3)]
@@ -190,7 +190,7 @@ async def test_students_created_changed_and_deleted_while_others_enroll_them(
     await assert_whole(connection)
 
 
-async def test_a_course_can_not_be_deleted_under_those_who_enroll_in_it(client: Client, connection: Connection) -> None:
+async def test_a_course_cannot_be_deleted_while_students_enroll_in_it(client: Client, connection: Connection) -> None:
     racers = await students(client, 20)
     for _ in range(5):
         course = await new_course(client, capacity=5)
@@ -206,7 +206,7 @@ async def test_a_course_can_not_be_deleted_under_those_who_enroll_in_it(client: 
     await assert_whole(connection)
 
 
-async def test_capacity_lowered_during_a_rush_sells_no_seat_more(client: Client, connection: Connection) -> None:
+async def test_lowering_the_capacity_during_a_rush_sells_no_more_seats(client: Client, connection: Connection) -> None:
     course = await new_course(client, capacity=50)
     racers = await students(client, 100)
 
@@ -227,8 +227,8 @@ async def test_capacity_lowered_during_a_rush_sells_no_seat_more(client: Client,
     await assert_whole(connection)
 
 
-async def standing_of(connection: Connection, course: int) -> dict[int, str]:
-    """Tell who is in a course or waits for it, and how."""
+async def active_statuses(connection: Connection, course: int) -> dict[int, str]:
+    """Return the status of each enrolled or waitlisted student of a course."""
     rows = await connection.fetch(
         "SELECT student_id, status FROM student_courses WHERE course_id = $1 AND status IN ('enrolled', 'waitlisted')",
         course,
@@ -236,7 +236,7 @@ async def standing_of(connection: Connection, course: int) -> dict[int, str]:
     return {row[0]: row[1] for row in rows}
 
 
-async def test_of_two_clashing_courses_asked_for_at_once_each_of_100_students_gets_exactly_one(
+async def test_of_two_clashing_courses_requested_at_once_each_of_100_students_gets_exactly_one(
     client: Client, connection: Connection
 ) -> None:
     one = await new_course(client, meetings=[{"day": "mon", "start": "09:00", "end": "10:30"}])
@@ -271,15 +271,15 @@ async def test_two_requests_at_once_never_exceed_the_credit_limit_together(
     await assert_whole(connection)
 
 
-async def test_a_seat_dropped_while_others_enroll_goes_to_the_first_in_line(
+async def test_a_seat_dropped_while_others_enroll_goes_to_the_first_on_the_waitlist(
     client: Client, connection: Connection
 ) -> None:
     for _ in range(5):
         course = await new_course(client, capacity=1)
-        holder, *line = await students(client, 4)
+        holder, *waitlist = await students(client, 4)
         await enroll(client, holder, course)
-        for student in line:
-            assert (await wait_for(client, student, course)).status == 201
+        for student in waitlist:
+            assert (await join_waitlist(client, student, course)).status == 201
         newcomers = await students(client, 20)
 
         dropped, answers = await asyncio.gather(
@@ -288,31 +288,31 @@ async def test_a_seat_dropped_while_others_enroll_goes_to_the_first_in_line(
 
         assert dropped.status == 200
         assert Counter(answer.status for answer in answers) == {409: 20}
-        assert await standing_of(connection, course) == {
-            line[0]: "enrolled",
-            line[1]: "waitlisted",
-            line[2]: "waitlisted",
+        assert await active_statuses(connection, course) == {
+            waitlist[0]: "enrolled",
+            waitlist[1]: "waitlisted",
+            waitlist[2]: "waitlisted",
         }
     await assert_whole(connection)
 
 
-async def test_seats_dropped_at_once_go_down_the_line_in_order(client: Client, connection: Connection) -> None:
+async def test_seats_dropped_at_once_go_to_the_waitlist_in_order(client: Client, connection: Connection) -> None:
     course = await new_course(client, capacity=10)
-    holders, line = await students(client, 10), await students(client, 15)
+    holders, waitlist = await students(client, 10), await students(client, 15)
     for student in holders:
         await enroll(client, student, course)
-    for student in line:
-        await wait_for(client, student, course)
+    for student in waitlist:
+        await join_waitlist(client, student, course)
 
-    await at_once(drop(client, student, course) for student in [*holders, line[3]])
+    await at_once(drop(client, student, course) for student in [*holders, waitlist[3]])
 
-    seated = [*line[:3], *line[4:11]]
-    expected = {**dict.fromkeys(seated, "enrolled"), **dict.fromkeys(line[11:], "waitlisted")}
+    seated = [*waitlist[:3], *waitlist[4:11]]
+    expected = {**dict.fromkeys(seated, "enrolled"), **dict.fromkeys(waitlist[11:], "waitlisted")}
     promoted = await connection.fetch(
         "SELECT student_id FROM events WHERE type = 'enrollment.promoted' AND student_id <> $1 ORDER BY position",
-        line[3],
+        waitlist[3],
     )
-    assert await standing_of(connection, course) == expected
+    assert await active_statuses(connection, course) == expected
     assert [row[0] for row in promoted] == seated
     await assert_whole(connection)
 
@@ -333,11 +333,17 @@ async def test_two_students_who_swap_full_courses_at_once_neither_deadlock_nor_l
 
         statuses = await at_once([swap(first, one, other), swap(second, other, one)])
 
-        # Two who wait for each other's seats are not matched up: each keeps the seat.
+        # Two students who wait for each other's seats are not matched: each keeps their seat.
         waits = on_full == "waitlist"
         assert statuses == ([201, 201] if waits else [409, 409])
-        assert await standing_of(connection, one) == {first: "enrolled", **({second: "waitlisted"} if waits else {})}
-        assert await standing_of(connection, other) == {second: "enrolled", **({first: "waitlisted"} if waits else {})}
+        assert await active_statuses(connection, one) == {
+            first: "enrolled",
+            **({second: "waitlisted"} if waits else {}),
+        }
+        assert await active_statuses(connection, other) == {
+            second: "enrolled",
+            **({first: "waitlisted"} if waits else {}),
+        }
     await assert_whole(connection)
 
 
@@ -346,7 +352,7 @@ async def test_a_course_cancelled_during_a_rush_ends_with_nobody_in_it(client: C
     racers = await students(client, 80)
 
     answers, cancelled = await asyncio.gather(
-        at_once(wait_for(client, student, course) for student in racers),
+        at_once(join_waitlist(client, student, course) for student in racers),
         call(client, "POST", f"/courses/{course}/cancel"),
     )
 
@@ -354,7 +360,7 @@ async def test_a_course_cancelled_during_a_rush_ends_with_nobody_in_it(client: C
     statuses = Counter(answer.status for answer in answers)
     assert statuses.keys() <= {201, 409}
     assert {error["code"] for answer in answers for error in answer.body.get("errors", [])} <= {"course_cancelled"}
-    assert await standing_of(connection, course) == {}
+    assert await active_statuses(connection, course) == {}
     left = await connection.fetchval("SELECT count(*) FROM events WHERE type = 'enrollment.dropped'")
     assert left == statuses[201]
     assert await connection.fetchval("SELECT count(*) FROM events WHERE type = 'enrollment.promoted'") == 0

@@ -1,4 +1,4 @@
-"""The registrar's office: overrides, lines, the sweep, bulk, dry runs, terms, and what it refuses."""
+"""The registrar: overrides, waitlists, the sweep, bulk requests, dry runs, terms, and refusals."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -24,20 +24,20 @@ from tests.campus import (
     enroll,
     events,
     everything,
+    join_waitlist,
     let_holds_end,
     new_course,
     new_student,
     problem,
     read,
     registrar_of,
-    wait_for,
 )
 from tests.conftest import Client
 
 TERM = {"code": "2026F", "name": "Fall", "starts_on": "2036-09-01", "ends_on": "2036-12-18"}
 MONDAY = {"day": "mon", "start": "09:00", "end": "10:00"}
 MANY = 256
-"""Items of a large bulk request."""
+"""The number of items in a large bulk request."""
 PAST, AHEAD = "2001-01-01T00:00:00Z", "2999-01-01T00:00:00Z"
 
 
@@ -64,7 +64,7 @@ def codes(answer: Answer) -> list[str]:
     return [error["code"] for error in answer.body["errors"]]
 
 
-async def test_every_rule_that_refuses_is_told_with_its_parameters_and_its_place(client: Client) -> None:
+async def test_every_rule_that_refuses_is_listed_with_its_parameters_and_its_pointer(client: Client) -> None:
     term = await create(client, "/terms", {**TERM, "enroll_from": AHEAD, "max_credits": 3})
     at = {"meetings": [{"day": "mon", "start": "09:00", "end": "10:00"}]}
     seated = await new_course(client, code="HERE", **at)
@@ -77,9 +77,9 @@ async def test_every_rule_that_refuses_is_told_with_its_parameters_and_its_place
 
     answer = await enroll(client, student, wanted)
 
-    told = [{k: v for k, v in error.items() if k != "detail"} for error in answer.body["errors"]]
+    refusals = [{k: v for k, v in error.items() if k != "detail"} for error in answer.body["errors"]]
     place = {"pointer": "#/course_ids/0", "course_id": wanted}
-    assert told == [
+    assert refusals == [
         {"code": "enrollment_not_open", **place, "opens_at": AHEAD.replace("Z", "Z")},
         {"code": "hold", **place, "reason": "Fees"},
         {"code": "prerequisite_missing", **place, "any_of": ["P"]},
@@ -96,7 +96,7 @@ async def test_touching_meetings_do_not_clash(client: Client) -> None:
     assert (await enroll(client, await new_student(client), one, next_one)).status == 201
 
 
-async def test_deadlines_tell_a_drop_from_a_withdrawal_and_end_both(client: Client) -> None:
+async def test_deadlines_separate_drops_from_withdrawals_and_end_both(client: Client) -> None:
     term = await create(client, "/terms", TERM)
     student, course = await new_student(client), await new_course(client, term_id=term["id"])
     path = f"/terms/{term['id']}"
@@ -110,10 +110,10 @@ async def test_deadlines_tell_a_drop_from_a_withdrawal_and_end_both(client: Clie
     assert (await drop(client, student, course)).body["outcome"] == "dropped"
 
 
-async def test_an_override_is_used_by_a_seat_only_and_seats_above_capacity(client: Client, settings: Settings) -> None:
+async def test_only_a_seat_uses_an_override_and_it_may_exceed_the_capacity(client: Client, settings: Settings) -> None:
     course = await new_course(client, capacity=0)
     student, other = await new_student(client), await new_student(client)
-    await wait_for(client, other, course)
+    await join_waitlist(client, other, course)
     override = await grant(client, student, course, "course_full")
     path = f"/students/{student}/enroll"
     assert (await call(client, "POST", f"{path}?dry_run=true", {"course_ids": [course]})).status == 200
@@ -129,112 +129,114 @@ async def test_an_override_is_used_by_a_seat_only_and_seats_above_capacity(clien
     assert override["used_at"] is None
 
 
-async def test_an_override_granted_to_a_waiter_counts_at_once(client: Client) -> None:
+async def test_an_override_granted_to_a_waitlisted_student_takes_effect_at_once(client: Client) -> None:
     course = await new_course(client, capacity=0)
     first, second = await new_student(client), await new_student(client)
-    await wait_for(client, first, course)
-    await wait_for(client, second, course)
+    await join_waitlist(client, first, course)
+    await join_waitlist(client, second, course)
     await grant(client, second, course, "course_full")
     assert await status_of(client, second, course) == "enrolled"
     assert await status_of(client, first, course) == "waitlisted"
 
 
-async def test_a_skipped_waiter_keeps_the_place_and_is_told_why_once(client: Client, connection: Connection) -> None:
+async def test_a_skipped_student_keeps_the_waitlist_position_and_the_reason_is_recorded_once(
+    client: Client, connection: Connection
+) -> None:
     course = await new_course(client, capacity=1)
     seated, held, third, fourth = [await new_student(client) for _ in range(4)]
     await enroll(client, seated, course)
     for student in (held, third, fourth):
-        await wait_for(client, student, course)
+        await join_waitlist(client, student, course)
     await hold(client, held)
     await drop(client, seated, course)
     await drop(client, third, course)
 
-    line = (await read(client, f"/courses/{course}/students?status=waitlisted"))["items"]
-    assert [(item["student_id"], item["position"]) for item in line] == [(held, 1)]
+    waitlist = (await read(client, f"/courses/{course}/students?status=waitlisted"))["items"]
+    assert [(item["student_id"], item["position"]) for item in waitlist] == [(held, 1)]
     skipped = [event for event in await events(connection) if event["type"] == "enrollment.skipped"]
     assert [event["after"]["blocked_by"] for event in skipped] == [[{"code": "hold"}]]
 
 
-async def test_the_sweep_promotes_whom_the_clock_made_eligible_and_newcomers_do_not_overtake(
+async def test_the_sweep_promotes_students_made_eligible_by_the_clock_and_newcomers_do_not_overtake(
     client: Client, settings: Settings, connection: Connection
 ) -> None:
     course = await new_course(client, capacity=1)
-    seated, waiter, newcomer = [await new_student(client) for _ in range(3)]
+    seated, waitlisted, newcomer = [await new_student(client) for _ in range(3)]
     await enroll(client, seated, course)
-    await wait_for(client, waiter, course)
-    await hold(client, waiter, until=(datetime.now(UTC) + timedelta(hours=1)).isoformat())
+    await join_waitlist(client, waitlisted, course)
+    await hold(client, waitlisted, until=(datetime.now(UTC) + timedelta(hours=1)).isoformat())
     await drop(client, seated, course)
-    assert await status_of(client, waiter, course) == "waitlisted"
+    assert await status_of(client, waitlisted, course) == "waitlisted"
     await let_holds_end(connection)
 
     refused = await enroll(client, newcomer, course)
     assert codes(refused) == ["course_full"]
-    assert await status_of(client, waiter, course) == "enrolled"
+    assert await status_of(client, waitlisted, course) == "enrolled"
 
-    await wait_for(client, newcomer, course)
+    await join_waitlist(client, newcomer, course)
     await hold(client, newcomer, until=(datetime.now(UTC) + timedelta(hours=1)).isoformat())
-    await drop(client, waiter, course)
+    await drop(client, waitlisted, course)
     await let_holds_end(connection)
     async with registrar_of(settings) as registrar:
         assert (await registrar.sweep()).promoted == 1
     assert await status_of(client, newcomer, course) == "enrolled"
 
 
-@pytest.mark.parametrize("eased", ["hold", "capacity", "prerequisite", "requirement", "meetings", "limit", "cancel"])
-async def test_a_line_moves_in_the_moment_that_something_is_eased(client: Client, eased: str) -> None:
+@pytest.mark.parametrize("relaxed", ["hold", "capacity", "prerequisite", "requirement", "meetings", "limit", "cancel"])
+async def test_a_waitlist_moves_as_soon_as_a_condition_is_relaxed(client: Client, relaxed: str) -> None:
     at = [{"day": "mon", "start": "09:00", "end": "10:00"}]
     term = await create(client, "/terms", {**TERM, "max_credits": 4})
     wanted = await new_course(client, code="WANT", capacity=1, credits=3, term_id=term["id"], meetings=at)
     clashing = await new_course(client, code="HAVE", capacity=1)
-    seated, waiter = await new_student(client), await new_student(client)
+    seated, waitlisted = await new_student(client), await new_student(client)
     await enroll(client, seated, wanted)
-    await enroll(client, waiter, clashing)
-    assert (await wait_for(client, waiter, wanted)).status == 201
+    await enroll(client, waitlisted, clashing)
+    assert (await join_waitlist(client, waitlisted, wanted)).status == 201
     prerequisite = {"groups": [{"kind": "pre", "any_of": ["HAVE"]}]}
-    if eased == "hold":
-        id = await hold(client, waiter)
-    if eased in {"prerequisite", "requirement"}:
+    if relaxed == "hold":
+        id = await hold(client, waitlisted)
+    if relaxed in {"prerequisite", "requirement"}:
         await call(client, "PUT", f"/courses/{wanted}/requirements", prerequisite)
-    if eased in {"meetings", "cancel"}:
+    if relaxed in {"meetings", "cancel"}:
         await call(client, "PATCH", f"/courses/{clashing}", {"meetings": at})
-    if eased == "limit":
-        await call(client, "PATCH", f"/students/{waiter}", {"max_credits": 2})
-    if eased != "capacity":
+    if relaxed == "limit":
+        await call(client, "PATCH", f"/students/{waitlisted}", {"max_credits": 2})
+    if relaxed != "capacity":
         await drop(client, seated, wanted)
-    assert await status_of(client, waiter, wanted) == "waitlisted"
+    assert await status_of(client, waitlisted, wanted) == "waitlisted"
 
-    match eased:
+    match relaxed:
         case "hold":
-            await call(client, "DELETE", f"/students/{waiter}/holds/{id}")
+            await call(client, "DELETE", f"/students/{waitlisted}/holds/{id}")
         case "capacity":
             await call(client, "PATCH", f"/courses/{wanted}", {"capacity": 2})
         case "prerequisite":
-            await call(client, "POST", f"/students/{waiter}/courses/{clashing}/complete", {"passed": True})
+            await call(client, "POST", f"/students/{waitlisted}/courses/{clashing}/complete", {"passed": True})
         case "requirement":
             await call(client, "PUT", f"/courses/{wanted}/requirements", {"groups": []})
         case "meetings":
             await call(client, "PATCH", f"/courses/{clashing}", {"meetings": []})
         case "limit":
-            await call(client, "PATCH", f"/students/{waiter}", {"max_credits": 3})
+            await call(client, "PATCH", f"/students/{waitlisted}", {"max_credits": 3})
         case "cancel":
             await call(client, "POST", f"/courses/{clashing}/cancel")
 
-    assert await status_of(client, waiter, wanted) == "enrolled"
+    assert await status_of(client, waitlisted, wanted) == "enrolled"
 
 
 async def test_nobody_is_promoted_after_the_deadline_or_into_a_cancelled_course(client: Client) -> None:
     term = await create(client, "/terms", TERM)
     late, cancelled = await new_course(client, capacity=1, term_id=term["id"]), await new_course(client, capacity=1)
-    seated, waiter = await new_student(client), await new_student(client)
+    seated, waitlisted = await new_student(client), await new_student(client)
     for course in (late, cancelled):
         await enroll(client, seated, course)
-        await wait_for(client, waiter, course)
+        await join_waitlist(client, waitlisted, course)
     await call(client, "PATCH", f"/terms/{term['id']}", {"enroll_until": PAST})
     await drop(client, seated, late)
     await call(client, "POST", f"/courses/{cancelled}/cancel")
-    assert await status_of(client, waiter, late) == "waitlisted"
-    assert await status_of(client, waiter, cancelled) == "dropped"
-    assert codes(await enroll(client, waiter, cancelled)) == ["course_cancelled"]
+    assert await status_of(client, waitlisted, late) == "waitlisted"
+    assert await status_of(client, waitlisted, cancelled) == "dropped"
+    assert codes(await enroll(client, waitlisted, cancelled)) == ["course_cancelled"]
 
 
 async def test_swaps_cascade(client: Client) -> None:
@@ -255,21 +257,21 @@ async def test_swaps_cascade(client: Client) -> None:
     assert [await status_of(client, student, course) for student, course in ((b, two), (a, one))] == ["dropped"] * 2
 
 
-async def test_a_seat_that_a_swap_gives_at_once_takes_the_drops_at_once(client: Client) -> None:
+async def test_a_swap_that_gives_a_seat_at_once_drops_at_once(client: Client) -> None:
     at = [{"day": "mon", "start": "09:00", "end": "10:00"}]
-    had, wanted = await new_course(client, meetings=at), await new_course(client, meetings=at)
+    held, wanted = await new_course(client, meetings=at), await new_course(client, meetings=at)
     full, student = await new_course(client, capacity=0), await new_student(client)
-    await enroll(client, student, had)
-    await wait_for(client, student, full)
+    await enroll(client, student, held)
+    await join_waitlist(client, student, full)
 
-    answer = await call(client, "POST", f"/students/{student}/swap", {"drop": [had], "add": [full, wanted]})
+    answer = await call(client, "POST", f"/students/{student}/swap", {"drop": [held], "add": [full, wanted]})
 
     outcomes = [(result["course_id"], result["outcome"]) for result in answer.body["results"]]
-    assert outcomes == [(had, "dropped"), (full, "unchanged"), (wanted, "enrolled")]
-    assert await status_of(client, student, had) == "dropped"
+    assert outcomes == [(held, "dropped"), (full, "unchanged"), (wanted, "enrolled")]
+    assert await status_of(client, student, held) == "dropped"
 
 
-async def test_a_course_replaced_by_external_id_does_not_come_to_require_its_own_code(client: Client) -> None:
+async def test_a_course_replaced_by_external_id_cannot_require_its_own_code(client: Client) -> None:
     body = {"code": "OLD", "title": "T"}
     course = (await call(client, "PUT", "/courses/by-external-id/c1", body)).body["id"]
     groups = [{"kind": "pre", "any_of": ["NEW"]}]
@@ -281,39 +283,43 @@ async def test_a_course_replaced_by_external_id_does_not_come_to_require_its_own
 
 
 async def test_completion_can_be_corrected_and_keeps_the_seat(client: Client, connection: Connection) -> None:
-    course, student, waiter = await new_course(client, capacity=1), await new_student(client), await new_student(client)
+    course, student, waitlisted = (
+        await new_course(client, capacity=1),
+        await new_student(client),
+        await new_student(client),
+    )
     path = f"/students/{student}/courses/{course}/complete"
     problem(await call(client, "POST", path, {"passed": True}), 409, "not_enrolled")
     await enroll(client, student, course)
-    await wait_for(client, waiter, course)
+    await join_waitlist(client, waitlisted, course)
     outcomes = [
         (await call(client, "POST", path, body)).body["outcome"]
         for body in ({"passed": False, "grade": "F"}, {"passed": True, "grade": "A-"}, {"passed": True, "grade": "A-"})
     ]
     assert outcomes == ["completed", "completed", "unchanged"]
-    assert await status_of(client, waiter, course) == "waitlisted"
+    assert await status_of(client, waitlisted, course) == "waitlisted"
     problem(await drop(client, student, course), 409, "already_completed")
     assert codes(await enroll(client, student, course)) == ["already_completed", "course_full"]
-    told = [event["after"] for event in await events(connection) if event["type"] == "enrollment.completed"]
-    assert told == [
+    completions = [event["after"] for event in await events(connection) if event["type"] == "enrollment.completed"]
+    assert completions == [
         {"status": "completed", "passed": False, "grade": "F"},
         {"status": "completed", "passed": True, "grade": "A-"},
     ]
 
 
-async def test_a_bulk_request_has_an_outcome_an_item_and_its_statements_do_not_grow_with_them(
+async def test_a_bulk_request_has_an_outcome_for_each_item_and_its_statements_do_not_grow_with_them(
     client: Client, settings: Settings
 ) -> None:
     course, small = await new_course(client), await new_course(client, capacity=1)
     students = [await new_student(client) for _ in range(200)]
-    passed_by = []
+    skipped_courses = []
     for _ in range(20):
-        # A seat that is free and a waiter who may not have it: the line is looked at before any newcomer.
-        passed_by.append(await new_course(client, capacity=0))
-        waiter = await new_student(client)
-        await wait_for(client, waiter, passed_by[-1])
-        await hold(client, waiter)
-        await call(client, "PATCH", f"/courses/{passed_by[-1]}", {"capacity": None})
+        # A free seat with a blocked waitlisted student: the waitlist is judged before any newcomer.
+        skipped_courses.append(await new_course(client, capacity=0))
+        waitlisted = await new_student(client)
+        await join_waitlist(client, waitlisted, skipped_courses[-1])
+        await hold(client, waitlisted)
+        await call(client, "PATCH", f"/courses/{skipped_courses[-1]}", {"capacity": None})
     items = [{"student_id": student, "course_ids": [small]} for student in students[:2]]
     answer = await call(
         client, "POST", "/enrollments", {"items": [*items, {"student_id": 999_999, "course_ids": [course]}]}
@@ -329,11 +335,11 @@ async def test_a_bulk_request_has_an_outcome_an_item_and_its_statements_do_not_g
     registrar = Registrar(database, settings)
     async with database.reading() as connection:
         connection.add_query_logger(lambda query: sent.append(query.query))
-    # The first only lets the driver learn the types, and the registrar what the courses are.
+    # In the first batch the driver looks up the types, and the registrar loads the courses.
     for few in (students[:20], students[20:21], students[21:]):
         sent.clear()
         changes = [
-            Enroll(origin=Origin("r"), student_id=student, course_ids=(course, passed_by[number % 20]))
+            Enroll(origin=Origin("r"), student_id=student, course_ids=(course, skipped_courses[number % 20]))
             for number, student in enumerate(few)
         ]
         await registrar.submit_all(changes)
@@ -344,16 +350,16 @@ async def test_a_bulk_request_has_an_outcome_an_item_and_its_statements_do_not_g
     assert (await read(client, f"/courses/{course}"))["seats_taken"] == 200
 
 
-async def test_a_fault_in_one_item_of_a_bulk_request_does_not_hide_what_became_of_the_others(
+async def test_a_fault_in_one_item_of_a_bulk_request_does_not_hide_the_outcomes_of_the_others(
     client: Client, connection: Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
-    had, broken, sound = [
+    held, broken, sound = [
         await new_course(client, meetings=[MONDAY]),
         await new_course(client),
         await new_course(client),
     ]
     student, other = await new_student(client), await new_student(client)
-    await enroll(client, student, had)
+    await enroll(client, student, held)
     await connection.execute("""UPDATE courses SET meetings = '[{"day": "someday"}]' WHERE id = $1""", broken)
     items = [{"student_id": student, "course_ids": [broken]}, {"student_id": other, "course_ids": [sound]}]
 
@@ -382,26 +388,26 @@ async def test_an_item_that_the_database_refuses_fails_alone(client: Client, con
     assert await connection.fetchval("SELECT count(*) FROM student_courses") == MANY - 1
 
 
-async def test_a_waiter_is_judged_by_what_the_batch_has_made_of_their_courses(
+async def test_a_waitlisted_student_is_judged_by_the_courses_they_have_after_the_batch_changed_them(
     client: Client, settings: Settings
 ) -> None:
-    had, wanted = await new_course(client, meetings=[MONDAY]), await new_course(client, capacity=1, meetings=[MONDAY])
-    waiter, seated = await new_student(client), await new_student(client)
+    held, wanted = await new_course(client, meetings=[MONDAY]), await new_course(client, capacity=1, meetings=[MONDAY])
+    waitlisted, seated = await new_student(client), await new_student(client)
     await enroll(client, seated, wanted)
-    await enroll(client, waiter, had)
-    await wait_for(client, waiter, wanted)
+    await enroll(client, waitlisted, held)
+    await join_waitlist(client, waitlisted, wanted)
     origin = Origin("r")
 
     async with registrar_of(settings) as registrar:
-        # The waiter is read only when the seat is free, and has lost the course that was in the way by then.
+        # The waitlisted student is loaded only when the seat becomes free, after the clashing course was cancelled.
         await registrar.submit_all(
-            [Cancel(origin=origin, course_id=had), Drop(origin=origin, student_id=seated, course_id=wanted)]
+            [Cancel(origin=origin, course_id=held), Drop(origin=origin, student_id=seated, course_id=wanted)]
         )
 
-    assert await status_of(client, waiter, wanted) == "enrolled"
+    assert await status_of(client, waitlisted, wanted) == "enrolled"
 
 
-async def test_a_bulk_request_of_a_thousand_is_taken_and_one_more_is_not(client: Client) -> None:
+async def test_a_bulk_request_may_have_1000_items_and_no_more(client: Client) -> None:
     course = await new_course(client)
     student = await new_student(client)
     items = [{"student_id": student, "course_ids": [course]}] * 1000
@@ -413,13 +419,13 @@ async def test_a_bulk_request_of_a_thousand_is_taken_and_one_more_is_not(client:
     assert [error["code"] for error in body["errors"]] == ["too_many_pairs"]
 
 
-async def test_a_dry_run_answers_the_same_writes_nothing_and_waits_for_nobody(
+async def test_a_dry_run_returns_the_same_writes_nothing_and_does_not_wait_for_the_lock(
     client: Client, connection: Connection, database_url: str
 ) -> None:
     full, free = await new_course(client, capacity=0), await new_course(client)
     student = await new_student(client)
     before = await everything(connection)
-    asked: list[tuple[str, dict[str, object]]] = [
+    requests: list[tuple[str, dict[str, object]]] = [
         ("enroll", {"course_ids": [free]}),
         ("enroll", {"course_ids": [free, full]}),
         ("enroll", {"course_ids": [free, full], "mode": "partial"}),
@@ -427,10 +433,10 @@ async def test_a_dry_run_answers_the_same_writes_nothing_and_waits_for_nobody(
     ]
     async with busy(database_url):
         previews = [
-            await call(client, "POST", f"/students/{student}/{what}?dry_run=true", body) for what, body in asked
+            await call(client, "POST", f"/students/{student}/{what}?dry_run=true", body) for what, body in requests
         ]
     assert await everything(connection) == before
-    for preview, (what, body) in zip(previews, asked, strict=True):
+    for preview, (what, body) in zip(previews, requests, strict=True):
         real = await call(client, "POST", f"/students/{student}/{what}", body)
         if real.status < 300:
             assert (preview.status, preview.body) == (200, {**real.body, "dry_run": True})
@@ -467,7 +473,7 @@ async def test_a_dry_run_answers_the_same_writes_nothing_and_waits_for_nobody(
         ("DELETE", "/terms/9", None, 404, None, None),
     ],
 )  # fmt: skip
-async def test_bad_input_is_refused_by_name_and_changes_nothing(
+async def test_invalid_input_is_refused_by_name_and_changes_nothing(
     client: Client,
     connection: Connection,
     method: str,
@@ -510,7 +516,7 @@ async def test_meetings_are_kept_in_the_order_of_the_week(client: Client, connec
     assert json.loads(await connection.fetchval("SELECT meetings FROM courses")) == [early, late]
 
 
-async def test_meetings_of_one_course_may_coincide_and_clash_with_those_of_others_alone(
+async def test_meetings_of_one_course_may_coincide_and_clash_only_with_those_of_other_courses(
     client: Client, settings: Settings
 ) -> None:
     lecture, overlapping = MONDAY, {"day": "mon", "start": "09:30", "end": "11:00"}
@@ -526,9 +532,7 @@ async def test_meetings_of_one_course_may_coincide_and_clash_with_those_of_other
     assert await check(settings) == 0
 
 
-async def test_a_hold_that_is_ended_before_it_begins_ends_where_it_would_have_begun(
-    client: Client, settings: Settings
-) -> None:
+async def test_a_hold_ended_before_it_begins_ends_when_it_would_have_begun(client: Client, settings: Settings) -> None:
     student, course = await new_student(client), await new_course(client)
     id = await hold(client, student, **{"from": AHEAD, "until": None})
     path = f"/students/{student}/holds/{id}"
@@ -543,7 +547,7 @@ async def test_a_hold_that_is_ended_before_it_begins_ends_where_it_would_have_be
     assert await check(settings) == 0
 
 
-async def test_a_hold_that_never_was_in_force_stays_as_it_is(client: Client, connection: Connection) -> None:
+async def test_ending_a_hold_that_was_never_in_force_changes_nothing(client: Client, connection: Connection) -> None:
     student = await new_student(client)
     id = await hold(client, student, **{"from": AHEAD, "until": AHEAD})
     before = await everything(connection)
@@ -559,7 +563,7 @@ async def test_a_waitlist_can_be_left_under_a_hold_on_drops_and_after_every_dead
     seated, student = await new_course(client, term_id=term["id"]), await new_student(client)
     await enroll(client, student, seated)
     for course in full:
-        await wait_for(client, student, course)
+        await join_waitlist(client, student, course)
     await grant(client, student, full[0], "hold")
     await hold(client, student, blocks=["drop"])
     await call(client, "PATCH", f"/terms/{term['id']}", {"drop_until": PAST, "withdraw_until": PAST})

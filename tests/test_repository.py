@@ -1,4 +1,4 @@
-"""The repository's own rules: one version everywhere, and nothing that CI runs can change unseen."""
+"""Rules for the repository: one version everywhere, and every action of CI pinned to a commit."""
 
 import re
 import tomllib

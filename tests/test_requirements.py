@@ -18,12 +18,12 @@ from tests.campus import (
     create,
     drop,
     enroll,
+    join_waitlist,
     new_course,
     new_student,
     problem,
     read,
     registrar_of,
-    wait_for,
 )
 from tests.conftest import Client
 from tests.test_registrar import TERM, codes, status_of
@@ -40,7 +40,7 @@ async def complete(client: Client, student: int, course: int, *, passed: bool = 
     return await call(client, "POST", f"/students/{student}/courses/{course}/complete", {"passed": passed})
 
 
-async def test_codes_that_differ_in_case_alone_are_taken_and_kept_as_given(
+async def test_codes_that_differ_only_in_case_are_duplicates_and_are_stored_as_given(
     client: Client, connection: Connection
 ) -> None:
     term = (await create(client, "/terms", {**TERM, "code": "2036Fall"}))["id"]
@@ -65,7 +65,7 @@ async def test_codes_that_differ_in_case_alone_are_taken_and_kept_as_given(
     assert (renamed.status, renamed.body["code"]) == (200, "biO1")
     listed = (await read(client, "/courses?code=BiO1"))["items"]
     assert sorted(each["code"] for each in listed) == ["BIO1", "BIO1", "biO1", "bio1"]
-    # Beside the service, the database refuses twins too.
+    # The database refuses duplicates too.
     with pytest.raises(asyncpg.UniqueViolationError):
         await connection.execute("UPDATE courses SET code = 'BIO1' WHERE id = $1", second)
     with pytest.raises(asyncpg.UniqueViolationError):
@@ -93,7 +93,7 @@ async def test_requirements_match_codes_whatever_their_case(client: Client) -> N
     assert [result["outcome"] for result in partial.body["results"]] == ["enrolled", "enrolled"]
 
 
-async def test_a_course_does_not_require_its_own_code_in_other_letters(client: Client) -> None:
+async def test_a_course_cannot_require_its_own_code_in_another_case(client: Client) -> None:
     course = await new_course(client, code="Own1")
     body = {"groups": [{"kind": "pre", "any_of": ["A1", "oWN1"]}]}
     refused = problem(await call(client, "PUT", f"/courses/{course}/requirements", body), 422, "own_requirement")
@@ -107,7 +107,7 @@ SPRING, SUMMER, FALL = ("2036-01-10", "2036-06-01"), ("2036-06-01", "2036-08-31"
 
 @pytest.mark.parametrize(("term", "status"), [(None, 201), (SPRING, 201), (SUMMER, 201), (FALL, 409)])
 @pytest.mark.parametrize("how", ["seat", "waitlist", "request"])
-async def test_a_corequisite_is_of_a_term_that_shares_a_day(
+async def test_a_corequisite_must_be_in_a_term_that_shares_a_day(
     client: Client, how: str, term: tuple[str, str] | None, status: int
 ) -> None:
     spring = await term_of(client, "SPRING", *SPRING)
@@ -156,8 +156,8 @@ async def test_exclusion_is_mutual(client: Client, names_the_other: str, how: st
     student = await new_student(client)
     if how == "request":
         answer = await enroll(client, student, first, second)
-        told = [(error["course_id"], error["course_code"].upper()) for error in answer.body["errors"]]
-        assert told == [(first, "TWO"), (second, "ONE")]
+        refusals = [(error["course_id"], error["course_code"].upper()) for error in answer.body["errors"]]
+        assert refusals == [(first, "TWO"), (second, "ONE")]
         return
     if how == "partial":
         results = (await enroll(client, student, first, second, mode="partial")).body["results"]
@@ -172,7 +172,7 @@ async def test_exclusion_is_mutual(client: Client, names_the_other: str, how: st
     assert (refusal["code"], refusal["course_code"].upper()) == ("antirequisite", "ONE")
 
 
-async def test_exclusion_looks_at_terms_that_share_a_day_or_at_what_was_passed(client: Client) -> None:
+async def test_exclusion_applies_to_terms_that_share_a_day_and_to_passed_courses(client: Client) -> None:
     spring, fall = await term_of(client, "SPRING", *SPRING), await term_of(client, "FALL", *FALL)
     first, second = await new_course(client, code="ONE", term_id=spring), await new_course(client, term_id=fall)
     third = await new_course(client, code="THREE", term_id=fall)
@@ -190,9 +190,9 @@ async def test_exclusion_looks_at_terms_that_share_a_day_or_at_what_was_passed(c
     assert codes(await enroll(client, other, second, third)) == ["antirequisite", "antirequisite"]
 
 
-@pytest.mark.parametrize("eased", ["requirement", "dates", "drop", "code"])
-async def test_who_is_excluded_by_a_course_that_names_the_other_is_promoted_when_that_ends(
-    client: Client, settings: Settings, eased: str
+@pytest.mark.parametrize("relaxed", ["requirement", "dates", "drop", "code"])
+async def test_a_student_excluded_by_the_other_course_is_promoted_when_the_exclusion_ends(
+    client: Client, settings: Settings, relaxed: str
 ) -> None:
     spring, summer = await term_of(client, "SPRING", *SPRING), await term_of(client, "SUMMER", *SUMMER)
     held = await new_course(client, code="HELD", term_id=summer)
@@ -209,7 +209,7 @@ async def test_who_is_excluded_by_a_course_that_names_the_other_is_promoted_when
     assert item["blocked_by"] == [{"code": "antirequisite", "course_code": "HELD"}]
     assert await check(settings) == 0
 
-    match eased:
+    match relaxed:
         case "requirement":
             await call(client, "PUT", f"/courses/{held}/requirements", {"groups": []})
         case "dates":
@@ -240,7 +240,7 @@ async def test_a_pass_counts_for_the_code_under_which_it_was_earned(
 
     await call(client, "PATCH", f"/courses/{course}", {"code": "NEW1"})
     await complete(client, late, course)
-    # A correction is of the same completion.
+    # A correction belongs to the same completion.
     await complete(client, early, course, passed=False)
     assert codes(await enroll(client, early, needs_old)) == ["prerequisite_missing"]
     await complete(client, early, course)
@@ -260,7 +260,7 @@ async def test_a_pass_counts_for_the_code_under_which_it_was_earned(
     assert await check(settings) == 1
 
 
-async def test_a_code_that_was_earned_counts_for_co_and_antirequisites_too(client: Client) -> None:
+async def test_a_passed_code_counts_for_corequisites_and_antirequisites_too(client: Client) -> None:
     course, together, apart = await new_course(client, code="OLD1"), await new_course(client), await new_course(client)
     await require(client, together, "co", "OLD1")
     await require(client, apart, "anti", "OLD1")
@@ -272,7 +272,7 @@ async def test_a_code_that_was_earned_counts_for_co_and_antirequisites_too(clien
     assert codes(await enroll(client, student, apart)) == ["antirequisite"]
 
 
-async def test_a_new_code_counts_at_once_in_the_same_batch(client: Client, settings: Settings) -> None:
+async def test_a_new_code_takes_effect_at_once_in_the_same_batch(client: Client, settings: Settings) -> None:
     course, wanted = await new_course(client, code="OLD1"), await new_course(client)
     await require(client, wanted, "pre", "OLD1")
     early, late = await new_student(client), await new_student(client)
@@ -291,13 +291,15 @@ async def test_a_new_code_counts_at_once_in_the_same_batch(client: Client, setti
     assert await check(settings) == 0
 
 
-async def test_who_waits_keeps_what_was_passed_when_the_code_changes(client: Client, settings: Settings) -> None:
+async def test_a_waitlisted_student_keeps_the_passed_code_when_the_course_changes_its_code(
+    client: Client, settings: Settings
+) -> None:
     course, wanted = await new_course(client, code="OLD1"), await new_course(client, capacity=0)
     await require(client, wanted, "pre", "OLD1")
     student = await new_student(client)
     await enroll(client, student, course)
     await complete(client, student, course)
-    await wait_for(client, student, wanted)
+    await join_waitlist(client, student, wanted)
     await call(client, "PATCH", f"/courses/{course}", {"code": "NEW1"})
     await call(client, "PATCH", f"/courses/{wanted}", {"capacity": 1})
     assert await status_of(client, student, wanted) == "enrolled"

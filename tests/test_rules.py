@@ -1,4 +1,4 @@
-"""The pure parts of the registrar: rules, seats and the ledger, on facts that Hypothesis makes up."""
+"""The pure parts of the registrar: rules, seats and the ledger, with input from Hypothesis."""
 
 import json
 import re
@@ -102,7 +102,7 @@ groups = st.builds(Group, kind=st.sampled_from(["pre", "co", "anti"]), codes=st.
 
 @dataclass(frozen=True)
 class KnownHistory:
-    """A history of which everything is known."""
+    """A history with every fact loaded."""
 
     holds: tuple[Hold, ...]
     max_credits: float | None
@@ -158,7 +158,7 @@ applications = st.builds(
 
 
 @given(applications)
-def test_refusals_stand_in_the_order_of_the_rules_and_each_can_be_said(application: Application) -> None:
+def test_refusals_are_in_the_order_of_the_rules_and_each_has_a_sentence(application: Application) -> None:
     refusals = judge(application)
     order = [rule.__name__ for rule in RULES]
     places = [order.index(refusal.code) for refusal in refusals]
@@ -170,18 +170,20 @@ def test_refusals_stand_in_the_order_of_the_rules_and_each_can_be_said(applicati
 
 
 @given(applications)
-def test_who_gets_no_seat_is_not_judged_by_time_and_credits(application: Application) -> None:
+def test_a_student_who_gets_no_seat_is_not_judged_by_time_and_credits(application: Application) -> None:
     found = {refusal.code for refusal in judge(application._replace(seat="waitlist"))}
     assert not found & {"time_conflict", "credit_limit", "course_full", "waitlist_full"}
 
 
 @given(applications)
-def test_one_thing_or_the_other_is_full_exactly_where_there_is_no_seat_and_no_place(application: Application) -> None:
+def test_the_course_or_its_waitlist_is_full_exactly_if_there_is_no_seat_and_no_waitlist_place(
+    application: Application,
+) -> None:
     full = [refusal.code for refusal in judge(application) if refusal.code in {"course_full", "waitlist_full"}]
     assert len(full) == (application.course is not None and application.seat == "none")
 
 
-def test_every_rule_but_the_final_ones_can_be_overridden_and_so_can_a_closed_drop() -> None:
+def test_every_rule_except_the_final_ones_can_be_overridden_and_so_can_a_closed_drop() -> None:
     lifted = {rule.__name__ for rule in set(RULES) - set(FINAL_RULES)} | {"drop_closed"}
     assert set(get_args(get_args(OverridableRule)[0])) == lifted
 
@@ -189,7 +191,7 @@ def test_every_rule_but_the_final_ones_can_be_overridden_and_so_can_a_closed_dro
 def test_the_api_documents_every_parameter_of_every_rule_and_events_leave_out_the_private_ones() -> None:
     found: dict[str, Refusal] = {}
 
-    # The first example that completes the collection ends it: as a failure to Hypothesis, to be neither shrunk nor explained.
+    # The example that completes the collection raises an error to stop Hypothesis, which must not shrink or explain it.
     @given(applications)
     @settings(max_examples=10_000, database=None, derandomize=True, phases=[Phase.generate])
     def collect(application: Application) -> None:
@@ -197,7 +199,7 @@ def test_the_api_documents_every_parameter_of_every_rule_and_events_leave_out_th
         if found.keys() == {rule.__name__ for rule in RULES}:
             raise StopIteration
 
-    # A new rule that these applications never trigger has to be added to them.
+    # If this fails for a new rule, let ``applications`` trigger it.
     with pytest.raises(StopIteration):
         collect()
     public = set(get_type_hints(enrollments.Blocker)) - {"code"}
@@ -213,8 +215,8 @@ def test_the_api_documents_every_parameter_of_every_rule_and_events_leave_out_th
 
 
 @given(applications)
-def test_what_lapses_by_the_clock_is_gone_when_its_time_has_come(application: Application) -> None:
-    """A refusal that lapses is not found at that instant, where nothing else has changed."""
+def test_a_refusal_that_lapses_is_not_found_at_that_instant(application: Application) -> None:
+    """Judge again at the instant at which a refusal lapses, with everything else unchanged."""
     for refusal in judge(application):
         if refusal.lapses_at is not None and refusal.code != "antirequisite":
             later = judge(application._replace(now=refusal.lapses_at))
@@ -225,7 +227,7 @@ def test_what_lapses_by_the_clock_is_gone_when_its_time_has_come(application: Ap
 
 
 @given(applications, code_sets)
-def test_having_passed_more_never_adds_a_missing_prerequisite(application: Application, more: frozenset[str]) -> None:
+def test_passing_more_courses_never_adds_a_missing_prerequisite(application: Application, more: frozenset[str]) -> None:
     def missing(each: Application) -> int:
         return sum(refusal.code == "prerequisite_missing" for refusal in judge(each))
 
@@ -236,7 +238,7 @@ def test_having_passed_more_never_adds_a_missing_prerequisite(application: Appli
 
 
 @given(applications)
-def test_the_credit_limit_refuses_only_what_raises_the_credits_above_it(application: Application) -> None:
+def test_the_credit_limit_refuses_only_requests_that_raise_the_credits_above_it(application: Application) -> None:
     refusals = [refusal for refusal in judge(application) if refusal.code == "credit_limit"]
     term, course = application.term, application.course
     limit = application.history.max_credits
@@ -253,7 +255,7 @@ def test_the_credit_limit_refuses_only_what_raises_the_credits_above_it(applicat
 
 
 @given(courses, courses)
-def test_meetings_overlap_exactly_where_a_minute_is_shared(one: Course, other: Course) -> None:
+def test_meetings_overlap_exactly_if_they_share_a_minute(one: Course, other: Course) -> None:
     def minutes(course: Course) -> set[tuple[str, int]]:
         return {
             (meeting["day"], minute)
@@ -277,7 +279,7 @@ def test_terms_overlap_both_ways_and_with_themselves(one: Term, other: Term) -> 
 
 
 @given(terms, st.sampled_from(["enrolled", "waitlisted"]), holds)
-def test_a_drop_is_judged_by_holds_and_half_open_deadlines_and_a_place_in_line_by_none(
+def test_a_drop_is_judged_by_holds_and_half_open_deadlines_and_leaving_a_waitlist_by_neither(
     term: Term, status: str, hold: Hold
 ) -> None:
     assert (judge_drop(7, "waitlisted", term, [hold], NOW)) == ("dropped", ())
@@ -292,7 +294,7 @@ def test_a_drop_is_judged_by_holds_and_half_open_deadlines_and_a_place_in_line_b
 
 
 @given(courses, st.sampled_from(["fail", "waitlist"]))
-def test_an_offer_never_goes_beyond_a_capacity(course: Course, on_full: str) -> None:
+def test_an_offer_never_exceeds_a_capacity(course: Course, on_full: str) -> None:
     seat = offer(course, "waitlist" if on_full == "waitlist" else "fail")
     if seat == "seat":
         assert course.capacity is None or recount(course, None, "enrolled").seats_taken <= course.capacity
@@ -312,7 +314,7 @@ def test_the_counts_follow_a_student_through_any_history(course: Course, history
 
 
 @given(st.lists(st.tuples(st.integers(1, 4), st.none() | st.integers(1, 9), st.sampled_from(["keep", "undo", ""]))))
-def test_an_identity_map_forgets_what_was_undone_and_saves_what_was_committed(
+def test_an_identity_map_forgets_undone_changes_and_saves_committed_ones(
     steps: list[tuple[int, int | None, str]],
 ) -> None:
     table: IdentityMap[int, int] = IdentityMap()

@@ -1,4 +1,4 @@
-"""Settings: what is refused at the start, and that no password gets out."""
+"""Settings: the values refused at the start, and the secrecy of passwords."""
 
 import re
 
@@ -34,7 +34,7 @@ SECRET = "hunter2secret"
         SECRET,
     ],
 )
-async def test_a_database_url_that_is_malformed_is_refused_and_no_part_of_it_is_shown(database_url: str) -> None:
+async def test_a_malformed_database_url_is_refused_and_no_part_of_it_is_shown(database_url: str) -> None:
     with pytest.raises(ValidationError) as raised:
         Settings(database_url=database_url)
     assert "postgresql://user:password@host:5432/name" in str(raised.value)
@@ -42,7 +42,7 @@ async def test_a_database_url_that_is_malformed_is_refused_and_no_part_of_it_is_
     assert SECRET not in repr(raised.value)
 
 
-async def test_key_value_pairs_as_database_url_are_refused_by_name() -> None:
+async def test_key_value_pairs_as_database_url_are_refused() -> None:
     for command in ("serve", "check", "migrate"):
         ended = await run(command, DATABASE_URL=f"host=localhost user=app password={SECRET} dbname=db")
         assert ended.status == 1
@@ -62,7 +62,7 @@ async def test_key_value_pairs_as_database_url_are_refused_by_name() -> None:
         "postgresql:///name",
     ],
 )
-def test_a_database_url_that_both_drivers_take_is_taken(database_url: str) -> None:
+def test_a_database_url_that_both_drivers_accept_is_accepted(database_url: str) -> None:
     assert Settings(database_url=database_url).database_url == database_url
 
 
@@ -85,13 +85,13 @@ async def test_no_log_and_no_error_shows_the_password() -> None:
         ("admission_seconds", "write_timeout"),
     ],
 )
-def test_time_limits_within_others_must_be_shorter(shorter: str, longer: str) -> None:
+def test_a_nested_time_limit_must_be_shorter(shorter: str, longer: str) -> None:
     values = {shorter: getattr(Settings(), longer)}
     with pytest.raises(ValidationError, match=f"{shorter.upper()}.* must be below {longer.upper()}"):
         Settings.model_validate(values)
 
 
-async def test_time_limits_that_do_not_nest_end_the_start_with_their_names() -> None:
+async def test_the_service_names_time_limits_that_do_not_nest_and_does_not_start() -> None:
     ended = await run("serve", STATEMENT_TIMEOUT="9", DATABASE_URL="postgresql://localhost:1/x")
     assert (ended.status, ended.out) == (1, "")
     assert ended.err.startswith("error: STATEMENT_TIMEOUT (9 s) must be below COMMAND_TIMEOUT (7 s)")
@@ -116,7 +116,7 @@ async def test_a_setting_that_is_refused_ends_the_start_with_one_line_for_it() -
     assert ended.status == 1
     assert ended.err.splitlines() == [
         "error: PORT: must be at most 65535",
+        "error: POOL_SIZE: must be above 0",
         "error: STATEMENT_TIMEOUT: must be a number",
         "error: BATCHING: must be true or false",
-        "error: POOL_SIZE: must be above 0",
     ]

@@ -1,4 +1,4 @@
-"""Every statement against the migrated schema: it prepares, it is what its function says, and it uses the index."""
+"""Every statement on the migrated schema: it prepares, it matches its function, and it uses the right index."""
 
 import ast
 import importlib
@@ -31,7 +31,7 @@ from sql.students import Student
 FOLDER = Path(inspect.getfile(sql)).parent
 MODULES = [importlib.import_module(f"sql.{module.name}") for module in pkgutil.iter_modules([str(FOLDER)])]
 STATEMENTS: dict[str, tuple[str, Callable[..., Awaitable[object]]]] = {
-    # Locking begins the transaction too, which no prepared statement does.
+    # This statement also begins the transaction, and such a statement can't be prepared.
     name: (value.removeprefix("\nBEGIN;"), getattr(module, name.lower()))
     for module in MODULES
     for name, value in vars(module).items()
@@ -50,7 +50,7 @@ TYPES: dict[type, set[str]] = {
     bytes: {"bytea"},
     timedelta: {"interval"},
 }
-"""What the driver makes of a type of the database, and the other way round."""
+"""The types of the database for each Python type."""
 
 GUARDS = {
     "courses_capacity_check",
@@ -86,7 +86,7 @@ GUARDS = {
     "student_courses_status_check",
     "students_pkey",
 }
-"""Constraints that only a bug of the service can violate: validation or the lock keeps everybody else from it."""
+"""Constraints that only a bug in the service can violate: validation and the lock exclude every other way."""
 
 
 def trees() -> Iterator[tuple[Path, ast.Module]]:
@@ -103,7 +103,7 @@ def without_none(hint: Any) -> Any:
 
 
 def parameters_of(function: Callable[..., object]) -> list[tuple[Any, bool]]:
-    """List the Python type of each parameter of the statement, and whether an array of it is sent."""
+    """Return the Python type of each parameter of the statement, and whether it is sent as an array."""
     hints = get_type_hints(function, include_extras=True)
     names = list(inspect.signature(function).parameters)
     assert hints[names[0]] == Connection
@@ -120,7 +120,7 @@ def parameters_of(function: Callable[..., object]) -> list[tuple[Any, bool]]:
 
 
 def rows_of(hint: Any) -> tuple[Any, list[str], list[str]] | None:
-    """Take apart what rows are sent as: their type, the fields sent as arrays, and the times that are sent once."""
+    """Return the type of the rows, the fields sent as arrays, and the times sent once; None for other parameters."""
     once: Any = ()
     if get_origin(hint) is Annotated:
         hint, once = get_args(hint)
@@ -131,12 +131,12 @@ def rows_of(hint: Any) -> tuple[Any, list[str], list[str]] | None:
 
 
 def names_of(row: Any) -> list[str]:
-    """List the fields of a dataclass or a named tuple; what is neither has none."""
+    """Return the fields of a dataclass or a named tuple, and nothing for any other type."""
     return [field.name for field in fields(row)] if is_dataclass(row) else list(getattr(row, "_fields", ()))
 
 
 def row_of(function: Callable[..., object]) -> Any:
-    """Find the type of one row, or of the one column, that a function returns; NoneType for none."""
+    """Return the type of the row or the single column that a function returns; NoneType for none."""
     hint = without_none(get_type_hints(function)["return"])
     return get_args(hint)[0] if get_origin(hint) is list else hint
 
@@ -161,7 +161,7 @@ def test_every_statement_has_its_function_and_every_function_its_statement() -> 
     assert len(STATEMENTS) > 20
 
 
-def test_no_statement_is_put_together_from_parts() -> None:
+def test_no_statement_is_assembled_from_parts() -> None:
     for path, tree in trees():
         for node in ast.walk(tree):
             assert not isinstance(node, ast.JoinedStr), f"{path.name}:{node.lineno}: an f-string"
@@ -199,7 +199,7 @@ def test_a_statement_names_its_columns(name: str) -> None:
     assert not re.search(r"SELECT\s+\*|\.\*|RETURNING\s+\*|\bpublic\.", statement)
 
 
-async def test_every_statement_takes_and_gives_what_its_function_says(connection: Connection) -> None:
+async def test_the_parameters_and_columns_of_every_statement_match_its_function(connection: Connection) -> None:
     for name, (statement, function) in STATEMENTS.items():
         prepared = await connection.prepare(statement)
 
@@ -226,7 +226,7 @@ async def test_every_statement_takes_and_gives_what_its_function_says(connection
             assert type_name in TYPES[row], f"{name}: {column}"
 
 
-def test_what_is_written_as_arrays_stands_in_the_order_of_the_fields() -> None:
+def test_arrays_are_written_in_the_order_of_the_fields() -> None:
     written = []
     for name, (statement, function) in STATEMENTS.items():
         hints = get_type_hints(function, include_extras=True).values()
@@ -245,13 +245,13 @@ def test_what_is_written_as_arrays_stands_in_the_order_of_the_fields() -> None:
 
 
 BESIDE = {"passed_code"}
-"""Columns that no row of a change has: statements of their own write and read them."""
+"""Columns that are not fields of a row: separate statements write and read them."""
 
 
 @pytest.mark.parametrize(
     ("table", "row"), [("students", Student), ("courses", Course), ("student_courses", Enrollment), ("events", Event)]
 )
-async def test_a_field_may_be_none_just_where_its_column_may_be_null(
+async def test_a_field_may_be_none_exactly_if_its_column_may_be_null(
     connection: Connection, table: str, row: type
 ) -> None:
     rows = await connection.fetch(
@@ -264,7 +264,7 @@ async def test_a_field_may_be_none_just_where_its_column_may_be_null(
     assert {name: type(None) in get_args(hint) for name, hint in hints.items()} == nullable
 
 
-async def test_every_constraint_is_named_and_means_something_to_callers_or_guards_against_a_bug(
+async def test_every_constraint_is_named_and_maps_to_an_error_or_guards_against_a_bug(
     connection: Connection,
 ) -> None:
     rows = await connection.fetch(
@@ -321,7 +321,7 @@ INSERT INTO api_keys (name, scopes, secret_hash, created_at)
 SELECT 'K' || n, '{read}', '', now() FROM generate_series(1, 5000) AS n;
 ANALYZE api_keys, students, courses, student_courses, events, feed, terms, requirements, holds, overrides;
 """
-"""Fields whose column has an older name."""
+"""Enough rows in each table that PostgreSQL prefers an index where one fits."""
 BIG_TABLES = {"students", "courses", "student_courses", "events", "requirements", "holds", "overrides"}
 INDEXES = {
     "GET_STUDENT": {"students_pkey"},
@@ -441,14 +441,14 @@ INDEXES = {
 
 
 SORTED = {"LOAD_UNJUDGED", "LOAD_ENDED", "LIST_COURSES_OF_STUDENTS", "COUNT_POSITIONS", "LOAD_REQUIREMENTS"}
-"""What sorts a few rows: those whose time has come, the waitlist places that are asked for, and requirements."""
+"""Statements that sort a few rows: rows that are due, the requested waitlist places, and requirements."""
 
 WIDE = {"LIST_BLOCKED"}
-"""What reads all blocked students on purpose, for ``check``."""
+"""Statements that read all blocked students on purpose, for ``check``."""
 
 
 COVERED = {"LOAD_TRANSCRIPTS", "LOAD_OPENING", "LIST_COURSES_OF_STUDENTS"}
-"""What reads all of a student's rows: from the index alone, since each of them lies on a page of its own."""
+"""Statements that read all rows of a student from the index alone, because each row is on a different page."""
 
 
 def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -459,7 +459,7 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 @pytest.fixture
 async def session(settings: Settings) -> AsyncIterator[Connection]:
-    """A session as the service has it: how it plans is a setting."""
+    """Yield a session with the settings of the service, which affect the plans."""
     database = Database(settings)
     await database.open()
     async with database.reading() as connection:
@@ -467,7 +467,7 @@ async def session(settings: Settings) -> AsyncIterator[Connection]:
     await database.close()
 
 
-async def test_every_statement_of_a_request_finds_its_rows_by_index(session: Connection) -> None:
+async def test_every_statement_of_a_request_uses_an_index(session: Connection) -> None:
     await session.execute(FILLED)
     await session.execute("VACUUM student_courses")
     requested = {name for name in STATEMENTS if not name.startswith("FIND_") or name in INDEXES} - WIDE
@@ -492,7 +492,7 @@ async def test_every_statement_of_a_request_finds_its_rows_by_index(session: Con
         assert name in SORTED or not [node for node in found if node["Node Type"] == "Sort"], (name, text)
 
 
-async def test_no_statement_changes_the_session_that_it_runs_in(connection: Connection) -> None:
+async def test_no_statement_changes_its_session(connection: Connection) -> None:
     async def session() -> list[tuple[object, ...]]:
         rows = await connection.fetch("SELECT name, setting FROM pg_settings WHERE source = 'session' ORDER BY name")
         held = await connection.fetch(

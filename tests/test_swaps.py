@@ -1,4 +1,4 @@
-"""Swaps: what a student gives up for another course, when, and what becomes of it until then."""
+"""Swaps: the courses that a student drops for another one, when they are dropped, and changes until then."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ async def swap(client: Client, student: int, drops: list[int], adds: list[int], 
 
 
 async def overloaded(client: Client, term: dict[str, Any], **fields: object) -> tuple[int, int]:
-    """Give a student 6 credits of 4 allowed by an override; return the student and the course of 3 credits it was for."""
+    """Enroll a student for 6 of 4 allowed credits; return the student and the course of 3 that an override allowed."""
     student = await new_student(client, **fields)
     one, other = [await new_course(client, credits=3, term_id=term["id"]) for _ in range(2)]
     await enroll(client, student, one)
@@ -28,7 +28,7 @@ async def overloaded(client: Client, term: dict[str, Any], **fields: object) -> 
 
 
 @pytest.mark.parametrize("own", [None, 4])
-async def test_above_the_credit_limit_only_what_raises_the_credits_is_refused(
+async def test_above_the_credit_limit_only_requests_that_raise_the_credits_are_refused(
     client: Client, settings: Settings, own: int | None
 ) -> None:
     term = await create(client, "/terms", {**TERM, "max_credits": 4 if own is None else None})
@@ -41,12 +41,14 @@ async def test_above_the_credit_limit_only_what_raises_the_credits_is_refused(
     assert codes(await enroll(client, student, less)) == ["credit_limit"]
     assert (await swap(client, student, [held], [even])).status == 201
     assert (await swap(client, student, [even], [less])).status == 201
-    # What was allowed once is not allowed again when it was given up.
+    # The override is used: after the drop it does not allow the credits again.
     assert codes(await swap(client, student, [less], [even])) == ["credit_limit"]
     assert await check(settings) == 0
 
 
-async def test_a_lab_without_credits_is_not_what_raises_them_in_a_request_for_several(client: Client) -> None:
+async def test_a_course_without_credits_is_not_refused_by_the_credit_limit_in_a_request_for_several(
+    client: Client,
+) -> None:
     term = await create(client, "/terms", {**TERM, "max_credits": 4})
     student = await new_student(client)
     lab, course = [await new_course(client, credits=credits, term_id=term["id"]) for credits in (0, 5)]
@@ -69,7 +71,7 @@ async def test_an_even_swap_above_the_limit_waits_for_a_seat_and_gets_it(client:
     assert await check(settings) == 0
 
 
-async def test_who_is_above_a_lowered_limit_may_swap_evenly_and_that_is_a_note_of_check(
+async def test_a_student_above_a_lowered_limit_may_swap_evenly_and_check_reports_a_note(
     client: Client, settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     term = await create(client, "/terms", {**TERM, "max_credits": 6})
@@ -85,7 +87,7 @@ async def test_who_is_above_a_lowered_limit_may_swap_evenly_and_that_is_a_note_o
 
 
 async def waiting_swap(client: Client, *, drops: int = 1) -> tuple[int, list[int], int, int]:
-    """Have a student wait for a full course with drops pending; return the student, the drops, the course, who has it."""
+    """Waitlist a student by a swap; return the student, the courses to drop, the full course, and who has its seat."""
     held = [await new_course(client) for _ in range(drops)]
     wanted, student, seated = await new_course(client, capacity=1), await new_student(client), await new_student(client)
     await enroll(client, seated, wanted)
@@ -95,7 +97,7 @@ async def waiting_swap(client: Client, *, drops: int = 1) -> tuple[int, list[int
 
 
 async def pending(client: Client, student: int) -> dict[int, tuple[object, object]]:
-    """Return what the list of a student's courses shows of swaps."""
+    """Return the ``swap_drops`` and ``swap_adds`` of a student's courses."""
     items = (await read(client, f"/students/{student}/courses"))["items"]
     return {item["course_id"]: (item["swap_drops"], item["swap_adds"]) for item in items}
 
@@ -144,7 +146,7 @@ async def test_pending_drops_are_cleared_by_a_call_and_the_waitlist_place_stays(
     assert await check(settings) == 0
 
 
-async def test_who_keeps_a_drop_that_was_refused_gets_the_free_seat_with_that_call(client: Client) -> None:
+async def test_a_student_blocked_by_a_refused_drop_gets_the_free_seat_by_clearing_it(client: Client) -> None:
     term = await create(client, "/terms", TERM)
     student, [held], wanted, seated = await waiting_swap(client)
     await call(client, "PATCH", f"/courses/{held}", {"term_id": term["id"]})
@@ -186,7 +188,7 @@ async def test_a_pending_drop_lapses_when_the_course_is_completed_or_left(
     assert await check(settings) == 0
 
 
-async def test_a_promotion_that_takes_the_drop_of_another_swap_with_it_lapses_it_there(
+async def test_a_course_dropped_by_a_promotion_lapses_in_other_swaps(
     client: Client, settings: Settings, connection: Connection
 ) -> None:
     student, held, wanted, seated = await waiting_swap(client)
@@ -196,6 +198,6 @@ async def test_a_promotion_that_takes_the_drop_of_another_swap_with_it_lapses_it
     await drop(client, seated, wanted)
 
     assert (await pending(client, student)) == {wanted: (None, None), other: (None, None)}
-    told = [(event["type"], event["course_id"]) for event in (await events(connection))[-3:]]
-    assert told == [("enrollment.dropped", held[0]), ("enrollment.updated", other), ("enrollment.promoted", wanted)]
+    newest = [(event["type"], event["course_id"]) for event in (await events(connection))[-3:]]
+    assert newest == [("enrollment.dropped", held[0]), ("enrollment.updated", other), ("enrollment.promoted", wanted)]
     assert await check(settings) == 0

@@ -1,4 +1,4 @@
-"""The program on a terminal: lines for people, where to go once it is ready, and progress; none of it elsewhere."""
+"""The program on a terminal: readable lines, the address once it is ready, and progress; only there."""
 
 import asyncio
 import json
@@ -23,13 +23,13 @@ REQUEST = re.compile(r"^\d\d:\d\d:\d\d INFO    GET /courses 200  [0-9.]+ ms  req
 
 @dataclass(slots=True)
 class Terminal:
-    """A process on a terminal of its own, and what the terminal shows."""
+    """A process on a terminal of its own, and the text on the terminal."""
 
     process: asyncio.subprocess.Process
     shown: str = ""
 
     async def shows(self, pattern: str) -> re.Match[str]:
-        """Wait until the terminal shows a regular expression."""
+        """Wait until the text on the terminal matches a pattern, and return the match."""
         async with asyncio.timeout(PATIENCE_SECONDS):
             while not (found := re.search(pattern, self.shown, re.MULTILINE)):
                 await asyncio.sleep(0.01)
@@ -61,7 +61,7 @@ async def on_terminal(*arguments: str, **variables: object) -> AsyncIterator[Ter
         try:
             terminal.shown += os.read(ours, 65536).decode(errors="replace").replace("\r\n", "\n")
         except OSError:
-            # The last process on the terminal has ended.
+            # Reading fails when the last process on the terminal has ended.
             loop.remove_reader(ours)
 
     loop.add_reader(ours, read)
@@ -76,7 +76,7 @@ async def on_terminal(*arguments: str, **variables: object) -> AsyncIterator[Ter
 
 
 async def get(url: str) -> tuple[int, object]:
-    """Run a call as the terminal shows it."""
+    """Run a call that the terminal shows."""
     command = shlex.split(url)
     process = await asyncio.create_subprocess_exec(
         *command, "-w", "\n%{http_code}", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
@@ -86,7 +86,7 @@ async def get(url: str) -> tuple[int, object]:
     return int(status), json.loads(body)
 
 
-async def test_a_terminal_gets_lines_for_people_and_is_told_where_to_go_once_ready(database_url: str) -> None:
+async def test_a_terminal_shows_readable_lines_and_the_address_once_the_service_is_ready(database_url: str) -> None:
     async with on_terminal(DATABASE_URL=database_url) as terminal:
         await terminal.shows("Stop it:  Ctrl-C")
         assert re.search(
@@ -133,7 +133,7 @@ async def test_the_demo_fills_serves_and_shows_three_calls_that_work_and_serves_
         async with on_terminal("demo", "--serve", DATABASE_URL=empty_database_url) as terminal:
             await terminal.shows("Stop it:  Ctrl-C")
             assert ("a registration day:" in terminal.shown) == (not again)
-            # Progress is shown and cleared again.
+            # The progress was shown and then cleared.
             assert ("200 changes" in terminal.shown) == (not again)
             calls = re.findall(r"^(?:Try it: )? +(curl .*)$", terminal.shown, re.MULTILINE)
             statuses = [await get(call) for call in calls]
@@ -157,7 +157,7 @@ async def test_psql_opens_on_the_running_service_and_on_one_that_does_not_run(da
         assert await terminal.ended() == 0
 
 
-async def test_psql_opens_on_a_database_url_and_passes_the_status_on(database_url: str) -> None:
+async def test_psql_opens_on_a_database_url_and_returns_its_exit_status(database_url: str) -> None:
     ended = await run("psql", "--", "-At", "-c", "SELECT current_setting('search_path')", DATABASE_URL=database_url)
     assert (ended.status, ended.out) == (0, "public\n")
     assert (await run("psql", "--", "-c", "SELECT 1 FROM nothing", DATABASE_URL=database_url)).status == 1

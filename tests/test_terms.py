@@ -1,4 +1,4 @@
-"""What terms mean for enrollment: the days that they share, and the day that they end."""
+"""Terms and enrollment: terms that share days, and the end of a term."""
 
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -16,7 +16,7 @@ from service.settings import Settings, zone_of
 from sql.enrollments import Transcript
 from sql.feed import Head
 from sql.terms import Term
-from tests.campus import call, create, drop, enroll, new_course, new_student, served, wait_for
+from tests.campus import call, create, drop, enroll, join_waitlist, new_course, new_student, served
 from tests.conftest import Client
 from tests.test_check import checked
 from tests.test_registrar import grant, status_of
@@ -37,7 +37,7 @@ async def test_terms_that_share_one_day_overlap(client: Client, starts_on: str, 
     first, second = await new_term(client, FIRST), await new_term(client, SECOND, starts_on=starts_on)
     one, other = [await new_course(client, meetings=AT, term_id=term) for term in (first, second)]
     full = await new_course(client, meetings=AT, term_id=second, capacity=1)
-    together, swapper, waiter = [await new_student(client) for _ in range(3)]
+    together, swapper, waitlisted = [await new_student(client) for _ in range(3)]
 
     assert (await enroll(client, together, one, other)).status == status
     await enroll(client, swapper, one)
@@ -47,13 +47,13 @@ async def test_terms_that_share_one_day_overlap(client: Client, starts_on: str, 
 
     seated = await new_student(client)
     await enroll(client, seated, full)
-    await enroll(client, waiter, one)
-    await wait_for(client, waiter, full)
+    await enroll(client, waitlisted, one)
+    await join_waitlist(client, waitlisted, full)
     await drop(client, seated, full)
-    assert await status_of(client, waiter, full) == ("enrolled" if status == 201 else "waitlisted")
+    assert await status_of(client, waitlisted, full) == ("enrolled" if status == 201 else "waitlisted")
 
 
-async def test_an_edit_that_parts_terms_by_a_day_seats_who_waits_and_one_that_joins_them_is_noted(
+async def test_an_edit_that_separates_terms_seats_a_waitlisted_student_and_one_that_joins_them_is_noted(
     client: Client, settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, second = await new_term(client, FIRST), await new_term(client, SECOND)
@@ -61,23 +61,23 @@ async def test_an_edit_that_parts_terms_by_a_day_seats_who_waits_and_one_that_jo
         await new_course(client, meetings=AT, term_id=first),
         await new_course(client, term_id=second, capacity=1),
     )
-    waiter, seated = await new_student(client), await new_student(client)
+    waitlisted, seated = await new_student(client), await new_student(client)
     await enroll(client, seated, full)
-    await enroll(client, waiter, one)
-    await wait_for(client, waiter, full)
+    await enroll(client, waitlisted, one)
+    await join_waitlist(client, waitlisted, full)
     await call(client, "PATCH", f"/courses/{full}", {"meetings": AT})
     await drop(client, seated, full)
-    assert await status_of(client, waiter, full) == "waitlisted"
+    assert await status_of(client, waitlisted, full) == "waitlisted"
 
     await call(client, "PATCH", f"/terms/{second}", {"starts_on": "2036-07-02"})
 
-    assert await status_of(client, waiter, full) == "enrolled"
+    assert await status_of(client, waitlisted, full) == "enrolled"
     assert await checked(settings, capsys) == (0, [])
     await call(client, "PATCH", f"/terms/{second}", {"starts_on": "2036-07-01"})
-    status, told = await checked(settings, capsys)
-    assert (status, told[1:]) == (
+    status, lines = await checked(settings, capsys)
+    assert (status, lines[1:]) == (
         0,
-        [f"      student_id={waiter}, course_id={one}, with_course_id={full}, edited=True"],
+        [f"      student_id={waitlisted}, course_id={one}, with_course_id={full}, edited=True"],
     )
 
 
@@ -92,7 +92,7 @@ PAST = {"code": "2001", "name": "Past", "starts_on": "2001-01-01", "ends_on": "2
         ("Asia/Tokyo", "2001-06-01T15:00:00Z"),
     ],
 )
-async def test_a_term_that_has_ended_is_closed_from_the_midnight_of_the_institution_on(
+async def test_a_term_closes_at_midnight_after_its_last_day_in_the_time_zone_of_the_institution(
     settings: Settings, aiohttp_client: AiohttpClient, time_zone: str, closed_at: str
 ) -> None:
     client = await served(aiohttp_client, settings.model_copy(update={"time_zone": time_zone}))
@@ -100,7 +100,7 @@ async def test_a_term_that_has_ended_is_closed_from_the_midnight_of_the_institut
     earlier = await new_term(client, {**PAST, "code": "E"}, enroll_until="2001-02-03T00:00:00Z")
     course, full = await new_course(client, term_id=over), await new_course(client, term_id=over, capacity=0)
     student = await new_student(client)
-    for answer in (await enroll(client, student, course), await wait_for(client, student, full)):
+    for answer in (await enroll(client, student, course), await join_waitlist(client, student, full)):
         refusal = answer.body["errors"][0]
         assert (refusal["code"], refusal["closed_at"]) == ("enrollment_closed", closed_at)
     [refusal] = (await enroll(client, student, await new_course(client, term_id=earlier))).body["errors"]

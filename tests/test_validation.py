@@ -30,11 +30,11 @@ JUNK: Final[list[Any]] = [
     *("0001-01-01T00:00:00Z", "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59.999999Z", "24:00", "12:60"),
 ]  # fmt: skip
 FOREIGN: Final = re.compile(r"\b[Ss]h\w+ld\b|Input|valid|\^|\{|\}|_error|Value|[Tt]uple|[Dd]ictionary")
-"""What Pydantic's sentences hold and ours do not."""
+"""Parts of Pydantic's sentences that ours never contain."""
 
 
 def values(schema: dict[str, Any], root: dict[str, Any]) -> Iterator[Any]:
-    """Make values of which most are wrong in one place of a schema."""
+    """Yield values of which most are wrong in one place of a schema."""
     if "anyOf" in schema:
         schema = schema["anyOf"][0]
     if "$ref" in schema:
@@ -71,7 +71,7 @@ def check(details: Iterable[Detail]) -> set[str]:
 
 
 def errors_of_bodies(body: TypeAdapter[Any]) -> set[str]:
-    """Provoke every error that a body can have in one place, and return their codes."""
+    """Trigger every error that a body can have in one place, and return the codes."""
     schema, seen = body.json_schema(), set()
     for value in values(schema, schema):
         text = json.dumps(value)
@@ -83,7 +83,7 @@ def errors_of_bodies(body: TypeAdapter[Any]) -> set[str]:
 
 
 def errors_of_parameters(model: type[BaseModel]) -> set[str]:
-    """Provoke every error that the parameters of a call can have, and return their codes."""
+    """Trigger every error that the parameters of a call can have, and return the codes."""
     seen = set()
     texts = {value if isinstance(value, str) else json.dumps(value) for value in JUNK}
     for name in ("unknown", *model.model_fields):
@@ -108,13 +108,13 @@ def test_every_error_of_a_parameter_has_a_code_and_a_sentence_of_ours(name: str)
 @pytest.mark.parametrize(
     "text", [b"", b"{", b"{} {}", b"\xff", b'{"a": 1,}', b"[" * 5000, b'"\\ud800"', b"1" * 9000 + b"x"]
 )
-def test_json_that_breaks_off_is_refused_in_words_of_ours(text: bytes) -> None:
+def test_truncated_json_is_refused_with_a_sentence_of_ours(text: bytes) -> None:
     for body in BODIES.values():
         with pytest.raises(ValidationError) as caught:
             body.validator.validate_json(text)
         found = refused(caught.value, body, parameters=False)
         assert re.fullmatch(
-            r"The body is not valid JSON in UTF-8(: it breaks off or goes wrong at line \d+, column \d+)?\.",
+            r"The body is not valid JSON in UTF-8(: it ends early or has an error at line \d+, column \d+)?\.",
             found.detail,
         )
 
@@ -137,7 +137,7 @@ def test_json_that_breaks_off_is_refused_in_words_of_ours(text: bytes) -> None:
         ("/students", [], "wrong_type", "#", "The body must be an object."),
     ],
 )  # fmt: skip
-async def test_a_sentence_names_the_field_and_what_it_takes(
+async def test_a_sentence_names_the_field_and_its_valid_values(
     client: Client, path: str, body: object, code: str, place: str, sentence: str
 ) -> None:
     answer = await call(client, "POST", path, body)
@@ -159,7 +159,7 @@ async def test_a_sentence_names_the_field_and_what_it_takes(
         ("1900-01-01T00:00:00.1234567-00:00", "1900-01-01T00:00:00.123456Z"),
     ],
 )
-async def test_an_instant_is_taken_as_rfc_3339_writes_it_and_cut_to_microseconds(
+async def test_an_instant_is_accepted_in_every_form_of_rfc_3339_and_cut_to_microseconds(
     client: Client, sent: str, taken: str
 ) -> None:
     fields = {"code": "2026F", "name": "Fall", "starts_on": "2026-09-01", "ends_on": "2026-12-18", "enroll_from": sent}
@@ -180,14 +180,14 @@ async def test_an_instant_is_taken_as_rfc_3339_writes_it_and_cut_to_microseconds
         ),
     ],
 )
-async def test_what_is_no_instant_of_rfc_3339_is_refused(client: Client, sent: object) -> None:
+async def test_a_value_that_is_not_an_rfc_3339_instant_is_refused(client: Client, sent: object) -> None:
     fields = {"code": "2026F", "name": "Fall", "starts_on": "2026-09-01", "ends_on": "2026-12-18", "enroll_from": sent}
 
     assert places(await call(client, "POST", "/terms", fields)) == [("not_an_instant", "#/enroll_from")]
 
 
 async def errors_of_calls(client: Client) -> set[str]:
-    """Provoke the errors that no single field has, and return their codes."""
+    """Trigger the errors that do not belong to a single field, and return the codes."""
     student, course = await new_student(client), await new_course(client)
     day = {"day": "mon", "start": "09:00", "end": "10:00"}
     seen: set[str] = set()
@@ -214,7 +214,7 @@ async def errors_of_calls(client: Client) -> set[str]:
     return seen
 
 
-async def test_every_documented_code_can_be_met(client: Client) -> None:
+async def test_every_documented_code_can_occur(client: Client) -> None:
     seen = await errors_of_calls(client)
     for body in BODIES.values():
         seen |= errors_of_bodies(body)

@@ -1,4 +1,4 @@
-"""Whom a change makes eligible gets the free seat with it, however indirectly it came about."""
+"""If a change makes a student eligible, even indirectly, its transaction gives the student the free seat."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,13 +21,13 @@ from tests.campus import (
     drop,
     enroll,
     events,
+    join_waitlist,
     let_holds_end,
     new_course,
     new_student,
     read,
     registrar_of,
     until,
-    wait_for,
 )
 from tests.conftest import Client
 from tests.test_check import checked
@@ -41,45 +41,45 @@ async def require(client: Client, course: int, kind: str, code: str) -> None:
     assert (await call(client, "PUT", f"/courses/{course}/requirements", body)).status == 200
 
 
-async def passed_by(client: Client, student: int, course: int) -> None:
-    """Have a student wait for a course that has a seat free, and be passed by, for the reason that stands by now."""
+async def passed_over(client: Client, student: int, course: int) -> None:
+    """Waitlist a student for a course with a free seat, where the rules already block the student."""
     seated = await new_student(client)
     assert (await enroll(client, seated, course)).status == 201
-    assert (await wait_for(client, student, course)).status == 201
+    assert (await join_waitlist(client, student, course)).status == 201
     await drop(client, seated, course)
     assert await status_of(client, student, course) == "waitlisted"
 
 
-@pytest.mark.parametrize("how", ["seat", "line", "promotion"])
-async def test_who_gets_the_corequisite_is_promoted_with_it(client: Client, how: str) -> None:
+@pytest.mark.parametrize("how", ["seat", "waitlist", "promotion"])
+async def test_a_student_who_gets_the_corequisite_is_promoted_with_it(client: Client, how: str) -> None:
     lecture, lab = await new_course(client, code="LEC", capacity=1), await new_course(client, code="LAB", capacity=1)
     student, other = await new_student(client), await new_student(client)
     if how != "seat":
         await enroll(client, other, lecture)
     seated = await new_student(client)
     await enroll(client, seated, lab)
-    await wait_for(client, student, lab)
+    await join_waitlist(client, student, lab)
     await require(client, lab, "co", "LEC")
     await drop(client, seated, lab)
     assert await status_of(client, student, lab) == "waitlisted"
 
-    await wait_for(client, student, lecture)
+    await join_waitlist(client, student, lecture)
     if how == "promotion":
         assert await status_of(client, student, lab) == "enrolled"
         await drop(client, other, lecture)
 
-    assert await status_of(client, student, lecture) == ("waitlisted" if how == "line" else "enrolled")
+    assert await status_of(client, student, lecture) == ("waitlisted" if how == "waitlist" else "enrolled")
     assert await status_of(client, student, lab) == "enrolled"
 
 
-@pytest.mark.parametrize("eased", ["cancel", "code"])
-async def test_what_only_waits_for_another_course_counts_where_it_goes_away(client: Client, eased: str) -> None:
+@pytest.mark.parametrize("relaxed", ["cancel", "code"])
+async def test_a_student_is_promoted_when_an_excluding_waitlist_place_goes_away(client: Client, relaxed: str) -> None:
     rival, wanted = await new_course(client, code="RIVAL", capacity=0), await new_course(client, capacity=1)
     student = await new_student(client)
-    await wait_for(client, student, rival)
-    await passed_by_for(client, student, wanted, "anti", "RIVAL")
+    await join_waitlist(client, student, rival)
+    await passed_over_for(client, student, wanted, "anti", "RIVAL")
 
-    if eased == "cancel":
+    if relaxed == "cancel":
         await call(client, "POST", f"/courses/{rival}/cancel")
     else:
         await call(client, "PATCH", f"/courses/{rival}", {"code": "OTHER"})
@@ -87,32 +87,34 @@ async def test_what_only_waits_for_another_course_counts_where_it_goes_away(clie
     assert await status_of(client, student, wanted) == "enrolled"
 
 
-async def passed_by_for(client: Client, student: int, course: int, kind: str, code: str) -> None:
-    """Have a student wait for a course with a free seat that a requirement keeps from it."""
+async def passed_over_for(client: Client, student: int, course: int, kind: str, code: str) -> None:
+    """Waitlist a student for a course with a free seat, and block the student by a requirement."""
     seated = await new_student(client)
     await enroll(client, seated, course)
-    await wait_for(client, student, course)
+    await join_waitlist(client, student, course)
     await require(client, course, kind, code)
     await drop(client, seated, course)
     assert await status_of(client, student, course) == "waitlisted"
 
 
-@pytest.mark.parametrize("eased", ["meetings", "credits", "term"])
-async def test_a_completed_course_counts_where_it_is_edited(client: Client, eased: str) -> None:
+@pytest.mark.parametrize("relaxed", ["meetings", "credits", "term"])
+async def test_a_student_is_promoted_when_an_edit_of_a_completed_course_clears_the_way(
+    client: Client, relaxed: str
+) -> None:
     term = (await create(client, "/terms", {**TERM, "max_credits": 4}))["id"]
     later = (await create(client, "/terms", {**TERM, "code": "L", "max_credits": 4}))["id"]
-    timed = {} if eased == "credits" else {"meetings": AT}
-    done = await new_course(client, term_id=term, credits=3 if eased == "credits" else 0, **timed)
-    wanted = await new_course(client, capacity=1, credits=3, term_id=term if eased == "credits" else later, **timed)
+    timed = {} if relaxed == "credits" else {"meetings": AT}
+    done = await new_course(client, term_id=term, credits=3 if relaxed == "credits" else 0, **timed)
+    wanted = await new_course(client, capacity=1, credits=3, term_id=term if relaxed == "credits" else later, **timed)
     student, seated = await new_student(client), await new_student(client)
     await enroll(client, student, done)
     await call(client, "POST", f"/students/{student}/courses/{done}/complete", {"passed": True})
     await enroll(client, seated, wanted)
-    await wait_for(client, student, wanted)
+    await join_waitlist(client, student, wanted)
     await drop(client, seated, wanted)
     assert await status_of(client, student, wanted) == "waitlisted"
 
-    match eased:
+    match relaxed:
         case "meetings":
             await call(client, "PATCH", f"/courses/{done}", {"meetings": []})
         case "credits":
@@ -123,18 +125,18 @@ async def test_a_completed_course_counts_where_it_is_edited(client: Client, ease
     assert await status_of(client, student, wanted) == "enrolled"
 
 
-@pytest.mark.parametrize("eased", ["requirement", "meetings", "cancel", "term", "clock"])
-async def test_an_override_seats_past_the_line_in_the_moment_that_nothing_else_forbids_it(
-    client: Client, settings: Settings, connection: Connection, capsys: pytest.CaptureFixture[str], eased: str
+@pytest.mark.parametrize("relaxed", ["requirement", "meetings", "cancel", "term", "clock"])
+async def test_a_capacity_override_seats_ahead_of_the_waitlist_as_soon_as_no_other_rule_refuses(
+    client: Client, settings: Settings, connection: Connection, capsys: pytest.CaptureFixture[str], relaxed: str
 ) -> None:
     term = (await create(client, "/terms", {**TERM, "max_credits": 2}))["id"]
-    wanted = await new_course(client, capacity=0, credits=3, **({"term_id": term} if eased == "term" else {}))
+    wanted = await new_course(client, capacity=0, credits=3, **({"term_id": term} if relaxed == "term" else {}))
     other = await new_course(client, meetings=AT)
     first, student = await new_student(client), await new_student(client)
-    await wait_for(client, first, wanted)
-    await wait_for(client, student, wanted)
+    await join_waitlist(client, first, wanted)
+    await join_waitlist(client, student, wanted)
     await enroll(client, student, other)
-    match eased:
+    match relaxed:
         case "requirement":
             await require(client, wanted, "pre", "P")
         case "meetings" | "cancel":
@@ -144,7 +146,7 @@ async def test_an_override_seats_past_the_line_in_the_moment_that_nothing_else_f
     await grant(client, student, wanted, "course_full")
     assert await status_of(client, student, wanted) == "waitlisted"
 
-    match eased:
+    match relaxed:
         case "requirement":
             await call(client, "PUT", f"/courses/{wanted}/requirements", {"groups": []})
         case "meetings":
@@ -165,23 +167,23 @@ async def test_an_override_seats_past_the_line_in_the_moment_that_nothing_else_f
     assert (await checked(settings, capsys))[0] == 0
 
 
-@pytest.mark.parametrize("eased", ["meetings", "cancel"])
-async def test_what_eases_within_one_batch_reaches_those_who_have_joined_in_it(
-    client: Client, settings: Settings, eased: str
+@pytest.mark.parametrize("relaxed", ["meetings", "cancel"])
+async def test_a_relaxed_condition_reaches_students_waitlisted_in_the_same_batch(
+    client: Client, settings: Settings, relaxed: str
 ) -> None:
     one, wanted = await new_course(client, meetings=AT), await new_course(client, capacity=1, meetings=AT)
     student, seated = await new_student(client), await new_student(client)
     await enroll(client, seated, wanted)
-    easing: Change[Any] = (
+    relaxing: Change[Any] = (
         Edit(origin=Origin("r"), resource=COURSE, id=one, values={"meetings": "[]"})
-        if eased == "meetings"
+        if relaxed == "meetings"
         else Cancel(origin=Origin("r"), course_id=one)
     )
     changes: Sequence[Change[Any]] = [
         Enroll(origin=Origin("r"), student_id=student, course_ids=(one,)),
         Enroll(origin=Origin("r"), student_id=student, course_ids=(wanted,), on_full="waitlist"),
         Edit(origin=Origin("r"), resource=COURSE, id=wanted, values={"capacity": 2}),
-        easing,
+        relaxing,
     ]
     async with registrar_of(settings) as registrar:
         outcomes = await registrar.submit_all(changes)
@@ -190,13 +192,13 @@ async def test_what_eases_within_one_batch_reaches_those_who_have_joined_in_it(
     assert await status_of(client, student, wanted) == "enrolled"
 
 
-async def test_of_those_whom_overrides_seat_at_once_the_first_in_line_is_the_first(
+async def test_students_seated_by_overrides_at_once_are_promoted_in_waitlist_order(
     client: Client, connection: Connection
 ) -> None:
     course = await new_course(client, capacity=0)
     late, early = await new_student(client), await new_student(client)
     for student in (early, late):
-        await wait_for(client, student, course)
+        await join_waitlist(client, student, course)
     await require(client, course, "pre", "P")
     for student in (late, early):
         await grant(client, student, course, "course_full")
@@ -208,12 +210,10 @@ async def test_of_those_whom_overrides_seat_at_once_the_first_in_line_is_the_fir
 
 
 @pytest.mark.parametrize("method", ["PATCH", "PUT"])
-async def test_a_course_is_answered_with_the_seats_that_are_left_when_its_line_has_moved(
-    client: Client, method: str
-) -> None:
+async def test_an_edited_course_is_returned_with_the_seats_left_after_promotions(client: Client, method: str) -> None:
     fields = {"code": "C", "title": "T", "capacity": 0}
     course = (await call(client, "PUT", "/courses/by-external-id/c", fields)).body["id"]
-    await wait_for(client, await new_student(client), course)
+    await join_waitlist(client, await new_student(client), course)
 
     path = f"/courses/{course}" if method == "PATCH" else "/courses/by-external-id/c"
     answer = await call(client, method, path, {"capacity": 2} if method == "PATCH" else {**fields, "capacity": 2})
@@ -227,9 +227,9 @@ async def test_a_course_is_answered_with_the_seats_that_are_left_when_its_line_h
     assert answer.body == (await call(client, "GET", f"/courses/{course}")).body
 
 
-async def test_an_override_that_is_used_at_once_is_answered_as_used(client: Client) -> None:
+async def test_an_override_that_is_used_at_once_is_returned_as_used(client: Client) -> None:
     course, student = await new_course(client, capacity=0), await new_student(client)
-    await wait_for(client, student, course)
+    await join_waitlist(client, student, course)
 
     granted = await grant(client, student, course, "course_full")
 
@@ -238,7 +238,7 @@ async def test_an_override_that_is_used_at_once_is_answered_as_used(client: Clie
 
 
 async def shown(client: Client, student: int, course: int) -> tuple[Any, Any]:
-    """Return what blocks a waitlisted student, as the student's courses and the course's waitlist show it."""
+    """Return the ``blocked_by`` of a waitlisted student, from the student's courses and from the course's waitlist."""
     mine = (await read(client, f"/students/{student}/courses"))["items"]
     theirs = (await read(client, f"/courses/{course}/students?status=waitlisted"))["items"]
     [by_student] = [item["blocked_by"] for item in mine if item["course_id"] == course]
@@ -250,7 +250,7 @@ async def test_a_waitlist_shows_why_a_student_is_passed_over_but_nothing_private
     term = (await create(client, "/terms", {**TERM, "max_credits": 2}))["id"]
     course = await new_course(client, capacity=0, credits=3, term_id=term, meetings=AT)
     student = await new_student(client)
-    await wait_for(client, student, course)
+    await join_waitlist(client, student, course)
     assert await shown(client, student, course) == (None, None)
     fees = await hold(client, student, reason="Unpaid fees")
 
@@ -261,7 +261,7 @@ async def test_a_waitlist_shows_why_a_student_is_passed_over_but_nothing_private
 
     await call(client, "DELETE", f"/students/{student}/holds/{fees}")
     assert await shown(client, student, course) == (reasons[1:], reasons[1:])
-    # Everyone is unjudged again whom an edit may have helped; without a free seat they stay so.
+    # An edit makes all students it may have helped unjudged; without a free seat they remain unjudged.
     await call(client, "PATCH", f"/courses/{course}", {"capacity": 0, "meetings": []})
     assert await shown(client, student, course) == (None, None)
 
@@ -273,7 +273,7 @@ async def test_a_waitlist_ends_with_its_term(client: Client, settings: Settings,
         await new_course(client, capacity=0),
     )
     student, newcomer = await new_student(client), await new_student(client)
-    await wait_for(client, student, course)
+    await join_waitlist(client, student, course)
     await require(client, wanted, "anti", "OVER")
     await enroll_on_waitlist_despite(client, student, wanted, "antirequisite")
     await call(client, "PATCH", f"/courses/{wanted}", {"capacity": 1})
@@ -281,7 +281,7 @@ async def test_a_waitlist_ends_with_its_term(client: Client, settings: Settings,
 
     await call(client, "PATCH", f"/terms/{term}", {"starts_on": "2001-01-01", "ends_on": "2001-06-01"})
 
-    # From that moment on the waitlist place stands in nobody's way, and no seat of the course goes to anybody on it.
+    # From then on the waitlist place excludes no other course, and nobody on the waitlist gets a seat.
     assert await status_of(client, student, wanted) == "enrolled"
     await call(client, "PATCH", f"/courses/{course}", {"capacity": 5})
     assert await status_of(client, student, course) == "waitlisted"
@@ -306,8 +306,8 @@ async def test_a_term_may_end_on_the_last_day_of_the_calendar(
     seated, first, second = await new_student(client), await new_student(client), await new_student(client)
     await enroll(client, seated, course)
     for student in (first, second):
-        await wait_for(client, student, course)
-    await wait_for(client, first, rival)
+        await join_waitlist(client, student, course)
+    await join_waitlist(client, first, rival)
     await require(client, course, "anti", "RIVAL")
 
     assert (await drop(client, seated, course)).status == 200
@@ -320,19 +320,19 @@ async def test_a_term_may_end_on_the_last_day_of_the_calendar(
 
 
 async def enroll_on_waitlist_despite(client: Client, student: int, course: int, rule: str) -> None:
-    """Have a student waitlisted for a course whose rules refuse it, by an override that ends before a seat is free."""
+    """Waitlist a student for a course whose rules refuse it, by an override that ends before a seat is free."""
     override = await grant(client, student, course, rule)
-    assert (await wait_for(client, student, course)).status == 201
+    assert (await join_waitlist(client, student, course)).status == 201
     await call(client, "DELETE", f"/students/{student}/overrides/{override['id']}")
 
 
-async def test_a_newcomer_waits_for_a_long_chain_of_promotions_and_may_try_again(
+async def test_a_newcomer_is_refused_during_a_long_chain_of_promotions_and_may_try_again(
     client: Client, settings: Settings, connection: Connection, capsys: pytest.CaptureFixture[str]
 ) -> None:
     course = await new_course(client, capacity=0)
     waiting = [await new_student(client) for _ in range(10)]
     for student in waiting:
-        await wait_for(client, student, course)
+        await join_waitlist(client, student, course)
     newcomer = await new_student(client)
     enrolling = Enroll(origin=Origin("r"), student_id=newcomer, course_ids=(course,))
     raised: Change[Any] = Edit(origin=Origin("r"), resource=COURSE, id=course, values={"capacity": 11})
@@ -344,7 +344,7 @@ async def test_a_newcomer_waits_for_a_long_chain_of_promotions_and_may_try_again
         async def promoted() -> bool:
             return bool((await read(client, f"/courses/{course}"))["seats_taken"] == 10)
 
-        # Nobody has to ask for the rest.
+        # The rest follows without another request.
         await until(promoted, "the rest of the promotions")
         for outcome in ("enrolled", "unchanged"):
             [result] = await registrar.submit(enrolling)
@@ -355,14 +355,12 @@ async def test_a_newcomer_waits_for_a_long_chain_of_promotions_and_may_try_again
     assert (await checked(settings, capsys))[0] == 0
 
 
-async def test_a_long_chain_of_promotions_is_in_the_way_of_its_own_courses_alone(
-    client: Client, settings: Settings
-) -> None:
+async def test_a_long_chain_of_promotions_blocks_only_its_own_courses(client: Client, settings: Settings) -> None:
     chained, other = await new_course(client, capacity=0), await new_course(client, capacity=0)
     for _ in range(3):
-        await wait_for(client, await new_student(client), chained)
+        await join_waitlist(client, await new_student(client), chained)
     blocked, newcomer = await new_student(client), await new_student(client)
-    await wait_for(client, blocked, other)
+    await join_waitlist(client, blocked, other)
     await hold(client, blocked)
     await call(client, "PATCH", f"/courses/{other}", {"capacity": 2})
     changes: Sequence[Change[Any]] = [
@@ -385,12 +383,12 @@ async def test_a_sweep_counts_its_own_promotions_whatever_the_next_change_needs(
     course, one, other = await new_course(client, capacity=0), await new_course(client), await new_course(client)
     await require(client, other, "anti", "NONE")
     student, newcomer = await new_student(client), await new_student(client)
-    await wait_for(client, student, course)
+    await join_waitlist(client, student, course)
     await hold(client, student)
     await call(client, "PATCH", f"/courses/{course}", {"capacity": 1})
     await enroll(client, newcomer, one)
     await let_holds_end(connection)
-    # The enrollment needs to know what the student's other course is, which no change before it has loaded.
+    # The enrollment needs the student's other course, which no earlier change has loaded.
     changes: Sequence[Change[Any]] = [
         Sweep(origin=Origin("r")),
         Enroll(origin=Origin("r"), student_id=newcomer, course_ids=(other,)),
@@ -402,12 +400,12 @@ async def test_a_sweep_counts_its_own_promotions_whatever_the_next_change_needs(
     assert swept == Swept(promoted=1, ended=0)
 
 
-async def test_a_chain_that_its_process_has_left_undone_is_ended_by_the_sweep_of_another(
+async def test_a_chain_of_promotions_left_unfinished_is_finished_by_the_sweep_of_another_process(
     client: Client, settings: Settings, connection: Connection
 ) -> None:
     course = await new_course(client, capacity=0)
     for _ in range(10):
-        await wait_for(client, await new_student(client), course)
+        await join_waitlist(client, await new_student(client), course)
     few = settings.model_copy(update={"promotions_per_transaction": 3})
     database = Database(few)
     await database.open()

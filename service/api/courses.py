@@ -1,4 +1,4 @@
-"""Courses: what callers send and see of them, and the handlers."""
+"""Courses: request and answer models, and handlers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,46 +54,46 @@ Weekday: TypeAlias = Annotated[
     Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"], named("Weekday", "A day of the week.")
 ]
 NamedCourseStatus: TypeAlias = Annotated[
-    CourseStatus, named("CourseStatus", "Whether the course takes place: `cancelled` is final.")
+    CourseStatus, named("CourseStatus", "Whether the course takes place; `cancelled` is final.")
 ]
 
 
 class Meeting(Input):
-    """A weekly meeting, [start, end), in the institution's own time."""
+    """A weekly meeting from `start` until `end`, exclusive, in the local time of the institution."""
 
     day: Weekday
-    start: Annotated[Clock, Field(description="From then on, as HH:MM.")]
-    end: Annotated[Clock, Field(description="Until then, as HH:MM.")]
+    start: Annotated[Clock, Field(description="Start of the meeting, as HH:MM.")]
+    end: Annotated[Clock, Field(description="End of the meeting, as HH:MM, exclusive.")]
 
     @model_validator(mode="after")
     def check_order(self) -> Self:
-        """Refuse a meeting that ends before it has begun."""
+        """Refuse a meeting that does not start before it ends."""
         if self.start >= self.end:
             raise wrong("inverted_meeting", "start must be before end.")
         return self
 
 
 def _in_order(meetings: Sequence[Meeting]) -> tuple[Meeting, ...]:
-    """Sort meetings by the week. Some may coincide: a section may meet in two rooms at one hour."""
+    """Return meetings in the order of the week. Meetings may coincide: a section can meet in two rooms at once."""
     return tuple(sorted(meetings, key=lambda meeting: (DAYS.index(meeting.day), meeting.start, meeting.end)))
 
 
 Meetings = Annotated[
     tuple[Meeting, ...],
-    Field(max_length=50, strict=False, description="When it meets each week."),
+    Field(max_length=50, strict=False, description="The weekly meetings."),
     AfterValidator(_in_order),
 ]
 
 
-CourseTitle: TypeAlias = Annotated[Name, Field(description='As people call it, such as "Calculus I".')]
+CourseTitle: TypeAlias = Annotated[Name, Field(description='The title, such as "Calculus I".')]
 TermOfCourse: TypeAlias = Annotated[
     IdInBody | None,
-    Field(description="The term in which it takes place; null: in none, without deadlines and without a credit limit."),
+    Field(description="The id of the term; null is no term, and therefore no deadlines and no credit limit."),
 ]
 
 
 class CourseFields(Input):
-    """All of a course that a caller writes, but the external id."""
+    """The writable fields of a course except the external id."""
 
     code: CourseCode
     title: CourseTitle
@@ -111,7 +111,7 @@ class NewCourse(CourseFields):
 
 
 class CourseReadOnly(ReadOnly, total=False):
-    """The members of a course that only the service writes."""
+    """The read-only members of a course, for a merge patch."""
 
     status: Annotated[NamedCourseStatus, READ_ONLY]
     seats_taken: Annotated[Count, READ_ONLY]
@@ -120,7 +120,7 @@ class CourseReadOnly(ReadOnly, total=False):
 
 
 class CourseReplacement(CourseFields, ReadOnlyFields):
-    """A course to create or to replace; what is left out gets its default."""
+    """A course to create or replace. A field that is left out gets its default."""
 
     status: Annotated[NamedCourseStatus, READ_ONLY] = "open"
     seats_taken: Annotated[Count | None, READ_ONLY] = None
@@ -130,7 +130,7 @@ class CourseReplacement(CourseFields, ReadOnlyFields):
 
 @with_config(ConfigDict(extra="forbid", strict=True))
 class CourseChanges(CourseReadOnly, total=False):
-    """A JSON merge patch (RFC 7396): what is absent stays as it is, null removes."""
+    """A JSON merge patch (RFC 7396): an absent field keeps its value, and null removes a value."""
 
     external_id: ExternalId | None
     code: CourseCode
@@ -143,30 +143,38 @@ class CourseChanges(CourseReadOnly, total=False):
 
 
 class CourseQuery(Paging):
-    """A page, perhaps filtered by one thing."""
+    """A page of courses, with at most one filter."""
 
-    code: Annotated[CourseCode | None, Field(description="Only courses with this code, whatever its case.")] = None
+    code: Annotated[CourseCode | None, Field(description="Only courses with this code; case is ignored.")] = None
     term_id: Annotated[IdInQuery | None, Field(description="Only courses in this term.")] = None
     external_id: Annotated[ExternalId | None, Field(description="Only the course with this external id.")] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Course:
-    """A course: one offering."""
+    """A course: one offering in one term, or without a term."""
 
     id: Id
     external_id: Annotated[str | None, Field(description="The caller's own key; null if the course has none.")]
-    code: Annotated[str, Field(description="As in the catalogue; unique within a term.")]
-    title: Annotated[str, Field(description='As people call it, such as "Calculus I".')]
+    code: Annotated[str, Field(description="The catalogue code; unique within a term.")]
+    title: Annotated[str, Field(description='The title, such as "Calculus I".')]
     credits: Credits
-    term_id: Annotated[TermId | None, Field(description="The term in which it takes place; null if it is in none.")]
-    capacity: Annotated[int | None, Field(description="Seats: null is unlimited, 0 is closed.")]
-    waitlist_capacity: Annotated[int | None, Field(description="Waitlist places: null is unlimited, 0 is no waitlist.")]
-    meetings: Annotated[list[Meeting], Field(description="When it meets each week, in order.")]
+    term_id: Annotated[
+        TermId | None, Field(description="The id of the course's term; null for a course without a term.")
+    ]
+    capacity: Annotated[int | None, Field(description="Number of seats; null is unlimited, and 0 closes the course.")]
+    waitlist_capacity: Annotated[
+        int | None, Field(description="Number of waitlist places; null is unlimited, and 0 is no waitlist.")
+    ]
+    meetings: Annotated[list[Meeting], Field(description="The weekly meetings, in the order of the week.")]
     status: NamedCourseStatus
-    seats_taken: Annotated[int, Field(description="How many students are enrolled in it or have completed it.")]
-    seats_free: Annotated[int | None, Field(description="Free seats: null is unlimited; a cancelled course has none.")]
-    waitlisted: Annotated[int, Field(description="How many students are waitlisted.")]
+    seats_taken: Annotated[
+        int, Field(description="Number of students who are enrolled in the course or have completed it.")
+    ]
+    seats_free: Annotated[
+        int | None, Field(description="Number of free seats; null is unlimited. A cancelled course has 0.")
+    ]
+    waitlisted: Annotated[int, Field(description="Number of waitlisted students.")]
     version: Version
     created_at: CreatedAt
     updated_at: UpdatedAt
@@ -195,7 +203,7 @@ def _seats_free(row: sql.Course) -> int | None:
 
 
 def course_of(row: sql.Course) -> Course:
-    """Show a row as callers see it."""
+    """Convert a row to the course that the API returns."""
     return Course(
         id=row.id,
         external_id=row.external_id,
@@ -220,7 +228,7 @@ def course_of(row: sql.Course) -> Course:
 async def create_course(call: Call, body: NewCourse) -> Reply[Course]:
     """Create a course.
 
-    Its code must be unique in its term; courses without a term may share a code. The external id must be unique.
+    The code must be unique in its term; courses without a term may share a code. The external id must be unique.
     """
     fields = _fields(body, body.external_id)
     row = await call[REGISTRAR].submit(Create(origin=origin_of(call), resource=COURSE, fields=fields))
@@ -229,9 +237,9 @@ async def create_course(call: Call, body: NewCourse) -> Reply[Course]:
 
 @endpoint("GET", "/courses", scope="read")
 async def search_courses(call: Call, query: CourseQuery) -> WrittenPage[Course]:
-    """List courses by id: all of them, those with a code, those of a term, or the one with an external id.
+    """List courses by id; filter them by code, term or external id.
 
-    Only one filter may be given per request. A filter that finds nothing gives an empty list.
+    Only one filter may be given per request. A filter that matches no course returns an empty list.
     """
     filters = [name for name in ("code", "term_id", "external_id") if getattr(query, name) is not None]
     if len(filters) > 1:
@@ -256,16 +264,16 @@ async def search_courses(call: Call, query: CourseQuery) -> WrittenPage[Course]:
 async def read_course(call: Call, course_id: IdInPath) -> Course:
     """Read a course, with its seats.
 
-    The ETag is the version of the editable fields: it does not change with the seats.
+    The ETag is the version of the editable fields; it does not change with the seats.
     """
-    row = await call[COURSES].submit(course_id, call.gone)
+    row = await call[COURSES].submit(course_id, call.disconnected)
     if row is None:
         raise CourseNotFound(course_id)
     return course_of(row)
 
 
 async def find(connection: Connection, ids: list[int]) -> dict[int, sql.Course]:
-    """Read courses by id."""
+    """Load courses by id."""
     return {course.id: course for course in await sql.load_courses(connection, ids)}
 
 
@@ -278,7 +286,8 @@ async def find(connection: Connection, ids: list[int]) -> dict[int, sql.Course]:
 async def edit_course(call: Call, course_id: IdInPath, body: CourseChanges, if_match: ETags) -> Course:
     """Change some fields of a course.
 
-    A capacity below the seats taken is allowed: nobody is removed, and no seat is free until the number falls.
+    The capacity may be lower than the number of seats taken: no student is removed, and no seat is free until enough
+    students have left.
     """
     values, sent = split(body, CourseReadOnly.__annotations__)
     if "meetings" in body:
@@ -308,7 +317,7 @@ async def put_course(
 ) -> Reply[Course]:
     """Create or replace the course with an external id.
 
-    What the body leaves out is set to its default. Safe to repeat: the same call again changes nothing.
+    A field that is left out gets its default. The call is safe to repeat: the same call again changes nothing.
     """
     replaced = await call[REGISTRAR].submit(
         Replace(
@@ -329,56 +338,59 @@ async def put_course(
     "DELETE", "/courses/{course_id}", scope="manage", status=204, problems=[CourseNotFound, InUse, PreconditionFailed]
 )
 async def delete_course(call: Call, course_id: IdInPath, if_match: ETags) -> None:
-    """Delete a course that nobody was ever enrolled in.
+    """Delete a course without enrollment history.
 
-    Its requirements are deleted too. A course that was ever used is kept, with the history; cancel it instead.
+    Its requirements are deleted too. A course with enrollment history cannot be deleted; cancel it instead.
     """
     await call[REGISTRAR].submit(Delete(origin=origin_of(call), resource=COURSE, id=course_id, if_match=if_match))
 
 
 @endpoint("POST", "/courses/{course_id}/cancel", scope="manage", problems=[CourseNotFound], final=True)
 async def cancel_course(call: Call, course_id: IdInPath, query: ReasonQuery) -> Course:
-    """Cancel a course for good.
+    """Cancel a course permanently.
 
-    Everyone in it or waiting for it is dropped, whatever the deadlines. Cancelling it again changes nothing.
+    All enrolled and waitlisted students are dropped, regardless of deadlines. A second call changes nothing.
     """
     return course_of(await call[REGISTRAR].submit(Cancel(origin=origin_of(call, query.reason), course_id=course_id)))
 
 
 class RequirementGroup(Input):
-    """A group of course codes, of which any one counts."""
+    """A group of course codes; any one of them satisfies the group."""
 
     kind: Annotated[
         RequirementKind,
         named(
             "RequirementKind",
-            "`pre`: the student must have passed one of the courses. `co`: the student must have one of them, or request "
-            "it along with the course. `anti`: the student must not have any of them, nor request it along with the course.",
+            "`pre`: the student must have passed one of the courses. `co`: the student must have one of them, or "
+            "request it together with the course. `anti`: the student must not have any of them, or request it "
+            "together with the course.",
         ),
     ]
     any_of: Annotated[
         list[CourseCode],
-        Field(min_length=1, max_length=50, description="A code need not be one of a course here."),
+        Field(min_length=1, max_length=50, description="Codes may refer to courses that do not exist in this service."),
     ]
 
 
 class Requirements(Input):
-    """All requirements of a course: every group must be satisfied."""
+    """All requirements of a course; every group must be satisfied."""
 
     groups: Annotated[
-        tuple[RequirementGroup, ...], Field(max_length=50, strict=False, description="Empty: no requirements.")
+        tuple[RequirementGroup, ...],
+        Field(max_length=50, strict=False, description="Groups of course codes; an empty list is no requirements."),
     ]
 
 
 def _distinct(codes: Sequence[str]) -> tuple[str, ...]:
-    """Return codes in order, and of those that differ in case alone the first."""
+    """Return sorted codes; of codes that differ only in case, keep the first."""
     first = {code_key(code): code for code in reversed(codes)}
     return tuple(sorted(first.values()))
 
 
 @endpoint(
     "PUT",
-    "/courses/{course_id}/requirements", scope="manage",
+    "/courses/{course_id}/requirements",
+    scope="manage",
     problems=[CourseNotFound, OwnRequirement, PreconditionFailed],
     etag=True,
 )
@@ -387,7 +399,7 @@ async def set_requirements(
 ) -> Reply[Requirements]:
     """Set all requirements of a course; an empty list of groups removes them.
 
-    Students who are enrolled already stay; waitlisted students are judged by the new requirements.
+    Enrolled students keep their seats; the new requirements apply to waitlisted students.
     """
     groups = tuple(Group(group.kind, _distinct(group.any_of)) for group in body.groups)
     change = SetRequirements(

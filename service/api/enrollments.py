@@ -1,4 +1,4 @@
-"""Enrollments: what callers send and see of them, and the handlers."""
+"""Enrollments: request and answer models, and handlers."""
 
 import json
 import logging
@@ -57,7 +57,11 @@ logger = logging.getLogger(__name__)
 
 CourseIds = Annotated[list[IdInBody], Field(min_length=1, max_length=100, description="Duplicate ids are ignored.")]
 OnFullField = Annotated[
-    OnFull, named("OnFull", "What to do if no seat is free: `fail`, or `waitlist` the student for the course.")
+    OnFull,
+    named(
+        "OnFull",
+        "What to do if the course is full. `fail`: refuse the course. `waitlist`: add the student to its waitlist.",
+    ),
 ]
 
 
@@ -65,25 +69,25 @@ NamedStatus: TypeAlias = Annotated[
     Status,
     named(
         "Status",
-        "What a student is in a course. Those `enrolled` and `completed` have a seat. `dropped` and `withdrawn` have left: "
-        "the first before the term's `drop_until`, the second after it.",
+        "The status of a student in a course. `enrolled` and `completed` students have a seat. `dropped` students "
+        "have left the course before the term's `drop_until`, `withdrawn` students after it.",
     ),
 ]
 
 
 class EnrollmentRequest(Input):
-    """Which courses a student is to be enrolled in."""
+    """The courses in which to enroll a student."""
 
     course_ids: CourseIds
     mode: Annotated[
         Mode,
-        named("Mode", "`atomic`: all courses or none. `partial`: each available course, in the order of the request."),
+        named("Mode", "`atomic`: all courses or none. `partial`: every course that is not refused, in request order."),
     ] = "atomic"
     on_full: OnFullField = "fail"
 
 
 class SwapRequest(Input):
-    """Which courses a student leaves for which others. `on_full: waitlist` takes exactly one to add."""
+    """The courses to drop and the courses to add. With `on_full: waitlist`, `add` must contain exactly one course."""
 
     drop: CourseIds
     add: CourseIds
@@ -91,7 +95,7 @@ class SwapRequest(Input):
 
     @model_validator(mode="after")
     def check_courses(self) -> Self:
-        """Refuse what can't be meant."""
+        """Refuse a course in both lists, and a waitlisted swap with several courses to add."""
         if set(self.drop) & set(self.add):
             raise wrong("swap_with_itself", "drop and add must not contain the same course.")
         if self.on_full == "waitlist" and len(set(self.add)) > 1:
@@ -100,28 +104,30 @@ class SwapRequest(Input):
 
 
 class CompletionRequest(Input):
-    """How a student has completed a course."""
+    """The result of a completed course."""
 
     passed: Annotated[
-        bool, Field(description="Whether the student has passed it; only then it counts for prerequisites.")
+        bool, Field(description="Whether the student passed the course; only a passed course satisfies prerequisites.")
     ]
-    grade: Annotated[Grade | None, Field(description="As the institution writes it.")] = None
+    grade: Annotated[Grade | None, Field(description="Free-form grade.")] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CourseInfo:
-    """What a reader of an enrollment wants to know of its course."""
+    """The main fields of the course of an enrollment."""
 
     id: Id
-    code: Annotated[str, Field(description="As in the catalogue.")]
-    title: Annotated[str, Field(description="As people call it.")]
+    code: Annotated[str, Field(description="The catalogue code.")]
+    title: Annotated[str, Field(description="The title.")]
     credits: Credits
-    term_id: Annotated[TermId | None, Field(description="Null if the course is in no term.")]
+    term_id: Annotated[
+        TermId | None, Field(description="The id of the course's term; null for a course without a term.")
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudentInfo:
-    """What a reader of a roster wants to know of a student."""
+    """The main fields of the student of an enrollment."""
 
     id: Id
     given_name: Annotated[str, Field(description="The given name or names.")]
@@ -129,24 +135,24 @@ class StudentInfo:
     email: Annotated[str, Field(description="The e-mail address.")]
 
 
-Position = Annotated[int | None, Field(description="The waitlist position counted from 1; null if not waitlisted.")]
+Position = Annotated[int | None, Field(description="The waitlist position, counted from 1; null if not waitlisted.")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Enrolled:
-    """The student has a seat now."""
+    """The student got a seat."""
 
     course_id: CourseId
-    outcome: Annotated[Literal["enrolled"], Field(description="Which kind of result it is.")] = "enrolled"
+    outcome: Annotated[Literal["enrolled"], Field(description="The kind of result.")] = "enrolled"
     course: CourseInfo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unchanged:
-    """The student was in the course already, or waitlisted for it."""
+    """The student already had a seat in the course, or was already waitlisted."""
 
     course_id: CourseId
-    outcome: Annotated[Literal["unchanged"], Field(description="Which kind of result it is.")] = "unchanged"
+    outcome: Annotated[Literal["unchanged"], Field(description="The kind of result.")] = "unchanged"
     status: NamedStatus
     position: Position
     course: CourseInfo
@@ -154,23 +160,23 @@ class Unchanged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waitlisted:
-    """The student is waitlisted now."""
+    """The student was added to the waitlist."""
 
     course_id: CourseId
-    outcome: Annotated[Literal["waitlisted"], Field(description="Which kind of result it is.")] = "waitlisted"
+    outcome: Annotated[Literal["waitlisted"], Field(description="The kind of result.")] = "waitlisted"
     position: Annotated[int, Field(description="The waitlist position, counted from 1.")]
     course: CourseInfo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Left:
-    """What became of a course to drop: one that is `kept` is dropped once the student gets the seat of the add."""
+    """The result of a course to drop; a `kept` course is dropped when the student gets the other seat."""
 
     course_id: CourseId
     outcome: Annotated[
         Literal["dropped", "withdrawn", "kept"],
         named(
-            "LeftOutcome", "What became of a course to drop: `kept` is dropped once the student gets the other seat."
+            "LeftOutcome", "The result of a course to drop; a `kept` course is dropped when the student gets the seat."
         ),
     ]
     course: CourseInfo
@@ -178,11 +184,11 @@ class Left:
 
 Timestamp = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
 Sum = Annotated[float, PlainSerializer(number), WithJsonSchema({"type": "number"})]
-"""A sum of credits, without a fraction where it is whole."""
+"""A sum of credits; a whole number has no fraction."""
 
 
 RefusalCode: TypeAlias = Annotated[
-    str, named("RefusalCode", "The rule that refuses; docs/rules.md explains each.", enum=[*SENTENCES])
+    str, named("RefusalCode", "The rule that refuses; docs/rules.md explains each rule.", enum=[*SENTENCES])
 ]
 
 
@@ -192,52 +198,57 @@ class Blocker(TypedDict):
 
     code: RefusalCode
     opens_at: NotRequired[Annotated[Timestamp, Field(description="When enrollment opens.")]]
-    closed_at: NotRequired[Annotated[Timestamp, Field(description="When enrolling, or dropping, closed.")]]
-    any_of: NotRequired[Annotated[list[str], Field(description="The codes of the courses of which one is required.")]]
+    closed_at: NotRequired[Annotated[Timestamp, Field(description="When enrolling or dropping closed.")]]
+    any_of: NotRequired[Annotated[list[str], Field(description="The course codes of which one is required.")]]
     course_code: NotRequired[Annotated[str, Field(description="The code of the course that excludes this one.")]]
     with_course_id: NotRequired[Annotated[CourseId, Field(description="The course that meets at the same time.")]]
-    held: NotRequired[Annotated[Sum, Field(description="The credits that the student has in the term.")]]
-    asked: NotRequired[Annotated[Sum, Field(description="The credits that the request adds to them.")]]
-    capacity: NotRequired[Annotated[int, Field(description="The seats of the course.")]]
-    seats_taken: NotRequired[Annotated[int, Field(description="The seats that are taken.")]]
-    waitlist_capacity: NotRequired[Annotated[int, Field(description="The places of the waitlist.")]]
+    held: NotRequired[Annotated[Sum, Field(description="The credits that the student holds in the term.")]]
+    asked: NotRequired[Annotated[Sum, Field(description="The credits that the request adds.")]]
+    capacity: NotRequired[Annotated[int, Field(description="Number of seats of the course.")]]
+    seats_taken: NotRequired[Annotated[int, Field(description="Number of seats taken.")]]
+    waitlist_capacity: NotRequired[Annotated[int, Field(description="Number of waitlist places.")]]
 
 
 class Refusal(Blocker):
-    """One reason of a refusal: the code of a rule, its parameters and a sentence."""
+    """One reason of a refusal: the code of a rule, its parameters and a message."""
 
     reason: NotRequired[Annotated[str, Field(description="The reason of the hold.")]]
-    limit: NotRequired[Annotated[Sum, Field(description="The most credits that the student may have in the term.")]]
+    limit: NotRequired[
+        Annotated[Sum, Field(description="Maximum number of credits that the student may hold in the term.")]
+    ]
     detail: Annotated[str, Field(description="Human-readable message.")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
-    """The student does not get the course, for every reason listed."""
+    """The course was refused."""
 
     course_id: CourseId
-    outcome: Annotated[Literal["refused"], Field(description="Which kind of result it is.")] = "refused"
-    errors: Annotated[list[Refusal], Field(description="Every reason.")]
+    outcome: Annotated[Literal["refused"], Field(description="The kind of result.")] = "refused"
+    errors: Annotated[list[Refusal], Field(description="Every reason of the refusal.")]
 
 
 AnyResult: TypeAlias = Enrolled | Waitlisted | Unchanged | Left | Refused
 EnrollmentResult = TypeAliasType(
     "EnrollmentResult",
-    Annotated[AnyResult, Field(discriminator="outcome", description="What became of one course of the request.")],
+    Annotated[AnyResult, Field(discriminator="outcome", description="The result of one course of the request.")],
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Enrollments:
-    """What became of each course, in the order asked."""
+    """The result of each course, in the order of the request."""
 
     student_id: StudentId
-    results: Annotated[list[EnrollmentResult], Field(description="In the order of the request; a course only once.")]
+    results: Annotated[
+        list[EnrollmentResult],
+        Field(description="One result per course, in the order of the request; duplicates are ignored."),
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preview(Enrollments):
-    """What would become of each course; nothing was changed."""
+    """The result that each course would have; nothing was changed."""
 
     dry_run: Annotated[Literal[True], Field(description="Always true: nothing was changed.")] = True
 
@@ -254,14 +265,14 @@ BlockedBy = Annotated[
 SwapDrops = Annotated[
     list[int] | None,
     Field(
-        description="The courses that the student drops on getting a seat in this one, by a swap; null if there are none."
+        description="The courses that a swap drops when the student gets a seat in this course; null if there are none."
     ),
 ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudentCourse:
-    """A course as one of a student's."""
+    """The enrollment of one student, with its course."""
 
     course_id: CourseId
     status: NamedStatus
@@ -270,29 +281,27 @@ class StudentCourse:
     swap_drops: SwapDrops
     swap_adds: Annotated[
         list[int] | None,
-        Field(
-            description="The waitlisted courses of swaps for which the student drops this one; null if there are none."
-        ),
+        Field(description="The waitlisted courses whose swaps drop this course with the seat; null if there are none."),
     ]
     joined_at: Annotated[datetime, Field(description="When the student got the seat or the waitlist place.")]
-    passed: Annotated[bool | None, Field(description="Null until the course is completed.")]
-    grade: Annotated[str | None, Field(description="As the institution writes it; null if there is none.")]
+    passed: Annotated[bool | None, Field(description="Whether the student passed; null until the course is completed.")]
+    grade: Annotated[str | None, Field(description="Free-form grade; null if there is none.")]
     course: CourseInfo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MovedCourse(StudentCourse):
-    """A student's course after a drop or a completion."""
+    """An enrollment after a drop, a completion, or a change of its swap."""
 
     outcome: Annotated[
         Literal["dropped", "withdrawn", "completed", "kept", "unchanged"],
-        named("MovedOutcome", "What became of the course; `unchanged`: it was so already."),
+        named("MovedOutcome", "The result; `unchanged` if the call had nothing to change."),
     ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CourseStudent:
-    """A student as one of a course's."""
+    """The enrollment of one course, with its student."""
 
     student_id: StudentId
     status: NamedStatus
@@ -304,12 +313,12 @@ class CourseStudent:
 
 
 class DryRun(BaseModel):
-    """Whether only to ask."""
+    """Whether to preview only."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     dry_run: Annotated[
-        bool, Truth, Field(description="If true, return what the call would answer, and change nothing.")
+        bool, Truth, Field(description="If true, return what the call would answer without changing anything.")
     ] = False
 
 
@@ -317,7 +326,7 @@ class StudentCoursesQuery(Paging):
     """A page of a student's courses."""
 
     status: Annotated[
-        NamedStatus | None, Field(description="Only courses in this status; by default those enrolled and waitlisted.")
+        NamedStatus | None, Field(description="Only courses with this status; by default `enrolled` and `waitlisted`.")
     ] = None
 
 
@@ -326,7 +335,7 @@ class CourseStudentsQuery(Paging):
 
     status: Annotated[
         NamedStatus,
-        Field(description="Only students in this status; those waitlisted come in the order of the waitlist."),
+        Field(description="Only students with this status. Waitlisted students are listed in waitlist order."),
     ] = "enrolled"
 
 
@@ -342,16 +351,16 @@ async def enroll_student(
 ) -> Reply[Written[Preview | Enrollments]]:
     """Enroll a student in courses.
 
-    The status is 201 if the student got a seat or a waitlist place in any of them, and 200 if nothing changed. A course
-    in which the student is enrolled or waitlisted already is `unchanged`: repeating the call is safe. In mode `atomic`
-    one refusal refuses all, and `errors` lists every reason for every course; in mode `partial` each course has a result
-    of its own.
+    The status is 201 if the student got a seat or a waitlist place in any course, and 200 if nothing changed. A course
+    in which the student is already enrolled or waitlisted is `unchanged`, so that the call is safe to repeat. In mode
+    `atomic`, one refused course refuses the request, and `errors` lists every reason for every course. In mode
+    `partial`, each course has its own result.
     """
     return await _answer(call, enrollment(call, student_id, body), dry_run=query.dry_run)
 
 
 def enrollment(call: Call, student_id: int, body: EnrollmentRequest) -> Enroll:
-    """Make a change of a request."""
+    """Return the change that a request asks for."""
     return Enroll(
         origin=origin_of(call),
         student_id=student_id,
@@ -362,21 +371,21 @@ def enrollment(call: Call, student_id: int, body: EnrollmentRequest) -> Enroll:
 
 
 async def _answer(call: Call, change: Enroll | Swap, *, dry_run: bool) -> Reply[Written[Preview | Enrollments]]:
-    """Make a change, or only ask what it would answer."""
+    """Submit or preview a change, and return its results."""
     results = await (call[REGISTRAR].preview(change) if dry_run else call[REGISTRAR].submit(change))
     answer: Written[Preview | Enrollments] = Written(_enrollments(change.student_id, results, dry_run=dry_run))
     return Reply(answer, 201 if created(results) and not dry_run else 200)
 
 
 def _enrollments(student_id: int, results: Iterable[Result], *, dry_run: bool = False) -> str:
-    """Write what became of each course, as ``Enrollments``, or what would, as ``Preview``."""
-    told = ",".join([_result(result) for result in results])
+    """Return results as the JSON of ``Enrollments``, or of ``Preview`` for a dry run."""
+    items = ",".join([_result(result) for result in results])
     more = ',"dry_run":true' if dry_run else ""
-    return f'{{"student_id":{student_id},"results":[{told}]{more}}}'
+    return f'{{"student_id":{student_id},"results":[{items}]{more}}}'
 
 
 def created(results: Sequence[Result]) -> bool:
-    """Tell whether the student got anything."""
+    """Return whether the student got a seat or a waitlist place in any course."""
     return any(result.outcome in {"enrolled", "waitlisted"} for result in results)
 
 
@@ -393,8 +402,9 @@ async def swap_courses(
 ) -> Reply[Written[Preview | Enrollments]]:
     """Drop courses and enroll in others, all or nothing.
 
-    The adds are judged as if the drops were made already, so that their time and credits are free. If the student is only
-    waitlisted for the add, the drops are `kept`: they are made in the transaction that gives the student the seat.
+    The courses to add are judged as if the drops had already been made, so that their time and credits are free. If
+    the student is waitlisted for the course to add, the courses to drop are `kept`: the transaction that gives the
+    student the seat drops them.
     """
     change = Swap(
         origin=origin_of(call),
@@ -412,23 +422,24 @@ async def list_student_courses(
 ) -> WrittenPage[StudentCourse]:
     """List a student's courses by course id.
 
-    By default those in which the student is enrolled or waitlisted, with `status` those in one status.
+    By default, the list contains the courses in which the student is enrolled or waitlisted.
     """
     of = f"courses of {student_id} {query.status or 'enrolled waitlisted'}"
     after = decode_cursor(query.cursor, of)
-    page = await call[COURSES_OF_STUDENTS].submit(CoursesAsked(student_id, query.status, after, query.limit), call.gone)
+    asked = CoursesAsked(student_id, query.status, after, query.limit)
+    page = await call[COURSES_OF_STUDENTS].submit(asked, call.disconnected)
     if page is None:
         raise StudentNotFound(student_id)
     return written_page(page.items, page.next_after, of)
 
 
 async def find_courses(connection: Connection, asked: list[CoursesAsked]) -> dict[CoursesAsked, JsonPage]:
-    """Read pages of students' courses; there is none of a student who does not exist."""
+    """Load pages of students' courses. A student who does not exist has no page."""
     found = {asked[page.number - 1]: page for page in await sql.list_courses_of_students(connection, asked)}
     if empty := [each for each, page in found.items() if page.items is None]:
-        there = {student.id for student in await load_students(connection, [each.student_id for each in empty])}
+        existing = {student.id for student in await load_students(connection, [each.student_id for each in empty])}
         for each in empty:
-            if each.student_id not in there:
+            if each.student_id not in existing:
                 del found[each]
     return found
 
@@ -442,18 +453,23 @@ async def find_courses(connection: Connection, asked: list[CoursesAsked]) -> dic
 async def drop_course(call: Call, student_id: IdInPath, course_id: IdInPath, query: ReasonQuery) -> MovedCourse:
     """Drop a student's course, or leave its waitlist.
 
-    The first eligible student on the waitlist gets the seat in the same transaction. From the term's `drop_until` on, the
-    drop is a withdrawal. A course that is dropped already is `unchanged`: repeating the call is safe.
+    The first eligible student on the waitlist gets the seat in the same transaction. From the term's `drop_until` on, a
+    drop is a withdrawal. A course that is already dropped is `unchanged`, so that the call is safe to repeat.
     """
     change = Drop(origin=origin_of(call, query.reason), student_id=student_id, course_id=course_id)
     return _moved(await call[REGISTRAR].submit(change))
 
 
-@endpoint("DELETE", "/students/{student_id}/courses/{course_id}/swap", scope="enroll", problems=[StudentNotFound, EnrollmentNotFound])
+@endpoint(
+    "DELETE",
+    "/students/{student_id}/courses/{course_id}/swap",
+    scope="enroll",
+    problems=[StudentNotFound, EnrollmentNotFound],
+)
 async def keep_drops(call: Call, student_id: IdInPath, course_id: IdInPath) -> MovedCourse:
-    """Keep the courses that a swap would drop for this one; the student stays on its waitlist.
+    """Keep the courses that a swap would drop for this course; the student stays on its waitlist.
 
-    Where nothing would be dropped it is `unchanged`: repeating is safe.
+    The result is `unchanged` if the swap would drop nothing, so that the call is safe to repeat.
     """
     change = KeepDrops(origin=origin_of(call), student_id=student_id, course_id=course_id)
     return _moved(await call[REGISTRAR].submit(change))
@@ -469,9 +485,9 @@ async def keep_drops(call: Call, student_id: IdInPath, course_id: IdInPath) -> M
 async def complete_course(
     call: Call, student_id: IdInPath, course_id: IdInPath, body: CompletionRequest
 ) -> MovedCourse:
-    """Record that a student has completed a course, or correct the record.
+    """Record that a student completed a course, or correct the record.
 
-    The student must be enrolled in the course, or have completed it already. A completed course keeps its seat.
+    The student must be enrolled in the course or have completed it already. A completed course keeps its seat.
     """
     change = Complete(
         origin=origin_of(call),
@@ -506,7 +522,7 @@ async def list_course_students(
 ) -> WrittenPage[CourseStudent]:
     """List a course's students by student id, or its waitlist in order.
 
-    By default those who are enrolled, with `status` those in one status.
+    By default, the list contains the enrolled students.
     """
     of = f"students of {course_id} {query.status}"
     after = decode_cursor(query.cursor, of)
@@ -518,25 +534,25 @@ async def list_course_students(
                 raise CourseNotFound(course_id)
     else:
         asked = StudentsAsked(course_id, query.status, after, query.limit)
-        page = await call[STUDENTS_OF_COURSES].submit(asked, call.gone)
+        page = await call[STUDENTS_OF_COURSES].submit(asked, call.disconnected)
         if page is None:
             raise CourseNotFound(course_id)
     return written_page(page.items, page.next_after, of)
 
 
 async def find_students(connection: Connection, asked: list[StudentsAsked]) -> dict[StudentsAsked, JsonPage]:
-    """Read pages of courses' students; there is none of a course that does not exist."""
+    """Load pages of courses' students. A course that does not exist has no page."""
     found = {asked[page.number - 1]: page for page in await sql.list_students_of_courses(connection, asked)}
     if empty := [each for each, page in found.items() if page.items is None]:
-        there = {course.id for course in await load_courses(connection, [each.course_id for each in empty])}
+        existing = {course.id for course in await load_courses(connection, [each.course_id for each in empty])}
         for each in empty:
-            if each.course_id not in there:
+            if each.course_id not in existing:
                 del found[each]
     return found
 
 
 def _result(result: Result) -> str:
-    """Write what became of one course."""
+    """Return the result of one course as JSON."""
     course = result.course
     if course is None or result.outcome == "refused":
         return _json(Refused(course_id=result.course_id, errors=[refusal_of(refusal) for refusal in result.refusals]))
@@ -554,7 +570,7 @@ def _common_result(
     position: int | None,
     shown: tuple[int, str, str, float, int | None],
 ) -> str:
-    """Write what is the same for everyone who asks for a course."""
+    """Return a result as JSON, cached because it is the same for every student who requests the course."""
     course_id, code, title, credits, term_id = shown
     info = CourseInfo(id=course_id, code=code, title=title, credits=credits, term_id=term_id)
     if outcome == "enrolled":
@@ -573,7 +589,7 @@ RESULT: TypeAdapter[AnyResult] = TypeAdapter(EnrollmentResult)
 
 
 def refusal_of(refusal: application.Refusal) -> Refusal:
-    """Return a refusal as the API shows it."""
+    """Convert a refusal to the form of the API."""
     return cast(Refusal, {"code": refusal.code, **refusal.params, "detail": sentence(refusal)})
 
 
@@ -584,25 +600,26 @@ def _info(course: Course) -> CourseInfo:
 
 
 class BulkItem(EnrollmentRequest):
-    """One student's request of many."""
+    """The request of one student in a bulk request."""
 
     student_id: Annotated[IdInBody, Field(description="The id of the student.")]
     course_ids: Annotated[CourseIds, FailFast()]
-    """Of each item only the first invalid id is an error: 1,000 items may have 100,000 of them."""
+    """Validation of an item stops at the first invalid id, because 1,000 items may contain 100,000 of them."""
 
 
 class BulkRequest(Input):
-    """Up to 1,000 requests, and up to 2,000 courses in them."""
+    """Up to 1,000 requests with up to 2,000 courses in total."""
 
     items: Annotated[
-        list[BulkItem], Field(min_length=1, max_length=1000, description="Requests, which are made in this order.")
+        list[BulkItem],
+        Field(min_length=1, max_length=1000, description="The requests, which are processed in this order."),
     ]
 
     @model_validator(mode="after")
     def check_size(self) -> Self:
-        """Refuse more pairs than one transaction takes."""
+        """Refuse more pairs of student and course than one transaction accepts."""
         if sum(len(set(item.course_ids)) for item in self.items) > BULK_PAIRS:
-            raise wrong("too_many_pairs", f"items must contain at most {BULK_PAIRS:,} course ids in all.")
+            raise wrong("too_many_pairs", f"items must contain at most {BULK_PAIRS:,} course ids in total.")
         return self
 
 
@@ -611,25 +628,27 @@ BULK_PAIRS = 2000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BulkOutcome:
-    """What became of one item: the status and the body that the call alone would have had."""
+    """The result of one item: the status and body that the request would get as a call of its own."""
 
-    status: Annotated[int, Field(description="The status that the request alone would have had.")]
-    body: Annotated[Enrollments | Problem, Field(description="The body that the request alone would have had.")]
+    status: Annotated[int, Field(description="The status that the request would get as a call of its own.")]
+    body: Annotated[
+        Enrollments | Problem, Field(description="The body that the request would get as a call of its own.")
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BulkOutcomes:
-    """What became of each item, in the order asked."""
+    """The result of each item, in the order of the request."""
 
-    items: Annotated[list[BulkOutcome], Field(description="One for each request, in the same order.")]
+    items: Annotated[list[BulkOutcome], Field(description="One result per item, in the same order.")]
 
 
 @endpoint("POST", "/enrollments", scope="enroll")
 async def enroll_many(call: Call, body: BulkRequest) -> Written[BulkOutcomes]:
-    """Enroll many students in one transaction, each for itself.
+    """Enroll many students in one transaction; each item is accepted or refused on its own.
 
-    The items are judged in their order, each after those before it; a refused one leaves the others as they are. If the
-    transaction as a whole fails, each item is tried in one of its own.
+    Items are processed in their order, each after the changes of the items before it. A refused item does not affect
+    the others. If the transaction as a whole fails, each item is tried in its own transaction.
     """
     changes = [enrollment(call, item.student_id, item) for item in body.items]
     outcomes = await call[REGISTRAR].submit_all(changes)
@@ -638,13 +657,13 @@ async def enroll_many(call: Call, body: BulkRequest) -> Written[BulkOutcomes]:
 
 
 def _bulk_outcome(call: Call, change: Enroll, outcome: tuple[Result, ...] | Exception) -> str:
-    """Write what became of one item."""
+    """Return the result of one item as JSON."""
     if not isinstance(outcome, Exception):
         return f'{{"status":{201 if created(outcome) else 200},"body":{_enrollments(change.student_id, outcome)}}}'
     error = outcome
     if not isinstance(error, DomainError):
-        # The other items are committed: what became of them has to be told all the same.
-        logger.error("a fault of the service", exc_info=outcome, extra={"request_id": call.request_id})
+        # The other items are already committed, and the caller must get their results.
+        logger.error("unexpected error in a bulk item", exc_info=outcome, extra={"request_id": call.request_id})
         error = InternalError.logged()
     path = f"/students/{change.student_id}/enroll"
     refused = BulkOutcome(status=error.status, body=problem_of(error, instance=path, request_id=call.request_id))

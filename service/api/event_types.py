@@ -1,7 +1,7 @@
-"""Every type of event, with what it holds of the state before and after.
+"""Every event type, with the members of its states before and after the change.
 
-Nothing is built of these types: events are stored as JSON and handed out as they are. They describe it, and a test
-holds the events of the service to them.
+The code creates no instances of these types, because events are stored and returned as JSON. The types describe that
+JSON in the API document, and a test validates the events of the service against them.
 """
 
 from dataclasses import dataclass
@@ -19,15 +19,17 @@ from service.api.holds import Blocked
 from service.api.overrides import OverridableRule
 from service.web.schema import named
 
-EXACT = with_config(ConfigDict(extra="forbid"))
-"""A state has no other members."""
+FORBID_EXTRA = with_config(ConfigDict(extra="forbid"))
+"""A state has no members other than those of its type."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventFields:
-    """What every event has besides its type and the states."""
+    """The members of every event except its type and states."""
 
-    position: Annotated[int, Field(description="Counted from 1, without gaps, in the order of the changes.")]
+    position: Annotated[
+        int, Field(description="Position in the feed, counted from 1, without gaps, in the order of the changes.")
+    ]
     occurred_at: Annotated[datetime, Field(description="When the change was made.")]
     actor: Annotated[
         str | None,
@@ -37,15 +39,15 @@ class EventFields:
     ]
     on_behalf_of: Annotated[str | None, Field(description="For whom the actor made it, as the header X-Actor said.")]
     request_id: Annotated[str, Field(description="The id of the request that made the change.")]
-    reason: Annotated[str | None, Field(description="Why, as the caller said; null if the caller said nothing.")]
-    student_id: Annotated[StudentId | None, Field(description="The student whom it is about; null if there is none.")]
-    course_id: Annotated[CourseId | None, Field(description="The course that it is about; null if there is none.")]
-    term_id: Annotated[TermId | None, Field(description="The term that it is about; null if there is none.")]
+    reason: Annotated[str | None, Field(description="The reason that the caller gave; null if there is none.")]
+    student_id: Annotated[StudentId | None, Field(description="The student of the event; null if there is none.")]
+    course_id: Annotated[CourseId | None, Field(description="The course of the event; null if there is none.")]
+    term_id: Annotated[TermId | None, Field(description="The term of the event; null if there is none.")]
 
 
-@EXACT
+@FORBID_EXTRA
 class StudentState(TypedDict):
-    """Which fields of a student an event is about: personal data is not in the feed."""
+    """The names of the fields of a student that changed; the feed contains no personal data."""
 
     fields: Annotated[
         list[Literal["external_id", "given_name", "family_name", "email", "max_credits"]],
@@ -69,18 +71,22 @@ class StudentEvent(EventFields):
     after: Annotated[StudentState | None, Field(description="Null for a deleted student.")]
 
 
-@EXACT
+@FORBID_EXTRA
 class CourseState(TypedDict):
     """The fields of a course that changed, or all fields of a new or deleted course."""
 
     external_id: NotRequired[Annotated[str | None, Field(description="The caller's own key.")]]
-    term_id: NotRequired[Annotated[TermId | None, Field(description="The term in which it takes place.")]]
-    code: NotRequired[Annotated[str, Field(description="As in the catalogue.")]]
-    title: NotRequired[Annotated[str, Field(description="As people call it.")]]
+    term_id: NotRequired[Annotated[TermId | None, Field(description="The term of the course.")]]
+    code: NotRequired[Annotated[str, Field(description="The catalogue code.")]]
+    title: NotRequired[Annotated[str, Field(description="The title.")]]
     credits: NotRequired[Credits]
-    capacity: NotRequired[Annotated[int | None, Field(description="Seats: null is unlimited, 0 is closed.")]]
-    waitlist_capacity: NotRequired[Annotated[int | None, Field(description="Waitlist places: null is unlimited.")]]
-    meetings: NotRequired[Annotated[list[Meeting], Field(description="When it meets each week.")]]
+    capacity: NotRequired[
+        Annotated[int | None, Field(description="Number of seats; null is unlimited, and 0 closes the course.")]
+    ]
+    waitlist_capacity: NotRequired[
+        Annotated[int | None, Field(description="Number of waitlist places; null is unlimited, and 0 is no waitlist.")]
+    ]
+    meetings: NotRequired[Annotated[list[Meeting], Field(description="The weekly meetings.")]]
     version: Version
 
 
@@ -99,7 +105,7 @@ class CourseEvent(EventFields):
     after: Annotated[CourseState | None, Field(description="Null for a deleted course.")]
 
 
-@EXACT
+@FORBID_EXTRA
 class CourseStatusState(TypedDict):
     """Whether a course is cancelled."""
 
@@ -114,14 +120,14 @@ CourseCancelledType: TypeAlias = Annotated[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CourseCancelled(EventFields):
-    """A course was cancelled; an event for each student who was dropped follows."""
+    """A course was cancelled; an event for each dropped student follows."""
 
     type: CourseCancelledType
     before: CourseStatusState
     after: CourseStatusState
 
 
-@EXACT
+@FORBID_EXTRA
 class RequirementsState(TypedDict):
     """All requirements of a course."""
 
@@ -143,19 +149,31 @@ class RequirementsSet(EventFields):
     after: RequirementsState
 
 
-@EXACT
+@FORBID_EXTRA
 class TermState(TypedDict):
     """The fields of a term that changed, or all fields of a new or deleted term."""
 
     code: NotRequired[Annotated[str, Field(description="Unique among terms.")]]
-    name: NotRequired[Annotated[str, Field(description="As people call it.")]]
+    name: NotRequired[Annotated[str, Field(description="The name.")]]
     starts_on: NotRequired[Annotated[date, Field(description="The first day.")]]
     ends_on: NotRequired[Annotated[date, Field(description="The last day.")]]
-    enroll_from: NotRequired[Annotated[datetime | None, Field(description="Students may enroll from then on.")]]
-    enroll_until: NotRequired[Annotated[datetime | None, Field(description="Students may enroll until then.")]]
-    drop_until: NotRequired[Annotated[datetime | None, Field(description="From then on a drop is a withdrawal.")]]
-    withdraw_until: NotRequired[Annotated[datetime | None, Field(description="From then on a course can't be left.")]]
-    max_credits: NotRequired[Annotated[CreditLimit | None, Field(description="The most credits of one student.")]]
+    enroll_from: NotRequired[
+        Annotated[datetime | None, Field(description="Students may enroll from this instant on; null is always.")]
+    ]
+    enroll_until: NotRequired[
+        Annotated[datetime | None, Field(description="Students may enroll until this instant; null is always.")]
+    ]
+    drop_until: NotRequired[
+        Annotated[datetime | None, Field(description="From this instant on, a drop is a withdrawal; null is never.")]
+    ]
+    withdraw_until: NotRequired[
+        Annotated[
+            datetime | None, Field(description="From this instant on, students cannot leave a course; null is never.")
+        ]
+    ]
+    max_credits: NotRequired[
+        Annotated[CreditLimit | None, Field(description="Maximum number of credits per student; null is unlimited.")]
+    ]
     version: Version
 
 
@@ -173,18 +191,20 @@ class TermEvent(EventFields):
     after: Annotated[TermState | None, Field(description="Null for a deleted term.")]
 
 
-@EXACT
+@FORBID_EXTRA
 class EnrollmentState(TypedDict):
     """The state of one student in one course."""
 
     status: NamedStatus
-    override_id: NotRequired[Annotated[int, Field(description="The override that gave the seat, if one did.")]]
+    override_id: NotRequired[
+        Annotated[int, Field(description="The override that gave the seat; absent without an override.")]
+    ]
     swap_drops: Annotated[
         NotRequired[list[int]],
-        Field(description="The courses that are dropped once the waitlisted student gets a seat."),
+        Field(description="The courses that a swap drops when the waitlisted student gets a seat."),
     ]
-    passed: NotRequired[Annotated[bool | None, Field(description="Of a completed course.")]]
-    grade: NotRequired[Annotated[str | None, Field(description="Of a completed course.")]]
+    passed: NotRequired[Annotated[bool | None, Field(description="Whether the student passed the completed course.")]]
+    grade: NotRequired[Annotated[str | None, Field(description="The grade of the completed course.")]]
 
 
 EnrollmentEventType: TypeAlias = Annotated[
@@ -203,19 +223,24 @@ EnrollmentEventType: TypeAlias = Annotated[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnrollmentEvent(EventFields):
-    """A student's status in a course changed; `promoted` is `enrolled` from the waitlist, `updated` changes the drops."""
+    """A student's status in a course changed.
+
+    `promoted`: enrolled from the waitlist. `updated`: other drops of a swap.
+    """
 
     type: EnrollmentEventType
-    before: Annotated[EnrollmentState | None, Field(description="Null if the student was never in the course before.")]
+    before: Annotated[
+        EnrollmentState | None, Field(description="Null if the student had no status in the course before.")
+    ]
     after: EnrollmentState
 
 
-@EXACT
+@FORBID_EXTRA
 class SkippedState(TypedDict):
-    """A waitlisted student, and why a free seat went to another one."""
+    """A waitlisted student, and the reasons why a free seat went to another student."""
 
     status: Annotated[Literal["waitlisted"], Field(description="The student stays waitlisted.")]
-    blocked_by: NotRequired[Annotated[list[Blocker], Field(description="Every reason, without what is private.")]]
+    blocked_by: NotRequired[Annotated[list[Blocker], Field(description="Every reason, without private data.")]]
 
 
 EnrollmentSkippedType: TypeAlias = Annotated[
@@ -226,29 +251,29 @@ EnrollmentSkippedType: TypeAlias = Annotated[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnrollmentSkipped(EventFields):
-    """A waitlisted student was passed over, for other reasons than the last time."""
+    """A waitlisted student was passed over, for reasons that differ from those of the last time."""
 
     type: EnrollmentSkippedType
     before: SkippedState
     after: SkippedState
 
 
-# A class can't have a member that is called from.
+# "from" is a keyword, and the class syntax cannot declare it.
 HoldTimes = TypedDict(
     "HoldTimes",
     {
-        "from": Annotated[datetime | None, Field(description="Null: since ever.")],
-        "until": Annotated[datetime | None, Field(description="Null: without an end.")],
+        "from": Annotated[datetime | None, Field(description="Start of the hold; null is no start.")],
+        "until": Annotated[datetime | None, Field(description="End of the hold; null is no end.")],
     },
 )
 
 
-@EXACT
+@FORBID_EXTRA
 class HoldState(HoldTimes):
-    """What a hold blocks, and when; its reason is private to the student."""
+    """What a hold blocks, and when. The reason is private to the student, and is not in the feed."""
 
     hold_id: Annotated[int, Field(description="The id of the hold.")]
-    blocks: Annotated[list[Blocked], Field(description="What it keeps the student from.")]
+    blocks: Annotated[list[Blocked], Field(description="The actions that the hold blocks.")]
 
 
 HoldEventType: TypeAlias = Annotated[
@@ -265,14 +290,14 @@ class HoldEvent(EventFields):
     after: HoldState
 
 
-@EXACT
+@FORBID_EXTRA
 class OverrideState(TypedDict):
-    """Which rule an override lifts, and until when."""
+    """The rule that an override lifts, and its expiry."""
 
     override_id: Annotated[int, Field(description="The id of the override.")]
     rule: OverridableRule
-    author: Annotated[str, Field(description="Who answers for it.")]
-    expires_at: Annotated[datetime | None, Field(description="Null: without an end.")]
+    author: Annotated[str, Field(description="Who authorized the override.")]
+    expires_at: Annotated[datetime | None, Field(description="Until when the override can be used; null is no expiry.")]
 
 
 OverrideEventType: TypeAlias = Annotated[
@@ -289,22 +314,22 @@ class OverrideEvent(EventFields):
     after: OverrideState
 
 
-@EXACT
+@FORBID_EXTRA
 class OverrideUseState(TypedDict):
-    """When an override was used up."""
+    """When an override was used."""
 
     override_id: Annotated[int, Field(description="The id of the override.")]
-    used_at: Annotated[datetime | None, Field(description="When it was used up; null if it was not.")]
+    used_at: Annotated[datetime | None, Field(description="When the override was used; null if it was not.")]
 
 
 OverrideUsedType: TypeAlias = Annotated[
-    Literal["override.used"], named("OverrideUsedType", "The type of the event of an override that was used up.")
+    Literal["override.used"], named("OverrideUsedType", "The type of the event of a used override.")
 ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OverrideUsed(EventFields):
-    """An override was used up: it lifted its rule for a seat or a drop."""
+    """An override was used: it lifted its rule for a seat or a drop."""
 
     type: OverrideUsedType
     before: OverrideUseState
@@ -323,4 +348,7 @@ AnyEvent: TypeAlias = (
     | OverrideEvent
     | OverrideUsed
 )
-Event = TypeAliasType("Event", Annotated[AnyEvent, Field(discriminator="type", description="One change of one thing.")])
+Event = TypeAliasType(
+    "Event",
+    Annotated[AnyEvent, Field(discriminator="type", description="One change, with the states before and after it.")],
+)

@@ -31,60 +31,65 @@ from sql.students import get_student
 
 logger = logging.getLogger(__name__)
 
-WAIT = 30
-"""The longest wait for an event, in seconds: below the idle limits of common proxies."""
+LONG_POLL_SECONDS = 30
+"""Maximum wait for an event, below the idle timeouts of common proxies."""
 
 READERS_PER_TURN = 4
 TURN_SECONDS = 0.0005
-"""Readers answered before a pause, and the pause, in which other requests make progress. With 4 readers and 0.5 ms, the p99
-of others doubled while 1,000 readers were answered in 340 ms; with 2 readers and 1 ms they took 660 ms, and without pauses
-230 ms, but others had six times their p99."""
+"""Readers answered before a pause, and the length of the pause, in which other requests make progress.
+
+With 4 readers and 0.5 ms, 1,000 readers were answered in 340 ms, and the p99 of other requests doubled. With 2 readers and
+1 ms it took 660 ms; without pauses it took 230 ms, and the p99 of other requests was six times as long."""
 
 
 class CursorExpired(FieldError):
-    """The cursor is of another history: the database was restored, promoted or copied since.
+    """The cursor belongs to another history of the feed: the database was restored, promoted or copied.
 
-    Take a new cursor from `/events/head`, read all lists again, and follow from that cursor.
+    Take a new cursor from `/events/head`, read all lists again, and follow the feed from that cursor.
     """
 
     code, status, title = "cursor_expired", 410, "Cursor expired"
 
     def __init__(self) -> None:
-        sentence = "This cursor is of another history of the feed: take a new one from /events/head, then read all lists again."
+        sentence = (
+            "The cursor belongs to another history of the feed: take a new cursor from /events/head, "
+            "then read all lists again."
+        )
         super().__init__(sentence, parameter="after")
 
 
 @dataclass(frozen=True, slots=True)
 class Events:
-    """What follows a cursor, and the cursor to go on from, which is never null."""
+    """The events after a cursor, and the cursor after the last of them, which is never null."""
 
-    items: Annotated[list[Event], Field(description="In order; empty if nothing has changed.")]
-    next: Annotated[str, Field(description="Pass it as `after` to go on from here.")]
+    items: Annotated[list[Event], Field(description="Events in order; empty if nothing has changed.")]
+    next: Annotated[str, Field(description="Send it as `after` to read the events that follow.")]
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
     """The cursor after the newest event."""
 
-    next: Annotated[str, Field(description="Pass it as `after` to read what changes from now on.")]
+    next: Annotated[str, Field(description="Send it as `after` to read the events from now on.")]
 
 
 class EventsQuery(BaseModel):
-    """Where to go on, and for how long to wait."""
+    """The cursor to continue from, and how long to wait for an event."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     after: Annotated[
-        str | None, Field(max_length=200, description="A cursor; without one the feed is read from its beginning.")
+        str | None,
+        Field(max_length=200, description="A cursor; without a cursor, the feed is read from its beginning."),
     ] = None
-    limit: Annotated[int, Field(ge=1, le=500, description="How many events at most."), Digits] = 100
+    limit: Annotated[int, Field(ge=1, le=500, description="Maximum number of events."), Digits] = 100
     wait: Annotated[
-        int, Field(ge=0, le=WAIT, description="Seconds to wait for an event where there is none yet."), Digits
+        int, Field(ge=0, le=LONG_POLL_SECONDS, description="Seconds to wait if there is no event yet."), Digits
     ] = 0
 
 
 def write_event(row: feed.Event) -> str:
-    """Write an event as callers see it, as ``Event``: its states are JSON already."""
+    """Return an event as the JSON of ``Event``; its states are already JSON."""
     return (
         f'{{"position":{row.position},"type":"{row.type}","occurred_at":"{timestamp(row.occurred_at)}",'
         f'"actor":{_text(row.actor)},"on_behalf_of":{_text(row.on_behalf_of)},"request_id":{_text(row.request_id)},"reason":{_text(row.reason)},'
@@ -99,9 +104,9 @@ def _text(value: str | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """A place in the feed: after an event of an epoch, or before the first one with position 0.
+    """A place in the feed: after an event of an epoch, or, with position 0, before the first event.
 
-    ``proof`` is a digest of that event: after a restore another one may have its position.
+    ``proof`` is a digest of the event. It detects a restore, after which another event may have the same position.
     """
 
     epoch: UUID
@@ -115,7 +120,7 @@ class Cursor:
 
 
 def cursor_after(epoch: UUID, event: feed.Event | feed.Epoch) -> Cursor:
-    """Make the cursor after an event, which may be the newest one, or none."""
+    """Return the cursor after an event. An ``Epoch`` gives the cursor after the newest event, if there is any."""
     if event.occurred_at is None:
         return Cursor(epoch, 0, "")
     text = f"{event.occurred_at.isoformat()} {event.request_id}"
@@ -123,7 +128,7 @@ def cursor_after(epoch: UUID, event: feed.Event | feed.Epoch) -> Cursor:
 
 
 async def list_events_after(connection: Connection, cursor: Cursor, limit: int) -> list[feed.Event]:
-    """Read the events that follow a cursor of the current epoch, in order.
+    """Load the events after a cursor of the current epoch, in order.
 
     Raises:
         CursorExpired: the event of the cursor is not in this database.
@@ -138,14 +143,14 @@ async def list_events_after(connection: Connection, cursor: Cursor, limit: int) 
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """The events that follow a cursor, written once for all readers who get as many of them."""
+    """The events after a cursor, serialised once for all readers with the same number of events."""
 
     cursor: Cursor
     rows: list[feed.Event]
     written: dict[int, Written[Events]] = field(default_factory=dict)
 
     def first(self, limit: int) -> Written[Events]:
-        """Return the first events, ``limit`` at most, and the cursor after them."""
+        """Return at most ``limit`` events, and the cursor after them."""
         count = min(limit, len(self.rows))
         if count not in self.written:
             after = cursor_after(self.cursor.epoch, self.rows[count - 1]) if count else self.cursor
@@ -164,10 +169,10 @@ class Reader:
 
 
 class Poller:
-    """Answers the readers who wait for an event: a query a tick for all of them, and none without them.
+    """A task that answers waiting readers, with one query per tick for all of them and none without readers.
 
-    With news it reads the events once for all who wait at the same cursor, writes the answer once for all who want as
-    many, and hands it out some readers a turn, so that it holds up nobody else.
+    The poller reads new events once for all readers at the same cursor, serialises an answer once for all readers with
+    the same number of events, and answers a few readers per turn, so that it does not delay other requests.
     """
 
     def __init__(self, database: Database, stop: asyncio.Event, *, interval: float) -> None:
@@ -181,14 +186,14 @@ class Poller:
         self._task: asyncio.Task[None] | None = None
 
     def is_newest(self, cursor: Cursor) -> bool:
-        """Return whether nothing followed a cursor at the last tick: then there is nothing to read, only to wait."""
+        """Return whether no event followed a cursor at the last tick, so that a reader can wait without a query."""
         return cursor == self._newest
 
     async def wait(self, cursor: Cursor, limit: int, seconds: float) -> Written[Events]:
-        """Return the events after a cursor once there are some, or none after some seconds or when the service stops.
+        """Wait for events after a cursor and return them; return none after some seconds or when the service stops.
 
         Raises:
-            CursorExpired: the event of the cursor is not in this database, or not any more.
+            CursorExpired: the event of the cursor is not, or no longer, in this database.
             Unavailable: the database did not answer at the last tick.
         """
         loop = asyncio.get_running_loop()
@@ -212,7 +217,7 @@ class Poller:
                 except Exception as error:
                     self._newest = None
                     if not self._failed and not isinstance(error, DomainError):
-                        logger.exception("the feed can't be read for those who wait")
+                        logger.exception("the feed can't be read for long-polling readers")
                     self._failed = True
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._interval):
@@ -224,12 +229,12 @@ class Poller:
             self._newest = None
 
     async def _look(self) -> Cursor:
-        """Answer those whose cursor is not the newest any more, and return the newest."""
+        """Answer the readers with new events after their cursors, and return the newest cursor."""
         async with self._database.reading() as connection:
             epoch = await feed.get_epoch(connection)
             newest = cursor_after(epoch.epoch, epoch)
             for cursor in [cursor for cursor in self._waiting if cursor != newest]:
-                # Some may have left while others were read for.
+                # Readers may have disconnected during the queries for other cursors.
                 readers = list(self._waiting.get(cursor, ()))
                 limit = max((reader.limit for reader in readers), default=0)
                 try:
@@ -244,7 +249,7 @@ class Poller:
         return newest
 
     def _end(self, reader: Reader) -> None:
-        """Answer a reader whose wait is over."""
+        """Answer a reader that has waited long enough: with no events, or with an error if the last tick failed."""
         if self._failed:
             self._answer(reader, Unavailable("The database did not answer while the request waited for an event."))
         else:
@@ -275,7 +280,7 @@ class Poller:
             self._waiting.pop(reader.cursor, None)
 
     def close(self) -> None:
-        """Stop asking."""
+        """Stop polling."""
         if self._task is not None:
             self._task.cancel()
 
@@ -285,11 +290,11 @@ POLLER = web.AppKey("poller", Poller)
 
 @endpoint("GET", "/events", scope="events", problems=[CursorExpired])
 async def follow_events(call: Call, query: EventsQuery) -> Written[Events]:
-    """Follow the changes of everything.
+    """Follow all changes.
 
-    A reader who goes on from `next` each time sees every committed change exactly once, in order, and the contiguous
-    positions show that none is missing. To begin with what there is: take the cursor of `/events/head` first, then read
-    the lists, then follow. With `wait` the answer comes as soon as there is an event.
+    A reader that continues from `next` each time sees every committed change exactly once, in order. Positions have no
+    gaps, so that a reader can verify this. To start from the current state, take the cursor of `/events/head`, read the
+    lists, and then follow from that cursor. With `wait`, the answer is sent as soon as there is an event.
     """
     poller = call[POLLER]
     cursor = None if query.after is None else decode(query.after)
@@ -308,7 +313,7 @@ async def follow_events(call: Call, query: EventsQuery) -> Written[Events]:
 async def read_head(call: Call) -> Head:
     """Read the cursor after the newest event.
 
-    Take it before you read the lists, and follow the feed from it.
+    Take the cursor before you read the lists, and follow the feed from it.
     """
     async with call[DATABASE].reading() as connection:
         newest = await feed.get_epoch(connection)
@@ -324,7 +329,7 @@ async def read_head(call: Call) -> Head:
 async def read_history(call: Call, student_id: IdInPath, course_id: IdInPath, query: Paging) -> WrittenPage[Event]:
     """Read the events of one student in one course, in order.
 
-    They are those of the feed.
+    These are the same events as in the feed.
     """
     of = f"history of {student_id} in {course_id}"
     after = decode_cursor(query.cursor, of)
@@ -340,7 +345,7 @@ async def read_history(call: Call, student_id: IdInPath, course_id: IdInPath, qu
 
 
 def encode(cursor: Cursor) -> str:
-    """Write a cursor as callers see it."""
+    """Return the text of a cursor."""
     text = f"{cursor.epoch.hex}{cursor.position}" + (f"-{cursor.proof}" if cursor.proof else "")
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
@@ -349,13 +354,15 @@ CURSOR = re.compile("([0-9a-f]{32})([0-9]{1,18})(?:-([0-9a-f]{16}))?")
 
 
 def decode(text: str) -> Cursor:
-    """Read a cursor that a caller sent."""
+    """Return the cursor of a text that a caller sent; raise ``Invalid`` if it is malformed."""
     try:
         padded = text + "=" * (-len(text) % 4)
         match = CURSOR.fullmatch(base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii"))
     except (binascii.Error, ValueError):
         match = None
     if match is None:
-        sentence = "after is not a cursor: send the `next` of /events or of /events/head, unchanged."
+        sentence = (
+            "after must be the unchanged `next` value of /events or /events/head; omit it to start from the beginning."
+        )
         raise invalid([Detail("invalid_cursor", sentence, parameter="after")])
     return Cursor(UUID(match[1]), int(match[2]), match[3] or "")

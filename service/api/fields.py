@@ -1,4 +1,4 @@
-"""The types of values that inputs share."""
+"""Field types shared by request models."""
 
 import re
 from datetime import UTC, date, datetime
@@ -30,40 +30,40 @@ from service.web.validation import CODES, wrong
 
 FIELD_CODES: Final = {
     **CODES,
-    "not_an_email": "The text is not one e-mail address.",
-    "not_a_time": "The text is not a time of day written HH:MM.",
-    "read_only": "A member that only the service writes is not what is stored.",
-    "blank": "A text has no character that can be seen.",
-    "forbidden_character": "A text has a character that is not allowed in it, such as a line break or a control character.",
+    "not_an_email": "The string is not one e-mail address.",
+    "not_a_time": "The string is not a time of day in the form HH:MM.",
+    "read_only": "A read-only member differs from the stored value.",
+    "blank": "A string has no visible character.",
+    "forbidden_character": "A string has a forbidden character, such as a line break or a control character.",
     "inverted_meeting": "A meeting does not start before it ends.",
     "hold_dates": "A hold begins after it ends.",
-    "swap_with_itself": "A course to drop is also one to add.",
+    "swap_with_itself": "A course appears both in `drop` and in `add`.",
     "too_many_adds": "A swap with `on_full: waitlist` has more than one course to add.",
-    "too_many_pairs": "The items have more than 2,000 courses in all.",
+    "too_many_pairs": "The items have more than 2,000 courses in total.",
 }
-"""The code of every error of an invalid request, with what it means. The documents list them."""
+"""The error codes of invalid requests, each with its meaning. The documents list them."""
 
-LARGEST = 2**63 - 1
-"""The largest bigint: what is beyond it never reaches the driver."""
+MAX_BIGINT = 2**63 - 1
+"""The largest bigint of PostgreSQL. Validation refuses larger numbers, which the driver cannot encode."""
 
-EXACT = 2**53
-"""Up to here every whole number is a float of its own (RFC 8259 section 6)."""
+MAX_EXACT_FLOAT = 2**53
+"""Up to this limit, a float represents every whole number exactly (RFC 8259 section 6)."""
 
 
 def _whole(value: object) -> object:
-    """Take 3.0 for 3, as JSON Schema does, where no digit can have been lost."""
-    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) <= EXACT else value
+    """Convert 3.0 to 3, which JSON Schema treats as equal, if the float is exact."""
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) <= MAX_EXACT_FLOAT else value
 
 
 def _halves(value: float) -> float:
-    """Refuse what Pydantic's ``multiple_of`` lets through: it takes 3.0000000001 for a multiple of 0.5."""
+    """Refuse a number that is not a multiple of 0.5. Pydantic's ``multiple_of`` accepts 3.0000000001."""
     if value % 0.5:
         raise wrong("not_a_multiple", "{field} must be a multiple of 0.5.")
     return value
 
 
 def _rfc_3339(value: object) -> object:
-    """Take an instant in words only, where Pydantic takes a number of seconds too, and cut it to microseconds."""
+    """Accept RFC 3339 text only, and cut it to microseconds; Pydantic also accepts a number of seconds."""
     match = RFC_3339.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         raise wrong("not_an_instant", "{field} must be an instant with an offset, such as 2026-09-01T08:00:00Z.")
@@ -72,7 +72,7 @@ def _rfc_3339(value: object) -> object:
 
 
 def _iso_day(value: object) -> object:
-    """Take a day in words only."""
+    """Accept ISO 8601 text only; Pydantic also accepts numbers."""
     if not isinstance(value, str) or not ISO_DAY.fullmatch(value):
         raise wrong("not_a_date", "{field} must be a date, such as 2026-09-01.")
     return value
@@ -85,14 +85,14 @@ def _clock(value: str) -> str:
 
 
 def _email(value: str) -> str:
-    """Return an address in its normal form: Unicode's form C, with its domain in small letters and in its own script."""
+    """Return an address in Unicode's normal form C, with its domain in lower case and in its own script."""
     try:
         return validate_email(value, check_deliverability=False, globally_deliverable=False).normalized
     except EmailNotValidError as error:
         raise wrong("not_an_email", "{field} must be one e-mail address, such as ada@campus.example.") from error
 
 
-# Nothing is sent to the addresses: names that are reserved for tests, examples and local networks are as good as others.
+# The service sends no mail, so that domains reserved for tests, examples and local networks are valid too.
 SPECIAL_USE_DOMAIN_NAMES.clear()
 
 RFC_3339 = re.compile(
@@ -103,9 +103,9 @@ CLOCK = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]")
 
 Whole = BeforeValidator(_whole)
 
-IdInBody = Annotated[int, Field(ge=1, le=LARGEST), Whole]
-IdInQuery = Annotated[int, Field(ge=1, le=LARGEST), Digits]
-IdInPath = Annotated[int, Field(ge=1, le=LARGEST, description="The service's own id of it.", examples=[1]), Digits]
+IdInBody = Annotated[int, Field(ge=1, le=MAX_BIGINT), Whole]
+IdInQuery = Annotated[int, Field(ge=1, le=MAX_BIGINT), Digits]
+IdInPath = Annotated[int, Field(ge=1, le=MAX_BIGINT, description="Id assigned by the service.", examples=[1]), Digits]
 
 Name = Annotated[
     str,
@@ -113,14 +113,15 @@ Name = Annotated[
     AfterValidator(check_line),
     Field(json_schema_extra={"pattern": LINE_PATTERN}),
 ]
-"""A line of text with something to read in it, and no control characters."""
+"""A line of text with a visible character and without control characters."""
 
 ExternalId = Annotated[
     str,
     StringConstraints(min_length=1, max_length=200),
     AfterValidator(partial(normalize_external_id, max_length=200)),
     Field(
-        description="The caller's own key, in any script: without spaces, and not only dots (it is part of paths).",
+        description="The caller's own key, in any script. It is part of paths: it must not contain spaces or "
+        "consist of dots alone.",
         json_schema_extra={"pattern": EXTERNAL_ID_PATTERN},
     ),
 ]
@@ -129,7 +130,7 @@ Email = Annotated[
     StringConstraints(min_length=3, max_length=254),
     AfterValidator(_email),
     Field(
-        description="Unique, whatever the case of its ASCII letters. Nothing is sent to it.",
+        description="Unique; the case of ASCII letters is ignored. The service sends no mail.",
         json_schema_extra={"format": "idn-email"},
     ),
 ]
@@ -138,43 +139,47 @@ CourseCode = Annotated[
     StringConstraints(min_length=1, max_length=50),
     AfterValidator(partial(normalize_code, max_length=50)),
     Field(
-        description='As in a catalogue, such as "MATH101", in any script, with single spaces inside. '
+        description='The catalogue code, such as "MATH101", in any script, with single spaces inside. '
         "Codes are compared without regard to case.",
         json_schema_extra={"pattern": CODE_PATTERN},
     ),
 ]
 Credits = Annotated[
     float,
-    Field(ge=0, le=99, allow_inf_nan=False, description="0 to 99, halves allowed."),
+    Field(ge=0, le=99, allow_inf_nan=False, description="Credits from 0 to 99, in steps of 0.5."),
     AfterValidator(_halves),
     PlainSerializer(lambda value: int(value) if value == int(value) else value),
     WithJsonSchema({"type": "number", "minimum": 0, "maximum": 99, "multipleOf": 0.5}),
 ]
-Count = Annotated[int, Field(ge=0, le=LARGEST), Whole]
-Capacity = Annotated[int, Field(ge=0, le=LARGEST, description="Seats: null is unlimited, 0 is closed."), Whole]
+Count = Annotated[int, Field(ge=0, le=MAX_BIGINT), Whole]
+Capacity = Annotated[
+    int, Field(ge=0, le=MAX_BIGINT, description="Number of seats; null is unlimited, and 0 closes the course."), Whole
+]
 
 
 WaitlistCapacity = Annotated[
-    int, Field(ge=0, le=LARGEST, description="Places in line: null is unlimited, 0 is no waitlist."), Whole
+    int,
+    Field(ge=0, le=MAX_BIGINT, description="Number of waitlist places; null is unlimited, and 0 is no waitlist."),
+    Whole,
 ]
 CreditLimit = Annotated[
     float,
-    Field(ge=0, le=999, allow_inf_nan=False, description="The most credits in one term, halves allowed."),
+    Field(ge=0, le=999, allow_inf_nan=False, description="Maximum number of credits in one term, in steps of 0.5."),
     AfterValidator(_halves),
     PlainSerializer(lambda value: int(value) if value == int(value) else value),
     WithJsonSchema({"type": "number", "minimum": 0, "maximum": 999, "multipleOf": 0.5}),
 ]
 Clock = Annotated[str, AfterValidator(_clock), Field(json_schema_extra={"pattern": f"^{CLOCK.pattern}$"})]
-"""A time of day as HH:MM, local to the institution."""
+"""A time of day as HH:MM, in the local time of the institution."""
 
 
 def _in_utc(value: datetime) -> datetime:
-    """Refuse an instant that PostgreSQL and Python write differently."""
+    """Convert an instant to UTC; refuse instants that PostgreSQL and Python represent differently."""
     try:
         instant = value.astimezone(UTC)
     except OverflowError as error:
         raise wrong("not_an_instant", "{field} must be within the years 1 to 9999 in UTC.") from error
-    # The driver takes the first and the last instant for PostgreSQL's infinities, and reads them without an offset.
+    # The driver converts the first and the last instant to PostgreSQL's infinities, and reads these without an offset.
     if instant in {datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)}:
         raise wrong("not_an_instant", "{field} must not be the first or the last instant of the calendar.")
     return instant
@@ -182,15 +187,15 @@ def _in_utc(value: datetime) -> datetime:
 
 Instant = Annotated[
     datetime,
-    Field(strict=False, description="An instant as RFC 3339 has it, such as 2026-09-01T08:00:00Z."),
+    Field(strict=False, description="An RFC 3339 instant, such as 2026-09-01T08:00:00Z."),
     BeforeValidator(_rfc_3339),
     AfterValidator(_in_utc),
 ]
-Day = Annotated[date, Field(strict=False, description="A day as YYYY-MM-DD."), BeforeValidator(_iso_day)]
+Day = Annotated[date, Field(strict=False, description="A date as YYYY-MM-DD."), BeforeValidator(_iso_day)]
 
 
 class Input(BaseModel):
-    """What a caller sends: unknown fields are errors, and nothing is guessed from a value of another type."""
+    """Base of request models: unknown fields are errors, and values of another type are not converted."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -204,7 +209,7 @@ Grade = Annotated[
 
 
 def _truth(text: object) -> object:
-    """Take the words of JSON only, where Pydantic takes "on", "1" and "yes" too."""
+    """Accept only ``true`` and ``false``; Pydantic also accepts "on", "1" and "yes"."""
     if text not in ("true", "false"):
         raise wrong("wrong_type", "{field} must be true or false.")
     return text
@@ -214,8 +219,8 @@ Truth = BeforeValidator(_truth)
 
 
 class ReasonQuery(BaseModel):
-    """Why something is done."""
+    """The reason of a change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    reason: Annotated[Name | None, Field(description="Told by the event.")] = None
+    reason: Annotated[Name | None, Field(description="The reason of the change; recorded in its events.")] = None

@@ -1,4 +1,4 @@
-"""Holds: what keeps a student from enrolling or dropping."""
+"""Holds, which block a student from enrolling or dropping: models and handlers."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,19 +19,19 @@ from sql import holds as sql
 from sql.holds import list_holds
 from sql.students import get_student
 
-Blocked: TypeAlias = Annotated[Literal["enroll", "drop"], named("Blocked", "What a hold keeps a student from.")]
+Blocked: TypeAlias = Annotated[Literal["enroll", "drop"], named("Blocked", "An action that a hold blocks.")]
 
 
 class NewHold(Input):
-    """A hold to place: in force from `from` until `until`, each open where null."""
+    """A hold to place. It is in force from `from` until `until`; null leaves that side open."""
 
-    reason: Annotated[Name, Field(description="Why; shown to the student, and in no event.")]
+    reason: Annotated[Name, Field(description="The reason; shown to the student, and not recorded in events.")]
     blocks: Annotated[
         list[Blocked],
-        Field(min_length=1, max_length=2, description="What it keeps the student from."),
+        Field(min_length=1, max_length=2, description="The actions that the hold blocks."),
     ]
-    starts_at: Annotated[Instant | None, Field(alias="from", description="Null: since ever.")] = None
-    ends_at: Annotated[Instant | None, Field(alias="until", description="Null: without an end.")] = None
+    starts_at: Annotated[Instant | None, Field(alias="from", description="Start of the hold; null is no start.")] = None
+    ends_at: Annotated[Instant | None, Field(alias="until", description="End of the hold; null is no end.")] = None
 
     @model_validator(mode="after")
     def check_order(self) -> Self:
@@ -49,15 +49,19 @@ class Hold:
 
     id: Id
     student_id: StudentId
-    reason: Annotated[str, Field(description="Why; shown to the student, and in no event.")]
-    blocks: Annotated[list[Blocked], Field(description="What it keeps the student from.")]
-    starts_at: Annotated[datetime | None, Field(serialization_alias="from", description="Null: since ever.")]
-    ends_at: Annotated[datetime | None, Field(serialization_alias="until", description="Null: without an end.")]
+    reason: Annotated[str, Field(description="The reason; shown to the student, and not recorded in events.")]
+    blocks: Annotated[list[Blocked], Field(description="The actions that the hold blocks.")]
+    starts_at: Annotated[
+        datetime | None, Field(serialization_alias="from", description="Start of the hold; null is no start.")
+    ]
+    ends_at: Annotated[
+        datetime | None, Field(serialization_alias="until", description="End of the hold; null is no end.")
+    ]
     created_at: CreatedAt
 
 
 def hold_of(row: sql.Hold) -> Hold:
-    """Show a row as callers see it."""
+    """Convert a row to the hold that the API returns."""
     blocks: list[Blocked] = []
     if row.blocks_enroll:
         blocks.append("enroll")
@@ -78,7 +82,7 @@ def hold_of(row: sql.Hold) -> Hold:
 async def place_hold(call: Call, student_id: IdInPath, body: NewHold) -> Reply[Hold]:
     """Place a hold on a student.
 
-    The student keeps all seats and waitlist places, and is passed over on waitlists while a hold blocks enrolling.
+    The student keeps all seats and waitlist places. While a hold blocks enrolling, waitlists pass the student over.
     """
     row = await call[REGISTRAR].submit(
         PlaceHold(
@@ -96,7 +100,7 @@ async def place_hold(call: Call, student_id: IdInPath, body: NewHold) -> Reply[H
 
 @endpoint("GET", "/students/{student_id}/holds", scope="read", problems=[StudentNotFound])
 async def list_student_holds(call: Call, student_id: IdInPath, query: Paging) -> Page[Hold]:
-    """List a student's holds by id, those that have ended too.
+    """List a student's holds by id, including those that have ended.
 
     A hold is in force from `from` until `until`.
     """
@@ -113,10 +117,10 @@ async def list_student_holds(call: Call, student_id: IdInPath, query: Paging) ->
     "DELETE", "/students/{student_id}/holds/{hold_id}", scope="override", problems=[StudentNotFound, HoldNotFound]
 )
 async def end_hold(call: Call, student_id: IdInPath, hold_id: IdInPath) -> Hold:
-    """End a hold now, or where it would begin if it has not begun yet.
+    """End a hold now; a hold that has not started yet ends at its start.
 
-    A waitlisted student who becomes eligible gets the seat in the same transaction. The hold stays listed, and ending
-    it again changes nothing.
+    A waitlisted student who becomes eligible gets a seat in the same transaction. The hold stays in the list, and a
+    second call changes nothing.
     """
     return hold_of(
         await call[REGISTRAR].submit(EndHold(origin=origin_of(call), student_id=student_id, hold_id=hold_id))

@@ -1,4 +1,4 @@
-"""What handlers find in the application."""
+"""Application keys shared by handlers."""
 
 from aiohttp import web
 
@@ -25,5 +25,5 @@ STUDENTS_OF_COURSES: web.AppKey[Coalescer[StudentsAsked, JsonPage | None]] = web
 
 
 def origin_of(call: Call, reason: str | None = None) -> Origin:
-    """Say who asked for a change."""
-    return Origin(call.request_id, call.caller.name, reason, call.gone, call.on_behalf_of)
+    """Return the origin of a change: its request, caller and reason."""
+    return Origin(call.request_id, call.caller.name, reason, call.disconnected, call.on_behalf_of)

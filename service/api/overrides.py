@@ -1,4 +1,4 @@
-"""Overrides: each lifts one rule for one student and one course, once."""
+"""Overrides, each of which lifts one rule for one student and one course, once: models and handlers."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -31,7 +31,7 @@ OverridableRule: TypeAlias = Annotated[
         "waitlist_full",
         "drop_closed",
     ],
-    named("OverridableRule", "The rules that an override can lift, by the codes that their refusals carry."),
+    named("OverridableRule", "A rule that an override can lift, named by the code of its refusals."),
 ]
 
 
@@ -41,32 +41,32 @@ class NewOverride(Input):
     course_id: Annotated[IdInBody, Field(description="The id of the course.")]
     rule: Annotated[
         OverridableRule,
-        Field(description="The rule to lift: `course_full` gives a seat above capacity."),
+        Field(description="The rule to lift; `course_full` gives a seat above capacity."),
     ]
-    author: Annotated[Name, Field(description="Who answers for it.")]
-    reason: Annotated[Name, Field(description="Why it is granted.")]
-    expires_at: Annotated[Instant | None, Field(description="Until when it can be used; null is without an end.")] = (
-        None
-    )
+    author: Annotated[Name, Field(description="Who authorized the override.")]
+    reason: Annotated[Name, Field(description="Why the override is granted.")]
+    expires_at: Annotated[
+        Instant | None, Field(description="Until when the override can be used; null is no expiry.")
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Override:
-    """An override: it lifts one rule for one student and one course, once."""
+    """An override, which lifts one rule for one student and one course, once."""
 
     id: Id
     student_id: StudentId
     course_id: CourseId
     rule: OverridableRule
-    author: Annotated[str, Field(description="Who answers for it.")]
-    reason: Annotated[str, Field(description="Why it was granted.")]
-    expires_at: Annotated[datetime | None, Field(description="Until when it can be used; null is without an end.")]
-    used_at: Annotated[datetime | None, Field(description="When it was used up; null if it was not.")]
+    author: Annotated[str, Field(description="Who authorized the override.")]
+    reason: Annotated[str, Field(description="Why the override was granted.")]
+    expires_at: Annotated[datetime | None, Field(description="Until when the override can be used; null is no expiry.")]
+    used_at: Annotated[datetime | None, Field(description="When the override was used; null if it was not.")]
     created_at: CreatedAt
 
 
 def override_of(row: sql.Override) -> Override:
-    """Show a row as callers see it."""
+    """Convert a row to the override that the API returns."""
     return Override(
         id=row.id,
         student_id=row.student_id,
@@ -86,8 +86,8 @@ def override_of(row: sql.Override) -> Override:
 async def grant_override(call: Call, student_id: IdInPath, body: NewOverride) -> Reply[Override]:
     """Lift one rule for a student and a course, once.
 
-    It is used up when the student gets a seat, or drops one, that the rule would have refused. If the student is
-    waitlisted for the course, it counts at once.
+    The override is used when the student gets or drops a seat that the rule would otherwise refuse. If the student is
+    waitlisted for the course, the override applies immediately.
     """
     row = await call[REGISTRAR].submit(
         GrantOverride(
@@ -105,9 +105,9 @@ async def grant_override(call: Call, student_id: IdInPath, body: NewOverride) ->
 
 @endpoint("GET", "/students/{student_id}/overrides", scope="read", problems=[StudentNotFound])
 async def list_student_overrides(call: Call, student_id: IdInPath, query: Paging) -> Page[Override]:
-    """List a student's overrides by id, used and expired ones too.
+    """List a student's overrides by id, including used and expired overrides.
 
-    An override that is neither used nor expired lifts its rule.
+    An override lifts its rule until it is used or expires.
     """
     of = f"overrides of {student_id}"
     after = decode_cursor(query.cursor, of)
@@ -127,7 +127,7 @@ async def list_student_overrides(call: Call, student_id: IdInPath, query: Paging
 async def end_override(call: Call, student_id: IdInPath, override_id: IdInPath) -> Override:
     """End an override now.
 
-    It stays listed. If it was used, the student keeps the seat, and nothing changes.
+    The override stays in the list. If it was used, the student keeps the seat, and nothing changes.
     """
     row = await call[REGISTRAR].submit(
         EndOverride(origin=origin_of(call), student_id=student_id, override_id=override_id)

@@ -1,4 +1,4 @@
-"""Members that only the service writes: PUT and PATCH take them back as they were read."""
+"""Read-only members: PUT and PATCH accept them if they have the stored values."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Final, TypeVar
@@ -13,7 +13,7 @@ from service.web.problems import Invalid, invalid
 Row = TypeVar("Row")
 
 READ_ONLY: Final = Field(
-    description="Only the service writes it: send it as it was read, or leave it out.",
+    description="Read-only: send the value that you read, or leave it out.",
     json_schema_extra={"readOnly": True},
 )
 
@@ -28,7 +28,7 @@ class ReadOnly(TypedDict, total=False):
 
 
 class ReadOnlyFields(Input):
-    """The same for a body that replaces the resource with an external id."""
+    """The read-only members of every resource, for a body that replaces the resource with an external id."""
 
     id: Annotated[IdInBody | None, READ_ONLY] = None
     external_id: Annotated[ExternalId | None, READ_ONLY] = None
@@ -38,13 +38,13 @@ class ReadOnlyFields(Input):
 
 
 def split(body: Mapping[str, object], read_only: Iterable[str]) -> tuple[dict[str, object], dict[str, object]]:
-    """Return the members of a merge patch that callers write, and those that they only read."""
+    """Split a merge patch into its writable and its read-only members."""
     names = body.keys() & set(read_only)
     return {name: body[name] for name in body if name not in names}, {name: body[name] for name in names}
 
 
 def sent_back(body: Input, writable: type[Input], external_id: str) -> dict[str, object]:
-    """Return the members of a body that callers only read; the external id must be that of the path."""
+    """Return the read-only members of a body; refuse an external id that differs from the path."""
     sent = {name: getattr(body, name) for name in body.model_fields_set if name not in writable.model_fields}
     if sent.pop("external_id", external_id) != external_id:
         raise _refused(["external_id"])
@@ -52,16 +52,16 @@ def sent_back(body: Input, writable: type[Input], external_id: str) -> dict[str,
 
 
 def expecting(sent: Mapping[str, object], show: Callable[[Row], object]) -> Callable[[Row | None], None] | None:
-    """Return what refuses a row that has other values in these members, or that does not exist; None without members.
+    """Return a check that refuses a row with other values of these members, or no row; return None without members.
 
-    ``show`` returns a row as callers see it.
+    ``show`` converts a row to the form that the API returns.
     """
     if not sent:
         return None
 
     def check(row: Row | None) -> None:
         shown = None if row is None else show(row)
-        # A resource that does not exist has no value, not even null.
+        # A resource that does not exist has no values, so that even null differs.
         changed = [name for name in sorted(sent) if shown is None or getattr(shown, name) != sent[name]]
         if changed:
             raise _refused(changed)
@@ -70,5 +70,5 @@ def expecting(sent: Mapping[str, object], show: Callable[[Row], object]) -> Call
 
 
 def _refused(names: Iterable[str]) -> Invalid:
-    sentence = "{} is read-only, and has another value: leave it out, or read it again."
+    sentence = "{} is read-only, and the stored value is different: leave it out, or read the resource again."
     return invalid(Detail("read_only", sentence.format(name), pointer=f"#/{name}") for name in names)

@@ -1,4 +1,4 @@
-"""Students: what callers send of them, and the handlers."""
+"""Students: request and answer models, and handlers."""
 
 from dataclasses import dataclass
 from typing import Annotated, TypeAlias
@@ -23,12 +23,12 @@ GivenName: TypeAlias = Annotated[Name, Field(description="The given name or name
 FamilyName: TypeAlias = Annotated[Name, Field(description="The family name or names.")]
 MaxCredits: TypeAlias = Annotated[
     CreditLimit | None,
-    Field(description="The most credits in one term, in halves; null leaves it to the term's own limit."),
+    Field(description="Maximum number of credits in one term, in steps of 0.5; null applies the limit of the term."),
 ]
 
 
 class StudentFields(Input):
-    """All of a student that a caller writes, but the external id."""
+    """The writable fields of a student except the external id."""
 
     given_name: GivenName
     family_name: FamilyName
@@ -44,7 +44,7 @@ class NewStudent(StudentFields):
 
 @with_config(ConfigDict(extra="forbid", strict=True))
 class StudentChanges(ReadOnly, total=False):
-    """A JSON merge patch (RFC 7396): what is absent stays as it is, null removes."""
+    """A JSON merge patch (RFC 7396): an absent field keeps its value, and null removes a value."""
 
     external_id: ExternalId | None
     given_name: GivenName
@@ -54,13 +54,13 @@ class StudentChanges(ReadOnly, total=False):
 
 
 class StudentReplacement(StudentFields, ReadOnlyFields):
-    """A student to create or to replace; what is left out gets its default."""
+    """A student to create or replace. A field that is left out gets its default."""
 
 
 class StudentQuery(Paging):
-    """A page, or one filter: both find one student at most."""
+    """A page of students, or one filter; each filter matches at most one student."""
 
-    email: Annotated[Email | None, Field(description="Only the student with this address, in any case.")] = None
+    email: Annotated[Email | None, Field(description="Only the student with this address; case is ignored.")] = None
     external_id: Annotated[ExternalId | None, Field(description="Only the student with this external id.")] = None
 
 
@@ -72,7 +72,7 @@ class Student:
     external_id: Annotated[str | None, Field(description="The caller's own key; null if the student has none.")]
     given_name: Annotated[str, Field(description="The given name or names.")]
     family_name: Annotated[str, Field(description="The family name or names.")]
-    email: Annotated[str, Field(description="Unique, whatever the case of its letters.")]
+    email: Annotated[str, Field(description="Unique; the case of ASCII letters is ignored.")]
     max_credits: MaxCredits
     version: Version
     created_at: CreatedAt
@@ -80,7 +80,7 @@ class Student:
 
 
 def student_of(row: sql.Student) -> Student:
-    """Show a row as callers see it."""
+    """Convert a row to the student that the API returns."""
     return Student(
         id=row.id,
         external_id=row.external_id,
@@ -108,7 +108,7 @@ def _fields(body: StudentFields, external_id: str | None) -> registrar.StudentFi
 async def create_student(call: Call, body: NewStudent) -> Reply[Student]:
     """Create a student.
 
-    The e-mail address must be unique, and so must the external id, if there is one.
+    The e-mail address must be unique, and the external id, if given, must be unique too.
     """
     fields = _fields(body, body.external_id)
     row = await call[REGISTRAR].submit(Create(origin=origin_of(call), resource=STUDENT, fields=fields))
@@ -119,7 +119,7 @@ async def create_student(call: Call, body: NewStudent) -> Reply[Student]:
 async def search_students(call: Call, query: StudentQuery) -> Page[Student]:
     """List students by id, or find one by e-mail address or by external id.
 
-    Only one filter may be given per request. A filter that finds nobody gives an empty list.
+    Only one filter may be given per request. A filter that matches no student returns an empty list.
     """
     if query.email is not None and query.external_id is not None:
         raise invalid(
@@ -142,14 +142,14 @@ async def read_student(call: Call, student_id: IdInPath) -> Student:
 
     The ETag is the version of the student, for `If-Match`.
     """
-    row = await call[STUDENTS].submit(student_id, call.gone)
+    row = await call[STUDENTS].submit(student_id, call.disconnected)
     if row is None:
         raise StudentNotFound(student_id)
     return student_of(row)
 
 
 async def find(connection: Connection, ids: list[int]) -> dict[int, sql.Student]:
-    """Read students by id."""
+    """Load students by id."""
     return {student.id: student for student in await sql.load_students(connection, ids)}
 
 
@@ -162,8 +162,8 @@ async def find(connection: Connection, ids: list[int]) -> dict[int, sql.Student]
 async def edit_student(call: Call, student_id: IdInPath, body: StudentChanges, if_match: ETags) -> Student:
     """Change some fields of a student.
 
-    The body is a JSON merge patch: a field that is absent stays as it is, and null removes a value. A waitlisted
-    student who becomes eligible gets the seat in the same transaction.
+    The body is a JSON merge patch: an absent field keeps its value, and null removes a value. A waitlisted student who
+    becomes eligible gets a seat in the same transaction.
     """
     values, sent = split(body, ReadOnly.__annotations__)
     row = await call[REGISTRAR].submit(
@@ -191,7 +191,7 @@ async def put_student(
 ) -> Reply[Student]:
     """Create or replace the student with an external id.
 
-    Safe to repeat: the same call again changes nothing.
+    A field that is left out gets its default. The call is safe to repeat: the same call again changes nothing.
     """
     replaced = await call[REGISTRAR].submit(
         Replace(
@@ -216,8 +216,8 @@ async def put_student(
     problems=[StudentNotFound, InUse, PreconditionFailed],
 )
 async def delete_student(call: Call, student_id: IdInPath, if_match: ETags) -> None:
-    """Delete a student who was never enrolled in any course.
+    """Delete a student without enrollment history.
 
-    The student's holds and overrides are deleted too. A student who was ever enrolled is kept, with the history.
+    The student's holds and overrides are deleted too. A student with enrollment history cannot be deleted.
     """
     await call[REGISTRAR].submit(Delete(origin=origin_of(call), resource=STUDENT, id=student_id, if_match=if_match))

@@ -1,4 +1,4 @@
-"""Terms: what callers send of them, and the handlers."""
+"""Terms: request and answer models, and handlers."""
 
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -17,9 +17,10 @@ from service.web.endpoint import Call, ETags, Reply, endpoint
 from service.web.paging import Page, Paging, decode_cursor, page_of
 from sql import terms as sql
 
-TermName: TypeAlias = Annotated[Name, Field(description='As people call it, such as "Fall 2026".')]
+TermName: TypeAlias = Annotated[Name, Field(description='The name, such as "Fall 2026".')]
 MaxCredits: TypeAlias = Annotated[
-    CreditLimit | None, Field(description="The most credits of one student in this term, in halves; null is unlimited.")
+    CreditLimit | None,
+    Field(description="Maximum number of credits per student in this term, in steps of 0.5; null is unlimited."),
 ]
 
 
@@ -32,14 +33,18 @@ class NewTerm(Input):
     ends_on: Day
     enroll_from: Instant | None = None
     enroll_until: Instant | None = None
-    drop_until: Annotated[Instant | None, Field(description="From then on a drop is a withdrawal.")] = None
-    withdraw_until: Annotated[Instant | None, Field(description="From then on nobody leaves a course.")] = None
+    drop_until: Annotated[
+        Instant | None, Field(description="From this instant on, a drop is a withdrawal; null is never.")
+    ] = None
+    withdraw_until: Annotated[
+        Instant | None, Field(description="From this instant on, students cannot leave a course; null is never.")
+    ] = None
     max_credits: MaxCredits = None
 
 
 @with_config(ConfigDict(extra="forbid", strict=True))
 class TermChanges(ReadOnly, total=False):
-    """A JSON merge patch (RFC 7396): what is absent stays as it is, null removes."""
+    """A JSON merge patch (RFC 7396): an absent field keeps its value, and null removes a value."""
 
     code: CourseCode
     name: TermName
@@ -54,17 +59,25 @@ class TermChanges(ReadOnly, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Term:
-    """A term: when its courses take place, and until when students may enroll, drop and withdraw."""
+    """A term: its dates, and the deadlines for enrolling, dropping and withdrawing."""
 
     id: Id
     code: Annotated[str, Field(description="Unique among terms.")]
-    name: Annotated[str, Field(description='As people call it, such as "Fall 2026".')]
+    name: Annotated[str, Field(description='The name, such as "Fall 2026".')]
     starts_on: Annotated[date, Field(description="The first day.")]
     ends_on: Annotated[date, Field(description="The last day.")]
-    enroll_from: Annotated[datetime | None, Field(description="Students may enroll from then on; null is open.")]
-    enroll_until: Annotated[datetime | None, Field(description="Students may enroll until then; null is open.")]
-    drop_until: Annotated[datetime | None, Field(description="From then on a drop is a withdrawal; null is never.")]
-    withdraw_until: Annotated[datetime | None, Field(description="From then on a course can't be left; null is never.")]
+    enroll_from: Annotated[
+        datetime | None, Field(description="Students may enroll from this instant on; null is always.")
+    ]
+    enroll_until: Annotated[
+        datetime | None, Field(description="Students may enroll until this instant; null is always.")
+    ]
+    drop_until: Annotated[
+        datetime | None, Field(description="From this instant on, a drop is a withdrawal; null is never.")
+    ]
+    withdraw_until: Annotated[
+        datetime | None, Field(description="From this instant on, students cannot leave a course; null is never.")
+    ]
     max_credits: MaxCredits
     version: Version
     created_at: CreatedAt
@@ -72,7 +85,7 @@ class Term:
 
 
 def term_of(row: sql.Term) -> Term:
-    """Show a row as callers see it."""
+    """Convert a row to the term that the API returns."""
     return Term(
         id=row.id,
         code=row.code,
@@ -115,7 +128,7 @@ async def create_term(call: Call, body: NewTerm) -> Reply[Term]:
 async def search_terms(call: Call, query: Paging) -> Page[Term]:
     """List terms by id.
 
-    Terms that are over are listed too.
+    The list includes past terms.
     """
     after = decode_cursor(query.cursor, "terms")
     async with call[DATABASE].reading() as connection:
@@ -142,8 +155,8 @@ async def read_term(call: Call, term_id: IdInPath) -> Term:
 async def edit_term(call: Call, term_id: IdInPath, body: TermChanges, if_match: ETags) -> Term:
     """Change some fields of a term.
 
-    The body is a JSON merge patch: a field that is absent stays as it is, and null removes a value. Waitlisted students who
-    become eligible get their seats in the same transaction.
+    The body is a JSON merge patch: an absent field keeps its value, and null removes a value. Waitlisted students who
+    become eligible get seats in the same transaction.
     """
     values, sent = split(body, ReadOnly.__annotations__)
     row = await call[REGISTRAR].submit(
@@ -163,6 +176,6 @@ async def edit_term(call: Call, term_id: IdInPath, body: TermChanges, if_match: 
 async def delete_term(call: Call, term_id: IdInPath, if_match: ETags) -> None:
     """Delete a term without courses.
 
-    Courses have to leave the term before.
+    A term with courses cannot be deleted; move its courses to another term first.
     """
     await call[REGISTRAR].submit(Delete(origin=origin_of(call), resource=TERM, id=term_id, if_match=if_match))

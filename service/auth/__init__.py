@@ -115,7 +115,10 @@ class Authenticator:
             # Another process has created it, and printed it.
             text = ""
         if text:
-            print(f"The first start created an API key with every scope. It is shown only now:\n\n    {text}\n", flush=True)
+            print(
+                f"The first start created an API key with every scope. It is shown only now:\n\n    {text}\n",
+                flush=True,
+            )
         self.forget()
 
     def forget(self) -> None:

@@ -40,7 +40,9 @@ async def revoke(settings: Settings, key_id: int) -> None:
 
     async def work(connection: Connection) -> None:
         key = await api_keys.revoke(connection, key_id)
-        print(f"The key {key.id} ({key.name}) is revoked; running services refuse it within {api_keys.FRESH_SECONDS:g} s.")
+        print(
+            f"The key {key.id} ({key.name}) is revoked; running services refuse it within {api_keys.FRESH_SECONDS:g} s."
+        )
 
     await _write(settings, work)
 
@@ -69,7 +71,9 @@ def _state(key: ApiKey) -> str:
 
 
 def _show(key: ApiKey, text: str) -> None:
-    print(f"The key {key.id} ({key.name}) has the scopes {', '.join(key.scopes)}. It is shown only now:\n\n    {text}\n")
+    print(
+        f"The key {key.id} ({key.name}) has the scopes {', '.join(key.scopes)}. It is shown only now:\n\n    {text}\n"
+    )
 
 
 async def _write(settings: Settings, work: Callable[[Connection], Awaitable[None]]) -> None:

@@ -1,4 +1,4 @@
-"""``python -m service demo``: a believable campus in an empty database, through the registrar like any change."""
+"""Fill an empty database with a believable campus, through the registrar, for ``python -m service demo``."""
 
 import json
 import sys
@@ -32,17 +32,17 @@ from sql.terms import list_terms
 Answer = TypeVar("Answer")
 
 ORIGIN = Origin(request_id="demo", actor="demo")
-BATCH = 300
-"""Changes in one transaction: many enough to be fast, and each transaction still takes well under a second."""
-COURSES_SEARCHED = 1_000
-"""More than the large campus has."""
-PAGE = 5_000
+CHANGES_PER_BATCH = 300
+"""Changes in one transaction: enough to be fast, while a transaction takes well under a second."""
+MAX_COURSES = 1_000
+"""Courses to search for a good example: more than the large campus has."""
+EVENTS_PER_PAGE = 5_000
 """Events read at once."""
 
 
 @dataclass(slots=True)
 class Day:
-    """What became of a registration day."""
+    """The outcomes of a registration day."""
 
     requests: int = 0
     seconds: float = 0.0
@@ -50,7 +50,7 @@ class Day:
     refusals: Counter[str] = field(default_factory=Counter)
 
     def count(self, outcomes: Iterable[Outcome]) -> None:
-        """Take in what the registrar answered."""
+        """Count the outcomes of changes; raise an outcome that is an error but not a refusal."""
         for outcome in outcomes:
             self.requests += 1
             if isinstance(outcome, DomainError):
@@ -71,7 +71,7 @@ def _refusals(result: Result) -> Sequence[Any]:
 async def fill(settings: Settings, size: Size, *, again: bool = False) -> int:
     """Create a campus, let its students register, and check it; return the exit status.
 
-    A database that holds something stays as it is; that is an error, but not ``again``.
+    A database that is not empty stays unchanged, which is an error unless ``again`` is true.
     """
     database = Database(settings)
     await database.open()
@@ -84,7 +84,7 @@ async def fill(settings: Settings, size: Size, *, again: bool = False) -> int:
             ):
                 if again:
                     return 0
-                print("error: the demo fills an empty database only, and this one holds something", file=sys.stderr)
+                print("error: the database is not empty; the demo needs an empty database", file=sys.stderr)
                 return 1
         registrar = Registrar(database, settings)
         try:
@@ -99,7 +99,7 @@ async def fill(settings: Settings, size: Size, *, again: bool = False) -> int:
 async def _fill(database: Database, registrar: Registrar, size: Size) -> None:
     campus = plan(size)
     last_term, next_term = last_and_next_term(datetime.now(UTC).date())
-    # Nobody enrolls in a term that is over: the last one ends once its courses are completed.
+    # Nobody can enroll in a term that is over: the last term ends after its courses are completed.
     last_id, last = await _create_term(registrar, {**last_term, "ends_on": next_term["ends_on"]}, campus.last)
     _, next_ = await _create_term(registrar, next_term, campus.next)
     created = await _made(
@@ -176,7 +176,7 @@ async def _submitted(
     registrar: Registrar, changes: Iterable[Change[Answer]]
 ) -> AsyncIterator[list[Answer | Exception]]:
     remaining, submitted = iter(changes), 0
-    while batch := list(islice(remaining, BATCH)):
+    while batch := list(islice(remaining, CHANGES_PER_BATCH)):
         yield await registrar.submit_all(batch)
         submitted += len(batch)
         show_progress(f"{submitted:,} changes, the last one: {type(batch[-1]).__name__}")
@@ -184,7 +184,7 @@ async def _submitted(
 
 
 async def _made(registrar: Registrar, changes: Iterable[Change[Answer]]) -> list[Answer]:
-    """Make changes none of which may be refused, and return their answers."""
+    """Make changes and return their answers; raise the first refusal."""
     made: list[Answer] = []
     async for outcomes in _submitted(registrar, changes):
         for outcome in outcomes:
@@ -197,7 +197,7 @@ async def _made(registrar: Registrar, changes: Iterable[Change[Answer]]) -> list
 async def _count_promoted(database: Database, after: int) -> int:
     promoted = 0
     async with database.reading() as connection:
-        while events := await list_events(connection, after, PAGE):
+        while events := await list_events(connection, after, EVENTS_PER_PAGE):
             promoted += sum(event.type == "enrollment.promoted" for event in events)
             after = events[-1].position
     return promoted
@@ -215,13 +215,13 @@ def _print_table(day: Day, promoted: int) -> None:
 
 
 async def find_calls(settings: Settings) -> tuple[str, ...]:
-    """Return three calls worth trying on a demo, with ``{url}`` for the address of the service."""
+    """Return three example calls to try on a demo, with ``{url}`` for the address of the service."""
     database = Database(settings)
     await database.open()
     try:
         async with database.reading() as connection:
             students = await list_students(connection, 0, 1)
-            [page] = await list_courses(connection, 0, COURSES_SEARCHED)
+            [page] = await list_courses(connection, 0, MAX_COURSES)
     finally:
         await database.close()
     courses = json.loads(page.items or "[]")

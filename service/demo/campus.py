@@ -1,4 +1,4 @@
-"""Campuses to try things on: seeded generators of terms, courses, students and what they ask for."""
+"""Campuses for the demo: seeded generators of terms, courses, students and their requests."""
 
 import json
 import random
@@ -14,7 +14,7 @@ from service.registrar.terms import TermFields
 
 Size: TypeAlias = Literal["small", "large"]
 SEED = 20_260_901
-"""The same campus every time, so that two people see the same."""
+"""The seed is fixed, so that everyone sees the same campus."""
 
 GIVEN_NAMES = (
     "Aaliyah Adam Aiko Amara Amir Ana Anders Anika Ben Bruno Camila Carlos Chen Chloe Daniel Deepa Diego Elena Emeka "
@@ -71,9 +71,9 @@ DEPARTMENTS = (
     "ACCT AERO ANTH ARAB ARCH ART ASTR BIO BUS CHEM CHIN CIVE CLAS COMM CS DANC ECON EDUC ELEC ENG "
     "FILM FIN FREN GEOG GEOL GERM HIST JAPN LAW LING MATH MECH MUS NURS PHIL PHYS POLS PSY SOC STAT"
 ).split()
-SEATS = {1: (150, 400), 2: (60, 120), 3: (30, 60), 4: (12, 30)}
-"""From how many to how many seats a course of each level has."""
-COURSES_A_LEVEL = 5
+SEATS_BY_LEVEL = {1: (150, 400), 2: (60, 120), 3: (30, 60), 4: (12, 30)}
+"""By the level of a course, the smallest and the largest number of its seats."""
+COURSES_PER_LEVEL = 5
 DAY_PATTERNS = (("mon", "wed", "fri"), ("tue", "thu"))
 SEMESTERS = {"S": ("Spring", (1, 12), (5, 15)), "F": ("Fall", (9, 1), (12, 18))}
 """The name of each semester, and the month and day of its first and its last day."""
@@ -111,13 +111,13 @@ class PlannedCourse:
 
     @property
     def code(self) -> str:
-        """The code, which no other course of the term has."""
+        """The code, which is unique among the courses of the term."""
         return self.fields["code"]
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedStudent:
-    """A student to create, with the codes passed last term, those wished for next term, and what comes after."""
+    """A student to create, with the codes passed last term, the codes wished for next term, and a second thought."""
 
     fields: StudentFields
     passed: tuple[str, ...]
@@ -129,7 +129,7 @@ class PlannedStudent:
 
 @dataclass(frozen=True, slots=True)
 class Campus:
-    """All that a demo creates, in order: the courses of the last and of the next term, and the students."""
+    """Everything that a demo creates, in order: the courses of the last and of the next term, and the students."""
 
     last: list[PlannedCourse]
     next: list[PlannedCourse]
@@ -176,8 +176,8 @@ def _plan_small(chance: random.Random) -> Campus:
 
 def _courses_of_departments(chance: random.Random) -> Iterator[PlannedCourse]:
     for name in DEPARTMENTS:
-        for level, (fewest, most) in SEATS.items():
-            for number in range(1, COURSES_A_LEVEL + 1):
+        for level, (fewest, most) in SEATS_BY_LEVEL.items():
+            for number in range(1, COURSES_PER_LEVEL + 1):
                 capacity = chance.randint(fewest, most)
                 groups = (Group("pre", (f"{name}101",)),) if level > 1 else ()
                 yield _course(
@@ -192,7 +192,7 @@ def _courses_of_departments(chance: random.Random) -> Iterator[PlannedCourse]:
 
 
 def _student_of_departments(chance: random.Random, number: int) -> PlannedStudent:
-    """Let a student of the first to fourth year choose around a home department, and now and then beyond."""
+    """Plan a student of the first to fourth year who chooses courses of a home department, and some of two others."""
     year = chance.choice([1, 2, 3, 4])
     home, second, third = chance.sample(DEPARTMENTS, 3)
     passed = () if year == 1 else (f"{home}101", f"{second}101")
@@ -200,7 +200,7 @@ def _student_of_departments(chance: random.Random, number: int) -> PlannedStuden
         f"{name}{level}0{course}"
         for name in (home, second, third)
         for level in range(1, (year if name == home else min(year, 2)) + 1)
-        for course in range(1, COURSES_A_LEVEL + 1)
+        for course in range(1, COURSES_PER_LEVEL + 1)
     ]
     open_to = [code for code in codes if code not in passed]
     return _student(chance, number, passed, chance.sample(open_to, chance.randint(4, 6)), open_to)
@@ -230,7 +230,7 @@ def _course(
 
 
 def _meetings(chance: random.Random) -> str:
-    """Meet three times a week for 50 minutes, or twice for 75."""
+    """Return meetings on three days a week for 50 minutes, or on two days for 75 minutes."""
     days, hour = chance.choice(DAY_PATTERNS), chance.randint(8, 17)
     end = f"{hour:02}:50" if len(days) == 3 else f"{hour + 1:02}:15"
     return json.dumps([{"day": day, "start": f"{hour:02}:00", "end": end} for day in days])

@@ -1,4 +1,4 @@
-"""The registrar: the one engine through which everything is changed. Lock, load, decide, save."""
+"""The registrar, which makes every change: lock, load, decide, save."""
 
 import asyncio
 import logging
@@ -25,30 +25,30 @@ from sql.waitlist import is_any_due, load_ended, load_promotable
 logger = logging.getLogger(__name__)
 
 CHUNKS = 96
-"""Resolving a batch in one chunk was 12 % slower for 64 to 1,024 callers that only enroll; resolving callers one at a time
-was 25 % slower in a rush for one course, and the last of 4,096 callers connected seconds late."""
+"""Resolving a batch in one chunk was 12 % slower for 64 to 1,024 callers that only enroll; resolving callers one at a
+time was 25 % slower in a rush for one course, and the last of 4,096 callers connected seconds late."""
 
-PART = 256
-"""Changes of a large batch that are saved together, while the next ones are decided. Saved all at once, bulk requests of
-1,000 items from two callers were served 20 % slower; parts of 128 cost a batch of 256 as much as they gained."""
+CHANGES_PER_WRITE = 256
+"""Changes of a large batch that are saved together, while the next ones are decided. Saved all at once, bulk requests
+of 1,000 items from two callers were served 20 % slower; with 128, a batch of 256 lost as much as it gained."""
 
-ROUNDS = 10_000
-"""Times that one batch may load more rows and decide on. What is loaded grows, so that this many are a bug."""
+MAX_ROUNDS = 10_000
+"""Most rounds of loading and deciding for one batch. Each round loads more rows, so more rounds indicate a bug."""
 
-SWEPT_AT_ONCE = 1_000
-"""Courses, and waitlist places that end, in one sweeping transaction."""
+ROWS_PER_SWEEP = 1_000
+"""Most courses, and most waitlist places that end, in one transaction of a sweep."""
 
-SWEEPS = 100
-"""Transactions of one sweep: what is left then waits for the next one."""
+MAX_SWEEP_TRANSACTIONS = 100
+"""Most transactions of one sweep; the next sweep does the rest."""
 
 LOCK_SECONDS = 1.0
-"""How long batches take the lock first after another process has written: it would overtake optimistic ones."""
+"""How long batches take the lock first after another process has written, which would overtake optimistic batches."""
 
 Answer = TypeVar("Answer")
 
 
 class Registrar:
-    """Takes changes and answers each with its outcome; one transaction at a time writes in this process."""
+    """Makes changes and returns the outcome of each; in this process, one transaction at a time writes."""
 
     def __init__(self, database: Database, settings: Settings, everybody: Callers | None = None) -> None:
         self._database = database
@@ -58,10 +58,10 @@ class Registrar:
         self._time_zone = settings.time_zone
         self._catalog = Catalog(settings.zone)
         self._pending: dict[int, Origin] = {}
-        """Courses whose promotions the last transaction left undone, with the changes that brought them about."""
+        """Courses whose promotions the last transaction left undone, with the origins of the changes behind them."""
         self._continuation: asyncio.Task[None] | None = None
         self._lock_until = 0.0
-        """Until when every batch takes the lock first, by the loop's clock."""
+        """The end, by the loop's clock, of the time in which every batch takes the lock first."""
         self._closing = False
         self._coalescer: Coalescer[Change[object], Outcome] = Coalescer(
             self.submit_all,
@@ -78,7 +78,7 @@ class Registrar:
         self._coalescer.admit()
 
     def submit(self, change: Change[Answer]) -> Coroutine[Any, Any, Answer]:
-        """Make one change, in a transaction with those that arrive meanwhile, and return its committed answer.
+        """Make one change, in a transaction with others that arrive at the same time, and return its committed answer.
 
         Raises, when awaited:
             DomainError: the change is refused and nothing is written, or the database is unavailable.
@@ -86,9 +86,9 @@ class Registrar:
         return cast(Coroutine[Any, Any, Answer], self._coalescer.submit(change, change.origin.disconnected))
 
     async def submit_all(self, changes: Sequence[Change[Answer]]) -> list[Answer | Exception]:
-        """Make many changes in one transaction, or each in its own where the database refused the whole of them.
+        """Make many changes in one transaction, or each in its own transaction if the database refuses the batch.
 
-        Returns what each change answers or raises.
+        Return the answer of each change, or the exception that it raises.
 
         Raises:
             Unavailable, OutcomeUnknown: the database is unavailable.
@@ -99,17 +99,17 @@ class Registrar:
             except (Unavailable, OutcomeUnknown):
                 raise
             except Exception as error:
-                # Whatever failed may lie in the promotions that were left: the sweep finds them again.
+                # The pending promotions may have caused the error: drop them, since the sweep finds them again.
                 self._pending = {}
                 if not changes:
                     raise
                 if len(changes) == 1:
                     return [error]
-                logger.warning("a batch was refused, its changes go one by one", extra={"error": type(error).__name__})
+                logger.warning("a batch failed; its changes are made one by one", extra={"error": type(error).__name__})
             return cast(list[Answer | Exception], await self._transact_each(changes))
 
     async def _transact_each(self, changes: Sequence[Change[object]]) -> list[Outcome]:
-        """Make each change in its own transaction, as long as the database serves and others may still wait for it."""
+        """Make each change in its own transaction, until the database is unavailable or the write timeout passes."""
         outcomes: list[Outcome] = []
         loop = asyncio.get_running_loop()
         until = loop.time() + self._write_timeout
@@ -126,7 +126,7 @@ class Registrar:
         return outcomes
 
     async def preview(self, change: Change[Answer]) -> Answer:
-        """Return what a change would answer now; nothing is written, and nothing is locked.
+        """Return the answer that a change would have now, without writing or locking anything.
 
         Raises: as ``submit``.
         """
@@ -142,15 +142,15 @@ class Registrar:
         return cast(Answer, outcome)
 
     async def sweep(self) -> Swept:
-        """Follow the clock: promote students who became eligible by it, and end the waitlists of terms that are over.
+        """Promote students who became eligible by the passage of time, and end the waitlists of terms that are over.
 
-        Where there is nothing to do, it costs three look-ups in small indexes and no lock.
+        If there is nothing to do, a sweep costs three look-ups in small indexes and takes no lock.
         """
         promoted = ended = 0
-        for _ in range(SWEEPS):
+        for _ in range(MAX_SWEEP_TRANSACTIONS):
             async with self._database.reading() as connection:
-                course_ids = await load_promotable(connection, self._time_zone, SWEPT_AT_ONCE)
-                places = await load_ended(connection, self._time_zone, SWEPT_AT_ONCE)
+                course_ids = await load_promotable(connection, self._time_zone, ROWS_PER_SWEEP)
+                places = await load_ended(connection, self._time_zone, ROWS_PER_SWEEP)
                 if not course_ids and not places and not await is_any_due(connection):
                     break
             sweep = Sweep(origin=Origin(request_id="sweep"), course_ids=tuple(course_ids), ended=tuple(places))
@@ -160,7 +160,7 @@ class Registrar:
         return Swept(promoted, ended)
 
     async def close(self) -> None:
-        """Stop promoting; what is left undone is found by the next sweep of any process."""
+        """Stop promoting; the next sweep of any process makes the promotions that are left."""
         self._closing = True
         if self._continuation is not None:
             self._continuation.cancel()
@@ -185,11 +185,11 @@ class Registrar:
         try:
             return await self._transact_once(changes)
         except asyncpg.InvalidCachedStatementError:
-            # The driver only had to forget a plan that a migration made stale: nothing was written.
+            # A migration made a cached plan stale, which the driver has discarded; nothing was written.
             return await self._transact_once(changes)
 
     async def _transact_once(self, changes: Sequence[Change[object]]) -> list[Outcome]:
-        """Make changes in one transaction: optimistically where that is likely to succeed, otherwise under the lock."""
+        """Make changes in one transaction: optimistically if that is likely to succeed, otherwise under the lock."""
         alone = self._lock_until <= asyncio.get_running_loop().time()
         if alone and not self._pending and optimistic.is_likely(changes):
             with suppress(optimistic.LockNeeded):
@@ -210,7 +210,7 @@ class Registrar:
                 ledger.commit()
                 outcomes = await _decide_and_save(connection, ledger, changes, needs)
         except BaseException:
-            # The catalog may hold what was read within the transaction, which is undone.
+            # The catalog may hold rows that were read in this transaction, which was rolled back.
             self._catalog.clear()
             raise
         self._catalog.advance(ledger.flushed_events)
@@ -220,13 +220,13 @@ class Registrar:
         return outcomes
 
     async def _continue(self) -> None:
-        """Make the promotions that transactions leave undone, where no other change takes them along."""
+        """Make the promotions that transactions leave undone, unless another change makes them first."""
         while self._pending:
             try:
                 await self.submit_all(())
             except (Unavailable, OutcomeUnknown) as error:
-                # The next transaction takes them along, of this process or, after its end, of the sweep of another one.
-                logger.warning("promotions were put off", extra={"reason": str(error)})
+                # The next transaction of this process makes them, or else the sweep of another process.
+                logger.warning("promotions were postponed", extra={"reason": str(error)})
                 return
             except Exception:
                 logger.exception("promotions failed")
@@ -236,18 +236,18 @@ class Registrar:
 async def _decide_and_save(
     connection: Connection, ledger: Ledger, changes: Sequence[Change[object]], needs: Needs
 ) -> list[Outcome]:
-    """Decide all changes and save what became of them; a large batch part by part, each while the last one is saved."""
+    """Decide all changes and save the results; in a large batch, save each chunk while the next one is decided."""
     outcomes: list[Outcome] = []
     saving: asyncio.Task[None] | None = None
     await load.load_for(connection, ledger, needs)
     try:
-        for end in range(PART, len(changes), PART):
+        for end in range(CHANGES_PER_WRITE, len(changes), CHANGES_PER_WRITE):
             await _decide(connection, ledger, changes[:end], outcomes, saving)
             written = ledger.flush()
             if saving is not None:
                 await saving
             saving = asyncio.create_task(save.save(connection, written))
-            await asyncio.sleep(0)  # the statement is sent before the next part is decided
+            await asyncio.sleep(0)  # send the statement before the next chunk is decided
         await _decide(connection, ledger, changes, outcomes, saving)
     finally:
         if saving is not None:
@@ -263,12 +263,12 @@ async def _decide(
     outcomes: list[Outcome],
     saving: "asyncio.Task[None] | None" = None,
 ) -> None:
-    """Decide and load in turns, until every change has its outcome. A decision goes on from where it stopped."""
-    for _ in range(ROUNDS):
+    """Decide and load alternately until every change has an outcome; deciding resumes where it stopped."""
+    for _ in range(MAX_ROUNDS):
         missing = decide(ledger, changes, outcomes)
         if missing is None:
             return
         if saving is not None:
             await saving
         await load.load(connection, ledger, missing)
-    raise RuntimeError(f"{len(changes)} changes are not decided after {ROUNDS} rounds")
+    raise RuntimeError(f"{len(changes)} changes are not decided after {MAX_ROUNDS} rounds")

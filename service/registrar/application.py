@@ -1,6 +1,6 @@
-"""What the rules may know: one student who applies for one course, and the refusals that they answer with.
+"""The input and output of the rules: the application of one student for one course, and refusals.
 
-The rules and the seats import this module alone; it holds plain immutable values.
+The rules and the seats import only this module, which holds immutable values.
 """
 
 from collections.abc import Mapping, Sequence, Set
@@ -18,7 +18,7 @@ from sql.terms import Term as Term
 OnFull: TypeAlias = Literal["fail", "waitlist"]
 
 Seat: TypeAlias = Literal["seat", "waitlist", "none"]
-"""What an applicant would get."""
+"""What an applicant would get by the request."""
 
 Mark: TypeAlias = Literal["enrolled", "waitlisted", "passed", "failed"]
 """A student's active or completed status in a course: a completed course is either passed or failed."""
@@ -26,14 +26,14 @@ Mark: TypeAlias = Literal["enrolled", "waitlisted", "passed", "failed"]
 COMPLETED = frozenset({"passed", "failed"})
 
 Defined: TypeAlias = Course | Definition
-"""What a course is, whatever its seats."""
+"""A course, with or without its seats."""
 
 HeldSeat: TypeAlias = tuple[Defined, Term | None]
 """A course in which a student has a seat, with its term."""
 
 
 def code_key(code: str) -> str:
-    """Return what codes are compared by: the case of their letters makes no difference."""
+    """Return the key by which codes are compared, which ignores case."""
     return code.lower()
 
 
@@ -41,7 +41,7 @@ def code_key(code: str) -> str:
 class Group:
     """A group of course codes: any one of them satisfies it, or for ``anti`` violates it.
 
-    ``keys`` are what the codes are compared by.
+    ``keys`` are the keys of the codes, by which they are compared.
     """
 
     kind: RequirementKind
@@ -56,8 +56,8 @@ class Group:
 class Partner(NamedTuple):
     """A course that may be the corequisite or the antirequisite of another one.
 
-    A student is in it, is waitlisted for it or requests it, and then it counts where the terms overlap; or has passed it,
-    and then it counts whatever its term is. ``lapses_at`` is the instant at which the clock alone takes it away.
+    If the student is enrolled in it, waitlisted for it or requests it, it counts if the terms overlap. If the student
+    has passed it, it counts in any term. ``lapses_at`` is the instant at which the clock alone ends that.
     """
 
     course: Defined
@@ -72,10 +72,10 @@ Partners: TypeAlias = Mapping[str, Sequence[Partner]]
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a student does not get a course, or can't leave it: the code of a rule, and its parameters.
+    """A reason why a student can't enroll in a course or drop it: the code of a rule, and its parameters.
 
-    ``lapses_at`` is the instant from which the clock alone lifts the refusal; None where it never does. Parameters in
-    ``private`` concern the student alone: events and rosters leave them out.
+    ``lapses_at`` is the instant from which the clock alone lifts the refusal, or None if it never does. Parameters in
+    ``private`` concern only the student, so events and rosters leave them out.
     """
 
     code: str
@@ -91,7 +91,7 @@ class Refusal:
 
 
 class History(Protocol):
-    """What a student has besides the application. Each part is looked up when a rule asks for it."""
+    """The student's courses, holds and limits. Each part is looked up when a rule needs it."""
 
     @property
     def holds(self) -> Sequence[Hold]:
@@ -99,7 +99,7 @@ class History(Protocol):
 
     @property
     def max_credits(self) -> float | None:
-        """The student's own credit limit in a term; None leaves it to the term."""
+        """The student's own credit limit in a term; None means that the term's limit applies."""
 
     @property
     def passed(self) -> frozenset[str]:
@@ -115,7 +115,7 @@ class History(Protocol):
 
     @property
     def leaving(self) -> Sequence[HeldSeat]:
-        """The courses in which the student has a seat that counts as left."""
+        """The courses in which the student has a seat that counts as dropped."""
 
     def has_completed(self, course_id: int) -> bool:
         """Return whether the student has completed a course."""
@@ -125,12 +125,12 @@ NO_PARTNERS: Partners = MappingProxyType({})
 
 
 class Application(NamedTuple):
-    """One student who applies for one course, as things are when the application's turn comes.
+    """The application of one student for one course, with the state of both when it is judged.
 
-    ``ends_at`` is the instant at which the term is over, ``seat`` what the student would get, ``on_full`` what was asked
-    for where no seat is free. ``excluders`` are the ids of the courses that name this one as an antirequisite.
-    ``requested`` are all courses of the request, ``granted`` the seats that it has been given before this one, and
-    ``requested_seats`` those that it would be given with this one.
+    ``ends_at`` is the instant at which the term is over, ``seat`` what the student would get, ``on_full`` what the
+    request wants if no seat is free. ``excluders`` are the ids of the courses that name this one as an antirequisite.
+    ``requested`` are all courses of the request, ``granted`` the seats that the request was granted before this one,
+    and ``requested_seats`` the other seats that it would be granted together with this one.
     """
 
     now: datetime
@@ -150,5 +150,5 @@ class Application(NamedTuple):
     @property
     def held_seats(self) -> list[HeldSeat]:
         """The seats that the student has in other courses, those granted by this request included."""
-        # A completed course keeps its seat, which is not in the way of the course itself.
+        # A completed course keeps its seat, which must not conflict with the course itself.
         return [held for held in (*self.history.seats, *self.granted) if held[0].id != self.course_id]

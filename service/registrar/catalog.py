@@ -1,4 +1,4 @@
-"""What the registrar remembers between batches: definitions of courses and terms, which change far less than seats."""
+"""Cache of the registrar between batches: definitions of courses and terms, which change far less often than seats."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,30 +8,30 @@ from uuid import UUID
 from service.registrar.application import Course, Definition, Group, Term
 from sql.feed import Edit, Event, Head
 
-COURSES_REMEMBERED = 50_000
-"""Some 20 MB. Beyond it the catalog is cleared."""
+MAX_COURSES = 50_000
+"""Cache limit, about 20 MB. Beyond it the catalog is cleared."""
 
-EDITS_FOLLOWED = 1_000
-"""Edits by other processes that are followed one by one: after more of them everything is forgotten."""
+MAX_EDITS = 1_000
+"""Most edits by other processes that are followed one by one. After more edits the catalog is cleared."""
 
 
 @dataclass(slots=True)
 class Catalog:
     """Definitions, requirements and terms as they were after an event of the feed.
 
-    A transaction that holds the writer's lock and finds the same event as the newest knows that nothing was changed
-    since: every change has its event, in the order of the commits. The position alone does not prove that: a restore or
-    a failover loses events, and others take their positions. Seats are never remembered.
+    If a transaction that holds the write lock finds the same newest event, nothing has changed since: every change
+    appends an event, in the order of the commits. The position alone does not prove that: a restore or a failover loses
+    events, and other events take their positions. Seats are never cached.
     """
 
     time_zone: tzinfo = UTC
-    """The institution's, in which the days of terms begin and end."""
+    """The time zone of the institution, in which the days of terms begin and end."""
     epoch: UUID | None = None
     position: int = 0
     occurred_at: datetime | None = None
     request_id: str | None = None
     courses: dict[int, Course] = field(default_factory=dict)
-    """As they were when they were first loaded: their seats have changed since."""
+    """Courses as they were first loaded; their seats are out of date."""
     definitions: dict[int, Definition] = field(default_factory=dict)
     requirements: dict[int, tuple[Group, ...]] = field(default_factory=dict)
     excluders: dict[str, frozenset[int]] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class Catalog:
             self.position, self.occurred_at, self.request_id = newest.position, newest.occurred_at, newest.request_id
 
     def is_at(self, head: Head) -> bool:
-        """Return whether the newest event is the one after which everything here was read."""
+        """Return whether the catalog is as new as the newest event."""
         return (self.epoch, self.position, self.occurred_at, self.request_id) == (
             head.epoch,
             head.position,
@@ -57,12 +57,12 @@ class Catalog:
         )
 
     def follow(self, edits: Sequence[Edit], head: Head) -> None:
-        """Go on to the newest event; ``edits`` are the event of this position and what was edited after it.
+        """Advance to the newest event; ``edits`` are the event at the position of the catalog and the edits after it.
 
-        Without that event this is the memory of another history, and everything is forgotten.
+        If that event is missing, the catalog belongs to another history and is cleared.
         """
         known = self.position
-        if self.epoch != head.epoch or known not in {edit.position for edit in edits} or len(edits) > EDITS_FOLLOWED:
+        if self.epoch != head.epoch or known not in {edit.position for edit in edits} or len(edits) > MAX_EDITS:
             self.clear()
         for edit in edits:
             if edit.position > known:
@@ -71,22 +71,22 @@ class Catalog:
         self.occurred_at, self.request_id = head.occurred_at, head.request_id
 
     def forget(self, course_id: int | None, term_id: int | None) -> None:
-        """Forget a course or a term that was changed."""
+        """Remove a course or a term that has changed."""
         if course_id is not None:
             self.courses.pop(course_id, None)
             self.definitions.pop(course_id, None)
             self.requirements.pop(course_id, None)
-            # Which codes it named is not known: a batch looks up all that it needs in one statement.
+            # The codes that it named are not known; a batch loads all excluders that it needs in one statement.
             self.excluders.clear()
         if term_id is not None:
             self.terms.pop(term_id, None)
 
     def is_full(self) -> bool:
-        """Return whether the catalog has outgrown its limit."""
-        return max(len(self.courses), len(self.definitions), len(self.requirements)) > COURSES_REMEMBERED
+        """Return whether the catalog exceeds its limit."""
+        return max(len(self.courses), len(self.definitions), len(self.requirements)) > MAX_COURSES
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove everything."""
         self.epoch = None
         self.position = 0
         self.occurred_at = self.request_id = None

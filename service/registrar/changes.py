@@ -1,7 +1,7 @@
-"""What every change has in common, and the values that several changes are answered with.
+"""The base class of changes, and the answers that several changes return.
 
-A change is a frozen dataclass in the module of its resource. It says what it needs loaded, and decides. To add one is
-to write that class.
+A change is a frozen dataclass in the module of its resource: it names the rows that it needs, and decides. To add a
+change, write such a class.
 """
 
 from abc import ABC, abstractmethod
@@ -32,7 +32,7 @@ class Origin:
 
     reason: str | None = None
     disconnected: Callable[[], bool] | None = field(default=None, compare=False)
-    """Returns whether the caller has disconnected, so that a change that has not begun is not made."""
+    """Returns whether the caller has disconnected; a change that has not begun is then not made."""
 
     on_behalf_of: str | None = None
     """For whom the actor makes the change, as the actor says."""
@@ -46,11 +46,11 @@ class Change(ABC, Generic[Answer_co]):
 
     @property
     def pairs(self) -> int:
-        """The number of (student, course) pairs that it names, which bounds the size of a batch."""
+        """The number of (student, course) pairs that the change names, which bounds the size of a batch."""
         return 1
 
     def add_needs(self, needs: Needs) -> None:
-        """Add what the decision is sure to need, so that a batch loads it at once."""
+        """Add the rows that the decision is sure to need, so that a batch loads them at once."""
 
     @abstractmethod
     def decide(self, ledger: "Ledger") -> Answer_co:
@@ -66,7 +66,7 @@ class Result(NamedTuple):
     """The outcome for one course.
 
     ``status`` is the student's status after the change, ``position`` the waitlist position counted from 1; ``course``
-    is None where there is no such course.
+    is None if the course does not exist.
     """
 
     course_id: int

@@ -55,7 +55,7 @@ def _validate(ledger: Ledger, course: Course) -> None:
 
 
 def _on_update(ledger: Ledger, before: Course, after: Course, origin: Origin) -> None:
-    """Have those judged again who may be eligible now; an edit of any other field makes nobody eligible."""
+    """Mark for judgment the students who may be eligible now; an edit of any other field makes nobody eligible."""
     if any(getattr(before, name) != getattr(after, name) for name in ("meetings", "credits", "term_id", "code")):
         former = [] if before.code == after.code else [FormerCode(after.id, before.code)]
         ledger.relax(Relaxed(origin, courses={after.id}, members={after.id}, former_codes=former))
@@ -85,7 +85,7 @@ async def _load_in_use(connection: Connection, _ledger: Ledger, ids: list[int]) 
 
 COURSE: Final[ResourceType[Course, CourseFields]] = ResourceType(
     name="course",
-    table=lambda ledger: ledger.courses,
+    identity_map=lambda ledger: ledger.courses,
     create=_create,
     not_found=CourseNotFound,
     unique={
@@ -110,7 +110,7 @@ COURSE: Final[ResourceType[Course, CourseFields]] = ResourceType(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cancel(Change[Course]):
-    """Cancel a course, which is final: everyone enrolled or waitlisted is dropped. Repeating it changes nothing."""
+    """Cancel a course, which is final, and drop everyone enrolled or waitlisted; repeating it changes nothing."""
 
     course_id: int
 
@@ -136,14 +136,14 @@ class Cancel(Change[Course]):
         )
         for row in sorted(leaving, key=lambda row: row.joined_position):
             move(ledger, row.student_id, row.course_id, "dropped", self.origin, relaxes=False)
-        # What else they are waitlisted for is found by one statement, not student by student.
+        # One statement finds the other courses for which these students are waitlisted.
         ledger.relax(Relaxed(self.origin, students={row.student_id for row in leaving}))
         return ledger.courses[course.id]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetRequirements(Change[tuple[Group, ...]]):
-    """Set all requirements of a course; raises ``OwnRequirement`` where one names the course itself.
+    """Replace all requirements of a course; raise ``OwnRequirement`` if one names the course itself.
 
     ``if_match`` holds the tags that the requirements must have, ``if_none_match`` those they must not have, ``*`` any.
     """
@@ -163,7 +163,7 @@ class SetRequirements(Change[tuple[Group, ...]]):
         before = ledger.groups(course.id)
         current = {"*", requirements_tag(before)}
         if self.if_match is not None and not self.if_match & current:
-            sentence = f"The requirements of course {course.id} have another ETag than If-Match names: read them again."
+            sentence = f"The requirements of course {course.id} have no ETag that If-Match names; read them again."
             raise PreconditionFailed.of_if_match(sentence, self.if_match)
         if self.if_none_match is not None and self.if_none_match & current:
             raise PreconditionFailed(
@@ -183,14 +183,14 @@ class SetRequirements(Change[tuple[Group, ...]]):
             before={"groups": _state(before), "version": course.version},
             after={"groups": _state(self.groups), "version": course.version},
         )
-        # What the course no longer excludes may be open to those who are in it.
+        # The students in the course may now be eligible for courses that it no longer excludes.
         members = {course.id} if excluded_keys(before) - excluded_keys(self.groups) else set()
         ledger.relax(Relaxed(self.origin, courses={course.id}, members=members))
         return self.groups
 
 
 def requirements_tag(groups: tuple[Group, ...]) -> str:
-    """Return what identifies these requirements: a digest, since they have no version of their own."""
+    """Return the entity tag of requirements: a digest, since they have no version of their own."""
     return blake2b(json.dumps(_state(groups)).encode(), digest_size=8).hexdigest()
 
 
@@ -199,7 +199,7 @@ def _state(groups: tuple[Group, ...]) -> list[dict[str, object]]:
 
 
 def find_course(ledger: Ledger, course_id: int) -> Course:
-    """Return a course; raises ``CourseNotFound`` where there is none."""
+    """Return a course; raise ``CourseNotFound`` if it does not exist."""
     course = ledger.course(course_id)
     if course is None:
         raise CourseNotFound(course_id)

@@ -1,4 +1,4 @@
-"""Deciding changes one after the other, each on what those before it left: no I/O, no clock."""
+"""Decide changes one after the other, each on the result of the changes before it, without I/O and without a clock."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,14 +15,14 @@ from sql.overrides import Override
 def decide(ledger: Ledger, changes: Sequence[Change[object]], outcomes: list[Outcome]) -> Needs | None:
     """Decide changes in order, from where the last call stopped, and append an outcome for each.
 
-    A refused change leaves nothing behind; its outcome is its ``DomainError``. A change that fails because of a bug has
-    that exception as its outcome, and the others are made. Returns what has to be loaded before the decisions can go
-    on, or None at the end.
+    A refused change is rolled back, and its outcome is its ``DomainError``. If a change fails because of a bug, its
+    outcome is that exception, and the other changes are made. Return the rows that must be loaded before the decisions
+    can continue, or None at the end.
     """
     try:
         while True:
-            # The promotions of the last change come before the next change; at the beginning those that an earlier
-            # transaction left undone.
+            # Make the promotions of the last change before the next change; before the first change, make those that
+            # an earlier transaction left undone.
             settle(ledger)
             if outcomes:
                 outcomes[-1] = _after_promotions(ledger, outcomes[-1])
@@ -48,7 +48,7 @@ def _outcome(ledger: Ledger, change: Change[object]) -> Outcome:
 
 
 def _after_promotions(ledger: Ledger, outcome: Outcome) -> Outcome:
-    """Return a course with the seats that promotions took, and an override with its use, as they are committed."""
+    """Return an outcome with its row as the promotions left it: a course with its seats, an override with its use."""
     match outcome:
         case Course(id=id):
             return ledger.courses.get(id)

@@ -1,4 +1,4 @@
-"""Enrolling, swapping, dropping and completing."""
+"""The changes of enrollments: enrolling, swapping, dropping and completing."""
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ Mode: TypeAlias = Literal["atomic", "partial"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Enroll(Change[tuple[Result, ...]]):
-    """Give a student seats or waitlist places in courses, in the order requested; a result for each distinct course.
+    """Enroll a student in courses or waitlist the student, in the order requested; one result for each distinct course.
 
     Raises, when decided:
         StudentNotFound: there is no such student.
@@ -81,15 +81,15 @@ class Enroll(Change[tuple[Result, ...]]):
 
 
 class Decision(NamedTuple):
-    """What is decided for one course before anything is moved."""
+    """The decision for one course, before it is applied."""
 
     course_id: int
     course: Course | None
     seat: Seat = "none"
     existing: Enrollment | None = None
-    """Set where the student is enrolled or waitlisted already."""
+    """The student's row, if the student is already enrolled or waitlisted."""
     position: int | None = None
-    """The waitlist position of a student who is waitlisted already."""
+    """The waitlist position of a student who is already waitlisted."""
     refusals: tuple[Refusal, ...] = ()
     used: tuple[Override, ...] = ()
 
@@ -153,7 +153,7 @@ def _judge_together(
 def _judge_in_turn(
     ledger: Ledger, student_id: int, course_ids: Sequence[int], on_full: OnFull, without: Collection[int]
 ) -> list[Decision]:
-    """Judge each course against what the earlier ones took, then refuse those that lost their corequisite."""
+    """Judge each course after the seats of the earlier ones, then refuse courses whose corequisite was refused."""
     offers = [_offer(ledger, student_id, course_id, on_full) for course_id in course_ids]
     requested = _requested(ledger, offers) if len(offers) > 1 else NO_PARTNERS
     history = ledger.history(student_id, without)
@@ -180,7 +180,7 @@ def _judged(
     granted: tuple[HeldSeat, ...] = (),
     requested_seats: tuple[HeldSeat, ...] = (),
 ) -> Decision:
-    """Judge what was offered, overrides considered; only a seat uses overrides up."""
+    """Judge an offer and lift refusals by overrides; only a seat uses overrides up."""
     course = offer.course
     if offer.existing is not None:
         return offer
@@ -214,12 +214,12 @@ def _judged(
 def _without_lost_corequisites(
     ledger: Ledger, student_id: int, decisions: list[Decision], history: History
 ) -> list[Decision]:
-    """Refuse granted courses whose corequisite in this request was refused, the first one first, until none is left.
+    """Refuse granted courses whose corequisite in this request was refused, in order, until none is left.
 
-    Only the courses that depend on a lost code are judged again, so each pair of course and code counts once.
+    Only courses that depend on a refused code are judged again, so each pair of course and code costs one judgment.
     """
     dependents: dict[str, list[int]] = {}
-    """By the key of a code, the granted courses that it is a corequisite of."""
+    """By the key of a code, the indexes of the granted courses that have it as a corequisite."""
     granted = _requested(ledger, [decision for decision in decisions if decision.granted])
     for index, decision in enumerate(decisions):
         if not decision.granted or decision.course is None:
@@ -260,7 +260,7 @@ def _without_lost_corequisites(
 def _apply(
     ledger: Ledger, student_id: int, decision: Decision, origin: Origin, swap_drops: Sequence[int] = ()
 ) -> Result:
-    """Apply a decision."""
+    """Apply a decision and return its result."""
     course_id, course = decision.course_id, decision.course
     if decision.refusals:
         return Result(course_id, "refused", course, refusals=decision.refusals)
@@ -276,9 +276,9 @@ def _apply(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Swap(Change[tuple[Result, ...]]):
-    """Drop courses and enroll in others, all or nothing; a result for each distinct drop, then for each add.
+    """Drop courses and enroll in others, all or nothing; one result for each distinct drop, then for each add.
 
-    An add that only gets a waitlist place keeps the drops until it gets its seat.
+    If an add only gets a waitlist place, the drops are made later, when it gets its seat.
 
     Raises, when decided:
         StudentNotFound: there is no such student.
@@ -315,7 +315,7 @@ class Swap(Change[tuple[Result, ...]]):
         waits = any(
             add.seat == "waitlist" if add.existing is None else add.existing.status == "waitlisted" for add in adds
         )
-        # A seat was judged as if the drops were made: where one is given they are made, whatever else is waited for.
+        # Seats were judged as if the drops were made. So a granted seat makes the drops, even if an add is waitlisted.
         if waits and leaving and not seated:
             return self._swap_later(ledger, drops, adds, leaving)
         results = [_drop_now(ledger, drop, self.origin) for drop in drops]
@@ -324,7 +324,7 @@ class Swap(Change[tuple[Result, ...]]):
     def _swap_later(
         self, ledger: Ledger, drops: Sequence["DropDecision"], adds: Sequence[Decision], leaving: list[int]
     ) -> tuple[Result, ...]:
-        """Keep the drops, and remember them with the waitlist place."""
+        """Postpone the drops: store them with the waitlist place."""
         results = [
             Result(drop.course_id, "kept" if drop.course_id in leaving else "unchanged", drop.course, drop.row.status)
             for drop in drops
@@ -341,7 +341,7 @@ class Swap(Change[tuple[Result, ...]]):
 
 @dataclass(frozen=True, slots=True)
 class DropDecision:
-    """What is decided for one course to drop."""
+    """The decision for one course to drop."""
 
     course_id: int
     course: Course | None
@@ -373,7 +373,7 @@ def _drop_now(ledger: Ledger, drop: DropDecision, origin: Origin) -> Result:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drop(Change[Moved]):
-    """Take a student out of a course or off its waitlist; a student who has left already stays as is.
+    """Drop a student from a course or from its waitlist; nothing changes for a student who has already left.
 
     Raises, when decided:
         StudentNotFound: there is no such student.
@@ -392,7 +392,7 @@ class Drop(Change[Moved]):
         needs.pairs.add((self.student_id, self.course_id))
 
     def decide(self, ledger: Ledger) -> Moved:
-        """Return the row as the drop left it."""
+        """Return the row after the drop."""
         check_student(ledger, self.student_id)
         decision = _judge_drop(ledger, self.student_id, self.course_id)
         if decision.row is None or decision.course is None:
@@ -408,7 +408,7 @@ class Drop(Change[Moved]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeepDrops(Change[Moved]):
-    """Keep the courses that a swap would drop once a waitlisted student gets the seat; the waitlist place stays.
+    """Clear the pending drops of a waitlisted student's swap; the student keeps the waitlist place.
 
     Raises, when decided:
         StudentNotFound: there is no such student.
@@ -436,7 +436,7 @@ class KeepDrops(Change[Moved]):
         if row.status != "waitlisted" or not row.swap_drops:
             return Moved("unchanged", row, course, position, adds)
         set_swap_drops(ledger, row, [], self.origin)
-        # A drop that is refused kept the student from the seat.
+        # A refusal of a pending drop may have blocked the student.
         ledger.changed_students.put(self.student_id, self.origin)
         return Moved("kept", ledger.enrollments[self.student_id, self.course_id], course, position, adds)
 
@@ -462,7 +462,7 @@ class Complete(Change[Moved]):
         needs.pairs.add((self.student_id, self.course_id))
 
     def decide(self, ledger: Ledger) -> Moved:
-        """Return the row as it is completed."""
+        """Return the completed row."""
         check_student(ledger, self.student_id)
         course = find_course(ledger, self.course_id)
         row = ledger.enrollment(self.student_id, self.course_id)
@@ -483,7 +483,7 @@ class Complete(Change[Moved]):
 
 
 def detail_of(refusal: Refusal, pointer: str | None) -> Detail:
-    """Return a refusal as one reason of an error."""
+    """Convert a refusal to one reason of an error."""
     return Detail(
         refusal.code,
         rules.sentence(refusal),
@@ -502,7 +502,7 @@ class Requested:
 
 
 def _raise_refusals(*requested: Requested) -> None:
-    """Raise an error of all refusals, if there are any."""
+    """Raise an error with all refusals, if there are any."""
     if not any(decision.refusals for each in requested for decision in each.decisions):
         return
     errors = [

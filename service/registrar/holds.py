@@ -1,4 +1,4 @@
-"""Holds: placing one on a student and ending it."""
+"""The changes of holds: placing a hold on a student and ending it."""
 
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -48,7 +48,7 @@ class PlaceHold(Change[Hold]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndHold(Change[Hold]):
-    """End a hold now, or where it would begin if that is later; a hold that has ended stays as it is."""
+    """End a hold now, or at its start if that is later; a hold that has ended does not change."""
 
     student_id: int
     hold_id: int
@@ -76,7 +76,7 @@ class EndHold(Change[Hold]):
 
 
 def _append_event(ledger: Ledger, what: str, origin: Origin, before: Hold | None, after: Hold) -> None:
-    """Append an event of what a hold blocks and when; its reason is private to the student."""
+    """Append an event with what a hold blocks and when, without its reason, which is private to the student."""
 
     def state(hold: Hold) -> dict[str, object]:
         blocks = [name for name, blocked in (("enroll", hold.blocks_enroll), ("drop", hold.blocks_drop)) if blocked]

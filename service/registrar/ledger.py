@@ -1,4 +1,4 @@
-"""The working memory of a batch: what is loaded, as the changes decided so far have left it."""
+"""The working memory of a batch: the loaded rows, with the changes decided so far."""
 
 import json
 from bisect import bisect_right, insort
@@ -26,12 +26,12 @@ from sql.students import Student
 from sql.terms import Term
 from sql.waitlist import Place, Position
 
-PROMOTABLE_AT_ONCE = 64
-"""Courses whose waitlists are loaded together, where many courses have seats to give."""
+WAITLISTS_PER_LOAD = 64
+"""Most courses whose waitlists are loaded together, if many courses have free seats."""
 
 
 class Written(NamedTuple):
-    """Everything to write, and the instant of the transaction."""
+    """Everything to write, with the instant of the transaction."""
 
     now: datetime
     students: Flush[int, Student]
@@ -46,10 +46,10 @@ class Written(NamedTuple):
 
 @dataclass(slots=True)
 class Waitlist:
-    """The unjudged students of one course's waitlist, as far as they are loaded.
+    """The unjudged students of one course's waitlist that are loaded.
 
-    ``unjudged`` is a heap of joined positions and students. An entry that no longer holds is skipped when its turn
-    comes: the row is what counts. ``loaded_through`` is the last joined position read from the database.
+    ``unjudged`` is a heap of joined positions and students. An entry that no longer matches the student's row is
+    skipped when its turn comes. ``loaded_through`` is the last joined position read from the database.
     """
 
     unjudged: list[tuple[int, int]] = field(default_factory=list)
@@ -59,15 +59,15 @@ class Waitlist:
 
 
 class Ledger:
-    """Everything a batch knows and does. Each change ends in ``commit`` or ``rollback``.
+    """The rows and the events of a batch. Each change ends in ``commit`` or ``rollback``.
 
-    A look-up of something that is not in memory raises ``NotLoaded``.
+    A look-up of a row that is not in memory raises ``NotLoaded``.
     """
 
     def __init__(self, head: Head, catalog: Catalog | None = None, promotions_left: int = 0) -> None:
         self.now: datetime = head.now
         self.catalog = catalog or Catalog()
-        """What is known of courses and terms that no change of the batch has changed."""
+        """The courses and terms that no change of the batch has changed."""
         self._undo = UndoLog()
         self.students: IdentityMap[int, Student] = IdentityMap(self._undo)
         self.courses: IdentityMap[int, Course] = IdentityMap(self._undo)
@@ -77,24 +77,24 @@ class Ledger:
         self.overrides: IdentityMap[int, Override] = IdentityMap(self._undo)
         self.requirements: IdentityMap[int, tuple[Group, ...]] = IdentityMap(self._undo)
         self.in_use: set[tuple[str, int]] = set()
-        """Resources, by the name of their type and id, that others depended on when they were loaded."""
+        """Resources, by the name of their type and id, on which other rows depended when they were loaded."""
         self.free_ids: dict[ReserveIds, list[int]] = {}
-        """Ids for what will be created, the next one last."""
+        """Ids for new rows, the next one last."""
         self.events: list[Event] = []
-        """Those not flushed yet."""
+        """The events that are not flushed yet."""
         self.flushed_events: list[Event] = []
 
-        # What is left to do after a change, and for whose sake. A rolled-back change leaves nothing here.
+        # The work that remains after a change, with the origin of the change. Rolling a change back removes its work.
         self.promotable: IdentityMap[int, Origin] = IdentityMap(self._undo)
-        """Courses whose waitlists may have somebody to promote."""
+        """Courses with waitlisted students who may be promoted."""
         self.changed_students: IdentityMap[int, Origin] = IdentityMap(self._undo)
-        """Students who have other courses, holds or limits than before: their waitlist places are judged again."""
+        """Students whose courses, holds or limits have changed: their waitlist places are judged again."""
         self.relaxed: list[Relaxed] = []
-        """What changes have relaxed: only the database can find the students who were blocked by it."""
+        """Conditions that changes have relaxed: only the database can find the students who were blocked by them."""
         self.promotions_left, self.promoted = promotions_left, 0
-        """How many more waitlisted students this transaction may judge; those promoted since the last change was decided."""
+        """The waitlisted students that the transaction may still judge, and those promoted since the last change."""
 
-        # What was looked up, found or not. It is never undone: under the lock the database stands still.
+        # The keys that were looked up, found or not. Nothing undoes them: under the lock the database does not change.
         self.loaded_students: set[int] = set()
         self.loaded_courses: set[int] = set()
         self.loaded_terms: set[int] = set()
@@ -103,15 +103,15 @@ class Ledger:
         self.loaded_holders: set[int] = set()
         self.waitlists: dict[int, Waitlist] = {}
         self._positions: dict[int, dict[int, tuple[int, int]]] = {}
-        """By course and student, the joined positions whose waitlist positions were counted, with those."""
+        """By course and student, the joined position and the counted waitlist position."""
         self._promotable_heap: list[int] = []
         self._marks: dict[int, dict[int, Mark]] = {}
         self._passed_codes: dict[tuple[int, int], str] = {}
-        """By student and course, the codes under which those were completed that have other codes since."""
+        """By student and course, the code under which a course was completed, if its code has changed since."""
         self._limits: dict[int, float | None] = {}
         self._inactive: dict[int, list[int]] = {}
         """The courses that students had left before this batch."""
-        # By student and by course, each a superset of what is in the identity map.
+        # Indexes by student and by course: each is a superset of what is in the identity map.
         self._courses_of: dict[int, set[int]] = defaultdict(set)
         self._students_of: dict[int, set[int]] = defaultdict(set)
         self._holds_of: dict[int, list[int]] = {}
@@ -138,7 +138,7 @@ class Ledger:
         del self.events[self._committed_events :]
 
     def flush(self) -> Written:
-        """Return everything to write, which is taken as written from now on."""
+        """Return everything to write, which counts as written from now on."""
         events, self.events = self.events, []
         self.flushed_events += events
         self._position += len(events)
@@ -166,7 +166,7 @@ class Ledger:
         before: Mapping[str, object] | str | None = None,
         after: Mapping[str, object] | str | None = None,
     ) -> int:
-        """Append an event to the feed and return its position; a state is given as its members, or as JSON."""
+        """Append an event to the feed and return its position; ``before`` and ``after`` are members or JSON text."""
         position = self._position + len(self.events) + 1
         self.events.append(
             Event(
@@ -187,36 +187,36 @@ class Ledger:
         return position
 
     def take_id(self, reserve: ReserveIds) -> int:
-        """Take the next id of a sequence; it is free again if the change is rolled back."""
+        """Take the next id of a sequence; a rollback of the change frees it."""
         if not self.free_ids.get(reserve):
-            # As many again as were taken already, so that the statements grow with the logarithm of the ids.
+            # Reserve one more than were taken so far: the number of statements grows with the logarithm of the ids.
             raise NotLoaded(Needs(ids=Counter({reserve: 1 + self._ids_taken[reserve]})))
         id = self.free_ids[reserve].pop()
         self._ids_taken[reserve] += 1
         self._taken_ids.append((reserve, id))
         return id
 
-    # What is left to do after a change.
+    # Work that remains after a change.
 
     def mark_promotable(self, course_id: int, origin: Origin) -> None:
-        """Have the waitlist of a course looked at, once the current change is made."""
+        """Mark a course, so that its waitlisted students are judged after the current change."""
         if self.promotable.get(course_id) is None:
             self.promotable.put(course_id, origin)
             heappush(self._promotable_heap, course_id)
 
     def first_promotable(self) -> int | None:
-        """Return the smallest id of the courses whose waitlists are to be looked at."""
+        """Return the smallest id of the courses marked for promotion, or None if there is none."""
         heap = self._promotable_heap
         while heap and self.promotable.get(heap[0]) is None:
             heappop(heap)
         return heap[0] if heap else None
 
     def promotable_ids(self) -> set[int]:
-        """Return the ids of the courses whose waitlists are to be looked at."""
+        """Return the ids of the courses marked for promotion."""
         return {id for id in self._promotable_heap if self.promotable.get(id) is not None}
 
     def relax(self, relaxed: Relaxed) -> None:
-        """Have everyone judged again who was blocked in what the current change has relaxed."""
+        """Record what the current change has relaxed, so that the students whom it blocked are judged again."""
         self.relaxed.append(relaxed)
         self._undo.add((self._unrelax, None, None))
 
@@ -228,14 +228,14 @@ class Ledger:
     def has_student(self, student_id: int) -> bool:
         """Return whether the student exists."""
         if student_id not in self.loaded_students:
-            # An edit does not load what else the student has: where one of a batch needs it, the others may too.
+            # An edit loads the row of a student only. If one student of a batch needs more, load it for the others too.
             raise NotLoaded(Needs(students={student_id, *[student.id for student in self.students]}))
         if student_id in self.students:
             return self.students.get(student_id) is not None
         return student_id in self._limits
 
     def max_credits(self, student_id: int) -> float | None:
-        """Return a student's own credit limit."""
+        """Return a student's own credit limit, or None if the student has none."""
         student = self.students.get(student_id)
         return self._limits[student_id] if student is None else student.max_credits
 
@@ -249,12 +249,12 @@ class Ledger:
         """Return the code under which a student has completed a course."""
         return self._passed_codes.get((student_id, course.id), course.code)
 
-    def courses_had(self) -> set[int]:
-        """Return the courses of all loaded students."""
+    def held_course_ids(self) -> set[int]:
+        """Return the ids of the courses of all loaded students."""
         return set().union(*self._marks.values())
 
     def history(self, student_id: int, without: Collection[int] = ()) -> "StudentHistory":
-        """Return what a student has; the courses in ``without`` count as left."""
+        """Return a student's history, in which the courses in ``without`` count as dropped."""
         return StudentHistory(self, student_id, without)
 
     def holds_of(self, student_id: int) -> tuple[Hold, ...]:
@@ -263,7 +263,7 @@ class Ledger:
         return tuple(row for id in sorted(ids) if (row := self.holds.get(id)) is not None) if ids else ()
 
     def overrides_of(self, student_id: int, course_id: int) -> Mapping[str, Override]:
-        """Return a student's usable overrides for a course by rule: for each rule the one with the lowest id."""
+        """Return a student's usable overrides for a course by rule: for each rule, the override with the lowest id."""
         ids = self._overrides_of.get((student_id, course_id))
         usable: dict[str, Override] = {}
         for id in sorted(ids or ()):
@@ -276,13 +276,13 @@ class Ledger:
     # Courses and terms.
 
     def course(self, course_id: int) -> Course | None:
-        """Return a course; its term and requirements are loaded with it."""
+        """Return a course, or None if it does not exist; its term and requirements are loaded with it."""
         if course_id not in self.loaded_courses and course_id not in self.courses:
             raise NotLoaded(Needs(courses={course_id, *self.promotable_ids()}))
         return self.courses.get(course_id)
 
     def definitions(self, course_ids: Iterable[int]) -> dict[int, Defined]:
-        """Return definitions of courses that students have, by id."""
+        """Return definitions of courses in which students have a row, by id."""
         changed, remembered = self.courses.get, self.catalog.definitions.get
         found = {id: changed(id) or remembered(id) for id in course_ids}
         if None in found.values():
@@ -311,7 +311,7 @@ class Ledger:
         return (known - {id for id, _ in changed}) | naming
 
     def term(self, term_id: int | None) -> Term | None:
-        """Return a term; None where there is none."""
+        """Return a term, or None if it does not exist."""
         if term_id is None:
             return None
         if term_id in self.terms:
@@ -322,7 +322,7 @@ class Ledger:
         return term
 
     def end_of(self, term: Term | None) -> datetime | None:
-        """Return the instant at which a term is over; None where there is no term."""
+        """Return the instant at which a term is over, or None without a term."""
         return None if term is None else end_of_day(term.ends_on, self.catalog.time_zone)
 
     def is_over(self, term: Term | None) -> bool:
@@ -333,7 +333,7 @@ class Ledger:
     # Enrollments.
 
     def enrollment(self, student_id: int, course_id: int) -> Enrollment | None:
-        """Return the row of a student in a course."""
+        """Return the row of a student in a course, or None if there is none."""
         row = self.enrollments.get((student_id, course_id))
         if row is None and (student_id, course_id) not in self.loaded_pairs:
             raise NotLoaded(Needs(pairs={(student_id, course_id)}))
@@ -388,14 +388,14 @@ class Ledger:
     # Waitlists.
 
     def next_unjudged(self, course_id: int) -> Enrollment | None:
-        """Return the first unjudged student of a waitlist; None where all of them are judged."""
+        """Return the first unjudged student of a waitlist, or None if all of them are judged."""
         waitlist = self.waitlists.get(course_id)
         if waitlist is None:
             unloaded = sorted(self.promotable_ids() - self.waitlists.keys())
-            # As many others again as are loaded: the next changes may free seats there.
+            # Load up to as many other waitlists as are loaded already: the next changes may free seats there.
             likely = [course.id for course in self.courses if course.waitlisted and course.id not in self.waitlists]
             unloaded += likely[: len(self.waitlists)]
-            raise NotLoaded(Needs(waitlists={course_id, *unloaded[:PROMOTABLE_AT_ONCE]}))
+            raise NotLoaded(Needs(waitlists={course_id, *unloaded[:WAITLISTS_PER_LOAD]}))
         queue = waitlist.unjudged
         while queue:
             joined_position, student_id = queue[0]
@@ -415,13 +415,13 @@ class Ledger:
         """Return the position of a waitlisted student, counted from 1."""
         joined_position, position = self._positions.get(row.course_id, {}).get(row.student_id, (0, 0))
         if joined_position != row.joined_position:
-            # Callers who repeat a request mostly come many at a time.
+            # Callers who repeat a request usually come many at a time, so load the positions of all pairs.
             others = [pair for pair in self.loaded_pairs if pair[0] not in self._positions.get(pair[1], ())]
             raise NotLoaded(Needs(positions={(row.student_id, row.course_id), *others}))
         return position
 
     def _move_up(self, before: Enrollment | None, after: Enrollment) -> None:
-        """Have those move up who are behind a student who leaves a waitlist."""
+        """Move up the students behind a student who leaves a waitlist."""
         left = waitlist_place(before)
         if left is None or left == waitlist_place(after):
             return
@@ -435,7 +435,7 @@ class Ledger:
         }
 
     def next_override_holder(self, course_id: int, rules: Collection[str]) -> Enrollment | None:
-        """Return the first unjudged student of a waitlist for whom overrides lift all of these rules."""
+        """Return the first unjudged student of a waitlist for whom overrides lift all of these rules, or None."""
         if course_id not in self.loaded_holders:
             raise NotLoaded(Needs(override_holders={course_id, *self.promotable_ids()} - self.loaded_holders))
         rows = [
@@ -461,7 +461,7 @@ class Ledger:
     # Loading.
 
     def add_waitlist_page(self, course_id: int, rows: Iterable[Enrollment], *, complete: bool) -> None:
-        """Add the next rows of a waitlist that are unjudged, or due to be judged again."""
+        """Add the next rows of a waitlist that are unjudged or due to be judged again."""
         waitlist = self.waitlists.get(course_id)
         if waitlist is None:
             waitlist = self.waitlists[course_id] = Waitlist()
@@ -476,12 +476,12 @@ class Ledger:
         waitlist.pages += 1
 
     def waitlist_places(self, pairs: Iterable[tuple[int, int]]) -> list[Place]:
-        """Return the waitlist places among pairs in memory."""
+        """Return the waitlist places in memory among these pairs."""
         rows = [row for pair in pairs if (row := self.enrollments.get(pair)) is not None]
         return [Place(row.student_id, row.course_id, row.joined_position) for row in rows if row.status == "waitlisted"]
 
     def add_positions(self, counted: Iterable[Position]) -> None:
-        """Add positions as the database counts them, moved by what is not flushed yet."""
+        """Add waitlist positions as the database counts them, adjusted by changes that are not flushed yet."""
         left: dict[int, list[int]] = defaultdict(list)
         joined: dict[int, list[int]] = defaultdict(list)
         for before, after in self.enrollments.changes():
@@ -493,7 +493,7 @@ class Ledger:
             self._positions.setdefault(course_id, {})[student_id] = joined_position, position + moved
 
     def add_unjudged(self, student_id: int, course_id: int) -> None:
-        """Note that the database has made a row unjudged: everything in memory was flushed before."""
+        """Apply that a statement has made a row unjudged; everything in memory must have been flushed before."""
         row = self.enrollments.get((student_id, course_id))
         if row is not None and row.recheck_at is not None:
             self.enrollments.reload((student_id, course_id), row._replace(recheck_at=None))
@@ -505,7 +505,7 @@ class Ledger:
         self._override_holders[course_id].add(student_id)
 
     def add_transcript(self, row: Transcript) -> None:
-        """Add what a student has, as the changes of this batch have left it."""
+        """Add a student's courses and credit limit, with the changes of this batch applied."""
         marks: dict[int, Mark] = dict.fromkeys(row.enrolled or (), "enrolled")
         if row.waitlisted:
             marks.update(dict.fromkeys(row.waitlisted, "waitlisted"))
@@ -522,11 +522,11 @@ class Ledger:
                 _put_mark((marks, enrollment.course_id), mark_of(enrollment))
 
     def add_passed_codes(self, rows: Iterable[PassedCode]) -> None:
-        """Add the codes under which students have completed courses that have other codes since."""
+        """Add the codes under which students completed courses whose codes have changed since."""
         self._passed_codes.update({(row.student_id, row.course_id): row.code for row in rows})
 
     def add_enrollment(self, row: Enrollment) -> None:
-        """Add a row of the database, unless a change has put another one in its place.
+        """Add a row of the database, unless a change has set it.
 
         A row that is due to be judged again counts as unjudged.
         """
@@ -564,9 +564,9 @@ class Ledger:
 
 
 class StudentHistory:
-    """A student's history as the rules see it: each part is gathered when a rule first asks for it.
+    """A student's history for the rules; each part is gathered when a rule first needs it.
 
-    So a rule can't be given less than it looks at, and a batch does not pay for what no rule looks at.
+    So no rule works on incomplete data, and a batch does not load what no rule needs.
     """
 
     def __init__(self, ledger: Ledger, student_id: int, without: Collection[int]) -> None:
@@ -621,7 +621,7 @@ class StudentHistory:
 
     @cached_property
     def leaving(self) -> tuple[HeldSeat, ...]:
-        """The courses in which the student has a seat that counts as left."""
+        """The courses in which the student has a seat that counts as dropped."""
         return self._seats_in(self._marks.keys() & self._without) if self._without else ()
 
     def _seats_in(self, course_ids: Set[int]) -> tuple[HeldSeat, ...]:
@@ -640,12 +640,12 @@ def excluded_keys(groups: Iterable[Group]) -> set[str]:
 
 
 def waitlist_place(row: Enrollment | None) -> int | None:
-    """Return the joined position of a waitlisted student; None for any other."""
+    """Return the joined position of a waitlisted student, or None for any other row."""
     return row.joined_position if row is not None and row.status == "waitlisted" else None
 
 
 def mark_of(row: Enrollment) -> Mark | None:
-    """Return what a row means to other courses; None where the student has left."""
+    """Return the mark of a row, or None if the student has left the course."""
     if row.status == "completed":
         return "passed" if row.passed else "failed"
     return row.status if row.status in {"enrolled", "waitlisted"} else None

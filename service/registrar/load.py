@@ -1,11 +1,11 @@
-"""From the tables into the ledger: the rows that decisions need, by statements whose number does not grow with them."""
+"""Load the rows that decisions need into the ledger, by statements whose number does not grow with the rows."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby, starmap
 from typing import Any
 
 from service.registrar.application import Group, code_key
-from service.registrar.catalog import EDITS_FOLLOWED, Catalog
+from service.registrar.catalog import MAX_EDITS, Catalog
 from service.registrar.changes import Change
 from service.registrar.ledger import Ledger, excluded_keys
 from service.registrar.needs import Needs, Relaxed, ResourceNeeds
@@ -18,22 +18,22 @@ from sql.enrollments import Transcript
 from sql.opening import load_opening
 from sql.requirements import Requirement
 
-NOBODY = 0
-"""The id of no student, for a batch that names none."""
+NO_STUDENT = 0
+"""An id that no student has, for a batch that does not name a student."""
 
-PAGE = 20
+PAGE_STUDENTS = 20
 """Waitlisted students in the first page of a waitlist: usually the first of them gets the seat. Each page is twice as
-long as the one before, so that the statements grow with the logarithm of the waitlist."""
+long as the one before, so that the number of statements grows with the logarithm of the waitlist."""
 
-LARGEST_PAGE = 1280
-"""A page is not longer than what one transaction judges by default."""
+MAX_PAGE_STUDENTS = 1280
+"""The first page size that covers the students whom one transaction judges by default; pages do not grow beyond it."""
 
-DUE_AT_ONCE = 1000
-"""Students whose ``recheck_at`` has come and who are marked in one statement; the sweep goes on with the rest."""
+MAX_DUE_STUDENTS = 1000
+"""Most students who are marked in one statement because their ``recheck_at`` has passed; the sweep marks the rest."""
 
 
 def needs_of(changes: Sequence[Change[object]]) -> Needs:
-    """Return everything that changes are sure to need."""
+    """Return all rows that changes are sure to need."""
     needs = Needs()
     for change in changes:
         change.add_needs(needs)
@@ -41,13 +41,13 @@ def needs_of(changes: Sequence[Change[object]]) -> Needs:
 
 
 async def open_ledger(connection: Connection, catalog: Catalog, promotions_left: int, needs: Needs) -> Ledger:
-    """Return a ledger at the newest event, with the needed students and courses; call it under the lock.
+    """Return a ledger at the newest event, with the needed students and courses; call this under the lock.
 
-    Where the catalog knows the courses, and no student has holds, overrides or waitlist places, this is all that a
-    batch of enrollments loads: one round trip.
+    If the catalog has the courses, and no student has holds, overrides or waitlist places, a batch of enrollments loads
+    nothing else: one round trip.
     """
     student_ids, course_ids = sorted(needs.students), sorted(needs.courses)
-    first, *_ = rows = await load_opening(connection, student_ids or [NOBODY], course_ids)
+    first, *_ = rows = await load_opening(connection, student_ids or [NO_STUDENT], course_ids)
     assert first.now is not None
     assert first.position is not None
     head = feed.Head(first.now, first.position, first.epoch, first.occurred_at, first.request_id)
@@ -62,33 +62,32 @@ async def open_ledger(connection: Connection, catalog: Catalog, promotions_left:
 
 
 async def refresh_catalog(connection: Connection, catalog: Catalog, head: feed.Head) -> None:
-    """Bring the catalog to the newest event: forget what other processes have changed since, and lost history."""
+    """Bring the catalog to the newest event: remove what other processes have changed, or all of a lost history."""
     if catalog.is_full():
         catalog.clear()
     if catalog.is_at(head):
         return
     edits: list[feed.Edit] = []
     if catalog.occurred_at is not None and catalog.request_id is not None:
-        edits = await feed.load_edits(
-            connection, catalog.position, catalog.occurred_at, catalog.request_id, EDITS_FOLLOWED
-        )
+        edits = await feed.load_edits(connection, catalog.position, catalog.occurred_at, catalog.request_id, MAX_EDITS)
     catalog.follow(edits, head)
 
 
 async def load_for(connection: Connection, ledger: Ledger, needs: Needs) -> None:
-    """Load the rest of what changes are sure to need.
+    """Load the other rows that changes are sure to need.
 
-    A newcomer never overtakes: waitlists of courses with a free seat are looked at before anybody is judged.
+    These include the waitlists of courses with a free seat: those students are judged first, so that a newcomer never
+    overtakes them.
     """
     needs.waitlists.update(course.id for course in ledger.courses if course.waitlisted and has_free_seat(course))
     await load(connection, ledger, needs)
 
 
 async def load(connection: Connection, ledger: Ledger, needs: Needs) -> None:
-    """Load what is needed, and what always goes with it.
+    """Load the needed rows, and the rows that always go with them.
 
-    The order matters: waitlists and override holders bring students, whose transcripts bring the courses that they are
-    waitlisted for.
+    The order matters: waitlists and override holders add students, whose transcripts add the courses for which they are
+    waitlisted.
     """
     if needs.relaxed is not None:
         await _unjudge(connection, ledger, needs.relaxed)
@@ -119,7 +118,7 @@ async def load(connection: Connection, ledger: Ledger, needs: Needs) -> None:
 
 
 async def _load_rosters(connection: Connection, ledger: Ledger, course_ids: set[int]) -> None:
-    """Load who is in courses or waitlisted for them, and the swaps that may drop these courses."""
+    """Load the students enrolled in courses or waitlisted for them, and the swaps that may drop these courses."""
     if course_ids:
         for row in await enrollments.load_roster(connection, sorted(course_ids)):
             ledger.add_enrollment(row)
@@ -129,11 +128,11 @@ async def _load_rosters(connection: Connection, ledger: Ledger, course_ids: set[
 
 
 async def _load_waitlists(connection: Connection, ledger: Ledger, needs: Needs) -> None:
-    """Load the next page of each waitlist, and the override holders of courses, with all that these students have."""
+    """Load the next page of each waitlist and the override holders of courses, and add what judging them needs."""
     if needs.waitlists:
         known = {id: ledger.waitlists.get(id) for id in sorted(needs.waitlists)}
         pages_read = max([each.pages for each in known.values() if each], default=0)
-        limit = min(PAGE << pages_read, LARGEST_PAGE)
+        limit = min(PAGE_STUDENTS << pages_read, MAX_PAGE_STUDENTS)
         after = [each.loaded_through if each else 0 for each in known.values()]
         rows = await waitlist.load_unjudged(connection, [*known], after, ledger.now, limit)
         pages: dict[int, list[enrollments.Enrollment]] = {course_id: [] for course_id in known}
@@ -151,9 +150,9 @@ async def _load_waitlists(connection: Connection, ledger: Ledger, needs: Needs) 
 
 
 async def _unjudge(connection: Connection, ledger: Ledger, relaxed: Relaxed) -> None:
-    """Mark the students unjudged who were blocked in what a change has relaxed, and their waitlists to be looked at.
+    """Mark students as unjudged if a relaxed condition may have blocked them, and mark their courses for promotion.
 
-    The statements see the tables alone, so everything in memory is written first.
+    The statements see only the tables, so everything in memory is saved first.
     """
     await save(connection, ledger.flush())
     if relaxed.former_codes:
@@ -166,7 +165,7 @@ async def _unjudge(connection: Connection, ledger: Ledger, relaxed: Relaxed) -> 
     if relaxed.students:
         pairs += await waitlist.unjudge_students(connection, sorted(relaxed.students))
     if relaxed.due:
-        pairs += await waitlist.unjudge_due(connection, ledger.now, DUE_AT_ONCE)
+        pairs += await waitlist.unjudge_due(connection, ledger.now, MAX_DUE_STUDENTS)
     if relaxed.reopened_terms:
         for course_id in await waitlist.load_waitlisted_courses(connection, sorted(relaxed.reopened_terms)):
             ledger.mark_promotable(course_id, relaxed.origin)
@@ -180,14 +179,14 @@ async def _unjudge(connection: Connection, ledger: Ledger, relaxed: Relaxed) -> 
 async def _add_students(
     connection: Connection, ledger: Ledger, ids: set[int], transcripts: Sequence[Transcript]
 ) -> None:
-    """Add students with all that they have; those of ``ids`` without a transcript do not exist."""
+    """Add students with their courses, holds and overrides; students of ``ids`` without a transcript do not exist."""
     waitlisted, with_holds, with_overrides, with_passed_codes = [], [], [], []
-    courses_waited_for: set[int] = set()
+    waitlisted_course_ids: set[int] = set()
     for row in transcripts:
         ledger.add_transcript(row)
         if row.waitlisted:
             waitlisted.append(row.student_id)
-            courses_waited_for.update(row.waitlisted)
+            waitlisted_course_ids.update(row.waitlisted)
         if row.has_holds:
             with_holds.append(row.student_id)
         if row.has_overrides:
@@ -197,7 +196,7 @@ async def _add_students(
     if waitlisted:
         for place in await waitlist.load_places(connection, waitlisted):
             ledger.add_enrollment(place)
-        await _load_courses(connection, ledger, courses_waited_for)
+        await _load_courses(connection, ledger, waitlisted_course_ids)
     if with_holds:
         for hold in await holds.load_holds(connection, with_holds, ledger.now):
             ledger.add_hold(hold)
@@ -216,16 +215,16 @@ async def _load_courses(connection: Connection, ledger: Ledger, ids: set[int]) -
 
 
 async def _add_courses(connection: Connection, ledger: Ledger, ids: set[int], seats: Sequence[Seats]) -> None:
-    """Add courses as they are now: what the catalog remembers of them, with the seats of this moment."""
-    remembered = ledger.catalog.courses
-    if unknown := [each.course_id for each in seats if each.course_id not in remembered]:
+    """Add courses from the catalog, with their current seats."""
+    cached = ledger.catalog.courses
+    if unknown := [each.course_id for each in seats if each.course_id not in cached]:
         for course in await courses.load_courses(connection, unknown):
-            remembered[course.id] = course
+            cached[course.id] = course
     for course_id, seats_taken, waitlisted in seats:
-        if course_id not in remembered:
-            # Deleted since its seats were loaded, which only an optimistic transaction can see. It will not commit.
+        if course_id not in cached:
+            # The course was deleted after its seats were loaded. Only an optimistic transaction sees this; it fails.
             continue
-        course = remembered[course_id]
+        course = cached[course_id]
         if (course.seats_taken, course.waitlisted) != (seats_taken, waitlisted):
             course = course._replace(seats_taken=seats_taken, waitlisted=waitlisted)
         ledger.courses.load(course_id, course)
@@ -233,9 +232,10 @@ async def _add_courses(connection: Connection, ledger: Ledger, ids: set[int], se
 
 
 async def _load_catalog(connection: Connection, ledger: Ledger, needs: Needs) -> None:
-    """Load what the catalog does not know: requirements, terms, and definitions of courses that students have.
+    """Load into the catalog the missing requirements, terms, and definitions of the students' courses.
 
-    Definitions are loaded for all students once a rule asks for those of one: mostly it asks for all, or for none.
+    If a rule needs the definitions of one student's courses, those of all students are loaded: usually a rule needs all
+    of them or none.
     """
     catalog = ledger.catalog
     unread = {course.id for course in ledger.courses if course.id not in catalog.requirements}
@@ -253,7 +253,7 @@ async def _load_catalog(connection: Connection, ledger: Ledger, needs: Needs) ->
     wanted = {*needs.terms}
     wanted.update([course.term_id for course in ledger.courses if course.term_id is not None])
     if needs.definitions:
-        new = sorted((needs.definitions | ledger.courses_had()) - catalog.definitions.keys())
+        new = sorted((needs.definitions | ledger.held_course_ids()) - catalog.definitions.keys())
         for definition in await courses.load_definitions(connection, new):
             catalog.definitions[definition.id] = definition
             if definition.term_id is not None:
@@ -273,10 +273,10 @@ def groups_of(rows: Iterable[Requirement]) -> tuple[Group, ...]:
 
 
 async def _load_resources(connection: Connection, ledger: Ledger, needs: Needs) -> None:
-    """Load the rows of all resource types, and which of those to delete others depend on."""
+    """Load the rows of all resource types, and mark the rows to delete on which other rows depend."""
     for resource, wanted in needs.resources.items():
         await _load_rows(connection, ledger, resource, wanted)
-    # All rows are in memory by then: a term is not in use by courses that a change of the batch moves out of it.
+    # First load all rows: a course in memory does not count as a use of its term, since a change may move the course.
     for resource, wanted in needs.resources.items():
         if wanted.deleted:
             used = await resource.load_in_use(connection, ledger, sorted(wanted.deleted))
@@ -286,14 +286,14 @@ async def _load_resources(connection: Connection, ledger: Ledger, needs: Needs) 
 async def _load_rows(
     connection: Connection, ledger: Ledger, resource: ResourceType[Row, Fields], needs: ResourceNeeds
 ) -> None:
-    """Load the rows of one resource type by id, by external id, or by a unique key that a change wants to have."""
-    table = resource.table(ledger)
+    """Load the rows of one resource type by id, by external id, or by a unique key that a change wants to use."""
+    identity_map = resource.identity_map(ledger)
     if needs.ids:
         for row in await resource.load(connection, sorted(needs.ids)):
-            table.load(row.id, row)
+            identity_map.load(row.id, row)
     wanted: list[Mapping[str, Any]] = [*needs.created]
     for id, values in needs.edited:
-        edited = table.get(id)
+        edited = identity_map.get(id)
         # An edit may change one half of a unique key and keep the other.
         kept = {name: getattr(edited, name) for name in resource.key_parts if edited is not None}
         wanted.append({**kept, **values})
@@ -301,4 +301,4 @@ async def _load_rows(
         external_ids = [*needs.external_ids]
         external_ids += [values["external_id"] for values in wanted if values.get("external_id") is not None]
         for row in await resource.match(connection, external_ids, wanted):
-            table.load(row.id, row)
+            identity_map.load(row.id, row)

@@ -1,4 +1,4 @@
-"""Shared steps of every enrollment change: lifting refusals by overrides, judging a drop, and the move itself."""
+"""Steps that all enrollment changes share: lifting refusals by overrides, judging a drop, and the move itself."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,7 +25,7 @@ def lift(
 
 
 def use(ledger: Ledger, overrides: Sequence[Override], origin: Origin) -> int | None:
-    """Use overrides up, and return the id of the one that stays with the seat: preferably one for a full course."""
+    """Use overrides up, and return the id of the override to store with the seat, preferably one for a full course."""
     for override in overrides:
         ledger.put_override(replace(override, used_at=ledger.now))
         ledger.append_event(
@@ -65,9 +65,9 @@ def move(
     grade: str | None = None,
     relaxes: bool = True,
 ) -> Enrollment:
-    """Bring a student into a status: append the event, set the row, count the seats, note who may be promoted.
+    """Change a student's status: append the event, set the row, count the seats, and mark who may be promoted.
 
-    Without ``relaxes`` the caller sees to what else the student is waitlisted for.
+    Without ``relaxes``, the caller has the student's other waitlist places judged again.
     """
     course = ledger.course(course_id)
     assert course is not None
@@ -108,7 +108,7 @@ def move(
         ledger.courses.put(course_id, recounted)
     if recounted.waitlisted and seats.has_free_seat(recounted):
         ledger.mark_promotable(course_id, origin)
-    # Time and credits are free again after a drop; a new course may be the corequisite of another one.
+    # A drop frees time and credits; a new course may be the corequisite of another one.
     if relaxes:
         ledger.changed_students.put(student_id, origin)
     if status not in seats.ACTIVE:
@@ -118,23 +118,23 @@ def move(
 
 
 def swap_drops_of(row: Enrollment) -> list[int]:
-    """Return the courses that the student drops on getting this one."""
+    """Return the ids of the courses that the student drops when a seat in this one is granted."""
     drops: list[int] = json.loads(row.swap_drops or "[]")
     return drops
 
 
 def swap_drops_text(drops: Sequence[int]) -> str | None:
-    """Format what a swap drops later as it is stored, which lists show as it is."""
+    """Format the pending drops of a swap for storage; lists return this text unchanged."""
     return json.dumps(list(drops), separators=(",", ":")) if drops else None
 
 
 def swaps_that_drop(ledger: Ledger, student_id: int, course_id: int) -> list[Enrollment]:
-    """Return the waitlist places that a course is dropped for once they become a seat."""
+    """Return the waitlist places whose swaps will drop a course."""
     return [row for row in ledger.courses_of(student_id) if row.swap_drops and course_id in swap_drops_of(row)]
 
 
 def set_swap_drops(ledger: Ledger, row: Enrollment, drops: Sequence[int], origin: Origin) -> None:
-    """Set what a waitlisted student drops on getting the seat."""
+    """Set the courses that a waitlisted student drops when the seat is granted."""
     ledger.append_event(
         "enrollment.updated",
         origin,
@@ -154,7 +154,7 @@ def _state(
     override_id: int | None = None,
     swap_drops: tuple[int, ...] = (),
 ) -> str:
-    """Format a state for an event: most are one of a few."""
+    """Format a state for an event; the result is cached, since many states are equal."""
     state: dict[str, object] = {"status": status}
     if override_id is not None:
         state["override_id"] = override_id

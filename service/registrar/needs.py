@@ -1,4 +1,4 @@
-"""What a decision needs loaded, and the exception that asks for it."""
+"""The rows that a decision needs, and the exception that requests them."""
 
 import json
 from collections import Counter
@@ -20,7 +20,7 @@ ReserveIds: TypeAlias = Callable[[Connection, int], Awaitable[list[int]]]
 
 @dataclass(slots=True)
 class ResourceNeeds:
-    """The rows of one resource type that changes name, and the unique keys that they want to have."""
+    """The rows of one resource type that changes name, and the unique keys that changes want to use."""
 
     ids: set[int] = field(default_factory=set)
     deleted: set[int] = field(default_factory=set)
@@ -32,13 +32,13 @@ class ResourceNeeds:
 
 @dataclass(slots=True)
 class Relaxed:
-    """Courses and terms that a change has made easier to get into: who is blocked there must be judged again.
+    """Conditions that a change has relaxed: the students whom they blocked must be judged again.
 
-    ``courses``: the students waitlisted for them. ``members``: the waitlist places of the students who are in them.
-    ``terms`` and ``members_of_terms``: the same for all courses of terms. ``students``: the waitlist places of students.
-    ``reopened_terms``: the terms in which somebody may be promoted who could not be judged while the term was closed.
-    ``former_codes``: the codes that courses had, which those keep who have completed them.
-    ``due``: the students whose ``recheck_at`` has come. Promotions that follow have the same ``origin``.
+    ``courses``: the students waitlisted for these courses. ``members``: the waitlist places of the students in them.
+    ``terms`` and ``members_of_terms``: the same for all courses of terms. ``students``: all their waitlist places.
+    ``reopened_terms``: terms in which students may be promoted who could not be judged while the term was closed.
+    ``former_codes``: the earlier codes of courses, which stay valid for students who completed them.
+    ``due``: the students whose ``recheck_at`` has passed. The promotions that follow have the same ``origin``.
     """
 
     origin: "Origin"
@@ -54,12 +54,12 @@ class Relaxed:
 
 @dataclass(slots=True)
 class Needs:
-    """What has to be loaded.
+    """The rows to load.
 
     ``students`` with their transcripts, ``pairs`` of a student and a course in any status, ``courses`` with terms and
-    requirements, ``definitions`` of courses that students have, the next unjudged students of ``waitlists``, the
+    requirements, ``definitions`` of the students' courses, the next unjudged students of ``waitlists``, the
     ``override_holders`` among the students waitlisted for courses, the waitlist ``positions`` of pairs, the ``rosters``
-    of courses, ``holds`` and ``overrides`` by id, and how many new ids of each sequence.
+    of courses, ``holds`` and ``overrides`` by id, and the number of new ids of each sequence.
     """
 
     students: set[int] = field(default_factory=set)
@@ -78,7 +78,7 @@ class Needs:
     relaxed: Relaxed | None = None
 
     def add_waitlisted(self, row: Enrollment) -> None:
-        """Add what a waitlisted student is judged by, with the courses that a swap drops for the seat."""
+        """Add the rows by which a waitlisted student is judged, with the courses that the student's swap drops."""
         self.students.add(row.student_id)
         self.courses.add(row.course_id)
         for dropped_id in json.loads(row.swap_drops or "[]"):
@@ -86,14 +86,14 @@ class Needs:
             self.courses.add(dropped_id)
 
     def resource(self, resource: "ResourceType[Any, Any]") -> ResourceNeeds:
-        """Return what is needed of one resource type, to be added to."""
+        """Return the needs of one resource type, to which the caller adds."""
         return self.resources.setdefault(resource, ResourceNeeds())
 
 
 class NotLoaded(Exception):
     """A decision needs rows that are not in memory yet.
 
-    Whoever decides rolls back to the last commit, loads what is needed, and decides on from there.
+    The caller rolls back to the last commit, loads ``needs``, and resumes deciding from there.
     """
 
     def __init__(self, needs: Needs) -> None:

@@ -1,18 +1,18 @@
-"""Optimistic transactions: few enrollments in two round trips, without holding the lock while they are decided.
+"""Optimistic transactions: make a few enrollments in two round trips, without holding the lock while deciding them.
 
 One statement loads the batch, and one saves it; each is a transaction of its own. The result is the same as under the
 lock, for these reasons:
 
-- One statement sees one snapshot: all that the decision reads, and the newest position of the feed.
-- Every change of what it reads appends an event, and positions have no gaps. If another process has committed a change
+- One statement sees one snapshot: all rows that the decision reads, and the newest position of the feed.
+- Every change of these rows appends an event, and positions have no gaps. If another process has committed a change
   since, the first position of the batch is taken. The primary key of ``events`` then refuses the whole statement, and
   the batch runs again under the lock.
-- Definitions that the catalog does not know are loaded later, but what proves that nobody has committed a change since the
-  first statement proves it for them too. A batch that writes nothing has no such proof, and runs again under the lock.
-- Waitlist marks (``recheck_at``, ``blocked_reasons``) are the only columns that change without an event. The loading statement
-  does not read them, and the saving statement only inserts rows, which have no marks yet.
-- The saving statement takes the lock before it writes. A transaction that holds the lock may therefore still rely on a
-  database that stands still, and positions follow the order of commits.
+- Definitions that are not in the catalog are loaded later. For them too, the free position proves that no change was
+  committed since the first statement. A batch that writes nothing lacks this proof and runs again under the lock.
+- Waitlist marks (``recheck_at``, ``blocked_reasons``) are the only columns that change without an event. The loading
+  statement does not read them, and the saving statement only inserts rows, which have no marks yet.
+- The saving statement takes the lock before it writes. So a transaction that holds the lock can still rely on a
+  database that does not change, and positions follow the order of commits.
 
 If the connection is lost during the saving statement, the outcome is unknown, as it is during a COMMIT.
 """
@@ -34,34 +34,34 @@ from sql.courses import LOAD_COURSES, LOAD_DEFINITIONS
 from sql.requirements import LOAD_REQUIREMENTS
 from sql.terms import LOAD_TERMS
 
-PAIRS = 8
-"""Most pairs of student and course in an optimistic batch: four callers' worth. With 32, which save round trips for 16
-callers too, batches of 64 callers were smaller and took 5 % more CPU."""
+MAX_PAIRS = 8
+"""Most pairs of student and course in an optimistic batch: enough for four callers. With 32, which save round trips for
+16 callers too, batches of 64 callers were smaller and took 5 % more CPU."""
 
 
 DEFINITIONS = frozenset({LOAD_COURSES, LOAD_DEFINITIONS, LOAD_REQUIREMENTS, LOAD_TERMS})
-"""The statements that load what the catalog remembers."""
+"""The statements that load the contents of the catalog."""
 
 
 class LockNeeded(Exception):
-    """The batch needs more statements, or another process has committed a change meanwhile; nothing was written."""
+    """The batch needs more statements, or another process has committed a change since; nothing was written."""
 
 
-class OneLook:
+class SingleRead:
     """A connection that reads once, and after that only definitions; any other use raises ``LockNeeded``."""
 
     def __init__(self, connection: Connection) -> None:
         self._fetch = connection.fetch
-        self._looked = False
+        self._has_read = False
         self.read_definitions = False
 
     async def fetch(self, query: str, *args: object) -> list[asyncpg.Record]:
         """Return the rows of the first statement, or of one that loads definitions."""
-        if self._looked:
+        if self._has_read:
             if query not in DEFINITIONS:
                 raise LockNeeded
             self.read_definitions = True
-        self._looked = True
+        self._has_read = True
         return await self._fetch(query, *args)
 
     def __getattr__(self, name: str) -> NoReturn:
@@ -69,26 +69,26 @@ class OneLook:
 
 
 def is_likely(changes: Sequence[Change[object]]) -> bool:
-    """Return whether a batch is likely to need one statement to load it and one to save it."""
-    return all(type(change) is Enroll for change in changes) and 0 < sum([each.pairs for each in changes]) <= PAIRS
+    """Return whether one statement to load a batch and one to save it are likely to be enough."""
+    return all(type(change) is Enroll for change in changes) and 0 < sum([each.pairs for each in changes]) <= MAX_PAIRS
 
 
 async def transact(
     database: Database, catalog: Catalog, promotions: int, changes: Sequence[Change[object]]
 ) -> list[Outcome]:
-    """Load, decide and save a batch without holding the lock while it is decided.
+    """Load, decide and save a batch without holding the lock while deciding it.
 
     Raises:
-        LockNeeded: the batch has to run under the lock; nothing was written.
+        LockNeeded: the batch must run under the lock; nothing was written.
         OutcomeUnknown: the connection was lost while the batch was saved.
         Unavailable: the database is unavailable; nothing was written.
     """
     async with database.reading(keep=True) as connection:
-        guard = OneLook(connection)
-        one_look = cast(Connection, guard)
+        guard = SingleRead(connection)
+        guarded = cast(Connection, guard)
         needs = load.needs_of(changes)
-        ledger = await load.open_ledger(one_look, catalog, promotions, needs)
-        await load.load_for(one_look, ledger, needs)
+        ledger = await load.open_ledger(guarded, catalog, promotions, needs)
+        await load.load_for(guarded, ledger, needs)
         outcomes: list[Outcome] = []
         if decide(ledger, changes, outcomes) is not None or ledger.promotable.items():
             raise LockNeeded

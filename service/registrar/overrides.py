@@ -1,4 +1,4 @@
-"""Overrides: granting one to a student and ending it."""
+"""The changes of overrides: granting an override to a student and ending it."""
 
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -48,14 +48,14 @@ class GrantOverride(Change[Override]):
         )
         ledger.put_override(override)
         _append_event(ledger, "granted", self.origin, None, override)
-        # An override of drop_closed may let a swap drop this course for another one: all places are judged again.
+        # An override of drop_closed may allow a swap to drop this course, so all waitlist places are judged again.
         ledger.changed_students.put(self.student_id, self.origin)
         return override
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndOverride(Change[Override]):
-    """End an override now; one that is used or has expired stays as it is."""
+    """End an override now; an override that was used or has expired does not change."""
 
     student_id: int
     override_id: int

@@ -1,4 +1,4 @@
-"""Creating, editing, replacing and deleting students, courses and terms: one set of changes for every resource type."""
+"""The changes of students, courses and terms: creating, editing, replacing and deleting, for every resource type."""
 
 import json
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
@@ -23,32 +23,32 @@ Fields = TypeVar("Fields", bound=Mapping[str, Any])
 """The fields of a resource that callers write, a TypedDict."""
 
 SERVER_FIELDS = frozenset({"id", "version", "created_at", "updated_at"})
-"""The fields of every resource that no caller writes."""
+"""The fields of every resource that callers do not write."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ResourceType(Generic[Row, Fields]):
-    """All that is particular to one resource type."""
+    """The fields and functions in which resource types differ."""
 
     name: str
-    table: Callable[[Ledger], IdentityMap[int, Row]]
+    identity_map: Callable[[Ledger], IdentityMap[int, Row]]
     create: Callable[[int, datetime, Fields], Row]
-    """Returns a new row of an id, the current instant and fields."""
+    """Returns a new row with an id, the current instant and fields."""
     not_found: Callable[[int], DomainError]
     unique: Mapping[Callable[[], DomainError], Callable[[Row], Hashable]]
-    """What is raised where another row has the same key, and the key; None is no key."""
+    """The error to raise if another row has the same key, and the function that returns the key, or None for no key."""
     key_parts: tuple[str, ...]
-    """The fields that a unique key of several fields is made of."""
+    """The fields of a unique key that has several fields."""
     server_fields: frozenset[str]
-    """Further fields that no caller writes."""
+    """Other fields that callers do not write."""
     redact_in_events: bool
     """Whether events carry only the names of changed fields, so that a person can be erased."""
     validate: Callable[[Ledger, Row], None]
-    """Raises where a row does not fit with others, or in itself."""
+    """Raises an error if a row is invalid, by itself or together with other rows."""
     on_update: Callable[[Ledger, Row, Row, Origin], None]
-    """Notes who may be promoted now that a row has changed from the first to the second."""
+    """Marks the students who may be promoted after a row has changed from the first to the second."""
     on_delete: Callable[[Ledger, int], None]
-    """Removes what belongs to a deleted row, as the database does."""
+    """Removes from memory the rows that the database deletes with a row."""
     is_in_use: Callable[[Ledger, int], bool]
     """Returns whether other rows in memory depend on a row."""
     load: Callable[[Connection, list[int]], Awaitable[list[Row]]]
@@ -62,7 +62,7 @@ class ResourceType(Generic[Row, Fields]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Create(Change[Row], Generic[Row, Fields]):
-    """Create a resource; raises where another one has its unique key."""
+    """Create a resource; raise an error if another one has the same unique key."""
 
     resource: ResourceType[Row, Fields]
     fields: Fields
@@ -79,9 +79,9 @@ class Create(Change[Row], Generic[Row, Fields]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Edit(Change[Row]):
-    """Set some fields of a resource. Where nothing changes there is no event and the same version.
+    """Set some fields of a resource. If no field changes, no event is appended and the version stays the same.
 
-    ``if_match`` holds the versions that it may have, ``*`` any. ``check`` raises where the row is not as expected.
+    ``if_match`` holds the versions that it may have, ``*`` any. ``check`` raises an error for a row that it refuses.
     """
 
     resource: ResourceType[Row, Any]
@@ -106,7 +106,7 @@ class Edit(Change[Row]):
 
 @dataclass(frozen=True, slots=True)
 class Replaced(Generic[Row]):
-    """The row as a ``Replace`` left it."""
+    """The row after a ``Replace``."""
 
     row: Row
     created: bool
@@ -114,10 +114,10 @@ class Replaced(Generic[Row]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replace(Change[Replaced[Row]], Generic[Row, Fields]):
-    """Set every field of the resource with this external id, or create it.
+    """Set every field of the resource with this external id, or create the resource.
 
-    ``if_match`` holds the versions that it must have, ``if_none_match`` those it must not have, ``*`` any. ``check`` raises
-    where the row, or None, is not as expected.
+    ``if_match`` holds the versions that it must have, ``if_none_match`` those it must not have, ``*`` any. ``check``
+    raises an error for a row, or None, that it refuses.
     """
 
     resource: ResourceType[Row, Fields]
@@ -136,16 +136,16 @@ class Replace(Change[Replaced[Row]], Generic[Row, Fields]):
     def decide(self, ledger: Ledger) -> Replaced[Row]:
         """Return the row, and whether it is new."""
         name = self.resource.name
-        row = self.resource.table(ledger).find(external_id_of, self.external_id)
+        row = self.resource.identity_map(ledger).find(external_id_of, self.external_id)
         if row is None:
             if self.if_match is not None:
-                raise PreconditionFailed(f"No {name} has this external id, and If-Match asks for one.")
+                raise PreconditionFailed(f"No {name} has this external id, but If-Match requires one.")
             if self.check is not None:
                 self.check(None)
             return Replaced(_insert(ledger, self.resource, self.fields, self.origin), created=True)
         if self.if_none_match is not None and self.if_none_match & {"*", str(row.version)}:
             raise PreconditionFailed(
-                f"{name.capitalize()} {row.id} has this external id, and version {row.version}, which If-None-Match excludes."
+                f"{name.capitalize()} {row.id} has this external id, in version {row.version}, which If-None-Match excludes."
             )
         _check_version(self.resource, row, self.if_match)
         if self.check is not None:
@@ -155,14 +155,14 @@ class Replace(Change[Replaced[Row]], Generic[Row, Fields]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delete(Change[None], Generic[Row]):
-    """Delete a resource; raises ``InUse`` where an enrollment has ever named it."""
+    """Delete a resource; raise ``InUse`` if an enrollment, past or present, or a course refers to it."""
 
     resource: ResourceType[Row, Any]
     id: int
     if_match: frozenset[str] | None = None
 
     def add_needs(self, needs: Needs) -> None:
-        """Add the row, and whether others depend on it."""
+        """Add the row, and the question whether other rows depend on it."""
         wanted = needs.resource(self.resource)
         wanted.ids.add(self.id)
         wanted.deleted.add(self.id)
@@ -173,13 +173,13 @@ class Delete(Change[None], Generic[Row]):
         row = _find(ledger, resource, self.id, self.if_match)
         if (resource.name, row.id) in ledger.in_use or resource.is_in_use(ledger, row.id):
             raise InUse(f"{resource.name.capitalize()} {row.id}")
-        resource.table(ledger).put(row.id, None)
+        resource.identity_map(ledger).put(row.id, None)
         resource.on_delete(ledger, row.id)
         _append_event(ledger, resource, "deleted", self.origin, before=row, after=None)
 
 
 def _find(ledger: Ledger, resource: ResourceType[Row, Any], id: int, if_match: frozenset[str] | None) -> Row:
-    row = resource.table(ledger).get(id)
+    row = resource.identity_map(ledger).get(id)
     if row is None:
         raise resource.not_found(id)
     _check_version(resource, row, if_match)
@@ -196,7 +196,7 @@ def _insert(ledger: Ledger, resource: ResourceType[Row, Fields], fields: Fields,
     row = resource.create(ledger.take_id(resource.reserve_ids), ledger.now, fields)
     _check_unique(ledger, resource, row)
     resource.validate(ledger, row)
-    resource.table(ledger).put(row.id, row)
+    resource.identity_map(ledger).put(row.id, row)
     _append_event(ledger, resource, "created", origin, before=None, after=row)
     return row
 
@@ -210,27 +210,27 @@ def _update(
     edited = _copy(edited, {"version": row.version + 1, "updated_at": ledger.now})
     _check_unique(ledger, resource, edited)
     resource.validate(ledger, edited)
-    resource.table(ledger).put(row.id, edited)
+    resource.identity_map(ledger).put(row.id, edited)
     _append_event(ledger, resource, "updated", origin, before=row, after=edited)
     resource.on_update(ledger, row, edited, origin)
     return edited
 
 
 def _copy(row: Row, values: Mapping[str, object]) -> Row:
-    """Return a copy with other values in some fields: of a dataclass, or of a named tuple."""
+    """Return a copy of a dataclass or a named tuple with other values in some fields."""
     copy: Callable[..., Row] = getattr(row, "_replace", None) or partial(replace, cast(Any, row))
     return copy(**values)
 
 
 def _check_unique(ledger: Ledger, resource: ResourceType[Row, Any], row: Row) -> None:
     for taken, key_of in resource.unique.items():
-        other = resource.table(ledger).find(key_of, key_of(row))
+        other = resource.identity_map(ledger).find(key_of, key_of(row))
         if other is not None and other.id != row.id:
             raise taken()
 
 
 def external_id_of(row: Student | Course | Term) -> str | None:
-    """Return the caller's own key of a row; terms have none."""
+    """Return the external id of a row, or None; terms have none."""
     return getattr(row, "external_id", None)
 
 
@@ -253,8 +253,8 @@ def _append_event(
     """Append an event with the fields that differ, or with all fields of a new or deleted row."""
     row = after or before
     assert row is not None
-    unwritten = SERVER_FIELDS | resource.server_fields
-    names = [name for name in type(row).__annotations__ if name not in unwritten]
+    server_fields = SERVER_FIELDS | resource.server_fields
+    names = [name for name in type(row).__annotations__ if name not in server_fields]
     if before is not None and after is not None:
         names = [name for name in names if getattr(before, name) != getattr(after, name)]
 

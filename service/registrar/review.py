@@ -1,4 +1,4 @@
-"""Judging every blocked student again, as ``python -m service check`` does; nothing is written."""
+"""Judge every blocked student again without writing anything, for ``python -m service check``."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -14,18 +14,18 @@ from sql import NEVER, Connection
 from sql.enrollments import Enrollment
 from sql.waitlist import list_blocked
 
-PAGE = 500
+PAGE_STUDENTS = 500
 """Blocked students in memory at once."""
 
 NO_PROMOTIONS = 0
 
-ROUNDS = 1_000
-"""Times that more rows are loaded to judge one student. Each is of another term at least, so that more are a bug."""
+MAX_ROUNDS = 1_000
+"""Most rounds of loading to judge one student. Each round loads at least another term, so more indicate a bug."""
 
 
 @dataclass(frozen=True, slots=True)
 class Eligible:
-    """A blocked student whom every rule admits."""
+    """A blocked student who meets every rule."""
 
     course_id: int
     student_id: int
@@ -50,7 +50,7 @@ async def review_blocked(
     """
     catalog = Catalog(time_zone)
     course_id = position = 0
-    while page := await list_blocked(connection, course_id, position, PAGE):
+    while page := await list_blocked(connection, course_id, position, PAGE_STUDENTS):
         course_id, position = page[-1].course_id, page[-1].joined_position
         needs = Needs()
         for row in page:
@@ -58,8 +58,8 @@ async def review_blocked(
         ledger = await open_ledger(connection, catalog, NO_PROMOTIONS, needs)
         await load(connection, ledger, needs)
         for row in page:
-            # What is missing is loaded for all students of the page at once: a few rounds are enough.
-            for _ in range(ROUNDS):
+            # Missing rows are loaded for all students of the page at once, so a few rounds are enough.
+            for _ in range(MAX_ROUNDS):
                 try:
                     fault = _review(ledger, row, sweep_interval)
                     break
@@ -78,7 +78,7 @@ def _review(ledger: Ledger, row: Enrollment, sweep_interval: float) -> Eligible 
     term = ledger.term(course.term_id)
     if ledger.is_over(term):
         return None
-    # A seat is not asked for: whether one is free does not block a student.
+    # Ignore course_full: a blocked student is not blocked by a lack of free seats.
     refusals = [refusal for refusal in judge_waitlisted(ledger, course, row)[0] if refusal.code != "course_full"]
     lapses_at = rules.lapse_of(refusals) or NEVER
     if not refusals:

@@ -1,6 +1,6 @@
-"""The rules of enrollment: pure functions from an application to the refusals of it.
+"""The rules of enrollment: pure functions that return the refusals of an application.
 
-They are listed in the order in which their refusals are listed. Each refusal says when the clock alone lifts it.
+Refusals are listed in the order of the rules. Each refusal has the instant at which the clock alone lifts it.
 """
 
 import json
@@ -17,7 +17,7 @@ NONE: tuple[Refusal, ...] = ()
 """No refusal."""
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-MINUTES_A_DAY = 24 * 60
+MINUTES_PER_DAY = 24 * 60
 
 
 def unknown_course(application: Application) -> Sequence[Refusal]:
@@ -35,7 +35,7 @@ def course_cancelled(application: Application) -> Sequence[Refusal]:
 
 
 def already_completed(application: Application) -> Sequence[Refusal]:
-    """The student has completed this offering; a retake is another offering."""
+    """The student has completed this offering; a retake needs another offering."""
     if not application.history.has_completed(application.course_id):
         return NONE
     return [Refusal("already_completed", application.course_id, None)]
@@ -50,7 +50,7 @@ def enrollment_not_open(application: Application) -> Sequence[Refusal]:
 
 
 def enrollment_closed(application: Application) -> Sequence[Refusal]:
-    """Enrollment in the course's term is closed, at the latest when the term is over."""
+    """Enrollment in the course's term has closed; it closes when the term is over at the latest."""
     term = application.term
     if term is None:
         return NONE
@@ -61,7 +61,7 @@ def enrollment_closed(application: Application) -> Sequence[Refusal]:
 
 
 def hold(application: Application) -> Sequence[Refusal]:
-    """A hold on the student blocks this: holds block enrolling, dropping, or both."""
+    """A hold on the student blocks this call; holds block enrolling, dropping, or both."""
     if not application.history.holds:
         return NONE
     return [
@@ -83,7 +83,7 @@ def prerequisite_missing(application: Application) -> Sequence[Refusal]:
 def corequisite_missing(application: Application) -> Sequence[Refusal]:
     """The student neither has nor requests any course of a group that must be taken together with the course.
 
-    Such a course counts in the same or an overlapping term, and once it is passed in any term.
+    Such a course counts in the same or an overlapping term or, once it is passed, in any term.
     """
     return [
         Refusal("corequisite_missing", application.course_id, None, {"any_of": list(group.codes)})
@@ -93,9 +93,9 @@ def corequisite_missing(application: Application) -> Sequence[Refusal]:
 
 
 def antirequisite(application: Application) -> Sequence[Refusal]:
-    """The student has, or requests, a course that can't be taken together with the course, whichever of them says so.
+    """The student has, or requests, a course that can't be taken together with the course; either may name the other.
 
-    Such a course counts in the same or an overlapping term, and once it is passed in any term.
+    Such a course counts in the same or an overlapping term or, once it is passed, in any term.
     """
     named: dict[str, tuple[str, list[Partner]]] = {}
     for group in application.groups:
@@ -119,7 +119,7 @@ def antirequisite(application: Application) -> Sequence[Refusal]:
 
 
 def _partners(application: Application, key: str) -> list[Partner]:
-    """Return the other courses with a code that the student has or requests, as far as they count for the course."""
+    """Return the other courses with a code that the student has or requests and that count for the course."""
     return [
         partner
         for partner in (*application.history.partners.get(key, ()), *application.requested.get(key, ()))
@@ -146,7 +146,7 @@ def time_conflict(application: Application) -> Sequence[Refusal]:
 def credit_limit(application: Application) -> Sequence[Refusal]:
     """The seat would bring the student above the credit limit: the student's own, or else the term's.
 
-    Who is above it already, by an override or an edit, is refused only what raises the credits further.
+    A student who is already above the limit, by an override or an edit, is refused only what raises the credits.
     """
     course, term = application.course, application.term
     if course is None or term is None or application.seat != "seat" or not course.credits:
@@ -156,10 +156,10 @@ def credit_limit(application: Application) -> Sequence[Refusal]:
     if limit is None:
         return NONE
     held = credits_in(term, application.held_seats)
-    asked = course.credits + credits_in(term, application.requested_seats)
-    if held + asked <= limit or asked <= credits_in(term, application.history.leaving):
+    requested = course.credits + credits_in(term, application.requested_seats)
+    if held + requested <= limit or requested <= credits_in(term, application.history.leaving):
         return NONE
-    public = {"held": number(held), "asked": number(asked)}
+    public = {"held": number(held), "asked": number(requested)}
     return [Refusal("credit_limit", application.course_id, None, public, {"limit": number(limit)})]
 
 
@@ -205,12 +205,12 @@ FINAL_RULES: tuple[Rule, ...] = (unknown_course, course_cancelled, already_compl
 
 
 def judge(application: Application) -> tuple[Refusal, ...]:
-    """Return every refusal of an application; none means that it is granted."""
+    """Return every refusal of an application; an application without a refusal is granted."""
     return tuple([refusal for rule in RULES for refusal in rule(application)])
 
 
 def promotion_rule(term: Term | None, now: datetime) -> str | None:
-    """Return the rule that closes a course to promotion for everyone, whoever is waitlisted; None where it is open."""
+    """Return the rule that closes the courses of a term to every promotion, or None if they are open."""
     if term is None:
         return None
     if term.enroll_from is not None and now < term.enroll_from:
@@ -226,9 +226,9 @@ DropStatus: TypeAlias = Literal["dropped", "withdrawn"]
 def judge_drop(
     course_id: int, status: str, term: Term | None, holds: Iterable[Hold], now: datetime
 ) -> tuple[DropStatus, tuple[Refusal, ...]]:
-    """Return the status that a drop leads to now, and every refusal of it.
+    """Return the status that a drop leads to now, and every refusal of the drop.
 
-    A waitlist can always be left, under a hold and past every deadline too, and that is not a withdrawal.
+    A student can always leave a waitlist, even under a hold or after a deadline, and that is not a withdrawal.
     """
     if status == "waitlisted":
         return "dropped", ()
@@ -255,12 +255,12 @@ def drop_closed(course_id: int, term: Term, now: datetime) -> Sequence[Refusal]:
 
 
 def lapse_of(refusals: Iterable[Refusal]) -> datetime | None:
-    """Return the instant at which the clock alone has lifted all refusals; None where it never does."""
+    """Return the instant at which the clock alone has lifted all refusals, or None if it never does."""
     return latest([refusal.lapses_at for refusal in refusals])
 
 
 def latest(instants: Sequence[datetime | None]) -> datetime | None:
-    """Return the latest of instants; None where any is None, or where there is none."""
+    """Return the latest of instants, or None if any of them is None or if there are none."""
     known = [instant for instant in instants if instant is not None]
     return max(known) if known and len(known) == len(instants) else None
 
@@ -279,7 +279,7 @@ def end_of_day(day: date, time_zone: tzinfo) -> datetime:
 
 
 def terms_overlap(one: Term | None, other: Term | None) -> bool:
-    """Return whether two terms have a day in common; no term overlaps with every term."""
+    """Return whether two terms have a day in common; the absence of a term (None) overlaps with every term."""
     if one is None or other is None or one.id == other.id:
         return True
     return one.starts_on <= other.ends_on and other.starts_on <= one.ends_on
@@ -295,7 +295,7 @@ def week_of(meetings: str) -> int:
     """Return the minutes of the week at which a JSON array of meetings takes place, Monday 00:00 as the lowest bit."""
     week = 0
     for meeting in json.loads(meetings):
-        midnight = DAYS.index(meeting["day"]) * MINUTES_A_DAY
+        midnight = DAYS.index(meeting["day"]) * MINUTES_PER_DAY
         start, end = _minutes(meeting["start"]), _minutes(meeting["end"])
         week |= ((1 << (end - start)) - 1) << (midnight + start)
     return week
@@ -312,7 +312,7 @@ def timestamp(instant: datetime) -> str:
 
 
 def number(value: float) -> float | int:
-    """Return credits as an integer where they are whole."""
+    """Return credits as an integer if they are whole."""
     return int(value) if value == int(value) else value
 
 
@@ -325,7 +325,7 @@ def sentence(refusal: Refusal) -> str:
 SENTENCES: dict[str, str] = {
     "unknown_course": "There is no course {course_id}.",
     "course_cancelled": "Course {course_id} is cancelled.",
-    "already_completed": "The student has completed course {course_id}; a retake is another offering.",
+    "already_completed": "The student has completed course {course_id}; a retake needs another offering.",
     "enrollment_not_open": "Enrollment in course {course_id} opens at {opens_at}.",
     "enrollment_closed": "Enrollment in course {course_id} closed at {closed_at}.",
     "hold": "A hold blocks this: {reason}",

@@ -1,4 +1,4 @@
-"""From the ledger into the tables: the final row of each key once, and all events in order."""
+"""Save the ledger to the tables: the final row of each key once, and all events in order."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,12 +19,13 @@ from sql.requirements import Requirement
 async def save(connection: Connection, written: Written) -> None:
     """Write everything, by statements whose number does not grow with the changes."""
     await _save_resources(connection, TERM, written.terms)
-    # Deletions go first: another row may have the address or the code of a deleted one.
+    # Delete first: another row may use the address or the code of a deleted row.
     await _delete_resources(connection, STUDENT, written.students)
     await _save_resources(connection, STUDENT, written.students)
     await _delete_resources(connection, COURSE, written.courses)
     await _save_resources(connection, COURSE, written.courses)
-    # A term is deleted last, since its courses have to leave it. A new term with its code is refused, and goes alone.
+    # Delete terms last, since their courses must leave them first. So a new term with the code of a deleted one makes
+    # the batch fail, and is then created in a transaction of its own.
     await _delete_resources(connection, TERM, written.terms)
     if written.holds.saved:
         await holds.save_holds(connection, [*written.holds.saved.values()])
@@ -79,7 +80,7 @@ async def _save_requirements(connection: Connection, changed: Mapping[int, tuple
 
 
 def _new_and_changed(flush: Flush[tuple[int, int], Enrollment]) -> tuple[list[Enrollment], list[Enrollment]]:
-    """Divide rows into new ones, all times of which are now, and changed ones."""
+    """Split rows into new ones, all of whose times are now, and changed ones."""
     new: list[Enrollment] = []
     changed: list[Enrollment] = []
     for key, row in flush.saved.items():
@@ -88,7 +89,7 @@ def _new_and_changed(flush: Flush[tuple[int, int], Enrollment]) -> tuple[list[En
 
 
 def _counters(flush: Flush[int, Course]) -> list[Seats]:
-    """Return the counters of the courses of which nothing but the seats has changed."""
+    """Return the counters of the courses that changed only in their seats."""
     return [
         Seats(course.id, course.seats_taken, course.waitlisted)
         for course in flush.saved.values()
@@ -97,6 +98,6 @@ def _counters(flush: Flush[int, Course]) -> list[Seats]:
 
 
 def _only_seats_changed(flush: Flush[int, Row], row: Row) -> bool:
-    """Return whether nothing else of an existing row has changed: its version counts everything else."""
+    """Return whether only the seats of an existing row have changed: any other change raises its version."""
     before = flush.before[row.id]
     return before is not None and before.version == row.version

@@ -1,9 +1,9 @@
-"""Seats and waitlist places: what a course has to give, and how its counters follow a student. Pure functions."""
+"""Seats and waitlist places: pure functions that decide what a course can offer and update its counters."""
 
 from service.registrar.application import Course, OnFull, Seat
 
 SEATED = frozenset({"enrolled", "completed"})
-"""The statuses that keep a seat: a completed student keeps it, so that the end of a term frees none."""
+"""The statuses that occupy a seat. A completed course keeps its seat, so that the end of a term frees none."""
 
 ACTIVE = frozenset({"enrolled", "waitlisted"})
 """The statuses in which a request for the same course changes nothing."""
@@ -23,7 +23,7 @@ def has_waitlist_place(course: Course) -> bool:
 
 
 def offer(course: Course, on_full: OnFull, *, above_capacity: bool = False) -> Seat:
-    """Return what a newcomer gets; ``above_capacity`` where an override gives a seat beyond the capacity."""
+    """Return what a newcomer gets; with ``above_capacity``, an override gives a seat above the capacity."""
     if has_free_seat(course) or above_capacity:
         return "seat"
     return "waitlist" if on_full == "waitlist" and has_waitlist_place(course) else "none"

@@ -27,7 +27,7 @@ def _create(id: int, now: datetime, fields: StudentFields) -> Student:
 
 
 def _validate(_ledger: Ledger, _student: Student) -> None:
-    """Accept every student: each field was validated by itself."""
+    """Accept every student: the fields do not depend on each other."""
 
 
 def _on_update(ledger: Ledger, before: Student, after: Student, origin: Origin) -> None:
@@ -62,7 +62,7 @@ async def _load_in_use(connection: Connection, _ledger: Ledger, ids: list[int]) 
 
 STUDENT: Final[ResourceType[Student, StudentFields]] = ResourceType(
     name="student",
-    table=lambda ledger: ledger.students,
+    identity_map=lambda ledger: ledger.students,
     create=_create,
     not_found=StudentNotFound,
     unique={EmailTaken: lambda student: _folded(student.email), ExternalIdTaken: external_id_of},
@@ -83,6 +83,6 @@ STUDENT: Final[ResourceType[Student, StudentFields]] = ResourceType(
 
 
 def check_student(ledger: Ledger, student_id: int) -> None:
-    """Raise ``StudentNotFound`` where there is no such student."""
+    """Raise ``StudentNotFound`` if the student does not exist."""
     if not ledger.has_student(student_id):
         raise StudentNotFound(student_id)

@@ -42,7 +42,7 @@ def _validate(_ledger: Ledger, term: Term) -> None:
 
 
 def _on_update(ledger: Ledger, before: Term, after: Term, origin: Origin) -> None:
-    """Have those judged again who may be eligible now; an edit of any other field makes nobody eligible."""
+    """Mark for judgment the students who may be eligible now; an edit of any other field makes nobody eligible."""
 
     def changed(*names: str) -> bool:
         return any(getattr(before, name) != getattr(after, name) for name in names)
@@ -58,14 +58,14 @@ def _on_update(ledger: Ledger, before: Term, after: Term, origin: Origin) -> Non
         # Whether a swap can drop a course depends on the deadline.
         relaxed.members_of_terms.add(after.id)
     if changed("enroll_from", "enroll_until", "ends_on"):
-        # Nobody is judged while a term is closed: its courses are open for promotion again.
+        # Nobody is judged while a term is closed, so its waitlists must be looked at when it is open again.
         relaxed.reopened_terms.add(after.id)
     if relaxed != Relaxed(origin):
         ledger.relax(relaxed)
 
 
 def _on_delete(_ledger: Ledger, _id: int) -> None:
-    """Remove nothing else: a term that has courses can't be deleted."""
+    """Remove nothing: a term that has courses can't be deleted."""
 
 
 def _is_in_use(ledger: Ledger, id: int) -> bool:
@@ -77,13 +77,13 @@ async def _match(connection: Connection, _external_ids: list[str], wanted: Seque
 
 
 async def _load_in_use(connection: Connection, ledger: Ledger, ids: list[int]) -> list[int]:
-    """Return the terms that have courses, but for courses in memory: a change may move them out of the term."""
+    """Return the terms that have courses other than those in memory, which a change may move out of the term."""
     return await terms.load_terms_in_use(connection, ids, [course.id for course in ledger.courses])
 
 
 TERM: Final[ResourceType[Term, TermFields]] = ResourceType(
     name="term",
-    table=lambda ledger: ledger.terms,
+    identity_map=lambda ledger: ledger.terms,
     create=_create,
     not_found=TermNotFound,
     unique={CodeTaken: lambda term: code_key(term.code)},

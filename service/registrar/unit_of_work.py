@@ -1,4 +1,4 @@
-"""The unit of work: rows by key that know what to write, and an undo log for changes that are refused."""
+"""The unit of work: identity maps that record what to write, and an undo log for refused changes."""
 
 from collections.abc import Callable, Hashable, Iterator
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
@@ -9,7 +9,7 @@ UniqueKey: TypeAlias = Callable[[Row], Hashable]
 
 
 class UndoLog:
-    """What to put back where a change is refused: the steps since the last ``commit``."""
+    """The steps since the last ``commit``, which are undone if a change is refused."""
 
     def __init__(self) -> None:
         self._steps: list[tuple[Callable[[Any, Any], None], Any, Any]] = []
@@ -28,7 +28,7 @@ class UndoLog:
 
 
 class Flush(NamedTuple, Generic[Key, Row]):
-    """What differs from the database: rows to save, keys to delete, and the rows as they were, None where new."""
+    """Changes since the last flush: rows to save, keys to delete, and previous values, which are None for new rows."""
 
     saved: dict[Key, Row]
     removed: list[Key]
@@ -36,30 +36,30 @@ class Flush(NamedTuple, Generic[Key, Row]):
 
 
 class IdentityMap(Generic[Key, Row]):
-    """Rows by key, each once. It remembers what the database holds, and undoes what a refused change did."""
+    """Rows by key, each once, with the values that the database holds; a refused change can be undone."""
 
     def __init__(self, undo: UndoLog | None = None) -> None:
         self._rows: dict[Key, Row] = {}
         self._loaded: dict[Key, Row | None] = {}
-        """What the database holds of the rows that were put."""
+        """The rows that were put since the last flush, as the database holds them."""
         undo = undo or UndoLog()
         self._add_undo = undo.add
         self._indexes: dict[UniqueKey[Row], dict[Hashable, Row]] = {}
         self.get = self._rows.get
-        """Return a row, or None where there is none."""
+        """Return a row, or None if there is none."""
         self.rollback, self.commit = undo.rollback, undo.commit
 
     def load(self, key: Key, row: Row) -> None:
-        """Add a row of the database, unless a change has put another one in its place."""
+        """Add a row of the database, unless a change has set or removed it."""
         if key not in self:
             self._set(key, row)
 
     def reload(self, key: Key, row: Row) -> None:
-        """Replace a row that a statement has changed in the database, where no change has put another one."""
+        """Replace a row that a statement has changed in the database; everything must have been flushed before."""
         self._set(key, row)
 
     def find(self, key_of: "UniqueKey[Row]", key: Hashable) -> Row | None:
-        """Return the row with another unique key; None is no key."""
+        """Return the row with this value of another unique key, or None; no row has the key None."""
         index = self._indexes.get(key_of)
         if index is None:
             index = self._indexes[key_of] = {key_of(row): row for row in self._rows.values()}
@@ -89,16 +89,16 @@ class IdentityMap(Generic[Key, Row]):
     def put(self, key: Key, row: Row | None) -> None:
         """Set a row, or remove it with None."""
         old = self._rows.get(key)
-        # Rows are saved in the order of their last change: an earlier one may have given up a unique key.
+        # Rows are saved in the order of their last change, since an earlier change may have freed a unique key.
         self._loaded[key] = self._loaded.pop(key, old)
-        # Not a method kept in an attribute: that is a cycle, and keeps every row of a batch until the collector runs.
+        # Do not keep this method in an attribute: the cycle would keep every row of a batch until the collector runs.
         self._add_undo((self._set, key, old))
         self._set(key, row)
 
     def flush(self) -> "Flush[Key, Row]":
-        """Return what differs from the database, which is taken as written from now on."""
+        """Return the changes since the last flush, which count as written from now on."""
         rows = self._rows
-        # A removed row stays known as removed: it must not be loaded again.
+        # Keep the keys of removed rows, which must not be loaded again.
         before, self._loaded = self._loaded, {key: None for key in self._loaded if key not in rows}
         return Flush(
             saved={key: row for key, old in before.items() if (row := rows.get(key)) is not None and row != old},

@@ -1,9 +1,9 @@
-"""Who gets a free seat: the promotions that follow every change, and the sweep that follows the clock.
+"""Promotions of waitlisted students, which follow every change, and the sweep, which follows the clock.
 
 The invariant: no seat is free while an eligible student is waitlisted for it. A waitlisted student is either unjudged
-or blocked. A blocked one was judged and refused, and stays refused until something of the student, of the course, of its
-term or of the clock changes; that change makes the row unjudged again. So a free seat looks at unjudged students alone,
-and each of them is seated or becomes blocked: constant work for each, once.
+or blocked. A blocked student was judged and refused, and stays refused until something relevant changes: the student,
+the course, its term, or the time. That change makes the row unjudged again. So only unjudged students are judged for a
+free seat, and each of them is seated or becomes blocked: constant work for each, once.
 """
 
 import json
@@ -22,10 +22,10 @@ from sql.overrides import Override
 
 
 def settle(ledger: Ledger) -> None:
-    """Restore the invariant after a change, as far as this transaction may.
+    """Restore the invariant after a change, within the number of promotions that one transaction may make.
 
-    While some course has a free seat and an unjudged student, the first such student of the course with the smallest id
-    is judged. Each student is committed alone, so that ``NotLoaded`` loses nothing that was done before it.
+    While a course has a free seat and an unjudged student, the first such student of the course with the smallest id is
+    judged. Each student is committed alone, so that ``NotLoaded`` undoes none of the earlier promotions.
     """
     while True:
         if ledger.relaxed:
@@ -41,10 +41,10 @@ def settle(ledger: Ledger) -> None:
 def settle_before_newcomer(ledger: Ledger, course_ids: tuple[int, ...], origin: Origin) -> None:
     """Promote everyone who has become eligible since the last change, so that a newcomer never overtakes them.
 
-    These promotions are kept whatever becomes of the newcomer.
+    These promotions are kept even if the newcomer is refused.
 
     Raises:
-        PromotionsPending: a course has more students to judge than one transaction may.
+        PromotionsPending: a course has more students to judge than one transaction may judge.
     """
     for course_id in course_ids:
         course = ledger.course(course_id)
@@ -55,7 +55,7 @@ def settle_before_newcomer(ledger: Ledger, course_ids: tuple[int, ...], origin: 
     settle(ledger)
     for course_id in course_ids:
         course = ledger.course(course_id)
-        # The transaction may have ended its promotions before it came to a course where nobody is left to judge.
+        # The transaction may have reached its limit before this course, which may have nobody left to judge.
         if course is None or not seats.has_free_seat(course) or ledger.promotable.get(course_id) is None:
             continue
         if _next_candidate(ledger, course) is not None:
@@ -63,7 +63,7 @@ def settle_before_newcomer(ledger: Ledger, course_ids: tuple[int, ...], origin: 
 
 
 def _unjudge_changed_students(ledger: Ledger) -> None:
-    """Make the waitlist places of changed students unjudged, and have those looked at that a seat may be free for."""
+    """Make the waitlist places of changed students unjudged, and mark the courses that may have a seat for them."""
     for student_id, origin in ledger.changed_students.items():
         if ledger.has_student(student_id):
             for course_id, mark in ledger.marks(student_id).items():
@@ -88,7 +88,7 @@ def _unjudge(ledger: Ledger, student_id: int, course_id: int, origin: Origin) ->
 
 
 def _judge_next(ledger: Ledger, course_id: int) -> None:
-    """Judge the next unjudged student of a course, or note that there is nobody left to judge."""
+    """Judge the next unjudged student of a course, or unmark the course if nobody is left to judge."""
     origin = ledger.promotable[course_id]
     course = ledger.course(course_id)
     row = None if course is None else _next_candidate(ledger, course)
@@ -104,9 +104,9 @@ def _judge_next(ledger: Ledger, course_id: int) -> None:
 
 
 def _next_candidate(ledger: Ledger, course: Course) -> Enrollment | None:
-    """Return the next student of a course to judge.
+    """Return the next student of a course to judge, or None.
 
-    Where the course has no seat to give, or is closed to promotion, only students whose overrides lift that are judged.
+    If the course has no free seat or is closed to promotion, only students whose overrides lift that are judged.
     """
     term = ledger.term(course.term_id)
     if course.status != "open" or not course.waitlisted or ledger.is_over(term):
@@ -151,7 +151,7 @@ def judge_waitlisted(
 
 
 def _seat(ledger: Ledger, row: Enrollment, used: tuple[Override, ...], drops: list[Enrollment], origin: Origin) -> None:
-    # These drops are made here; what is left of them is that of the student's other swaps.
+    # The drops are made here: clear them first, so that each move updates only the student's other swaps.
     ledger.put_enrollment(row._replace(swap_drops=None))
     for dropped in drops:
         status, _, lifted = judge_drop(ledger, dropped)
@@ -163,7 +163,7 @@ def _seat(ledger: Ledger, row: Enrollment, used: tuple[Override, ...], drops: li
 
 
 def _block(ledger: Ledger, row: Enrollment, refusals: tuple[Refusal, ...], origin: Origin) -> None:
-    """Mark a student blocked; an event says why, where the reasons are not those of the last time."""
+    """Mark a student as blocked, and append an event with the reasons if they have changed."""
     reasons = [{"code": refusal.code, **refusal.public} for refusal in refusals]
     text = json.dumps(reasons, ensure_ascii=False, separators=(",", ":"))
     ledger.put_enrollment(row._replace(blocked_reasons=text, recheck_at=rules.lapse_of(refusals) or NEVER))
@@ -181,7 +181,7 @@ def _block(ledger: Ledger, row: Enrollment, refusals: tuple[Refusal, ...], origi
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """What a sweep has done."""
+    """The number of students that a sweep promoted, and of waitlist places that it ended."""
 
     promoted: int
     ended: int
@@ -189,9 +189,9 @@ class Swept:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep(Change[Swept]):
-    """Follow the clock: promote students who became eligible through the passage of time, and end waitlists.
+    """Promote students who became eligible by the passage of time, and end the waitlists of terms that are over.
 
-    ``course_ids`` have free seats beside unjudged students; ``ended`` are waitlist places in terms that are over.
+    ``course_ids`` have free seats and unjudged students; ``ended`` are waitlist places in terms that are over.
     """
 
     course_ids: tuple[int, ...] = ()
@@ -204,7 +204,7 @@ class Sweep(Change[Swept]):
         needs.pairs.update(self.ended)
 
     def decide(self, ledger: Ledger) -> Swept:
-        """Drop the places that end, and note whom to judge."""
+        """Drop the waitlist places that end, and mark the students to judge."""
         ended = 0
         for student_id, course_id in self.ended:
             row, course = ledger.enrollment(student_id, course_id), ledger.course(course_id)

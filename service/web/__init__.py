@@ -1,1 +1,1 @@
-"""What HTTP is: it knows nothing of students."""
+"""The HTTP layer: it does not depend on the domain."""

@@ -1,4 +1,4 @@
-"""The access log: one line a request, at a fraction of the cost of a general handler."""
+"""The access log: one line per request, at a fraction of the cost of a general handler."""
 
 import asyncio
 import contextlib
@@ -9,9 +9,9 @@ from functools import lru_cache
 from typing import TextIO
 
 FLUSH_SECONDS = 0.1
-"""Longest delay before a line is written: a busy service writes many lines at once."""
+"""Longest delay before a line is written; a busy service writes many lines together."""
 
-WHOLE_LINES = 8
+LINES_PER_WRITE = 8
 """Lines per write: stays below PIPE_BUF so that lines of several processes do not interleave."""
 
 logger = logging.getLogger("service.access")
@@ -20,7 +20,7 @@ COMMON = vars(logging.LogRecord(logger.name, logging.INFO, "", 0, "request", (),
 
 
 class RequestRecord(logging.LogRecord):
-    """The record of one request; it shares the attributes that are the same for all requests."""
+    """A log record of one request; all records share the attributes that are the same for every request."""
 
     method: str
     route: str
@@ -33,18 +33,19 @@ class RequestRecord(logging.LogRecord):
 
 
 def log_request(*, method: str, route: str, status: int, duration_ms: float, request_id: str) -> None:
-    """Log that a request was answered."""
+    """Log an answered request."""
     if logger.isEnabledFor(logging.INFO):
-        # Not handle(), which asks for filters: there are none.
+        # callHandlers() skips the filters that handle() looks up; this logger has none.
         logger.callHandlers(
             RequestRecord(method=method, route=route, status=status, duration_ms=duration_ms, request_id=request_id)
         )
 
 
 class AccessHandler(logging.Handler):
-    """Writes the records of requests to a stream, several lines at once; called within the event loop.
+    """A log handler that writes the records of requests to a stream, several lines at once, within the event loop.
 
-    Any other record goes on to the handlers of the parent logger. Never raises: a caller is worth more than a line.
+    Other records go to the handlers of the parent logger. The handler never raises: a lost line must not fail a
+    request.
     """
 
     def __init__(self, stream: TextIO, *, text: bool = False) -> None:
@@ -57,7 +58,7 @@ class AccessHandler(logging.Handler):
         self._time = ""
 
     def handle(self, record: logging.LogRecord) -> bool:
-        """Keep a record, without the lock and the filters of other handlers: all requests come from one thread."""
+        """Buffer a record without the lock and the filters of other handlers: all requests run in one thread."""
         if isinstance(record, RequestRecord):
             self.emit(record)
         elif logger.parent is not None:
@@ -65,13 +66,13 @@ class AccessHandler(logging.Handler):
         return True
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep the line of a request, to be written soon."""
+        """Buffer the line of a request until the next flush."""
         try:
-            self._keep(record)  # type: ignore[arg-type] # handle() passes nothing else
+            self._buffer(record)  # type: ignore[arg-type] # handle() passes nothing else
         except Exception:
             self.handleError(record)
 
-    def _keep(self, record: RequestRecord) -> None:
+    def _buffer(self, record: RequestRecord) -> None:
         second = int(record.created)
         if second != self._second:
             self._second = second
@@ -81,7 +82,7 @@ class AccessHandler(logging.Handler):
         self._lines.append(self._line(record))
 
     def _json(self, record: RequestRecord) -> str:
-        # A request id holds no character that JSON escapes.
+        # REQUEST_ID allows only characters that JSON does not escape.
         return (
             f'{{"time": "{self._time}", {_members(record.method, record.route)}, "status": {record.status}, '
             f'"duration_ms": {record.duration_ms}, "request_id": "{record.request_id}"}}\n'
@@ -94,12 +95,12 @@ class AccessHandler(logging.Handler):
         )
 
     def flush(self) -> None:
-        """Write the kept lines."""
+        """Write the buffered lines."""
         lines, self._lines = self._lines, []
-        # As with other handlers, a log that nobody reads any more does not stop the service.
+        # A log stream without a reader must not stop the service; other handlers ignore this error too.
         with contextlib.suppress(OSError, ValueError):
-            for first in range(0, len(lines), WHOLE_LINES):
-                self._stream.write("".join(lines[first : first + WHOLE_LINES]))
+            for first in range(0, len(lines), LINES_PER_WRITE):
+                self._stream.write("".join(lines[first : first + LINES_PER_WRITE]))
                 self._stream.flush()
 
 

@@ -1,4 +1,4 @@
-"""Read the body of a request within its limits: time, size, size once unpacked, and number of members."""
+"""Read the body of a request within limits on its time, size, decompressed size and number of members."""
 
 import asyncio
 import json
@@ -19,39 +19,39 @@ from service.web.problems import (
 )
 
 BODY_TIMEOUT = web.AppKey("body_timeout", float)
-"""Seconds that a body may take to arrive."""
+"""Seconds within which a body must arrive."""
 
 BODY_MEMBERS = web.AppKey("body_members", int)
-"""The most members that all objects of a body may have together."""
+"""Maximum number of members in all objects of a body together."""
 
 CODINGS: Final = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
-"""The content codings that are unpacked, with what zlib calls their windowBits (RFC 9110 section 8.4.1)."""
+"""Supported content codings (RFC 9110 section 8.4.1), each with its windowBits parameter of zlib."""
 
 
 async def read_json(request: web.Request, media_types: tuple[str, ...]) -> bytes:
-    """Return the bytes of a body that is declared as JSON, unpacked and without a byte order mark.
+    """Return the bytes of a body that is declared as JSON, decompressed and without a byte order mark.
 
     Raises:
-        UnsupportedMediaType: it is declared as something else, or in another charset.
-        UnsupportedContentCoding: it is compressed in another way than with gzip or deflate.
-        BodyTooSlow, BodyTooLarge: a limit is exceeded.
-        BadJson: it does not arrive whole, or is not in the coding that it names.
-        Invalid: it has more members than any valid body.
+        UnsupportedMediaType: the body is declared as another media type or charset.
+        UnsupportedContentCoding: the body is compressed with a coding other than gzip and deflate.
+        BodyTooSlow, BodyTooLarge: the body exceeds a limit.
+        BadJson: the body is incomplete, or its bytes do not match its Content-Encoding.
+        Invalid: the body has more members than any valid body.
     """
-    # What most callers send needs no parser of media types.
+    # Most callers send exactly this header, which needs no parsing.
     if request.headers.get("Content-Type") != "application/json" and (
         request.content_type not in media_types or (request.charset or "utf-8").lower() not in {"utf-8", "utf8"}
     ):
         raise UnsupportedMediaType(f"Send the body as {media_types[0]} in UTF-8.")
     coding = request.headers.get("Content-Encoding", "identity").strip().lower()
     if coding != "identity" and coding not in CODINGS:
-        raise UnsupportedContentCoding("Send the body without Content-Encoding, or in gzip or deflate.")
+        raise UnsupportedContentCoding("Send the body uncompressed, or compressed with gzip or deflate.")
     data = await _read(request)
     if coding != "identity":
-        data = _unpack(data, coding, request.client_max_size)
+        data = _decompress(data, coding, request.client_max_size)
     data = data.removeprefix(BOM_UTF8)
     members = request.app[BODY_MEMBERS]
-    # A colon is needed for each member. Each unknown one is an error that takes time to list.
+    # Each member needs a colon, so that the count of colons is an upper bound. Listing an unknown member takes time.
     if len(data) > members and data.count(b":") > members:
         sentence = f"The body must have at most {members:,} members in all its objects."
         raise invalid([Detail("too_many_members", sentence, pointer="#")])
@@ -59,10 +59,10 @@ async def read_json(request: web.Request, media_types: tuple[str, ...]) -> bytes
 
 
 def check_members(data: bytes, parsed: Any) -> None:
-    """Refuse JSON in which an object has a member twice, of which parsers take the last one.
+    """Refuse JSON in which an object has a member twice: parsers silently use the last of them.
 
-    ``parsed`` is the model or the TypedDict that was made of it, None where it is not of the documented form. As each member has a colon, a flat object
-    with no more colons than members has none twice, and most bodies are that.
+    ``parsed`` is the model or TypedDict of the body, or None if the body is invalid. Each member has a colon, so a
+    flat object with as many colons as members has no duplicates; this check is enough for most bodies.
 
     Raises:
         BadJson: an object has a member twice.
@@ -91,27 +91,27 @@ async def _read(request: web.Request) -> bytes:
     except web.HTTPRequestEntityTooLarge as error:
         raise _too_large(request.client_max_size) from error
     except (web.RequestPayloadError, ConnectionError) as error:
-        # Nothing more can be read: without this the server tries, and logs a fault.
+        # Without this the server tries to read the rest of the body, and logs an error.
         request.content.feed_eof()
-        raise BadJson("The body did not arrive whole.") from error
+        raise BadJson("The body is incomplete: the connection broke, or its length is wrong.") from error
 
 
-def _unpack(data: bytes, coding: str, limit: int) -> bytes:
-    """Unpack up to ``limit`` bytes, whatever follows them."""
+def _decompress(data: bytes, coding: str, limit: int) -> bytes:
+    """Decompress a body; stop as soon as the result exceeds ``limit`` bytes."""
     window = CODINGS[coding]
     if coding == "deflate" and data and data[0] & 0x0F != zlib.DEFLATED:
         # Some callers send deflate without the zlib header around it.
         window = -zlib.MAX_WBITS
-    unpacker = zlib.decompressobj(window)
+    decompressor = zlib.decompressobj(window)
     try:
-        unpacked = unpacker.decompress(data, limit + 1)
+        decompressed = decompressor.decompress(data, limit + 1)
     except zlib.error as error:
-        raise BadJson(f"The body is not encoded in {coding}, as Content-Encoding says.") from error
-    if len(unpacked) > limit:
+        raise BadJson(f"The body is not valid {coding}, which Content-Encoding declares.") from error
+    if len(decompressed) > limit:
         raise _too_large(limit)
-    if not unpacker.eof or unpacker.unused_data:
-        raise BadJson(f"The body must be one whole {coding} stream and nothing else.")
-    return unpacked
+    if not decompressor.eof or decompressor.unused_data:
+        raise BadJson(f"The body must be one complete {coding} stream, with no bytes after it.")
+    return decompressed
 
 
 def _too_large(limit: int) -> BodyTooLarge:

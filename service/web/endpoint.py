@@ -1,8 +1,8 @@
-"""@endpoint: what all handlers share. Parse, validate, call, serialise, log, register.
+"""The ``@endpoint`` decorator: it parses, validates, calls the handler, serialises, logs and registers routes.
 
-A handler is a function of a ``Call`` and of parameters known by their names: one for each name in the path's braces,
-``body`` for the JSON body, ``query`` for a model of the query, ``if_match`` and ``if_none_match`` for entity tags.
-Their annotations validate the input and make the API document.
+A handler is a function of a ``Call`` and of named parameters: one for each name in the path's braces, ``body`` for the
+JSON body, ``query`` for a model of the query, ``if_match`` and ``if_none_match`` for entity tags. The annotations of
+the parameters validate the input and define the API document.
 """
 
 import asyncio
@@ -66,15 +66,19 @@ DRAINING = web.AppKey("draining", asyncio.Event)
 """Set while the service shuts down: all responses then carry ``Connection: close``."""
 
 TURNSTILES: web.AppKey[tuple[Turnstile, Turnstile]] = web.AppKey("turnstiles", tuple)
-"""Limit the reads, and the other requests, that begin in one turn of the event loop."""
+"""The turnstile of reads and that of other requests: each limits the requests that begin in one turn of the loop."""
 
 ADMISSION: web.AppKey[Callable[[], None]] = web.AppKey("admission", Callable)  # type: ignore[arg-type]
-"""Raises ``Unavailable`` if a change is expected to wait too long. Asked before the body is read: refusals must be cheap."""
+"""Raise ``Unavailable`` if a change is expected to wait too long.
+
+Endpoints call it before they read the body, because a refusal must be cheap.
+"""
 
 Answer = TypeVar("Answer")
 Key = TypeVar("Key")
 ETags: TypeAlias = frozenset[str] | None
-"""The versions that a precondition header names, ``*`` for any, a weak tag of If-Match as it is; None without the header."""
+"""The versions that a precondition header names; ``*`` is any version. A weak tag of If-Match keeps its form, such as
+``W/"3"``. None without the header."""
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 ASCII_ACTOR = re.compile(r"[!-~](?:[ -~]{0,198}[!-~])?")
@@ -87,25 +91,25 @@ JSON_ONLY = ("application/json",)
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """The request of a handler, besides its parameters."""
+    """What a handler gets in addition to its parameters: the request, its id and its actor."""
 
     request: web.Request
     request_id: str
     caller: Caller
     on_behalf_of: str | None
 
-    def gone(self) -> bool:
+    def disconnected(self) -> bool:
         """Return whether the client has disconnected."""
         return self.request.transport is None or self.request.transport.is_closing()
 
     def __getitem__(self, key: web.AppKey[Key]) -> Key:
-        """Return what ``create_app`` has put into the application."""
+        """Return a value that ``create_app`` stored in the application."""
         return self.request.app[key]
 
 
 @dataclass(frozen=True, slots=True)
 class Reply(Generic[Answer]):
-    """An answer with a status or headers of its own."""
+    """An answer with its own status and headers."""
 
     body: Answer
     status: int
@@ -114,7 +118,7 @@ class Reply(Generic[Answer]):
 
 @dataclass(frozen=True, slots=True)
 class Written(Generic[Answer]):
-    """An answer that is JSON already, equal to a serialised one of its type; many requests may share its bytes."""
+    """An answer that is already JSON, equal to the serialised ``Answer``. Many requests may share its bytes."""
 
     json: str | bytes
 
@@ -125,7 +129,7 @@ class Written(Generic[Answer]):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A handler with everything that its registration derived from it."""
+    """A handler with everything that ``@endpoint`` derives from its signature."""
 
     method: str
     path: str
@@ -136,15 +140,15 @@ class Endpoint:
     path_model: type[BaseModel] | None
     query_model: type[BaseModel] | None
     no_query: BaseModel | None
-    """The query of a URL without one; None where a parameter is required."""
+    """The query model of a URL without a query; None if a parameter is required."""
     body: TypeAdapter[Any] | None
     answer: TypeAdapter[Any] | None
     answer_type: Any
     headers: tuple[str, ...]
     unsupported: tuple[str, ...]
-    """The precondition headers with which a change is refused."""
+    """The precondition headers that the endpoint refuses."""
     has_etag: bool
-    """Whether the answer has an ETag, so that a read may be conditional."""
+    """Whether the answer has an ETag, and a read can therefore be conditional."""
     final: bool
     """Whether the call can't be undone."""
 
@@ -159,7 +163,7 @@ class Endpoint:
         return MEDIA_TYPES.get(self.method, JSON_ONLY)
 
     async def __call__(self, request: web.Request) -> web.Response:
-        """Answer a request: convert errors to problems, and log one line."""
+        """Answer a request, convert errors to problems, and log one line."""
         started = time.perf_counter()
         request_id = request_id_of(request)
         try:
@@ -205,7 +209,9 @@ class Endpoint:
         if self.body is not None:
             arguments["body"] = await self._body(request)
         elif request.body_exists and self is not unrouted and "Content-Encoding" in request.headers:
-            raise UnsupportedContentCoding("This path takes no body; send none.")
+            raise UnsupportedContentCoding(
+                "This call has no body: send it without a body and without Content-Encoding."
+            )
         answer = await self.handler(Call(request, request_id, caller, on_behalf_of), **arguments)
         response = self._response(request, answer, request_id)
         return response if self.writes else _conditional(request, response)
@@ -276,10 +282,10 @@ def endpoint(
     """Turn a handler into an endpoint.
 
     ``scope`` is the scope that a caller needs; everybody may call a public endpoint.
-    ``status`` is the status of success, or all of them, the usual one first; ``problems`` are the errors that the
-    handler may raise, besides those of every endpoint of its shape. Without ``needs_database`` the document lists no
-    errors of the database. With ``etag`` the handler replies with an ETag, as every answer with a version has one. What
-    a ``final`` call does can't be undone: the API page fills in no ids for it. So does every DELETE.
+    ``status`` is the status of success, or all statuses of success, the usual one first. ``problems`` are the errors of
+    the handler itself; errors that follow from its signature are added. Without ``needs_database`` the API document
+    lists no database errors. With ``etag`` the handler sets an ETag; an answer with a version always has one. A
+    ``final`` call can't be undone, and the API page fills in no ids for it; every DELETE is final.
     """
 
     def decorate(handler: Callable[..., Awaitable[Any]]) -> Endpoint:
@@ -309,29 +315,29 @@ def endpoint(
             returns = Page[get_args(returns)]  # type: ignore[misc]
         raw = returns is web.Response
         statuses = status if isinstance(status, tuple) else (status,)
-        shaped: tuple[type[DomainError], ...] = (Invalid, UnsupportedContentCoding, HostNotAllowed)
+        implied: tuple[type[DomainError], ...] = (Invalid, UnsupportedContentCoding, HostNotAllowed)
         if method != "GET":
-            shaped += (OriginNotAllowed,)
+            implied += (OriginNotAllowed,)
         if body is not None:
-            shaped += (BadJson, BodyTooSlow, BodyTooLarge, UnsupportedMediaType)
+            implied += (BadJson, BodyTooSlow, BodyTooLarge, UnsupportedMediaType)
         if scope != "public":
-            shaped += (Unauthenticated, ScopeMissing)
-        # Of the methods, "*" is that of paths that do not exist.
+            implied += (Unauthenticated, ScopeMissing)
+        # The method "*" is that of ``unrouted``, which answers paths that do not exist.
         unsupported = () if method in {"GET", "*"} else tuple(HEADERS[name] for name in HEADERS if name not in headers)
         has_etag = etag or "version" in getattr(returns, "__dataclass_fields__", {})
         if unsupported:
-            shaped += (PreconditionUnsupported,)
+            implied += (PreconditionUnsupported,)
         if method == "GET" and has_etag:
-            shaped += (PreconditionFailed,)
+            implied += (PreconditionFailed,)
         if needs_database:
-            shaped += (Unavailable,) if method == "GET" else (Unavailable, OutcomeUnknown)
+            implied += (Unavailable,) if method == "GET" else (Unavailable, OutcomeUnknown)
         return Endpoint(
             method=method,
             path=path,
             scope=scope,
             handler=handler,
             statuses=statuses,
-            problems=(*problems, *shaped),
+            problems=(*problems, *implied),
             path_model=path_model,
             query_model=query_model,
             no_query=query_model() if query_model is not None and optional else None,
@@ -351,14 +357,14 @@ HEADERS = {"if_match": "If-Match", "if_none_match": "If-None-Match"}
 
 
 def endpoints_of(*modules: ModuleType) -> list[Endpoint]:
-    """List the endpoints that modules define, in the order of their definition."""
+    """Return the endpoints that modules define, in the order of their definition."""
     return [item for module in modules for item in vars(module).values() if isinstance(item, Endpoint)]
 
 
 def register(app: web.Application, endpoints: Iterable[Endpoint]) -> None:
-    """Route endpoints, and answer every other path and method with a problem."""
+    """Add the routes of endpoints, and answer every other path and method with a problem."""
     for item in endpoints:
-        # Without a pattern a parameter matches no braces, not even encoded ones.
+        # Without a pattern, a parameter of aiohttp does not match braces, even if they are percent-encoded.
         path = re.sub(r"{(\w+)}", r"{\1:[^/]+}", item.path)
         app.router.add_route(item.method, path, item.__call__, expect_handler=_expect)
         if item.method == "GET":
@@ -367,7 +373,7 @@ def register(app: web.Application, endpoints: Iterable[Endpoint]) -> None:
 
 
 async def _unrouted(call: Call, tail: str) -> web.Response:
-    """Answer a CORS preflight. Raise NoSuchPath for others, or MethodNotAllowed where the path has other methods."""
+    """Answer a CORS preflight request; raise MethodNotAllowed if the path has other methods, otherwise NoSuchPath."""
     allowed: set[str] = set()
     for resource in call.request.app.router.resources():
         if resource.canonical != "/{tail}":
@@ -386,14 +392,14 @@ async def _expect(request: web.Request) -> web.StreamResponse | None:
     """Answer ``Expect: 100-continue``, and refuse every other expectation (RFC 9110 section 10.1.1)."""
     if request.headers.get("Expect", "").lower() != "100-continue":
         return refuse(request, ExpectationFailed("Only `Expect: 100-continue` is supported."))
-    # HTTP/1.0 has no 100 Continue.
+    # HTTP/1.0 does not define 100 Continue.
     if request.transport is not None and request.version >= HttpVersion11:
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     return None
 
 
 def refuse(request: web.BaseRequest, error: DomainError) -> web.Response:
-    """Answer a request that reaches no endpoint with a problem, and log it."""
+    """Log a request that reaches no endpoint, and return its error as a response."""
     request_id = request_id_of(request)
     path = request.rel_url.raw_path
     response = problem_response(error, instance=path if path.startswith("/") else "/", request_id=request_id)
@@ -428,13 +434,13 @@ class _NoQuery(BaseModel):
 
 
 def request_id_of(request: web.BaseRequest) -> str:
-    """Return the request id of the caller, or a new one."""
+    """Return the X-Request-Id of the caller if it is valid, otherwise a new request id."""
     given = request.headers.get("X-Request-Id", "")
     return given if given and REQUEST_ID.fullmatch(given) else f"{getrandbits(128):032x}"
 
 
 def _check_text(request: web.Request) -> None:
-    """Refuse a path or query that is not percent-encoded UTF-8: aiohttp would take the escapes literally."""
+    """Refuse a path or query that is not percent-encoded UTF-8: aiohttp would treat the escapes as literal text."""
     if "%" in request.raw_path:
         try:
             unquote_to_bytes(request.raw_path).decode()
@@ -467,8 +473,8 @@ def _query(model: type[BaseModel], request: web.Request) -> BaseModel:
 def _etags(request: web.Request, name: str) -> ETags:
     """Read If-Match or If-None-Match: a list of entity tags or ``*`` (RFC 9110 section 13.1).
 
-    If-None-Match compares weakly: a weak tag names the same version as a strong one. If-Match compares strongly: a weak
-    tag stays as it is, and equals no version.
+    If-None-Match compares weakly: a weak tag names the same version as a strong tag. If-Match compares strongly: a weak
+    tag keeps its ``W/`` prefix, and therefore equals no version.
     """
     lines = request.headers.getall(HEADERS[name], None)
     if lines is None:
@@ -486,14 +492,14 @@ def _etags(request: web.Request, name: str) -> ETags:
 
 
 def _conditional(request: web.Request, response: web.Response) -> web.Response:
-    """Answer a read as its preconditions ask for (RFC 9110 section 13.2.2)."""
+    """Apply the preconditions of a read to its response (RFC 9110 section 13.2.2)."""
     if "If-Match" not in request.headers and "If-None-Match" not in request.headers:
         return response
     etag = response.headers.get("ETag")
     found = {"*", etag.strip('"')} if etag is not None else {"*"}
     if (if_match := _etags(request, "if_match")) is not None and not if_match & found:
         has = f"has the ETag {etag}" if etag is not None else "has no ETag"
-        raise PreconditionFailed.of_if_match(f"What is here {has}, which If-Match does not name.", if_match)
+        raise PreconditionFailed.of_if_match(f"The resource {has}, which If-Match does not name.", if_match)
     if (if_none_match := _etags(request, "if_none_match")) is None or not if_none_match & found:
         return response
     kept = {name: response.headers[name] for name in ("ETag", "X-Request-Id") if name in response.headers}

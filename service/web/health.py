@@ -11,24 +11,26 @@ from pydantic import Field
 from service.errors import Unavailable
 from service.web.endpoint import DRAINING, Call, endpoint
 
-Question: TypeAlias = Callable[[], Awaitable[float | None]]
+ReadinessCheck: TypeAlias = Callable[[], Awaitable[float | None]]
 
-READINESS: web.AppKey[Question] = web.AppKey("readiness", Callable)  # type: ignore[arg-type]
-"""Returns the age in seconds of the oldest writing transaction, or None; raises ``Unavailable`` while not ready."""
+READINESS: web.AppKey[ReadinessCheck] = web.AppKey("readiness", Callable)  # type: ignore[arg-type]
+"""Return the age in seconds of the oldest writing transaction, or None; raise ``Unavailable`` while not ready."""
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """The process runs."""
+    """The answer of a process that is running."""
 
-    status: Annotated[Literal["live"], Field(description="Always the same.")]
+    status: Annotated[Literal["live"], Field(description="Always `live`.")]
 
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """The service is ready, and how old the oldest write is."""
+    """The answer of a service that is ready, with the age of its oldest write."""
 
-    status: Annotated[Literal["ready"], Field(description="Always the same: otherwise the answer is a problem.")]
+    status: Annotated[
+        Literal["ready"], Field(description="Always `ready`; a service that is not ready answers with a problem.")
+    ]
     oldest_write_seconds: Annotated[
         float | None,
         Field(
@@ -48,9 +50,9 @@ class Draining(Unavailable):
 
 @endpoint("GET", "/health/live", scope="public", needs_database=False)
 async def live(_call: Call) -> Health:
-    """Check that the process runs.
+    """Check that the process is running.
 
-    Does not check the database: restarting the service repairs no database.
+    This call does not check the database, because a restart of the service does not repair a database.
     """
     await asyncio.sleep(0)
     return Health("live")
@@ -60,7 +62,7 @@ async def live(_call: Call) -> Health:
 async def ready(call: Call) -> Readiness:
     """Check whether the service can serve requests.
 
-    The status is 503 until the database is reached and migrated, and as soon as the service begins to shut down.
+    The status is 503 until the database is reachable and migrated, and from the moment the service starts to shut down.
     """
     if call[DRAINING].is_set():
         raise Draining("The service is shutting down.")

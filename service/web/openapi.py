@@ -34,13 +34,13 @@ Mode = Literal["validation", "serialization"]
 
 ETAGS = r'^(\*|(W/)?"[!#-~]*"(, ?(W/)?"[!#-~]*")*)$'
 REQUEST_HEADERS = {
-    "if_match": "Apply only if the resource has this version: an ETag, several, or * for any version.",
-    "if_none_match": "Apply only if the resource does not have this version; * only if it does not exist.",
+    "if_match": "Apply only if the resource has one of these versions: a list of ETags, or * for any version.",
+    "if_none_match": "Apply only if the resource has none of these versions: a list of ETags; * if it must not exist.",
 }
 ANSWER_HEADERS = {
-    "X-Request-Id": "Id of the request, from the caller or new. The log and the events have it too.",
-    "ETag": "The version, in quotes: pass it as If-Match to change only this version.",
-    "Location": "The path of the created resource, or of the API page.",
+    "X-Request-Id": "Id of the request: the caller's or a new one. The log and the events have the same id.",
+    "ETag": "The version, in quotes. Send it as If-Match to change only this version.",
+    "Location": "The path of the created resource; from `/`, the path of the API page.",
     "Link": "The next page, with rel=next; absent on the last one.",
     "Retry-After": "Seconds to wait before the next try.",
 }
@@ -55,12 +55,12 @@ class About:
     description: str
     contact: str
     tags: Sequence[tuple[str, str]]
-    """Names and descriptions; an endpoint's tag is the name of its module."""
+    """Names and descriptions of tags. The tag of an endpoint is the name of its module."""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A call of an operation, and answers of it by status; each was run."""
+    """A call of an operation and its answers by status. Tests execute each example."""
 
     parameters: Mapping[str, str | int]
     body: object
@@ -69,7 +69,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """The calls by operation, and a problem document for each code."""
+    """Example calls by operation id, and example problem documents by code."""
 
     calls: Mapping[str, Example]
     problems: Mapping[str, object]
@@ -78,7 +78,7 @@ class Examples:
 def build(
     about: About, endpoints: Sequence[Endpoint], codes: Mapping[str, Sequence[str]], examples: Examples
 ) -> dict[str, Any]:
-    """Build the document of these endpoints; ``codes`` are the values of the components that list codes."""
+    """Return the API document; ``codes`` maps each component that lists codes to its values."""
     schemas = _Schemas(endpoints, codes)
     paths: dict[str, Any] = {}
     for item in endpoints:
@@ -100,7 +100,7 @@ def build(
             "schemas": dict(sorted(schemas.components.items())),
             "responses": {
                 "InternalError": _problem(f"`{InternalError.code}`: {_prose(InternalError.__doc__ or '')}"),
-                "Problem": _problem("Any other problem, such as one of something between the caller and the service."),
+                "Problem": _problem("Any other problem, such as one of a proxy between the caller and the service."),
             },
             "examples": {code: {"value": problem} for code, problem in examples.problems.items()},
             "securitySchemes": SECURITY_SCHEMES,
@@ -113,20 +113,20 @@ def build(
 
 
 class _Generator(GenerateJsonSchema):
-    """Names a page of students ``StudentPage``, and requires what an answer always has, its defaults too."""
+    """A schema generator that names a page of students ``StudentPage``, and requires every member of an answer."""
 
     def normalize_name(self, name: str) -> str:
-        """Put the kind of page last."""
+        """Convert ``Page[Student]`` to ``StudentPage``."""
         return super().normalize_name(re.sub(r"^(\w+)\[(\w+)\]$", r"\2\1", name))
 
     def field_is_required(self, field: Any, total: bool) -> bool:
-        """Return whether a member is always present."""
+        """Return whether a member is always present; in an answer, members with a default are."""
         always = self.mode == "serialization" and field["type"] != "typed-dict-field"
         return always or super().field_is_required(field, total)
 
 
 class _Schemas:
-    """The JSON schemas of all bodies and answers, each named thing once under components."""
+    """The JSON schemas of all bodies and answers; each named schema appears once, under components."""
 
     def __init__(self, endpoints: Sequence[Endpoint], codes: Mapping[str, Sequence[str]]) -> None:
         bodies: list[tuple[str, Mode, TypeAdapter[Any]]] = [("Problem", "serialization", TypeAdapter(Problem))]
@@ -154,7 +154,7 @@ class _Schemas:
         return schema
 
     def parameters(self, use: str) -> tuple[dict[str, Any], list[str]]:
-        """Return the schemas by name, and the names of those required."""
+        """Return the schemas of parameters by name, and the names of the required parameters."""
         schema = self._parameters[use, "validation"]
         if "$ref" in schema:
             schema = self._models[schema["$ref"].rsplit("/", 1)[1]]
@@ -164,11 +164,11 @@ class _Schemas:
         return properties, schema.get("required", [])
 
     def _for_readers(self, schema: Any, *, keep_defaults: bool = False) -> Any:
-        """Convert a schema of Pydantic's.
+        """Convert a schema that Pydantic generated.
 
-        Drop the titles that are made of field names, merge null into the type, convert prose to Markdown, and put what
-        has a name under components. Defaults become prose: generators take a member with a default for one that is
-        always there, and require it of callers.
+        Drop the titles, which Pydantic derives from field names, merge null into the type, convert descriptions to
+        Markdown, and move named schemas to the components. Write defaults into descriptions: client generators treat a
+        member with a default as always present, and require callers to send it.
         """
         if isinstance(schema, list):
             return [self._for_readers(item) for item in schema]
@@ -199,7 +199,7 @@ class _Schemas:
         return self._component(readable) if COMPONENT in readable else readable
 
     def _component(self, schema: dict[str, Any]) -> dict[str, Any]:
-        """Put a schema that has a name under components, and return the reference to it."""
+        """Move a named schema to the components, and return a reference to it."""
         name, meaning = schema.pop(COMPONENT), schema.pop(MEANING)
         rest: dict[str, Any] = {key: schema.pop(key) for key in ("description", "default") if key in schema}
         if name in self._codes:
@@ -218,7 +218,7 @@ def tag_of(item: Endpoint) -> str:
 
 
 def summary_of(item: Endpoint) -> str:
-    """Return what an operation does in one line: the first line of its docstring."""
+    """Return the summary of an operation: the first line of its docstring."""
     return _prose(item.handler.__doc__ or "").partition("\n")[0].removesuffix(".")
 
 
@@ -254,7 +254,7 @@ def _parameters(item: Endpoint, schemas: _Schemas, example: Example) -> Iterable
             properties, required = schemas.parameters(f"{_operation_id(item)} {place}")
             for name, schema in properties.items():
                 parameter = _parameter(name, place, schema, required=place == "path" or name in required)
-                # The API page fills in what has an example: not where a careless click can't be undone.
+                # The API page fills in examples; a final call must not be one careless click away.
                 if place == "path" and name in example.parameters and not item.final:
                     parameter["example"] = example.parameters[name]
                 yield parameter
@@ -314,7 +314,7 @@ def _responses(item: Endpoint, schemas: _Schemas, example: Example, shown: Mappi
             response["content"] = {"application/json": {"schema": {"type": "object"}}}
         responses[str(status)] = {**response, "headers": _headers(headers)}
     if item.method == "GET" and item.has_etag:
-        description = "What is here has a version that If-None-Match names."
+        description = "The resource has a version that If-None-Match names."
         responses["304"] = {"description": description, "headers": _headers(["X-Request-Id", "ETag"])}
     by_status: dict[int, list[type[DomainError]]] = {}
     for problem in item.problems:
@@ -352,17 +352,17 @@ def _prose(docstring: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ProblemType:
-    """The explanation of a kind of problem."""
+    """The explanation of a problem code."""
 
     type: Annotated[str, Field(description="The path of this page.")]
     code: ProblemCode
-    title: Annotated[str, Field(description="The kind of problem in a few words.")]
+    title: Annotated[str, Field(description="A short summary of the problem code.")]
     status: Annotated[int, Field(description="The HTTP status, the same for every problem with this code.")]
-    description: Annotated[str, Field(description="What the problem is, in Markdown.")]
+    description: Annotated[str, Field(description="An explanation of the problem, in Markdown.")]
 
     @classmethod
     def of(cls, code: str, status: int, description: str, title: str = "") -> "ProblemType":
-        """Describe the problem with this code."""
+        """Return the explanation of a code."""
         title = title or code.replace("_", " ").capitalize()
         return cls(type_of(code), code, title, status, _prose(description))
 
@@ -373,15 +373,15 @@ PROBLEMS: web.AppKey[dict[str, ProblemType]] = web.AppKey("problems", dict)
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """What the service is, and where to begin."""
+    """The name and version of the service, and the paths to start from."""
 
     service: Annotated[str, Field(description="The name of the service.")]
     service_version: Annotated[str, Field(description="Its version.")]
-    links: Annotated[dict[str, str], Field(description="The paths that can be read without knowing any id, by name.")]
+    links: Annotated[dict[str, str], Field(description="The paths that can be read without an id, by name.")]
 
     @classmethod
     def of(cls, about: About, endpoints: Iterable[Endpoint]) -> "Index":
-        """List what can be read without an id."""
+        """Build the index of the endpoints that can be read without an id."""
         paths = [item.path for item in endpoints if item.method == "GET" and "{" not in item.path and item.path != "/"]
         return cls(about.title, about.version, {_name(path): path for path in paths})
 
@@ -395,9 +395,9 @@ INDEX = web.AppKey("index", Index)
 
 @endpoint("GET", "/", scope="public", status=(200, 303), needs_database=False)
 async def read_index(call: Call) -> Reply[Index]:
-    """Find out where to begin.
+    """Read the paths to start from.
 
-    A browser, which accepts `text/html`, is sent on to the API page.
+    A client that accepts `text/html`, such as a browser, is redirected to the API page.
     """
     vary = {"Vary": "Accept"}
     if "text/html" in call.request.headers.get("Accept", ""):
@@ -409,7 +409,7 @@ async def read_index(call: Call) -> Reply[Index]:
 async def read_document(call: Call) -> web.Response:
     """Read this document.
 
-    OpenAPI 3.1, made of the same declarations as the routes. `/docs` shows it.
+    The document is OpenAPI 3.1, and is generated from the code of the routes. `/docs` displays it.
     """
     return web.Response(body=call.request.app[DOCUMENT], content_type="application/json")
 
@@ -419,11 +419,11 @@ async def explain_problem(
     call: Call,
     code: Annotated[ProblemCode, Field(description="The `code` of the problem.")],
 ) -> ProblemType:
-    """Explain a kind of problem: the page that its `type` names.
+    """Explain a problem code.
 
-    The explanation has the same words as the responses of this document.
+    The `type` of a problem is the path of this page. The explanation is the same as in the responses of this document.
     """
     problem = call[PROBLEMS].get(code)
     if problem is None:
-        raise NoSuchPath("There is no problem with this code.")
+        raise NoSuchPath("No problem has this code.")
     return problem

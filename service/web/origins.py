@@ -1,6 +1,6 @@
-"""Which web pages may call the service, and under which names: what a browser on the same machine must not be used for.
+"""Which web pages may call the service, and under which host names: protection against pages in a local browser.
 
-Nothing here stops a program, which sends the headers that it likes. Browsers don't let a page choose these headers.
+These checks do not stop a program, which can send any header. A page in a browser cannot choose these headers.
 """
 
 from collections.abc import Collection
@@ -17,23 +17,23 @@ from service.errors import DomainError
 SEC_FETCH_SITE: Final = istr("Sec-Fetch-Site")
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 ALLOWED_HEADERS: Final = "Content-Encoding, Content-Type, If-Match, If-None-Match, X-Actor, X-Request-Id"
-"""What a page may send, besides what it may always send."""
+"""Request headers that a page may send in addition to the headers that CORS always allows."""
 EXPOSED_HEADERS: Final = "Allow, ETag, Link, Location, Retry-After, X-Request-Id"
-"""What a page may read, besides what it may always read."""
+"""Response headers that a page may read in addition to the headers that CORS always exposes."""
 PREFLIGHT_SECONDS: Final = 600
-"""How long a browser remembers a preflight: a change of ``CORS_ORIGINS`` reaches every page within ten minutes."""
-HOSTS_REMEMBERED: Final = 256
-"""Host headers whose verdict is remembered; callers use a handful."""
+"""How long a browser caches a preflight answer: a change of ``CORS_ORIGINS`` reaches every page within ten minutes."""
+MAX_CACHED_HOSTS: Final = 256
+"""Maximum number of Host headers whose verdict is cached; callers use only a few."""
 
 
 class OriginNotAllowed(DomainError):
-    """A web page of another origin may not change anything, unless the setting CORS_ORIGINS lists its origin."""
+    """A web page of another origin cannot make changes unless the setting CORS_ORIGINS lists its origin."""
 
     code, status, title = "origin_not_allowed", 403, "Origin not allowed"
 
     def __init__(self, origin: str | None) -> None:
         page = f"The web page of {origin}" if origin and origin != "null" else "A web page of another origin"
-        super().__init__(f"{page} may not change anything here: add its origin to the setting CORS_ORIGINS.")
+        super().__init__(f"{page} cannot make changes: add its origin to the setting CORS_ORIGINS to allow it.")
 
 
 class HostNotAllowed(DomainError):
@@ -55,19 +55,19 @@ class Origins:
         self._hosts = frozenset(hosts)
         self._any_host = not hosts and not is_loopback(bound_to)
         self._origins = frozenset(origins)
-        self._serves = lru_cache(maxsize=HOSTS_REMEMBERED)(self._is_served)
+        self._serves = lru_cache(maxsize=MAX_CACHED_HOSTS)(self._is_served)
 
     def check(self, request: web.Request) -> None:
-        """Refuse a request that a web page sends without being allowed to.
+        """Refuse a request of a web page that is not allowed to send it.
 
-        The decision is that of Go's CrossOriginProtection, made of Fetch Metadata (https://w3c.github.io/webappsec-fetch-metadata/)
-        and, for browsers without it, of the header Origin. A page that is only of the same *site* is refused too: on localhost
-        that is every page of every port.
+        The rules are those of Go's CrossOriginProtection: they use Fetch Metadata
+        (https://w3c.github.io/webappsec-fetch-metadata/) and, for browsers without it, the header Origin. A page of the
+        same *site* but another origin is refused too: on localhost, all ports are the same site.
 
         Raises:
-            HostNotAllowed: the host is none of ours. A page can have its own name resolve to 127.0.0.1 (DNS rebinding),
-                so that the browser takes the service for a part of its origin.
-            OriginNotAllowed: the request may change something, and comes from a page of an origin that is not allowed.
+            HostNotAllowed: the service does not serve this host. A page can make its own host name resolve to 127.0.0.1
+                (DNS rebinding), so that the browser treats the service as part of the page's origin.
+            OriginNotAllowed: the request may change data and comes from a page whose origin is not allowed.
         """
         headers = request.headers
         if not self._any_host and not self._serves(headers.get(hdrs.HOST)):
@@ -81,7 +81,7 @@ class Origins:
             raise OriginNotAllowed(origin)
 
     def preflight(self, request: web.Request, methods: Collection[str]) -> web.Response | None:
-        """Return the answer to a CORS preflight request of an allowed origin, or None if it is no such request."""
+        """Return the answer to a CORS preflight request of an allowed origin; return None for any other request."""
         headers = request.headers
         if hdrs.ACCESS_CONTROL_REQUEST_METHOD not in headers or headers.get(hdrs.ORIGIN) not in self._origins:
             return None
@@ -95,7 +95,7 @@ class Origins:
         )
 
     def add_headers(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
-        """Let the page that asked read the response, if its origin is allowed (https://fetch.spec.whatwg.org/#cors-protocol)."""
+        """Let a page of an allowed origin read the response (https://fetch.spec.whatwg.org/#cors-protocol)."""
         if not self._origins:
             return
         response.headers.add(hdrs.VARY, hdrs.ORIGIN)
@@ -105,7 +105,7 @@ class Origins:
             response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = EXPOSED_HEADERS
 
     def _is_served(self, host: str | None) -> bool:
-        # HTTP/1.0 has no Host, and no browser speaks it.
+        # HTTP/1.0 has no Host header; browsers do not use HTTP/1.0.
         if host is None:
             return True
         try:
@@ -119,7 +119,7 @@ ORIGINS: Final = web.AppKey("origins", Origins)
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a host name or address means this machine, without asking DNS."""
+    """Return whether a host name or address refers to this machine, without a DNS query."""
     # Browsers resolve every name below localhost to loopback themselves (RFC 6761 section 6.3).
     if host == "localhost" or host.endswith(".localhost"):
         return True

@@ -1,4 +1,4 @@
-"""The page that shows the API document and tries its calls: RapiDoc, served from a package's files, offline too."""
+"""The API page, which displays the API document and sends its calls: RapiDoc, served from the files of a package."""
 
 import re
 from base64 import b64encode
@@ -30,14 +30,14 @@ search.addEventListener("input", () => {
   for (const link of menu.querySelectorAll("a")) link.hidden = !link.textContent.toLowerCase().includes(wanted);
 });
 """
-"""Shows the document without the authentication that is not in use yet, and searches and closes the menu of small screens."""
+"""Hide the authentication, which is not in use yet, and operate the menu of small screens."""
 
 POLICY: Final = (
     f"default-src 'none'; script-src 'self' 'sha256-{b64encode(sha256(BEHAVIOUR.encode()).digest()).decode()}'; "
     "connect-src 'self'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'"
 )
-"""Keeps the script from loading anything from another origin."""
+"""Prevent the script from loading anything from another origin."""
 
 TEMPLATE: Final = Template("""<!doctype html>
 <html lang="en">
@@ -100,7 +100,7 @@ $menu</nav>
 
 
 def page(about: About, endpoints: Iterable[Endpoint]) -> bytes:
-    """Build the page of an API."""
+    """Return the API page as HTML."""
     return TEMPLATE.substitute(
         menu=_menu(about.tags, list(endpoints)),
         script=BEHAVIOUR,
@@ -111,17 +111,15 @@ def page(about: About, endpoints: Iterable[Endpoint]) -> bytes:
 
 
 def _menu(tags: Iterable[tuple[str, str]], endpoints: Sequence[Endpoint]) -> str:
-    """Write a heading for each tag, and a link to each operation where RapiDoc shows it."""
+    """Return the HTML of the menu: a heading for each tag, and a link to each operation on the page."""
     lines = []
     for tag, _ in tags:
         lines.append(f"<h2>{escape(tag)}</h2>")
         for item in endpoints:
             if tag_of(item) == tag:
                 anchor = re.sub(r"[{}]", "-", f"{item.method.lower()}-{item.path}")
-                called = f"{item.method} {item.path}"
-                lines.append(
-                    f'<a href="#{escape(anchor)}">{escape(summary_of(item))}<small>{escape(called)}</small></a>'
-                )
+                call = f"{item.method} {item.path}"
+                lines.append(f'<a href="#{escape(anchor)}">{escape(summary_of(item))}<small>{escape(call)}</small></a>')
     return "".join(f"{line}\n" for line in lines)
 
 

@@ -1,4 +1,4 @@
-"""Keyset pages: a cursor holds the end of the previous page, so that no row is missed or shown twice."""
+"""Keyset pagination: a cursor holds the last id of the previous page, so that pages neither skip nor repeat rows."""
 
 import base64
 import binascii
@@ -27,7 +27,7 @@ Digits = BeforeValidator(_digits)
 
 
 class Paging(BaseModel):
-    """The parameters of every list."""
+    """The query parameters of every list."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -39,15 +39,15 @@ class Paging(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[Item]):
-    """One page of a list, and the cursor of the next one, or null after the last."""
+    """One page of a list, and the cursor of the next page."""
 
     items: Annotated[list[Item], Field(description="At most `limit` items.")]
-    next: Annotated[str | None, Field(description="Pass it as `cursor` for the next page; null on the last one.")]
+    next: Annotated[str | None, Field(description="Send it as `cursor` to get the next page; null on the last page.")]
 
 
 @dataclass(frozen=True, slots=True)
 class WrittenPage(Generic[Item]):
-    """A page that is JSON already, equal to a serialised ``Page``: the database writes the items."""
+    """A page that is already JSON, equal to a serialised ``Page``: the database writes the items."""
 
     items: str
     """A JSON array."""
@@ -60,7 +60,7 @@ class WrittenPage(Generic[Item]):
 
 
 def decode_cursor(cursor: str | None, of: str) -> int:
-    """Return the id after which the page begins; ``of`` names the list of the cursor.
+    """Return the id after which the page begins. ``of`` names the list to which the cursor must belong.
 
     Raises:
         Invalid: the cursor belongs to another list, or is malformed.
@@ -68,31 +68,36 @@ def decode_cursor(cursor: str | None, of: str) -> int:
     if cursor is None:
         return 0
     try:
-        made_by, after = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        list_name, after = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
     except (binascii.Error, ValueError, TypeError, RecursionError):
-        made_by, after = None, None
-    if made_by != of or type(after) is not int or not 0 <= after < 2**63:
-        sentence = "cursor is not one of this list: send the `next` of a previous page unchanged, or leave cursor out."
+        list_name, after = None, None
+    if list_name != of or type(after) is not int or not 0 <= after < 2**63:
+        sentence = (
+            "cursor must be the unchanged `next` value of a previous page of this list; omit it for the first page."
+        )
         raise invalid([Detail("invalid_cursor", sentence, parameter="cursor")])
     return after
 
 
 def page_of(rows: Sequence[Item], limit: int, of: str, key: Callable[[Item], int]) -> Page[Item]:
-    """Build a page from up to ``limit`` + 1 rows; the extra row shows that there is a next page."""
+    """Return a page of up to ``limit`` + 1 rows; the extra row indicates that the list has another page."""
     items = list(rows[:limit])
     return Page(items, None if len(rows) <= limit else encode_cursor(of, key(items[-1])))
 
 
 def written_page(items: str | None, next_after: int | None, of: str) -> WrittenPage[Any]:
-    """Build a page from a JSON array that the database wrote, None for no rows, and the id that the next page follows."""
-    # json_agg puts each item on a line of its own; no string of JSON has a line break in it.
+    """Return a page of a JSON array that the database wrote. The array is None for no rows.
+
+    The next page begins after the id ``next_after``, which is None on the last page.
+    """
+    # json_agg separates items with line breaks; JSON strings cannot contain unescaped line breaks.
     return WrittenPage(
         (items or "[]").replace(", \n ", ","), None if next_after is None else encode_cursor(of, next_after)
     )
 
 
 def encode_cursor(of: str, after: int) -> str:
-    """Return the cursor of the page that begins after an id; ``decode_cursor`` reads it."""
-    # As few bytes as can be: the name of a list may hold 50 characters of any script, and a cursor has 500 at most.
+    """Return the cursor of the page that begins after an id; ``decode_cursor`` is the inverse."""
+    # The shortest form: a list name may contain 50 characters of any script, and a cursor must fit in 500 characters.
     text = json.dumps([of, after], ensure_ascii=False, separators=(",", ":"))
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")

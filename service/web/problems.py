@@ -1,4 +1,4 @@
-"""Any error as ``application/problem+json`` (RFC 9457)."""
+"""Errors as ``application/problem+json`` (RFC 9457)."""
 
 import json
 from collections.abc import Iterable
@@ -18,35 +18,39 @@ PROBLEM_JSON = "application/problem+json"
 
 # service.web.openapi lists the codes themselves.
 ProblemCode: TypeAlias = Annotated[
-    str, named("ProblemCode", "What kind of problem it is. Each code has one status, one meaning and one page.")
+    str, named("ProblemCode", "The stable code of a problem. Each code has one status, one meaning and one page.")
 ]
-DetailCode: TypeAlias = Annotated[str, named("DetailCode", "What is wrong in one place of a request.")]
+DetailCode: TypeAlias = Annotated[str, named("DetailCode", "The stable code of one error of a problem.")]
 
 
 @with_config(ConfigDict(extra="allow"))
 class ProblemDetail(TypedDict):
-    """One error of a problem. Some codes have further members; docs/rules.md lists them."""
+    """One error of a problem. Some codes have additional members, which docs/rules.md lists."""
 
     code: DetailCode
-    pointer: NotRequired[Annotated[str, Field(description="The place in the body: a JSON pointer as a URI fragment.")]]
+    pointer: NotRequired[
+        Annotated[str, Field(description="The place in the body, as a JSON pointer in a URI fragment.")]
+    ]
     parameter: NotRequired[
-        Annotated[str, Field(description="The name of the path or query parameter, or of the header.")]
+        Annotated[str, Field(description="The name of the path parameter, query parameter or header.")]
     ]
     detail: Annotated[str, Field(description="Human-readable message.")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """A problem document of RFC 9457, with the request's id and each error."""
+    """A problem document of RFC 9457, with the id of the request and a list of errors."""
 
-    type: Annotated[str, Field(description="The page of the code: GET it for an explanation.")]
+    type: Annotated[str, Field(description="The path of the page that explains the code.")]
     code: ProblemCode
-    title: Annotated[str, Field(description="The kind of problem in a few words.")]
+    title: Annotated[str, Field(description="A short summary of the problem code.")]
     status: Annotated[int, Field(description="The HTTP status, the same for every problem with this code.")]
-    detail: Annotated[str, Field(description="What is wrong with this request. May be reworded at any time.")]
-    instance: Annotated[str, Field(description="The path that was called.")]
+    detail: Annotated[str, Field(description="Human-readable message about this request. May be reworded at any time.")]
+    instance: Annotated[str, Field(description="The path of the request.")]
     request_id: Annotated[str, Field(description="The id of the request, as in the header X-Request-Id and the log.")]
-    errors: Annotated[list[ProblemDetail], Field(description="Each single error; empty if the code says it all.")]
+    errors: Annotated[
+        list[ProblemDetail], Field(description="Every error; empty if the code alone describes the problem.")
+    ]
 
 
 class NotHttp(DomainError):
@@ -66,7 +70,7 @@ class NoSuchPath(DomainError):
 
     code, status, title = "no_such_path", 404, "No such path"
 
-    def __init__(self, detail: str = "There is no such path; see /docs for the paths of the service.") -> None:
+    def __init__(self, detail: str = "This path does not exist; see /docs for the paths of the service.") -> None:
         super().__init__(detail)
 
 
@@ -99,7 +103,7 @@ class UnsupportedMediaType(DomainError):
 
 
 class UnsupportedContentCoding(DomainError):
-    """The body is compressed, and the path takes no body or not in this coding."""
+    """The body has a Content-Encoding that the service does not support, or the call accepts no body."""
 
     code, status, title = "unsupported_content_coding", 415, "Unsupported content coding"
 
@@ -111,24 +115,24 @@ class ExpectationFailed(DomainError):
 
 
 class Invalid(DomainError):
-    """The request does not match the API document; ``errors`` lists the first 100 places."""
+    """The request does not match the API document; ``errors`` lists the first 100 errors."""
 
     code, status, title = "invalid", 422, "Invalid request"
 
 
 class InternalError(DomainError):
-    """The service has an internal error; its log has an entry with the request's id."""
+    """An internal error of the service; the log has an entry with the id of the request."""
 
     code, status, title = "internal_error", 500, "Internal error"
 
     @classmethod
     def logged(cls) -> Self:
-        """Refer the caller to the log."""
+        """Return an error that refers the caller to the log."""
         return cls("Internal error; see the log entry with this request id.")
 
 
 def invalid(details: Iterable[Detail], *, more: int = 0) -> Invalid:
-    """Make one error of many details, and of ``more`` that are only counted."""
+    """Return one error for many details; ``more`` is the number of further errors without details."""
     details = tuple(details)
     sentences = [detail.detail for detail in details]
     if more:
@@ -137,14 +141,14 @@ def invalid(details: Iterable[Detail], *, more: int = 0) -> Invalid:
 
 
 def type_of(code: str) -> str:
-    """Return the URI reference of a kind of problem, which the service serves."""
+    """Return the path of the page that explains a problem code."""
     return f"/problems/{code}"
 
 
 def write_json(value: object) -> bytes:
-    """Write a value as every answer is written: without spaces, in UTF-8, with a newline at the end."""
+    """Return a value as JSON in the form of every answer: no spaces, UTF-8, a newline at the end."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    # A lone surrogate is no character of UTF-8: it stays the escape as which it came.
+    # UTF-8 cannot encode a lone surrogate, which therefore stays an escape, as the caller sent it.
     return text.encode("utf-8", "backslashreplace") + b"\n"
 
 
@@ -163,8 +167,8 @@ def problem_of(error: DomainError, *, instance: str, request_id: str) -> Problem
 
 
 def problem_response(error: DomainError, *, instance: str, request_id: str) -> web.Response:
-    """Build the response of an error."""
-    # asdict() would copy every member: that is half the time of a refusal.
+    """Return the response of an error."""
+    # asdict() copies every member, which took half the time of a refusal.
     text = write_json(vars(problem_of(error, instance=instance, request_id=request_id)))
     headers = {"X-Request-Id": request_id}
     if error.retry_after is not None:
@@ -174,7 +178,7 @@ def problem_response(error: DomainError, *, instance: str, request_id: str) -> w
     if isinstance(error, Unauthenticated | ScopeMissing):
         headers["WWW-Authenticate"] = error.challenge
     if isinstance(error, UnsupportedContentCoding):
-        # RFC 9110 section 15.5.16: this tells it from a media type that is not supported.
+        # RFC 9110 section 15.5.16: this header distinguishes the coding from an unsupported media type.
         headers["Accept-Encoding"] = "gzip, deflate"
     return web.Response(
         body=text,

@@ -1,15 +1,15 @@
-"""Give a schema a name, so that the API document has it once under components and refers to it."""
+"""Named schemas, which the API document lists once under components and uses by reference."""
 
 from typing import Any, Final
 
 from pydantic import Field
 
 COMPONENT: Final = "x-component"
-"""Marks a schema for service.web.openapi, which moves it to the components under the name that this holds."""
+"""Key of a schema's name; service.web.openapi moves a schema with this key to the components."""
 MEANING: Final = "x-meaning"
-"""The description of the component, where each use of it has one of its own."""
+"""Key of the component's description; each use of the component may have its own description."""
 
 
 def named(name: str, meaning: str, **more: Any) -> Any:
-    """Return the annotation of a type whose schema is a component with a name and a description."""
+    """Return the annotation that makes the schema of a type a component with this name and description."""
     return Field(json_schema_extra={COMPONENT: name, MEANING: meaning, **more})

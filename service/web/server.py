@@ -1,4 +1,4 @@
-"""The server: limits on connections, and problems for what aiohttp answers before any endpoint sees a request."""
+"""The HTTP server: limits on connections, and problem documents for errors outside endpoints."""
 
 import asyncio
 import socket
@@ -17,28 +17,28 @@ from service.web.origins import ORIGINS, Origins
 from service.web.problems import InternalError, NoSuchPath, NotHttp
 
 SWEEP_SECONDS: Final = 1.0
-"""How often the connections are looked at: a timer for each connection and answer would cost every request."""
+"""Interval between sweeps over all connections: timers for each connection and answer would slow down every request."""
 
 RESET: Final = struct.pack("ii", 1, 0)
-"""SO_LINGER with no time: what is not sent yet is thrown away (socket(7))."""
+"""SO_LINGER with a timeout of 0: the kernel discards unsent data (socket(7))."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a server takes from its callers; times are in seconds."""
+    """Limits on the connections of callers; times are in seconds."""
 
     header_timeout: float
-    """Closes a connection whose first request has no complete header by then."""
+    """Close a connection if the header of its first request is not complete after this time."""
     send_timeout: float
-    """Closes a connection whose caller has not taken an answer by then."""
+    """Close a connection if the caller has not received an answer after this time."""
     peer_connections: int
-    """The most connections of one address; 0 is no limit."""
+    """Maximum number of connections per address; 0 is unlimited."""
     linger: float
-    """How long a server that stops still answers on the connections that are open."""
+    """How long a stopping server still answers requests on open connections."""
 
 
 class Runner(web.AppRunner):
-    """Serves an application within limits, every error as a problem."""
+    """An application runner with limits, whose server answers every error with a problem."""
 
     def __init__(self, app: web.Application, limits: Limits, **options: Any) -> None:
         super().__init__(app, **options)
@@ -49,14 +49,14 @@ class Runner(web.AppRunner):
         return _Server(await super()._make_server(), self._limits, draining, self.app.get(ORIGINS))
 
     async def shutdown(self) -> None:
-        """Close idle connections, then run the application's own hooks; the listener is closed already."""
+        """Close idle connections, then run the application's shutdown hooks; the listener is already closed."""
         assert isinstance(self.server, _Server)
         await self.server.close_idle()
         await super().shutdown()
 
 
 class _Server(web.Server):
-    """aiohttp's server of an application, with its own protocol and a sweep over the connections."""
+    """aiohttp's server with the protocol ``_Protocol`` and a periodic sweep over the connections."""
 
     def __init__(self, made: web.Server, limits: Limits, draining: asyncio.Event, origins: Origins | None) -> None:
         vars(self).update(vars(made))
@@ -65,9 +65,9 @@ class _Server(web.Server):
         self.origins = origins
         self._limits = limits
         self._headerless: dict[web.RequestHandler, float] = {}
-        """Connections without a first request yet, and since when, the oldest first."""
+        """Connections before their first request, with the time of the connect, the oldest first."""
         self._unsent: dict[web.RequestHandler, tuple[float, asyncio.Future[None] | None]] = {}
-        """Connections with bytes that their callers have not taken, since when, and what waits for that."""
+        """Connections with unsent bytes: the time of the sweep that found them, and the future that waits for them."""
         self._peers: dict[web.RequestHandler, str] = {}
         self._connections_of: Counter[str] = Counter()
         self._refused = 0
@@ -79,7 +79,7 @@ class _Server(web.Server):
         return _Protocol(self, loop=self._loop, **self._kwargs)
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
-        """Register a connection, or close it where its address has too many."""
+        """Register a connection; reset it if its address has too many connections."""
         super().connection_made(handler, transport)
         self._open += 1
         self._headerless[handler] = self._loop.time()
@@ -92,7 +92,7 @@ class _Server(web.Server):
                 _reset(transport)
 
     def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
-        """Forget a connection."""
+        """Remove a closed connection from all counts."""
         super().connection_lost(handler, exc)
         self._open -= 1
         if not self._open:
@@ -105,10 +105,10 @@ class _Server(web.Server):
                 del self._connections_of[peer]
 
     def pre_shutdown(self) -> None:
-        """Close nothing yet: a caller of a kept connection may just have sent a request."""
+        """Close no connection yet: a caller may just have sent a request on a kept-alive connection."""
 
     async def close_idle(self) -> None:
-        """Answer what still arrives, and ask to close, until no connection is left or the time is over; then close."""
+        """Answer with ``Connection: close`` until all connections are closed or the time is up; close the rest."""
         self.draining.set()
         self._next_sweep.cancel()
         if self._open:
@@ -130,7 +130,7 @@ class _Server(web.Server):
         unsent = {}
         for handler, transport in list(self._connections.items()):
             if transport.get_write_buffer_size():
-                # The next answer waits for its turn with a future of its own, and has a time of its own.
+                # Each answer waits with its own future, which restarts the time.
                 waits = handler._drain_waiter  # noqa: SLF001
                 since, waited = self._unsent.get(handler, (now, waits))
                 if waited is not waits:
@@ -141,13 +141,13 @@ class _Server(web.Server):
                     unsent[handler] = since, waits
         self._unsent = unsent
         if self._refused:
-            logger.warning("refused connections of addresses that have too many", extra={"refused": self._refused})
+            logger.warning("refused connections from addresses with too many", extra={"refused": self._refused})
             self._refused = 0
 
 
 class _Request(web.Request):
     async def _prepare_hook(self, response: web.StreamResponse) -> None:
-        """Finish the headers of a response, of every one: the signal on_response_prepare is not sent where no route was found."""
+        """Complete the headers of a response: without a route, aiohttp sends no on_response_prepare signal."""
         response.headers.popall(hdrs.SERVER, None)
         server = self.protocol._manager  # noqa: SLF001
         if isinstance(server, _Server) and server.origins is not None:
@@ -160,7 +160,7 @@ class _Protocol(web.RequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """Send an answer: where the target is no path, as in ``OPTIONS *``, no route was found and aiohttp raised."""
+        """Send a response; convert the 404 that aiohttp raises for targets that are not paths, as in ``OPTIONS *``."""
         if isinstance(resp, web.HTTPNotFound):
             resp = refuse(request, NoSuchPath())
         server = self._manager
@@ -175,28 +175,30 @@ class _Protocol(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answer bytes that are not a request, with a ``message`` that shows where, or an unexpected error; disconnect.
+        """Return the response to bytes that are not HTTP, or to an unexpected error, and close the connection.
+
+        ``message`` shows where the bytes are wrong; None for an unexpected error.
 
         Raises:
-            ConnectionError: an answer is under way already.
+            ConnectionError: a response has already been started.
         """
         error: DomainError
         if message is not None:
-            error = NotHttp(f"This can't be read as a request: {_on_one_line(message)}")
+            error = NotHttp(f"The request is not valid HTTP: {_on_one_line(message)}")
         else:
             logger.error(
-                "unexpected error outside of an endpoint", exc_info=exc, extra={"request_id": request_id_of(request)}
+                "unexpected error outside an endpoint", exc_info=exc, extra={"request_id": request_id_of(request)}
             )
             error = InternalError.logged()
         if request.writer.output_size > 0:
-            raise ConnectionError("An answer is under way already.") from exc
+            raise ConnectionError("The response has already been started.") from exc
         response = refuse(request, error)
         response.force_close()
         return response
 
 
 def _reset(transport: asyncio.Transport) -> None:
-    """End a connection at once: close() waits until all is sent, and so does the kernel after abort()."""
+    """Reset a connection at once: close() waits until all data is sent, and so does the kernel after abort()."""
     connection = transport.get_extra_info("socket")
     if connection is not None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
@@ -204,5 +206,5 @@ def _reset(transport: asyncio.Transport) -> None:
 
 
 def _on_one_line(message: str) -> str:
-    """Return the parser's message without the line that points to a column of the one above it."""
+    """Return the parser's message on one line, without the marker ``^`` under a column."""
     return " ".join(word for word in message.split() if word != "^")

@@ -1,4 +1,4 @@
-"""Text in any script: what a line of text and a code may be made of."""
+"""Text in any script: the characters that a line of text and a code may contain."""
 
 import re
 from typing import Final
@@ -7,23 +7,23 @@ from unicodedata import normalize
 from service.web.validation import wrong
 
 CONTROLS: Final = r"\x00-\x1F\x7F-\x9F\u2028\u2029\u202A-\u202E\u2066-\u2069"
-"""Controls, separators of lines and paragraphs, and what overrides or isolates the direction of writing."""
+"""Control characters, line and paragraph separators, and characters that override or isolate the writing direction."""
 
 FORMATS: Final = (
     r"\x00-\x20\x7F-\xA0\xAD\u061C\u1680\u180E\u2000-\u200F\u2028-\u202F\u205F-\u206F\u3000\uE000-\uF8FF\uFDD0-\uFDEF"
     r"\uFEFF\uFFF0-\uFFFB\uFFFE\uFFFF"
 )
-"""What is neither a letter, a mark, a digit, punctuation nor a symbol: controls, spaces, formats, and private use."""
+"""Characters that are not letters, marks, digits, punctuation or symbols: controls, spaces, formats and private use."""
 
 BLANKS: Final = r"\u034F\u115F\u1160\u17B4\u17B5\u180B-\u180F\u2800\u3164\uFE00-\uFE0F\uFFA0"
-"""Letters, marks and symbols that show nothing: fillers, variation selectors and the empty Braille pattern."""
+"""Invisible letters, marks and symbols: fillers, variation selectors and the empty Braille pattern."""
 
 FORMATS_BEYOND: Final = (
     r"\uD800-\uDFFF\U00013430-\U0001343F\U0001BCA0-\U0001BCA3\U0001D173-\U0001D17A\U000E0000-\U000E00FF"
     r"\U000E01F0-\U0010FFFF"
 )
 BLANKS_BEYOND: Final = r"\U0001D159\U000E0100-\U000E01EF"
-"""The same beyond the Basic Multilingual Plane, which no pattern of JSON Schema can write for every reader."""
+"""The same beyond the Basic Multilingual Plane. No JSON Schema pattern for these characters suits every validator."""
 
 ACTOR_CHARACTERS: Final = 200
 
@@ -38,47 +38,47 @@ _CODE: Final = re.compile(f"[^{FORMATS}{FORMATS_BEYOND}]+(?: [^{FORMATS}{FORMATS
 
 
 def check_line(text: str) -> str:
-    """Return a line of text that has something to read in it."""
+    """Return a line of text; raise if it has a forbidden character, or no visible character."""
     if _CONTROL.search(text):
         sentence = (
-            "{field} must be one line of text, without control characters and without overrides of its direction."
+            "{field} must be one line of text, without control characters and characters that override its direction."
         )
         raise wrong("forbidden_character", sentence)
     if not _VISIBLE.search(text):
-        raise wrong("blank", "{field} must contain a character that can be seen.")
+        raise wrong("blank", "{field} must contain a visible character.")
     return text
 
 
 def normalize_code(text: str, max_length: int) -> str:
     """Return a code in Unicode's normal form C, in which each text has one spelling.
 
-    It consists of letters, marks, digits, punctuation and symbols of any script, with single spaces inside. The text is
-    short already: to normalize a long one may take long.
+    A code consists of letters, marks, digits, punctuation and symbols of any script, with single spaces inside. Callers
+    must limit the length of the text first: long texts take a long time to normalize.
     """
     text = normalize("NFC", text)
     if len(text) > max_length:
         raise wrong("too_long", f"{{field}} must have at most {max_length} characters in Unicode's normal form C.")
     if not _CODE.fullmatch(text):
-        sentence = "{field} must be made of letters, marks, digits, punctuation and symbols, with single spaces inside."
+        sentence = "{field} must consist of letters, marks, digits, punctuation and symbols, with single spaces inside."
         raise wrong("forbidden_character", sentence)
     if not _VISIBLE.search(text):
-        raise wrong("blank", "{field} must contain a character that can be seen.")
+        raise wrong("blank", "{field} must contain a visible character.")
     return text
 
 
 def normalize_external_id(text: str, max_length: int) -> str:
-    """Return an external id in normal form C: a code without spaces that is more than dots, as it is part of paths."""
+    """Return an external id in normal form C: a code without spaces and not only dots, because it is part of paths."""
     text = normalize_code(text, max_length)
     if " " in text or not text.strip("."):
-        raise wrong("forbidden_character", "{field} must not contain spaces, nor consist of dots alone.")
+        raise wrong("forbidden_character", "{field} must not contain spaces and must not consist of dots alone.")
     return text
 
 
 def normalize_actor(text: str) -> str | None:
-    """Return the value of X-Actor in normal form C, or None if it is not a line of 1 to 200 characters in UTF-8."""
+    """Return the value of X-Actor in normal form C, or None if it is not one line of 1 to 200 characters in UTF-8."""
     if len(text) > ACTOR_CHARACTERS:
         return None
     text = normalize("NFC", text)
     # aiohttp reads a byte that is not UTF-8 as a surrogate.
-    good = len(text) <= ACTOR_CHARACTERS and _VISIBLE.search(text) and not _NOT_IN_ACTOR.search(text)
-    return text if good else None
+    valid = len(text) <= ACTOR_CHARACTERS and _VISIBLE.search(text) and not _NOT_IN_ACTOR.search(text)
+    return text if valid else None

@@ -4,22 +4,22 @@ import asyncio
 from collections import deque
 
 READS_PER_TURN = 128
-"""As many as one statement reads. With 32, a mix of 256 callers had smaller batches and took 5 to 10 % more CPU."""
+"""The size of a batched read. With 32, a mix of 256 callers had smaller batches and took 5 to 10 % more CPU."""
 
 CHANGES_PER_TURN = 8
-"""A transaction takes about 30 turns, so a full batch forms meanwhile. With 4, callers wait here instead of in the queue."""
+"""A transaction takes about 30 turns, enough for a full batch to form. With 4, callers wait here, not in the queue."""
 
 
 class Turnstile:
-    """Lets a fixed number of requests begin in each turn of the event loop, in order of arrival.
+    """A limit on the number of requests that begin in each turn of the event loop, in order of arrival.
 
-    In one turn, the event loop begins every request that has arrived. Thousands that arrive together would delay the
-    next round trip of the transaction in flight, and every read, until all of them have begun.
+    Without a turnstile, the event loop begins every request that has arrived in the same turn. Thousands of requests
+    that arrive together would delay the next round trip of the transaction in flight, and every read.
     """
 
     def __init__(self, per_turn: int) -> None:
         self._per_turn = per_turn
-        self._room = per_turn
+        self._remaining = per_turn
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._turning = False
 
@@ -29,20 +29,20 @@ class Turnstile:
         if not self._turning:
             self._turning = True
             loop.call_soon(self._turn)
-        if self._room:
-            self._room -= 1
+        if self._remaining:
+            self._remaining -= 1
             return None
         turn: asyncio.Future[None] = loop.create_future()
         self._waiting.append(turn)
         return turn
 
     def _turn(self) -> None:
-        self._room = self._per_turn
-        while self._waiting and self._room:
+        self._remaining = self._per_turn
+        while self._waiting and self._remaining:
             turn = self._waiting.popleft()
             if not turn.done():
                 turn.set_result(None)
-                self._room -= 1
-        self._turning = self._room < self._per_turn
+                self._remaining -= 1
+        self._turning = self._remaining < self._per_turn
         if self._turning:
             asyncio.get_running_loop().call_soon(self._turn)

@@ -1,4 +1,4 @@
-"""What is wrong with a request: a code and a sentence of our own for everything that Pydantic finds."""
+"""Validation errors: a stable code and a sentence of the service for every error that Pydantic finds."""
 
 import json
 import re
@@ -12,31 +12,31 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from service.errors import Detail
 from service.web.problems import BadJson, Invalid, invalid
 
-ERRORS_SHOWN = 100
-"""The most errors of an invalid request that its answer lists: nobody reads more, and each takes time to write."""
+MAX_ERRORS_SHOWN = 100
+"""Maximum number of errors that a problem lists: nobody reads more, and each takes time to write."""
 
 CODES: Final[Mapping[str, str]] = {
-    "required": "A member or a parameter that must be sent is missing.",
+    "required": "A required member or parameter is missing.",
     "unknown_field": "The body has no such member.",
     "unknown_parameter": "The call has no such query parameter.",
-    "wrong_type": "The value is of another type: a string in place of a number, say.",
-    "too_short": "A text has too few characters, or an array too few items.",
-    "too_long": "A text has too many characters, or an array too many items.",
-    "too_small": "A number is below the smallest one allowed.",
-    "too_large": "A number is above the largest one allowed.",
-    "not_a_multiple": "A number is not a multiple of the step allowed, such as 0.5.",
-    "not_an_option": "The value is none of those listed.",
-    "not_an_instant": "The text is not an instant as RFC 3339 writes it, or beyond the years 1 to 9999.",
-    "not_a_date": "The text is not a date written YYYY-MM-DD.",
+    "wrong_type": "The value has the wrong type, such as a string where a number is expected.",
+    "too_short": "A string has too few characters, or an array has too few items.",
+    "too_long": "A string has too many characters, or an array has too many items.",
+    "too_small": "A number is below the minimum.",
+    "too_large": "A number is above the maximum.",
+    "not_a_multiple": "A number is not a multiple of the allowed step, such as 0.5.",
+    "not_an_option": "The value is not one of the allowed options.",
+    "not_an_instant": "The string is not an RFC 3339 instant, or is outside the years 1 to 9999.",
+    "not_a_date": "The string is not a date in the form YYYY-MM-DD.",
     "repeated": "A query parameter was sent more than once.",
     "too_many_filters": "More than one filter was sent.",
-    "too_many_members": "The body has more members than any valid one.",
-    "invalid_cursor": "The cursor is malformed, or of another list.",
+    "too_many_members": "The body has more members than any valid body.",
+    "invalid_cursor": "The cursor is malformed, or belongs to another list.",
     "invalid_etag": "The header is not a list of entity tags.",
-    "invalid_actor": "The header X-Actor is not a line of text in UTF-8, of 1 to 200 characters.",
+    "invalid_actor": "The header X-Actor is not one line of 1 to 200 characters in UTF-8.",
     "not_utf_8": "The path or the query is not percent-encoded UTF-8.",
 }
-"""The codes of the errors of an invalid request that any service has, each with what it means."""
+"""The error codes of invalid requests that do not depend on the domain, each with its meaning."""
 
 TYPES: Final[Mapping[str, tuple[str, str]]] = {
     "missing": ("required", "{field} is required."),
@@ -66,30 +66,30 @@ TYPES: Final[Mapping[str, tuple[str, str]]] = {
     "datetime_from_date_parsing": ("not_an_instant", "{field} must be an instant that exists, such as 2026-09-01T08:00:00Z."),
     "datetime_parsing": ("not_an_instant", "{field} must be an instant that exists, such as 2026-09-01T08:00:00Z."),
 }  # fmt: skip
-"""Pydantic's types of errors that our models can cause, each with our code and sentence. A test finds any other."""
+"""The code and the sentence of each of Pydantic's error types that the models can cause. A test finds missing ones."""
 
 POSITION: Final = re.compile(r"at line (\d+) column (\d+)$")
 
 
 def wrong(code: str, sentence: str) -> PydanticCustomError:
-    """Make the error of a validator of ours; ``{field}`` in the sentence becomes the name of the field."""
+    """Return the error of a custom validator; ``{field}`` in the sentence becomes the name of the field."""
     return PydanticCustomError(code, sentence)
 
 
 def refused(
     error: ValidationError, source: TypeAdapter[Any] | type[BaseModel], *, parameters: bool
 ) -> BadJson | Invalid:
-    """Convert what Pydantic found while it validated ``source``: name parameters, or else point into the body."""
+    """Convert the errors of a validation of ``source``; a detail names a parameter, or points into the body."""
     found = error.errors(include_url=False, include_input=False)
     if found[0]["type"] == "json_invalid":
         return BadJson(_bad_json(found[0]))
-    details = [_detail(item, source, parameters=parameters) for item in found[:ERRORS_SHOWN]]
+    details = [_detail(item, source, parameters=parameters) for item in found[:MAX_ERRORS_SHOWN]]
     return invalid(details, more=len(found) - len(details))
 
 
 def _bad_json(item: ErrorDetails) -> str:
     position = POSITION.search(item["msg"])
-    where = f": it breaks off or goes wrong at line {position[1]}, column {position[2]}" if position else ""
+    where = f": it ends early or has an error at line {position[1]}, column {position[2]}" if position else ""
     return f"The body is not valid JSON in UTF-8{where}."
 
 
@@ -109,7 +109,7 @@ def _detail(item: ErrorDetails, source: TypeAdapter[Any] | type[BaseModel], *, p
 
 
 def _with_limits(sentence: str, schema: Mapping[str, Any]) -> str:
-    """Fill in what JSON Schema says of a field: its limits, its options, what it is an array of."""
+    """Fill in the limits, the options and the items of a field from its JSON schema."""
     options = [json.dumps(option, ensure_ascii=False) for option in schema.get("enum", [schema.get("const")])]
     items = "ids" if schema.get("items", {}).get("type") == "integer" else "items"
     return (
@@ -133,7 +133,7 @@ def _json_schema(source: TypeAdapter[Any] | type[BaseModel]) -> dict[str, Any]:
 
 
 def _schema_at(schema: Mapping[str, Any], location: tuple[int | str, ...]) -> Mapping[str, Any]:
-    """Return the schema of a place, which may be null too."""
+    """Return the schema at a location; for a nullable field, the schema without null."""
     definitions = schema.get("$defs", {})
 
     def resolved(node: Mapping[str, Any]) -> Mapping[str, Any]:

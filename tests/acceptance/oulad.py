@@ -1,9 +1,9 @@
-"""Loads the Open University Learning Analytics Dataset through the HTTP API, as another service would, twice.
+"""Load the Open University Learning Analytics Dataset through the HTTP API twice, as another service would.
 
     .venv/bin/python -m tests.acceptance.oulad FOLDER
 
-FOLDER holds courses.csv and studentRegistration.csv of the dataset (doi:10.1038/sdata.2017.171). The service runs as a
-process of its own on a fresh embedded PostgreSQL, or on the database of DATABASE_URL, which has to be empty.
+FOLDER contains courses.csv and studentRegistration.csv of the dataset (doi:10.1038/sdata.2017.171). The service runs as
+a separate process on a new embedded PostgreSQL, or on the database that DATABASE_URL names, which must be empty.
 """
 
 import argparse
@@ -27,14 +27,14 @@ import aiohttp
 from service.embedded import embedded_server
 
 CALLERS = 32
-"""Requests under way at once: what one busy neighbour service sends."""
+"""Concurrent requests, as many as one busy neighbouring service sends."""
 
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
 class Registrations:
-    """The dataset as the service will know it: codes of courses by student, and those that were left again."""
+    """The dataset: the external ids of all courses, and of the courses that each student enrolled in and later left."""
 
     courses: list[str]
     enrolled: dict[str, list[str]]
@@ -42,7 +42,7 @@ class Registrations:
 
 
 def read(folder: Path) -> Registrations:
-    """Read the dataset; a course's external id is its module and presentation, such as AAA-2013J."""
+    """Read the dataset; the external id of a course is its module and presentation, such as AAA-2013J."""
     with (folder / "courses.csv").open(newline="") as file:
         courses = [f"{row['code_module']}-{row['code_presentation']}" for row in csv.DictReader(file)]
     enrolled: dict[str, list[str]] = defaultdict(list)
@@ -58,14 +58,14 @@ def read(folder: Path) -> Registrations:
 
 @dataclass(slots=True)
 class Caller:
-    """A client of the service that counts what it sends."""
+    """A client of the service that counts its requests and their outcomes."""
 
     session: aiohttp.ClientSession
     requests: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
 
     async def call(self, method: str, path: str, body: object = None) -> Any:
-        """Send a request and return the answer's body; anything but success ends the run."""
+        """Send a request and return the body of the response; exit if the request fails."""
         self.requests += 1
         async with self.session.request(method, path, json=body) as response:
             if response.status >= 400:
@@ -73,7 +73,7 @@ class Caller:
             return await response.json()
 
     async def pages(self, path: str) -> AsyncIterator[Any]:
-        """Read all items of a list."""
+        """Yield all items of a list."""
         cursor = ""
         while True:
             page = await self.call("GET", f"{path}{'&' if '?' in path else '?'}limit=500{cursor}")
@@ -84,7 +84,7 @@ class Caller:
             cursor = f"&cursor={page['next']}"
 
     async def each(self, what: str, items: Iterable[Item], work: Callable[[Item], Awaitable[None]]) -> None:
-        """Do the same for many items, a number of them at once, and print how fast."""
+        """Process many items, several at a time, and print the request rate."""
         before, started = self.requests, time.perf_counter()
         waiting = iter(items)
 
@@ -97,11 +97,11 @@ class Caller:
                 group.create_task(worker())
         seconds = time.perf_counter() - started
         sent = self.requests - before
-        print(f"  {what:<28}{sent:>8,} requests in {seconds:6.1f} s = {sent / seconds:>6,.0f} a second", flush=True)
+        print(f"  {what:<28}{sent:>8,} requests in {seconds:6.1f} s = {sent / seconds:>6,.0f} per second", flush=True)
 
 
 async def load(caller: Caller, data: Registrations) -> None:
-    """Send the whole dataset; what is in the service already stays unchanged."""
+    """Send the whole dataset; data that already exist in the service stay unchanged."""
     caller.outcomes.clear()
     course_ids: dict[str, int] = {}
     student_ids: dict[str, int] = {}
@@ -115,13 +115,13 @@ async def load(caller: Caller, data: Registrations) -> None:
         student_ids[name] = (await caller.call("PUT", f"/students/by-external-id/{name}", body))["id"]
 
     async def enroll(name: str) -> None:
-        student, gone = student_ids[name], set()
+        student, dropped = student_ids[name], set()
         if name in data.left:
-            # Whoever has left is not enrolled again by a second run.
-            gone = {item["course_id"] async for item in caller.pages(f"/students/{student}/courses?status=dropped")}
-        asked = [course_ids[course] for course in data.enrolled[name] if course_ids[course] not in gone]
-        if asked:
-            answer = await caller.call("POST", f"/students/{student}/enroll", {"course_ids": asked})
+            # A second run must not enroll the student again in the courses that the first run dropped.
+            dropped = {item["course_id"] async for item in caller.pages(f"/students/{student}/courses?status=dropped")}
+        requested = [course_ids[course] for course in data.enrolled[name] if course_ids[course] not in dropped]
+        if requested:
+            answer = await caller.call("POST", f"/students/{student}/enroll", {"course_ids": requested})
             caller.outcomes.update(f"enroll: {result['outcome']}" for result in answer["results"])
 
     async def drop(name: str) -> None:
@@ -154,12 +154,12 @@ async def load(caller: Caller, data: Registrations) -> None:
     await caller.each("students' courses read", student_ids.values(), read_courses)
     print(f"  remaining: {len(by_roster):,} by roster, {len(by_student):,} by student", flush=True)
     if not by_roster == by_student == remaining:
-        raise SystemExit("error: the service's enrollments are not those of the dataset")
+        raise SystemExit("error: the enrollments in the service differ from the dataset")
 
 
 @contextmanager
 def running_service(database_url: str) -> Iterator[str]:
-    """Run the service as a process and yield its address; it has to end with status 0."""
+    """Run the service as a process and yield its address; exit if the process fails."""
     environment = {**os.environ, "DATABASE_URL": database_url, "PORT": "0"}
     command = [sys.executable, "-m", "service"]
     with subprocess.Popen(
@@ -176,7 +176,7 @@ def running_service(database_url: str) -> Iterator[str]:
 
 
 async def run(address: str, data: Registrations) -> None:
-    """Load the dataset twice; the second time has to leave everything as it is."""
+    """Load the dataset twice; exit if the second run changes anything."""
     async with aiohttp.ClientSession(address, connector=aiohttp.TCPConnector(limit=CALLERS)) as session:
         caller = Caller(session)
         while (await session.get("/health/ready")).status != 200:
@@ -188,7 +188,7 @@ async def run(address: str, data: Registrations) -> None:
             await load(caller, data)
             seconds = time.perf_counter() - started
             print(
-                f"  in all {caller.requests:,} requests in {seconds:.1f} s = {caller.requests / seconds:,.0f} a second"
+                f"  total: {caller.requests:,} requests in {seconds:.1f} s = {caller.requests / seconds:,.0f} per second"
             )
         changed = [name for name in caller.outcomes if not name.endswith("unchanged")]
         if changed:
@@ -196,7 +196,7 @@ async def run(address: str, data: Registrations) -> None:
 
 
 def main() -> None:
-    """Run it all, and ``check`` at the end."""
+    """Load the dataset into the service, then run ``check``."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", type=Path)
     data = read(parser.parse_args().folder)

@@ -1,5 +1,5 @@
-"""Attacks on a service that runs: ``python -m tests.attacks [NAME…]`` shows what each does to the other callers.
+"""Attacks on a running service: ``python -m tests.attacks [NAME…]`` measures their effects on other callers.
 
-Each module here that has a ``run()`` is an attack, named after the module: a coroutine function that starts a service
-with ``harness.attacked``, attacks it, and returns the ``Figure``s that it measured, each with its target.
+Each module in this package, except the harness, is an attack. Its coroutine function ``run()`` starts a service with
+``harness.attacked``, attacks it, and returns the measured ``Figure``s, each with its target.
 """

@@ -1,4 +1,4 @@
-"""``python -m tests.attacks [NAME…]``: run attacks, and print today's figures beside their targets."""
+"""Run attacks with ``python -m tests.attacks [NAME…]``, and print the measured figures with their targets."""
 
 import argparse
 import asyncio
@@ -15,21 +15,23 @@ SHARED = {"__main__", "harness"}
 
 
 def names() -> list[str]:
-    """List the attacks: the modules beside this one."""
+    """Return the names of the attacks, which are the other modules of this package."""
     return [module.name for module in pkgutil.iter_modules(attacks.__path__) if module.name not in SHARED]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run attacks one after the other; 1 where a target is missed."""
+    """Run attacks one after the other; return 1 if a target is missed."""
     parser = argparse.ArgumentParser(prog="python -m tests.attacks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of: {', '.join(names())}; all without a name")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"one or more of: {', '.join(names())}; all by default"
+    )
     given = parser.parse_args(arguments)
     if unknown := set(given.names) - set(names()):
-        parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(names())}")
-    # A SIGTERM unwinds what is under way, so that no server is left behind.
+        parser.error(f"unknown attack: {', '.join(sorted(unknown))}; choose from {', '.join(names())}")
+    # SIGTERM raises KeyboardInterrupt, so that the embedded server is stopped rather than orphaned.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    # A caller takes a file, here and in the service.
+    # Each caller needs a file descriptor, in this process and in the service.
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     missed = 0

@@ -1,23 +1,23 @@
-"""Compressed bodies of 1 MB that unpack to 1 GB, to an endpoint that takes a body and to paths that take none."""
+"""Compressed bodies of 1 MB that unpack to 1 GB, sent to an endpoint that takes a body and to paths that take none."""
 
 import asyncio
 import zlib
 from collections.abc import Sequence
 
-from tests.attacks.harness import Figure, Service, attacked, beside, quiet, stall
+from tests.attacks.harness import Figure, Service, attacked, observer, observer_figures, quiet
 
 UNPACKED_BYTES = 1 << 30
 AT_ONCE = 5
 
 
 async def run() -> Sequence[Figure]:
-    """Send the bombs one after the other, then several at once."""
+    """Send the bodies one after the other, then several at once."""
     bombs = {"gzip": bomb(16 + zlib.MAX_WBITS), "deflate": bomb(zlib.MAX_WBITS)}
     async with attacked() as service:
         before = await quiet(service)
         used = service.cpu_seconds()
         statuses: set[int] = set()
-        async with beside(service) as found:
+        async with observer(service) as found:
             for encoding, data in bombs.items():
                 for target in ("POST /students", "POST /nothing", "GET /students", "POST /health/live"):
                     statuses.add(await send(service, target, encoding, data))
@@ -25,14 +25,14 @@ async def run() -> Sequence[Figure]:
                 await asyncio.gather(*(send(service, "POST /nothing", "gzip", bombs["gzip"]) for _ in range(AT_ONCE)))
             )
         return [
-            *stall(found, before),
+            *observer_figures(found, before),
             Figure("processor time of the service", service.cpu_seconds() - used, "s", at_most=1.0),
-            Figure("answers other than a problem", len(statuses - {404, 405, 413, 415})),
+            Figure("responses other than the expected problems", len(statuses - {404, 405, 413, 415})),
         ]
 
 
 def bomb(window: int) -> bytes:
-    """Compress a gigabyte of nothing."""
+    """Return a compressed gigabyte of zeros."""
     packer = zlib.compressobj(9, zlib.DEFLATED, window)
     block = bytes(1 << 20)
     packed = [packer.compress(block) for _ in range(UNPACKED_BYTES // len(block))]
@@ -40,7 +40,7 @@ def bomb(window: int) -> bytes:
 
 
 async def send(service: Service, target: str, encoding: str, data: bytes) -> int:
-    """Send a body and return the status, 0 where the connection ends without an answer."""
+    """Send a body and return the status, or 0 if the connection ends without a response."""
     reader, writer = await asyncio.open_connection(*service.address)
     try:
         writer.write(

@@ -1,4 +1,4 @@
-"""Requests that are wrong in 100,000 places: bad ids in bulk, and members that nobody knows."""
+"""Requests with 100,000 errors: invalid ids in bulk, and unknown members."""
 
 import asyncio
 import json
@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 import aiohttp
 
-from tests.attacks.harness import STALL_MS, Figure, attacked, beside, quiet, stall
+from tests.attacks.harness import STALL_MS, Figure, attacked, observer, observer_figures, quiet
 
 TIMES = 20
 PAUSE_SECONDS = 0.02
-"""Longer than the caller beside takes to come again."""
+"""Longer than the pause between two calls of the observer."""
 
 BODIES = {
-    "1,000 items of 100 bad ids": {"items": [{"student_id": 1, "course_ids": [-1] * 100}] * 1000},
-    "1,000 items with a bad id at the end": {"items": [{"student_id": 1, "course_ids": [1] * 99 + [-1]}] * 1000},
-    "1,000 items, each wrong in every member": {
+    "1,000 items of 100 invalid ids": {"items": [{"student_id": 1, "course_ids": [-1] * 100}] * 1000},
+    "1,000 items with an invalid id at the end": {"items": [{"student_id": 1, "course_ids": [1] * 99 + [-1]}] * 1000},
+    "1,000 items, invalid in every member": {
         "items": [{"student_id": "x", "course_ids": ["x"] * 100, "mode": 1, "on_full": 2, "other": 3}] * 1000
     },
     "110,000 unknown members": {f"{number:x}": 1 for number in range(110_000)},
@@ -24,14 +24,14 @@ BODIES = {
 
 
 async def run() -> Sequence[Figure]:
-    """Send each body a few times."""
+    """Send each body several times."""
     figures: list[Figure] = []
     async with attacked() as service, aiohttp.ClientSession() as session:
         before = await quiet(service)
         for name, body in BODIES.items():
             used = service.cpu_seconds()
             data = json.dumps(body, separators=(",", ":")).encode()
-            async with beside(service) as found:
+            async with observer(service) as found:
                 for _ in range(TIMES):
                     headers = {"Content-Type": "application/json"}
                     async with session.post(f"{service.url}/enrollments", data=data, headers=headers) as response:
@@ -42,9 +42,9 @@ async def run() -> Sequence[Figure]:
             figures += [
                 Figure(f"{name}: body", len(data) / 1000, "kB"),
                 Figure(f"{name}: status", response.status, at_least=422),
-                Figure(f"{name}: errors in the answer", len(problem["errors"]), at_most=100),
-                Figure(f"{name}: answer", len(answer) / 1000, "kB"),
-                Figure(f"{name}: processor time of each", per_request * 1000, "ms", at_most=STALL_MS),
-                *stall(found, before),
+                Figure(f"{name}: errors in the response", len(problem["errors"]), at_most=100),
+                Figure(f"{name}: response", len(answer) / 1000, "kB"),
+                Figure(f"{name}: processor time for each request", per_request * 1000, "ms", at_most=STALL_MS),
+                *observer_figures(found, before),
             ]
     return figures

@@ -1,4 +1,4 @@
-"""PostgreSQL frozen for 30 seconds: it keeps its connections, and answers nothing."""
+"""PostgreSQL frozen for 30 seconds: it keeps its connections but does not respond."""
 
 import asyncio
 import os
@@ -15,10 +15,10 @@ from tests.attacks.harness import Figure, Service, attacked
 
 FROZEN_SECONDS = 30.0
 CALLERS = 8
-"""Of each kind of request; each asks again after a pause."""
+"""Callers for each kind of request; each sends its next request after a pause."""
 PAUSE_SECONDS = 0.05
 QUICK_SECONDS = 0.1
-"""Generous for an answer that needs no database."""
+"""A generous limit for a response that needs no database."""
 BODY = b'{"given_name":"Ada","family_name":"Byron","email":"%d.%d@campus.example"}'
 KINDS = {
     "change": b"POST /students HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
@@ -29,17 +29,17 @@ KINDS = {
 
 @dataclass(slots=True)
 class Seen:
-    """When each request of a kind began within the freeze, and how long it took."""
+    """The start of each request of one kind during the freeze, and its duration, in seconds."""
 
     answers: list[tuple[float, float]] = field(default_factory=list)
     others: int = 0
-    """Answers in the freeze that are no 503."""
+    """Responses during the freeze with a status other than 503."""
     recovered: float = float("nan")
-    """After how many seconds of the thaw the first one succeeded."""
+    """Seconds between the thaw and the first success."""
 
 
 async def run() -> Sequence[Figure]:
-    """Freeze every process of PostgreSQL under load, and let it go on."""
+    """Freeze all processes of PostgreSQL under load, then let them continue."""
     settings = Settings()
     budget = settings.admission_seconds + settings.acquire_timeout + settings.command_timeout
     found = {kind: Seen() for kind in KINDS}
@@ -62,11 +62,11 @@ async def run() -> Sequence[Figure]:
         late = [seconds for began, seconds in seen.answers if began > budget]
         figures += [
             Figure(f"{kind}: longest wait for a 503", max(taken), "s", at_most=budget),
-            Figure(f"{kind}: answers in the freeze", len(taken)),
+            Figure(f"{kind}: responses during the freeze", len(taken)),
             Figure(
-                f"{kind}: of those after {budget:.0f} s, median", statistics.median(late), "s", at_most=QUICK_SECONDS
+                f"{kind}: median of those after {budget:.0f} s", statistics.median(late), "s", at_most=QUICK_SECONDS
             ),
-            Figure(f"{kind}: answers in the freeze other than 503", seen.others, at_most=0),
+            Figure(f"{kind}: responses during the freeze other than 503", seen.others, at_most=0),
             Figure(f"{kind}: first success after the thaw", seen.recovered, "s", at_most=budget),
         ]
     return figures
@@ -74,10 +74,10 @@ async def run() -> Sequence[Figure]:
 
 @contextmanager
 def stopped(service: Service) -> Iterator[None]:
-    """Stop PostgreSQL's first process and all of its, and let them go on at the end."""
+    """Stop the first process of PostgreSQL and all of its children while the context lasts, then let them continue."""
     first = int((service.data_dir / "cluster" / "postmaster.pid").read_text().split()[0])
     os.kill(first, signal.SIGSTOP)
-    # It starts no more of them now.
+    # A stopped process starts no more children, so the list is complete.
     children = [int(pid) for pid in Path(f"/proc/{first}/task/{first}/children").read_text().split()]
     try:
         for pid in children:
@@ -91,7 +91,7 @@ def stopped(service: Service) -> Iterator[None]:
 async def ask(
     service: Service, kind: str, number: int, seen: Seen, frozen: asyncio.Event, thawed: asyncio.Event
 ) -> None:
-    """Ask again and again, until an answer after the thaw is a success."""
+    """Send requests until one succeeds after the thaw."""
     reader, writer = await asyncio.open_connection(*service.address)
     start: float | None = None
     thaw: float | None = None

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 from service.settings import Settings
-from tests.attacks.harness import Figure, Service, attacked, beside, quiet, stall
+from tests.attacks.harness import Figure, Service, attacked, observer, observer_figures, quiet
 
 CONNECTIONS = 2_000
 PAUSE_SECONDS = 0.001
@@ -15,26 +15,26 @@ WAIT_SECONDS = 6 * LIMIT_SECONDS
 
 
 async def run() -> Sequence[Figure]:
-    """Connect, and wait until the service has ended the connections."""
+    """Open the connections and wait until the service closes them."""
     async with attacked() as service:
         before = await quiet(service)
-        async with beside(service) as found:
+        async with observer(service) as found:
             holding = []
             for number in range(CONNECTIONS):
                 holding.append(asyncio.create_task(hold(service, number)))
-                # Not in one rush: what taking connections costs is another matter.
+                # Spread out, because the cost of accepting connections is not measured here.
                 await asyncio.sleep(PAUSE_SECONDS)
             seconds = await asyncio.gather(*holding)
         return [
-            *stall(found, before),
+            *observer_figures(found, before),
             Figure("connections still open after the wait", sum(map(math.isnan, seconds)), at_most=0),
-            # The sweep looks once a second.
-            Figure("the longest that one stayed open", max(seconds), "s", at_most=LIMIT_SECONDS + 3),
+            # The service checks for expired connections once a second.
+            Figure("longest time that a connection stayed open", max(seconds), "s", at_most=LIMIT_SECONDS + 3),
         ]
 
 
 async def hold(service: Service, number: int) -> float:
-    """Return how long the service let a connection be, NaN where that is for as long as this waits."""
+    """Return for how many seconds the service kept a connection open, or NaN if it did not close the connection."""
     reader, writer = await asyncio.open_connection(*service.address)
     began = time.monotonic()
     try:

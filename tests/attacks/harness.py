@@ -1,4 +1,7 @@
-"""What attacks share: a service in a process of its own, a caller beside the attack, and figures with targets."""
+"""Shared parts of the attacks: a service in its own process, an observer, and figures with targets.
+
+The observer is a caller in another process, which measures how an attack affects other callers.
+"""
 
 import asyncio
 import http.client
@@ -22,18 +25,18 @@ from tests.benchmarks.servers import ROOT, SERVICE, Server, serving
 from tests.benchmarks.usage import cpu_seconds
 
 PAUSE_SECONDS: Final = 0.005
-"""Between two calls of the caller beside the attack: it notices any stall that is longer."""
+"""Pause between two calls of the observer, which detects longer stalls."""
 ANSWER_SECONDS: Final = 60.0
-"""How long the caller beside the attack waits for an answer before it counts as none."""
+"""Time after which the observer counts a call as failed."""
 STALL_MS: Final = 50.0
-"""The longest time that a single request may keep all others waiting."""
+"""Longest time for which a single request may delay all others."""
 DISK: Final = Path("/var/tmp")
-"""Not /tmp, which may be memory: a commit has to reach a disk."""
+"""Used instead of /tmp, which may be in memory: commits must reach a disk."""
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One measured number and its target; without a target it is only shown."""
+    """A measured number and its target; a number without a target is for information."""
 
     what: str
     value: float
@@ -43,7 +46,7 @@ class Figure:
 
     @property
     def holds(self) -> bool:
-        """Whether the target is met."""
+        """Return whether the target is met."""
         if math.isnan(self.value):
             return False
         above = self.at_most is not None and self.value > self.at_most
@@ -61,17 +64,17 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A service that runs in a process of its own, on a PostgreSQL of its own."""
+    """A service in a separate process, with its own PostgreSQL."""
 
     url: str
     pid: int
     database_url: str
     data_dir: Path
-    """The folder of the embedded server: ``cluster/postmaster.pid`` names its process."""
+    """The folder of the embedded server; ``cluster/postmaster.pid`` contains its process id."""
 
     @property
     def address(self) -> tuple[str, int]:
-        """The host and the port."""
+        """Return the host and the port."""
         parts = urlsplit(self.url)
         assert parts.hostname is not None
         assert parts.port is not None
@@ -91,9 +94,9 @@ class Service:
 
 @asynccontextmanager
 async def attacked(**settings: object) -> AsyncIterator[Service]:
-    """Serve with these settings of ``service.settings``; the service is ready, and its database empty."""
+    """Run a service with these settings of ``service.settings``; it is ready, and its database is empty."""
     folder = Path(tempfile.mkdtemp(prefix="enrollment-attack-", dir=DISK if DISK.is_dir() else None))
-    # As root, PostgreSQL runs under another account, which has to get through.
+    # If this process is root, PostgreSQL runs under another account, which must be able to enter the folder.
     folder.chmod(0o711)
     environment = tuple((name.upper(), str(value)) for name, value in settings.items())
     try:
@@ -109,28 +112,28 @@ async def attacked(**settings: object) -> AsyncIterator[Service]:
 
 @dataclass(slots=True)
 class Latencies:
-    """How long a caller beside the attack waited for each answer; filled when ``beside`` ends."""
+    """The response times of an observer; filled when ``observer`` ends."""
 
     milliseconds: list[float] = field(default_factory=list)
     failed: int = 0
-    """Calls without an answer of 200."""
+    """Calls without a 200 response."""
 
     @property
     def p99(self) -> float:
-        """The time within which 99 of 100 answers came."""
+        """Return the 99th percentile in milliseconds, or NaN with fewer than two calls."""
         if len(self.milliseconds) < 2:
             return math.nan
         return statistics.quantiles(self.milliseconds, n=100, method="inclusive")[98]
 
     @property
     def longest(self) -> float:
-        """The longest wait: how long the event loop stood still, and the little that a call takes."""
+        """Return the longest time in milliseconds: the longest stall of the event loop, plus the time of a call."""
         return max(self.milliseconds, default=math.nan)
 
 
 @asynccontextmanager
-async def beside(service: Service, path: str = "/health/live") -> AsyncIterator[Latencies]:
-    """Call a path again and again from a process of its own, as long as the block lasts."""
+async def observer(service: Service, path: str = "/health/live") -> AsyncIterator[Latencies]:
+    """Call a path repeatedly from a separate process while the context lasts."""
     found = Latencies()
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.attacks.harness", service.url, path),
@@ -151,23 +154,23 @@ async def beside(service: Service, path: str = "/health/live") -> AsyncIterator[
 
 
 async def quiet(service: Service, path: str = "/health/live", seconds: float = 2.0) -> Latencies:
-    """Measure what a caller waits while nobody attacks."""
-    async with beside(service, path) as found:
+    """Return the response times of an observer without an attack."""
+    async with observer(service, path) as found:
         await asyncio.sleep(seconds)
     return found
 
 
-def stall(found: Latencies, before: Latencies) -> list[Figure]:
-    """Make the figures of a caller beside an attack that must not make it wait."""
+def observer_figures(found: Latencies, before: Latencies) -> list[Figure]:
+    """Return the figures of an observer that the attack must not delay."""
     return [
-        Figure("longest wait of a caller beside, before", before.longest, "ms"),
-        Figure("longest wait of a caller beside, attacked", found.longest, "ms", at_most=STALL_MS),
-        Figure("calls beside without an answer", found.failed, at_most=0),
+        Figure("longest wait of the observer, before the attack", before.longest, "ms"),
+        Figure("longest wait of the observer, during the attack", found.longest, "ms", at_most=STALL_MS),
+        Figure("failed calls of the observer", found.failed, at_most=0),
     ]
 
 
-def call_until_told_to_stop(url: str, path: str) -> None:
-    """Be the caller beside the attack: print that it has begun, and at the end how long each call took."""
+def observe(url: str, path: str) -> None:
+    """Call a path until a line arrives on standard input; print "begun" first, and the durations at the end."""
     parts = urlsplit(url)
     taken: list[float] = []
     failed = 0
@@ -184,10 +187,10 @@ def call_until_told_to_stop(url: str, path: str) -> None:
             connection.close()
         taken.append((time.perf_counter() - began) * 1000)
         if len(taken) == 1:
-            # The first one connects, and does not count.
+            # The first call connects and does not count.
             print("begun", flush=True)
     print(json.dumps([taken[1:], failed]))
 
 
 if __name__ == "__main__":
-    call_until_told_to_stop(*sys.argv[1:])
+    observe(*sys.argv[1:])

@@ -1,4 +1,4 @@
-"""1,000 readers who long-poll the feed: one event wakes all of them, again and again."""
+"""1,000 readers who long-poll the feed: every event wakes all of them."""
 
 import asyncio
 import json
@@ -9,20 +9,20 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
-from tests.attacks.harness import Figure, Latencies, Service, attacked, beside, quiet
+from tests.attacks.harness import Figure, Latencies, Service, attacked, observer, quiet
 
 READERS = 1_000
 EVENTS = 10
 WAIT_SECONDS = 30
 IDLE_SECONDS = 10
 ANSWER_SECONDS = 60
-BESIDE = "/courses?limit=1"
-"""What the others read: it needs a connection to the database, as the readers do."""
+OBSERVED_PATH = "/courses?limit=1"
+"""The path that the observer reads; like the feed, it needs a database connection."""
 
 
 @dataclass(slots=True)
 class Crowd:
-    """Readers of the feed, each of which asks for more as soon as it has an answer."""
+    """Readers of the feed, each of which requests the next events as soon as it has a response."""
 
     service: Service
     waiting: int = 0
@@ -51,7 +51,7 @@ class Crowd:
             writer.close()
 
     async def until_answered(self, count: int) -> None:
-        """Wait until there are so many answers, and every reader has asked for more."""
+        """Wait until ``count`` responses have arrived and every reader has sent its next request."""
         async with asyncio.timeout(ANSWER_SECONDS):
             while len(self.answers) < count or self.waiting < READERS - self.failed:
                 await asyncio.sleep(0.01)
@@ -59,7 +59,7 @@ class Crowd:
 
 @asynccontextmanager
 async def crowd(service: Service, cursor: str) -> AsyncIterator[Crowd]:
-    """Let readers wait at a cursor as long as the block lasts."""
+    """Let readers wait at a cursor while the context lasts."""
     found = Crowd(service)
     tasks = [asyncio.create_task(found.read(cursor)) for _ in range(READERS)]
     try:
@@ -73,13 +73,13 @@ async def crowd(service: Service, cursor: str) -> AsyncIterator[Crowd]:
 
 
 async def run() -> Sequence[Figure]:
-    """Let the readers wait, then make one event after the other while somebody else reads."""
+    """Let the readers wait, then create one event after the other while another caller reads."""
     found = Latencies()
     spans: list[float] = []
     loop = asyncio.get_running_loop()
     async with attacked() as service, aiohttp.ClientSession(service.url) as session:
         await event(session)
-        before = await quiet(service, BESIDE, seconds=5)
+        before = await quiet(service, OBSERVED_PATH, seconds=5)
         async with session.get("/events/head") as response:
             cursor = (await response.json())["next"]
         async with crowd(service, cursor) as readers:
@@ -87,7 +87,7 @@ async def run() -> Sequence[Figure]:
             await asyncio.sleep(IDLE_SECONDS)
             idle = (service.cpu_seconds() - used) / IDLE_SECONDS * 100
             for turn in range(EVENTS):
-                async with beside(service, BESIDE) as burst:
+                async with observer(service, OBSERVED_PATH) as burst:
                     began = loop.time()
                     await event(session)
                     await readers.until_answered((turn + 1) * READERS)
@@ -96,20 +96,20 @@ async def run() -> Sequence[Figure]:
                 found.failed += burst.failed
                 await asyncio.sleep(0.3)
         return [
-            Figure("processor time while nothing happens", idle, "%", at_most=3),
+            Figure("processor time without events", idle, "%", at_most=3),
             Figure("p99 of others, before", before.p99, "ms"),
             Figure("p99 of others, while the readers are answered", found.p99, "ms", at_most=3 * before.p99),
             Figure("longest wait of others", found.longest, "ms"),
-            Figure("others without an answer", found.failed, at_most=0),
+            Figure("failed calls of others", found.failed, at_most=0),
             Figure("from the event to the last reader's next request, median", statistics.median(spans) * 1000, "ms"),
             Figure(
-                "answers of each event to readers", len(readers.answers) / EVENTS, at_least=READERS, at_most=READERS
+                "responses to readers for each event", len(readers.answers) / EVENTS, at_least=READERS, at_most=READERS
             ),
             Figure("readers refused", readers.failed, at_most=0),
         ]
 
 
 async def event(session: aiohttp.ClientSession) -> None:
-    """Make one event."""
+    """Create one event."""
     async with session.post("/courses", json={"code": "C1", "title": "Course"}) as response:
         assert response.status == 201, response

@@ -1,4 +1,4 @@
-"""More callers than can be served, each of whom asks again as soon as it has an answer."""
+"""More callers than the service can handle, each of which sends its next request as soon as it has a response."""
 
 import asyncio
 import time
@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import asyncpg
 
 from service.settings import Settings
-from tests.attacks.harness import Figure, Latencies, Service, attacked, beside
+from tests.attacks.harness import Figure, Latencies, Service, attacked, observer
 from tests.benchmarks import wrk
 from tests.benchmarks.data import IDLE, cluster_at, fill
 from tests.benchmarks.run import options_of
@@ -18,45 +18,45 @@ from tests.benchmarks.run import options_of
 FEW = 256
 ADMISSION_SECONDS = Settings().admission_seconds
 CASES = ((8_000, ADMISSION_SECONDS), (10_000, ADMISSION_SECONDS), (13_000, ADMISSION_SECONDS), (13_000, 0.5))
-"""Callers, and how long they may wait. With the last, most of them have to be refused on any machine."""
+"""Numbers of callers, and ``ADMISSION_SECONDS``. In the last case, any machine must refuse most of the requests."""
 STUDENTS = str(Path(__file__).parent / "students")
 LOADS = (STUDENTS, "enroll")
-"""Scripts of wrk: one creates students, the other enrolls those of the benchmarks in two courses each."""
+"""Scripts for wrk: one creates students, the other enrolls the students of the benchmarks in two courses each."""
 CONNECTING_SECONDS = {True: 2, False: 10}
-"""Until all are connected: the kernel lets a caller try again after one second, and then after two and four."""
+"""Time until all callers are connected, for few callers or many: the kernel retries after one, two and four seconds."""
 WINDOW_SECONDS = 8
-STUDENT = b'{"given_name":"Ada","family_name":"Byron","email":"beside.%d@campus.example"}'
+STUDENT = b'{"given_name":"Ada","family_name":"Byron","email":"additional.%d@campus.example"}'
 
 
 @dataclass(slots=True)
 class Seen:
-    """What came of an overload, within the window."""
+    """The results of an overload within the window."""
 
     goodput: float = 0.0
-    """Events, a second: one for each student created, and one for each seat taken."""
+    """Events per second: one for each created student and one for each seat taken."""
     refusals: float = 0.0
-    """Answers of 503, a second, of the whole load."""
+    """503 responses per second, for the whole load."""
     reads: Latencies = field(default_factory=Latencies)
     refused_seconds: list[float] = field(default_factory=list)
-    """How long one more caller waited for each refusal."""
+    """How long an additional caller waited for each refusal."""
     served_seconds: list[float] = field(default_factory=list)
-    """How long one more caller waited for each change that was made."""
+    """How long an additional caller waited for each successful change."""
     bare: int = 0
     """Refusals without Retry-After."""
 
 
 async def run() -> Sequence[Figure]:
-    """Compare many callers with few, of the same service and in the same run."""
+    """Compare many callers with few, in the same run."""
     return [figure for script in LOADS for figure in await compare(script)]
 
 
 async def compare(script: str) -> list[Figure]:
-    """Compare many callers with few, of one kind of change."""
+    """Compare many callers with few, for one kind of change."""
     name = Path(script).name
     few = await overload(script, FEW, ADMISSION_SECONDS)
     figures = [
         Figure(f"{name}, {FEW} callers: events", few.goodput, "/s"),
-        Figure(f"{name}, {FEW} callers: p99 of a read beside", few.reads.p99, "ms"),
+        Figure(f"{name}, {FEW} callers: p99 of the observer", few.reads.p99, "ms"),
     ]
     for callers, seconds in CASES:
         seen = await overload(script, callers, seconds)
@@ -65,16 +65,16 @@ async def compare(script: str) -> list[Figure]:
             Figure(f"{which}: events", seen.goodput, "/s", at_least=0.9 * few.goodput),
             Figure(f"{which}: refused", seen.refusals, "/s"),
             Figure(f"{which}: longest wait for a refusal", max(seen.refused_seconds, default=0.0), "s"),
-            Figure(f"{which}: longest wait for a change made", max(seen.served_seconds, default=0.0), "s"),
+            Figure(f"{which}: longest wait for a successful change", max(seen.served_seconds, default=0.0), "s"),
             Figure(f"{which}: refusals without Retry-After", seen.bare, at_most=0),
-            Figure(f"{which}: p99 of a read beside", seen.reads.p99, "ms"),
-            Figure(f"{which}: reads beside without an answer of 200", seen.reads.failed, at_most=0),
+            Figure(f"{which}: p99 of the observer", seen.reads.p99, "ms"),
+            Figure(f"{which}: failed calls of the observer", seen.reads.failed, at_most=0),
         ]
     return figures
 
 
 async def overload(script: str, callers: int, admission_seconds: float) -> Seen:
-    """Let callers make changes, and count what is made once all are connected."""
+    """Let callers make changes, and count the changes after all callers are connected."""
     seen = Seen()
     connecting = CONNECTING_SECONDS[callers == FEW]
     async with attacked(admission_seconds=admission_seconds) as service:
@@ -96,11 +96,11 @@ async def overload(script: str, callers: int, admission_seconds: float) -> Seen:
         await asyncio.sleep(connecting)
         connection = await asyncpg.connect(service.database_url)
         try:
-            async with beside(service, "/students/1") as seen.reads:
+            async with observer(service, "/students/1") as seen.reads:
                 began, before = time.monotonic(), await newest(connection)
                 asking = asyncio.create_task(keep_asking(service, seen, until=began + WINDOW_SECONDS))
                 await asyncio.sleep(WINDOW_SECONDS)
-                # Not after the last answer: it may come when the load is over.
+                # Counted before the last response, which may arrive after the load has ended.
                 seen.goodput = (await newest(connection) - before) / (time.monotonic() - began)
                 await asking
         finally:
@@ -111,20 +111,20 @@ async def overload(script: str, callers: int, admission_seconds: float) -> Seen:
 
 
 async def newest(connection: asyncpg.Connection) -> int:
-    """Return the position of the newest event: each change makes one."""
+    """Return the position of the newest event; each change appends one."""
     position: int = await connection.fetchval("SELECT coalesce(max(position), 0) FROM events")
     return position
 
 
 async def keep_asking(service: Service, seen: Seen, *, until: float) -> None:
-    """Be one more caller, who asks again with a new connection after each answer."""
+    """Send requests as an additional caller, each on a new connection."""
     number = 0
     while time.monotonic() < until:
         await one_more(service, seen, number := number + 1)
 
 
 async def one_more(service: Service, seen: Seen, number: int) -> None:
-    """Be one more caller, who asks once."""
+    """Send one request as an additional caller."""
     body = STUDENT % number
     reader, writer = await asyncio.open_connection(*service.address)
     try:

@@ -1,4 +1,4 @@
-"""SIGTERM under load on 64 kept connections: each request begun is answered, and told to close."""
+"""SIGTERM under load on 64 open connections: every started request is answered, with ``Connection: close``."""
 
 import asyncio
 import os
@@ -29,13 +29,13 @@ async def run() -> Sequence[Figure]:
             await asyncio.gather(*callers)
     return [
         Figure("requests answered", seen["answered"], at_least=ROUNDS * CONNECTIONS),
-        Figure("requests begun without an answer", seen["unanswered"], at_most=0),
-        Figure("connections told to close", seen["told to close"], at_least=ROUNDS * CONNECTIONS),
+        Figure("started requests without a response", seen["unanswered"], at_most=0),
+        Figure("connections closed by header", seen["closed"], at_least=ROUNDS * CONNECTIONS),
     ]
 
 
 async def load(service: Service, number: int, seen: Counter[str]) -> None:
-    """Send requests on one connection until it is told to close, or gets no answer."""
+    """Send requests on one connection until a response has ``Connection: close``, or no response arrives."""
     reader, writer = await asyncio.open_connection(*service.address)
     try:
         while True:
@@ -44,9 +44,9 @@ async def load(service: Service, number: int, seen: Counter[str]) -> None:
             await reader.readexactly(int(head.partition(b"content-length: ")[2].split()[0]))
             seen["answered"] += 1
             if b"connection: close" in head:
-                seen["told to close"] += 1
+                seen["closed"] += 1
                 return
-            # A caller who thinks: some connections are idle when the signal comes.
+            # Pauses of different length, so that some connections are idle when the signal arrives.
             await asyncio.sleep(0.001 * (number % 32))
     except (ConnectionError, asyncio.IncompleteReadError):
         seen["unanswered"] += 1

@@ -1,4 +1,4 @@
--- Creates students, each with an e-mail address of its own.
+-- Creates students, each with a different e-mail address.
 local common = dofile(debug.getinfo(1, "S").source:match("^@(.*/)") .. "../benchmarks/load/common.lua")
 local options
 done = common.done
@@ -7,10 +7,10 @@ function init(arguments)
   options = common.options(arguments)
 end
 
-local asked = 0
+local requests = 0
 
 function request()
-  asked = asked + 1
-  local address = options.seed .. "." .. asked .. "@campus.example"
+  requests = requests + 1
+  local address = options.seed .. "." .. requests .. "@campus.example"
   return common.post("/students", '{"given_name":"Ada","family_name":"Byron","email":"' .. address .. '"}')
 end

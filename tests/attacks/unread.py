@@ -1,4 +1,4 @@
-"""100 connections that ask for large answers and never read them."""
+"""100 connections that request large responses and never read them."""
 
 import asyncio
 import math
@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 
 from service.settings import Settings
-from tests.attacks.harness import Figure, Service, attacked, beside, quiet, stall
+from tests.attacks.harness import Figure, Service, attacked, observer, observer_figures, quiet
 
 CONNECTIONS = 100
 ANSWERS = 10
@@ -17,13 +17,13 @@ WAIT_SECONDS = 2 * LIMIT_SECONDS
 
 
 async def run() -> Sequence[Figure]:
-    """Ask, and wait until the service has ended the connections."""
+    """Send the requests and wait until the service closes the connections."""
     async with attacked() as service:
         before = await quiet(service)
         memory = service.memory_bytes()
         callers = [ask(service) for _ in range(CONNECTIONS)]
         try:
-            async with beside(service) as found:
+            async with observer(service) as found:
                 await asyncio.sleep(5)
                 held = service.memory_bytes() - memory
                 closed_after = await until_closed(callers)
@@ -31,16 +31,16 @@ async def run() -> Sequence[Figure]:
             for caller in callers:
                 caller.close()
         return [
-            *stall(found, before),
-            Figure("memory held meanwhile", held / 1e6, "MB"),
-            Figure("memory held in the end", (service.memory_bytes() - memory) / 1e6, "MB"),
-            # The sweep looks once a second.
-            Figure("until the last connection was closed", closed_after, "s", at_most=LIMIT_SECONDS + 3),
+            *observer_figures(found, before),
+            Figure("memory held during the attack", held / 1e6, "MB"),
+            Figure("memory held after the attack", (service.memory_bytes() - memory) / 1e6, "MB"),
+            # The service checks for expired connections once a second.
+            Figure("time until the last connection was closed", closed_after, "s", at_most=LIMIT_SECONDS + 3),
         ]
 
 
 def ask(service: Service) -> socket.socket:
-    """Open a connection and ask for more than its buffers take."""
+    """Open a connection and request more than its buffers can hold."""
     caller = socket.socket()
     caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     caller.connect(service.address)
@@ -49,7 +49,7 @@ def ask(service: Service) -> socket.socket:
 
 
 async def until_closed(callers: Sequence[socket.socket]) -> float:
-    """Return the seconds until all connections were reset, NaN where some are still open after the wait."""
+    """Return the seconds until all connections were reset, or NaN if some are still open at the end of the wait."""
     began = time.monotonic() - 5
     is_open = set(callers)
     while time.monotonic() - began < WAIT_SECONDS:

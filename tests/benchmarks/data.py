@@ -1,7 +1,7 @@
-"""The database under test: templates filled set-based with consistent data, and a clone for each measurement.
+"""The database under test: templates with consistent data, filled set-based, and a clone for each measurement.
 
-A template satisfies every invariant that ``python -m service check`` recounts: counters are recounts, each state is what
-its last event says, positions are contiguous.
+A template satisfies every invariant that ``python -m service check`` verifies: counters match the rows, each state
+matches its last event, and positions are contiguous.
 """
 
 import subprocess
@@ -18,26 +18,27 @@ import psycopg
 from service.migrate import migrate
 
 ROOT: Final = Path(__file__).parents[2]
-EACH: Final = 20
-"""Standing enrollments of a student."""
-SEATS_WANTED: Final = 500
-"""Seats of the course that the rush is for; its waitlist is unlimited."""
+ENROLLMENTS_PER_STUDENT: Final = 20
+"""Existing enrollments of each student."""
+RUSH_SEATS: Final = 500
+"""Seats of the course that the rush requests; its waitlist is unlimited."""
 OPTIONS: Final = {
-    # All else is PostgreSQL's default: every commit is on disk before it is answered.
+    # All other settings are the defaults of PostgreSQL: every commit is on disk before it is confirmed.
     "shared_buffers": "1GB",
     "max_connections": "200",
-    # No checkpoint falls into a measurement: one is made right before.
+    # Large enough that no checkpoint runs during a measurement; one runs right before.
     "max_wal_size": "8GB",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Campus:
-    """What a template holds.
+    """The contents of a template.
 
-    ``students`` have 20 standing enrollments each, evenly over ``courses``; ``newcomers`` have none. The course after
-    the last one is the one that the rush is for. Where rules are ``configured``, every course is in a term with
-    deadlines in force and a credit limit, meets twice a week, and some have requirements that every student meets.
+    The ``students`` have 20 existing enrollments each, spread evenly over ``courses``; ``newcomers`` have none. One
+    additional course, with the next id, is the target of the rush. If rules are ``configured``, every course is in a
+    term with deadlines in force and a credit limit, meets twice a week, and some courses have requirements that every
+    student meets.
     """
 
     name: str
@@ -47,19 +48,24 @@ class Campus:
     configured: bool = False
 
     @property
-    def standing(self) -> int:
-        """The number of standing enrollments."""
-        return self.students * EACH
+    def enrollments(self) -> int:
+        """Return the number of existing enrollments."""
+        return self.students * ENROLLMENTS_PER_STUDENT
 
     @property
     def wanted(self) -> int:
-        """The course that the rush is for."""
+        """Return the id of the course that the rush requests."""
         return self.courses + 1
 
     @property
     def numbers(self) -> dict[str, int]:
-        """What the statements below and the scripts of the load are told."""
-        return {"students": self.students, "courses": self.courses, "each": EACH, "wanted": self.wanted}
+        """Return the parameters of the statements below and of the load scripts."""
+        return {
+            "students": self.students,
+            "courses": self.courses,
+            "each": ENROLLMENTS_PER_STUDENT,
+            "wanted": self.wanted,
+        }
 
 
 IDLE: Final = Campus("idle_1e5", students=5_000, courses=1_000)
@@ -157,7 +163,7 @@ FROM students
 WHERE id %% 50 = 0
 """
 
-FILL_EVENTS_OF_THINGS: Final = """
+FILL_EVENTS_OF_RESOURCES: Final = """
 INSERT INTO events (
     position, type, occurred_at, actor, request_id, student_id, course_id, term_id, before, after
 )
@@ -228,16 +234,16 @@ FROM (
         NULL,
         json_build_object('hold_id', id, 'blocks', json_build_array('enroll'), 'from', starts_at, 'until', ends_at)
     FROM holds
-) AS told
+) AS created
 """
 
-# A student's rows come round by round, as in life: they do not lie side by side.
-FILL_STANDING: Final = """
+# The rows of a student are inserted in rounds, as in production, so that they do not lie on the same page.
+FILL_ENROLLMENTS: Final = """
 WITH base AS (
     SELECT max(position) AS position
     FROM events
 ),
-standing AS (
+existing AS (
     SELECT
         base.position + round * %(students)s + student_id AS joined_position,
         student_id,
@@ -247,15 +253,15 @@ standing AS (
     CROSS JOIN generate_series(1, %(students)s) AS student_id
     ORDER BY joined_position
 ),
-told AS (
+appended AS (
     INSERT INTO events (position, type, occurred_at, actor, request_id, student_id, course_id, after)
     SELECT
         joined_position, 'enrollment.enrolled', now(), 'benchmark', 'benchmark', student_id, course_id, '{"status":"enrolled"}'
-    FROM standing
+    FROM existing
 )
 INSERT INTO student_courses (student_id, course_id, status, joined_position, joined_at, updated_at)
 SELECT student_id, course_id, 'enrolled', joined_position, now(), now()
-FROM standing
+FROM existing
 """
 
 FILL_COMPLETED: Final = """
@@ -272,7 +278,7 @@ passed AS (
     CROSS JOIN generate_series(1, %(students)s) AS student_id
     CROSS JOIN generate_series(1, 2) AS number
 ),
-told AS (
+appended AS (
     INSERT INTO events (position, type, occurred_at, actor, request_id, student_id, course_id, before, after)
     SELECT
         joined_position + step,
@@ -310,9 +316,9 @@ SELECT
     setval(pg_get_serial_sequence('terms', 'id'), (SELECT coalesce(max(id), 0) + 1 FROM terms))
 """
 
-# What a rush must leave behind: who has a seat came before who waits, and nobody's place is the time of another.
+# After a rush, every enrolled student must have joined before every waitlisted one, in the order of the positions.
 SUM_UP_RUSH: Final = """
-WITH wanting AS (
+WITH members AS (
     SELECT
         status,
         joined_position,
@@ -337,11 +343,11 @@ SELECT
         AND coalesce(
             max(joined_position) FILTER (WHERE status = 'enrolled') < min(joined_position) FILTER (WHERE status = 'waitlisted'), true
         ) AS in_order
-FROM wanting
+FROM members
 """
 
 
-# What a copy has on disk only would be read by the first requests, as it is after a restart and never again.
+# Without this, the first requests would read the copy from disk, as happens only after a restart.
 PREWARM: Final = """
 SELECT pg_prewarm(oid)
 FROM pg_class
@@ -352,21 +358,21 @@ WHERE relnamespace = 'public'::regnamespace
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """The PostgreSQL under test: the URL of its first database, and its first process."""
+    """The PostgreSQL under test: the URL of its first database, and the id of its first process."""
 
     url: str
     pid: int
 
     def url_of(self, database: str) -> str:
-        """Name a database of the cluster."""
+        """Return the URL of a database of the cluster."""
         return urlunsplit(urlsplit(self.url)._replace(path=f"/{database}"))
 
     def connect(self, database: str = "postgres") -> psycopg.Connection[Any]:
-        """Connect as the superuser, each statement for itself."""
+        """Connect as the superuser in autocommit mode."""
         return psycopg.connect(self.url_of(database), autocommit=True)
 
     def ensure_template(self, campus: Campus) -> None:
-        """Make the template of a campus, unless it is there."""
+        """Create the template of a campus if it does not exist."""
         name = f"template_{campus.name}"
         with self.connect() as admin:
             if admin.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone():
@@ -379,13 +385,13 @@ class Cluster:
             fill(self, "filling", campus)
             if (fault := check(self.url_of("filling"))) is not None:
                 raise AssertionError(f"the template {name} is inconsistent:\n{fault}")
-            # Nobody connects to a template, autovacuum included.
+            # Nothing may connect to a template, including autovacuum.
             admin.execute("ALTER DATABASE filling WITH ALLOW_CONNECTIONS false")
             admin.execute(f"ALTER DATABASE filling RENAME TO {name}")
 
     @contextmanager
     def clone(self, campus: Campus, name: str) -> Iterator[str]:
-        """Yield the URL of a fresh copy of a campus, all of it on disk and, as far as it fits, in memory."""
+        """Yield the URL of a new copy of a campus, written to disk and, as far as it fits, loaded into memory."""
         with self.connect() as admin:
             admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
             admin.execute(f"CREATE DATABASE {name} TEMPLATE template_{campus.name} STRATEGY FILE_COPY")
@@ -399,7 +405,7 @@ class Cluster:
 
 
 def cluster_at(url: str) -> Cluster:
-    """Find the first process of the server that an URL names."""
+    """Return the cluster that a URL names, with its first process."""
     with psycopg.connect(url, autocommit=True) as connection:
         row = connection.execute("SHOW data_directory").fetchone()
     assert row is not None
@@ -408,10 +414,10 @@ def cluster_at(url: str) -> Cluster:
 
 def fill(cluster: Cluster, database: str, campus: Campus) -> None:
     """Fill an empty, migrated database."""
-    numbers = {**campus.numbers, "newcomers": campus.newcomers, "seats": SEATS_WANTED}
+    numbers = {**campus.numbers, "newcomers": campus.newcomers, "seats": RUSH_SEATS}
     with cluster.connect(database) as connection:
         with connection.transaction():
-            # What the foreign keys ask for is there by construction; asking row by row takes most of the time.
+            # The data satisfy the foreign keys by construction; checking them row by row takes most of the time.
             connection.execute("SET LOCAL session_replication_role = replica")
             if campus.configured:
                 connection.execute(FILL_TERMS)
@@ -423,8 +429,8 @@ def fill(cluster: Cluster, database: str, campus: Campus) -> None:
             connection.execute(FILL_STUDENTS, numbers)
             if campus.configured:
                 connection.execute(FILL_HOLDS, numbers)
-            connection.execute(FILL_EVENTS_OF_THINGS)
-            connection.execute(FILL_STANDING, numbers)
+            connection.execute(FILL_EVENTS_OF_RESOURCES)
+            connection.execute(FILL_ENROLLMENTS, numbers)
             if campus.configured:
                 connection.execute(FILL_COMPLETED, numbers)
             connection.execute(COUNT_SEATS)
@@ -433,7 +439,7 @@ def fill(cluster: Cluster, database: str, campus: Campus) -> None:
 
 
 def check(url: str) -> str | None:
-    """Recount every invariant; None where all hold, else what the check prints."""
+    """Verify every invariant; return the output of the check if it finds a fault, otherwise None."""
     done = subprocess.run(
         [sys.executable, "-m", "service", "check"],
         cwd=ROOT,
@@ -446,7 +452,7 @@ def check(url: str) -> str | None:
 
 
 def count_events(cluster: Cluster, database: str) -> int:
-    """Count the events, whose positions are contiguous in ours and need not be in others."""
+    """Return the number of events; the positions of the peers need not be contiguous."""
     with cluster.connect(database) as connection:
         row = connection.execute("SELECT count(*) FROM events").fetchone()
     assert row is not None
@@ -454,7 +460,7 @@ def count_events(cluster: Cluster, database: str) -> int:
 
 
 def sum_up_rush(cluster: Cluster, database: str, campus: Campus) -> dict[str, int | bool]:
-    """Tell what a rush has left behind."""
+    """Return the numbers of students and seats after a rush, and whether the order of arrival was kept."""
     with cluster.connect(database) as connection:
         row = connection.execute(SUM_UP_RUSH, campus.numbers).fetchone()
     assert row is not None

@@ -1,4 +1,4 @@
-"""The ledger: every measurement with its command, and on what machine and with which versions it was made."""
+"""The ledger: every measurement with its command, and the machine, versions and settings of the run."""
 
 import platform
 import re
@@ -19,8 +19,8 @@ PACKAGES: Final = ("aiohttp", "asyncpg", "pydantic", "uvloop")
 class Measurement:
     """One load on one server.
 
-    ``throughput`` counts per second the answers below 400 (of a bulk request, its items); times are in milliseconds,
-    CPU in microseconds of one such answer or item. ``state`` is what was found in the database afterwards.
+    ``throughput`` is the number of responses below 400 per second, or of items for bulk requests. Latencies are in
+    milliseconds, CPU is in microseconds for each such response or item. ``state`` describes the database afterwards.
     """
 
     scenario: str
@@ -42,7 +42,7 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ledger:
-    """All measurements of a run; ``commit`` is that of the working copy."""
+    """All measurements of a run; ``commit`` is the commit of the working copy."""
 
     started: datetime
     command: str
@@ -61,21 +61,21 @@ LEDGER: Final = TypeAdapter(Ledger)
 
 
 def read(path: Path) -> Ledger:
-    """Read a ledger that ``write`` has written."""
+    """Load a ledger that ``write`` saved."""
     return LEDGER.validate_json(path.read_bytes())
 
 
 def begin(command: str, *, postgres: str, settings: dict[str, str], others: dict[str, str]) -> Ledger:
-    """Begin the ledger of a run."""
+    """Return a new ledger without measurements."""
     return Ledger(
         started=now(),
         command=command,
-        commit=_say("git", "-C", str(ROOT), "describe", "--always", "--dirty"),
+        commit=_output_of("git", "-C", str(ROOT), "describe", "--always", "--dirty"),
         machine=machine(),
         versions={
             "Python": platform.python_version(),
             "PostgreSQL": postgres,
-            "wrk": (re.search(r"wrk (\S+)", _say("wrk", "-v")) or ["", "?"])[1],
+            "wrk": (re.search(r"wrk (\S+)", _output_of("wrk", "-v")) or ["", "?"])[1],
             **{package: version(package) for package in PACKAGES},
             **others,
         },
@@ -84,12 +84,12 @@ def begin(command: str, *, postgres: str, settings: dict[str, str], others: dict
 
 
 def now() -> datetime:
-    """Return the time to the second."""
+    """Return the current time, rounded to the second."""
     return datetime.now(UTC).replace(microsecond=0)
 
 
 def machine() -> dict[str, str]:
-    """Describe the machine, without its name."""
+    """Return a description of the machine, without its name."""
     processors = re.findall(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     memory = re.search(r"^MemTotal:\s*(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE)
     return {
@@ -100,6 +100,6 @@ def machine() -> dict[str, str]:
     }
 
 
-def _say(*command: str) -> str:
-    # wrk tells its version with exit status 1.
+def _output_of(*command: str) -> str:
+    # wrk prints its version with exit status 1.
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()

@@ -1,7 +1,8 @@
-"""The ceiling: the service's own server with handlers that do nothing.
+"""The ceiling: the server of the service with handlers that do nothing.
 
-Requests take the same way through the same aiohttp, uvloop, log, ``@endpoint`` and models, are parsed and validated, and
-get an answer of about the real one's size, made beforehand. What the service does beyond that is its work.
+Requests pass through the same aiohttp, uvloop, log, ``@endpoint`` and models, are parsed and validated, and get a
+response that was created in advance and has about the real size. The difference from the service is the cost of its
+work.
 """
 
 import asyncio
@@ -38,23 +39,23 @@ COURSES = (
 
 @endpoint("POST", "/students/{student_id}/enroll", scope="enroll", status=201)
 async def enroll_nobody(_call: Call, student_id: IdInPath, query: DryRun, body: EnrollmentRequest) -> web.Response:
-    """Answer like an enrollment."""
+    """Return the response of an enrollment."""
     return web.Response(body=ENROLLED, status=201, content_type="application/json")
 
 
 @endpoint("GET", "/students/{student_id}/courses", scope="read")
 async def list_no_courses(_call: Call, student_id: IdInPath, query: StudentCoursesQuery) -> web.Response:
-    """Answer like a student's 20 courses."""
+    """Return the response of a student's 20 courses."""
     return web.Response(body=COURSES, content_type="application/json")
 
 
 @endpoint("GET", "/health/ready", scope="public")
 async def ready(_call: Call) -> None:
-    """Tell that requests are served."""
+    """Return that requests are served."""
 
 
 def admit_everybody() -> None:
-    """Nobody waits for anything here."""
+    """Admit every request, since nothing is queued."""
 
 
 async def serve(settings: Settings) -> None:

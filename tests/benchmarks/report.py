@@ -1,4 +1,4 @@
-"""What the ledger says: the ratios to reach and the table of all scenarios, and a summary of both for README.md."""
+"""Reports from the ledger: the ratios with their targets, the table of all scenarios, and a summary for README.md."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ CHARTED: Final = ("enroll", READ)
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A ratio, of a round's measurements, and what it is to reach; where less is better, at most that."""
+    """A ratio of measurements within a round, its required value and its aim; both are bounds from above if less is better."""
 
     what: str
     least: float
@@ -37,34 +37,34 @@ class Target:
     unit: str = "\N{MULTIPLICATION SIGN}"
 
     def judge(self, value: float) -> str:
-        """Say what a value reaches."""
+        """Return whether a value reaches the aim, the required value or neither."""
         reaches = value.__le__ if self.less_is_better else value.__ge__
         return "aim" if reaches(self.aim) else "yes" if reaches(self.least) else "**no**"
 
 
 class Round:
-    """The measurements of one round, to be compared among themselves."""
+    """The measurements of one round, which can be compared with each other."""
 
     def __init__(self, measurements: Iterable[Measurement]) -> None:
         self.measurements = list(measurements)
 
     def throughput(self, scenario: str, *servers: str, connections: int | None = None) -> float | None:
-        """Find the best throughput of any of the servers; None where nothing was measured."""
+        """Return the best throughput of any of the servers, or None without measurements."""
         return max((each.throughput for each in self.find(scenario, *servers, connections=connections)), default=None)
 
     def p50(self, scenario: str, server: str) -> float | None:
-        """Take the median of the median latencies."""
+        """Return the median of the median latencies, or None without measurements."""
         found = [each.p50 for each in self.find(scenario, server)]
         return median(found) if found else None
 
     def cpu(self, scenario: str, server: str, *, connections: int | None = None) -> float | None:
-        """Take the CPU of a request, in the service and in PostgreSQL together."""
+        """Return the CPU for each request, of the service and PostgreSQL together, or None without measurements."""
         measured = self.find(scenario, server, connections=connections)
         found = [(each.service_cpu or 0) + (each.postgres_cpu or 0) for each in measured]
         return median(found) if found else None
 
     def find(self, scenario: str, *servers: str, connections: int | None = None) -> list[Measurement]:
-        """Find what was measured of servers in a scenario."""
+        """Return the measurements of servers in a scenario."""
         return [
             each
             for each in self.measurements
@@ -75,7 +75,7 @@ class Round:
 
 
 def divide(one: float | None, other: float | None) -> float | None:
-    """Divide, where both were measured."""
+    """Return the quotient, or None unless both were measured."""
     return one / other if one is not None and other else None
 
 
@@ -112,7 +112,9 @@ def _few_targets() -> Iterable["Target"]:
             least, aim = (1.5, 2) if number == max(FEW) else (1, 1.3)
             yield Target(f"{what}ours / best peer", least, aim, _few(scenario, number))
             if number < max(FEW):
-                yield Target(f"{what}CPU / least of a peer", 1, 0.8, _few_cpu(scenario, number), less_is_better=True)
+                yield Target(
+                    f"{what}CPU / lowest CPU of a peer", 1, 0.8, _few_cpu(scenario, number), less_is_better=True
+                )
 
 
 def _rush(its: Round) -> float | None:
@@ -142,20 +144,20 @@ TARGETS: Final = (
     Target("idle, one caller: p50 with batching minus without", 0.1, 0, _idle, less_is_better=True, unit="ms"),
     Target("rush: 4,096 callers / best number of callers", 0.8, 0.95, _rush),
     Target(
-        "CPU of an enroll: 10⁶ / 10⁵ standing enrollments", 1.2, 1.05, _growth("enroll", 10**6), less_is_better=True
+        "CPU of an enroll: 10⁶ / 10⁵ existing enrollments", 1.2, 1.05, _growth("enroll", 10**6), less_is_better=True
     ),
-    Target("CPU of a read: 10⁶ / 10⁵ standing enrollments", 1.2, 1.05, _growth("read", 10**6), less_is_better=True),
+    Target("CPU of a read: 10⁶ / 10⁵ existing enrollments", 1.2, 1.05, _growth("read", 10**6), less_is_better=True),
     Target(
-        "CPU of an enroll: 10⁷ / 10⁵ standing enrollments", 1.2, 1.05, _growth("enroll", 10**7), less_is_better=True
+        "CPU of an enroll: 10⁷ / 10⁵ existing enrollments", 1.2, 1.05, _growth("enroll", 10**7), less_is_better=True
     ),
-    Target("CPU of a read: 10⁷ / 10⁵ standing enrollments", 1.2, 1.05, _growth("read", 10**7), less_is_better=True),
+    Target("CPU of a read: 10⁷ / 10⁵ existing enrollments", 1.2, 1.05, _growth("read", 10**7), less_is_better=True),
     Target("bulk: items/s / no-op POST requests/s", 0.8, 1.5, _bulk),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The medians of what was measured of a server in a scenario with so many connections."""
+    """The medians of a server in a scenario with one number of connections."""
 
     scenario: str
     server: str
@@ -166,18 +168,18 @@ class Summary:
     service_cpu: float | None
     postgres_cpu: float | None
     failed: float
-    """The share of requests without a good answer."""
+    """The fraction of failed requests."""
 
 
 def rounds_of(ledger: Ledger) -> list[Round]:
-    """Divide the measurements by rounds."""
+    """Return the measurements, grouped by round."""
     numbers = sorted({each.round for each in ledger.measurements})
     return [Round(each for each in ledger.measurements if each.round == number) for number in numbers]
 
 
 def reach_table(ledger: Ledger) -> str:
-    """Write the ratios, each within one round, with their median and what they were to reach."""
-    rows = [["what", "each round", "median", "at least", "aim", "reached"]]
+    """Format the ratios of each round with their median, the required value and the aim as a table."""
+    rows = [["ratio", "each round", "median", "required", "aim", "reached"]]
     for target in TARGETS:
         values = [value for its in rounds_of(ledger) if (value := target.ratio(its)) is not None]
         if not values:
@@ -198,7 +200,10 @@ def reach_table(ledger: Ledger) -> str:
 
 
 def summaries(ledger: Ledger) -> list[Summary]:
-    """Take the medians over rounds, in the order first measured; of the usual connections the better number stands."""
+    """Return the medians over the rounds, in the order of the first measurement.
+
+    Only the better number of connections is included for scenarios that compare throughput.
+    """
     groups: dict[tuple[str, str, int], list[Measurement]] = {}
     for each in ledger.measurements:
         groups.setdefault((each.scenario, each.server, each.connections), []).append(each)
@@ -230,13 +235,13 @@ def _summary(scenario: str, server: str, connections: int, group: Sequence[Measu
 
 
 def scenario_table(ledger: Ledger) -> str:
-    """Write all scenarios and servers with their medians."""
+    """Format the medians of all scenarios and servers as a table."""
     rows = [
         [
             "scenario",
             "server",
             "connections",
-            "a second",
+            "per second",
             "p50 ms",
             "p99 ms",
             "µs CPU service",
@@ -269,7 +274,7 @@ def _order_of(ledger: Ledger) -> Callable[[Summary], int]:
 
 
 def notes(ledger: Ledger) -> list[str]:
-    """Say what the tables do not show: what was left in the databases, and what is beyond a ceiling."""
+    """Return sentences on what the tables do not show: the state of the databases, and results above a ceiling."""
     lines = []
     rushes = [each for each in ledger.measurements if each.scenario == "rush" and each.server == OURS.name]
     if rushes:
@@ -278,42 +283,46 @@ def notes(ledger: Ledger) -> list[str]:
         ordered = all(each.state.get("in_order") is True for each in rushes)
         clean = all(each.state.get("check") == "clean" for each in rushes)
         lines.append(
-            f"In each of the {len(rushes)} rushes of ours {exactly} were enrolled in the 500 seats; the waitlist was "
-            f"{'' if ordered else '**not** '}in the order of arrival, and `python -m service check` "
-            f"{'clean' if clean else '**not clean**'} afterwards."
+            f"In each of the {len(rushes)} rushes on our service, {exactly} students were enrolled in the 500 seats, the "
+            f"waitlist was {'' if ordered else '**not** '}in the order of arrival, and `python -m service check` found "
+            f"{'no faults' if clean else '**faults**'} afterwards."
         )
     checked = [each for each in ledger.measurements if "check" in each.state and each.scenario != "rush"]
     if checked:
         count = sum(each.state["check"] == "clean" for each in checked)
-        lines.append(f"Of {len(checked)} other databases that ours wrote to and that were checked, {count} were clean.")
+        lines.append(
+            f"The check found no faults in {count} of the {len(checked)} other checked databases that our service wrote to."
+        )
     for scenario in CHARTED:
         rates = {each.server: each.throughput for each in summaries(ledger) if each.scenario == scenario}
         for server in (OURS.name, RULES_CONFIGURED):
             if NOOP.name in rates and rates.get(server, 0) > rates[NOOP.name]:
-                lines.append(f"{scenario}: {server} is above the no-op, its ceiling, which has to be explained.")
+                lines.append(
+                    f"{scenario}: {server} is above the no-op, which should be its ceiling; this needs an explanation."
+                )
     rates = {each.server: each.throughput for each in summaries(ledger) if each.scenario == "enroll"}
     for server in KINDS:
         if server in rates and rates.get(OURS.name, 0) > rates[server]:
             lines.append(
-                f"enroll: ours is above {server}, which commits each enrollment for itself, where ours commits together "
-                "what arrives together."
+                f"enroll: ours is above *{server}*, because pgbench commits each enrollment separately, while our service "
+                "commits requests that arrive together in one transaction."
             )
     return lines
 
 
 def document(ledger: Ledger) -> str:
-    """Write all that the ledger says, as Markdown."""
+    """Format the whole ledger as Markdown."""
     machine = ledger.machine
     rounds = len(rounds_of(ledger))
     measured = (
         f"Measured on {ledger.started:%Y-%m-%d} at commit `{ledger.commit}` with `{ledger.command}`: {machine['cores']} "
-        f"cores ({machine['processor']}) shared by server, PostgreSQL and load, {machine['memory']}, "
+        f"cores ({machine['processor']}) shared by the server, PostgreSQL and the load, {machine['memory']}, "
         f"{machine['kernel']}. {', '.join(f'{name} {version}' for name, version in ledger.versions.items())}."
     )
-    ratios = f"Ratios within one round, then the median of {rounds} round{'s' if rounds > 1 else ''}:"
+    ratios = f"The ratios within each round, and their median over {rounds} round{'s' if rounds > 1 else ''}:"
     medians = (
-        f"Medians over the rounds. Where {USUAL[0]} and {USUAL[1]} connections were tried, the better number of each "
-        f"server stands; `bulk` counts items, {BULK_ITEMS:,} a request."
+        f"The medians over the rounds. For scenarios that ran with {USUAL[0]} and {USUAL[1]} connections, the table shows "
+        f"the better number for each server. `bulk` counts items, {BULK_ITEMS:,} for each request."
     )
     title = "# Results"
     parts = [
@@ -330,7 +339,7 @@ def document(ledger: Ledger) -> str:
 
 
 def picture(path: str) -> str:
-    """Return the chart as an image."""
+    """Return the Markdown image of the chart."""
     return f"![Requests per second of each server: enroll, and read a student's courses]({path})"
 
 
@@ -345,7 +354,7 @@ def write(ledger: Ledger, folder: Path) -> None:
 
 
 def in_readme(ledger: Ledger) -> str:
-    """Return what README.md quotes: the charted scenarios, for the service and its peers."""
+    """Return the text that README.md quotes: the charted scenarios, for the service and its peers."""
     servers = (OURS.name, *PEERS)
 
     def row(what: str, scenario: str, number: Callable[[Summary], float], connections: int | None = None) -> list[str]:
@@ -358,9 +367,9 @@ def in_readme(ledger: Ledger) -> str:
 
     rows = [["", *servers]]
     for scenario in CHARTED:
-        rows.append(row(f"{scenario}: requests a second", scenario, lambda its: its.throughput))
-        rows.append(row("99 % of them answered within, ms", scenario, lambda its: its.p99))
-    rows.append(row("enroll, one caller: requests a second", FEW_ENROLL, lambda its: its.throughput, connections=1))
+        rows.append(row(f"{scenario}: requests per second", scenario, lambda its: its.throughput))
+        rows.append(row(f"{scenario}: 99th percentile, ms", scenario, lambda its: its.p99))
+    rows.append(row("enroll, one caller: requests per second", FEW_ENROLL, lambda its: its.throughput, connections=1))
     machine = ledger.machine
     measured = (
         f"Measured on {ledger.started:%Y-%m-%d} at commit `{ledger.commit}`, on {machine['cores']} cores "
@@ -370,7 +379,7 @@ def in_readme(ledger: Ledger) -> str:
 
 
 def quote(readme: str, document: str) -> str:
-    """Put a document between the markers of a text."""
+    """Return a text with the document between its markers."""
     before, begin, rest = readme.partition(BEGIN)
     _, end, after = rest.partition(END)
     assert begin, f"{BEGIN} is missing"
@@ -379,14 +388,14 @@ def quote(readme: str, document: str) -> str:
 
 
 def quoted(readme: str) -> str | None:
-    """Return what stands between the markers, or None where there are none."""
+    """Return the text between the markers, or None without markers."""
     _, begin, rest = readme.partition(BEGIN)
     text, end, _ = rest.partition(END)
     return text.strip() if begin and end else None
 
 
 def _table(rows: Sequence[Sequence[str]], *, left: int) -> str:
-    """Write a Markdown table whose first ``left`` columns are text and the others numbers."""
+    """Format a Markdown table; the first ``left`` columns are text, the others are numbers."""
     head, *body = rows
     rule = ["---" if number < left else "--:" for number in range(len(head))]
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *body])

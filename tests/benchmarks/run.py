@@ -1,4 +1,4 @@
-"""A run: every scenario in every round, each server in turn."""
+"""A run of every scenario in every round, one server after the other."""
 
 import shlex
 import time
@@ -19,14 +19,14 @@ NAMES: Final = (*scenarios(0), CEILINGS)
 CLONE: Final = "measured"
 WARMUP_SECONDS: Final = 1
 WARMUP_CONNECTIONS: Final = 64
-"""At most: more would only queue."""
-WARMED: Final = 20
-"""One of so many students is asked for in the warm-up only, so that the others are as they were."""
+"""Maximum number of connections in the warm-up; more would only queue."""
+STUDENTS_PER_WARMUP_STUDENT: Final = 20
+"""One of this many students is used in the warm-up only, so that the warm-up does not change the others."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What is to be measured, and for how long."""
+    """The scenarios to measure, and the number and duration of the measurements."""
 
     rounds: int
     seconds: int
@@ -35,7 +35,7 @@ class Options:
 
 
 class Run:
-    """A run: what is measured, on which PostgreSQL, and what has been measured so far."""
+    """A run: its options, its PostgreSQL, and the measurements so far."""
 
     def __init__(self, options: Options, cluster: Cluster, log: Path) -> None:
         self.options = options
@@ -43,20 +43,20 @@ class Run:
         self.log = log
         self.measurements: list[Measurement] = []
         self.broken: set[Server] = set()
-        """What did not start; the others are measured all the same."""
+        """Servers that did not start; the run continues without them."""
 
     def carry_out(self, command: str) -> Ledger:
-        """Measure all that was asked for, round by round."""
+        """Measure the requested scenarios round by round, and return the ledger."""
         began = time.monotonic()
         wanted = {name: cases for name, cases in scenarios(self.options.largest).items() if name in self.options.only}
         servers = list(dict.fromkeys(case.server for cases in wanted.values() for case in cases))
-        there = [server for server in servers if _is_there(server)]
-        plan = [case for cases in wanted.values() for case in cases if case.server in there]
+        available = [server for server in servers if _is_available(server)]
+        plan = [case for cases in wanted.values() for case in cases if case.server in available]
         with self.cluster.connect() as admin:
             postgres = admin.info.parameter_status("server_version") or "?"
-        book = ledger.begin(command, postgres=postgres, settings=OPTIONS, others=versions_of(there))
+        book = ledger.begin(command, postgres=postgres, settings=OPTIONS, others=versions_of(available))
         for campus in dict.fromkeys(case.campus for case in plan):
-            print(f"filling {campus.name}: {campus.standing:,} standing enrollments", flush=True)
+            print(f"filling {campus.name}: {campus.enrollments:,} existing enrollments", flush=True)
             self.cluster.ensure_template(campus)
         for number in range(1, self.options.rounds + 1):
             chosen = best_connections(self.measurements) if number > 1 else {}
@@ -85,7 +85,7 @@ class Run:
             with serving(case.server, database_url, self.log) as running:
                 taken = [self._measure(case, load, connections, number, running) for load, connections in step]
             if case.writes:
-                # The server has stopped, so that nothing is under way any more.
+                # Counted after the server has stopped, so that no request is in flight.
                 taken[-1].state["events"] = count_events(self.cluster, CLONE) - events
                 self._judge(case, database_url, taken[-1], last=number == self.options.rounds)
         for measurement in taken:
@@ -132,7 +132,7 @@ class Run:
         )
 
     def _judge(self, case: Case, database_url: str, measurement: Measurement, *, last: bool) -> None:
-        """Look whether the database is as it must be. A full check takes seconds: all of them in the last round."""
+        """Store whether the database is consistent; a full check takes seconds and mostly runs only in the last round."""
         state = measurement.state
         if measurement.scenario == "rush":
             found = sum_up_rush(self.cluster, CLONE, case.campus)
@@ -149,8 +149,8 @@ class Run:
 
 
 def options_of(campus: Campus, script: str, *, seed: int, warmup: bool) -> dict[str, int]:
-    """Tell a script its seed, its numbers, and from which students to choose."""
-    warmed = campus.students // WARMED
+    """Return the options of a load script: its seed, its parameters, and the range of students to choose from."""
+    warmed = campus.students // STUDENTS_PER_WARMUP_STUDENT
     if warmup:
         first, last = 1, warmed
     elif script == "rush":
@@ -161,14 +161,14 @@ def options_of(campus: Campus, script: str, *, seed: int, warmup: bool) -> dict[
 
 
 def best_connections(measurements: Sequence[Measurement]) -> dict[tuple[str, str], int]:
-    """Choose for each scenario and server with how many connections it did best, where only the best counts."""
+    """Return the best number of connections for each scenario and server where only the best one counts."""
     compared = [each for each in measurements if each.scenario not in EVERY_NUMBER]
     ascending = sorted(compared, key=lambda each: each.throughput)
     return {(each.scenario, each.server): each.connections for each in ascending}
 
 
 def show(measurement: Measurement) -> str:
-    """Write a measurement as a line."""
+    """Format a measurement as a line."""
     cpu = "" if measurement.service_cpu is None else f", {measurement.service_cpu:.0f}"
     cpu += "" if measurement.postgres_cpu is None else f" + {measurement.postgres_cpu:.0f} µs CPU"
     errors = f"  {measurement.errors}" if measurement.errors else ""
@@ -179,8 +179,8 @@ def show(measurement: Measurement) -> str:
     )
 
 
-def _is_there(server: Server) -> bool:
+def _is_available(server: Server) -> bool:
     missing = server.missing()
     if missing is not None:
-        print(f"without {server.name}: {missing}", flush=True)
+        print(f"skipping {server.name}: {missing}", flush=True)
     return missing is None

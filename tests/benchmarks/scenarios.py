@@ -1,4 +1,4 @@
-"""What is measured: which loads on which servers, over which data. Pure descriptions; run.py carries them out."""
+"""The scenarios: loads on servers over data. They are pure descriptions, which run.py executes."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -8,34 +8,34 @@ from tests.benchmarks.data import CONFIGURED, GROWN, IDLE, RUSH, Campus
 from tests.benchmarks.servers import ALL_PEERS, NOOP, OURS, TWO_PROCESSES, UNBATCHED, Server
 
 USUAL: Final = (64, 256)
-"""Connections of the scenarios that compare throughput; each server's better one counts."""
+"""Numbers of connections in scenarios that compare throughput; the better one of each server counts."""
 FEW: Final = (1, 4, 16)
-"""Connections of a handful of callers, as most hours of the year have."""
+"""Numbers of connections in most hours of the year."""
 FEW_ENROLL: Final = "few callers: enroll"
 FEW_READ: Final = "few callers: read"
 EVERY_NUMBER: Final = frozenset({"rush", "batching", FEW_ENROLL, FEW_READ})
-"""Scenarios where every number of connections is of interest, not the best alone."""
+"""Scenarios whose results show every number of connections, not only the best one."""
 BULK_ITEMS: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """A script of load/ with so many connections, and what is said of it in the ledger."""
+    """A script of load/ with its numbers of connections, and its name in the ledger."""
 
     scenario: str
     script: str
     connections: tuple[int, ...] = USUAL
     items: int = 1
-    """What one request asks for, where throughput counts that."""
+    """Number of items in one request, if the throughput counts items."""
     share: float = 1.0
-    """How long, as a part of what the command line says."""
+    """Duration as a fraction of the ``--seconds`` of the command line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A server over a campus, under loads one after the other.
+    """A server over a campus, with loads that run one after the other.
 
-    After a load that ``writes``, the next one gets a database and a process of its own.
+    If the loads of a case write, each one gets a new database and a new process.
     """
 
     server: Server
@@ -43,11 +43,11 @@ class Case:
     loads: tuple[Load, ...]
     writes: bool = False
     label: str | None = None
-    """What the ledger calls the server, where its name alone does not say what was measured."""
+    """Name of the server in the ledger, if it differs from the name of ``server``."""
 
     @property
     def name(self) -> str:
-        """What the ledger calls the server."""
+        """Return the name of the server in the ledger."""
         return self.label or self.server.name
 
 
@@ -73,7 +73,7 @@ def _rush(*connections: int) -> tuple[Load, ...]:
 
 
 def scenarios(largest: int) -> dict[str, list[Case]]:
-    """Name all scenarios; ``largest`` is up to how many standing enrollments growth goes."""
+    """Return all scenarios by name; ``largest`` is the largest number of existing enrollments in growth."""
     return {
         "enroll": [
             Case(OURS, IDLE, ENROLL, writes=True),
@@ -103,20 +103,20 @@ def scenarios(largest: int) -> dict[str, list[Case]]:
         ],
         "idle": [
             Case(server, IDLE, (Load("idle", "enroll", (1,), share=0.5),), writes=True)
-            # In turns, so that what changes with time is no difference between them.
+            # Interleaved, so that changes of the machine over time affect both servers equally.
             for server in (OURS, UNBATCHED, UNBATCHED, OURS) * 2
         ],
         "growth": [
             Case(
                 OURS,
                 GROWN[size],
-                # Few requests, so that what they add is small beside what stands.
+                # Short, so that the load adds few enrollments compared with the existing ones.
                 (Load(f"growth: {verb}", script, (64,), share=0.5),),
                 writes=verb == "enroll",
                 label=f"ours, {size:,} enrollments",
             )
             for verb, script in (("enroll", "enroll"), ("read", "student_courses"))
-            # In turns, as above.
+            # Interleaved, as above.
             for size in (*GROWN, *reversed(GROWN))
             if size <= largest
         ],
@@ -135,9 +135,9 @@ def scenarios(largest: int) -> dict[str, list[Case]]:
 
 
 def steps(case: Case, chosen: Mapping[tuple[str, str], int]) -> Iterator[list[tuple[Load, int]]]:
-    """Divide the loads of a case, with their connections, among databases and processes.
+    """Yield the loads of a case, with their connections, that share a database and a process.
 
-    ``chosen`` is of scenarios and servers the one number of connections to go on with.
+    ``chosen`` maps scenarios and servers to the only number of connections to use.
     """
     loads = [
         (load, connections)

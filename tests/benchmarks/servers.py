@@ -1,4 +1,4 @@
-"""What is measured: the service in several settings, the ceiling, and the peers. Each runs in a process of its own."""
+"""The measured servers: the service with several settings, the ceiling, and the peers. Each runs in its own process."""
 
 import json
 import os
@@ -20,14 +20,17 @@ from service.settings import Settings
 ROOT: Final = Path(__file__).parents[2]
 PEERS: Final = Path(__file__).parent / "peers"
 ENVIRONMENTS: Final = ROOT / ".bench"
-"""Where ``make bench`` puts what the peers need and the service does not."""
+"""The folder where ``make bench`` creates the environments of the peers."""
 START_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 20.0
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """How to start a server: it is told DATABASE_URL, HOST and PORT, and is ready when GET /health/ready answers 200."""
+    """How to start a server.
+
+    The server gets DATABASE_URL, HOST and PORT, and is ready when GET /health/ready returns 200.
+    """
 
     name: str
     command: tuple[str, ...]
@@ -36,15 +39,15 @@ class Server:
     peer: bool = False
 
     def missing(self) -> str | None:
-        """Say what is not there that it needs, or None."""
+        """Return which file the server needs and does not find, or None."""
         program = Path(self.command[0])
         if program.is_absolute() and not program.exists():
-            return f"there is no {program.relative_to(ROOT)}"
+            return f"{program.relative_to(ROOT)} does not exist"
         main = self.folder / self.command[-1]
         if self.peer and not main.exists():
-            return f"there is no {main.relative_to(ROOT)}"
+            return f"{main.relative_to(ROOT)} does not exist"
         if self.command[0] == "node" and not (self.folder / "node_modules").exists():
-            return f"there is no {(self.folder / 'node_modules').relative_to(ROOT)}"
+            return f"{(self.folder / 'node_modules').relative_to(ROOT)} does not exist"
         return None
 
 
@@ -54,17 +57,17 @@ def _python_peer(name: str, folder: str) -> Server:
 
 
 def versions_of(servers: Iterable[Server]) -> dict[str, str]:
-    """Tell the versions of what the peers are made of."""
+    """Return the versions of the libraries that the peers use."""
     versions: dict[str, str] = {}
     if any(server.command[0] == "node" for server in servers):
-        versions["Node.js"] = _say("node", "--version").removeprefix("v")
+        versions["Node.js"] = _output_of("node", "--version").removeprefix("v")
     for server in servers:
         if server.command[0] == "node":
             for name in json.loads((server.folder / "package.json").read_text())["dependencies"]:
                 manifest = server.folder / "node_modules" / name / "package.json"
                 versions[name] = json.loads(manifest.read_text())["version"]
         elif server.peer:
-            listed = json.loads(_say(server.command[0], "-m", "pip", "list", "--format=json"))
+            listed = json.loads(_output_of(server.command[0], "-m", "pip", "list", "--format=json"))
             installed = {item["name"].lower(): item["version"] for item in listed}
             for name in ("fastapi", "sqlalchemy", "uvicorn"):
                 if name in installed:
@@ -72,7 +75,7 @@ def versions_of(servers: Iterable[Server]) -> dict[str, str]:
     return versions
 
 
-def _say(*command: str) -> str:
+def _output_of(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
@@ -89,23 +92,23 @@ ALL_PEERS: Final = (SQLALCHEMY, ASYNCPG, EXPRESS)
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A server that serves."""
+    """A running server."""
 
     url: str
     pid: int
 
 
 class ServerFailed(Exception):
-    """A server did not start; the message is what it said."""
+    """A server did not start; the message contains its output."""
 
 
 @contextmanager
 def serving(server: Server, database_url: str, log: Path) -> Iterator[Running]:
-    """Run a server while the context lasts. What it prints is thrown away, what it complains of goes to ``log``."""
+    """Run a server while the context lasts; standard error goes to ``log``, and standard output is discarded."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    # The caller's own settings of the service are none of the benchmark's.
+    # Settings of the service in the environment of the caller must not affect the benchmark.
     inherited = {name: value for name, value in os.environ.items() if name.lower() not in Settings.model_fields}
     environment = {
         **inherited,
@@ -115,14 +118,14 @@ def serving(server: Server, database_url: str, log: Path) -> Iterator[Running]:
         "HOST": "127.0.0.1",
         "PORT": str(port),
     }
-    with log.open("wb") as complaints:
+    with log.open("wb") as errors:
         process = subprocess.Popen(
             server.command,
             cwd=server.folder,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=complaints,
+            stderr=errors,
             start_new_session=True,
         )
     try:
@@ -149,7 +152,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     process.send_signal(signal.SIGTERM)
     with suppress(subprocess.TimeoutExpired):
         process.wait(STOP_SECONDS)
-    # Its session holds no process but its own: workers that it left, and itself if it did not stop.
+    # The session contains only the server and its workers: kill those that have not stopped.
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

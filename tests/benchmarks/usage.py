@@ -1,15 +1,15 @@
-"""What processes have used of the processors, from /proc (proc(5))."""
+"""The processor time of processes, read from /proc (proc(5))."""
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
-TICKS = os.sysconf("SC_CLK_TCK")
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """A process in /proc: its parent, its own ticks, and those of its children that have ended."""
+    """A process in /proc: its parent, its own ticks, and the ticks of its ended children."""
 
     parent: int
     own: int
@@ -17,22 +17,22 @@ class Stat:
 
 
 def parse_stat(text: str) -> Stat:
-    """Read a line of /proc/PID/stat; the program's name may hold spaces and parentheses."""
+    """Parse a line of /proc/PID/stat; the name of the program may contain spaces and parentheses."""
     fields = text.rpartition(")")[2].split()
     return Stat(parent=int(fields[1]), own=int(fields[11]) + int(fields[12]), ended=int(fields[13]) + int(fields[14]))
 
 
 def cpu_seconds(root: int) -> float:
-    """Add up what a process and all its descendants have used, those included that have ended by now.
+    """Return the processor time of a process and all its descendants, including those that have ended.
 
-    A child that has been waited for counts in what its parent says of ended children, and nowhere else.
+    A child that its parent has waited for is counted only in the ended children of the parent.
     """
     while True:
         before = _tree(root)
         after = _tree(root)
-        # A child that ended between two looks would count twice or not at all.
+        # Read twice, because a child that ends during a reading would count twice or not at all.
         if before.keys() == after.keys() and all(before[pid].ended == after[pid].ended for pid in before):
-            return sum(stat.own + stat.ended for stat in after.values()) / TICKS
+            return sum(stat.own + stat.ended for stat in after.values()) / TICKS_PER_SECOND
 
 
 def _tree(root: int) -> dict[int, Stat]:

@@ -1,4 +1,4 @@
-"""Load: one thread of wrk with a script of load/, and what it tells when it is done."""
+"""The load: one thread of wrk with a script of load/, and its result."""
 
 import shlex
 import subprocess
@@ -10,15 +10,15 @@ from pydantic import BaseModel, ConfigDict
 
 SCRIPTS: Final = Path(__file__).parent / "load"
 MARK: Final = "RESULT "
-TIMEOUT: Final = 60
-"""Seconds that an answer may take; wrk's own 2 would count the slow ones as lost."""
+TIMEOUT_SECONDS: Final = 60
+"""Longest time for a response; the 2 seconds that wrk allows by default would count slow responses as lost."""
 
 
 class Result(BaseModel):
-    """What a run of wrk has counted; times are in microseconds.
+    """The counters of a run of wrk; times are in microseconds.
 
-    The percentiles are wrk's: where an answer took longer than twice the mean, it adds those that a caller who did not
-    wait would have had meanwhile.
+    wrk corrects the percentiles: for a response that took longer than twice the mean, it adds the latencies that a
+    caller who did not wait would have had in the meantime.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -37,28 +37,28 @@ class Result(BaseModel):
 
     @property
     def answered(self) -> int:
-        """The requests whose answer had a status below 400."""
+        """Return the number of responses with a status below 400."""
         return self.requests - self.status
 
     @property
     def errors(self) -> dict[str, int]:
-        """What went wrong, by kind; ``status`` are answers of 400 and above."""
+        """Return the number of errors by kind; ``status`` counts responses of 400 and above."""
         kinds = ("connect", "read", "write", "status", "timeout")
         return {kind: count for kind in kinds if (count := getattr(self, kind))}
 
 
 class LoadFailed(Exception):
-    """The load did not run to its end; the message is what wrk said."""
+    """The load failed; the message contains the output of wrk."""
 
 
 def command(url: str, script: str, *, connections: int, seconds: int, options: Mapping[str, int]) -> list[str]:
-    """Write the command of a load."""
+    """Return the command of a load."""
     return [
         "wrk",
         "--threads=1",
         f"--connections={connections}",
         f"--duration={seconds}s",
-        f"--timeout={TIMEOUT}s",
+        f"--timeout={TIMEOUT_SECONDS}s",
         f"--script={SCRIPTS / script}.lua",
         url,
         "--",
@@ -67,7 +67,7 @@ def command(url: str, script: str, *, connections: int, seconds: int, options: M
 
 
 def run(arguments: list[str]) -> Result:
-    """Run a load to its end."""
+    """Run a load and return its result; raise ``LoadFailed`` if wrk fails."""
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     result = parse(done.stdout)
     if done.returncode != 0 or result is None:
@@ -76,7 +76,7 @@ def run(arguments: list[str]) -> Result:
 
 
 def parse(output: str) -> Result | None:
-    """Find the result in what wrk has printed; None where it did not get that far."""
+    """Return the result in the output of wrk, or None if wrk did not finish."""
     for line in output.splitlines():
         if line.startswith(MARK):
             return Result.model_validate_json(line.removeprefix(MARK))

@@ -1,4 +1,4 @@
-"""The first calls of the README, by a client that openapi-python-client makes of the API document."""
+"""The first calls of the README, with a client that openapi-python-client generates from the API document."""
 
 import sys
 
@@ -40,7 +40,7 @@ for result in enrolled.results:
 events = follow_events.sync(client=client)
 assert isinstance(events, Events), events
 for event in events.items:
-    # The type says what before and after hold.
+    # The type of the event determines the types of before and after.
     if isinstance(event, StudentEvent):
         assert isinstance(event.after, StudentState)
         print(event.type_, len(event.after.fields))

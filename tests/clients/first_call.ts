@@ -1,4 +1,4 @@
-// The first calls of the README, by a client that openapi-typescript makes of the API document.
+// The first calls of the README, with a client that openapi-typescript generates from the API document.
 
 import createClient from 'openapi-fetch'
 import type { components, paths } from './schema.js'
@@ -27,7 +27,7 @@ for (const result of enrolled.data.results) {
 const events = await client.GET('/events')
 if (events.error) throw new Error(events.error.detail)
 for (const event of events.data.items) {
-  // The type says what before and after hold.
+  // The type of the event determines the types of before and after.
   if (event.type === 'student.created') console.log(event.type, event.after?.fields.length)
   if (event.type === 'enrollment.enrolled') console.log(event.type, event.after.status)
 }

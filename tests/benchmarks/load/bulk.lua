@@ -1,4 +1,4 @@
--- 1,000 random students in one call, each of whom asks for two random courses.
+-- One call enrolls 1,000 random students, each in two random courses.
 local common = dofile(debug.getinfo(1, "S").source:match("^@(.*/)") .. "common.lua")
 local options
 done = common.done

@@ -1,4 +1,4 @@
--- What the loads have in common: arguments given as name=value, requests as text, and a result that a program reads.
+-- Shared by the loads: arguments of the form name=number, requests as text, and a machine-readable result.
 
 local M = {}
 
@@ -6,14 +6,14 @@ function M.options(arguments)
   local options = {}
   for _, argument in ipairs(arguments) do
     local name, value = argument:match("^(%w+)=(%-?%d+)$")
-    assert(name, "an argument is name=number, not " .. argument)
+    assert(name, "expected an argument of the form name=number, not " .. argument)
     options[name] = tonumber(value)
   end
   math.randomseed(options.seed)
   return options
 end
 
--- Text put together by hand costs a third of wrk.format, and the load shares its cores with what it measures.
+-- Concatenation costs a third of wrk.format, and the load shares the cores with the measured server.
 local HEAD = " HTTP/1.1\r\nHost: localhost\r\n"
 
 function M.get(path)
@@ -28,7 +28,7 @@ function M.post(path, body)
   return "POST " .. path .. HEAD .. "Content-Type: application/json\r\nContent-Length: " .. #body .. "\r\n\r\n" .. body
 end
 
--- Two different courses out of the first n.
+-- Returns two different courses out of the first n.
 function M.two_courses(n)
   local one, other = math.random(n), math.random(n - 1)
   if other >= one then

@@ -1,4 +1,4 @@
--- A random course.
+-- Reads a random course.
 local common = dofile(debug.getinfo(1, "S").source:match("^@(.*/)") .. "common.lua")
 local options
 done = common.done

@@ -1,4 +1,4 @@
--- A random student asks for two random courses.
+-- Enrolls a random student in two random courses.
 local common = dofile(debug.getinfo(1, "S").source:match("^@(.*/)") .. "common.lua")
 local options
 done = common.done

@@ -1,4 +1,4 @@
--- The first page of 100 courses.
+-- Reads the first page of 100 courses.
 local common = dofile(debug.getinfo(1, "S").source:match("^@(.*/)") .. "common.lua")
 local options
 done = common.done

@@ -1,4 +1,4 @@
--- 75 % reads, 15 % enroll in two courses, 10 % drop one.
+-- 75 % of the requests read, 15 % enroll in two courses, 10 % drop a course.
 local common = dofile(debug.getinfo(1, "S").source:match("^@(.*/)") .. "common.lua")
 local options
 done = common.done
@@ -9,8 +9,8 @@ end
 
 local dropped = 0
 
--- Goes once through the standing enrollments in a scattered order: the step shares no factor with their number.
-local function standing()
+-- Returns each existing enrollment once, in a scattered order: the step and the number of enrollments are coprime.
+local function next_enrollment()
   local number = (options.seed * 7919 + dropped * 61803) % (options.students * options.each)
   dropped = dropped + 1
   local student, round = number % options.students + 1, math.floor(number / options.students)
@@ -30,6 +30,6 @@ function request()
     local one, other = common.two_courses(options.courses)
     return common.post("/students/" .. student .. "/enroll", '{"course_ids":[' .. one .. "," .. other .. "]}")
   end
-  local whose, course = standing()
+  local whose, course = next_enrollment()
   return common.delete("/students/" .. whose .. "/courses/" .. course)
 end

@@ -1,4 +1,4 @@
--- Everybody wants the same course: each request comes from a student who has not asked before.
+-- Every request enrolls another student in the same course.
 local common = dofile(debug.getinfo(1, "S").source:match("^@(.*/)") .. "common.lua")
 local options
 done = common.done
@@ -7,11 +7,11 @@ function init(arguments)
   options = common.options(arguments)
 end
 
-local asked = 0
+local requests = 0
 
 function request()
-  local student = options.first + asked
-  assert(student <= options.last, "there are no students left who have not asked")
-  asked = asked + 1
+  local student = options.first + requests
+  assert(student <= options.last, "the load has no students left")
+  requests = requests + 1
   return common.post("/students/" .. student .. "/enroll", '{"course_ids":[' .. options.wanted .. '],"on_full":"waitlist"}')
 end

@@ -1,4 +1,4 @@
--- What a random student is in.
+-- Reads the courses of a random student.
 local common = dofile(debug.getinfo(1, "S").source:match("^@(.*/)") .. "common.lua")
 local options
 done = common.done

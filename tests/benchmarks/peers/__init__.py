@@ -1,1 +1,1 @@
-"""What a user would write instead, for a comparison side by side."""
+"""Services that a user might write instead, for a comparison."""

@@ -1,7 +1,7 @@
-"""Hold a server, ours or a peer, to the contract that the benchmarks compare: ``BASE_URL DATABASE_URL``.
+"""Check that a server, ours or a peer, keeps the contract of the benchmarks: ``BASE_URL DATABASE_URL``.
 
-Students and courses of its own are put into the database, which is the one that the server writes to. No events tell of
-them, so that ``python -m service check`` has something to say afterwards.
+The check inserts its own students and courses into the database of the server, without events. Afterwards
+``python -m service check`` therefore reports violations in this database.
 """
 
 import asyncio
@@ -31,9 +31,9 @@ INSERT INTO courses (code, title, credits, capacity, waitlist_capacity)
 VALUES ('CHECK', 'Checked', 2.5, %s, %s)
 RETURNING id
 """
-# One row a fault: counts that differ from the states, and states that are not what their last event says.
+# One row for each fault: counters that differ from the states, and states that differ from their last event.
 FIND_FAULTS: Final = """
-SELECT 'course ' || courses.id || ' counts ' || seats_taken || ' seats and ' || waitlisted || ' places'
+SELECT 'course ' || courses.id || ' counts ' || seats_taken || ' seats and ' || waitlisted || ' waitlist places'
 FROM courses
 LEFT JOIN student_courses ON student_courses.course_id = courses.id
 WHERE courses.id = ANY(%(courses)s)
@@ -63,7 +63,7 @@ GROUP BY type
 
 
 class Contract:
-    """The calls, on students and courses that nobody else knows of."""
+    """The calls of the contract, on students and courses that no other caller uses."""
 
     def __init__(self, session: ClientSession, database: psycopg.Connection[tuple[Any, ...]]) -> None:
         self.session = session
@@ -71,32 +71,32 @@ class Contract:
         self.courses: list[int] = []
 
     def add_students(self, count: int) -> list[int]:
-        """Make students, who come in the order of their ids."""
+        """Insert students and return their ids in ascending order."""
         return sorted(row[0] for row in self.database.execute(ADD_STUDENTS, [count]).fetchall())
 
     def add_course(self, capacity: int | None, waitlist_capacity: int | None = None) -> int:
-        """Make a course."""
+        """Insert a course and return its id."""
         row = self.database.execute(ADD_COURSE, [capacity, waitlist_capacity]).fetchone()
         assert row is not None
         self.courses.append(row[0])
         return self.courses[-1]
 
-    async def ask(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
-        """Call the server."""
+    async def call(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
+        """Send a request and return the status and the body of the response."""
         async with self.session.request(method, path, json=body) as response:
             kind = "application/json" if response.status < 400 else "application/problem+json"
-            assert response.content_type == kind, f"{method} {path} is answered as {response.content_type}"
+            assert response.content_type == kind, f"the response to {method} {path} is {response.content_type}"
             return response.status, await response.json(content_type=None)
 
     async def expect(self, status: int, expected: object, method: str, path: str, body: object = None) -> Any:
-        """Call the server and compare its answer."""
-        answered, answer = await self.ask(method, path, body)
+        """Send a request, compare the response with the expected one, and return its body."""
+        answered, answer = await self.call(method, path, body)
         assert answered == status, f"{method} {path} {body}: {answered} instead of {status}: {answer}"
         compare(answer, expected, f"{method} {path} {body}: ")
         return answer
 
     async def refused(self, status: int, code: str, errors: list[object], path: str, body: object, method: str) -> None:
-        """Call the server and compare its refusal."""
+        """Send a request and compare the refusal with the expected one."""
         await self.expect(
             status,
             {
@@ -115,16 +115,16 @@ class Contract:
         )
 
     async def enroll(self, student: int, courses: list[int], **options: str) -> tuple[int, Any]:
-        """Enroll a student, whatever the answer."""
-        return await self.ask("POST", f"/students/{student}/enroll", {"course_ids": courses, **options})
+        """Enroll a student and return the status and the body of the response."""
+        return await self.call("POST", f"/students/{student}/enroll", {"course_ids": courses, **options})
 
     async def seats(self, course: int) -> tuple[int, int]:
-        """Read how many are in a course, and how many wait for it."""
-        _, answer = await self.ask("GET", f"/courses/{course}")
+        """Return the numbers of enrolled and waitlisted students of a course."""
+        _, answer = await self.call("GET", f"/courses/{course}")
         return answer["seats_taken"], answer["waitlisted"]
 
     async def check_enrolling(self) -> None:
-        """Enroll, repeat, read."""
+        """Check an enrollment, its repetition, and the reads of its results."""
         [student] = self.add_students(1)
         one, other = self.add_course(30, 5), self.add_course(None)
         path, body = f"/students/{student}/enroll", {"course_ids": [other, one], "mode": "atomic", "on_full": "fail"}
@@ -133,14 +133,14 @@ class Contract:
         results = [{**result, "outcome": "unchanged", "status": "enrolled"} for result in results]
         await self.expect(200, {"student_id": student, "results": results}, "POST", path, body)
 
-        items = [standing(id, "enrolled", None) for id in (one, other)]
+        items = [student_course(id, "enrolled", None) for id in (one, other)]
         path = f"/students/{student}/courses"
         await self.expect(200, {"items": items, "next": None}, "GET", path)
         first = await self.expect(200, {"items": items[:1], "next": TEXT}, "GET", f"{path}?limit=1")
         await self.expect(200, {"items": items[1:], "next": None}, "GET", f"{path}?limit=1&cursor={first['next']}")
         await self.expect(200, {"items": [], "next": None}, "GET", f"{path}?status=waitlisted")
         await self.expect(
-            200, {"items": [rostered(student, "enrolled", None)], "next": None}, "GET", f"/courses/{one}/students"
+            200, {"items": [course_student(student, "enrolled", None)], "next": None}, "GET", f"/courses/{one}/students"
         )
         times = {"version": 1, "created_at": TIME, "updated_at": TIME}
         await self.expect(
@@ -160,21 +160,21 @@ class Contract:
         await self.check_pages()
 
     async def check_pages(self) -> None:
-        """Go through courses page by page."""
+        """Check the pages of the list of courses."""
         seen: list[int] = []
         path = "/courses?limit=2"
         for _ in range(3):
-            _, answer = await self.ask("GET", path)
+            _, answer = await self.call("GET", path)
             seen += [course["id"] for course in answer["items"]]
             if answer["next"] is None:
                 break
             assert len(answer["items"]) == 2
             path = f"/courses?limit=2&cursor={answer['next']}"
-        assert len(seen) > 2, f"there are only the courses {seen}"
-        assert seen == sorted(set(seen)), f"pages of courses hold {seen}"
+        assert len(seen) > 2, f"the list has only the courses {seen}"
+        assert seen == sorted(set(seen)), f"the pages of courses contain {seen}"
 
-    async def check_line(self) -> None:
-        """Wait, be promoted, drop."""
+    async def check_waitlist(self) -> None:
+        """Check the waitlist, the promotion and the drop."""
         first, second, third = self.add_students(3)
         course, free = self.add_course(1), self.add_course(1, 0)
         assert (await self.enroll(first, [course]))[0] == 201
@@ -189,25 +189,25 @@ class Contract:
             body = {"course_ids": [course], "on_full": "waitlist"}
             answer = {"student_id": student, "results": [result]}
             await self.expect(201, answer, "POST", f"/students/{student}/enroll", body)
-        items = [standing(course, "waitlisted", 2)]
+        items = [student_course(course, "waitlisted", 2)]
         await self.expect(200, {"items": items, "next": None}, "GET", f"/students/{third}/courses")
-        items = [rostered(second, "waitlisted", 1), rostered(third, "waitlisted", 2)]
+        items = [course_student(second, "waitlisted", 1), course_student(third, "waitlisted", 2)]
         await self.expect(200, {"items": items, "next": None}, "GET", f"/courses/{course}/students?status=waitlisted")
 
         path = f"/students/{first}/courses/{course}"
         for outcome in ("dropped", "unchanged"):
-            dropped = {**standing(course, "dropped", None), "outcome": outcome}
+            dropped = {**student_course(course, "dropped", None), "outcome": outcome}
             await self.expect(200, dropped, "DELETE", path)
-        items = [standing(course, "enrolled", None)]
+        items = [student_course(course, "enrolled", None)]
         await self.expect(200, {"items": items, "next": None}, "GET", f"/students/{second}/courses")
-        items = [standing(course, "waitlisted", 1)]
+        items = [student_course(course, "waitlisted", 1)]
         await self.expect(200, {"items": items, "next": None}, "GET", f"/students/{third}/courses")
         assert await self.seats(course) == (1, 1)
         _, answer = await self.enroll(first, [course], on_full="waitlist")
-        assert answer["results"][0]["position"] == 2, "who comes again comes last"
+        assert answer["results"][0]["position"] == 2, "a student who enrolls again must be the last on the waitlist"
 
     async def check_refusals(self) -> None:
-        """Ask for what is not to be had."""
+        """Check the refusals."""
         student, other = self.add_students(2)
         narrow, closed, free = self.add_course(0, 1), self.add_course(0, 0), self.add_course(9)
         path = f"/students/{student}/enroll"
@@ -245,12 +245,12 @@ class Contract:
             {"course_ids": [free], "extra": 1},
         ]
         for invalid in malformed:
-            status, answer = await self.ask("POST", path, invalid)
-            assert (status, answer["type"]) == (422, "/problems/invalid"), f"{invalid} is answered with {answer}"
-            assert answer["errors"], f"{invalid} is answered without errors"
+            status, answer = await self.call("POST", path, invalid)
+            assert (status, answer["type"]) == (422, "/problems/invalid"), f"{invalid} returns {answer}"
+            assert answer["errors"], f"{invalid} returns no errors"
 
     async def check_rush(self) -> None:
-        """Want the same seats in the same moment, and give them back in the same moment."""
+        """Check concurrent requests for the same seats, and concurrent drops of them."""
         students, course = self.add_students(CALLERS), self.add_course(SEATS)
         answers = await asyncio.gather(*(self.enroll(student, [course]) for student in students))
         statuses = sorted(status for status, _ in answers)
@@ -261,30 +261,31 @@ class Contract:
         answers = await asyncio.gather(*(self.enroll(student, [course], on_full="waitlist") for student in students))
         results = [answer["results"][0] for _, answer in answers]
         seated = [student for student, each in zip(students, results, strict=True) if each["outcome"] == "enrolled"]
-        line = {
+        waitlist = {
             each["position"]: student for student, each in zip(students, results, strict=True) if "position" in each
         }
-        assert len(seated) == SEATS, f"{len(seated)} have one of {SEATS} seats"
-        assert sorted(line) == list(range(1, CALLERS - SEATS + 1)), f"the places in line are {sorted(line)}"
-        _, answer = await self.ask("GET", f"/courses/{course}/students?status=waitlisted&limit=500")
-        assert [item["student_id"] for item in answer["items"]] == [line[place] for place in sorted(line)]
+        assert len(seated) == SEATS, f"{len(seated)} students have one of {SEATS} seats"
+        assert sorted(waitlist) == list(range(1, CALLERS - SEATS + 1)), f"the positions are {sorted(waitlist)}"
+        _, answer = await self.call("GET", f"/courses/{course}/students?status=waitlisted&limit=500")
+        assert [item["student_id"] for item in answer["items"]] == [waitlist[position] for position in sorted(waitlist)]
 
-        answers = await asyncio.gather(*(self.ask("DELETE", f"/students/{each}/courses/{course}") for each in seated))
+        answers = await asyncio.gather(*(self.call("DELETE", f"/students/{each}/courses/{course}") for each in seated))
         assert all(answer["outcome"] == "dropped" for _, answer in answers)
-        _, answer = await self.ask("GET", f"/courses/{course}/students?limit=500")
-        assert {item["student_id"] for item in answer["items"]} == {line[place] for place in range(1, SEATS + 1)}
+        _, answer = await self.call("GET", f"/courses/{course}/students?limit=500")
+        promoted = {waitlist[position] for position in range(1, SEATS + 1)}
+        assert {item["student_id"] for item in answer["items"]} == promoted
         assert await self.seats(course) == (SEATS, CALLERS - 2 * SEATS)
 
     async def check_crossing(self) -> None:
-        """Ask for the same courses in different orders, several times at once, and drop them meanwhile."""
+        """Check concurrent requests for the same courses in different orders, with drops in between."""
         students, courses = self.add_students(CALLERS // 4), [self.add_course(CALLERS) for _ in range(4)]
 
         async def come_and_go(student: int, turn: int) -> None:
-            asked = courses[turn:] + courses[:turn]
+            requested = courses[turn:] + courses[:turn]
             for _ in range(2):
-                answers = await asyncio.gather(*(self.enroll(student, order) for order in (asked, asked[::-1])))
+                answers = await asyncio.gather(*(self.enroll(student, order) for order in (requested, requested[::-1])))
                 assert sorted(status for status, _ in answers) == [200, 201], answers
-                status, answer = await self.ask("DELETE", f"/students/{student}/courses/{asked[0]}")
+                status, answer = await self.call("DELETE", f"/students/{student}/courses/{requested[0]}")
                 assert (status, answer["outcome"]) == (200, "dropped"), answer
 
         await asyncio.gather(*(come_and_go(student, number % 4) for number, student in enumerate(students)))
@@ -292,7 +293,7 @@ class Contract:
         assert sum(seats for seats, _ in taken) == len(students) * 3, f"the seats taken are {taken}"
 
     def check_tables(self) -> None:
-        """Recount what was left behind."""
+        """Verify the counters, states and events after the other checks."""
         faults = self.database.execute(FIND_FAULTS, {"courses": self.courses}).fetchall()
         assert not faults, f"the tables are inconsistent: {faults}"
         events = dict(self.database.execute(COUNT_EVENTS, [self.courses]).fetchall())
@@ -301,29 +302,29 @@ class Contract:
 
 
 def info(course: int) -> dict[str, object]:
-    """What is shown of a course in short."""
+    """Return the expected summary of a course."""
     return {"id": course, "code": "CHECK", "title": "Checked", "credits": 2.5, "term_id": None}
 
 
 def person(student: int) -> dict[str, object]:
-    """What is shown of a student in short."""
+    """Return the expected summary of a student."""
     return {"id": student, "given_name": "Given", "family_name": "Family", "email": TEXT}
 
 
-def standing(course: int, status: str, position: int | None) -> dict[str, object]:
-    """What is shown of a student's course."""
+def student_course(course: int, status: str, position: int | None) -> dict[str, object]:
+    """Return the expected entry in a student's list of courses."""
     shown = {"course_id": course, "status": status, "position": position, "joined_at": TIME}
     return {**shown, "passed": None, "grade": None, "course": info(course)}
 
 
-def rostered(student: int, status: str, position: int | None) -> dict[str, object]:
-    """What is shown of a course's student."""
+def course_student(student: int, status: str, position: int | None) -> dict[str, object]:
+    """Return the expected entry in a course's list of students."""
     shown = {"student_id": student, "status": status, "position": position, "joined_at": TIME}
     return {**shown, "student": person(student)}
 
 
 def compare(answer: object, expected: object, where: str) -> None:
-    """Compare JSON; a pattern stands for any text that matches it."""
+    """Compare JSON values; an expected pattern matches any text that fits it."""
     if isinstance(expected, re.Pattern):
         assert expected.fullmatch(str(answer)), f"{where} is {answer!r}"
     elif isinstance(expected, dict):
@@ -341,14 +342,14 @@ def compare(answer: object, expected: object, where: str) -> None:
 
 
 async def check(base_url: str, database_url: str) -> None:
-    """Check a server; raises ``AssertionError`` where it is not as agreed."""
+    """Check a server; raise ``AssertionError`` if it breaks the contract."""
     with psycopg.connect(database_url, autocommit=True, row_factory=tuple_row) as database:
-        # Servers close what was idle for 5 seconds: below that, none is closed in the moment that it is used again.
+        # Servers close connections that are idle for 5 seconds; a shorter limit avoids a close at the moment of reuse.
         connector, timeout = TCPConnector(limit=0, keepalive_timeout=2), ClientTimeout(total=60)
         async with ClientSession(base_url, connector=connector, timeout=timeout) as session:
             contract = Contract(session, database)
             await contract.check_enrolling()
-            await contract.check_line()
+            await contract.check_waitlist()
             await contract.check_refusals()
             await contract.check_rush()
             await contract.check_crossing()

@@ -1,5 +1,5 @@
--- A random student enrolls in two random courses; events take their positions from the sequence that prepare.sql makes.
--- The transaction goes to the server as a whole. Courses are locked in the order of their ids, so that none waits in a circle.
+-- Enrolls a random student in two random courses; events get their positions from the sequence of prepare.sql.
+-- The transaction is sent to the server as a whole. Courses are locked in the order of their ids to prevent deadlocks.
 \set student random(1, :students)
 \set one random(1, :courses)
 \set other 1 + (:one - 1 + random(1, :courses - 1)) % :courses
@@ -22,7 +22,7 @@ WITH placed AS (
         AND (capacity IS NULL OR seats_taken < capacity)
     ON CONFLICT DO NOTHING
     RETURNING course_id, joined_position, joined_at
-), recorded AS (
+), appended AS (
     INSERT INTO events (position, type, occurred_at, request_id, student_id, course_id, after)
     SELECT joined_position, 'enrollment.enrolled', joined_at, gen_random_uuid()::text, :student, course_id, '{"status":"enrolled"}'
     FROM placed

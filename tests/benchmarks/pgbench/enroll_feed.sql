@@ -1,5 +1,5 @@
--- A random student enrolls in two random courses; the locked row of the feed gives events contiguous positions.
--- The transaction goes to the server as a whole. One at a time writes, so that no course has to be locked.
+-- Enrolls a random student in two random courses; the lock of the feed row gives events contiguous positions.
+-- The transaction is sent to the server as a whole. Only one transaction writes at a time, so courses are not locked.
 \set student random(1, :students)
 \set one random(1, :courses)
 \set other 1 + (:one - 1 + random(1, :courses - 1)) % :courses
@@ -24,7 +24,7 @@ WITH placed AS (
             SELECT FROM student_courses AS mine WHERE mine.student_id = :student AND mine.course_id = courses.id
         )
     RETURNING course_id, joined_position, joined_at
-), recorded AS (
+), appended AS (
     INSERT INTO events (position, type, occurred_at, request_id, student_id, course_id, after)
     SELECT joined_position, 'enrollment.enrolled', joined_at, gen_random_uuid()::text, :student, course_id, '{"status":"enrolled"}'
     FROM placed

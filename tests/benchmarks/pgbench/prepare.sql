@@ -1,4 +1,4 @@
--- What enroll.sql needs, once in each database before it runs.
+-- Creates the sequence that enroll.sql needs; runs once in each database before enroll.sql.
 CREATE SEQUENCE IF NOT EXISTS benchmark_events_position;
 
 SELECT setval(

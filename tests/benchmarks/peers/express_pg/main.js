@@ -1,4 +1,4 @@
-// Enrollment on Express and pg: one transaction a request, courses locked in the order of their ids.
+// Enrollment on Express and pg: one transaction for each request, with courses locked in the order of their ids.
 
 import { randomUUID } from 'node:crypto'
 import express from 'express'
@@ -6,7 +6,7 @@ import pg from 'pg'
 import { z } from 'zod'
 import * as sql from './statements.js'
 
-// Ids and counts stay far below 2^53; pg would give them as text.
+// Ids and counters stay far below 2^53; by default pg returns them as text.
 pg.types.setTypeParser(pg.types.builtins.INT8, Number)
 
 const pool = new pg.Pool({
@@ -47,8 +47,8 @@ const requestIdOf = (req) => req.get('x-request-id') ?? randomUUID()
 const courseInfo = ({ id, code, title, credits, term_id }) => ({ id, code, title, credits, term_id })
 const hasFreeSeat = ({ capacity, seats_taken }) => capacity === null || seats_taken < capacity
 
-// Runs work in a transaction. BEGIN and the first statements leave together, and so do the last one and COMMIT:
-// where the last one fails, PostgreSQL makes a ROLLBACK of that COMMIT.
+// Runs work in a transaction. BEGIN and the first statements are sent together, and so are the last one and COMMIT:
+// if the last statement fails, PostgreSQL executes that COMMIT as a ROLLBACK.
 async function transaction(first, work) {
   const client = await pool.connect()
   try {
@@ -65,14 +65,14 @@ async function transaction(first, work) {
 }
 
 const columns = (rows, names) => names.map((name) => rows.map((row) => row[name]))
-const recordMoves = (requestId, moves, courses) =>
-  sql.recordMoves(
+const saveMoves = (requestId, moves, courses) =>
+  sql.saveMoves(
     requestId,
     ...columns(moves, ['student_id', 'course_id', 'event', 'before', 'after']),
     ...columns(courses, ['id', 'seats_taken', 'waitlisted']),
   )
 
-// Says why a student does not get a course; undefined who gets a seat or a place in line.
+// Returns why a student is refused, or undefined if a seat or a waitlist place is available.
 function refuse(courseId, course, before, onFull) {
   if (!course) return { code: 'unknown_course', detail: `There is no course ${courseId}.` }
   if (before === 'completed') {
@@ -103,11 +103,11 @@ app.use(express.json())
 app.post('/students/:student_id/enroll', async (req, res) => {
   const { student_id } = StudentPath.parse(req.params)
   const { course_ids, mode, on_full } = EnrollmentRequest.parse(req.body)
-  const first = [sql.lockCourses(course_ids), sql.loadStanding(student_id, course_ids)]
-  const { results, created } = await transaction(first, ([locked, standing]) => {
-    if (standing.length === 0) throw noStudent(student_id)
+  const first = [sql.lockCourses(course_ids), sql.loadStatuses(student_id, course_ids)]
+  const { results, created } = await transaction(first, ([locked, enrollments]) => {
+    if (enrollments.length === 0) throw noStudent(student_id)
     const courses = new Map(locked.map((course) => [course.id, course]))
-    const statuses = new Map(standing.map((row) => [row.course_id, row.status]))
+    const statuses = new Map(enrollments.map((row) => [row.course_id, row.status]))
     const results = []
     const errors = []
     const moves = []
@@ -142,7 +142,7 @@ app.post('/students/:student_id/enroll', async (req, res) => {
     }
     const created = moves.length > 0
     const moved = moves.map(({ course_id }) => courses.get(course_id))
-    const last = created ? recordMoves(requestIdOf(req), moves, moved) : undefined
+    const last = created ? saveMoves(requestIdOf(req), moves, moved) : undefined
     return { last, answer: { results, created } }
   })
   res.status(created ? 201 : 200).json({ student_id, results })
@@ -150,7 +150,7 @@ app.post('/students/:student_id/enroll', async (req, res) => {
 
 app.delete('/students/:student_id/courses/:course_id', async (req, res) => {
   const { student_id, course_id } = StudentCoursePath.parse(req.params)
-  const first = [sql.lockCourses([course_id]), sql.loadStanding(student_id, [course_id])]
+  const first = [sql.lockCourses([course_id]), sql.loadStatuses(student_id, [course_id])]
   const dropped = await transaction(first, async ([[course], [mine]], client) => {
     if (!mine) throw noStudent(student_id)
     const { status: before, joined_at } = mine
@@ -167,14 +167,14 @@ app.delete('/students/:student_id/courses/:course_id', async (req, res) => {
     const moves = [{ student_id, course_id, event: 'dropped', before, after: 'dropped' }]
     course[before === 'enrolled' ? 'seats_taken' : 'waitlisted'] -= 1
     if (before === 'enrolled' && course.waitlisted > 0 && hasFreeSeat(course)) {
-      const { rows: [waiter] } = await client.query(sql.loadFirstWaiter(course_id))
-      if (waiter) {
-        moves.push({ ...waiter, course_id, event: 'promoted', before: 'waitlisted', after: 'enrolled' })
+      const { rows: [promoted] } = await client.query(sql.loadFirstWaitlisted(course_id))
+      if (promoted) {
+        moves.push({ ...promoted, course_id, event: 'promoted', before: 'waitlisted', after: 'enrolled' })
         course.waitlisted -= 1
         course.seats_taken += 1
       }
     }
-    return { last: recordMoves(requestIdOf(req), moves, [course]), answer: shown('dropped', 'dropped') }
+    return { last: saveMoves(requestIdOf(req), moves, [course]), answer: shown('dropped', 'dropped') }
   })
   res.json(dropped)
 })
@@ -197,7 +197,7 @@ app.get('/courses/:course_id/students', async (req, res) => {
   const waiting = status === 'waitlisted'
   const { rows } = await pool.query(
     waiting
-      ? sql.listLine(course_id, cursor, limit + 1)
+      ? sql.listWaitlist(course_id, cursor, limit + 1)
       : sql.listCourseStudents(course_id, status, cursor, limit + 1),
   )
   if (rows.length === 0 && (await pool.query(sql.getCourse(course_id))).rows.length === 0) throw noCourse(course_id)
@@ -232,7 +232,7 @@ app.get('/health/ready', async (_req, res) => {
   res.json({ status: 'ready' })
 })
 
-// Express knows an error handler by its four parameters.
+// Express recognizes an error handler by its four parameters.
 app.use((error, req, res, _next) => {
   let problem = error
   if (error instanceof z.ZodError) {

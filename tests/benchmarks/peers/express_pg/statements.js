@@ -1,4 +1,4 @@
-// The SQL. Each statement has a name, by which pg prepares it once a connection.
+// The SQL statements. Each has a name, with which pg prepares it once for each connection.
 
 const statement = (name, text) => (...values) => ({ name, text, values })
 
@@ -16,23 +16,23 @@ export const lockCourses = statement('lock_courses', `
   ORDER BY id
   FOR UPDATE`)
 
-// One row at least of a student who exists.
-export const loadStanding = statement('load_standing', `
+// Returns at least one row if the student exists.
+export const loadStatuses = statement('load_statuses', `
   SELECT mine.course_id, mine.status, mine.joined_at
   FROM students
   LEFT JOIN student_courses AS mine ON mine.student_id = students.id AND mine.course_id = ANY($2::bigint[])
   WHERE students.id = $1`)
 
-export const loadFirstWaiter = statement('load_first_waiter', `
+export const loadFirstWaitlisted = statement('load_first_waitlisted', `
   SELECT student_id
   FROM student_courses
   WHERE course_id = $1 AND status = 'waitlisted'
   ORDER BY joined_position
   LIMIT 1`)
 
-// The courses are locked, so their new counts are known; a place in line is taken under the lock as well.
-export const recordMoves = statement('record_moves', `
-  WITH recorded AS (
+// The courses are locked, so their new counters are known, and joined positions are assigned under the lock.
+export const saveMoves = statement('save_moves', `
+  WITH appended AS (
     INSERT INTO events (position, type, occurred_at, request_id, student_id, course_id, before, after)
     SELECT
       nextval('benchmark_events_position'), 'enrollment.' || event, clock_timestamp(), $1, student_id, course_id,
@@ -49,7 +49,7 @@ export const recordMoves = statement('record_moves', `
   )
   INSERT INTO student_courses AS mine (student_id, course_id, status, joined_position, joined_at, updated_at)
   SELECT student_id, course_id, status, position, occurred_at, occurred_at
-  FROM recorded
+  FROM appended
   ON CONFLICT (student_id, course_id) DO UPDATE SET
     status = excluded.status,
     joined_position = CASE WHEN excluded.status = 'dropped' THEN mine.joined_position ELSE excluded.joined_position END,
@@ -62,8 +62,8 @@ export const listStudentCourses = statement('list_student_courses', `
     courses.code, courses.title, courses.credits, courses.term_id,
     CASE WHEN mine.status = 'waitlisted' THEN (
       SELECT count(*)
-      FROM student_courses AS line
-      WHERE line.course_id = mine.course_id AND line.status = 'waitlisted' AND line.joined_position <= mine.joined_position
+      FROM student_courses AS ahead
+      WHERE ahead.course_id = mine.course_id AND ahead.status = 'waitlisted' AND ahead.joined_position <= mine.joined_position
     ) END AS position
   FROM student_courses AS mine
   JOIN courses ON courses.id = mine.course_id
@@ -80,13 +80,13 @@ export const listCourseStudents = statement('list_course_students', `
   ORDER BY roster.student_id
   LIMIT $4`)
 
-export const listLine = statement('list_line', `
+export const listWaitlist = statement('list_waitlist', `
   SELECT
-    line.student_id, line.status, line.joined_at, students.given_name, students.family_name, students.email
-  FROM student_courses AS line
-  JOIN students ON students.id = line.student_id
-  WHERE line.course_id = $1 AND line.status = 'waitlisted'
-  ORDER BY line.joined_position
+    waitlist.student_id, waitlist.status, waitlist.joined_at, students.given_name, students.family_name, students.email
+  FROM student_courses AS waitlist
+  JOIN students ON students.id = waitlist.student_id
+  WHERE waitlist.course_id = $1 AND waitlist.status = 'waitlisted'
+  ORDER BY waitlist.joined_position
   OFFSET $2
   LIMIT $3`)
 

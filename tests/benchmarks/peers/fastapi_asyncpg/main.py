@@ -1,4 +1,4 @@
-"""Enrollment on FastAPI and asyncpg: one transaction a request, courses locked in the order of their ids."""
+"""Enrollment on FastAPI and asyncpg: one transaction for each request, with courses locked in the order of their ids."""
 
 import os
 from collections.abc import AsyncIterator, Iterable
@@ -23,7 +23,7 @@ Cursor = Annotated[int, Query(ge=0, le=2**63 - 1)]
 
 @asynccontextmanager
 async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, asyncpg.Pool]]:
-    """Hold the pool while the application runs."""
+    """Keep the pool open while the application runs."""
     async with asyncpg.create_pool(os.environ["DATABASE_URL"], min_size=POOL_SIZE, max_size=POOL_SIZE) as pool:
         await pool.execute(sql.PREPARE_SEQUENCE)
         yield {"pool": pool}
@@ -33,7 +33,7 @@ app = FastAPI(title="Enrollment", lifespan=lifespan)
 
 
 class Problem(Exception):
-    """A request that can't be done."""
+    """A request that is refused."""
 
     def __init__(self, status: int, code: str, detail: str, errors: Iterable[dict[str, Any]] = ()) -> None:
         self.status, self.code, self.detail, self.errors = status, code, detail, list(errors)
@@ -41,7 +41,7 @@ class Problem(Exception):
 
 @app.exception_handler(Problem)
 async def answer_problem(request: Request, problem: Problem) -> JSONResponse:
-    """Answer as RFC 9457 has it."""
+    """Return a problem document as in RFC 9457."""
     body = {
         "type": f"/problems/{problem.code}",
         "code": problem.code,
@@ -57,7 +57,7 @@ async def answer_problem(request: Request, problem: Problem) -> JSONResponse:
 
 @app.exception_handler(RequestValidationError)
 async def answer_invalid(request: Request, invalid: RequestValidationError) -> JSONResponse:
-    """Say what is wrong with a request."""
+    """Return a problem document that lists the errors of an invalid request."""
     errors = [
         {"code": error["type"], "pointer": "#/" + "/".join(map(str, error["loc"][1:])), "detail": error["msg"]}
         for error in invalid.errors()
@@ -68,22 +68,22 @@ async def answer_invalid(request: Request, invalid: RequestValidationError) -> J
 
 
 def request_id_of(request: Request) -> str:
-    """Take the caller's id of the request, or make one."""
+    """Return the request id of the caller, or a new one."""
     return request.headers.get("x-request-id") or uuid4().hex
 
 
 def no_student(student_id: int) -> Problem:
-    """There is no such student."""
+    """Return the problem that a student does not exist."""
     return Problem(404, "student_not_found", f"There is no student {student_id}.")
 
 
 def no_course(course_id: int) -> Problem:
-    """There is no such course."""
+    """Return the problem that a course does not exist."""
     return Problem(404, "course_not_found", f"There is no course {course_id}.")
 
 
 class Move(NamedTuple):
-    """A student goes from one status to another."""
+    """A change of the status of a student in a course."""
 
     student_id: int
     course_id: int
@@ -92,16 +92,16 @@ class Move(NamedTuple):
     after: str
 
 
-async def record(
+async def save_moves(
     connection: asyncpg.pool.PoolConnectionProxy, request_id: str, moves: list[Move], courses: list[dict[str, Any]]
 ) -> None:
-    """Write events, states and the counts of the courses."""
+    """Save events, states and the counters of the courses."""
     counts = [[course[name] for course in courses] for name in ("id", "seats_taken", "waitlisted")]
-    await connection.execute(sql.RECORD_MOVES, request_id, *map(list, zip(*moves, strict=True)), *counts)
+    await connection.execute(sql.SAVE_MOVES, request_id, *map(list, zip(*moves, strict=True)), *counts)
 
 
 def refuse(course_id: int, course: dict[str, Any] | None, before: str | None, on_full: str) -> dict[str, Any] | None:
-    """Say why a student does not get a course; None who gets a seat or a place in line."""
+    """Return why a student is refused, or None if a seat or a waitlist place is available."""
     if course is None:
         return {"code": "unknown_course", "detail": f"There is no course {course_id}."}
     if before == "completed":
@@ -128,12 +128,12 @@ async def enroll(
     moves: list[Move] = []
     async with request.state.pool.acquire() as connection, connection.transaction():
         courses = {row["id"]: dict(row) for row in await connection.fetch(sql.LOCK_COURSES, body.course_ids)}
-        rows = await connection.fetch(sql.LOAD_STANDING, student_id, body.course_ids)
+        rows = await connection.fetch(sql.LOAD_STATUSES, student_id, body.course_ids)
         if not rows:
             raise no_student(student_id)
-        standing = {row["course_id"]: row["status"] for row in rows}
+        statuses = {row["course_id"]: row["status"] for row in rows}
         for course_id in dict.fromkeys(body.course_ids):
-            course, before = courses.get(course_id), standing.get(course_id)
+            course, before = courses.get(course_id), statuses.get(course_id)
             if before in {"enrolled", "waitlisted"}:
                 results.append({"course_id": course_id, "outcome": "unchanged", "status": before, "course": course})
                 continue
@@ -159,17 +159,17 @@ async def enroll(
                 raise Problem(422, "unknown_course", detail, errors)
             raise Problem(409, codes.pop() if len(codes) == 1 else "enrollment_refused", detail, errors)
         if moves:
-            await record(connection, request_id_of(request), moves, [courses[move.course_id] for move in moves])
+            await save_moves(connection, request_id_of(request), moves, [courses[move.course_id] for move in moves])
     response.status_code = 201 if moves else 200
     return {"student_id": student_id, "results": results}
 
 
 @app.delete("/students/{student_id}/courses/{course_id}")
 async def drop(student_id: IdInPath, course_id: IdInPath, request: Request) -> schemas.DroppedCourse:
-    """Drop a course, or leave its line; the first in line has the seat at once."""
+    """Drop a course, or leave its waitlist; the first waitlisted student gets the free seat at once."""
     async with request.state.pool.acquire() as connection, connection.transaction():
         courses = await connection.fetch(sql.LOCK_COURSES, [course_id])
-        rows = await connection.fetch(sql.LOAD_STANDING, student_id, [course_id])
+        rows = await connection.fetch(sql.LOAD_STATUSES, student_id, [course_id])
         if not rows:
             raise no_student(student_id)
         mine = rows[0]
@@ -185,16 +185,16 @@ async def drop(student_id: IdInPath, course_id: IdInPath, request: Request) -> s
             else:
                 course["seats_taken"] -= 1
                 free = course["capacity"] is None or course["seats_taken"] < course["capacity"]
-                waiter = (
-                    await connection.fetchval(sql.LOAD_FIRST_WAITER, course_id)
+                promoted = (
+                    await connection.fetchval(sql.LOAD_FIRST_WAITLISTED, course_id)
                     if free and course["waitlisted"]
                     else None
                 )
-                if waiter is not None:
+                if promoted is not None:
                     course["seats_taken"] += 1
                     course["waitlisted"] -= 1
-                    moves.append(Move(waiter, course_id, "promoted", "waitlisted", "enrolled"))
-            await record(connection, request_id_of(request), moves, [course])
+                    moves.append(Move(promoted, course_id, "promoted", "waitlisted", "enrolled"))
+            await save_moves(connection, request_id_of(request), moves, [course])
             status = outcome = "dropped"
     return {
         "course_id": course_id,
@@ -209,7 +209,7 @@ async def drop(student_id: IdInPath, course_id: IdInPath, request: Request) -> s
 
 
 def page(items: list[dict[str, Any]], limit: int, key: str) -> dict[str, Any]:
-    """Make a page of one item more than asked for, which tells that there is a next page."""
+    """Return a page; ``items`` has one more item than ``limit`` if there is a next page."""
     return {"items": items[:limit], "next": str(items[limit - 1][key]) if len(items) > limit else None}
 
 
@@ -217,7 +217,7 @@ def page(items: list[dict[str, Any]], limit: int, key: str) -> dict[str, Any]:
 async def list_student_courses(
     student_id: IdInPath, request: Request, status: schemas.Status | None = None, limit: Limit = 50, cursor: Cursor = 0
 ) -> schemas.StudentCourses:
-    """List a student's courses by course id."""
+    """List the courses of a student, ordered by course id."""
     pool = request.state.pool
     statuses = ["enrolled", "waitlisted"] if status is None else [status]
     rows = await pool.fetch(sql.LIST_STUDENT_COURSES, student_id, statuses, cursor, limit + 1)
@@ -248,11 +248,11 @@ async def list_student_courses(
 async def list_course_students(
     course_id: IdInPath, request: Request, status: schemas.Status = "enrolled", limit: Limit = 50, cursor: Cursor = 0
 ) -> schemas.CourseStudents:
-    """List a course's students by student id, those who wait in the order of the line."""
+    """List the students of a course, ordered by student id, or by position if waitlisted."""
     pool = request.state.pool
     waiting = status == "waitlisted"
     if waiting:
-        rows = await pool.fetch(sql.LIST_LINE, course_id, cursor, limit + 1)
+        rows = await pool.fetch(sql.LIST_WAITLIST, course_id, cursor, limit + 1)
     else:
         rows = await pool.fetch(sql.LIST_COURSE_STUDENTS, course_id, status, cursor, limit + 1)
     if not rows and await pool.fetchrow(sql.GET_COURSE, course_id) is None:
@@ -266,7 +266,7 @@ async def list_course_students(
 
 @app.get("/students/{student_id}")
 async def read_student(student_id: IdInPath, request: Request) -> schemas.Student:
-    """Read a student."""
+    """Return a student."""
     row = await request.state.pool.fetchrow(sql.GET_STUDENT, student_id)
     if row is None:
         raise no_student(student_id)
@@ -275,7 +275,7 @@ async def read_student(student_id: IdInPath, request: Request) -> schemas.Studen
 
 @app.get("/courses/{course_id}")
 async def read_course(course_id: IdInPath, request: Request) -> schemas.Course:
-    """Read a course, with its seats."""
+    """Return a course with its seats."""
     row = await request.state.pool.fetchrow(sql.GET_COURSE, course_id)
     if row is None:
         raise no_course(course_id)
@@ -284,14 +284,14 @@ async def read_course(course_id: IdInPath, request: Request) -> schemas.Course:
 
 @app.get("/courses")
 async def list_courses(request: Request, limit: Limit = 50, cursor: Cursor = 0) -> schemas.Courses:
-    """List courses by id."""
+    """List courses, ordered by id."""
     rows = await request.state.pool.fetch(sql.LIST_COURSES, cursor, limit + 1)
     return page([dict(row) for row in rows], limit, "id")
 
 
 @app.get("/health/ready")
 async def ready(request: Request) -> dict[str, str]:
-    """Tell that requests can be served."""
+    """Return that the service is ready."""
     await request.state.pool.execute("SELECT 1")
     return {"status": "ready"}
 

@@ -1,4 +1,4 @@
-"""What callers send and get."""
+"""The models of requests and responses."""
 
 from datetime import datetime
 from typing import Annotated, Literal
@@ -10,7 +10,7 @@ Status = Literal["enrolled", "waitlisted", "completed", "dropped", "withdrawn"]
 
 
 class EnrollmentRequest(BaseModel):
-    """Which courses a student is to be enrolled in."""
+    """The courses to enroll a student in."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -20,7 +20,7 @@ class EnrollmentRequest(BaseModel):
 
 
 class CourseInfo(BaseModel):
-    """A course in short."""
+    """The summary of a course."""
 
     id: int
     code: str
@@ -30,7 +30,7 @@ class CourseInfo(BaseModel):
 
 
 class StudentInfo(BaseModel):
-    """A student in short."""
+    """The summary of a student."""
 
     id: int
     given_name: str
@@ -39,7 +39,7 @@ class StudentInfo(BaseModel):
 
 
 class Refusal(BaseModel):
-    """Why a student does not get a course."""
+    """The reason why a student is refused."""
 
     code: str
     capacity: int | None = None
@@ -49,7 +49,7 @@ class Refusal(BaseModel):
 
 
 class Result(BaseModel):
-    """What became of one course."""
+    """The result for one course."""
 
     course_id: int
     outcome: Literal["enrolled", "waitlisted", "unchanged", "refused"]
@@ -60,14 +60,14 @@ class Result(BaseModel):
 
 
 class EnrollmentResponse(BaseModel):
-    """What became of each course, in the order asked."""
+    """The result for each course, in the requested order."""
 
     student_id: int
     results: list[Result]
 
 
 class StudentCourse(BaseModel):
-    """A course as one of a student's."""
+    """A course in the list of a student."""
 
     course_id: int
     status: Status
@@ -79,13 +79,13 @@ class StudentCourse(BaseModel):
 
 
 class DroppedCourse(StudentCourse):
-    """A student's course after a drop."""
+    """A course of a student after a drop."""
 
     outcome: Literal["dropped", "unchanged"]
 
 
 class CourseStudent(BaseModel):
-    """A student as one of a course's."""
+    """A student in the list of a course."""
 
     student_id: int
     status: Status
@@ -113,7 +113,7 @@ class Meeting(BaseModel):
 
 
 class Course(CourseInfo):
-    """A course, with its seats."""
+    """A course with its seats."""
 
     external_id: str | None
     capacity: int | None

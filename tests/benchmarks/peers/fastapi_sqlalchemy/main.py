@@ -1,4 +1,4 @@
-"""Enrollment on FastAPI and the ORM of SQLAlchemy: a session a request, courses locked in the order of their ids."""
+"""Enrollment on FastAPI and the SQLAlchemy ORM: one session for each request, courses locked in the order of their ids."""
 
 import os
 from collections.abc import AsyncIterator, Iterable
@@ -23,17 +23,17 @@ engine = create_async_engine(
     make_url(os.environ["DATABASE_URL"]).set(drivername="postgresql+asyncpg"),
     pool_size=POOL_SIZE,
     max_overflow=0,
-    # Callers in a crowd wait for their turn, rather than fail after the default of 30 seconds.
+    # Callers in a rush wait for a connection instead of failing after the default of 30 seconds.
     pool_timeout=600,
 )
 Session = async_sessionmaker(engine, expire_on_commit=False)
-# A read of one statement needs no BEGIN and no ROLLBACK around it.
+# A read with a single statement needs neither BEGIN nor ROLLBACK.
 ReadingSession = async_sessionmaker(engine.execution_options(isolation_level="AUTOCOMMIT"), expire_on_commit=False)
 
 
 @asynccontextmanager
 async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-    """Prepare the sequence of the events, and close the connections in the end."""
+    """Prepare the sequence for event positions, and close the connections at the end."""
     async with engine.begin() as connection:
         await connection.execute(CreateSequence(POSITIONS, if_not_exists=True))
         last = text("SELECT greatest((SELECT max(position) FROM events), last_value) FROM benchmark_events_position")
@@ -46,18 +46,18 @@ app = FastAPI(title="Enrollment", lifespan=lifespan)
 
 
 async def writing_session() -> AsyncIterator[AsyncSession]:
-    """Give a request a session of its own."""
+    """Yield a session for one request."""
     async with Session() as session:
         yield session
 
 
 async def reading_session() -> AsyncIterator[AsyncSession]:
-    """Give a request that only reads a session of its own."""
+    """Yield a session for one request that only reads."""
     async with ReadingSession() as session:
         yield session
 
 
-# The connection is back in the pool before the answer is sent.
+# The connection returns to the pool before the response is sent.
 Writing = Annotated[AsyncSession, Depends(writing_session, scope="function")]
 Reading = Annotated[AsyncSession, Depends(reading_session, scope="function")]
 IdInPath = Annotated[int, Path(ge=1, le=2**63 - 1)]
@@ -66,7 +66,7 @@ Cursor = Annotated[int, Query(ge=0, le=2**63 - 1)]
 
 
 class Problem(Exception):
-    """A request that can't be done."""
+    """A request that is refused."""
 
     def __init__(self, status: int, code: str, detail: str, errors: Iterable[dict[str, Any]] = ()) -> None:
         self.status, self.code, self.detail, self.errors = status, code, detail, list(errors)
@@ -74,7 +74,7 @@ class Problem(Exception):
 
 @app.exception_handler(Problem)
 async def answer_problem(request: Request, problem: Problem) -> JSONResponse:
-    """Answer as RFC 9457 has it."""
+    """Return a problem document as in RFC 9457."""
     body = {
         "type": f"/problems/{problem.code}",
         "code": problem.code,
@@ -90,7 +90,7 @@ async def answer_problem(request: Request, problem: Problem) -> JSONResponse:
 
 @app.exception_handler(RequestValidationError)
 async def answer_invalid(request: Request, invalid: RequestValidationError) -> JSONResponse:
-    """Say what is wrong with a request."""
+    """Return a problem document that lists the errors of an invalid request."""
     errors = [
         {"code": error["type"], "pointer": "#/" + "/".join(map(str, error["loc"][1:])), "detail": error["msg"]}
         for error in invalid.errors()
@@ -101,28 +101,28 @@ async def answer_invalid(request: Request, invalid: RequestValidationError) -> J
 
 
 def request_id_of(request: Request) -> str:
-    """Take the caller's id of the request, or make one."""
+    """Return the request id of the caller, or a new one."""
     return request.headers.get("x-request-id") or uuid4().hex
 
 
 def no_student(student_id: int) -> Problem:
-    """There is no such student."""
+    """Return the problem that a student does not exist."""
     return Problem(404, "student_not_found", f"There is no student {student_id}.")
 
 
 def no_course(course_id: int) -> Problem:
-    """There is no such course."""
+    """Return the problem that a course does not exist."""
     return Problem(404, "course_not_found", f"There is no course {course_id}.")
 
 
 async def lock_courses(session: AsyncSession, ids: list[int]) -> dict[int, Course]:
-    """Lock courses, those with smaller ids first, so that nobody waits in a circle."""
+    """Lock courses in the order of their ids, which prevents deadlocks, and return them by id."""
     courses = await session.scalars(select(Course).where(Course.id.in_(ids)).order_by(Course.id).with_for_update())
     return {course.id: course for course in courses}
 
 
-async def load_standing(session: AsyncSession, student_id: int, course_ids: list[int]) -> dict[int, Enrollment]:
-    """Load what a student has of these courses; raises where there is no such student."""
+async def load_enrollments(session: AsyncSession, student_id: int, course_ids: list[int]) -> dict[int, Enrollment]:
+    """Load a student's enrollments in these courses, by course id; raise ``Problem`` if the student does not exist."""
     mine = and_(Enrollment.student_id == Student.id, Enrollment.course_id.in_(course_ids))
     rows = (
         await session.execute(
@@ -135,7 +135,7 @@ async def load_standing(session: AsyncSession, student_id: int, course_ids: list
 
 
 def event_of(enrollment: Enrollment, event: str, before: str | None, request_id: str) -> Event:
-    """Tell of a change of an enrollment."""
+    """Return the event for a change of an enrollment."""
     return Event(
         type=f"enrollment.{event}",
         request_id=request_id,
@@ -147,7 +147,7 @@ def event_of(enrollment: Enrollment, event: str, before: str | None, request_id:
 
 
 def refuse(course_id: int, course: Course | None, enrollment: Enrollment | None, on_full: str) -> dict[str, Any] | None:
-    """Say why a student does not get a course; None who gets a seat or a place in line."""
+    """Return why a student is refused, or None if a seat or a waitlist place is available."""
     if course is None:
         return {"code": "unknown_course", "detail": f"There is no course {course_id}."}
     if enrollment is not None and enrollment.status == "completed":
@@ -180,9 +180,9 @@ async def enroll(
     errors: list[dict[str, Any]] = []
     async with session.begin():
         courses = await lock_courses(session, body.course_ids)
-        standing = await load_standing(session, student_id, body.course_ids)
+        enrollments = await load_enrollments(session, student_id, body.course_ids)
         for course_id in dict.fromkeys(body.course_ids):
-            course, enrollment = courses.get(course_id), standing.get(course_id)
+            course, enrollment = courses.get(course_id), enrollments.get(course_id)
             before = None if enrollment is None else enrollment.status
             result: dict[str, Any] = {"course_id": course_id}
             results.append(result)
@@ -220,11 +220,11 @@ async def enroll(
 
 @app.delete("/students/{student_id}/courses/{course_id}", response_model=schemas.DroppedCourse)
 async def drop(student_id: IdInPath, course_id: IdInPath, session: Writing, request: Request) -> Any:
-    """Drop a course, or leave its line; the first in line has the seat at once."""
+    """Drop a course, or leave its waitlist; the first waitlisted student gets the free seat at once."""
     request_id, outcome = request_id_of(request), "unchanged"
     async with session.begin():
         course = (await lock_courses(session, [course_id])).get(course_id)
-        mine = (await load_standing(session, student_id, [course_id])).get(course_id)
+        mine = (await load_enrollments(session, student_id, [course_id])).get(course_id)
         if course is None or mine is None:
             raise Problem(404, "enrollment_not_found", f"Student {student_id} has never been enrolled in course {course_id}.")
         before = mine.status
@@ -243,19 +243,19 @@ async def drop(student_id: IdInPath, course_id: IdInPath, session: Writing, requ
 
 
 async def promote_first(session: AsyncSession, course: Course, request_id: str) -> None:
-    """Give a free seat to the first in line."""
-    line = select(Enrollment).where(Enrollment.course_id == course.id, Enrollment.status == "waitlisted")
-    waiter = await session.scalar(line.order_by(Enrollment.joined_position).limit(1))
-    if waiter is not None:
+    """Give a free seat to the first waitlisted student."""
+    waitlist = select(Enrollment).where(Enrollment.course_id == course.id, Enrollment.status == "waitlisted")
+    promoted = await session.scalar(waitlist.order_by(Enrollment.joined_position).limit(1))
+    if promoted is not None:
         course.seats_taken += 1
         course.waitlisted -= 1
-        waiter.status = "enrolled"
-        waiter.joined_at = now()
-        waiter.placed_by = event_of(waiter, "promoted", "waitlisted", request_id)
+        promoted.status = "enrolled"
+        promoted.joined_at = now()
+        promoted.placed_by = event_of(promoted, "promoted", "waitlisted", request_id)
 
 
 def shown(enrollment: Enrollment, position: int | None) -> dict[str, Any]:
-    """Show an enrollment without its student and its course."""
+    """Return the fields of an enrollment, without its student and its course."""
     return {
         "student_id": enrollment.student_id,
         "course_id": enrollment.course_id,
@@ -268,7 +268,7 @@ def shown(enrollment: Enrollment, position: int | None) -> dict[str, Any]:
 
 
 def page(items: list[Any], limit: int, last: Any) -> dict[str, Any]:
-    """Make a page of one item more than asked for, which tells that there is a next page."""
+    """Return a page; ``items`` has one more item than ``limit`` if there is a next page."""
     return {"items": items[:limit], "next": str(last(items[limit - 1])) if len(items) > limit else None}
 
 
@@ -287,7 +287,7 @@ POSITION = case(
 async def list_student_courses(
     student_id: IdInPath, session: Reading, status: schemas.Status | None = None, limit: Limit = 50, cursor: Cursor = 0
 ) -> Any:
-    """List a student's courses by course id."""
+    """List the courses of a student, ordered by course id."""
     statuses = ["enrolled", "waitlisted"] if status is None else [status]
     rows = await session.execute(
         select(Enrollment, POSITION)
@@ -306,7 +306,7 @@ async def list_student_courses(
 async def list_course_students(
     course_id: IdInPath, session: Reading, status: schemas.Status = "enrolled", limit: Limit = 50, cursor: Cursor = 0
 ) -> Any:
-    """List a course's students by student id, those who wait in the order of the line."""
+    """List the students of a course, ordered by student id, or by position if waitlisted."""
     waiting = status == "waitlisted"
     roster = (
         select(Enrollment)
@@ -329,7 +329,7 @@ async def list_course_students(
 
 @app.get("/students/{student_id}", response_model=schemas.Student)
 async def read_student(student_id: IdInPath, session: Reading) -> Any:
-    """Read a student."""
+    """Return a student."""
     student = await session.get(Student, student_id)
     if student is None:
         raise no_student(student_id)
@@ -338,7 +338,7 @@ async def read_student(student_id: IdInPath, session: Reading) -> Any:
 
 @app.get("/courses/{course_id}", response_model=schemas.Course)
 async def read_course(course_id: IdInPath, session: Reading) -> Any:
-    """Read a course, with its seats."""
+    """Return a course with its seats."""
     course = await session.get(Course, course_id)
     if course is None:
         raise no_course(course_id)
@@ -347,14 +347,14 @@ async def read_course(course_id: IdInPath, session: Reading) -> Any:
 
 @app.get("/courses", response_model=schemas.Courses)
 async def list_courses(session: Reading, limit: Limit = 50, cursor: Cursor = 0) -> Any:
-    """List courses by id."""
+    """List courses, ordered by id."""
     courses = await session.scalars(select(Course).where(Course.id > cursor).order_by(Course.id).limit(limit + 1))
     return page(list(courses), limit, lambda course: course.id)
 
 
 @app.get("/health/ready")
 async def ready(session: Reading) -> dict[str, str]:
-    """Tell that requests can be served."""
+    """Return that the service is ready."""
     await session.execute(select(1))
     return {"status": "ready"}
 

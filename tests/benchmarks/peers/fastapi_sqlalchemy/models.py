@@ -1,4 +1,4 @@
-"""The tables as SQLAlchemy maps them; those columns alone that are read or written here."""
+"""The tables as SQLAlchemy maps them, with only the columns that this service reads or writes."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -10,12 +10,12 @@ POSITIONS = Sequence("benchmark_events_position", data_type=BigInteger)
 
 
 def now() -> datetime:
-    """Tell the time."""
+    """Return the current time."""
     return datetime.now(UTC)
 
 
 class Base(DeclarativeBase):
-    """What all tables have in common: whole numbers are 64 bits wide, times have a zone."""
+    """The base of all tables: integers have 64 bits, times have a time zone."""
 
     type_annotation_map = {int: BigInteger, datetime: DateTime(timezone=True)}  # noqa: RUF012
 
@@ -37,7 +37,7 @@ class Student(Base):
 
 
 class Course(Base):
-    """A course, with its seats."""
+    """A course with its seats."""
 
     __tablename__ = "courses"
 
@@ -59,17 +59,17 @@ class Course(Base):
 
     @property
     def seats_free(self) -> int | None:
-        """The seats to be had; None is unlimited."""
+        """Return the number of free seats; None means unlimited."""
         return None if self.capacity is None else max(0, self.capacity - self.seats_taken)
 
     @property
     def has_free_seat(self) -> bool:
-        """Whether a seat is to be had."""
+        """Return whether a seat is free."""
         return self.capacity is None or self.seats_taken < self.capacity
 
 
 class Event(Base):
-    """The record of a change."""
+    """A change of an enrollment."""
 
     __tablename__ = "events"
 
@@ -84,7 +84,7 @@ class Event(Base):
 
 
 class Enrollment(Base):
-    """The state of a student in a course; ``joined_position`` in line is the position of the event that gave it."""
+    """The state of a student in a course; ``joined_position`` is the position of the event that gave it."""
 
     __tablename__ = "student_courses"
 
@@ -97,7 +97,7 @@ class Enrollment(Base):
     passed: Mapped[bool | None]
     grade: Mapped[str | None]
 
-    # No query is made by accident: what a handler reads, it has asked for.
+    # Prevents accidental queries: a handler must load explicitly what it reads.
     student: Mapped[Student] = relationship(lazy="raise")
     course: Mapped[Course] = relationship(lazy="raise")
     placed_by: Mapped[Event] = relationship(primaryjoin="foreign(Enrollment.joined_position) == Event.position", lazy="raise")

@@ -1,4 +1,4 @@
-"""What callers send and get."""
+"""The models of requests and responses."""
 
 from datetime import datetime
 from typing import Annotated, Literal
@@ -10,7 +10,7 @@ Status = Literal["enrolled", "waitlisted", "completed", "dropped", "withdrawn"]
 
 
 class EnrollmentRequest(BaseModel):
-    """Which courses a student is to be enrolled in."""
+    """The courses to enroll a student in."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -20,13 +20,13 @@ class EnrollmentRequest(BaseModel):
 
 
 class Shown(BaseModel):
-    """What is made of a mapped object."""
+    """The base of models that are created from mapped objects."""
 
     model_config = ConfigDict(from_attributes=True)
 
 
 class CourseInfo(Shown):
-    """A course in short."""
+    """The summary of a course."""
 
     id: int
     code: str
@@ -36,7 +36,7 @@ class CourseInfo(Shown):
 
 
 class StudentInfo(Shown):
-    """A student in short."""
+    """The summary of a student."""
 
     id: int
     given_name: str
@@ -45,7 +45,7 @@ class StudentInfo(Shown):
 
 
 class Refusal(BaseModel):
-    """Why a student does not get a course."""
+    """The reason why a student is refused."""
 
     code: str
     capacity: int | None = None
@@ -55,7 +55,7 @@ class Refusal(BaseModel):
 
 
 class Result(BaseModel):
-    """What became of one course."""
+    """The result for one course."""
 
     course_id: int
     outcome: Literal["enrolled", "waitlisted", "unchanged", "refused"]
@@ -66,14 +66,14 @@ class Result(BaseModel):
 
 
 class EnrollmentResponse(BaseModel):
-    """What became of each course, in the order asked."""
+    """The result for each course, in the requested order."""
 
     student_id: int
     results: list[Result]
 
 
 class StudentCourse(BaseModel):
-    """A course as one of a student's."""
+    """A course in the list of a student."""
 
     course_id: int
     status: Status
@@ -85,13 +85,13 @@ class StudentCourse(BaseModel):
 
 
 class DroppedCourse(StudentCourse):
-    """A student's course after a drop."""
+    """A course of a student after a drop."""
 
     outcome: Literal["dropped", "unchanged"]
 
 
 class CourseStudent(BaseModel):
-    """A student as one of a course's."""
+    """A student in the list of a course."""
 
     student_id: int
     status: Status
@@ -119,7 +119,7 @@ class Meeting(BaseModel):
 
 
 class Course(CourseInfo):
-    """A course, with its seats."""
+    """A course with its seats."""
 
     external_id: str | None
     capacity: int | None
