@@ -283,8 +283,8 @@ PROBLEMS: Final[list[tuple[str, str, Any, dict[str, str]]]] = [
     ("POST", "/keys", {"name": "office", "scopes": ["admin"]}, WITH_KEY),
     ("POST", "/keys", {"name": "portal", "scopes": ["read"]}, WITH_KEY),
     ("DELETE", "/keys/99", None, WITH_KEY),
-    ("DELETE", "/keys/2", None, WITH_KEY),
-    ("POST", "/keys/2/rotate", {}, WITH_KEY),
+    ("DELETE", "/keys/3", None, WITH_KEY),
+    ("POST", "/keys/3/rotate", {}, WITH_KEY),
 ]
 """Calls to an empty service, in order, that cause each kind of problem."""
 

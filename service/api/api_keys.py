@@ -102,7 +102,10 @@ async def create_api_key(call: Call, body: NewApiKey) -> Reply[IssuedApiKey]:
 
 @endpoint("GET", "/keys", scope="admin")
 async def list_api_keys(call: Call, query: Paging) -> Page[ApiKey]:
-    """List the API keys by id, those that are expired or revoked too."""
+    """List the API keys by id, including those that are expired or revoked.
+
+    The list does not show the texts of the keys.
+    """
     after = decode_cursor(query.cursor, "keys")
     async with call[DATABASE].reading() as connection:
         rows = await sql.list_api_keys(connection, after, query.limit + 1)

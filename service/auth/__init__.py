@@ -105,7 +105,7 @@ class Authenticator:
                 "Create a key with `python -m service keys create --name NAME --scope read …`, set TOKEN_ISSUER, "
                 "or set AUTH=off to let everybody do anything."
             )
-        logger.warning("the service is open to every program on this machine until the first API key is created")
+        logger.info("the service is open to every program on this machine until the first API key is created")
 
     async def _create_development_key(self) -> None:
         try:
