@@ -280,10 +280,10 @@ class Settings(BaseSettings):
         if self.token_issuer is None:
             return self
         if self.token_audience is None or self.token_keys_url is None:
-            raise ValueError("TOKEN_ISSUER needs TOKEN_AUDIENCE and TOKEN_KEYS_URL beside it")
+            raise ValueError("TOKEN_ISSUER: set TOKEN_AUDIENCE and TOKEN_KEYS_URL too")
         url = urlsplit(self.token_keys_url)
         if url.scheme != "https" and not (url.scheme == "http" and url.hostname in {"localhost", "127.0.0.1", "::1"}):
-            raise ValueError("TOKEN_KEYS_URL must begin with https://, or with http:// on loopback")
+            raise ValueError("TOKEN_KEYS_URL: must begin with https://, or with http:// on loopback")
         return self
 
     @property

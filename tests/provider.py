@@ -12,6 +12,8 @@ from aiohttp.test_utils import TestServer
 from joserfc.jwk import ECKey, Key, RSAKey
 from joserfc.jws import JWSRegistry
 
+from service.settings import Settings
+
 
 def encoded(part: bytes) -> str:
     """Encode a part of a token."""
@@ -90,3 +92,15 @@ async def provider() -> AsyncIterator[Provider]:
     async with TestServer(app) as server:
         made.url = str(server.make_url("")).rstrip("/")
         yield made
+
+
+def with_issuer(settings: Settings, issuer: Provider) -> Settings:
+    """Return settings with which the service accepts the tokens of a provider."""
+    return settings.model_copy(
+        update={
+            "token_issuer": issuer.issuer,
+            "token_audience": AUDIENCE,
+            "token_keys_url": issuer.keys_url,
+            "token_student_claim": "student_number",
+        }
+    )

@@ -17,7 +17,7 @@ from sql import Connection
 from sql.api_keys import list_api_keys
 from tests.campus import call, events, new_student, problem, served, student_fields
 from tests.conftest import Client
-from tests.provider import AUDIENCE, Provider, provider
+from tests.provider import Provider, provider, with_issuer
 
 NEEDED = {(item.method, item.path): item.scope for item in ENDPOINTS}
 
@@ -183,17 +183,6 @@ async def test_events_name_the_key_and_for_whom_it_acts(client: Client, connecti
 async def issuer() -> Any:
     async with provider() as running:
         yield running
-
-
-def with_issuer(settings: Settings, issuer: Provider) -> Settings:
-    return settings.model_copy(
-        update={
-            "token_issuer": issuer.issuer,
-            "token_audience": AUDIENCE,
-            "token_keys_url": issuer.keys_url,
-            "token_student_claim": "student_number",
-        }
-    )
 
 
 async def test_a_token_of_the_provider_is_accepted_with_its_scopes(

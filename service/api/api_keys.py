@@ -7,7 +7,7 @@ from typing import Annotated, TypeAlias, cast
 from pydantic import ConfigDict, Field
 
 from service.api.answers import CreatedAt, Id
-from service.api.fields import IdInPath, Input, Instant, Name
+from service.api.fields import IdInPath, Input, Instant, Name, Whole
 from service.api.keys import AUTHENTICATOR, DATABASE
 from service.auth import api_keys
 from service.errors import ApiKeyNameTaken, ApiKeyNotFound, ApiKeyRevoked
@@ -43,7 +43,7 @@ class Rotation(Input):
     """How to rotate an API key."""
 
     overlap_seconds: Annotated[
-        int, Field(ge=0, le=30 * DAY_SECONDS, description="For how long the secret before stays valid.")
+        int, Field(ge=0, le=30 * DAY_SECONDS, description="For how long the secret before stays valid."), Whole
     ] = DAY_SECONDS
 
 

@@ -45,6 +45,7 @@ class Authenticator:
         self._off = settings.auth == "off"
         self._keys = ApiKeys(database)
         self._tokens: Tokens | None = None
+        self._may_be_open = settings.token_issuer is None and is_loopback(settings.host)
         self._cache: dict[bytes, tuple[float, Caller]] = {}
         self.background: list[Callable[[], Coroutine[Any, Any, None]]] = []
         """What runs beside the requests, until it is cancelled."""
@@ -71,10 +72,25 @@ class Authenticator:
             Unauthenticated: there is no valid API key or access token.
             Unavailable: a look-up is needed, and the database or the identity provider does not answer.
         """
-        if self._off or (header is None and self._keys.known and self._is_open()):
+        if self._off or (self._keys.known and self._is_open()):
+            return ANYONE
+        if header is None or (self._may_be_open and not self._keys.known):
+            return self._look_up(header)
+        return self._known(header)
+
+    async def _look_up(self, header: str | None) -> Caller:
+        """Return the caller after a look at the keys, which may show that the service is open."""
+        if not self._keys.known:
+            await self._keys.load()
+        if self._is_open():
             return ANYONE
         if header is None:
-            return self._without_credential()
+            raise Unauthenticated(NO_CREDENTIAL, error=None)
+        found = self._known(header)
+        return found if isinstance(found, Caller) else await found
+
+    def _known(self, header: str) -> Caller | Awaitable[Caller]:
+        """Return the caller from the cache, or look it up."""
         scheme, _, credential = header.partition(" ")
         if scheme.lower() != "bearer" or not credential or len(credential) > MAX_CREDENTIAL:
             raise Unauthenticated(NO_CREDENTIAL, error="invalid_request")
@@ -127,14 +143,7 @@ class Authenticator:
         self._keys.forget()
 
     def _is_open(self) -> bool:
-        return self._tokens is None and not self._keys.any and is_loopback(self._settings.host)
-
-    async def _without_credential(self) -> Caller:
-        if not self._keys.known:
-            await self._keys.load()
-        if self._is_open():
-            return ANYONE
-        raise Unauthenticated(NO_CREDENTIAL, error=None)
+        return self._may_be_open and not self._keys.any
 
     async def _find(self, digest: bytes, credential: str) -> Caller:
         source = self._keys if credential.startswith(PREFIX) else self._tokens
