@@ -6,6 +6,7 @@ CREATE TABLE events (
     type text NOT NULL,
     occurred_at timestamptz NOT NULL,
     actor text,
+    on_behalf_of text,
     request_id text NOT NULL,
     reason text,
     student_id bigint,

@@ -6,24 +6,27 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import get_args
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, get_args
 
 import asyncpg
 from pydantic import ValidationError
 
 from service import __version__, logs
+from service.auth import commands as key_commands
 from service.check import check
 from service.database import Database
 from service.demo import fill, find_calls
 from service.demo.campus import Size
-from service.embedded import EmbeddedError, embedded_server
+from service.embedded import EmbeddedError, embedded_server, find_running
 from service.errors import DomainError
 from service.fitness import NotMigrated, UnfitDatabase
 from service.migrate import DatabaseUnavailable, MigrationFailed, migrate
 from service.psql import open_psql
 from service.serving import run, serve
 from service.settings import Settings, explain
+from service.web.auth import SCOPES
 from service.workers import PortTaken, stop_signals
 from sql.feed import renew_epoch
 
@@ -43,7 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = Settings()
         logs.configure(settings.log_format, settings.log_level)
-        with contextlib.nullcontext(settings) if given.run is run_psql else database(settings) as found:
+        with (
+            contextlib.nullcontext(settings)
+            if given.run is run_psql
+            else database(settings, given.run in BESIDE) as found
+        ):
             status: int = given.run(found, given)
         sys.stdout.flush()
     except ERRORS as error:
@@ -89,8 +96,26 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     command.add_argument("--serve", action="store_true", help="then serve; if the database is not empty, only serve")
     command = add("psql", run_psql, "open psql on the database, whether or not the service is running")
     command.add_argument("arguments", nargs="*", metavar="ARG", help="arguments for psql, after --")
-    feed = commands.add_parser("feed", help="feed renew: start a new epoch, which invalidates all cursors")
-    commands = feed.add_subparsers(title="commands", dest="command", required=True)
+    top = commands
+    commands = top.add_parser("keys", help="create, list, rotate and revoke API keys").add_subparsers(
+        title="commands", dest="command", required=True
+    )
+    command = add("create", run_create_key, "create an API key and print it")
+    command.add_argument("--name", required=True, help="whose key it is; events record it as the actor")
+    command.add_argument(
+        "--scope", required=True, action="append", choices=SCOPES, help="what its holder may do; give it once for each"
+    )
+    command.add_argument("--expires", type=_instant, metavar="TIME", help="such as 2027-01-01 or 2027-01-01T00:00:00Z")
+    add("list", run_list_keys, "list the API keys, without their texts")
+    command = add("rotate", run_rotate_key, "give an API key a new secret, print it, and keep the one before for a day")
+    command.add_argument("id", type=int)
+    command.add_argument(
+        "--overlap", type=int, default=86400, metavar="SECONDS", help="how long the one before is valid"
+    )
+    add("revoke", run_revoke_key, "revoke an API key, which cannot be undone").add_argument("id", type=int)
+    commands = top.add_parser(
+        "feed", help="feed renew: start a new epoch, which invalidates all cursors"
+    ).add_subparsers(title="commands", dest="command", required=True)
     add("renew", run_renew, "start a new epoch, which invalidates all cursors")
 
     options_only = not arguments or (arguments[0].startswith("-") and arguments[0] not in {"-h", "--help", "--version"})
@@ -103,11 +128,23 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _instant(text: str) -> datetime:
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError("a date or a time such as 2027-01-01T00:00:00Z") from error
+    return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
+
+
 @contextlib.contextmanager
-def database(settings: Settings) -> Iterator[Settings]:
-    """Yield settings with a database URL; without DATABASE_URL, run the embedded server while the context lasts."""
-    if settings.database_url is not None:
-        yield settings
+def database(settings: Settings, beside: bool) -> Iterator[Settings]:
+    """Yield settings with a database URL; without DATABASE_URL, run the embedded server while the context lasts.
+
+    With ``beside``, the embedded server of a running service is used if there is one.
+    """
+    url = settings.database_url or (find_running(settings.data_dir) if beside else None)
+    if url is not None:
+        yield settings.model_copy(update={"database_url": url})
         return
     with embedded_server(settings.data_dir) as url:
         yield settings.model_copy(update={"database_url": url})
@@ -145,6 +182,31 @@ def run_psql(settings: Settings, given: argparse.Namespace) -> int:
     return open_psql(settings, given.arguments)
 
 
+def run_create_key(settings: Settings, given: argparse.Namespace) -> int:
+    """Create an API key."""
+    return _on_keys(settings, lambda found: key_commands.create(found, given.name, given.scope, given.expires))
+
+
+def run_list_keys(settings: Settings, _given: argparse.Namespace) -> int:
+    """List the API keys."""
+    return _on_keys(settings, key_commands.list_all)
+
+
+def run_rotate_key(settings: Settings, given: argparse.Namespace) -> int:
+    """Give an API key a new secret."""
+    return _on_keys(settings, lambda found: key_commands.rotate(found, given.id, timedelta(seconds=given.overlap)))
+
+
+def run_revoke_key(settings: Settings, given: argparse.Namespace) -> int:
+    """Revoke an API key."""
+    return _on_keys(settings, lambda found: key_commands.revoke(found, given.id))
+
+
+def _on_keys(settings: Settings, work: Callable[[Settings], Coroutine[Any, Any, None]]) -> int:
+    asyncio.run(work(settings))
+    return 0
+
+
 def run_renew(settings: Settings, _given: argparse.Namespace) -> int:
     """Start a new epoch of the feed."""
     return run(_renew(settings))
@@ -163,6 +225,9 @@ async def _renew(settings: Settings) -> int:
     print(f"the epoch of the feed is now {epoch}; earlier cursors are invalid")
     return 0
 
+
+BESIDE = (run_create_key, run_list_keys, run_rotate_key, run_revoke_key)
+"""Commands that may run beside a service with an embedded database."""
 
 if __name__ == "__main__":
     sys.exit(main())

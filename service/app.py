@@ -12,10 +12,19 @@ from aiohttp import web
 from pydantic import TypeAdapter
 
 from service import __version__
-from service.api import courses, enrollments, events, holds, overrides, students, terms
+from service.api import api_keys, courses, enrollments, events, holds, overrides, students, terms
 from service.api.events import POLLER, Poller
 from service.api.fields import FIELD_CODES
-from service.api.keys import COURSES, COURSES_OF_STUDENTS, DATABASE, REGISTRAR, STUDENTS, STUDENTS_OF_COURSES
+from service.api.keys import (
+    AUTHENTICATOR,
+    COURSES,
+    COURSES_OF_STUDENTS,
+    DATABASE,
+    REGISTRAR,
+    STUDENTS,
+    STUDENTS_OF_COURSES,
+)
+from service.auth import Authenticator
 from service.batching import Callers, reader
 from service.database import Database
 from service.errors import DomainError, EnrollmentRefused, FieldError, Unavailable
@@ -25,6 +34,7 @@ from service.registrar import Registrar
 from service.registrar.rules import RULES, SENTENCES, drop_closed
 from service.settings import Settings
 from service.web import health, openapi, page
+from service.web.auth import AUTHENTICATE, Authenticate
 from service.web.body import BODY_MEMBERS, BODY_TIMEOUT
 from service.web.endpoint import ADMISSION, DRAINING, TURNSTILES, endpoints_of, register
 from service.web.health import READINESS
@@ -57,6 +67,7 @@ ABOUT = About(
         ("holds", "A hold keeps a student from enrolling, dropping, or both."),
         ("overrides", "An override lifts one rule for one student and one course, once."),
         ("events", "The change feed, which is also the audit log."),
+        ("api_keys", "An API key lets a program call the service; its scopes define what the program may do."),
         ("health", "Probes for load balancers and orchestrators."),
         ("openapi", "This document, an index of links, and the meaning of each problem code."),
     ],
@@ -66,7 +77,9 @@ ABOUT = About(
 EXAMPLES = TypeAdapter(Examples).validate_json((files("service.api") / "examples.json").read_bytes())
 """The example calls of the documents. Tests run all of them, and write this file with ``--write-docs``."""
 
-ENDPOINTS: Final = endpoints_of(students, courses, enrollments, terms, holds, overrides, events, health, openapi)
+ENDPOINTS: Final = endpoints_of(
+    students, courses, enrollments, terms, holds, overrides, events, api_keys, health, openapi
+)
 
 
 @cache
@@ -88,7 +101,8 @@ def create_app(settings: Settings) -> web.Application:
     app[COURSES] = reader(database, settings, everybody, courses.find)
     app[COURSES_OF_STUDENTS] = reader(database, settings, everybody, enrollments.find_courses)
     app[STUDENTS_OF_COURSES] = reader(database, settings, everybody, enrollments.find_students)
-    set_limits(app, settings, app[REGISTRAR].admit)
+    authenticator = app[AUTHENTICATOR] = Authenticator(database, settings)
+    set_up(app, settings, admit=app[REGISTRAR].admit, authenticate=authenticator)
     app[POLLER] = Poller(database, app[DRAINING], interval=settings.poll_interval)
 
     async def readiness() -> float | None:
@@ -101,14 +115,16 @@ def create_app(settings: Settings) -> web.Application:
 
     async def lifetime(app: web.Application) -> AsyncIterator[None]:
         stop = threading.Event()
-        app[BRING_UP] = asyncio.create_task(bring_up(database, settings, stop))
+        app[BRING_UP] = asyncio.create_task(bring_up(database, settings, authenticator, stop))
         sweeping = asyncio.create_task(sweep(app[REGISTRAR], app[BRING_UP], settings.sweep_interval))
+        authenticating = [asyncio.create_task(work()) for work in authenticator.background]
         yield
         stop.set()
-        sweeping.cancel()
+        for task in (sweeping, *authenticating):
+            task.cancel()
         app[POLLER].close()
         app[BRING_UP].cancel()
-        await asyncio.wait([app[BRING_UP], sweeping])
+        await asyncio.wait([app[BRING_UP], sweeping, *authenticating])
         await app[REGISTRAR].close()
         await database.close()
 
@@ -116,13 +132,14 @@ def create_app(settings: Settings) -> web.Application:
     return app
 
 
-def set_limits(app: web.Application, settings: Settings, admit: Callable[[], None]) -> None:
+def set_up(app: web.Application, settings: Settings, *, admit: Callable[[], None], authenticate: Authenticate) -> None:
     """Set the application keys that all endpoints need, whatever their handlers need."""
     app[BODY_TIMEOUT] = settings.body_timeout
     app[BODY_MEMBERS] = settings.body_members
     app[DRAINING] = asyncio.Event()
     app[ORIGINS] = Origins(bound_to=settings.host, hosts=settings.allowed_hosts, origins=settings.cors_origins)
     app[ADMISSION] = admit
+    app[AUTHENTICATE] = authenticate
     app[TURNSTILES] = (Turnstile(READS_PER_TURN), Turnstile(CHANGES_PER_TURN))
 
 
@@ -157,7 +174,7 @@ def make_runner(app: web.Application, settings: Settings) -> Runner:
     )
 
 
-async def bring_up(database: Database, settings: Settings, stop: threading.Event) -> None:
+async def bring_up(database: Database, settings: Settings, authenticator: Authenticator, stop: threading.Event) -> None:
     """Migrate the database and open the pool; retry, with growing pauses, while the database is unavailable.
 
     ``stop`` ends the wait for another process that is migrating: a cancellation does not reach that thread.
@@ -180,6 +197,7 @@ async def bring_up(database: Database, settings: Settings, stop: threading.Event
             await database.open()
             await compare_schema(database)
             await database.ping()
+            await authenticator.check_start()
         except (DatabaseUnavailable, Unavailable) as error:
             if isinstance(error.__cause__, UnfitDatabase):
                 raise error.__cause__ from None

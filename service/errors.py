@@ -224,6 +224,33 @@ class ExternalIdTaken(FieldError):
         super().__init__("This external id is already in use.", pointer="#/external_id")
 
 
+class ApiKeyNotFound(DomainError):
+    """There is no API key with this id."""
+
+    code, status, title = "api_key_not_found", 404, "API key not found"
+
+    def __init__(self, key_id: int) -> None:
+        super().__init__(f"There is no API key {key_id}.")
+
+
+class ApiKeyNameTaken(FieldError):
+    """Another API key has this name; the name of a revoked key stays taken, since events have it."""
+
+    code, status, title = "api_key_name_taken", 409, "API key name taken"
+
+    def __init__(self) -> None:
+        super().__init__("Another API key has this name.", pointer="#/name")
+
+
+class ApiKeyRevoked(DomainError):
+    """The API key is revoked, which cannot be undone."""
+
+    code, status, title = "api_key_revoked", 409, "API key revoked"
+
+    def __init__(self, key_id: int) -> None:
+        super().__init__(f"The API key {key_id} is revoked; create another one.")
+
+
 class InUse(DomainError):
     """The student or course has enrollment history, or the term has courses: none of these can be deleted."""
 
@@ -302,6 +329,7 @@ CONSTRAINTS: Mapping[str, type[DomainError]] = {
     "courses_term_id_code_key": CodeTaken,
     "courses_term_id_fkey": UnknownTerm,
     "terms_code_key": CodeTaken,
+    "api_keys_name_key": ApiKeyNameTaken,
     "student_courses_student_id_fkey": InUse,
     "student_courses_course_id_fkey": InUse,
 }

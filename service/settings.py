@@ -134,7 +134,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True)
 
     host: str = "127.0.0.1"
-    """Loopback by default: the service does not authenticate its callers yet."""
+    """Loopback by default: without API keys and without token_issuer, everybody who reaches the service may do anything."""
 
     port: int = Field(default=8080, ge=0, le=65535)
     """The usual port of an unprivileged HTTP service; 0 picks a free one."""
@@ -150,6 +150,24 @@ class Settings(BaseSettings):
 
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_to_upper)] = "INFO"
     """Requests are logged at INFO and make up most of a log."""
+
+    auth: Literal["on", "off"] = "on"
+    """With off, everybody who reaches the service may do anything: only for a network that authenticates callers itself."""
+
+    development_key: bool = False
+    """With true, the first start creates an API key with every scope and prints it: for a stack on a laptop."""
+
+    token_issuer: str | None = None
+    """The identity provider whose access tokens are accepted: the `iss` of its tokens. If unset, only API keys are."""
+
+    token_audience: str | None = None
+    """The name of this service at the identity provider: the `aud` of its tokens. Required with token_issuer."""
+
+    token_keys_url: str | None = None
+    """Where the identity provider publishes its keys (JWKS). Required with token_issuer; https, or http on loopback."""
+
+    token_student_claim: str | None = None
+    """The claim that holds the external id of the student whom a token with the scope `self` is for."""
 
     listen_backlog: PositiveInt = 4096
     """Connections that wait to be accepted: a rush arrives within a second. Linux caps this at net.core.somaxconn."""
@@ -255,6 +273,18 @@ class Settings(BaseSettings):
 
     shutdown_timeout: PositiveFloat = 8.0
     """How long requests in flight, and then their connections, may take to end; `docker stop` kills after 10 s."""
+
+    @model_validator(mode="after")
+    def _check_issuer(self) -> Self:
+        """Refuse an issuer whose tokens could not be verified."""
+        if self.token_issuer is None:
+            return self
+        if self.token_audience is None or self.token_keys_url is None:
+            raise ValueError("TOKEN_ISSUER: set TOKEN_AUDIENCE and TOKEN_KEYS_URL too")
+        url = urlsplit(self.token_keys_url)
+        if url.scheme != "https" and not (url.scheme == "http" and url.hostname in {"localhost", "127.0.0.1", "::1"}):
+            raise ValueError("TOKEN_KEYS_URL: must begin with https://, or with http:// on loopback")
+        return self
 
     @property
     def zone(self) -> tzinfo:

@@ -214,11 +214,12 @@ counted AS (
     WHERE courses.id = counters.course_id
 )
 INSERT INTO events (
-    position, type, actor, request_id, reason, student_id, course_id, term_id, before, after, occurred_at
+    position, type, actor, on_behalf_of, request_id, reason, student_id, course_id, term_id, before, after, occurred_at
 )
 SELECT
     unnest($15::bigint[]), unnest($16::text[]), unnest($17::text[]), unnest($18::text[]), unnest($19::text[]),
-    unnest($20::bigint[]), unnest($21::bigint[]), unnest($22::bigint[]), unnest($23::json[]), unnest($24::json[]), $11
+    unnest($20::text[]), unnest($21::bigint[]), unnest($22::bigint[]), unnest($23::bigint[]), unnest($24::json[]),
+    unnest($25::json[]), $11
 FROM turn
 """
 

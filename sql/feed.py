@@ -30,6 +30,7 @@ class Event(NamedTuple):
     type: str
     occurred_at: datetime
     actor: str | None
+    on_behalf_of: str | None
     request_id: str
     reason: str | None
     student_id: int | None
@@ -93,12 +94,12 @@ async def load_edits(
 
 APPEND_EVENTS: Final = """
 INSERT INTO events (
-    position, type, actor, request_id, reason, student_id, course_id, term_id, before, after, occurred_at
+    position, type, actor, on_behalf_of, request_id, reason, student_id, course_id, term_id, before, after, occurred_at
 )
 SELECT
     unnest($1::bigint[]), unnest($2::text[]), unnest($3::text[]), unnest($4::text[]), unnest($5::text[]),
-    unnest($6::bigint[]), unnest($7::bigint[]), unnest($8::bigint[]), unnest($9::json[]), unnest($10::json[]),
-    $11::timestamptz
+    unnest($6::text[]), unnest($7::bigint[]), unnest($8::bigint[]), unnest($9::bigint[]), unnest($10::json[]),
+    unnest($11::json[]), $12::timestamptz
 """
 
 
@@ -141,7 +142,7 @@ async def get_epoch(connection: Connection) -> Epoch:
 
 
 LIST_EVENTS: Final = """
-SELECT position, type, occurred_at, actor, request_id, reason, student_id, course_id, term_id, before, after
+SELECT position, type, occurred_at, actor, on_behalf_of, request_id, reason, student_id, course_id, term_id, before, after
 FROM events
 WHERE position > $1::bigint
 ORDER BY position
@@ -155,7 +156,7 @@ async def list_events(connection: Connection, after_position: int, limit: int) -
 
 
 LIST_HISTORY: Final = """
-SELECT position, type, occurred_at, actor, request_id, reason, student_id, course_id, term_id, before, after
+SELECT position, type, occurred_at, actor, on_behalf_of, request_id, reason, student_id, course_id, term_id, before, after
 FROM events
 WHERE student_id = $1::bigint
     AND course_id = $2::bigint

@@ -413,8 +413,11 @@ async def test_every_change_has_an_event_with_the_state_before_and_after(
         None,
     ]
     assert {(event["student_id"], event["course_id"]) for event in recorded} == {(None, created.body["id"])}
-    assert (recorded[0]["actor"], recorded[0]["request_id"]) == ("timetable office", created.headers["X-Request-Id"])
-    assert (recorded[1]["actor"], recorded[1]["request_id"]) == (None, "r-2")
+    assert (recorded[0]["on_behalf_of"], recorded[0]["request_id"]) == (
+        "timetable office",
+        created.headers["X-Request-Id"],
+    )
+    assert (recorded[1]["on_behalf_of"], recorded[1]["request_id"]) == (None, "r-2")
     assert recorded[1]["occurred_at"].isoformat().startswith(patched.body["updated_at"].removesuffix("Z"))
 
 

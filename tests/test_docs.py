@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from string import Template
 from typing import Any, Final
 from urllib.parse import parse_qsl
 from uuid import UUID
@@ -102,6 +103,7 @@ def parse(command: str) -> Request:
 def settled(body: Any) -> Any:
     """Replace the values that differ from run to run: instants, ids of requests, and cursors of the feed."""
     text = FEED_CURSOR.sub('"next": "<cursor>"', INSTANT.sub('"<instant>"', json.dumps(body)))
+    text = re.sub(r'"key": "ek_[^"]*"', '"key": "<key>"', text)
     return json.loads(re.sub(r'"request_id": "[^"]*"', '"request_id": "<id>"', text))
 
 
@@ -117,8 +119,13 @@ def written(value: Any, indent: int = 0) -> str:
     return "[\n" + ",\n".join(f"{inner}{written(each, indent + 2)}" for each in value) + "\n" + " " * indent + "]"
 
 
-async def send(client: Client, request: Request) -> Answer:
-    return await call(client, request.method, request.path, data=request.data, headers=request.headers)
+async def send(client: Client, request: Request, variables: dict[str, str]) -> Answer:
+    """Send a request; the first API key that an answer holds is the variable KEY of those that follow."""
+    headers = {name: Template(value).substitute(variables) for name, value in request.headers.items()}
+    answer = await call(client, request.method, request.path, data=request.data, headers=headers)
+    if isinstance(answer.body, dict) and "key" in answer.body:
+        variables.setdefault("KEY", answer.body["key"])
+    return answer
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if "```sh\n" in page.read_text()], ids=name_of)
@@ -130,9 +137,10 @@ async def test_every_example_returns_what_its_page_shows(
     assert len(found) == text.count("```sh\n")
     assert text.count("```json ") == sum(example.status is not None for example in found)
     rewrite = request.config.getoption("--write-docs")
+    variables: dict[str, str] = {}
     for example in found:
         for its in example.requests:
-            answer = await send(client, its)
+            answer = await send(client, its, variables)
             shown = f"{its.method} {its.path}: {answer.status} {json.dumps(answer.body) if answer.body else ''}"
             if example.status is None:
                 assert answer.status < 300, shown
@@ -195,9 +203,12 @@ async def test_the_problems_of_the_api_document_are_those_that_the_service_retur
 ) -> None:
     client = await served(aiohttp_client, settings.model_copy(update={"body_limit": 1000}))
     found: dict[str, Any] = {}
+    variables: dict[str, str] = {}
     for method, path, body, headers in PROBLEMS:
         data = body.encode() if isinstance(body, str) else None
-        answer = await call(client, method, path, None if data else body, data=data, headers=headers)
+        data = data or (None if body is None else json.dumps(body).encode())
+        sent = {**JSON_TYPE, **headers} if data else headers
+        answer = await send(client, Request(method, path, sent, data), variables)
         if answer.status >= 400:
             found[answer.body["code"]] = answer.body
     document = await read(client, "/openapi.json")
@@ -213,6 +224,7 @@ async def test_the_problems_of_the_api_document_are_those_that_the_service_retur
     hold_examples(request, "problems", {code: found[code] for code in sorted(named & found.keys())})
 
 
+WITH_KEY: Final = {"Authorization": "Bearer $KEY"}
 JSON_TYPE: Final = {"Content-Type": "application/json"}
 STUDENT: Final = {
     "given_name": "Ada",
@@ -265,6 +277,14 @@ PROBLEMS: Final[list[tuple[str, str, Any, dict[str, str]]]] = [
     ("POST", "/students/1/enroll", {"course_ids": [1]}, {"If-Match": '"1"'}),
     ("POST", "/courses/1/cancel", None, {"Origin": "https://elsewhere.example"}),
     ("GET", "/courses", None, {"Host": "elsewhere.example"}),
+    ("POST", "/keys", {"name": "office", "scopes": ["admin"]}, {}),
+    ("GET", "/courses", None, {}),
+    ("GET", "/courses", None, WITH_KEY),
+    ("POST", "/keys", {"name": "office", "scopes": ["admin"]}, WITH_KEY),
+    ("POST", "/keys", {"name": "portal", "scopes": ["read"]}, WITH_KEY),
+    ("DELETE", "/keys/99", None, WITH_KEY),
+    ("DELETE", "/keys/3", None, WITH_KEY),
+    ("POST", "/keys/3/rotate", {}, WITH_KEY),
 ]
 """Calls to an empty service, in order, that cause each kind of problem."""
 

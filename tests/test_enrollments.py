@@ -606,7 +606,7 @@ async def test_every_change_has_one_event_in_order(client: Client, connection: C
     ]
     assert {(event["student_id"], event["course_id"]) for event in recorded} == {(student, one)}
     assert [event["reason"] for event in recorded] == [None, "moved to München", None]
-    assert [event["actor"] for event in recorded] == ["adviser 7", None, None]
+    assert [event["on_behalf_of"] for event in recorded] == ["adviser 7", None, None]
     assert [event["request_id"] for event in recorded] == ["r-1", "r-2", again.headers["X-Request-Id"]]
     times = [event["occurred_at"] for event in recorded]
     assert times == sorted(times)

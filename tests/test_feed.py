@@ -512,7 +512,7 @@ async def test_a_history_has_all_events_of_one_enrollment_and_no_others(client: 
         "enrollment.promoted",
         "enrollment.dropped",
     ]
-    assert [event["actor"] for event in history] == ["desk", None, None]
+    assert [event["on_behalf_of"] for event in history] == ["desk", None, None]
     assert history[-1]["reason"] == "moved"
     before, after = [event["before"] for event in history], [event["after"] for event in history]
     assert before[0] is None

@@ -691,9 +691,9 @@ async def test_a_precondition_is_honoured_or_refused_by_every_call(client: Clien
 async def test_an_actor_is_a_line_of_text_in_any_script(client: Client, connection: Connection) -> None:
     for actor in ("x", "registrar's office <office@campus.example>", "x" * 200, "Деканат", "教务处 李", "é" * 200):
         assert (await call(client, "POST", "/students", student_fields(), headers={"X-Actor": actor})).status == 201
-        assert (await events(connection))[-1]["actor"] == actor
+        assert (await events(connection))[-1]["on_behalf_of"] == actor
     assert (await call(client, "POST", "/students", student_fields(), headers={"X-Actor": "e\u0301"})).status == 201
-    assert (await events(connection))[-1]["actor"] == "é"
+    assert (await events(connection))[-1]["on_behalf_of"] == "é"
     before = await everything(connection)
 
     for actor in ("", "x" * 201, "é" * 201, "\x80", "\u200b", "a\u202eb", "a\u2028b"):

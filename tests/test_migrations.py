@@ -32,10 +32,10 @@ NAMES = sorted(path.stem for path in MIGRATIONS.glob("*.sql") if not path.stem.e
 FILL = {
     "0001_create_feed": "UPDATE feed SET system_identifier = 1, timeline = 2, database_oid = 3",
     "0002_create_events": """
-        INSERT INTO events (position, type, occurred_at, actor, request_id, reason, student_id, course_id, term_id, before, after)
-        VALUES (1, 'student.created', '2026-01-02T03:04:05.678901Z', 'registrar', 'a1', 'é "quoted"', 1, NULL, NULL, NULL, '{"version":1}'),
-               (2, 'course.created', '2026-01-02T03:04:06Z', NULL, 'a2', NULL, NULL, 1, NULL, '{"n":[1,2]}', NULL),
-               (3, 'term.created', '2026-01-02T03:04:07Z', NULL, 'a3', NULL, NULL, NULL, 1, NULL, NULL)
+        INSERT INTO events (position, type, occurred_at, actor, on_behalf_of, request_id, reason, student_id, course_id, term_id, before, after)
+        VALUES (1, 'student.created', '2026-01-02T03:04:05.678901Z', 'registrar', 'desk', 'a1', 'é "quoted"', 1, NULL, NULL, NULL, '{"version":1}'),
+               (2, 'course.created', '2026-01-02T03:04:06Z', NULL, NULL, 'a2', NULL, NULL, 1, NULL, '{"n":[1,2]}', NULL),
+               (3, 'term.created', '2026-01-02T03:04:07Z', NULL, NULL, 'a3', NULL, NULL, NULL, 1, NULL, NULL)
     """,
     "0003_create_students": """
         INSERT INTO students (id, external_id, given_name, family_name, email, max_credits, version, created_at, updated_at)
@@ -73,6 +73,13 @@ FILL = {
         VALUES (1, 1, 'enrolled', 1, '2026-01-03Z', '2026-01-03Z', NULL, NULL, NULL, NULL, NULL, NULL, NULL),
                (2, 1, 'completed', 2, '2026-01-03Z', '2026-01-04Z', true, 'A-', 1, '[2]', '[]', '9999-12-31Z', 'MATH100'),
                (2, 2, 'dropped', 3, '2026-01-03Z', '2026-01-05Z', NULL, NULL, NULL, NULL, NULL, NULL, NULL)
+    """,
+    "0010_create_api_keys": """
+        INSERT INTO api_keys (name, scopes, secret_hash, previous_hash, previous_until, created_at, expires_at, revoked_at,
+               last_used_at)
+        VALUES ('portal', '{read,enroll}', '\\x00ff', '\\x01', '2026-02-01Z', '2026-01-01Z', '2027-01-01Z', '2026-03-01Z',
+                '2026-02-28Z'),
+               ('é', '{admin}', '\\x02', NULL, NULL, '2026-01-01Z', NULL, NULL, NULL)
     """,
 }
 

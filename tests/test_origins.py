@@ -97,9 +97,9 @@ async def test_only_loopback_names_are_served_on_loopback(settings: Settings) ->
 
 
 async def test_any_host_is_served_elsewhere_unless_names_are_listed(settings: Settings) -> None:
-    async with served_for_real(settings.model_copy(update={"host": "0.0.0.0"})) as address:
+    async with served_for_real(settings.model_copy(update={"host": "0.0.0.0", "auth": "off"})) as address:
         assert (await ask(address, "GET", "/students", Host="evil.example")).status == 200
-    listed = settings.model_copy(update={"host": "0.0.0.0", "allowed_hosts": ("campus.example",)})
+    listed = settings.model_copy(update={"host": "0.0.0.0", "auth": "off", "allowed_hosts": ("campus.example",)})
     async with served_for_real(listed) as address:
         problem(await ask(address, "GET", "/students", Host="evil.example"), 421, "host_not_allowed")
 

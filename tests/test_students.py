@@ -724,6 +724,6 @@ async def test_every_change_has_an_event_with_the_names_of_the_fields_and_no_per
         None,
     ]
     assert {(event["student_id"], event["course_id"]) for event in recorded} == {(created.body["id"], None)}
-    assert (recorded[0]["actor"], recorded[0]["request_id"]) == ("registrar's office", "r-1")
-    assert recorded[1]["actor"] is None
+    assert (recorded[0]["on_behalf_of"], recorded[0]["request_id"]) == ("registrar's office", "r-1")
+    assert recorded[1]["on_behalf_of"] is None
     assert "secret" not in str(recorded).lower()

@@ -224,7 +224,7 @@ def course_of(row: sql.Course) -> Course:
     )
 
 
-@endpoint("POST", "/courses", status=201, problems=[ExternalIdTaken, CodeTaken, UnknownTerm])
+@endpoint("POST", "/courses", scope="manage", status=201, problems=[ExternalIdTaken, CodeTaken, UnknownTerm])
 async def create_course(call: Call, body: NewCourse) -> Reply[Course]:
     """Create a course.
 
@@ -235,7 +235,7 @@ async def create_course(call: Call, body: NewCourse) -> Reply[Course]:
     return Reply(course_of(row), 201, {"Location": f"/courses/{row.id}"})
 
 
-@endpoint("GET", "/courses")
+@endpoint("GET", "/courses", scope="read")
 async def search_courses(call: Call, query: CourseQuery) -> WrittenPage[Course]:
     """List courses by id; filter them by code, term or external id.
 
@@ -260,7 +260,7 @@ async def search_courses(call: Call, query: CourseQuery) -> WrittenPage[Course]:
     return written_page(page.items, page.next_after, of)
 
 
-@endpoint("GET", "/courses/{course_id}", problems=[CourseNotFound])
+@endpoint("GET", "/courses/{course_id}", scope="read", problems=[CourseNotFound])
 async def read_course(call: Call, course_id: IdInPath) -> Course:
     """Read a course, with its seats.
 
@@ -280,6 +280,7 @@ async def find(connection: Connection, ids: list[int]) -> dict[int, sql.Course]:
 @endpoint(
     "PATCH",
     "/courses/{course_id}",
+    scope="manage",
     problems=[CourseNotFound, ExternalIdTaken, CodeTaken, UnknownTerm, OwnRequirement, PreconditionFailed],
 )
 async def edit_course(call: Call, course_id: IdInPath, body: CourseChanges, if_match: ETags) -> Course:
@@ -307,6 +308,7 @@ async def edit_course(call: Call, course_id: IdInPath, body: CourseChanges, if_m
 @endpoint(
     "PUT",
     "/courses/by-external-id/{external_id}",
+    scope="manage",
     status=(200, 201),
     problems=[CodeTaken, UnknownTerm, OwnRequirement, PreconditionFailed],
 )
@@ -332,7 +334,9 @@ async def put_course(
     return Reply(course_of(replaced.row), 201 if replaced.created else 200, headers)
 
 
-@endpoint("DELETE", "/courses/{course_id}", status=204, problems=[CourseNotFound, InUse, PreconditionFailed])
+@endpoint(
+    "DELETE", "/courses/{course_id}", scope="manage", status=204, problems=[CourseNotFound, InUse, PreconditionFailed]
+)
 async def delete_course(call: Call, course_id: IdInPath, if_match: ETags) -> None:
     """Delete a course without enrollment history.
 
@@ -341,7 +345,7 @@ async def delete_course(call: Call, course_id: IdInPath, if_match: ETags) -> Non
     await call[REGISTRAR].submit(Delete(origin=origin_of(call), resource=COURSE, id=course_id, if_match=if_match))
 
 
-@endpoint("POST", "/courses/{course_id}/cancel", problems=[CourseNotFound], final=True)
+@endpoint("POST", "/courses/{course_id}/cancel", scope="manage", problems=[CourseNotFound], final=True)
 async def cancel_course(call: Call, course_id: IdInPath, query: ReasonQuery) -> Course:
     """Cancel a course permanently.
 
@@ -386,6 +390,7 @@ def _distinct(codes: Sequence[str]) -> tuple[str, ...]:
 @endpoint(
     "PUT",
     "/courses/{course_id}/requirements",
+    scope="manage",
     problems=[CourseNotFound, OwnRequirement, PreconditionFailed],
     etag=True,
 )
@@ -407,7 +412,7 @@ async def set_requirements(
     return _requirements(await call[REGISTRAR].submit(change))
 
 
-@endpoint("GET", "/courses/{course_id}/requirements", problems=[CourseNotFound], etag=True)
+@endpoint("GET", "/courses/{course_id}/requirements", scope="read", problems=[CourseNotFound], etag=True)
 async def read_requirements(call: Call, course_id: IdInPath) -> Reply[Requirements]:
     """Read the requirements of a course.
 

@@ -342,6 +342,7 @@ class CourseStudentsQuery(Paging):
 @endpoint(
     "POST",
     "/students/{student_id}/enroll",
+    scope="enroll",
     status=(201, 200),
     problems=[StudentNotFound, EnrollmentRefused, UnknownCourse],
 )
@@ -391,6 +392,7 @@ def created(results: Sequence[Result]) -> bool:
 @endpoint(
     "POST",
     "/students/{student_id}/swap",
+    scope="enroll",
     status=(201, 200),
     problems=[StudentNotFound, EnrollmentRefused, UnknownCourse],
     final=True,
@@ -414,7 +416,7 @@ async def swap_courses(
     return await _answer(call, change, dry_run=query.dry_run)
 
 
-@endpoint("GET", "/students/{student_id}/courses", problems=[StudentNotFound])
+@endpoint("GET", "/students/{student_id}/courses", scope="read", problems=[StudentNotFound])
 async def list_student_courses(
     call: Call, student_id: IdInPath, query: StudentCoursesQuery
 ) -> WrittenPage[StudentCourse]:
@@ -445,6 +447,7 @@ async def find_courses(connection: Connection, asked: list[CoursesAsked]) -> dic
 @endpoint(
     "DELETE",
     "/students/{student_id}/courses/{course_id}",
+    scope="enroll",
     problems=[StudentNotFound, EnrollmentNotFound, AlreadyCompleted, DropRefused],
 )
 async def drop_course(call: Call, student_id: IdInPath, course_id: IdInPath, query: ReasonQuery) -> MovedCourse:
@@ -457,7 +460,12 @@ async def drop_course(call: Call, student_id: IdInPath, course_id: IdInPath, que
     return _moved(await call[REGISTRAR].submit(change))
 
 
-@endpoint("DELETE", "/students/{student_id}/courses/{course_id}/swap", problems=[StudentNotFound, EnrollmentNotFound])
+@endpoint(
+    "DELETE",
+    "/students/{student_id}/courses/{course_id}/swap",
+    scope="enroll",
+    problems=[StudentNotFound, EnrollmentNotFound],
+)
 async def keep_drops(call: Call, student_id: IdInPath, course_id: IdInPath) -> MovedCourse:
     """Keep the courses that a swap would drop for this course; the student stays on its waitlist.
 
@@ -470,6 +478,7 @@ async def keep_drops(call: Call, student_id: IdInPath, course_id: IdInPath) -> M
 @endpoint(
     "POST",
     "/students/{student_id}/courses/{course_id}/complete",
+    scope="manage",
     problems=[StudentNotFound, CourseNotFound, NotEnrolled],
     final=True,
 )
@@ -507,7 +516,7 @@ def _moved(moved: Moved) -> MovedCourse:
     )
 
 
-@endpoint("GET", "/courses/{course_id}/students", problems=[CourseNotFound])
+@endpoint("GET", "/courses/{course_id}/students", scope="read", problems=[CourseNotFound])
 async def list_course_students(
     call: Call, course_id: IdInPath, query: CourseStudentsQuery
 ) -> WrittenPage[CourseStudent]:
@@ -634,7 +643,7 @@ class BulkOutcomes:
     items: Annotated[list[BulkOutcome], Field(description="One result per item, in the same order.")]
 
 
-@endpoint("POST", "/enrollments")
+@endpoint("POST", "/enrollments", scope="enroll")
 async def enroll_many(call: Call, body: BulkRequest) -> Written[BulkOutcomes]:
     """Enroll many students in one transaction; each item is accepted or refused on its own.
 

@@ -32,8 +32,12 @@ class EventFields:
     ]
     occurred_at: Annotated[datetime, Field(description="When the change was made.")]
     actor: Annotated[
-        str | None, Field(description="Value of the X-Actor header; not authenticated. Null without the header.")
+        str | None,
+        Field(
+            description="Who made the change: the name of the API key or the subject of the token. Null on an open service."
+        ),
     ]
+    on_behalf_of: Annotated[str | None, Field(description="For whom the actor made it, as the header X-Actor said.")]
     request_id: Annotated[str, Field(description="The id of the request that made the change.")]
     reason: Annotated[str | None, Field(description="The reason that the caller gave; null if there is none.")]
     student_id: Annotated[StudentId | None, Field(description="The student of the event; null if there is none.")]

@@ -92,7 +92,7 @@ def write_event(row: feed.Event) -> str:
     """Return an event as the JSON of ``Event``; its states are already JSON."""
     return (
         f'{{"position":{row.position},"type":"{row.type}","occurred_at":"{timestamp(row.occurred_at)}",'
-        f'"actor":{_text(row.actor)},"request_id":{_text(row.request_id)},"reason":{_text(row.reason)},'
+        f'"actor":{_text(row.actor)},"on_behalf_of":{_text(row.on_behalf_of)},"request_id":{_text(row.request_id)},"reason":{_text(row.reason)},'
         f'"student_id":{row.student_id or "null"},"course_id":{row.course_id or "null"},"term_id":{row.term_id or "null"},'
         f'"before":{row.before or "null"},"after":{row.after or "null"}}}'
     )
@@ -288,7 +288,7 @@ class Poller:
 POLLER = web.AppKey("poller", Poller)
 
 
-@endpoint("GET", "/events", problems=[CursorExpired])
+@endpoint("GET", "/events", scope="events", problems=[CursorExpired])
 async def follow_events(call: Call, query: EventsQuery) -> Written[Events]:
     """Follow all changes.
 
@@ -309,7 +309,7 @@ async def follow_events(call: Call, query: EventsQuery) -> Written[Events]:
     return await poller.wait(cursor, query.limit, query.wait)
 
 
-@endpoint("GET", "/events/head")
+@endpoint("GET", "/events/head", scope="events")
 async def read_head(call: Call) -> Head:
     """Read the cursor after the newest event.
 
@@ -320,7 +320,12 @@ async def read_head(call: Call) -> Head:
     return Head(encode(cursor_after(newest.epoch, newest)))
 
 
-@endpoint("GET", "/students/{student_id}/courses/{course_id}/history", problems=[StudentNotFound, EnrollmentNotFound])
+@endpoint(
+    "GET",
+    "/students/{student_id}/courses/{course_id}/history",
+    scope="read",
+    problems=[StudentNotFound, EnrollmentNotFound],
+)
 async def read_history(call: Call, student_id: IdInPath, course_id: IdInPath, query: Paging) -> WrittenPage[Event]:
     """Read the events of one student in one course, in order.
 

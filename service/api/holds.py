@@ -78,7 +78,7 @@ def hold_of(row: sql.Hold) -> Hold:
     )
 
 
-@endpoint("POST", "/students/{student_id}/holds", status=201, problems=[StudentNotFound])
+@endpoint("POST", "/students/{student_id}/holds", scope="override", status=201, problems=[StudentNotFound])
 async def place_hold(call: Call, student_id: IdInPath, body: NewHold) -> Reply[Hold]:
     """Place a hold on a student.
 
@@ -98,7 +98,7 @@ async def place_hold(call: Call, student_id: IdInPath, body: NewHold) -> Reply[H
     return Reply(hold_of(row), 201)
 
 
-@endpoint("GET", "/students/{student_id}/holds", problems=[StudentNotFound])
+@endpoint("GET", "/students/{student_id}/holds", scope="read", problems=[StudentNotFound])
 async def list_student_holds(call: Call, student_id: IdInPath, query: Paging) -> Page[Hold]:
     """List a student's holds by id, including those that have ended.
 
@@ -113,7 +113,9 @@ async def list_student_holds(call: Call, student_id: IdInPath, query: Paging) ->
     return page_of([hold_of(row) for row in rows], query.limit, of, lambda hold: hold.id)
 
 
-@endpoint("DELETE", "/students/{student_id}/holds/{hold_id}", problems=[StudentNotFound, HoldNotFound])
+@endpoint(
+    "DELETE", "/students/{student_id}/holds/{hold_id}", scope="override", problems=[StudentNotFound, HoldNotFound]
+)
 async def end_hold(call: Call, student_id: IdInPath, hold_id: IdInPath) -> Hold:
     """End a hold now; a hold that has not started yet ends at its start.
 

@@ -2,6 +2,7 @@
 
 from aiohttp import web
 
+from service.auth import Authenticator
 from service.batching import Coalescer
 from service.database import Database
 from service.registrar import Registrar
@@ -13,6 +14,7 @@ from sql.enrollments import CoursesAsked, StudentsAsked
 from sql.students import Student
 
 DATABASE = web.AppKey("database", Database)
+AUTHENTICATOR = web.AppKey("authenticator", Authenticator)
 REGISTRAR = web.AppKey("registrar", Registrar)
 STUDENTS: web.AppKey[Coalescer[int, Student | None]] = web.AppKey("students", Coalescer)
 COURSES: web.AppKey[Coalescer[int, Course | None]] = web.AppKey("courses", Coalescer)
@@ -23,5 +25,5 @@ STUDENTS_OF_COURSES: web.AppKey[Coalescer[StudentsAsked, JsonPage | None]] = web
 
 
 def origin_of(call: Call, reason: str | None = None) -> Origin:
-    """Return the origin of a change: its request, actor and reason."""
-    return Origin(call.request_id, call.actor, reason, call.disconnected)
+    """Return the origin of a change: its request, caller and reason."""
+    return Origin(call.request_id, call.caller.name, reason, call.disconnected, call.on_behalf_of)

@@ -80,7 +80,9 @@ def override_of(row: sql.Override) -> Override:
     )
 
 
-@endpoint("POST", "/students/{student_id}/overrides", status=201, problems=[StudentNotFound, UnknownCourse])
+@endpoint(
+    "POST", "/students/{student_id}/overrides", scope="override", status=201, problems=[StudentNotFound, UnknownCourse]
+)
 async def grant_override(call: Call, student_id: IdInPath, body: NewOverride) -> Reply[Override]:
     """Lift one rule for a student and a course, once.
 
@@ -101,7 +103,7 @@ async def grant_override(call: Call, student_id: IdInPath, body: NewOverride) ->
     return Reply(override_of(row), 201)
 
 
-@endpoint("GET", "/students/{student_id}/overrides", problems=[StudentNotFound])
+@endpoint("GET", "/students/{student_id}/overrides", scope="read", problems=[StudentNotFound])
 async def list_student_overrides(call: Call, student_id: IdInPath, query: Paging) -> Page[Override]:
     """List a student's overrides by id, including used and expired overrides.
 
@@ -116,7 +118,12 @@ async def list_student_overrides(call: Call, student_id: IdInPath, query: Paging
     return page_of([override_of(row) for row in rows], query.limit, of, lambda override: override.id)
 
 
-@endpoint("DELETE", "/students/{student_id}/overrides/{override_id}", problems=[StudentNotFound, OverrideNotFound])
+@endpoint(
+    "DELETE",
+    "/students/{student_id}/overrides/{override_id}",
+    scope="override",
+    problems=[StudentNotFound, OverrideNotFound],
+)
 async def end_override(call: Call, student_id: IdInPath, override_id: IdInPath) -> Override:
     """End an override now.
 

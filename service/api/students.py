@@ -104,7 +104,7 @@ def _fields(body: StudentFields, external_id: str | None) -> registrar.StudentFi
     }
 
 
-@endpoint("POST", "/students", status=201, problems=[EmailTaken, ExternalIdTaken])
+@endpoint("POST", "/students", scope="manage", status=201, problems=[EmailTaken, ExternalIdTaken])
 async def create_student(call: Call, body: NewStudent) -> Reply[Student]:
     """Create a student.
 
@@ -115,7 +115,7 @@ async def create_student(call: Call, body: NewStudent) -> Reply[Student]:
     return Reply(student_of(row), 201, {"Location": f"/students/{row.id}"})
 
 
-@endpoint("GET", "/students")
+@endpoint("GET", "/students", scope="read")
 async def search_students(call: Call, query: StudentQuery) -> Page[Student]:
     """List students by id, or find one by e-mail address or by external id.
 
@@ -136,7 +136,7 @@ async def search_students(call: Call, query: StudentQuery) -> Page[Student]:
     return page_of([student_of(row) for row in found], query.limit, "students", lambda student: student.id)
 
 
-@endpoint("GET", "/students/{student_id}", problems=[StudentNotFound])
+@endpoint("GET", "/students/{student_id}", scope="read", problems=[StudentNotFound])
 async def read_student(call: Call, student_id: IdInPath) -> Student:
     """Read a student.
 
@@ -156,6 +156,7 @@ async def find(connection: Connection, ids: list[int]) -> dict[int, sql.Student]
 @endpoint(
     "PATCH",
     "/students/{student_id}",
+    scope="manage",
     problems=[StudentNotFound, EmailTaken, ExternalIdTaken, PreconditionFailed],
 )
 async def edit_student(call: Call, student_id: IdInPath, body: StudentChanges, if_match: ETags) -> Student:
@@ -181,6 +182,7 @@ async def edit_student(call: Call, student_id: IdInPath, body: StudentChanges, i
 @endpoint(
     "PUT",
     "/students/by-external-id/{external_id}",
+    scope="manage",
     status=(200, 201),
     problems=[EmailTaken, PreconditionFailed],
 )
@@ -206,7 +208,13 @@ async def put_student(
     return Reply(student_of(replaced.row), 201 if replaced.created else 200, headers)
 
 
-@endpoint("DELETE", "/students/{student_id}", status=204, problems=[StudentNotFound, InUse, PreconditionFailed])
+@endpoint(
+    "DELETE",
+    "/students/{student_id}",
+    scope="manage",
+    status=204,
+    problems=[StudentNotFound, InUse, PreconditionFailed],
+)
 async def delete_student(call: Call, student_id: IdInPath, if_match: ETags) -> None:
     """Delete a student without enrollment history.
 

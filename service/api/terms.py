@@ -103,7 +103,7 @@ def term_of(row: sql.Term) -> Term:
     )
 
 
-@endpoint("POST", "/terms", status=201, problems=[CodeTaken, TermDates])
+@endpoint("POST", "/terms", scope="manage", status=201, problems=[CodeTaken, TermDates])
 async def create_term(call: Call, body: NewTerm) -> Reply[Term]:
     """Create a term.
 
@@ -124,7 +124,7 @@ async def create_term(call: Call, body: NewTerm) -> Reply[Term]:
     return Reply(term_of(row), 201, {"Location": f"/terms/{row.id}"})
 
 
-@endpoint("GET", "/terms")
+@endpoint("GET", "/terms", scope="read")
 async def search_terms(call: Call, query: Paging) -> Page[Term]:
     """List terms by id.
 
@@ -136,7 +136,7 @@ async def search_terms(call: Call, query: Paging) -> Page[Term]:
     return page_of([term_of(row) for row in found], query.limit, "terms", lambda term: term.id)
 
 
-@endpoint("GET", "/terms/{term_id}", problems=[TermNotFound])
+@endpoint("GET", "/terms/{term_id}", scope="read", problems=[TermNotFound])
 async def read_term(call: Call, term_id: IdInPath) -> Term:
     """Read a term.
 
@@ -149,7 +149,9 @@ async def read_term(call: Call, term_id: IdInPath) -> Term:
     return term_of(row)
 
 
-@endpoint("PATCH", "/terms/{term_id}", problems=[TermNotFound, CodeTaken, TermDates, PreconditionFailed])
+@endpoint(
+    "PATCH", "/terms/{term_id}", scope="manage", problems=[TermNotFound, CodeTaken, TermDates, PreconditionFailed]
+)
 async def edit_term(call: Call, term_id: IdInPath, body: TermChanges, if_match: ETags) -> Term:
     """Change some fields of a term.
 
@@ -170,7 +172,7 @@ async def edit_term(call: Call, term_id: IdInPath, body: TermChanges, if_match: 
     return term_of(row)
 
 
-@endpoint("DELETE", "/terms/{term_id}", status=204, problems=[TermNotFound, InUse, PreconditionFailed])
+@endpoint("DELETE", "/terms/{term_id}", scope="manage", status=204, problems=[TermNotFound, InUse, PreconditionFailed])
 async def delete_term(call: Call, term_id: IdInPath, if_match: ETags) -> None:
     """Delete a term without courses.
 

@@ -28,9 +28,14 @@ class Origin:
 
     request_id: str
     actor: str | None = None
+    """The authenticated caller; None if nobody is authenticated."""
+
     reason: str | None = None
     disconnected: Callable[[], bool] | None = field(default=None, compare=False)
     """Returns whether the caller has disconnected; a change that has not begun is then not made."""
+
+    on_behalf_of: str | None = None
+    """For whom the actor makes the change, as the actor says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

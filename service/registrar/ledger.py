@@ -174,6 +174,7 @@ class Ledger:
                 type,
                 self.now,
                 origin.actor,
+                origin.on_behalf_of,
                 origin.request_id,
                 origin.reason,
                 student_id,

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from random import getrandbits
 from types import ModuleType
-from typing import Any, Generic, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Generic, Literal, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 from urllib.parse import unquote_to_bytes
 
 from aiohttp import HttpVersion11, web
@@ -29,6 +29,16 @@ from service.errors import (
     Unavailable,
 )
 from service.web.access import log_request
+from service.web.auth import (
+    ACTS_FOR_OTHERS,
+    ANYONE,
+    AUTHENTICATE,
+    SELF_COVERS,
+    Caller,
+    Scope,
+    ScopeMissing,
+    Unauthenticated,
+)
 from service.web.body import check_members, read_json
 from service.web.origins import ORIGINS, HostNotAllowed, OriginNotAllowed
 from service.web.paging import Page, WrittenPage
@@ -85,7 +95,8 @@ class Call:
 
     request: web.Request
     request_id: str
-    actor: str | None
+    caller: Caller
+    on_behalf_of: str | None
 
     def disconnected(self) -> bool:
         """Return whether the client has disconnected."""
@@ -122,6 +133,7 @@ class Endpoint:
 
     method: str
     path: str
+    scope: Scope | Literal["public"]
     handler: Callable[..., Awaitable[Any]]
     statuses: tuple[int, ...]
     problems: tuple[type[DomainError], ...]
@@ -158,8 +170,6 @@ class Endpoint:
             request.app[ORIGINS].check(request)
             if (turn := request.app[TURNSTILES][self.writes].enter()) is not None:
                 await turn
-            if self.writes and self is not unrouted:
-                request.app[ADMISSION]()
             response = await self._answer(request, request_id)
         except DomainError as error:
             response = problem_response(error, instance=request.rel_url.raw_path, request_id=request_id)
@@ -177,12 +187,10 @@ class Endpoint:
         return response
 
     async def _answer(self, request: web.Request, request_id: str) -> web.Response:
-        actor = request.headers.get("X-Actor") if self.writes else None
-        if actor is not None and not ASCII_ACTOR.fullmatch(actor):
-            actor = normalize_actor(actor)
-            if actor is None:
-                sentence = "X-Actor must be one line of 1 to 200 characters in UTF-8."
-                raise invalid([Detail("invalid_actor", sentence, parameter="X-Actor")])
+        caller = ANYONE if self.scope == "public" else await self._authenticated(request, self.scope)
+        if self.writes and self is not unrouted:
+            request.app[ADMISSION]()
+        on_behalf_of = _on_behalf_of(request, caller) if self.writes else None
         for header in self.unsupported:
             if header in request.headers:
                 raise PreconditionUnsupported(header)
@@ -204,9 +212,27 @@ class Endpoint:
             raise UnsupportedContentCoding(
                 "This call has no body: send it without a body and without Content-Encoding."
             )
-        answer = await self.handler(Call(request, request_id, actor), **arguments)
+        answer = await self.handler(Call(request, request_id, caller, on_behalf_of), **arguments)
         response = self._response(request, answer, request_id)
         return response if self.writes else _conditional(request, response)
+
+    async def _authenticated(self, request: web.Request, scope: Scope) -> Caller:
+        """Return the caller, who may make this call.
+
+        Raises:
+            Unauthenticated: the caller is unknown.
+            ScopeMissing: the caller does not have the scope.
+            NoSuchPath: the caller has the scope ``self``, and this is not about its student.
+        """
+        found = request.app[AUTHENTICATE](request.headers.get("Authorization"))
+        caller = found if isinstance(found, Caller) else await found
+        if scope in caller.scopes:
+            return caller
+        if "self" not in caller.scopes:
+            raise ScopeMissing(scope)
+        if scope not in SELF_COVERS or request.match_info.get("student_id") != str(caller.student_id):
+            raise NoSuchPath
+        return caller
 
     async def _body(self, request: web.Request) -> Any:
         assert self.body is not None
@@ -246,6 +272,7 @@ def endpoint(
     method: str,
     path: str,
     *,
+    scope: Scope | Literal["public"],
     status: int | tuple[int, ...] = 200,
     problems: Iterable[type[DomainError]] = (),
     needs_database: bool = True,
@@ -254,6 +281,7 @@ def endpoint(
 ) -> Callable[[Callable[..., Awaitable[Any]]], Endpoint]:
     """Turn a handler into an endpoint.
 
+    ``scope`` is the scope that a caller needs; everybody may call a public endpoint.
     ``status`` is the status of success, or all statuses of success, the usual one first. ``problems`` are the errors of
     the handler itself; errors that follow from its signature are added. Without ``needs_database`` the API document
     lists no database errors. With ``etag`` the handler sets an ETag; an answer with a version always has one. A
@@ -292,6 +320,8 @@ def endpoint(
             implied += (OriginNotAllowed,)
         if body is not None:
             implied += (BadJson, BodyTooSlow, BodyTooLarge, UnsupportedMediaType)
+        if scope != "public":
+            implied += (Unauthenticated, ScopeMissing)
         # The method "*" is that of ``unrouted``, which answers paths that do not exist.
         unsupported = () if method in {"GET", "*"} else tuple(HEADERS[name] for name in HEADERS if name not in headers)
         has_etag = etag or "version" in getattr(returns, "__dataclass_fields__", {})
@@ -304,6 +334,7 @@ def endpoint(
         return Endpoint(
             method=method,
             path=path,
+            scope=scope,
             handler=handler,
             statuses=statuses,
             problems=(*problems, *implied),
@@ -354,7 +385,7 @@ async def _unrouted(call: Call, tail: str) -> web.Response:
     raise MethodNotAllowed(allowed)
 
 
-unrouted = endpoint("*", "/{tail}")(_unrouted)
+unrouted = endpoint("*", "/{tail}", scope="public")(_unrouted)
 
 
 async def _expect(request: web.Request) -> web.StreamResponse | None:
@@ -376,6 +407,26 @@ def refuse(request: web.BaseRequest, error: DomainError) -> web.Response:
         method=request.method, route=unrouted.path, status=response.status, duration_ms=0.0, request_id=request_id
     )
     return response
+
+
+def _on_behalf_of(request: web.Request, caller: Caller) -> str | None:
+    """Return for whom the caller says that it calls.
+
+    Raises:
+        Invalid: it is not one line of text.
+        ScopeMissing: the caller may not act for others.
+    """
+    actor = request.headers.get("X-Actor")
+    if actor is None:
+        return None
+    if not ASCII_ACTOR.fullmatch(actor):
+        actor = normalize_actor(actor)
+        if actor is None:
+            sentence = "X-Actor must be one line of 1 to 200 characters in UTF-8."
+            raise invalid([Detail("invalid_actor", sentence, parameter="X-Actor")])
+    if not caller.scopes & ACTS_FOR_OTHERS:
+        raise ScopeMissing("enroll")
+    return actor
 
 
 class _NoQuery(BaseModel):

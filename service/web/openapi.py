@@ -24,7 +24,10 @@ SECURITY_SCHEMES = {
     "bearer": {
         "type": "http",
         "scheme": "bearer",
-        "description": "Not in use yet: the service does not authenticate callers. Run it behind a proxy that does.",
+        "description": (
+            "An API key of the service, or an access token (RFC 9068) of the identity provider. The scopes in brackets are "
+            "those that the call needs. A service without keys and without a provider is open, and needs none."
+        ),
     }
 }
 Mode = Literal["validation", "serialization"]
@@ -92,8 +95,6 @@ def build(
         },
         "servers": [{"url": "/"}],
         "tags": [{"name": name, "description": description} for name, description in about.tags],
-        # The empty requirement: authentication is optional until the service supports it.
-        "security": [{}, *({name: []} for name in SECURITY_SCHEMES)],
         "paths": paths,
         "components": {
             "schemas": dict(sorted(schemas.components.items())),
@@ -234,6 +235,7 @@ def _operation(item: Endpoint, schemas: _Schemas, example: Example, problems: Ma
         "description": description.strip(),
         "parameters": list(_parameters(item, schemas, example)),
         "responses": _responses(item, schemas, example, problems),
+        "security": [] if item.scope == "public" else [{"bearer": [item.scope]}],
     }
     if item.body is not None:
         content: dict[str, Any] = {"schema": schemas.of(name, "validation")}
@@ -243,7 +245,7 @@ def _operation(item: Endpoint, schemas: _Schemas, example: Example, problems: Ma
             "required": True,
             "content": dict.fromkeys(item.media_types, content),
         }
-    return {key: value for key, value in operation.items() if value}
+    return {key: value for key, value in operation.items() if value or key == "security"}
 
 
 def _parameters(item: Endpoint, schemas: _Schemas, example: Example) -> Iterable[dict[str, Any]]:
@@ -270,7 +272,7 @@ def _parameters(item: Endpoint, schemas: _Schemas, example: Example) -> Iterable
             {
                 "type": "string",
                 "pattern": "^[!-~]([ -~]{0,198}[!-~])?$",
-                "description": "On whose behalf the change is made; recorded in events. Not authenticated.",
+                "description": "For whom the caller makes the change. Events record it as `on_behalf_of`.",
             },
             required=False,
         )
@@ -391,7 +393,7 @@ def _name(path: str) -> str:
 INDEX = web.AppKey("index", Index)
 
 
-@endpoint("GET", "/", status=(200, 303), needs_database=False)
+@endpoint("GET", "/", scope="public", status=(200, 303), needs_database=False)
 async def read_index(call: Call) -> Reply[Index]:
     """Read the paths to start from.
 
@@ -403,7 +405,7 @@ async def read_index(call: Call) -> Reply[Index]:
     return Reply(call[INDEX], 200, vary)
 
 
-@endpoint("GET", "/openapi.json", needs_database=False)
+@endpoint("GET", "/openapi.json", scope="public", needs_database=False)
 async def read_document(call: Call) -> web.Response:
     """Read this document.
 
@@ -412,7 +414,7 @@ async def read_document(call: Call) -> web.Response:
     return web.Response(body=call.request.app[DOCUMENT], content_type="application/json")
 
 
-@endpoint("GET", "/problems/{code}", problems=[NoSuchPath], needs_database=False)
+@endpoint("GET", "/problems/{code}", scope="public", problems=[NoSuchPath], needs_database=False)
 async def explain_problem(
     call: Call,
     code: Annotated[ProblemCode, Field(description="The `code` of the problem.")],

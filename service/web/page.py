@@ -123,14 +123,14 @@ def _menu(tags: Iterable[tuple[str, str]], endpoints: Sequence[Endpoint]) -> str
     return "".join(f"{line}\n" for line in lines)
 
 
-@endpoint("GET", "/docs", needs_database=False)
+@endpoint("GET", "/docs", scope="public", needs_database=False)
 async def show_page(call: Call) -> web.Response:
     """Show the API page."""
     headers = {"Content-Security-Policy": POLICY}
     return web.Response(body=call[PAGE], content_type="text/html", charset="utf-8", headers=headers)
 
 
-@endpoint("GET", "/docs/rapidoc-min.js", needs_database=False)
+@endpoint("GET", "/docs/rapidoc-min.js", scope="public", needs_database=False)
 async def read_script(_call: Call) -> web.Response:
     """Read the script of the API page."""
     headers = {"Cache-Control": "max-age=3600"}

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
 from service.errors import Detail, DomainError
+from service.web.auth import ScopeMissing, Unauthenticated
 from service.web.schema import named
 
 PROBLEM_JSON = "application/problem+json"
@@ -174,6 +175,8 @@ def problem_response(error: DomainError, *, instance: str, request_id: str) -> w
         headers["Retry-After"] = str(error.retry_after)
     if isinstance(error, MethodNotAllowed):
         headers["Allow"] = error.allowed
+    if isinstance(error, Unauthenticated | ScopeMissing):
+        headers["WWW-Authenticate"] = error.challenge
     if isinstance(error, UnsupportedContentCoding):
         # RFC 9110 section 15.5.16: this header distinguishes the coding from an unsupported media type.
         headers["Accept-Encoding"] = "gzip, deflate"

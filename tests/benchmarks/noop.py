@@ -15,8 +15,9 @@ from aiohttp import web
 from service import logs
 from service.api.enrollments import DryRun, EnrollmentRequest, StudentCoursesQuery
 from service.api.fields import IdInPath
-from service.app import make_runner, set_limits
+from service.app import make_runner, set_up
 from service.settings import Settings
+from service.web.auth import ANYONE
 from service.web.endpoint import Call, endpoint, endpoints_of, register
 
 COURSE = '{"id":%d,"code":"C000500","title":"Introduction to Subject 500","credits":3,"term_id":null}'
@@ -36,19 +37,19 @@ COURSES = (
 ).encode()
 
 
-@endpoint("POST", "/students/{student_id}/enroll", status=201)
+@endpoint("POST", "/students/{student_id}/enroll", scope="enroll", status=201)
 async def enroll_nobody(_call: Call, student_id: IdInPath, query: DryRun, body: EnrollmentRequest) -> web.Response:
     """Return the response of an enrollment."""
     return web.Response(body=ENROLLED, status=201, content_type="application/json")
 
 
-@endpoint("GET", "/students/{student_id}/courses")
+@endpoint("GET", "/students/{student_id}/courses", scope="read")
 async def list_no_courses(_call: Call, student_id: IdInPath, query: StudentCoursesQuery) -> web.Response:
     """Return the response of a student's 20 courses."""
     return web.Response(body=COURSES, content_type="application/json")
 
 
-@endpoint("GET", "/health/ready")
+@endpoint("GET", "/health/ready", scope="public")
 async def ready(_call: Call) -> None:
     """Return that requests are served."""
 
@@ -63,7 +64,7 @@ async def serve(settings: Settings) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     app = web.Application(client_max_size=settings.body_limit)
     register(app, endpoints_of(sys.modules[__name__]))
-    set_limits(app, settings, admit_everybody)
+    set_up(app, settings, admit=admit_everybody, authenticate=lambda _: ANYONE)
     runner = make_runner(app, settings)
     await runner.setup()
     await web.TCPSite(runner, settings.host, settings.port).start()

@@ -2,7 +2,7 @@
 
 import sys
 
-from enrollment_client import Client
+from enrollment_client import AuthenticatedClient
 from enrollment_client.api.courses import create_course
 from enrollment_client.api.enrollments import enroll_student
 from enrollment_client.api.events import follow_events
@@ -22,7 +22,8 @@ from enrollment_client.models import (
     StudentState,
 )
 
-client = Client(base_url=sys.argv[1])
+# A service without API keys ignores the token.
+client = AuthenticatedClient(base_url=sys.argv[1], token="unused")
 
 new = NewStudent(given_name="Ada", family_name="Lovelace", email="ada@campus.example", external_id="S-1001")
 student = create_student.sync(client=client, body=new)

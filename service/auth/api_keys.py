@@ -1,0 +1,187 @@
+"""API keys: their text, and the keys of the database as a process knows them."""
+
+import asyncio
+import hashlib
+import hmac
+import logging
+import re
+import secrets
+from datetime import UTC, datetime, timedelta
+from time import monotonic
+from typing import Final, cast
+
+from service.database import Database
+from service.errors import ApiKeyNotFound, ApiKeyRevoked, DomainError
+from service.web.auth import Caller, Scope
+from sql import Connection
+from sql.api_keys import (
+    ApiKey,
+    create_api_key,
+    list_api_keys,
+    note_used_api_keys,
+    revoke_api_key,
+    rotate_api_key,
+)
+
+logger = logging.getLogger(__name__)
+
+PREFIX: Final = "ek_"
+"""Marks a text as a key of this service, for people and for programs that look for leaked secrets."""
+
+SECRET_BYTES: Final = 24
+"""192 bits cannot be guessed, so a fast hash keeps the secret as well as a slow one would."""
+
+TEXT: Final = re.compile(rf"{PREFIX}([1-9][0-9]{{0,17}})_([0-9a-f]{{{SECRET_BYTES * 2}}})")
+
+FRESH_SECONDS: Final = 5.0
+"""How long a process relies on the keys that it has loaded: a revoked key is refused after that."""
+
+LOOK_AGAIN_SECONDS: Final = 1.0
+"""An unknown key makes a process load the keys again, at most this often: a new key works at once."""
+
+MAX_KEYS: Final = 10_000
+"""The most keys that a process loads: 5 MB."""
+
+NOTE_SECONDS: Final = 60.0
+"""How often the use of keys is written down."""
+
+NO_HASH: Final = bytes(32)
+
+
+def new_secret() -> tuple[str, bytes]:
+    """Make a secret; return it with its hash."""
+    secret = secrets.token_hex(SECRET_BYTES)
+    return secret, hash_of(secret)
+
+
+def hash_of(secret: str) -> bytes:
+    """Return the hash of a secret as the database keeps it."""
+    return hashlib.sha256(secret.encode()).digest()
+
+
+def text_of(key_id: int, secret: str) -> str:
+    """Return the text that a caller sends."""
+    return f"{PREFIX}{key_id}_{secret}"
+
+
+async def create(
+    connection: Connection, name: str, scopes: list[Scope], expires_at: datetime | None
+) -> tuple[ApiKey, str]:
+    """Create a key; return it with its text, which is nowhere kept."""
+    secret, secret_hash = new_secret()
+    key = await create_api_key(connection, name, list(scopes), secret_hash, expires_at)
+    return key, text_of(key.id, secret)
+
+
+async def rotate(connection: Connection, key_id: int, overlap: timedelta) -> tuple[ApiKey, str]:
+    """Give a key a new secret; return it with its text. The secret before it stays valid for ``overlap``.
+
+    Raises:
+        ApiKeyNotFound, ApiKeyRevoked: there is no such key, or it is revoked.
+    """
+    secret, secret_hash = new_secret()
+    key = await rotate_api_key(connection, key_id, secret_hash, overlap)
+    if key is None:
+        raise ApiKeyNotFound(key_id)
+    if key.revoked_at is not None:
+        raise ApiKeyRevoked(key_id)
+    return key, text_of(key_id, secret)
+
+
+async def revoke(connection: Connection, key_id: int) -> ApiKey:
+    """Revoke a key; to repeat it changes nothing.
+
+    Raises:
+        ApiKeyNotFound: there is no such key.
+    """
+    key = await revoke_api_key(connection, key_id)
+    if key is None:
+        raise ApiKeyNotFound(key_id)
+    return key
+
+
+class ApiKeys:
+    """The API keys of the database.
+
+    A process loads all keys at once, at most once in ``LOOK_AGAIN_SECONDS``. So however many wrong keys arrive, none of
+    them costs a statement of its own.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._keys: dict[int, ApiKey] = {}
+        self._loaded_at = -FRESH_SECONDS
+        self._loading: asyncio.Task[None] | None = None
+        self._used: set[int] = set()
+
+    @property
+    def known(self) -> bool:
+        """Whether the keys were loaded within the last ``FRESH_SECONDS``."""
+        return monotonic() - self._loaded_at < FRESH_SECONDS
+
+    @property
+    def any(self) -> bool:
+        """Whether there is a key; an expired or revoked one counts."""
+        return bool(self._keys)
+
+    async def find(self, text: str) -> tuple[Caller, float] | None:
+        """Return the caller that a key stands for, and for how many seconds to rely on that; None if it is not valid.
+
+        Raises:
+            Unavailable: the database does not answer, and the keys were never loaded.
+        """
+        match = TEXT.fullmatch(text)
+        if match is None:
+            return None
+        key_id, secret = int(match[1]), match[2]
+        if not self.known or (key_id not in self._keys and monotonic() - self._loaded_at >= LOOK_AGAIN_SECONDS):
+            await self.load()
+        key = self._keys.get(key_id)
+        now = datetime.now(UTC)
+        given = hash_of(secret)
+        # Each kind of wrong key takes the same comparisons.
+        current = hmac.compare_digest(given, key.secret_hash if key else NO_HASH)
+        previous = hmac.compare_digest(given, (key.previous_hash if key else None) or NO_HASH)
+        if key is None or key.revoked_at is not None or (key.expires_at is not None and key.expires_at <= now):
+            return None
+        if not current and not (previous and key.previous_until is not None and now < key.previous_until):
+            return None
+        self._used.add(key_id)
+        return Caller(key.name, frozenset(cast("list[Scope]", key.scopes))), FRESH_SECONDS
+
+    def forget(self) -> None:
+        """Load the keys again before the next answer."""
+        self._loaded_at = -FRESH_SECONDS
+
+    async def load(self) -> None:
+        """Load the keys; callers at the same time share one statement.
+
+        Raises:
+            Unavailable: the database does not answer.
+        """
+        if self._loading is None:
+            self._loading = asyncio.create_task(self._load())
+        # A caller that disconnects must not cancel the others' load.
+        await asyncio.shield(self._loading)
+
+    async def _load(self) -> None:
+        try:
+            async with self._database.reading() as connection:
+                keys = await list_api_keys(connection, 0, MAX_KEYS)
+            self._keys = {key.id: key for key in keys}
+            self._loaded_at = monotonic()
+        finally:
+            self._loading = None
+
+    async def note_use(self) -> None:
+        """Write down once in ``NOTE_SECONDS`` which keys have been used."""
+        while True:
+            await asyncio.sleep(NOTE_SECONDS)
+            used, self._used = self._used, set()
+            if not used:
+                continue
+            try:
+                async with self._database.writing() as connection:
+                    await note_used_api_keys(connection, sorted(used))
+            except DomainError as error:
+                logger.warning("the use of API keys was not noted", extra={"reason": str(error)})
