@@ -34,7 +34,7 @@ from service.registrar import Registrar
 from service.registrar.rules import RULES, SENTENCES, drop_closed
 from service.settings import Settings
 from service.web import health, openapi, page
-from service.web.auth import AUTHENTICATE, Authenticate
+from service.web.auth import AUTHENTICATE, Authenticate, ScopeMissing
 from service.web.body import BODY_MEMBERS, BODY_TIMEOUT
 from service.web.endpoint import ADMISSION, DRAINING, TURNSTILES, endpoints_of, register
 from service.web.health import READINESS
@@ -243,7 +243,10 @@ async def sweep(registrar: Registrar, ready: asyncio.Task[None], interval: float
 def codes() -> dict[str, list[str]]:
     """Return the codes that each enumeration of the API document lists, by the name of the enumeration."""
     fields = [error.code for error in _errors(FieldError)]
-    return {"ProblemCode": sorted(problem_types()), "DetailCode": sorted({*fields, *SENTENCES, *FIELD_CODES})}
+    return {
+        "ProblemCode": sorted(problem_types()),
+        "DetailCode": sorted({*fields, ScopeMissing.code, *SENTENCES, *FIELD_CODES}),
+    }
 
 
 def problem_types() -> dict[str, ProblemType]:
