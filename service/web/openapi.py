@@ -25,8 +25,8 @@ SECURITY_SCHEMES = {
         "type": "http",
         "scheme": "bearer",
         "description": (
-            "An API key of the service, or an access token (RFC 9068) of the identity provider. The scopes in brackets are "
-            "those that the call needs. A service without keys and without a provider is open, and needs none."
+            "An API key of the service, or an access token (RFC 9068) of the identity provider. Each call names the "
+            "scope that it requires. A service without keys and without a provider is open, and needs none."
         ),
     }
 }
@@ -232,10 +232,10 @@ def _operation(item: Endpoint, schemas: _Schemas, example: Example, problems: Ma
         "operationId": name,
         "tags": [tag_of(item)],
         "summary": summary_of(item),
-        "description": description.strip(),
+        "description": f"{description.strip()}{_scope(item)}",
         "parameters": list(_parameters(item, schemas, example)),
         "responses": _responses(item, schemas, example, problems),
-        "security": [] if item.scope == "public" else [{"bearer": [item.scope]}],
+        "security": [] if item.scope == "public" else [{"bearer": []}],
     }
     if item.body is not None:
         content: dict[str, Any] = {"schema": schemas.of(name, "validation")}
@@ -246,6 +246,11 @@ def _operation(item: Endpoint, schemas: _Schemas, example: Example, problems: Ma
             "content": dict.fromkeys(item.media_types, content),
         }
     return {key: value for key, value in operation.items() if value or key == "security"}
+
+
+def _scope(item: Endpoint) -> str:
+    """Return the sentence about the scope. OpenAPI has a place for the scopes of OAuth 2 only."""
+    return "" if item.scope == "public" else f"\n\nRequires the scope `{item.scope}`."
 
 
 def _parameters(item: Endpoint, schemas: _Schemas, example: Example) -> Iterable[dict[str, Any]]:
