@@ -10,18 +10,17 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, get_args
 
-import asyncpg
 from pydantic import ValidationError
 
 from service import __version__, logs
 from service.auth import commands as key_commands
 from service.check import check
-from service.database import Database
+from service.database import write_once
 from service.demo import fill, find_calls
 from service.demo.campus import Size
 from service.embedded import EmbeddedError, embedded_server, find_running
 from service.errors import DomainError
-from service.fitness import NotMigrated, UnfitDatabase
+from service.fitness import UnfitDatabase
 from service.migrate import DatabaseUnavailable, MigrationFailed, migrate
 from service.psql import open_psql
 from service.serving import run, serve
@@ -213,15 +212,7 @@ def run_renew(settings: Settings, _given: argparse.Namespace) -> int:
 
 
 async def _renew(settings: Settings) -> int:
-    database = Database(settings)
-    await database.open()
-    try:
-        async with database.writing() as connection:
-            epoch = await renew_epoch(connection)
-    except asyncpg.UndefinedTableError as error:
-        raise NotMigrated from error
-    finally:
-        await database.close()
+    epoch = await write_once(settings, renew_epoch)
     print(f"the epoch of the feed is now {epoch}; earlier cursors are invalid")
     return 0
 

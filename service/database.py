@@ -3,20 +3,23 @@
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from typing import TypeVar
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from service.errors import CONSTRAINTS, OutcomeUnknown, Unavailable
-from service.fitness import STANDBY, UnfitDatabase, check_fitness
+from service.fitness import STANDBY, NotMigrated, UnfitDatabase, check_fitness
 from service.settings import Settings
 from sql import Connection
 from sql.feed import get_writer_age, is_copy, lock_feed, renew_epoch
 from sql.server import find_applied_migrations, get_server
 
 logger = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
 
 TRANSIENT = frozenset({"08", "25", "28", "3D", "53", "57", "58"})
 """SQLSTATE classes that report the state of the server, not an error in the statement: connection, transaction state
@@ -279,6 +282,24 @@ class Database:
             self._lost = True
             extra = {"error": type(error).__name__, "reason": str(error) or _lost(error)}
             logger.warning("the database is lost", extra=extra)
+
+
+async def write_once(settings: Settings, work: Callable[[Connection], Awaitable[Answer]]) -> Answer:
+    """Do one piece of work in a writing transaction, on a connection of its own, and return its answer.
+
+    Raises:
+        NotMigrated: the database has no schema of the service.
+        DomainError: as ``Database.writing``.
+    """
+    database = Database(settings)
+    await database.open()
+    try:
+        async with database.writing() as connection:
+            return await work(connection)
+    except asyncpg.UndefinedTableError as error:
+        raise NotMigrated from error
+    finally:
+        await database.close()
 
 
 @asynccontextmanager

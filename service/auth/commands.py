@@ -1,13 +1,9 @@
 """``python -m service keys``: create, list, rotate and revoke API keys."""
 
-from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 
-import asyncpg
-
 from service.auth import api_keys
-from service.database import Database
-from service.fitness import NotMigrated
+from service.database import write_once
 from service.settings import Settings
 from service.web.auth import Scope
 from sql import Connection
@@ -21,7 +17,7 @@ async def create(settings: Settings, name: str, scopes: list[Scope], expires_at:
         key, text = await api_keys.create(connection, name, scopes, expires_at)
         _show(key, text)
 
-    await _write(settings, work)
+    await write_once(settings, work)
 
 
 async def rotate(settings: Settings, key_id: int, overlap: timedelta) -> None:
@@ -32,7 +28,7 @@ async def rotate(settings: Settings, key_id: int, overlap: timedelta) -> None:
         _show(key, text)
         print(f"The secret before it is valid until {key.previous_until:%Y-%m-%dT%H:%M:%SZ}.")
 
-    await _write(settings, work)
+    await write_once(settings, work)
 
 
 async def revoke(settings: Settings, key_id: int) -> None:
@@ -44,7 +40,7 @@ async def revoke(settings: Settings, key_id: int) -> None:
             f"The key {key.id} ({key.name}) is revoked; running services refuse it within {api_keys.FRESH_SECONDS:g} s."
         )
 
-    await _write(settings, work)
+    await write_once(settings, work)
 
 
 async def list_all(settings: Settings) -> None:
@@ -59,7 +55,7 @@ async def list_all(settings: Settings) -> None:
                 print(f"{key.id:>6}  {key.name:<24} {_state(key):<9} {used:<17} {' '.join(key.scopes)}")
             last = page[-1].id
 
-    await _write(settings, work)
+    await write_once(settings, work)
 
 
 def _state(key: ApiKey) -> str:
@@ -74,15 +70,3 @@ def _show(key: ApiKey, text: str) -> None:
     print(
         f"The key {key.id} ({key.name}) has the scopes {', '.join(key.scopes)}. It is shown only now:\n\n    {text}\n"
     )
-
-
-async def _write(settings: Settings, work: Callable[[Connection], Awaitable[None]]) -> None:
-    database = Database(settings)
-    await database.open()
-    try:
-        async with database.writing() as connection:
-            await work(connection)
-    except asyncpg.UndefinedTableError as error:
-        raise NotMigrated from error
-    finally:
-        await database.close()
