@@ -191,7 +191,7 @@ async def test_a_copy_from_the_head_the_lists_and_the_feed_equals_the_tables(
         elif event["type"] == "student.created":
             students.add(student)
         elif event["type"] == "student.deleted":
-            students.remove(student)
+            students.discard(student)
         else:
             capacities[course] = event["after"]["capacity"]
     in_tables = await connection.fetch("SELECT student_id, course_id, status FROM student_courses")
