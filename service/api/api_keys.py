@@ -88,7 +88,7 @@ def _issued(row: sql.ApiKey, text: str) -> IssuedApiKey:
     return IssuedApiKey(**asdict(_shown(row)), key=text)
 
 
-@endpoint("POST", "/keys", scope="admin", status=201, problems=[ApiKeyNameTaken])
+@endpoint("POST", "/keys", scope="admin", status=201, problems=[ApiKeyNameTaken], secret=True)
 async def create_api_key(call: Call, body: NewApiKey) -> Reply[IssuedApiKey]:
     """Create an API key.
 
@@ -112,7 +112,14 @@ async def list_api_keys(call: Call, query: Paging) -> Page[ApiKey]:
     return page_of([_shown(row) for row in rows], query.limit, "keys", lambda key: key.id)
 
 
-@endpoint("POST", "/keys/{key_id}/rotate", scope="admin", problems=[ApiKeyNotFound, ApiKeyRevoked], final=True)
+@endpoint(
+    "POST",
+    "/keys/{key_id}/rotate",
+    scope="admin",
+    problems=[ApiKeyNotFound, ApiKeyRevoked],
+    final=True,
+    secret=True,
+)
 async def rotate_api_key(call: Call, key_id: IdInPath, body: Rotation) -> IssuedApiKey:
     """Give an API key a new secret.
 

@@ -23,6 +23,9 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create
 from service.errors import (
     Detail,
     DomainError,
+    IdempotencyKeyInUse,
+    IdempotencyKeyReused,
+    IdempotencyKeyUnsupported,
     OutcomeUnknown,
     PreconditionFailed,
     PreconditionUnsupported,
@@ -40,6 +43,7 @@ from service.web.auth import (
     Unauthenticated,
 )
 from service.web.body import check_members, read_json
+from service.web.idempotency import IdempotencyKey, fingerprint_of, read_key
 from service.web.origins import ORIGINS, HostNotAllowed, OriginNotAllowed
 from service.web.paging import Page, WrittenPage
 from service.web.problems import (
@@ -91,12 +95,18 @@ JSON_ONLY = ("application/json",)
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a handler gets in addition to its parameters: the request, its id and its actor."""
+    """What a handler gets in addition to its parameters: the request, its id, its actor and its idempotency key."""
 
+    endpoint: "Endpoint"
     request: web.Request
     request_id: str
     caller: Caller
     on_behalf_of: str | None
+    idempotency_key: IdempotencyKey | None
+
+    def respond(self, answer: object) -> web.Response:
+        """Return the response to an answer of the handler, or to an error."""
+        return self.endpoint.respond(self.request, answer, self.request_id)
 
     def disconnected(self) -> bool:
         """Return whether the client has disconnected."""
@@ -151,6 +161,13 @@ class Endpoint:
     """Whether the answer has an ETag, and a read can therefore be conditional."""
     final: bool
     """Whether the call can't be undone."""
+    secret: bool
+    """Whether the answer is a secret, which must not be stored."""
+
+    @property
+    def takes_key(self) -> bool:
+        """Whether a request with an idempotency key is made once."""
+        return self.method == "POST" and not self.secret
 
     @property
     def writes(self) -> bool:
@@ -172,11 +189,10 @@ class Endpoint:
                 await turn
             response = await self._answer(request, request_id)
         except DomainError as error:
-            response = problem_response(error, instance=request.rel_url.raw_path, request_id=request_id)
+            response = self.respond(request, error, request_id)
         except Exception:
             logger.exception("unexpected error in an endpoint", extra={"request_id": request_id, "route": self.path})
-            fault = InternalError.logged()
-            response = problem_response(fault, instance=request.rel_url.raw_path, request_id=request_id)
+            response = self.respond(request, InternalError.logged(), request_id)
         log_request(
             method=request.method,
             route=self.path,
@@ -194,6 +210,9 @@ class Endpoint:
         for header in self.unsupported:
             if header in request.headers:
                 raise PreconditionUnsupported(header)
+        key = read_key(request) if self.method == "POST" else None
+        if key is not None and self.secret:
+            raise IdempotencyKeyUnsupported
         _check_text(request)
         arguments: dict[str, Any] = {}
         if self.path_model is not None:
@@ -206,14 +225,17 @@ class Endpoint:
             _query(_NoQuery, request)
         for name in self.headers:
             arguments[name] = _etags(request, name)
+        text = b""
         if self.body is not None:
-            arguments["body"] = await self._body(request)
+            text = await read_json(request, self.media_types)
+            arguments["body"] = self._parse(text)
         elif request.body_exists and self is not unrouted and "Content-Encoding" in request.headers:
             raise UnsupportedContentCoding(
                 "This call has no body: send it without a body and without Content-Encoding."
             )
-        answer = await self.handler(Call(request, request_id, caller, on_behalf_of), **arguments)
-        response = self._response(request, answer, request_id)
+        idempotency_key = None if key is None else IdempotencyKey(key, fingerprint_of(request, text))
+        call = Call(self, request, request_id, caller, on_behalf_of, idempotency_key)
+        response = self.respond(request, await self.handler(call, **arguments), request_id)
         return response if self.writes else _conditional(request, response)
 
     async def _authenticated(self, request: web.Request, scope: Scope) -> Caller:
@@ -234,9 +256,8 @@ class Endpoint:
             raise NoSuchPath
         return caller
 
-    async def _body(self, request: web.Request) -> Any:
+    def _parse(self, text: bytes) -> Any:
         assert self.body is not None
-        text = await read_json(request, self.media_types)
         try:
             parsed = self.body.validator.validate_json(text)
         except ValidationError as error:
@@ -247,7 +268,10 @@ class Endpoint:
         check_members(text, parsed)
         return parsed
 
-    def _response(self, request: web.Request, answer: Any, request_id: str) -> web.Response:
+    def respond(self, request: web.Request, answer: Any, request_id: str) -> web.Response:
+        """Return the response to an answer of the handler, or to an error."""
+        if isinstance(answer, DomainError):
+            return problem_response(answer, instance=request.rel_url.raw_path, request_id=request_id)
         if isinstance(answer, web.Response):
             answer.headers["X-Request-Id"] = request_id
             return answer
@@ -278,6 +302,7 @@ def endpoint(
     needs_database: bool = True,
     etag: bool = False,
     final: bool = False,
+    secret: bool = False,
 ) -> Callable[[Callable[..., Awaitable[Any]]], Endpoint]:
     """Turn a handler into an endpoint.
 
@@ -285,7 +310,9 @@ def endpoint(
     ``status`` is the status of success, or all statuses of success, the usual one first. ``problems`` are the errors of
     the handler itself; errors that follow from its signature are added. Without ``needs_database`` the API document
     lists no database errors. With ``etag`` the handler sets an ETag; an answer with a version always has one. A
-    ``final`` call can't be undone, and the API page fills in no ids for it; every DELETE is final.
+    ``final`` call can't be undone, and the API page fills in no ids for it; every DELETE is final. A POST takes an
+    Idempotency-Key, and its handler makes its change with ``service.api.keys.submit``, which stores the answer; a
+    ``secret`` answer is never stored, and the call refuses the header.
     """
 
     def decorate(handler: Callable[..., Awaitable[Any]]) -> Endpoint:
@@ -329,6 +356,8 @@ def endpoint(
             implied += (PreconditionUnsupported,)
         if method == "GET" and has_etag:
             implied += (PreconditionFailed,)
+        if method == "POST":
+            implied += (IdempotencyKeyUnsupported,) if secret else (IdempotencyKeyInUse, IdempotencyKeyReused)
         if needs_database:
             implied += (Unavailable,) if method == "GET" else (Unavailable, OutcomeUnknown)
         return Endpoint(
@@ -348,6 +377,7 @@ def endpoint(
             unsupported=unsupported,
             has_etag=has_etag,
             final=final or method == "DELETE",
+            secret=secret,
         )
 
     return decorate
