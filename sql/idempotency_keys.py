@@ -30,14 +30,19 @@ class CallersKey(NamedTuple):
     key: str
 
 
+# The limit keeps the planner from scanning the whole table, which it takes for empty after a night without keys.
 LOAD_IDEMPOTENCY_KEYS: Final = """
 SELECT
-    stored.caller, stored.key, stored.fingerprint, stored.student_ids::text AS student_ids, stored.status,
-    stored.headers, stored.body, stored.created_at
+    stored.caller, stored.key, stored.fingerprint, stored.student_ids, stored.status, stored.headers, stored.body,
+    stored.created_at
 FROM unnest($1::text[], $2::text[]) AS requested (caller, key)
-INNER JOIN idempotency_keys AS stored
-    ON stored.caller = requested.caller
-    AND stored.key = requested.key
+CROSS JOIN LATERAL (
+    SELECT caller, key, fingerprint, student_ids::text AS student_ids, status, headers, body, created_at
+    FROM idempotency_keys
+    WHERE caller = requested.caller
+        AND key = requested.key
+    LIMIT 1
+) AS stored
 """
 
 
@@ -62,13 +67,15 @@ async def add_idempotency_keys(connection: Connection, keys: Sequence[Idempotenc
 
 DELETE_IDEMPOTENCY_KEYS: Final = """
 DELETE FROM idempotency_keys
-WHERE (caller, key) IN (
-    SELECT caller, key
-    FROM idempotency_keys
-    WHERE created_at < now() - $1::interval
-    ORDER BY created_at
-    LIMIT $2::bigint
-    FOR UPDATE SKIP LOCKED
+WHERE ctid = ANY (
+    ARRAY(
+        SELECT ctid
+        FROM idempotency_keys
+        WHERE created_at < now() - $1::interval
+        ORDER BY created_at
+        LIMIT $2::bigint
+        FOR UPDATE SKIP LOCKED
+    )
 )
 RETURNING key
 """
