@@ -27,6 +27,7 @@ from sql.server import GET_SERVER, Server
 logger = logging.getLogger(__name__)
 
 MIGRATIONS: Final = Path(__file__).resolve().parent.parent / "migrations"
+REGISTRY_MIGRATIONS: Final = MIGRATIONS / "registry"
 CONNECTION: Final = {
     "application_name": "enrollment-service migrate",
     "connect_timeout": 5,
@@ -107,6 +108,18 @@ def refuse_unknown(applied: Collection[str], shipped: Collection[str]) -> None:
             "Set DATABASE_URL to an empty database or DATABASE_SCHEMA to a new schema; without DATABASE_URL, set "
             "DATA_DIR to a new folder."
         )
+
+
+def drop_schema(database_url: str, schema: str) -> None:
+    """Drop a schema with everything in it, if it exists.
+
+    Raises:
+        DatabaseUnavailable: there is no connection, or a statement holds a lock on one of its tables.
+        UnfitDatabase: the database refuses, such as to a role that does not own the schema.
+    """
+    with _connection_errors(), _connect(database_url, schema) as backend:
+        backend.connection.execute(f"SET lock_timeout = '{LOCK_SECONDS}s'")
+        backend.connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(schema)))
 
 
 class _Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Application keys shared by handlers."""
+"""Keys of what handlers share: of the whole application, and of one institution."""
 
 from collections.abc import Callable
 from typing import TypeVar, cast
@@ -9,9 +9,11 @@ from service.auth import Authenticator
 from service.batching import Coalescer
 from service.database import Database
 from service.errors import DomainError
+from service.pool import Pool
 from service.registrar import Registrar
 from service.registrar.changes import Change, Origin, Outcome
 from service.registrar.idempotency import Once, Response
+from service.registry import Registry
 from service.web.endpoint import Call
 from service.web.idempotency import IDEMPOTENT_REPLAYED
 from sql import JsonPage
@@ -20,8 +22,12 @@ from sql.enrollments import CoursesAsked, StudentsAsked
 from sql.idempotency_keys import CallersKey
 from sql.students import Student
 
-DATABASE = web.AppKey("database", Database)
 AUTHENTICATOR = web.AppKey("authenticator", Authenticator)
+REGISTRY = web.AppKey("registry", Registry)
+POOL = web.AppKey("pool", Pool)
+
+# The services of one institution.
+DATABASE = web.AppKey("database", Database)
 REGISTRAR = web.AppKey("registrar", Registrar)
 STUDENTS: web.AppKey[Coalescer[int, Student | None]] = web.AppKey("students", Coalescer)
 COURSES: web.AppKey[Coalescer[int, Course | None]] = web.AppKey("courses", Coalescer)

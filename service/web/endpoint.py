@@ -11,7 +11,9 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from hashlib import blake2b
 from random import getrandbits
 from types import ModuleType
 from typing import Any, Generic, Literal, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
@@ -21,11 +23,16 @@ from aiohttp import HttpVersion11, web
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
 
 from service.errors import (
+    BeingMigrated,
     Detail,
     DomainError,
     IdempotencyKeyInUse,
     IdempotencyKeyReused,
     IdempotencyKeyUnsupported,
+    InstitutionNotFound,
+    InstitutionReadOnly,
+    InstitutionRequired,
+    InstitutionSuspended,
     OutcomeUnknown,
     PreconditionFailed,
     PreconditionUnsupported,
@@ -78,12 +85,27 @@ ADMISSION: web.AppKey[Callable[[], None]] = web.AppKey("admission", Callable)  #
 Endpoints call it before they read the body, because a refusal must be cheap.
 """
 
+Within: TypeAlias = Literal["institution", "registry", "either"]
+"""What a call is about: the data of one institution, the institutions, or whichever of the two the caller belongs to."""
+
+Services: TypeAlias = Mapping[Any, Any]
+"""What handlers need of one institution, by application key; and the ``ADMISSION`` of its changes."""
+
+ServicesOf: TypeAlias = Callable[[Caller, Within, bool], Services]
+
+SERVICES_OF: web.AppKey[ServicesOf] = web.AppKey("services", Callable)  # type: ignore[arg-type]
+"""Return the services of a caller's institution, for a call ``Within`` it that writes or not.
+
+It raises a domain error if there is no such institution, or if it does not serve this call.
+"""
+
 Answer = TypeVar("Answer")
 Key = TypeVar("Key")
 ETags: TypeAlias = frozenset[str] | None
 """The versions that a precondition header names; ``*`` is any version. A weak tag of If-Match keeps its form, such as
 ``W/"3"``. None without the header."""
 
+NO_SERVICES: Services = {}
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 ASCII_ACTOR = re.compile(r"[!-~](?:[ -~]{0,198}[!-~])?")
 ETAG = re.compile(r'(?:W/)?"[!#-~]*"')
@@ -102,18 +124,22 @@ class Call:
     request_id: str
     caller: Caller
     on_behalf_of: str | None
+    services: Services
     idempotency_key: IdempotencyKey | None
 
     def respond(self, answer: object) -> web.Response:
         """Return the response to an answer of the handler, or to an error."""
-        return self.endpoint.respond(self.request, answer, self.request_id)
+        return self.endpoint.respond(self.request, answer, self.request_id, self.caller.institution)
 
     def disconnected(self) -> bool:
         """Return whether the client has disconnected."""
         return self.request.transport is None or self.request.transport.is_closing()
 
     def __getitem__(self, key: web.AppKey[Key]) -> Key:
-        """Return a value that ``create_app`` stored in the application."""
+        """Return a value of the caller's institution, or one that ``create_app`` stored in the application."""
+        if key in self.services:
+            found: Key = self.services[key]
+            return found
         return self.request.app[key]
 
 
@@ -144,6 +170,7 @@ class Endpoint:
     method: str
     path: str
     scope: Scope | Literal["public"]
+    within: Within
     handler: Callable[..., Awaitable[Any]]
     statuses: tuple[int, ...]
     problems: tuple[type[DomainError], ...]
@@ -161,13 +188,11 @@ class Endpoint:
     """Whether the answer has an ETag, and a read can therefore be conditional."""
     final: bool
     """Whether the call can't be undone."""
-    secret: bool
-    """Whether the answer is a secret, which must not be stored."""
 
     @property
     def takes_key(self) -> bool:
-        """Whether a request with an idempotency key is made once."""
-        return self.method == "POST" and not self.secret
+        """Whether a request with an idempotency key is made once. Calls about API keys have answers that are secrets."""
+        return self.method == "POST" and self.within == "institution"
 
     @property
     def writes(self) -> bool:
@@ -185,8 +210,6 @@ class Endpoint:
         request_id = request_id_of(request)
         try:
             request.app[ORIGINS].check(request)
-            if (turn := request.app[TURNSTILES][self.writes].enter()) is not None:
-                await turn
             response = await self._answer(request, request_id)
         except DomainError as error:
             response = self.respond(request, error, request_id)
@@ -203,16 +226,34 @@ class Endpoint:
         return response
 
     async def _answer(self, request: web.Request, request_id: str) -> web.Response:
-        caller = ANYONE if self.scope == "public" else await self._authenticated(request, self.scope)
-        if self.writes and self is not unrouted:
-            request.app[ADMISSION]()
+        if self.scope == "public":
+            caller, services = ANYONE, NO_SERVICES
+        else:
+            caller = await self._authenticated(request, self.scope)
+            services = request.app[SERVICES_OF](caller, self.within, self.writes)
+            if (turn := request.app[TURNSTILES][self.writes].enter(caller.institution)) is not None:
+                await turn
+            if self.writes and (admit := services.get(ADMISSION)) is not None:
+                admit()
         on_behalf_of = _on_behalf_of(request, caller) if self.writes else None
+        key = read_key(request) if self.method == "POST" else None
+        if key is not None and not self.takes_key:
+            raise IdempotencyKeyUnsupported
+        arguments = await self._arguments(request, caller)
+        once = None if key is None else await self._idempotency_key(request, key)
+        call = Call(self, request, request_id, caller, on_behalf_of, services, once)
+        response = self.respond(request, await self.handler(call, **arguments), request_id, caller.institution)
+        return response if self.writes else _conditional(request, response)
+
+    async def _arguments(self, request: web.Request, caller: Caller) -> dict[str, Any]:
+        """Return the arguments of the handler, validated.
+
+        Raises:
+            DomainError: a part of the request is invalid.
+        """
         for header in self.unsupported:
             if header in request.headers:
                 raise PreconditionUnsupported(header)
-        key = read_key(request) if self.method == "POST" else None
-        if key is not None and self.secret:
-            raise IdempotencyKeyUnsupported
         _check_text(request)
         arguments: dict[str, Any] = {}
         if self.path_model is not None:
@@ -225,18 +266,20 @@ class Endpoint:
             _query(_NoQuery, request)
         for name in self.headers:
             arguments[name] = _etags(request, name)
-        text = b""
+        if caller.institution is not None:
+            _take_off_tags(arguments, self.headers, tag_of(caller.institution))
         if self.body is not None:
-            text = await read_json(request, self.media_types)
-            arguments["body"] = self._parse(text)
+            arguments["body"] = await self._body(request)
         elif request.body_exists and self is not unrouted and "Content-Encoding" in request.headers:
             raise UnsupportedContentCoding(
                 "This call has no body: send it without a body and without Content-Encoding."
             )
-        idempotency_key = None if key is None else IdempotencyKey(key, fingerprint_of(request, text))
-        call = Call(self, request, request_id, caller, on_behalf_of, idempotency_key)
-        response = self.respond(request, await self.handler(call, **arguments), request_id)
-        return response if self.writes else _conditional(request, response)
+        return arguments
+
+    async def _idempotency_key(self, request: web.Request, key: str) -> IdempotencyKey:
+        """Return the key with the fingerprint of the request, whose body has been read."""
+        body = await request.read() if self.body is not None else b""
+        return IdempotencyKey(key, fingerprint_of(request, body))
 
     async def _authenticated(self, request: web.Request, scope: Scope) -> Caller:
         """Return the caller, who may make this call.
@@ -246,7 +289,7 @@ class Endpoint:
             ScopeMissing: the caller does not have the scope.
             NoSuchPath: the caller has the scope ``self``, and this is not about its student.
         """
-        found = request.app[AUTHENTICATE](request.headers.get("Authorization"))
+        found = request.app[AUTHENTICATE](request.headers)
         caller = found if isinstance(found, Caller) else await found
         if scope in caller.scopes:
             return caller
@@ -256,8 +299,9 @@ class Endpoint:
             raise NoSuchPath
         return caller
 
-    def _parse(self, text: bytes) -> Any:
+    async def _body(self, request: web.Request) -> Any:
         assert self.body is not None
+        text = await read_json(request, self.media_types)
         try:
             parsed = self.body.validator.validate_json(text)
         except ValidationError as error:
@@ -268,7 +312,9 @@ class Endpoint:
         check_members(text, parsed)
         return parsed
 
-    def respond(self, request: web.Request, answer: Any, request_id: str) -> web.Response:
+    def respond(
+        self, request: web.Request, answer: Any, request_id: str, institution: str | None = None
+    ) -> web.Response:
         """Return the response to an answer of the handler, or to an error."""
         if isinstance(answer, DomainError):
             return problem_response(answer, instance=request.rel_url.raw_path, request_id=request_id)
@@ -285,6 +331,8 @@ class Endpoint:
         version = getattr(answer, "version", None)
         if version is not None:
             headers["ETag"] = f'"{version}"'
+        if institution is not None:
+            answer = _put_on_tags(answer, headers, tag_of(institution))
         if isinstance(answer, Page | WrittenPage) and answer.next is not None:
             url = request.rel_url.update_query(cursor=answer.next)
             headers["Link"] = f'<{url}>; rel="next"'
@@ -297,22 +345,22 @@ def endpoint(
     path: str,
     *,
     scope: Scope | Literal["public"],
+    within: Within = "institution",
     status: int | tuple[int, ...] = 200,
     problems: Iterable[type[DomainError]] = (),
     needs_database: bool = True,
     etag: bool = False,
     final: bool = False,
-    secret: bool = False,
 ) -> Callable[[Callable[..., Awaitable[Any]]], Endpoint]:
     """Turn a handler into an endpoint.
 
-    ``scope`` is the scope that a caller needs; everybody may call a public endpoint.
+    ``scope`` is the scope that a caller needs; everybody may call a public endpoint. ``within`` is what the call is about.
     ``status`` is the status of success, or all statuses of success, the usual one first. ``problems`` are the errors of
     the handler itself; errors that follow from its signature are added. Without ``needs_database`` the API document
     lists no database errors. With ``etag`` the handler sets an ETag; an answer with a version always has one. A
-    ``final`` call can't be undone, and the API page fills in no ids for it; every DELETE is final. A POST takes an
-    Idempotency-Key, and its handler makes its change with ``service.api.keys.submit``, which stores the answer; a
-    ``secret`` answer is never stored, and the call refuses the header.
+    ``final`` call can't be undone, and the API page fills in no ids for it; every DELETE is final. A POST within an
+    institution takes an Idempotency-Key: its handler makes the change with ``service.api.keys.submit``, which stores the
+    answer. Any other POST refuses the header.
     """
 
     def decorate(handler: Callable[..., Awaitable[Any]]) -> Endpoint:
@@ -349,6 +397,12 @@ def endpoint(
             implied += (BadJson, BodyTooSlow, BodyTooLarge, UnsupportedMediaType)
         if scope != "public":
             implied += (Unauthenticated, ScopeMissing)
+            if within != "registry":
+                implied += (InstitutionNotFound, InstitutionRequired, InstitutionSuspended)
+                if needs_database:
+                    implied += (BeingMigrated,)
+            if within == "institution" and method != "GET":
+                implied += (InstitutionReadOnly,)
         # The method "*" is that of ``unrouted``, which answers paths that do not exist.
         unsupported = () if method in {"GET", "*"} else tuple(HEADERS[name] for name in HEADERS if name not in headers)
         has_etag = etag or "version" in getattr(returns, "__dataclass_fields__", {})
@@ -356,14 +410,14 @@ def endpoint(
             implied += (PreconditionUnsupported,)
         if method == "GET" and has_etag:
             implied += (PreconditionFailed,)
-        if method == "POST":
-            implied += (IdempotencyKeyUnsupported,) if secret else (IdempotencyKeyInUse, IdempotencyKeyReused)
+        implied += _problems_of_keys(method, within)
         if needs_database:
             implied += (Unavailable,) if method == "GET" else (Unavailable, OutcomeUnknown)
         return Endpoint(
             method=method,
             path=path,
             scope=scope,
+            within=within,
             handler=handler,
             statuses=statuses,
             problems=(*problems, *implied),
@@ -377,10 +431,16 @@ def endpoint(
             unsupported=unsupported,
             has_etag=has_etag,
             final=final or method == "DELETE",
-            secret=secret,
         )
 
     return decorate
+
+
+def _problems_of_keys(method: str, within: Within) -> tuple[type[DomainError], ...]:
+    """Return the errors of the header Idempotency-Key."""
+    if method != "POST":
+        return ()
+    return (IdempotencyKeyInUse, IdempotencyKeyReused) if within == "institution" else (IdempotencyKeyUnsupported,)
 
 
 HEADERS = {"if_match": "If-Match", "if_none_match": "If-None-Match"}
@@ -519,6 +579,40 @@ def _etags(request: web.Request, name: str) -> ETags:
     if name == "if_none_match":
         tags = [tag.removeprefix("W/") for tag in tags]
     return frozenset(tag if tag.startswith("W/") else tag[1:-1] for tag in tags)
+
+
+@lru_cache(maxsize=1024)
+def tag_of(institution: str) -> str:
+    """Return the tag that cursors and ETags of an institution carry, so that they are worthless in another."""
+    return blake2b(institution.encode(), digest_size=4).hexdigest()
+
+
+def _put_on_tags(answer: Any, headers: dict[str, str], tag: str) -> Any:
+    """Tag the ETag in ``headers``, and return the answer with its cursor tagged."""
+    if "ETag" in headers:
+        headers["ETag"] = f'{headers["ETag"][:-1]}.{tag}"'
+    if isinstance(answer, Page | WrittenPage) and answer.next is not None:
+        return replace(answer, next=f"{tag}.{answer.next}")
+    return answer
+
+
+def _take_off_tags(arguments: dict[str, Any], headers: tuple[str, ...], tag: str) -> None:
+    """Take the tags off the cursor and the entity tags of a request; an ETag with another tag equals no version.
+
+    Raises:
+        Invalid: the cursor belongs to another institution.
+    """
+    query = arguments.get("query")
+    cursor = getattr(query, "cursor", None)
+    if isinstance(query, BaseModel) and cursor is not None:
+        own, _, cursor = cursor.partition(".")
+        arguments["query"] = query.model_copy(update={"cursor": cursor if own == tag else "another institution's"})
+    for name in headers:
+        if arguments[name] is not None:
+            arguments[name] = frozenset(
+                each if each == "*" else each.removesuffix(f".{tag}") if each.endswith(f".{tag}") else f"{each}.{tag}"
+                for each in arguments[name]
+            )
 
 
 def _conditional(request: web.Request, response: web.Response) -> web.Response:
