@@ -149,14 +149,16 @@ async def list_changed_institutions(connection: Connection, after_revision: int,
 CLAIM_SWEEPS: Final = """
 UPDATE institutions
 SET swept_at = clock_timestamp()
-WHERE id IN (
-        SELECT id
-        FROM institutions
-        WHERE state = 'active'
-            AND swept_at < clock_timestamp() - $1::interval
-        ORDER BY swept_at
-        LIMIT $2::bigint
-        FOR UPDATE SKIP LOCKED
+WHERE id = ANY(
+        ARRAY(
+            SELECT id
+            FROM institutions
+            WHERE state = 'active'
+                AND swept_at < clock_timestamp() - $1::interval
+            ORDER BY swept_at
+            LIMIT $2::bigint
+            FOR UPDATE SKIP LOCKED
+        )
     )
 RETURNING name
 """

@@ -159,7 +159,10 @@ async def create_institution(call: Call, body: NewInstitution) -> Reply[Institut
 
 @endpoint("GET", "/institutions", scope="admin", within="registry", problems=[RegistryMissing])
 async def list_institutions(call: Call, query: Paging) -> Page[Institution]:
-    """List the institutions by id."""
+    """List the institutions by id.
+
+    Institutions that were dropped are not listed.
+    """
     after = decode_cursor(query.cursor, "institutions")
     rows = await call[REGISTRY].list(after, query.limit + 1)
     return page_of([_shown(row) for row in rows], query.limit, "institutions", lambda each: each.id)
@@ -173,7 +176,10 @@ async def list_institutions(call: Call, query: Paging) -> Page[Institution]:
     problems=[InstitutionNotFound, RegistryMissing],
 )
 async def read_institution(call: Call, institution: InstitutionName) -> Institution:
-    """Read an institution."""
+    """Read an institution.
+
+    The state is that of the database; processes of the service notice a change within a second or so.
+    """
     return _shown(await call[REGISTRY].get(institution))
 
 
