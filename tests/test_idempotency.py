@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit, urlunsplit
@@ -12,10 +12,14 @@ from pytest_aiohttp import AiohttpClient
 
 from service import registrar
 from service.database import Database
+from service.errors import PromotionsPending
 from service.registrar import Registrar
-from service.registrar.changes import Origin
+from service.registrar.changes import Change, Origin
+from service.registrar.courses import COURSE as RESOURCE
+from service.registrar.enrollments import Enroll
 from service.registrar.holds import PlaceHold
 from service.registrar.idempotency import Once, Response
+from service.registrar.resources import Edit
 from service.settings import Settings
 from sql import Connection
 from sql.idempotency_keys import (
@@ -38,8 +42,10 @@ from tests.campus import (
     places,
     problem,
     read,
+    registrar_of,
     served,
     student_fields,
+    until,
     waiting_writer,
 )
 from tests.conftest import Client
@@ -574,9 +580,9 @@ def hold(student: int = 1) -> PlaceHold:
     return PlaceHold(origin=Origin("r"), student_id=student, reason="Fees", blocks_enroll=True, blocks_drop=False)
 
 
-def once(key: str, respond: Callable[[object], Response] | None = None) -> Once:
+def once(key: str, respond: Callable[[object], Response] | None = None, change: Change[Any] | None = None) -> Once:
     respond = respond or (lambda outcome: Response(201, {"ETag": '"1"'}, repr(outcome).encode()))
-    return Once(origin=Origin("r"), inner=hold(), key=CallersKey("", key), fingerprint=b"f", respond=respond)
+    return Once(origin=Origin("r"), inner=change or hold(), key=CallersKey("", key), fingerprint=b"f", respond=respond)
 
 
 async def test_keys_cost_two_statements_a_batch_and_a_batch_without_keys_sends_none_of_them(
@@ -627,6 +633,29 @@ async def test_an_answer_that_cannot_be_written_fails_no_other_change_of_its_bat
         outcomes = await office.submit_all([once("a"), once("b", fails), once("c")])
     assert [type(outcome).__name__ for outcome in outcomes] == ["Answered", "ZeroDivisionError", "Answered"]
     assert [row["key"] for row in await connection.fetch("SELECT key FROM idempotency_keys ORDER BY 1")] == ["a", "c"]
+
+
+async def test_a_change_that_has_to_wait_for_promotions_is_not_stored_and_made_when_it_is_repeated(
+    client: Client, settings: Settings, connection: Connection
+) -> None:
+    course = await new_course(client, capacity=0)
+    for _ in range(3):
+        await join_waitlist(client, await new_student(client), course)
+    newcomer = await new_student(client)
+    raised = Edit(origin=Origin("r"), resource=RESOURCE, id=course, values={"capacity": 5})
+    enrolling = once("k", change=Enroll(origin=Origin("r"), student_id=newcomer, course_ids=(course,)))
+    changes: list[Any] = [raised, enrolling]
+    async with registrar_of(settings.model_copy(update={"promotions_per_transaction": 1})) as office:
+        _, waits = await office.submit_all(changes)
+        assert isinstance(waits, PromotionsPending)
+        assert await count(connection, "idempotency_keys") == 0
+
+        async def promoted() -> bool:
+            return bool((await read(client, f"/courses/{course}"))["seats_taken"] == 3)
+
+        await until(promoted, "the promotions")
+        assert [(await office.submit_once(enrolling)).replayed for _ in range(2)] == [False, True]
+    assert (await read(client, f"/courses/{course}"))["seats_taken"] == 4
 
 
 async def test_a_bulk_request_of_many_items_is_made_once(client: Client, connection: Connection) -> None:
@@ -693,17 +722,11 @@ async def test_the_age_of_answers_is_a_setting(settings: Settings, connection: C
     assert await count(connection, "idempotency_keys") == 1
 
 
-async def test_a_deleted_key_can_be_used_again(client: Client, connection: Connection) -> None:
+async def test_a_deleted_key_can_be_used_again(client: Client, settings: Settings, connection: Connection) -> None:
     await small_campus(client)
     await post(client, "/students/1/holds", HOLD)
     await connection.execute("UPDATE idempotency_keys SET created_at = now() - interval '2 days'")
-    sweep: Callable[[], Awaitable[object]] = registrar_of_app(client).sweep
-    await sweep()
+    async with registrar_of(settings) as office:
+        await office.sweep()
     assert "Idempotent-Replayed" not in (await post(client, "/students/1/holds", HOLD)).headers
     assert await count(connection, "holds") == 2
-
-
-def registrar_of_app(client: Client) -> Registrar:
-    from service.api.keys import REGISTRAR
-
-    return client.app[REGISTRAR]
