@@ -207,13 +207,20 @@ async def test_an_operator_manages_institutions_and_reaches_none_of_their_data(f
     assert (changed.body["display_name"], changed.body["time_zone"]) == ("N", "Europe/Berlin")
     for method, wanted in (("GET", None), ("PATCH", {}), ("DELETE", None)):
         problem(await call(fleet, method, "/institutions/none", wanted, headers=operator), 404, "institution_not_found")
+        if method != "GET":
+            refused = await call(
+                fleet, method, "/institutions/north-college", wanted, headers={**operator, "If-Match": '"1"'}
+            )
+            problem(refused, 412, "precondition_unsupported")
     keys = (await call(fleet, "GET", "/keys", headers=operator)).body["items"]
     assert [key["name"] for key in keys] == ["key of an operator"]
     problem(await call(fleet, "GET", "/institutions"), 401, "unauthenticated")
 
 
-async def test_a_service_without_a_registry_has_no_institutions(client: Client) -> None:
+async def test_a_service_without_a_registry_has_no_institutions(client: Client, fleet: Client) -> None:
     problem(await call(client, "GET", "/institutions"), 404, "registry_missing")
+    assert "institutions" not in (await call(client, "GET", "/")).body["links"]
+    assert "institutions" in (await call(fleet, "GET", "/")).body["links"]
 
 
 async def test_a_key_says_nothing_about_which_institutions_there_are(fleet: Client) -> None:
