@@ -419,6 +419,22 @@ async def test_without_authentication_a_header_names_the_institution(
     assert len((await call(fleet, "GET", "/institutions")).body["items"]) == 1
 
 
+async def test_an_idempotency_key_of_an_institution_is_worthless_in_another(
+    aiohttp_client: AiohttpClient, many: Settings
+) -> None:
+    client = await served(aiohttp_client, many.model_copy(update={"auth": "off"}))
+    body = student_fields()
+    made = []
+    for name in ("north", "south"):
+        await new_school(client, name)
+        headers = {"X-Institution": name, "Idempotency-Key": "k-1"}
+        made += [await call(client, "POST", "/students", body, headers=headers) for _ in range(2)]
+    assert [answer.status for answer in made] == [201] * 4
+    assert ["Idempotent-Replayed" in answer.headers for answer in made] == [False, True, False, True]
+    assert [answer.etag for answer in made] == [made[0].etag] * 2 + [made[2].etag] * 2
+    assert made[0].etag != made[2].etag
+
+
 async def test_a_token_names_its_institution_in_a_claim(aiohttp_client: AiohttpClient, many: Settings) -> None:
     async with provider() as issuer:
         own = {"token_institution_claim": "school", "token_student_claim": "student"}
