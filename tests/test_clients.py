@@ -1,4 +1,4 @@
-"""Other programs that read the API document: two linters find nothing, and generated clients compile and work."""
+"""Programs of others: linters and generated clients of the API document, and an identity provider."""
 
 import asyncio
 import json
@@ -7,8 +7,12 @@ import sys
 from pathlib import Path
 from typing import Final
 
+import aiohttp
 import pytest
+from pytest_aiohttp import AiohttpClient
 
+from service.settings import Settings
+from tests.campus import call, problem, served, student_fields
 from tests.conftest import Client
 
 FILES: Final = Path(__file__).with_name("clients")
@@ -78,3 +82,32 @@ async def test_a_typescript_client_is_typed_and_makes_the_first_calls(client: Cl
     await run(NODE_MODULES / ".bin/openapi-typescript", document, "-o", "schema.d.ts", cwd=folder)
     await run(NODE_MODULES / ".bin/tsc", "-p", "tsconfig.json", cwd=folder)
     assert await run("node", "first_call.js", str(client.make_url("/")).rstrip("/"), cwd=folder) == CALLS
+
+
+@needs_npm
+async def test_the_tokens_of_an_openid_provider_are_accepted(settings: Settings, aiohttp_client: AiohttpClient) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *("node", FILES / "identity_provider.mjs"),
+        cwd=FILES,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        assert process.stdout is not None
+        printed = (await process.stdout.readline()).decode().removeprefix("export ").split()
+        own = {name.lower(): value for name, _, value in (each.partition("=") for each in printed)}
+        client = await served(aiohttp_client, settings.model_copy(update=own))
+        form = {"grant_type": "client_credentials", "client_id": "portal", "client_secret": "secret"}
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(f"{own['token_issuer']}/token", data={**form, "scope": "read manage"}) as response,
+        ):
+            token = (await response.json())["access_token"]
+        headers = {"Authorization": f"Bearer {token}"}
+        made = await call(client, "POST", "/students", student_fields(), headers=headers)
+        assert made.status == 201
+        assert (await call(client, "GET", "/students/1", headers=headers)).body == made.body
+        problem(await call(client, "GET", "/events", headers=headers), 403, "scope_missing")
+    finally:
+        process.kill()
+        await process.wait()
