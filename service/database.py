@@ -11,6 +11,7 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from service.errors import CONSTRAINTS, OutcomeUnknown, Unavailable
+from service.faults import text_of
 from service.fitness import STANDBY, NotMigrated, UnfitDatabase, check_fitness
 from service.settings import Settings
 from sql import Connection
@@ -280,7 +281,7 @@ class Database:
         """Log only once that the server is unavailable: every call fails until it is back."""
         if not self._lost:
             self._lost = True
-            extra = {"error": type(error).__name__, "reason": str(error) or _lost(error)}
+            extra = {"error": type(error).__name__, "reason": text_of(error) or _lost(error)}
             logger.warning("the database is lost", extra=extra)
 
 

@@ -38,6 +38,10 @@ OPTIONS: Final[Mapping[str, str]] = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
     "log_checkpoints": "off",
+    # Otherwise the log contains rows and parameters (DETAIL: Failing row contains …).
+    "log_error_verbosity": "terse",
+    "log_parameter_max_length": "0",
+    "log_parameter_max_length_on_error": "0",
 }
 
 Account = pwd.struct_passwd | None

@@ -21,6 +21,7 @@ from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
 from yoyo.connections import DatabaseURI
 from yoyo.migrations import Migration, default_migration_table
 
+from service.faults import text_of
 from service.fitness import STANDBY, UnfitDatabase, check_fitness
 from sql.server import GET_SERVER, Server
 
@@ -209,7 +210,7 @@ def _migration_errors(migration: Migration) -> Iterator[None]:
     except psycopg.OperationalError:
         raise
     except psycopg.Error as error:
-        raise MigrationFailed(f"Migration {migration.id} failed and was rolled back: {error}") from error
+        raise MigrationFailed(f"Migration {migration.id} failed and was rolled back: {text_of(error)}") from error
 
 
 @contextmanager
@@ -217,6 +218,6 @@ def _connection_errors() -> Iterator[None]:
     try:
         yield
     except psycopg.ProgrammingError as error:
-        raise UnfitDatabase(f"The database refused a statement: {error}") from error
+        raise UnfitDatabase(f"The database refused a statement: {text_of(error)}") from error
     except psycopg.OperationalError as error:
-        raise DatabaseUnavailable(f"The database can't be reached or is not ready: {error}") from error
+        raise DatabaseUnavailable(f"The database can't be reached or is not ready: {text_of(error)}") from error

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from service import __version__
 from service.app import BRING_UP, create_app, make_runner
+from service.faults import text_of
 from service.migrate import DatabaseUnavailable, migrate
 from service.settings import Settings
 from service.web.endpoint import DRAINING
@@ -66,6 +67,7 @@ async def _serve(settings: Settings, calls: Sequence[str], *, alive: int | None 
     gc.freeze()
     gc.set_threshold(GC_ALLOCATIONS, 20, 100)
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_log_fault)
     stop = asyncio.Event()
     if alive is not None:
         loop.add_reader(alive, stop.set)
@@ -102,10 +104,15 @@ async def _serve(settings: Settings, calls: Sequence[str], *, alive: int | None 
     await runner.cleanup()
     if failure is not None:
         logger.error("the database can't be used", exc_info=failure)
-        print(f"error: {failure}", file=sys.stderr)
+        print(f"error: {text_of(failure)}", file=sys.stderr)
         return 1
     logger.info("stopped")
     return 0
+
+
+def _log_fault(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log an error that nobody awaits. The handler of asyncio also logs the task, whose text contains the error."""
+    logger.error(context.get("message", "unexpected error in the event loop"), exc_info=context.get("exception"))
 
 
 async def _until(stop: asyncio.Event) -> None:
