@@ -12,7 +12,7 @@ from aiohttp import web
 from pydantic import TypeAdapter
 
 from service import __version__
-from service.api import api_keys, courses, enrollments, events, holds, overrides, students, terms
+from service.api import api_keys, courses, enrollments, events, holds, overrides, privacy, students, terms
 from service.api.events import POLLER, Poller
 from service.api.fields import FIELD_CODES
 from service.api.keys import (
@@ -67,6 +67,7 @@ ABOUT = About(
         ("holds", "A hold keeps a student from enrolling, dropping, or both."),
         ("overrides", "An override lifts one rule for one student and one course, once."),
         ("events", "The change feed, which is also the audit log."),
+        ("privacy", "What the service holds on a person, and its erasure."),
         ("api_keys", "An API key lets a program call the service; its scopes define what the program may do."),
         ("health", "Probes for load balancers and orchestrators."),
         ("openapi", "This document, an index of links, and the meaning of each problem code."),
@@ -78,7 +79,7 @@ EXAMPLES = TypeAdapter(Examples).validate_json((files("service.api") / "examples
 """The example calls of the documents. Tests run all of them, and write this file with ``--write-docs``."""
 
 ENDPOINTS: Final = endpoints_of(
-    students, courses, enrollments, terms, holds, overrides, events, api_keys, health, openapi
+    students, courses, enrollments, terms, holds, overrides, events, privacy, api_keys, health, openapi
 )
 
 
@@ -185,13 +186,14 @@ async def bring_up(database: Database, settings: Settings, authenticator: Authen
     pause = 0.1
     while True:
         try:
-            if settings.migrate_on_start and settings.database_url is not None:
+            if settings.migrate_on_start and settings.owner_url is not None:
                 # yoyo is synchronous; in a thread it does not block the health endpoints.
                 await asyncio.to_thread(
                     migrate,
-                    settings.database_url,
+                    settings.owner_url,
                     schema=settings.database_schema,
                     timeout=settings.migrate_timeout,
+                    role=settings.service_role,
                     stop=stop,
                 )
             await database.open()

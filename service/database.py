@@ -6,6 +6,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
+from uuid import UUID, uuid4
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
@@ -14,8 +15,8 @@ from service.errors import CONSTRAINTS, OutcomeUnknown, Unavailable
 from service.faults import text_of
 from service.fitness import STANDBY, NotMigrated, UnfitDatabase, check_fitness
 from service.settings import Settings
-from sql import Connection
-from sql.feed import get_writer_age, is_copy, lock_feed, renew_epoch
+from sql import Connection, feed
+from sql.feed import get_database_identity, get_writer_age, is_copy, lock_feed
 from sql.server import find_applied_migrations, get_server
 
 logger = logging.getLogger(__name__)
@@ -119,12 +120,18 @@ class Database:
 
         Raises:
             Unavailable: the server does not answer.
+            UnfitDatabase: the role may not read the schema.
         """
         try:
             async with self.reading() as connection:
                 return await find_applied_migrations(connection)
         except asyncpg.UndefinedTableError:
             return []
+        except asyncpg.InsufficientPrivilegeError as error:
+            raise UnfitDatabase(
+                "The role of DATABASE_URL lacks privileges: run `python -m service grants ROLE --apply` as the owner of "
+                f"the tables. {text_of(error)}"
+            ) from error
 
     @asynccontextmanager
     async def reading(self, *, keep: bool = False) -> AsyncIterator[Connection]:
@@ -380,6 +387,14 @@ async def _renew_epoch_of_copy(connection: Connection) -> None:
         if await is_copy(connection):
             await renew_epoch(connection)
         await connection.execute("COMMIT")
+
+
+async def renew_epoch(connection: Connection) -> UUID:
+    """Start a new epoch of the feed, which invalidates all cursors, and return it; the feed must be locked."""
+    identity = await get_database_identity(connection)
+    return await feed.renew_epoch(
+        connection, uuid4(), identity.system_identifier, identity.timeline, identity.database_oid
+    )
 
 
 def _set_keepalive(connection: Connection) -> None:

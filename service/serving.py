@@ -50,9 +50,14 @@ def run(main: Coroutine[Any, Any, int]) -> int:
 def _migrate_patiently(settings: Settings) -> None:
     """Migrate before the workers start; retry, with growing pauses, while the database is unavailable."""
     pause = 0.1
-    while settings.migrate_on_start and settings.database_url is not None:
+    while settings.migrate_on_start and settings.owner_url is not None:
         try:
-            migrate(settings.database_url, schema=settings.database_schema, timeout=settings.migrate_timeout)
+            migrate(
+                settings.owner_url,
+                schema=settings.database_schema,
+                timeout=settings.migrate_timeout,
+                role=settings.service_role,
+            )
         except DatabaseUnavailable as error:
             logger.warning("waiting for the database", extra={"reason": str(error).strip(), "pause": pause})
             time.sleep(pause)

@@ -57,14 +57,14 @@ class StudentState(TypedDict):
 
 
 StudentEventType: TypeAlias = Annotated[
-    Literal["student.created", "student.updated", "student.deleted"],
+    Literal["student.created", "student.updated", "student.deleted", "student.erased"],
     named("StudentEventType", "The types of events about students."),
 ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudentEvent(EventFields):
-    """A student was created, updated or deleted."""
+    """A student was created, updated, deleted or erased."""
 
     type: StudentEventType
     before: Annotated[StudentState | None, Field(description="Null for a new student.")]

@@ -223,4 +223,5 @@ class Tokens:
             external_id = claims.get(self._student_claim)
             if isinstance(external_id, str) and external_id:
                 student_id = await self._find_student(external_id)
-        return Caller(subject, scopes, student_id)
+        # The name becomes the actor of events, also of other students' promotions: it must not identify the student.
+        return Caller(subject if student_id is None else f"student-{student_id}", scopes, student_id)

@@ -10,13 +10,14 @@ from service.registrar.changes import Change
 from service.registrar.ledger import Ledger, excluded_keys
 from service.registrar.needs import Needs, Relaxed, ResourceNeeds
 from service.registrar.resources import Fields, ResourceType, Row
-from service.registrar.save import save
+from service.registrar.save import erase_texts, save
 from service.registrar.seats import has_free_seat
 from sql import Connection, courses, enrollments, feed, holds, overrides, passed_codes, requirements, terms, waitlist
 from sql.courses import Seats
 from sql.enrollments import Transcript
 from sql.opening import load_opening
 from sql.requirements import Requirement
+from sql.students import Student
 
 NO_STUDENT = 0
 """An id that no student has, for a batch that does not name a student."""
@@ -91,6 +92,8 @@ async def load(connection: Connection, ledger: Ledger, needs: Needs) -> None:
     """
     if needs.relaxed is not None:
         await _unjudge(connection, ledger, needs.relaxed)
+    if needs.erased is not None:
+        await _erase_texts(connection, ledger, needs.erased)
     for reserve, count in needs.ids.items():
         ledger.free_ids[reserve] = [*reversed(await reserve(connection, count)), *ledger.free_ids.get(reserve, [])]
     await _load_resources(connection, ledger, needs)
@@ -174,6 +177,19 @@ async def _unjudge(connection: Connection, ledger: Ledger, relaxed: Relaxed) -> 
         ledger.mark_promotable(course_id, relaxed.origin)
     ledger.relaxed.remove(relaxed)
     ledger.commit()
+
+
+async def _erase_texts(connection: Connection, ledger: Ledger, student: Student) -> None:
+    """Erase the texts about a student in the tables and in memory; all earlier changes of the batch are saved first."""
+    await save(connection, ledger.flush())
+    erased = await erase_texts(connection, [student])
+    for hold in erased.holds:
+        if hold.id in ledger.holds:
+            ledger.holds.reload(hold.id, hold)
+    for override in erased.overrides:
+        if override.id in ledger.overrides:
+            ledger.overrides.reload(override.id, override)
+    ledger.erased_texts[student.id] = len(erased.holds) + len(erased.overrides) + erased.events
 
 
 async def _add_students(
