@@ -176,7 +176,7 @@ class Settings(BaseSettings):
     """PostgreSQL 15 or newer, as postgresql://user:password@host:port/name; if unset, the embedded server is used."""
 
     migration_database_url: Annotated[str, AfterValidator(_check_database_url)] | None = Field(default=None, repr=False)
-    """The same database as its owner, who migrates it and grants the role of database_url what it needs; else that role."""
+    """For the owner of the tables, who migrates them and grants the role of database_url what it needs; else database_url."""
 
     database_schema: str = Field(default="public", pattern=r"^[a-z_][a-z0-9_]{0,62}$")
     """Each institution has a schema of its own."""

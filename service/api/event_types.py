@@ -34,7 +34,8 @@ class EventFields:
     actor: Annotated[
         str | None,
         Field(
-            description="Who made the change: the name of the API key or the subject of the token. Null on an open service."
+            description="Who made the change: the name of the API key, the subject of the token, or `student-` and an id for "
+            "a student's own token. Null on an open service."
         ),
     ]
     on_behalf_of: Annotated[str | None, Field(description="For whom the actor made it, as the header X-Actor said.")]
