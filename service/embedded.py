@@ -316,8 +316,8 @@ def _wait_until_ready(url: str, server: subprocess.Popen[bytes], log: Path) -> N
             with psycopg.connect(url, autocommit=True, connect_timeout=5) as connection:
                 if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchone():
                     connection.execute(f'CREATE DATABASE "{DATABASE}"')
-                # Otherwise the log contains rows (DETAIL: Failing row contains …). The server itself logs its details.
-                connection.execute(f"ALTER DATABASE \"{DATABASE}\" SET log_error_verbosity = 'terse'")
+                    # Otherwise the log contains rows (DETAIL: Failing row contains …). The server itself logs its details.
+                    connection.execute(f"ALTER DATABASE \"{DATABASE}\" SET log_error_verbosity = 'terse'")
             return
         except psycopg.OperationalError as error:
             if server.poll() is not None:
