@@ -120,14 +120,14 @@ async def erase_overrides(connection: Connection, student_ids: list[int]) -> lis
 
 
 REDACT_EVENTS: Final = """
-SELECT redact_events($1::bigint[], $2::text[]) AS events
+SELECT position
+FROM redact_events($1::bigint[], $2::text[]) AS redacted (position)
 """
 
 
-async def redact_events(connection: Connection, student_ids: list[int], names: list[str]) -> int:
-    """Replace the texts in the events about students, and return the number of events that had others.
+async def redact_events(connection: Connection, student_ids: list[int], names: list[str]) -> list[int]:
+    """Replace the texts in the events about students, and return the positions of the events that had others.
 
     ``names`` are the texts that name the students: an actor with such a name gets a pseudonym.
     """
-    redacted: int = await connection.fetchval(REDACT_EVENTS, student_ids, names)
-    return redacted
+    return [row[0] for row in await connection.fetch(REDACT_EVENTS, student_ids, names)]

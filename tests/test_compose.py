@@ -30,7 +30,7 @@ ROLES = ("enrollment_owner", "enrollment_service")
 def stack(server: Server, admin: psycopg.Connection[Any]) -> Iterator[dict[str, str]]:
     """Yield the environment of the service in the stack, with its database on the server of the tests."""
     for url in clone(server, admin, "template0"):
-        passwords = {"OWNER_PASSWORD": "own er'", "SERVICE_PASSWORD": "ser\\vice"}
+        passwords = {"OWNER_PASSWORD": "it's", "SERVICE_PASSWORD": "back\\slash"}
         made = subprocess.run(
             # As the image of PostgreSQL runs it.
             [

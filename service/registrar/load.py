@@ -189,7 +189,7 @@ async def _erase_texts(connection: Connection, ledger: Ledger, student: Student)
     for override in erased.overrides:
         if override.id in ledger.overrides:
             ledger.overrides.reload(override.id, override)
-    ledger.erased_texts[student.id] = len(erased.holds) + len(erased.overrides) + erased.events
+    ledger.erased_texts[student.id] = len(erased.holds) + len(erased.overrides) + len(erased.events)
 
 
 async def _add_students(

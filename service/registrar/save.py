@@ -54,7 +54,7 @@ class ErasedTexts(NamedTuple):
 
     holds: list[Hold]
     overrides: list[Override]
-    events: int
+    events: list[int]
 
 
 async def erase_texts(connection: Connection, students: Sequence[Student]) -> ErasedTexts:
