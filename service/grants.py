@@ -98,6 +98,41 @@ FUNCTIONS: Final = ("redact_events", "renew_epoch")
 """The functions that do with the rights of the owner what the role of the service may not do."""
 
 
+REGISTRY_TABLES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
+    "_yoyo_migration": TABLES["_yoyo_migration"],
+    "api_keys": TABLES["api_keys"],
+    "institutions": {
+        "SELECT": (),
+        "INSERT": (),
+        "UPDATE": (
+            "changed_at",
+            "created_at",
+            "display_name",
+            "migration",
+            "revision",
+            "schema_name",
+            "state",
+            "swept_at",
+            "time_zone",
+        ),
+    },
+    "registry": {"SELECT": (), "UPDATE": ("revision",)},
+}
+"""The privileges on each table of the registry."""
+
+
+class Privileges(NamedTuple):
+    """The privileges on everything in a schema."""
+
+    tables: Mapping[str, Mapping[str, tuple[str, ...]]]
+    sequences: Mapping[str, tuple[str, ...]]
+    functions: tuple[str, ...]
+
+
+INSTITUTION: Final = Privileges(TABLES, SEQUENCES, FUNCTIONS)
+REGISTRY: Final = Privileges(REGISTRY_TABLES, {}, ())
+
+
 class Privilege(NamedTuple):
     """A privilege on an object of a schema; ``column`` is empty for the whole object, ``object`` for the schema."""
 
@@ -106,34 +141,34 @@ class Privilege(NamedTuple):
     privilege: str
 
 
-def required() -> set[Privilege]:
-    """Return the privileges that the role of the service needs."""
+def required(of: Privileges = INSTITUTION) -> set[Privilege]:
+    """Return the privileges that the role of the service needs on a schema and the objects in it."""
     found = {Privilege("", "", "USAGE")}
-    for table, privileges in TABLES.items():
+    for table, privileges in of.tables.items():
         for privilege, columns in privileges.items():
             found |= {Privilege(table, column, privilege) for column in columns or ("",)}
-    found |= {Privilege(name, "", privilege) for name, privileges in SEQUENCES.items() for privilege in privileges}
-    return found | {Privilege(name, "", "EXECUTE") for name in FUNCTIONS}
+    found |= {Privilege(name, "", privilege) for name, privileges in of.sequences.items() for privilege in privileges}
+    return found | {Privilege(name, "", "EXECUTE") for name in of.functions}
 
 
-def statements(schema: str, role: str) -> Iterator[sql.Composed]:
+def statements(schema: str, role: str, of: Privileges = INSTITUTION) -> Iterator[sql.Composed]:
     """Yield the statements that give a role what it needs in a schema, after they have taken away what it had."""
     names = {"schema": sql.Identifier(schema), "role": sql.Identifier(role)}
     for objects in ("ALL TABLES IN SCHEMA", "ALL SEQUENCES IN SCHEMA", "ALL ROUTINES IN SCHEMA", "SCHEMA"):
         # Without a privilege on a table, its columns have none either (PostgreSQL manual, REVOKE).
         yield sql.SQL("REVOKE ALL ON {objects} {schema} FROM {role}").format(objects=sql.SQL(objects), **names)
     yield sql.SQL("GRANT USAGE ON SCHEMA {schema} TO {role}").format(**names)
-    for table, privileges in TABLES.items():
+    for table, privileges in of.tables.items():
         yield _grant("", table, [_with_columns(*each) for each in privileges.items()], names)
-    for sequence, on_sequence in SEQUENCES.items():
+    for sequence, on_sequence in of.sequences.items():
         yield _grant("SEQUENCE ", sequence, [sql.SQL(privilege) for privilege in on_sequence], names)
-    for function in FUNCTIONS:
+    for function in of.functions:
         yield _grant("FUNCTION ", function, [sql.SQL("EXECUTE")], names)
 
 
-def script(schema: str, role: str) -> str:
+def script(schema: str, role: str, of: Privileges = INSTITUTION) -> str:
     """Return the statements as a script, in one transaction."""
-    texts = [statement.as_string() for statement in statements(schema, role)]
+    texts = [statement.as_string() for statement in statements(schema, role, of)]
     return "".join([f"{text};\n" for text in ("BEGIN", *texts, "COMMIT")])
 
 
@@ -183,8 +218,8 @@ def held(connection: psycopg.Connection[Any], schema: str, role: str) -> set[Pri
     return {Privilege._make(row) for row in rows}
 
 
-def apply(connection: psycopg.Connection[Any], schema: str, role: str) -> None:
+def apply(connection: psycopg.Connection[Any], schema: str, role: str, of: Privileges = INSTITUTION) -> None:
     """Give a role what it needs in a schema, and nothing else, in one transaction."""
     with connection.transaction():
-        for statement in statements(schema, role):
+        for statement in statements(schema, role, of):
             connection.execute(statement)

@@ -29,6 +29,7 @@ from sql.server import GET_SERVER, Server
 logger = logging.getLogger(__name__)
 
 MIGRATIONS: Final = Path(__file__).resolve().parent.parent / "migrations"
+REGISTRY_MIGRATIONS: Final = MIGRATIONS / "registry"
 CONNECTION: Final = {
     "application_name": "enrollment-service migrate",
     "connect_timeout": 5,
@@ -64,13 +65,14 @@ def migrate(
     timeout: float = 600.0,
     migrations: Path = MIGRATIONS,
     role: str | None = None,
+    privileges: grants.Privileges = grants.INSTITUTION,
     stop: threading.Event | None = None,
 ) -> list[str]:
     """Apply the missing migrations and return their names, in order; many processes may call this at once.
 
     A missing schema is created. ``timeout`` is the longest wait in seconds for another process that is migrating.
     Setting ``stop`` ends that wait; during the work, it takes effect before the next migration. ``role`` is the role of
-    the service: unless the migrations run as that role, it is granted what it needs, and nothing else.
+    the service: unless the migrations run as that role, it is granted ``privileges``, and nothing else.
 
     If nothing is missing, nothing is written, so that a role without any rights to the schema's definition can call it.
 
@@ -89,7 +91,9 @@ def migrate(
             applied = _applied(connection, schema)
             refuse_unknown(applied, names)
             grantee = _grantee(connection, role)
-            if names <= applied and (grantee is None or grants.held(connection, schema, grantee) == grants.required()):
+            if names <= applied and (
+                grantee is None or grants.held(connection, schema, grantee) == grants.required(privileges)
+            ):
                 return []
         missing = min(names - applied, default=None)
         with _privilege_errors(missing), _connect(database_url, schema) as backend:
@@ -103,20 +107,27 @@ def migrate(
                 new.append(str(migration.id))
                 logger.info("applied migration %s", migration.id)
             if grantee is not None:
-                grants.apply(backend.connection, schema, grantee)
+                grants.apply(backend.connection, schema, grantee, privileges)
                 logger.info("granted the role of the service what it needs", extra={"role": grantee, "schema": schema})
             return new
 
 
-def apply_grants(database_url: str, role: str, *, schema: str = "public", timeout: float = 600.0) -> None:
-    """Grant a role what the service needs, and take everything else in the schema from it.
+def apply_grants(
+    database_url: str,
+    role: str,
+    *,
+    schema: str = "public",
+    privileges: grants.Privileges = grants.INSTITUTION,
+    timeout: float = 600.0,
+) -> None:
+    """Grant a role ``privileges``, and take everything else in the schema from it.
 
     Raises: as ``migrate``.
     """
     with _connection_errors(), _privilege_errors(None), _open(database_url, schema) as connection:
         # Two processes that change the privileges of the same table would disturb each other.
         _take_turn(connection, schema, timeout, threading.Event())
-        grants.apply(connection, schema, role)
+        grants.apply(connection, schema, role, privileges)
 
 
 def _applied(connection: psycopg.Connection[Any], schema: str) -> set[str]:
@@ -160,6 +171,18 @@ def refuse_unknown(applied: Collection[str], shipped: Collection[str]) -> None:
             "Set DATABASE_URL to an empty database or DATABASE_SCHEMA to a new schema; without DATABASE_URL, set "
             "DATA_DIR to a new folder."
         )
+
+
+def drop_schema(database_url: str, schema: str) -> None:
+    """Drop a schema with everything in it, if it exists.
+
+    Raises:
+        DatabaseUnavailable: there is no connection, or a statement holds a lock on one of its tables.
+        UnfitDatabase: the database refuses, such as to a role that does not own the schema.
+    """
+    with _connection_errors(), _connect(database_url, schema) as backend:
+        backend.connection.execute(f"SET lock_timeout = '{LOCK_SECONDS}s'")
+        backend.connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(schema)))
 
 
 class _Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]

@@ -15,6 +15,7 @@ from service import __version__
 from service.app import BRING_UP, create_app, make_runner
 from service.faults import text_of
 from service.migrate import DatabaseUnavailable, migrate
+from service.registry import migrate_registry
 from service.settings import Settings
 from service.web.endpoint import DRAINING
 from service.workers import reserve_port, run_workers, stop_signals
@@ -34,7 +35,12 @@ def serve(settings: Settings, workers: int = 1, calls: Sequence[str] = ("curl -s
         return run(_serve(settings, calls))
     with reserve_port(settings.host, settings.port) as shared:
         _migrate_patiently(settings)
-        settings = settings.model_copy(update={"port": shared.getsockname()[1], "migrate_on_start": False})
+        # With a registry, the workers share the work: the institutions are served while others are migrated.
+        own = {
+            "port": shared.getsockname()[1],
+            "migrate_on_start": settings.migrate_on_start and settings.registry_schema is not None,
+        }
+        settings = settings.model_copy(update=own)
         return run_workers(
             workers, lambda number, alive: run(_serve(settings, calls if number == 0 else (), alive=alive))
         )
@@ -52,12 +58,15 @@ def _migrate_patiently(settings: Settings) -> None:
     pause = 0.1
     while settings.migrate_on_start and settings.owner_url is not None:
         try:
-            migrate(
-                settings.owner_url,
-                schema=settings.database_schema,
-                timeout=settings.migrate_timeout,
-                role=settings.service_role,
-            )
+            if settings.registry_schema is not None:
+                migrate_registry(settings)
+            else:
+                migrate(
+                    settings.owner_url,
+                    schema=settings.database_schema,
+                    timeout=settings.migrate_timeout,
+                    role=settings.service_role,
+                )
         except DatabaseUnavailable as error:
             logger.warning("waiting for the database", extra={"reason": str(error).strip(), "pause": pause})
             time.sleep(pause)

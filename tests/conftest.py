@@ -21,12 +21,15 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient
 
+from service import grants
 from service.embedded import embedded_server
-from service.migrate import migrate
+from service.migrate import REGISTRY_MIGRATIONS, migrate
 from service.settings import Settings
 from sql import Connection
 
 PREFIX = "enrollment_test"
+REGISTRY = "registry"
+"""The schema of the registry, which is in every test database."""
 ABANDONED_SECONDS = 3600
 """Databases of a run that ended without cleaning up are dropped after this time; no run takes that long."""
 FAST = {
@@ -134,7 +137,16 @@ def _started_server() -> Iterator[Server]:
             admin.execute(f"CREATE DATABASE {server.template} TEMPLATE template0 ENCODING 'UTF8'")
             admin.execute(f"CREATE ROLE {server.role} LOGIN PASSWORD '{run}'")
         stack.callback(_drop_run, server)
-        migrate(server.url_of(server.template), timeout=10.0, role=server.role)
+        url = server.url_of(server.template)
+        migrate(url, timeout=10.0, role=server.role)
+        migrate(
+            url,
+            schema=REGISTRY,
+            migrations=REGISTRY_MIGRATIONS,
+            timeout=10.0,
+            role=server.role,
+            privileges=grants.REGISTRY,
+        )
         yield server
 
 
@@ -217,9 +229,9 @@ def service_url(server: Server, database_url: str) -> str:
 
 
 @pytest.fixture
-def settings(service_url: str) -> Settings:
+def settings(service_url: str, database_url: str) -> Settings:
     """Return settings with which the service has its least privileges, so that every test shows that they suffice."""
-    return Settings(database_url=service_url, migrate_on_start=False, port=0)
+    return Settings(database_url=service_url, migration_database_url=database_url, migrate_on_start=False, port=0)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import sql
 from service import grants
 from service.grants import Privilege
 from service.migrate import MigrationFailed, apply_grants, migrate
-from tests.conftest import Server, clone
+from tests.conftest import REGISTRY, Server, clone
 from tests.test_migrations import NAMES, Upto, upto
 
 __all__ = ["upto"]
@@ -37,7 +37,7 @@ STATEMENTS = {
 def needs_of(statement: str) -> set[Privilege]:
     """Return the privileges that a statement needs, also on objects of PostgreSQL itself.
 
-    A lock on rows needs UPDATE of any column: ``id`` is the one that ``grants`` gives.
+    A lock on rows needs UPDATE of any column, which is the privilege LOCK here.
     """
     found, names = set[Privilege](), set[str]()
 
@@ -54,7 +54,7 @@ def needs_of(statement: str) -> set[Privilege]:
                 case "RangeVar":
                     found.add(Privilege(value["relname"], "", "SELECT"))
                 case "SelectStmt" if "lockingClause" in value:
-                    found.update(Privilege(each["RangeVar"]["relname"], "id", "UPDATE") for each in value["fromClause"])
+                    found.update(Privilege(each["RangeVar"]["relname"], "", "LOCK") for each in value["fromClause"])
                 case "InsertStmt":
                     table = value["relation"]["relname"]
                     found.add(Privilege(table, "", "INSERT"))
@@ -85,11 +85,15 @@ def targets(clause: dict[str, Any]) -> list[str]:
     return [each["ResTarget"]["name"] for each in clause.get("targetList", ())]
 
 
-def catalog(connection: Connection) -> set[str]:
-    """Return the names of the tables, sequences and functions of the schema."""
+SCHEMAS = {"public": grants.INSTITUTION, REGISTRY: grants.REGISTRY}
+
+
+def catalog(connection: Connection, schema: str) -> set[str]:
+    """Return the names of the tables, sequences and functions of a schema."""
     rows = connection.execute(
-        "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'S') "
-        "UNION SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace"
+        "SELECT relname FROM pg_class WHERE relnamespace = %(schema)s::regnamespace AND relkind IN ('r', 'S') "
+        "UNION SELECT proname FROM pg_proc WHERE pronamespace = %(schema)s::regnamespace",
+        {"schema": schema},
     ).fetchall()
     return {name for (name,) in rows}
 
@@ -101,18 +105,24 @@ def owner(database_url: str) -> Iterator[Connection]:
 
 
 def test_the_privileges_are_exactly_those_that_the_statements_need(owner: Connection) -> None:
-    own = catalog(owner)
     needs = {name: needs_of(statement) for name, statement in STATEMENTS.items()}
-    found = {need for each in needs.values() for need in each if need.object in own}
     assert len(STATEMENTS) > 100
-    assert needs["LOCK_FEED"] == {Privilege("feed", "id", "UPDATE"), Privilege("feed", "", "SELECT")}
+    assert needs["LOCK_FEED"] == {Privilege("feed", "", "LOCK"), Privilege("feed", "", "SELECT")}
 
-    assert grants.required() - found == {Privilege("", "", "USAGE")}
-    assert found <= grants.required()
+    for schema, privileges in SCHEMAS.items():
+        own = catalog(owner, schema)
+        found = {need for each in needs.values() for need in each if need.object in own}
+        locked = {need for need in found if need.privilege == "LOCK"}
+        updated = {need.object for need in found if need.privilege == "UPDATE"}
+        found -= locked
+        found |= {Privilege(need.object, "id", "UPDATE") for need in locked if need.object not in updated}
+        assert grants.required(privileges) - found == {Privilege("", "", "USAGE")}
+        assert found <= grants.required(privileges)
 
 
 def test_what_is_granted_is_what_is_required(owner: Connection, server: Server) -> None:
-    assert grants.held(owner, "public", server.role) == grants.required()
+    for schema, privileges in SCHEMAS.items():
+        assert grants.held(owner, schema, server.role) == grants.required(privileges)
 
 
 def test_the_script_can_be_repeated_and_takes_away_what_is_not_required(owner: Connection, server: Server) -> None:

@@ -37,7 +37,7 @@ from tests.campus import (
     student_fields,
     walk,
 )
-from tests.conftest import Client
+from tests.conftest import REGISTRY, Client
 from tests.provider import provider, with_issuer
 from tests.test_auth import bearer
 from tests.test_process import run, serving
@@ -305,6 +305,7 @@ def owner(database_url: str) -> Iterator[psycopg.Connection[Any]]:
 
 
 def test_an_erasure_reads_the_history_of_the_student_alone(owner: psycopg.Connection[Any]) -> None:
+    owner.execute(f"SET search_path TO public, {REGISTRY}")
     owner.execute(FILLED)
     with owner.transaction():
         assert owner.execute("SELECT redact_events('{1,2}', '{x}')").fetchall() == []

@@ -27,6 +27,7 @@ from sql.courses import Course
 from sql.enrollments import Enrollment
 from sql.feed import Event
 from sql.students import Student
+from tests.conftest import REGISTRY
 
 FOLDER = Path(inspect.getfile(sql)).parent
 MODULES = [importlib.import_module(f"sql.{module.name}") for module in pkgutil.iter_modules([str(FOLDER)])]
@@ -82,6 +83,12 @@ GUARDS = {
     "events_position_check",
     "feed_one_row_check",
     "feed_pkey",
+    "institutions_name_key",
+    "institutions_pkey",
+    "institutions_revision_key",
+    "institutions_state_check",
+    "registry_one_row_check",
+    "registry_pkey",
     "student_courses_pkey",
     "student_courses_status_check",
     "students_pkey",
@@ -273,18 +280,18 @@ async def test_every_constraint_is_named_and_maps_to_an_error_or_guards_against_
         """
         SELECT conname
         FROM pg_constraint
-        WHERE connamespace = 'public'::regnamespace
+        INNER JOIN pg_class ON pg_class.oid = conrelid
+        WHERE connamespace IN ('public'::regnamespace, 'registry'::regnamespace)
             AND contype <> 'n'
-            AND NOT starts_with(conrelid::regclass::text, '_yoyo')
-            AND NOT starts_with(conrelid::regclass::text, 'yoyo')
+            AND relname NOT LIKE '%yoyo%'
         UNION
-        SELECT indexrelid::regclass::text
+        SELECT indexed.relname
         FROM pg_index
         INNER JOIN pg_class ON pg_class.oid = indrelid
+        INNER JOIN pg_class AS indexed ON indexed.oid = indexrelid
         WHERE indisunique
-            AND relnamespace = 'public'::regnamespace
-            AND NOT starts_with(relname, '_yoyo')
-            AND NOT starts_with(relname, 'yoyo')
+            AND pg_class.relnamespace IN ('public'::regnamespace, 'registry'::regnamespace)
+            AND pg_class.relname NOT LIKE '%yoyo%'
         """
     )
     names = {row[0] for row in rows}
@@ -321,11 +328,20 @@ INSERT INTO overrides (student_id, course_id, rule, author, reason, created_at)
 SELECT n, n, 'hold', 'dean', 'so', now() FROM generate_series(1, 10000) AS n;
 INSERT INTO api_keys (name, scopes, secret_hash, created_at)
 SELECT 'K' || n, '{read}', '', now() FROM generate_series(1, 5000) AS n;
-ANALYZE api_keys, students, courses, student_courses, events, feed, terms, requirements, holds, overrides;
+INSERT INTO institutions (name, schema_name, display_name, time_zone, state, revision, created_at, changed_at, swept_at)
+SELECT 'i' || n, 'i' || n, 'I', 'UTC', 'active', n, now(), now(), now() FROM generate_series(1, 5000) AS n;
+ANALYZE institutions, registry, api_keys, students, courses, student_courses, events, feed, terms, requirements, holds, overrides;
 """
 """Enough rows in each table that PostgreSQL prefers an index where one fits."""
-BIG_TABLES = {"students", "courses", "student_courses", "events", "requirements", "holds", "overrides"}
+BIG_TABLES = {"students", "courses", "student_courses", "events", "requirements", "holds", "overrides", "institutions"}
 INDEXES = {
+    "NEXT_REVISION": set(),
+    "CREATE_INSTITUTION": {"institutions_name_key"},
+    "GET_INSTITUTION": {"institutions_name_key"},
+    "SAVE_INSTITUTION": {"institutions_name_key"},
+    "LIST_INSTITUTIONS": {"institutions_pkey"},
+    "LIST_CHANGED_INSTITUTIONS": {"institutions_revision_key"},
+    "CLAIM_SWEEPS": {"institutions_pkey", "institutions_swept_at_idx"},
     "GET_STUDENT": {"students_pkey"},
     "LIST_STUDENTS": {"students_pkey"},
     "FIND_STUDENTS_BY_EMAIL": {"students_email_key"},
@@ -474,11 +490,20 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 @pytest.fixture
+async def connection(database_url: str) -> AsyncIterator[Connection]:
+    """Yield a connection that finds the tables of an institution and those of the registry."""
+    connection = await asyncpg.connect(database_url, server_settings={"search_path": f"public, {REGISTRY}"})
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
 async def session(settings: Settings, database_url: str) -> AsyncIterator[Connection]:
     """Yield a session with the settings of the service, which affect the plans, and the role of the owner."""
     database = Database(settings.model_copy(update={"database_url": database_url}))
     await database.open()
     async with database.reading() as connection:
+        await connection.execute(f"SET search_path TO public, {REGISTRY}")
         yield connection
     await database.close()
 

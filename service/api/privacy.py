@@ -176,5 +176,5 @@ async def erase_student(call: Call, student_id: IdInPath, body: Erasure) -> Stud
     """
     row = await call[REGISTRAR].submit(Erase(origin=origin_of(call, body.reason), student_id=student_id))
     # A token of the student names a student who can't be found any more.
-    call[AUTHENTICATOR].forget()
+    call[AUTHENTICATOR].forget(call.caller.institution)
     return student_of(row)
