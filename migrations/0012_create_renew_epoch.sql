@@ -1,4 +1,4 @@
--- depends: 0010_create_api_keys
+-- depends: 0011_create_idempotency_keys
 
 -- The role of the service may lock the row of the feed, and changes it only by this function. The names in its body are
 -- bound to tables and functions when it is created, so that the search_path of a caller has no effect.

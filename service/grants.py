@@ -37,6 +37,8 @@ TABLES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     # PostgreSQL requires UPDATE of any column for a lock on the row; this column can't have another value.
     "feed": {"SELECT": (), "UPDATE": ("id",)},
     "holds": {"SELECT": (), "INSERT": (), "UPDATE": ("ends_at", "reason")},
+    # As for the feed: the keys to delete are locked first.
+    "idempotency_keys": {"SELECT": (), "INSERT": (), "UPDATE": ("created_at",), "DELETE": ()},
     "overrides": {"SELECT": (), "INSERT": (), "UPDATE": ("author", "expires_at", "reason", "used_at")},
     "requirements": {"SELECT": (), "INSERT": (), "DELETE": ()},
     "student_courses": {

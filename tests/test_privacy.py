@@ -62,7 +62,9 @@ async def canaries(connection: Connection) -> list[tuple[str, str]]:
         "AND relnamespace NOT IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)"
     ):
         rows = await connection.fetch(
-            f'SELECT each::text FROM "{schema}"."{table}" AS each WHERE each::text ILIKE $1', f"%{CANARY}%"
+            # The text of a row has bytes in hexadecimal.
+            f'SELECT each::text FROM "{schema}"."{table}" AS each WHERE each::text ILIKE ANY($1)',
+            [f"%{CANARY}%", f"%{CANARY.encode().hex()}%"],
         )
         found += [(table, row[0]) for row in rows]
     return found
@@ -80,7 +82,8 @@ async def plant(client: Client) -> tuple[int, int]:
         assert answer.status < 300, answer
         return answer.body
 
-    student = int((await do("POST", "/students", NAMES))["id"])
+    key = {"Idempotency-Key": f'"{CANARY}"'}
+    student = int((await call(client, "POST", "/students", NAMES, headers={**SPEAKING, **key})).body["id"])
     await do("PATCH", f"/students/{student}", {"family_name": f"{CANARY}-married"})
     await do("PUT", f"/students/by-external-id/{NAMES['external_id']}", {**NAMES, "max_credits": 18})
     other = await new_student(client)
@@ -110,7 +113,13 @@ async def erase(client: Client, student: int, **headers: str) -> Any:
 
 async def test_an_erasure_leaves_no_text_about_the_student_in_any_table(client: Client, connection: Connection) -> None:
     student, other = await plant(client)
-    assert {table for table, _ in await canaries(connection)} == {"students", "holds", "overrides", "events"}
+    assert {table for table, _ in await canaries(connection)} == {
+        "students",
+        "holds",
+        "overrides",
+        "events",
+        "idempotency_keys",
+    }
     before, feed_before = await everything(connection), await events(connection)
     others = [event for event in feed_before if event["student_id"] != student]
 

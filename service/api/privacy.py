@@ -13,7 +13,7 @@ from service.api.event_types import Event
 from service.api.events import text, write_event
 from service.api.fields import IdInPath, Input, Name
 from service.api.holds import Hold, hold_of
-from service.api.keys import AUTHENTICATOR, DATABASE, REGISTRAR, origin_of
+from service.api.keys import AUTHENTICATOR, DATABASE, origin_of, submit
 from service.api.overrides import Override, override_of
 from service.api.students import Student, student_of
 from service.errors import EmailTaken, ExternalIdTaken, StudentNotFound
@@ -174,7 +174,8 @@ async def erase_student(call: Call, student_id: IdInPath, body: Erasure) -> Stud
     overrides and what `X-Actor` said are replaced too. Enrollments, grades, seats and the feed stay. A second call
     changes nothing if no such data was added meanwhile.
     """
-    row = await call[REGISTRAR].submit(Erase(origin=origin_of(call, body.reason), student_id=student_id))
+    change = Erase(origin=origin_of(call, body.reason), student_id=student_id)
+    answer = await submit(call, change, student_of)
     # A token of the student names a student who can't be found any more.
     call[AUTHENTICATOR].forget(call.caller.institution)
-    return student_of(row)
+    return answer

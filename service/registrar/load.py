@@ -12,7 +12,19 @@ from service.registrar.needs import Needs, Relaxed, ResourceNeeds
 from service.registrar.resources import Fields, ResourceType, Row
 from service.registrar.save import erase_texts, save
 from service.registrar.seats import has_free_seat
-from sql import Connection, courses, enrollments, feed, holds, overrides, passed_codes, requirements, terms, waitlist
+from sql import (
+    Connection,
+    courses,
+    enrollments,
+    feed,
+    holds,
+    idempotency_keys,
+    overrides,
+    passed_codes,
+    requirements,
+    terms,
+    waitlist,
+)
 from sql.courses import Seats
 from sql.enrollments import Transcript
 from sql.opening import load_opening
@@ -90,10 +102,10 @@ async def load(connection: Connection, ledger: Ledger, needs: Needs) -> None:
     The order matters: waitlists and override holders add students, whose transcripts add the courses for which they are
     waitlisted.
     """
-    if needs.relaxed is not None:
-        await _unjudge(connection, ledger, needs.relaxed)
-    if needs.erased is not None:
-        await _erase_texts(connection, ledger, needs.erased)
+    await _write(connection, ledger, needs)
+    if needs.idempotency_keys:
+        for answer in await idempotency_keys.load_idempotency_keys(connection, sorted(needs.idempotency_keys)):
+            ledger.answers.load(answer)
     for reserve, count in needs.ids.items():
         ledger.free_ids[reserve] = [*reversed(await reserve(connection, count)), *ledger.free_ids.get(reserve, [])]
     await _load_resources(connection, ledger, needs)
@@ -118,6 +130,14 @@ async def load(connection: Connection, ledger: Ledger, needs: Needs) -> None:
         ledger.add_positions(await waitlist.count_positions(connection, places))
     await _load_courses(connection, ledger, needs.courses | needs.rosters)
     await _load_catalog(connection, ledger, needs)
+
+
+async def _write(connection: Connection, ledger: Ledger, needs: Needs) -> None:
+    """Make the changes that only the database can make, and apply them to the rows in memory."""
+    if needs.relaxed is not None:
+        await _unjudge(connection, ledger, needs.relaxed)
+    if needs.erased is not None:
+        await _erase_texts(connection, ledger, needs.erased)
 
 
 async def _load_rosters(connection: Connection, ledger: Ledger, course_ids: set[int]) -> None:

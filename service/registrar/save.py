@@ -10,7 +10,7 @@ from service.registrar.resources import ResourceType, Row
 from service.registrar.students import STUDENT
 from service.registrar.terms import TERM
 from service.registrar.unit_of_work import Flush
-from sql import Connection, enrollments, feed, holds, overrides, privacy, requirements
+from sql import Connection, enrollments, feed, holds, idempotency_keys, overrides, privacy, requirements
 from sql.courses import Course, Seats
 from sql.enrollments import Enrollment
 from sql.holds import Hold
@@ -36,6 +36,8 @@ async def save(connection: Connection, written: Written) -> None:
         await overrides.save_overrides(connection, [*written.overrides.saved.values()])
     if written.requirements.saved:
         await _save_requirements(connection, written.requirements.saved)
+    if written.answers:
+        await idempotency_keys.add_idempotency_keys(connection, written.answers)
     if written.enrollments.saved:
         new, changed = _new_and_changed(written.enrollments)
         if changed:
@@ -66,6 +68,8 @@ async def erase_texts(connection: Connection, students: Sequence[Student]) -> Er
     names = [
         name for each in students for name in (each.external_id, each.email, f"{each.given_name} {each.family_name}")
     ]
+    # Not counted as texts: the answer to an erasure itself is stored too.
+    await idempotency_keys.erase_idempotency_keys(connection, ids)
     return ErasedTexts(
         await privacy.erase_holds(connection, ids),
         await privacy.erase_overrides(connection, ids),
