@@ -13,16 +13,16 @@ from zoneinfo import ZoneInfoNotFoundError
 
 from pydantic import ValidationError
 
-from service import __version__, logs
+from service import __version__, grants, logs
 from service.auth import commands as key_commands
 from service.check import check, check_all
-from service.database import Database, write_once
+from service.database import Database, renew_epoch, write_once
 from service.demo import fill, find_calls
 from service.demo.campus import Size
 from service.embedded import EmbeddedError, embedded_server, find_running
 from service.errors import DomainError
 from service.fitness import UnfitDatabase
-from service.migrate import DatabaseUnavailable, MigrationFailed, migrate
+from service.migrate import DatabaseUnavailable, MigrationFailed, apply_grants, migrate
 from service.psql import open_psql
 from service.registry import INSTITUTION_NAME
 from service.registry import commands as institution_commands
@@ -30,7 +30,6 @@ from service.serving import run, serve
 from service.settings import Settings, explain, zone_of
 from service.web.auth import SCOPES
 from service.workers import PortTaken, stop_signals
-from sql.feed import renew_epoch
 
 MAX_WORKERS = 64
 """Each worker has POOL_SIZE connections; more workers need more connections than PostgreSQL usually allows."""
@@ -50,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logs.configure(settings.log_format, settings.log_level)
         with (
             contextlib.nullcontext(settings)
-            if given.run is run_psql
+            if given.run in WITHOUT_DATABASE
             else database(settings, given.run in BESIDE) as found
         ):
             status: int = given.run(found, given)
@@ -99,6 +98,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--size", choices=get_args(Size), default="small", help="200 students and 30 courses, or 20,000 and 800"
     )
     command.add_argument("--serve", action="store_true", help="then serve; if the database is not empty, only serve")
+    command = add("grants", run_grants, "print the SQL that gives a role what the service needs, and nothing else")
+    command.add_argument("role", metavar="ROLE", help="the role of DATABASE_URL")
+    command.add_argument("--apply", action="store_true", help="run the SQL with MIGRATION_DATABASE_URL instead")
     command = add("psql", run_psql, "open psql on the database, whether or not the service is running")
     command.add_argument("arguments", nargs="*", metavar="ARG", help="arguments for psql, after --")
     top = commands
@@ -215,10 +217,15 @@ def run_serve(settings: Settings, given: argparse.Namespace) -> int:
 
 def run_migrate(settings: Settings, _given: argparse.Namespace) -> int:
     """Apply the missing migrations and print their names; with a registry, those of every institution."""
-    assert settings.database_url is not None
+    assert settings.owner_url is not None
     if settings.registry_schema is not None:
         return run(_done(institution_commands.migrate_all(settings)))
-    applied = migrate(settings.database_url, schema=settings.database_schema, timeout=settings.migrate_timeout)
+    applied = migrate(
+        settings.owner_url,
+        schema=settings.database_schema,
+        timeout=settings.migrate_timeout,
+        role=settings.service_role,
+    )
     print("\n".join(f"applied {name}" for name in applied) or "nothing to do: the schema is up to date")
     return 0
 
@@ -237,6 +244,25 @@ def run_demo(settings: Settings, given: argparse.Namespace) -> int:
     if status or not given.serve:
         return status
     return serve(settings, calls=asyncio.run(find_calls(settings)))
+
+
+def run_grants(settings: Settings, given: argparse.Namespace) -> int:
+    """Print the privileges of a role as SQL, or apply them."""
+    schemas = {settings.database_schema: grants.INSTITUTION}
+    if settings.registry_schema is not None:
+        with database(settings, beside=True) as found:
+            institutions = asyncio.run(institution_commands.list_schemas(found))
+        schemas = {settings.registry_schema: grants.REGISTRY, **dict.fromkeys(institutions, grants.INSTITUTION)}
+    for schema, privileges in schemas.items():
+        if not given.apply:
+            print(grants.script(schema, given.role, privileges), end="")
+            continue
+        with database(settings, beside=True) as found:
+            assert found.owner_url is not None
+            timeout = found.migrate_timeout
+            apply_grants(found.owner_url, given.role, schema=schema, privileges=privileges, timeout=timeout)
+        print(f"the role {given.role} has what the service needs in the schema {schema}")
+    return 0
 
 
 def run_psql(settings: Settings, given: argparse.Namespace) -> int:
@@ -314,6 +340,9 @@ BESIDE = (
     run_drop_institution,
 )
 """Commands that may run beside a service with an embedded database."""
+
+WITHOUT_DATABASE = (run_grants, run_psql)
+"""Commands that open a database only if they need one."""
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -13,7 +13,18 @@ from aiohttp import web
 from pydantic import TypeAdapter
 
 from service import __version__
-from service.api import api_keys, courses, enrollments, events, holds, institutions, overrides, students, terms
+from service.api import (
+    api_keys,
+    courses,
+    enrollments,
+    events,
+    holds,
+    institutions,
+    overrides,
+    privacy,
+    students,
+    terms,
+)
 from service.api.events import POLLER, Poller
 from service.api.fields import FIELD_CODES
 from service.api.keys import (
@@ -73,6 +84,7 @@ ABOUT = About(
         ("holds", "A hold keeps a student from enrolling, dropping, or both."),
         ("overrides", "An override lifts one rule for one student and one course, once."),
         ("events", "The change feed, which is also the audit log."),
+        ("privacy", "What the service holds on a person, and its erasure."),
         ("api_keys", "An API key lets a program call the service; its scopes define what the program may do."),
         ("institutions", "One service can serve many institutions, each with data and keys of its own."),
         ("health", "Probes for load balancers and orchestrators."),
@@ -85,7 +97,7 @@ EXAMPLES = TypeAdapter(Examples).validate_json((files("service.api") / "examples
 """The example calls of the documents. Tests run all of them, and write this file with ``--write-docs``."""
 
 ENDPOINTS: Final = endpoints_of(
-    students, courses, enrollments, terms, holds, overrides, events, api_keys, institutions, health, openapi
+    students, courses, enrollments, terms, holds, overrides, events, privacy, api_keys, institutions, health, openapi
 )
 
 
@@ -144,13 +156,14 @@ def serve_one(app: web.Application, settings: Settings, pool: Pool, everybody: C
     set_up(app, settings, services_of=OnlyInstitution(app), authenticate=authenticator)
 
     async def prepare(stop: threading.Event) -> None:
-        if settings.migrate_on_start and settings.database_url is not None:
+        if settings.migrate_on_start and settings.owner_url is not None:
             # yoyo is synchronous; in a thread it does not block the health endpoints.
             await asyncio.to_thread(
                 migrate,
-                settings.database_url,
+                settings.owner_url,
                 schema=settings.database_schema,
                 timeout=settings.migrate_timeout,
+                role=settings.service_role,
                 stop=stop,
             )
         await pool.open()
@@ -187,7 +200,7 @@ def serve_many(app: web.Application, settings: Settings, pool: Pool, everybody: 
     set_up(app, settings, services_of=serving, authenticate=authenticator)
 
     async def prepare(stop: threading.Event) -> None:
-        if settings.migrate_on_start and settings.database_url is not None:
+        if settings.migrate_on_start and settings.owner_url is not None:
             await asyncio.to_thread(migrate_registry, settings, stop)
         await pool.open()
         await registry.refresh()

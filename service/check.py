@@ -19,6 +19,7 @@ from service.api.fields import Input
 from service.api.students import NewStudent
 from service.api.terms import NewTerm
 from service.errors import RegistryMissing
+from service.faults import text_of
 from service.fitness import NotMigrated
 from service.migrate import DatabaseUnavailable
 from service.registrar.review import review_blocked
@@ -468,7 +469,7 @@ async def check(settings: Settings) -> int:
             },
         )
     except (OSError, asyncpg.PostgresError) as error:
-        raise DatabaseUnavailable(f"The database can't be reached: {error}") from error
+        raise DatabaseUnavailable(f"The database can't be reached: {text_of(error)}") from error
     found: dict[Invariant, Found] = {}
     try:
         async with (
@@ -489,7 +490,7 @@ async def check(settings: Settings) -> int:
         )
         return 1
     except (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError) as error:
-        raise DatabaseUnavailable(f"The connection was lost during the check: {error}") from error
+        raise DatabaseUnavailable(f"The connection was lost during the check: {text_of(error)}") from error
     finally:
         connection.terminate()
     return report(found)

@@ -3,15 +3,17 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TypeVar
+from uuid import UUID, uuid4
 
 import asyncpg
 
 from service.errors import OutcomeUnknown, Unavailable
-from service.fitness import NotMigrated
+from service.faults import text_of
+from service.fitness import NotMigrated, UnfitDatabase
 from service.pool import BUSY, TRANSIENT, Pool, is_closed, sqlstate_of
 from service.settings import Settings
-from sql import Connection
-from sql.feed import get_writer_age, is_copy, lock_feed, renew_epoch
+from sql import Connection, feed
+from sql.feed import get_database_identity, get_writer_age, is_copy, lock_feed
 from sql.server import find_applied_migrations
 
 Answer = TypeVar("Answer")
@@ -51,12 +53,18 @@ class Database:
 
         Raises:
             Unavailable: the server does not answer.
+            UnfitDatabase: the role may not read the schema.
         """
         try:
             async with self.reading() as connection:
                 return await find_applied_migrations(connection)
         except asyncpg.UndefinedTableError:
             return []
+        except asyncpg.InsufficientPrivilegeError as error:
+            raise UnfitDatabase(
+                "The role of DATABASE_URL lacks privileges: run `python -m service grants ROLE --apply` as the owner of "
+                f"the tables. {text_of(error)}"
+            ) from error
 
     def reading(self, *, for_changes: bool = False) -> AbstractAsyncContextManager[Connection]:
         """Return a context with a connection on which each statement is a transaction of its own.
@@ -158,3 +166,11 @@ async def _rolled_back_on_error(connection: Connection) -> AsyncIterator[None]:
         if not is_closed(connection):
             await connection.execute("ROLLBACK")
         raise
+
+
+async def renew_epoch(connection: Connection) -> UUID:
+    """Start a new epoch of the feed, which invalidates all cursors, and return it; the feed must be locked."""
+    identity = await get_database_identity(connection)
+    return await feed.renew_epoch(
+        connection, uuid4(), identity.system_identifier, identity.timeline, identity.database_oid
+    )

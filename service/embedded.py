@@ -38,6 +38,9 @@ OPTIONS: Final[Mapping[str, str]] = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
     "log_checkpoints": "off",
+    # Otherwise the log could contain the parameters of statements.
+    "log_parameter_max_length": "0",
+    "log_parameter_max_length_on_error": "0",
 }
 
 Account = pwd.struct_passwd | None
@@ -313,6 +316,8 @@ def _wait_until_ready(url: str, server: subprocess.Popen[bytes], log: Path) -> N
             with psycopg.connect(url, autocommit=True, connect_timeout=5) as connection:
                 if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchone():
                     connection.execute(f'CREATE DATABASE "{DATABASE}"')
+                    # Otherwise the log contains rows (DETAIL: Failing row contains …). The server itself logs its details.
+                    connection.execute(f"ALTER DATABASE \"{DATABASE}\" SET log_error_verbosity = 'terse'")
             return
         except psycopg.OperationalError as error:
             if server.poll() is not None:

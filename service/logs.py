@@ -4,11 +4,14 @@ import logging
 import logging.config
 import sys
 import time
-from typing import Any, Literal
+from types import TracebackType
+from typing import Any, Literal, TypeAlias
 
 from pythonjsonlogger.core import RESERVED_ATTRS
+from pythonjsonlogger.json import JsonFormatter
 
 from service import __version__
+from service.faults import format_traceback, install_hooks
 from service.web.access import AccessHandler
 
 Format = Literal["auto", "text", "json"]
@@ -17,7 +20,22 @@ ORDINARY = frozenset({*RESERVED_ATTRS, "taskName", "color_message"})
 """Attributes that any record may have; all others come from ``extra``."""
 
 
-class TextFormatter(logging.Formatter):
+ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
+
+
+class DiscreetFormatter(logging.Formatter):
+    """Formats tracebacks without the data of requests and rows."""
+
+    def formatException(self, ei: ExcInfo) -> str:  # noqa: N802 - overrides
+        """Return the traceback of an error."""
+        return "" if ei[1] is None else format_traceback(ei[1])
+
+
+class DiscreetJsonFormatter(DiscreetFormatter, JsonFormatter):
+    """Formats one JSON object per line."""
+
+
+class TextFormatter(DiscreetFormatter):
     """Formats the time, the level, the message and the attributes from ``extra``."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - overrides
@@ -31,7 +49,7 @@ def configuration(form: Format = "json", level: str = "INFO") -> dict[str, Any]:
     """Return the argument of ``logging.config.dictConfig``; ``auto`` is text if standard output is a terminal."""
     text = form == "text" or (form == "auto" and sys.stdout.isatty())
     json = {
-        "()": "pythonjsonlogger.json.JsonFormatter",
+        "()": DiscreetJsonFormatter,
         "fmt": "%(asctime)s %(levelname)s %(name)s %(message)s",
         "rename_fields": {"asctime": "time", "levelname": "level", "name": "logger"},
         "datefmt": "%Y-%m-%dT%H:%M:%S%z",
@@ -56,6 +74,7 @@ def configuration(form: Format = "json", level: str = "INFO") -> dict[str, Any]:
 def configure(form: Format, level: str) -> None:
     """Configure logging with a format and the lowest level to log."""
     logging.config.dictConfig(configuration(form, level))
+    install_hooks()
     # Skip source location, thread and process: collecting them is half the cost of a record.
     logging._srcfile = None  # noqa: SLF001
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False

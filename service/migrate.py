@@ -21,6 +21,8 @@ from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
 from yoyo.connections import DatabaseURI
 from yoyo.migrations import Migration, default_migration_table
 
+from service import grants
+from service.faults import text_of
 from service.fitness import STANDBY, UnfitDatabase, check_fitness
 from sql.server import GET_SERVER, Server
 
@@ -62,35 +64,96 @@ def migrate(
     schema: str = "public",
     timeout: float = 600.0,
     migrations: Path = MIGRATIONS,
+    role: str | None = None,
+    privileges: grants.Privileges = grants.INSTITUTION,
     stop: threading.Event | None = None,
 ) -> list[str]:
     """Apply the missing migrations and return their names, in order; many processes may call this at once.
 
     A missing schema is created. ``timeout`` is the longest wait in seconds for another process that is migrating.
-    Setting ``stop`` ends that wait; during the work, it takes effect before the next migration.
+    Setting ``stop`` ends that wait; during the work, it takes effect before the next migration. ``role`` is the role of
+    the service: unless the migrations run as that role, it is granted ``privileges``, and nothing else.
+
+    If nothing is missing, nothing is written, so that a role without any rights to the schema's definition can call it.
 
     Raises:
         DatabaseUnavailable: there is no connection, the server is a standby, a lock was not available in time, or
             another process is still migrating.
         UnfitDatabase: the server could lose confirmed changes, or an unreleased version made the schema.
-        MigrationFailed: the database refused a migration.
+        MigrationFailed: the database refused a migration, or the role of ``database_url`` may not migrate.
     """
     stop = stop or threading.Event()
-    with _connection_errors(), _connect(database_url, schema) as backend:
-        _refuse_unfit(backend.connection)
-        _take_turn(backend.connection, schema, timeout, stop)
-        backend.create_schema()
-        shipped = read_migrations(str(migrations))
-        missing = backend.to_apply(shipped)
-        refuse_unknown(backend.applied(), {migration.id for migration in shipped})
-        applied = []
-        for migration in missing:
-            if stop.is_set():
-                raise DatabaseUnavailable("The migration was stopped before it was complete.")
-            backend.apply_one(migration)
-            applied.append(str(migration.id))
-            logger.info("applied migration %s", migration.id)
-        return applied
+    shipped = read_migrations(str(migrations))
+    names = {str(migration.id) for migration in shipped}
+    with _connection_errors():
+        with _open(database_url, schema) as connection:
+            _refuse_unfit(connection)
+            applied = _applied(connection, schema)
+            refuse_unknown(applied, names)
+            grantee = _grantee(connection, role)
+            if names <= applied and (
+                grantee is None or grants.held(connection, schema, grantee) == grants.required(privileges)
+            ):
+                return []
+        missing = min(names - applied, default=None)
+        with _privilege_errors(missing), _connect(database_url, schema) as backend:
+            _take_turn(backend.connection, schema, timeout, stop)
+            backend.create_schema()
+            new = []
+            for migration in backend.to_apply(shipped):
+                if stop.is_set():
+                    raise DatabaseUnavailable("The migration was stopped before it was complete.")
+                backend.apply_one(migration)
+                new.append(str(migration.id))
+                logger.info("applied migration %s", migration.id)
+            if grantee is not None:
+                grants.apply(backend.connection, schema, grantee, privileges)
+                logger.info("granted the role of the service what it needs", extra={"role": grantee, "schema": schema})
+            return new
+
+
+def apply_grants(
+    database_url: str,
+    role: str,
+    *,
+    schema: str = "public",
+    privileges: grants.Privileges = grants.INSTITUTION,
+    timeout: float = 600.0,
+) -> None:
+    """Grant a role ``privileges``, and take everything else in the schema from it.
+
+    Raises: as ``migrate``.
+    """
+    with _connection_errors(), _privilege_errors(None), _open(database_url, schema) as connection:
+        # Two processes that change the privileges of the same table would disturb each other.
+        _take_turn(connection, schema, timeout, threading.Event())
+        grants.apply(connection, schema, role, privileges)
+
+
+def _applied(connection: psycopg.Connection[Any], schema: str) -> set[str]:
+    """Return the names of the migrations that were applied and not rolled back; none without a schema."""
+    table = sql.Identifier(schema, default_migration_table)
+    try:
+        rows = connection.execute(sql.SQL("SELECT migration_id FROM {}").format(table)).fetchall()
+    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
+        return set()
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise MigrationFailed(
+            f"The role {connection.info.user} may not read the schema {schema}: set MIGRATION_DATABASE_URL to a URL of the "
+            f"owner, or run `python -m service grants {connection.info.user} --apply` as the owner."
+        ) from error
+    return {name for (name,) in rows}
+
+
+def _grantee(connection: psycopg.Connection[Any], role: str | None) -> str | None:
+    """Return the role to which privileges are granted, or None if there is no such role or the owner is the same role."""
+    if role is None or connection.execute("SELECT current_user").fetchone() == (role,):
+        return None
+    if connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role]).fetchone() is None:
+        # A connection pooler may translate the names of roles.
+        logger.warning("the database has no role of this name: grants were not applied", extra={"role": role})
+        return None
+    return role
 
 
 def refuse_unknown(applied: Collection[str], shipped: Collection[str]) -> None:
@@ -138,14 +201,7 @@ class _Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]
         return psycopg.connect(dbname=dburi.database, **arguments, autocommit=True)
 
     def init_connection(self, connection: psycopg.Connection[Any]) -> None:
-        # A statement_timeout that an operator sets for requests would end a long index build.
-        connection.execute(
-            "SELECT set_config('search_path', quote_ident(%s), false), set_config('statement_timeout', '0', false)",
-            [self.target_schema],
-        )
-        # Otherwise the statement of a killed process runs to its end and holds the lock. Some systems lack the setting.
-        with suppress(psycopg.Error):
-            connection.execute("SET client_connection_check_interval = '1s'")
+        _prepare(connection, self.target_schema)
 
     @contextmanager
     def lock(self, timeout: float = 0) -> Iterator[None]:
@@ -158,10 +214,6 @@ class _Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]
             self.connection.execute(
                 sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(self.target_schema))
             )
-
-    def applied(self) -> set[str]:
-        """Return the names of the migrations that were applied and not rolled back."""
-        return {name for (name,) in self.execute(f"SELECT migration_id FROM {self.migration_table}").fetchall()}
 
     def apply_one(self, migration: Migration, force: bool = False, mark: bool = True) -> None:
         with _migration_errors(migration):
@@ -186,6 +238,24 @@ class _Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]
             "created_at_utc": datetime.now(UTC).replace(tzinfo=None),
             "operation": operation,
         }
+
+
+def _open(database_url: str, schema: str) -> psycopg.Connection[Any]:
+    arguments: dict[str, Any] = {**CONNECTION, **conninfo_to_dict(database_url)}
+    connection = psycopg.connect(**arguments, autocommit=True)
+    _prepare(connection, schema)
+    return connection
+
+
+def _prepare(connection: psycopg.Connection[Any], schema: str) -> None:
+    # A statement_timeout that an operator sets for requests would end a long index build.
+    connection.execute(
+        "SELECT set_config('search_path', quote_ident(%s), false), set_config('statement_timeout', '0', false)",
+        [schema],
+    )
+    # Otherwise the statement of a killed process runs to its end and holds the lock. Some systems lack the setting.
+    with suppress(psycopg.Error):
+        connection.execute("SET client_connection_check_interval = '1s'")
 
 
 def _connect(database_url: str, schema: str) -> _Backend:
@@ -216,13 +286,26 @@ def _take_turn(connection: psycopg.Connection[Any], schema: str, timeout: float,
 
 
 @contextmanager
+def _privilege_errors(missing: str | None) -> Iterator[None]:
+    """Map the refusal of a privilege; ``missing`` is the first migration that is missing, None if only grants are."""
+    try:
+        yield
+    except psycopg.errors.InsufficientPrivilege as error:
+        lacks = "Not all privileges of the service's role" if missing is None else f"The migration {missing}"
+        raise MigrationFailed(
+            f"{lacks} can be applied with this role ({error.diag.message_primary}). Set MIGRATION_DATABASE_URL to a URL "
+            "of the owner of the tables, or run the command as the owner: `python -m service migrate`."
+        ) from error
+
+
+@contextmanager
 def _migration_errors(migration: Migration) -> Iterator[None]:
     try:
         yield
-    except psycopg.OperationalError:
+    except (psycopg.OperationalError, psycopg.errors.InsufficientPrivilege):
         raise
     except psycopg.Error as error:
-        raise MigrationFailed(f"Migration {migration.id} failed and was rolled back: {error}") from error
+        raise MigrationFailed(f"Migration {migration.id} failed and was rolled back: {text_of(error)}") from error
 
 
 @contextmanager
@@ -230,6 +313,6 @@ def _connection_errors() -> Iterator[None]:
     try:
         yield
     except psycopg.ProgrammingError as error:
-        raise UnfitDatabase(f"The database refused a statement: {error}") from error
+        raise UnfitDatabase(f"The database refused a statement: {text_of(error)}") from error
     except psycopg.OperationalError as error:
-        raise DatabaseUnavailable(f"The database can't be reached or is not ready: {error}") from error
+        raise DatabaseUnavailable(f"The database can't be reached or is not ready: {text_of(error)}") from error

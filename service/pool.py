@@ -13,6 +13,7 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from service.errors import CONSTRAINTS, Unavailable
+from service.faults import text_of
 from service.fitness import STANDBY, UnfitDatabase, check_fitness
 from service.settings import Settings
 from sql import Connection
@@ -401,7 +402,8 @@ class Pool:
         """Log only once that the server is unavailable: every call fails until it is back."""
         if not self._lost:
             self._lost = True
-            extra = {"error": type(error).__name__, "reason": str(error) or _lost(error)}
+            text = text_of(error) if isinstance(error, asyncpg.PostgresError | OSError) else ""
+            extra = {"error": type(error).__name__, "reason": text or _lost(error)}
             logger.warning("the database is lost", extra=extra)
 
 

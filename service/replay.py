@@ -37,7 +37,7 @@ NOT_IN_EVENTS: Final = frozenset({"id", "seats_taken", "waitlisted", "created_at
 """The columns of students, courses and terms that their events do not carry."""
 
 ACTIONS: Final = {
-    "student": frozenset({"created", "updated", "deleted"}),
+    "student": frozenset({"created", "updated", "deleted", "erased"}),
     "course": frozenset({"created", "updated", "deleted", "cancelled", "requirements_set"}),
     "term": frozenset({"created", "updated", "deleted"}),
 }

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from service import __version__
 from service.app import BRING_UP, create_app, make_runner
+from service.faults import text_of
 from service.migrate import DatabaseUnavailable, migrate
 from service.registry import migrate_registry
 from service.settings import Settings
@@ -55,12 +56,17 @@ def run(main: Coroutine[Any, Any, int]) -> int:
 def _migrate_patiently(settings: Settings) -> None:
     """Migrate before the workers start; retry, with growing pauses, while the database is unavailable."""
     pause = 0.1
-    while settings.migrate_on_start and settings.database_url is not None:
+    while settings.migrate_on_start and settings.owner_url is not None:
         try:
             if settings.registry_schema is not None:
                 migrate_registry(settings)
             else:
-                migrate(settings.database_url, schema=settings.database_schema, timeout=settings.migrate_timeout)
+                migrate(
+                    settings.owner_url,
+                    schema=settings.database_schema,
+                    timeout=settings.migrate_timeout,
+                    role=settings.service_role,
+                )
         except DatabaseUnavailable as error:
             logger.warning("waiting for the database", extra={"reason": str(error).strip(), "pause": pause})
             time.sleep(pause)
@@ -75,6 +81,7 @@ async def _serve(settings: Settings, calls: Sequence[str], *, alive: int | None 
     gc.freeze()
     gc.set_threshold(GC_ALLOCATIONS, 20, 100)
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_log_fault)
     stop = asyncio.Event()
     if alive is not None:
         loop.add_reader(alive, stop.set)
@@ -111,10 +118,15 @@ async def _serve(settings: Settings, calls: Sequence[str], *, alive: int | None 
     await runner.cleanup()
     if failure is not None:
         logger.error("the database can't be used", exc_info=failure)
-        print(f"error: {failure}", file=sys.stderr)
+        print(f"error: {text_of(failure)}", file=sys.stderr)
         return 1
     logger.info("stopped")
     return 0
+
+
+def _log_fault(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log an error that nobody awaits. The handler of asyncio also logs the task, whose text contains the error."""
+    logger.error(context.get("message", "unexpected error in the event loop"), exc_info=context.get("exception"))
 
 
 async def _until(stop: asyncio.Event) -> None:

@@ -178,6 +178,9 @@ class Settings(BaseSettings):
     database_url: Annotated[str, AfterValidator(_check_database_url)] | None = Field(default=None, repr=False)
     """PostgreSQL 15 or newer, as postgresql://user:password@host:port/name; if unset, the embedded server is used."""
 
+    migration_database_url: Annotated[str, AfterValidator(_check_database_url)] | None = Field(default=None, repr=False)
+    """For the owner of the tables, who migrates them and grants the role of database_url what it needs; else database_url."""
+
     database_schema: str = Field(default="public", pattern=r"^[a-z_][a-z0-9_]{0,62}$")
     """Each institution has a schema of its own."""
 
@@ -311,6 +314,26 @@ class Settings(BaseSettings):
         if url.scheme != "https" and not (url.scheme == "http" and url.hostname in {"localhost", "127.0.0.1", "::1"}):
             raise ValueError("TOKEN_KEYS_URL: must begin with https://, or with http:// on loopback")
         return self
+
+    @model_validator(mode="after")
+    def _check_roles(self) -> Self:
+        """Refuse an owner without a role of the service, to which the owner grants what it needs."""
+        if self.migration_database_url is not None and self.service_role is None:
+            raise ValueError("MIGRATION_DATABASE_URL: set DATABASE_URL too, with the name of the service's role")
+        return self
+
+    @property
+    def owner_url(self) -> str | None:
+        """The URL for migrations and grants."""
+        return self.migration_database_url or self.database_url
+
+    @property
+    def service_role(self) -> str | None:
+        """The role that the owner gives its privileges to, by the name in database_url; None if it is the owner."""
+        if self.migration_database_url is None or self.database_url is None:
+            return None
+        user = conninfo_to_dict(self.database_url).get("user")
+        return None if user is None else str(user)
 
     @property
     def zone(self) -> tzinfo:

@@ -190,22 +190,42 @@ async def get_writer_age(connection: Connection) -> float | None:
     return seconds
 
 
-RENEW_EPOCH: Final = """
-UPDATE feed
-SET
-    epoch = gen_random_uuid(),
-    system_identifier = control.system_identifier,
-    timeline = ('x' || lpad(left(pg_walfile_name(pg_current_wal_lsn()), 8), 16, '0'))::bit(64)::bigint,
-    database_oid = (SELECT oid::bigint FROM pg_database WHERE datname = current_database())
-FROM pg_control_system() AS control
-RETURNING epoch
+@dataclass(frozen=True, slots=True)
+class DatabaseIdentity:
+    """What identifies a database: a restored, promoted or copied one differs in at least one field."""
+
+    system_identifier: int
+    timeline: int
+    database_oid: int
+
+
+GET_DATABASE_IDENTITY: Final = """
+SELECT
+    system_identifier,
+    ('x' || lpad(left(pg_walfile_name(pg_current_wal_lsn()), 8), 16, '0'))::bit(64)::bigint AS timeline,
+    (SELECT oid::bigint FROM pg_database WHERE datname = current_database()) AS database_oid
+FROM pg_control_system()
 """
 
 
-async def renew_epoch(connection: Connection) -> UUID:
-    """Begin a new epoch, which invalidates all existing cursors, and return it."""
-    epoch: UUID = await connection.fetchval(RENEW_EPOCH)
-    return epoch
+async def get_database_identity(connection: Connection) -> DatabaseIdentity:
+    """Return the identity of the database of this session; it must not be a standby."""
+    row = await connection.fetchrow(GET_DATABASE_IDENTITY)
+    assert row is not None
+    return DatabaseIdentity(*row)
+
+
+RENEW_EPOCH: Final = """
+SELECT renew_epoch($1::uuid, $2::bigint, $3::bigint, $4::bigint) AS epoch
+"""
+
+
+async def renew_epoch(
+    connection: Connection, epoch: UUID, system_identifier: int, timeline: int, database_oid: int
+) -> UUID:
+    """Begin an epoch in the database with this identity, which invalidates all existing cursors, and return it."""
+    renewed: UUID = await connection.fetchval(RENEW_EPOCH, epoch, system_identifier, timeline, database_oid)
+    return renewed
 
 
 IS_COPY: Final = """

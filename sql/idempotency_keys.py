@@ -87,3 +87,15 @@ async def delete_idempotency_keys(connection: Connection, age: timedelta, limit:
     Keys that another process is deleting are skipped.
     """
     return [row[0] for row in await connection.fetch(DELETE_IDEMPOTENCY_KEYS, age, limit)]
+
+
+ERASE_IDEMPOTENCY_KEYS: Final = """
+DELETE FROM idempotency_keys
+WHERE student_ids && $1::bigint[]
+RETURNING key
+"""
+
+
+async def erase_idempotency_keys(connection: Connection, student_ids: list[int]) -> list[str]:
+    """Delete the keys whose answers may hold data of students, and return them."""
+    return [row[0] for row in await connection.fetch(ERASE_IDEMPOTENCY_KEYS, student_ids)]

@@ -21,6 +21,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient
 
+from service import grants
 from service.embedded import embedded_server
 from service.migrate import REGISTRY_MIGRATIONS, migrate
 from service.settings import Settings
@@ -56,8 +57,18 @@ class Server:
     def template(self) -> str:
         return f"{self.run}_template"
 
+    @property
+    def role(self) -> str:
+        """The role of the service: it may do what ``service.grants`` lists, and nothing else."""
+        return f"{self.run}_service"
+
     def url_of(self, database: str) -> str:
         return urlunsplit(urlsplit(self.url)._replace(path=f"/{database}"))
+
+    def as_service(self, url: str) -> str:
+        """Return the URL of a database for the role of the service."""
+        parts = urlsplit(url)
+        return urlunsplit(parts._replace(netloc=f"{self.role}:{self.run}@{parts.netloc.rpartition('@')[2]}"))
 
     def connect(self) -> psycopg.Connection[Any]:
         return psycopg.connect(self.url, autocommit=True)
@@ -124,9 +135,18 @@ def _started_server() -> Iterator[Server]:
         with server.connect() as admin:
             _drop_abandoned(admin)
             admin.execute(f"CREATE DATABASE {server.template} TEMPLATE template0 ENCODING 'UTF8'")
+            admin.execute(f"CREATE ROLE {server.role} LOGIN PASSWORD '{run}'")
         stack.callback(_drop_run, server)
-        migrate(server.url_of(server.template), timeout=10.0)
-        migrate(server.url_of(server.template), schema=REGISTRY, migrations=REGISTRY_MIGRATIONS, timeout=10.0)
+        url = server.url_of(server.template)
+        migrate(url, timeout=10.0, role=server.role)
+        migrate(
+            url,
+            schema=REGISTRY,
+            migrations=REGISTRY_MIGRATIONS,
+            timeout=10.0,
+            role=server.role,
+            privileges=grants.REGISTRY,
+        )
         yield server
 
 
@@ -143,6 +163,10 @@ def _drop_abandoned(admin: psycopg.Connection[Any]) -> None:
         started = int(name.removeprefix(f"{PREFIX}_").partition("_")[0])
         if started < time.time() - ABANDONED_SECONDS:
             admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    roles = admin.execute("SELECT rolname FROM pg_roles WHERE starts_with(rolname, %s)", [f"{PREFIX}_"]).fetchall()
+    for (name,) in roles:
+        if int(name.removeprefix(f"{PREFIX}_").partition("_")[0]) < time.time() - ABANDONED_SECONDS:
+            admin.execute(f"DROP ROLE IF EXISTS {name}")
 
 
 def _drop_run(server: Server) -> None:
@@ -152,6 +176,7 @@ def _drop_run(server: Server) -> None:
         rows = admin.execute("SELECT datname FROM pg_database WHERE starts_with(datname, %s)", [server.run]).fetchall()
         for (name,) in rows:
             admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        admin.execute(f"DROP ROLE IF EXISTS {server.role}")
 
 
 @pytest.fixture(scope="session")
@@ -198,8 +223,15 @@ def clone(server: Server, admin: psycopg.Connection[Any], template: str) -> Iter
 
 
 @pytest.fixture
-def settings(database_url: str) -> Settings:
-    return Settings(database_url=database_url, migrate_on_start=False, port=0)
+def service_url(server: Server, database_url: str) -> str:
+    """Return the URL of the test's database for the role of the service."""
+    return server.as_service(database_url)
+
+
+@pytest.fixture
+def settings(service_url: str, database_url: str) -> Settings:
+    """Return settings with which the service has its least privileges, so that every test shows that they suffice."""
+    return Settings(database_url=service_url, migration_database_url=database_url, migrate_on_start=False, port=0)
 
 
 @pytest.fixture

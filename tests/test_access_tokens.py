@@ -69,11 +69,12 @@ async def test_a_verified_token_is_relied_on_until_it_expires(issuer: Provider, 
     assert found[1] <= 5
 
 
-async def test_a_token_of_a_student_names_the_student(issuer: Provider, verifier: Tokens) -> None:
+async def test_a_token_of_a_student_names_the_student_by_id(issuer: Provider, verifier: Tokens) -> None:
     for number, student in (("S-1", 1), ("S-2", None), (7, None), ("", None)):
         found = await verifier.find(issuer.token(scope="self", student_number=number))
         assert found is not None
-        assert found[0] == Caller("portal", frozenset({"self"}), student)
+        name = "portal" if student is None else f"student-{student}"
+        assert found[0] == Caller(name, frozenset({"self"}), student)
 
 
 async def test_the_claim_of_a_student_counts_with_the_scope_only(issuer: Provider, verifier: Tokens) -> None:

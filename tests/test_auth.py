@@ -226,6 +226,7 @@ async def test_a_student_reads_and_changes_no_other_student(
     assert await status("GET", f"/students/{own}") == 200
     assert await status("POST", f"/students/{own}/enroll", {"course_ids": [course]}) == 201
     assert await status("GET", f"/students/{own}/courses") == 200
+    assert await status("GET", f"/students/{own}/export") == 200
     assert await status("DELETE", f"/students/{own}/courses/{course}") == 200
     for item in ENDPOINTS:
         if item.scope == "public":
@@ -237,6 +238,7 @@ async def test_a_student_reads_and_changes_no_other_student(
         ("DELETE", f"/students/{own}"),
         ("POST", f"/students/{own}/holds"),
         ("POST", f"/students/{own}/overrides"),
+        ("POST", f"/students/{own}/erase"),
         ("POST", f"/students/{own}/courses/{course}/complete"),
         ("GET", f"/students/0{own}"),
         ("GET", f"/courses/{course}/students"),

@@ -403,7 +403,8 @@ async def test_the_service_waits_for_a_database_that_is_not_up_yet(
     late_database: str,
     migrate_on_start: bool,
 ) -> None:
-    changes = {"database_url": late_database, "migrate_on_start": migrate_on_start, "retry_ceiling": 0.1}
+    urls = {"database_url": late_database, "migration_database_url": None}
+    changes = {**urls, "migrate_on_start": migrate_on_start, "retry_ceiling": 0.1}
     client = await aiohttp_client(create_app(settings.model_copy(update=changes)))
 
     for _ in range(2):
@@ -447,7 +448,8 @@ async def test_the_service_is_unavailable_while_its_database_is_missing(
 ) -> None:
     name = urlsplit(late_database).path.removeprefix("/")
     await connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
-    late = settings.model_copy(update={"database_url": late_database, "migrate_on_start": True})
+    urls = {"database_url": late_database, "migration_database_url": None}
+    late = settings.model_copy(update={**urls, "migrate_on_start": True})
     client = await served(aiohttp_client, late)
     student = await new_student(client)
     terminate = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = $1"

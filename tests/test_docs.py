@@ -520,6 +520,7 @@ async def every_event(client: Client) -> list[dict[str, Any]]:
 
     first, second, third = await new_student(client), await new_student(client), await new_student(client)
     await do("PATCH", f"/students/{third}", {"max_credits": 1})
+    await do("POST", f"/students/{third}/erase", {"reason": "Art. 17"})
     await do("DELETE", f"/students/{third}")
     unused = await new_course(client)
     await do("PATCH", f"/courses/{unused}", {"title": "U"})

@@ -86,7 +86,7 @@ class Reader:
 
 
 async def test_every_reader_sees_every_position_once_and_in_order_whatever_the_writers_do(
-    client: Client, settings: Settings, connection: Connection
+    client: Client, settings: Settings, database_url: str, connection: Connection
 ) -> None:
     writers, each = 32, 6
     # On a busy machine, 32 writers in turn can take longer than the default limits.
@@ -133,7 +133,7 @@ async def test_every_reader_sees_every_position_once_and_in_order_whatever_the_w
 
     # For comparison without the lock: transactions take numbers from a sequence and commit in another order.
     await connection.execute("CREATE TABLE unlocked (id bigint GENERATED ALWAYS AS IDENTITY)")
-    slow = await asyncpg.connect(settings.database_url)
+    slow = await asyncpg.connect(database_url)
     transaction = slow.transaction()
     await transaction.start()
     await slow.execute("INSERT INTO unlocked DEFAULT VALUES")
@@ -544,10 +544,10 @@ async def test_events_show_only_the_names_of_a_students_fields(client: Client) -
     assert [reason["code"] for reason in skipped["after"]["blocked_by"]] == ["hold"]
 
 
-async def test_readiness_reports_the_age_of_the_oldest_writing_transaction(client: Client, database_url: str) -> None:
+async def test_readiness_reports_the_age_of_the_oldest_writing_transaction(client: Client, service_url: str) -> None:
     assert await read(client, "/health/ready") == {"status": "ready", "oldest_write_seconds": None}
 
-    async with busy(database_url):
+    async with busy(service_url):
         first = (await read(client, "/health/ready"))["oldest_write_seconds"]
         second = (await read(client, "/health/ready"))["oldest_write_seconds"]
         assert 0 < first < second

@@ -59,6 +59,8 @@ COURSE: Final = {"code": "MATH101", "title": "Calculus I"}
 OVERRIDE: Final = {"course_id": 1, "rule": "course_full", "author": "Dean", "reason": "So"}
 
 POSTS: Final[dict[str, tuple[str, Any, Any]]] = {
+    # First, because it deletes the answers that are stored about the student.
+    "/students/{student_id}/erase": ("/students/1/erase", {"reason": "Art. 17"}, {"reason": "Art. 21"}),
     "/students": ("/students", student_fields(), student_fields()),
     "/terms": ("/terms", TERM, {**TERM, "code": "2027S"}),
     "/courses": ("/courses", COURSE, {**COURSE, "credits": 3}),
@@ -163,7 +165,10 @@ async def test_the_answer_with_a_key_is_that_without_one(
     client: Client, aiohttp_client: AiohttpClient, settings: Settings, empty_database_url: str, operation: str
 ) -> None:
     other = await served(
-        aiohttp_client, settings.model_copy(update={"database_url": empty_database_url, "migrate_on_start": True})
+        aiohttp_client,
+        settings.model_copy(
+            update={"database_url": empty_database_url, "migration_database_url": None, "migrate_on_start": True}
+        ),
     )
     path, body, _ = POSTS[operation]
     answers = []

@@ -4,6 +4,7 @@ import asyncio
 import random
 from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from pytest_aiohttp import AiohttpClient
@@ -492,9 +493,13 @@ async def test_concurrent_calls_of_many_institutions_on_few_connections_stay_apa
     assert await asyncio.to_thread(asyncio.run, check_all(many)) == 0
 
 
-async def test_the_commands_manage_institutions_and_their_keys(database_url: str, fleet: Client) -> None:
+async def test_the_commands_manage_institutions_and_their_keys(
+    database_url: str, service_url: str, fleet: Client
+) -> None:
+    urls = {"DATABASE_URL": service_url, "MIGRATION_DATABASE_URL": database_url}
+
     async def command(*arguments: str, status: int = 0) -> str:
-        ended = await run(*arguments, DATABASE_URL=database_url, REGISTRY_SCHEMA=SCHEMA)
+        ended = await run(*arguments, REGISTRY_SCHEMA=SCHEMA, **urls)
         assert ended.status == status, ended
         return ended.out + ended.err
 
@@ -511,6 +516,9 @@ async def test_the_commands_manage_institutions_and_their_keys(database_url: str
     assert "suspended" in await command("institutions", "suspend", "north-college")
     assert "active" in await command("institutions", "resume", "north-college")
     assert "up to date" in await command("migrate")
+    granted = await command("grants", urlsplit(service_url).username or "", "--apply")
+    assert f"schema {SCHEMA}\n" in granted
+    assert "schema institution_north_college\n" in granted
     assert "institution north-college" in await command("check", "--all")
     assert "no institution" in await command("keys", "list", "--institution", "nowhere", status=1)
     assert "dropped" in await command("institutions", "drop", "north-college", "--yes")

@@ -463,11 +463,11 @@ def test_a_wait_for_another_process_ends_at_its_timeout(
     try:
         wait_for(lambda: sleeps(database))
         with pytest.raises(DatabaseUnavailable, match="Another process"):
-            migrate(empty_database_url, timeout=0.3)
+            migrate(empty_database_url, migrations=folder, timeout=0.3)
         stop = threading.Event()
         threading.Timer(0.3, stop.set).start()
         with pytest.raises(DatabaseUnavailable, match="stopped"):
-            migrate(empty_database_url, timeout=60.0, stop=stop)
+            migrate(empty_database_url, migrations=folder, timeout=60.0, stop=stop)
     finally:
         process.kill()
         process.communicate(timeout=10)

@@ -20,6 +20,7 @@ SCHEMAS = [f"school_{number}" for number in range(7)]
 async def schemas(connection: Connection) -> None:
     for name in SCHEMAS:
         await connection.execute(f"CREATE SCHEMA {name}; CREATE TABLE {name}.notes AS SELECT '{name}'::text AS owner")
+        await connection.execute(f"GRANT USAGE ON SCHEMA {name} TO PUBLIC; GRANT SELECT ON {name}.notes TO PUBLIC")
 
 
 @pytest.fixture

@@ -413,6 +413,7 @@ INDEXES = {
     "LIST_HISTORY": {"events_student_id_course_id_idx"},
     "GET_WRITER_AGE": set(),
     "RENEW_EPOCH": set(),
+    "GET_DATABASE_IDENTITY": set(),
     "IS_COPY": set(),
     "GET_SERVER": set(),
     "SAVE_COURSES": {"courses_pkey"},
@@ -454,6 +455,12 @@ INDEXES = {
         "courses_pkey",
     },
     "APPEND_EVENTS": set(),
+    "LIST_HELD_ENROLLMENTS": {"student_courses_pkey", "courses_pkey"},
+    "LIST_EVENTS_OF_STUDENT": {"events_student_id_course_id_idx", "events_pkey"},
+    "ERASE_HOLDS": {"holds_student_id_idx"},
+    "ERASE_IDEMPOTENCY_KEYS": {"idempotency_keys_student_ids_idx"},
+    "ERASE_OVERRIDES": {"overrides_student_id_idx"},
+    "REDACT_EVENTS": set(),
     "LIST_API_KEYS": {"api_keys_pkey"},
     "CREATE_API_KEY": set(),
     "ROTATE_API_KEY": {"api_keys_pkey"},
@@ -463,8 +470,16 @@ INDEXES = {
 """The indexes that the plan of each statement of a request must use. Those of ``check`` read everything on purpose."""
 
 
-SORTED = {"LOAD_UNJUDGED", "LOAD_ENDED", "LIST_COURSES_OF_STUDENTS", "COUNT_POSITIONS", "LOAD_REQUIREMENTS"}
-"""Statements that sort a few rows: rows that are due, the requested waitlist places, and requirements."""
+SORTED = {
+    "LOAD_UNJUDGED",
+    "LOAD_ENDED",
+    "LIST_COURSES_OF_STUDENTS",
+    "COUNT_POSITIONS",
+    "LOAD_REQUIREMENTS",
+    "LIST_EVENTS_OF_STUDENT",
+}
+"""Statements that sort a few rows: rows that are due, the requested waitlist places, requirements, and the events of one
+student."""
 
 WIDE = {"LIST_BLOCKED", "SET_SEARCH_PATH"}
 """Statements without an index: one reads all blocked students on purpose, for ``check``; the other reads no table."""
@@ -489,9 +504,9 @@ async def connection(database_url: str) -> AsyncIterator[Connection]:
 
 
 @pytest.fixture
-async def session(settings: Settings) -> AsyncIterator[Connection]:
-    """Yield a session with the settings of the service, which affect the plans."""
-    database = Database(settings)
+async def session(settings: Settings, database_url: str) -> AsyncIterator[Connection]:
+    """Yield a session with the settings of the service, which affect the plans, and the role of the owner."""
+    database = Database(settings.model_copy(update={"database_url": database_url}))
     await database.open()
     async with database.reading() as connection:
         await connection.execute(f"SET search_path TO public, {REGISTRY}")

@@ -34,7 +34,8 @@ class EventFields:
     actor: Annotated[
         str | None,
         Field(
-            description="Who made the change: the name of the API key or the subject of the token. Null on an open service."
+            description="Who made the change: the name of the API key, the subject of the token, or `student-` and an id for "
+            "a student's own token. Null on an open service."
         ),
     ]
     on_behalf_of: Annotated[str | None, Field(description="For whom the actor made it, as the header X-Actor said.")]
@@ -57,14 +58,14 @@ class StudentState(TypedDict):
 
 
 StudentEventType: TypeAlias = Annotated[
-    Literal["student.created", "student.updated", "student.deleted"],
+    Literal["student.created", "student.updated", "student.deleted", "student.erased"],
     named("StudentEventType", "The types of events about students."),
 ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudentEvent(EventFields):
-    """A student was created, updated or deleted."""
+    """A student was created, updated, deleted or erased."""
 
     type: StudentEventType
     before: Annotated[StudentState | None, Field(description="Null for a new student.")]

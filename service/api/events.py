@@ -92,13 +92,14 @@ def write_event(row: feed.Event) -> str:
     """Return an event as the JSON of ``Event``; its states are already JSON."""
     return (
         f'{{"position":{row.position},"type":"{row.type}","occurred_at":"{timestamp(row.occurred_at)}",'
-        f'"actor":{_text(row.actor)},"on_behalf_of":{_text(row.on_behalf_of)},"request_id":{_text(row.request_id)},"reason":{_text(row.reason)},'
+        f'"actor":{text(row.actor)},"on_behalf_of":{text(row.on_behalf_of)},"request_id":{text(row.request_id)},"reason":{text(row.reason)},'
         f'"student_id":{row.student_id or "null"},"course_id":{row.course_id or "null"},"term_id":{row.term_id or "null"},'
         f'"before":{row.before or "null"},"after":{row.after or "null"}}}'
     )
 
 
-def _text(value: str | None) -> str:
+def text(value: str | None) -> str:
+    """Return a string as JSON."""
     return "null" if value is None else to_json(value).decode()
 
 

@@ -145,8 +145,8 @@ def _log(message: str, row: sql.Institution, call: Call) -> None:
 async def create_institution(call: Call, body: NewInstitution) -> Reply[Institution]:
     """Create an institution with a schema of its own.
 
-    It takes a second or two to make the schema. A call that is interrupted can be repeated. The role of the service must
-    have the right to create schemas; otherwise use `python -m service institutions create` as the owner.
+    It takes a second or two to make the schema. A call that is interrupted can be repeated. The service needs the
+    setting MIGRATION_DATABASE_URL, or a role that may create schemas.
     """
     try:
         row = await call[REGISTRY].create(body.name, body.display_name, body.time_zone)

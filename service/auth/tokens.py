@@ -234,4 +234,6 @@ class Tokens:
             external_id = claims.get(self._student_claim)
             if isinstance(external_id, str) and external_id:
                 student_id = await self._find_student(institution, external_id)
-        return Caller(subject, scopes, student_id, institution)
+        # The name becomes the actor of events, also of other students' promotions: it must not identify the student.
+        name = subject if student_id is None else f"student-{student_id}"
+        return Caller(name, scopes, student_id, institution)

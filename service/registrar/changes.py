@@ -6,7 +6,7 @@ change, write such a class.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
 from service.registrar.application import Course, Refusal
@@ -36,6 +36,14 @@ class Origin:
 
     on_behalf_of: str | None = None
     """For whom the actor makes the change, as the actor says."""
+
+    def of_promotions(self) -> "Origin":
+        """Return the origin of the promotions that follow the change.
+
+        The events of other students carry no text that may be about the student of the change: such a text could not
+        be found again when that student is erased.
+        """
+        return self if self.reason is self.on_behalf_of is None else replace(self, reason=None, on_behalf_of=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -93,7 +93,7 @@ class Ledger:
     A look-up of a row that is not in memory raises ``NotLoaded``.
     """
 
-    def __init__(self, head: Head, catalog: Catalog | None = None, promotions_left: int = 0) -> None:
+    def __init__(self, head: Head, catalog: Catalog | None = None, promotions_left: int = 0) -> None:  # noqa: PLR0915 - one attribute in each line
         self.now, self.answers = head.now, Answers()
         self.catalog = catalog or Catalog()
         """The courses and terms that no change of the batch has changed."""
@@ -112,6 +112,8 @@ class Ledger:
         self.events: list[Event] = []
         """The events that are not flushed yet."""
         self.flushed_events: list[Event] = []
+        self.erased_texts: dict[int, int] = {}
+        """By student, how many rows had texts when those were erased, until the change has taken note of it."""
 
         # The work that remains after a change, with the origin of the change. Rolling a change back removes its work.
         self.promotable: IdentityMap[int, Origin] = IdentityMap(self._undo)
@@ -231,7 +233,7 @@ class Ledger:
     def mark_promotable(self, course_id: int, origin: Origin) -> None:
         """Mark a course, so that its waitlisted students are judged after the current change."""
         if self.promotable.get(course_id) is None:
-            self.promotable.put(course_id, origin)
+            self.promotable.put(course_id, origin.of_promotions())
             heappush(self._promotable_heap, course_id)
 
     def first_promotable(self) -> int | None:

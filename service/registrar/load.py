@@ -10,7 +10,7 @@ from service.registrar.changes import Change
 from service.registrar.ledger import Ledger, excluded_keys
 from service.registrar.needs import Needs, Relaxed, ResourceNeeds
 from service.registrar.resources import Fields, ResourceType, Row
-from service.registrar.save import save
+from service.registrar.save import erase_texts, save
 from service.registrar.seats import has_free_seat
 from sql import (
     Connection,
@@ -29,6 +29,7 @@ from sql.courses import Seats
 from sql.enrollments import Transcript
 from sql.opening import load_opening
 from sql.requirements import Requirement
+from sql.students import Student
 
 NO_STUDENT = 0
 """An id that no student has, for a batch that does not name a student."""
@@ -101,8 +102,7 @@ async def load(connection: Connection, ledger: Ledger, needs: Needs) -> None:
     The order matters: waitlists and override holders add students, whose transcripts add the courses for which they are
     waitlisted.
     """
-    if needs.relaxed is not None:
-        await _unjudge(connection, ledger, needs.relaxed)
+    await _write(connection, ledger, needs)
     if needs.idempotency_keys:
         for answer in await idempotency_keys.load_idempotency_keys(connection, sorted(needs.idempotency_keys)):
             ledger.answers.load(answer)
@@ -130,6 +130,14 @@ async def load(connection: Connection, ledger: Ledger, needs: Needs) -> None:
         ledger.add_positions(await waitlist.count_positions(connection, places))
     await _load_courses(connection, ledger, needs.courses | needs.rosters)
     await _load_catalog(connection, ledger, needs)
+
+
+async def _write(connection: Connection, ledger: Ledger, needs: Needs) -> None:
+    """Make the changes that only the database can make, and apply them to the rows in memory."""
+    if needs.relaxed is not None:
+        await _unjudge(connection, ledger, needs.relaxed)
+    if needs.erased is not None:
+        await _erase_texts(connection, ledger, needs.erased)
 
 
 async def _load_rosters(connection: Connection, ledger: Ledger, course_ids: set[int]) -> None:
@@ -189,6 +197,19 @@ async def _unjudge(connection: Connection, ledger: Ledger, relaxed: Relaxed) -> 
         ledger.mark_promotable(course_id, relaxed.origin)
     ledger.relaxed.remove(relaxed)
     ledger.commit()
+
+
+async def _erase_texts(connection: Connection, ledger: Ledger, student: Student) -> None:
+    """Erase the texts about a student in the tables and in memory; all earlier changes of the batch are saved first."""
+    await save(connection, ledger.flush())
+    erased = await erase_texts(connection, [student])
+    for hold in erased.holds:
+        if hold.id in ledger.holds:
+            ledger.holds.reload(hold.id, hold)
+    for override in erased.overrides:
+        if override.id in ledger.overrides:
+            ledger.overrides.reload(override.id, override)
+    ledger.erased_texts[student.id] = len(erased.holds) + len(erased.overrides) + len(erased.events)
 
 
 async def _add_students(

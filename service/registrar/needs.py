@@ -10,6 +10,7 @@ from sql import Connection
 from sql.enrollments import Enrollment
 from sql.idempotency_keys import CallersKey
 from sql.passed_codes import FormerCode
+from sql.students import Student
 
 if TYPE_CHECKING:
     from service.registrar.changes import Origin
@@ -61,7 +62,7 @@ class Needs:
     requirements, ``definitions`` of the students' courses, the next unjudged students of ``waitlists``, the
     ``override_holders`` among the students waitlisted for courses, the waitlist ``positions`` of pairs, the ``rosters``
     of courses, ``holds`` and ``overrides`` by id, the answers of ``idempotency_keys``, and the number of new ids of each
-    sequence.
+    sequence. ``erased`` is a student whose texts must be erased in the database before the decision.
     """
 
     students: set[int] = field(default_factory=set)
@@ -79,6 +80,7 @@ class Needs:
     ids: Counter[ReserveIds] = field(default_factory=Counter)
     resources: "dict[ResourceType[Any, Any], ResourceNeeds]" = field(default_factory=dict)
     relaxed: Relaxed | None = None
+    erased: Student | None = None
 
     def add_waitlisted(self, row: Enrollment) -> None:
         """Add the rows by which a waitlisted student is judged, with the courses that the student's swap drops."""

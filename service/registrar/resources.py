@@ -194,7 +194,7 @@ def _check_version(resource: ResourceType[Row, Any], row: Row, if_match: frozens
 
 def _insert(ledger: Ledger, resource: ResourceType[Row, Fields], fields: Fields, origin: Origin) -> Row:
     row = resource.create(ledger.take_id(resource.reserve_ids), ledger.now, fields)
-    _check_unique(ledger, resource, row)
+    check_unique(ledger, resource, row)
     resource.validate(ledger, row)
     resource.identity_map(ledger).put(row.id, row)
     _append_event(ledger, resource, "created", origin, before=None, after=row)
@@ -208,7 +208,7 @@ def _update(
     if edited == row:
         return row
     edited = _copy(edited, {"version": row.version + 1, "updated_at": ledger.now})
-    _check_unique(ledger, resource, edited)
+    check_unique(ledger, resource, edited)
     resource.validate(ledger, edited)
     resource.identity_map(ledger).put(row.id, edited)
     _append_event(ledger, resource, "updated", origin, before=row, after=edited)
@@ -222,7 +222,8 @@ def _copy(row: Row, values: Mapping[str, object]) -> Row:
     return copy(**values)
 
 
-def _check_unique(ledger: Ledger, resource: ResourceType[Row, Any], row: Row) -> None:
+def check_unique(ledger: Ledger, resource: ResourceType[Row, Any], row: Row) -> None:
+    """Raise the error of the resource type if another row has a unique key of this row."""
     for taken, key_of in resource.unique.items():
         other = resource.identity_map(ledger).find(key_of, key_of(row))
         if other is not None and other.id != row.id:

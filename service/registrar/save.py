@@ -1,7 +1,7 @@
 """Save the ledger to the tables: the final row of each key once, and all events in order."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from service.registrar.application import Group
 from service.registrar.courses import COURSE
@@ -10,10 +10,13 @@ from service.registrar.resources import ResourceType, Row
 from service.registrar.students import STUDENT
 from service.registrar.terms import TERM
 from service.registrar.unit_of_work import Flush
-from sql import Connection, enrollments, feed, holds, idempotency_keys, overrides, requirements
+from sql import Connection, enrollments, feed, holds, idempotency_keys, overrides, privacy, requirements
 from sql.courses import Course, Seats
 from sql.enrollments import Enrollment
+from sql.holds import Hold
+from sql.overrides import Override
 from sql.requirements import Requirement
+from sql.students import Student
 
 
 async def save(connection: Connection, written: Written) -> None:
@@ -43,6 +46,35 @@ async def save(connection: Connection, written: Written) -> None:
         await enrollments.insert_enrollments(connection, new, written.now, seats=seats, events=written.events)
     elif written.events:
         await feed.append_events(connection, written.events, written.now)
+    if written.students.removed:
+        deleted = [written.students.before[id] for id in written.students.removed]
+        await erase_texts(connection, [student for student in deleted if student is not None])
+
+
+class ErasedTexts(NamedTuple):
+    """The rows whose texts were erased."""
+
+    holds: list[Hold]
+    overrides: list[Override]
+    events: list[int]
+
+
+async def erase_texts(connection: Connection, students: Sequence[Student]) -> ErasedTexts:
+    """Erase the texts about students everywhere but in their own rows: whatever stores such a text belongs here.
+
+    Everything that was decided about the students must have been written before.
+    """
+    ids = [student.id for student in students]
+    names = [
+        name for each in students for name in (each.external_id, each.email, f"{each.given_name} {each.family_name}")
+    ]
+    # Not counted as texts: the answer to an erasure itself is stored too.
+    await idempotency_keys.erase_idempotency_keys(connection, ids)
+    return ErasedTexts(
+        await privacy.erase_holds(connection, ids),
+        await privacy.erase_overrides(connection, ids),
+        await privacy.redact_events(connection, ids, [name for name in names if name is not None]),
+    )
 
 
 def takes_one_statement(written: Written) -> bool:

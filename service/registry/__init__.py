@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Final, TypeVar
 
+from service import grants
 from service.database import Database
 from service.errors import (
     DomainError,
@@ -190,13 +191,14 @@ class Registry:
 
         Raises: as ``service.migrate.migrate``.
         """
-        assert self._settings.database_url is not None
+        assert self._settings.owner_url is not None
         async with self._migrating:
             await asyncio.to_thread(
                 migrate,
-                self._settings.database_url,
+                self._settings.owner_url,
                 schema=institution.schema_name,
                 timeout=self._settings.migrate_timeout,
+                role=self._settings.service_role,
                 stop=self.stop,
             )
 
@@ -272,7 +274,8 @@ class Registry:
             InstitutionNotSuspended: it has not been suspended for ``SETTLE_SECONDS``.
             DatabaseUnavailable, UnfitDatabase: the schema could not be dropped; try again.
         """
-        assert self._settings.database_url is not None
+        owner_url = self._settings.owner_url
+        assert owner_url is not None
 
         def dropping(found: Institution, now: datetime) -> Institution:
             settled = found.state == "suspended" and (now - found.changed_at).total_seconds() >= SETTLE_SECONDS
@@ -281,7 +284,7 @@ class Registry:
             return replace(found, state="dropping")
 
         found = await self._change(name, dropping)
-        await asyncio.to_thread(drop_schema, self._settings.database_url, found.schema_name)
+        await asyncio.to_thread(drop_schema, owner_url, found.schema_name)
         return await self._change(name, lambda found, _now: replace(found, state="dropped", migration=None))
 
 
@@ -310,12 +313,14 @@ def migrate_registry(settings: Settings, stop: threading.Event | None = None) ->
 
     Raises: as ``service.migrate.migrate``.
     """
-    assert settings.database_url is not None
+    assert settings.owner_url is not None
     assert settings.registry_schema is not None
     return migrate(
-        settings.database_url,
+        settings.owner_url,
         schema=settings.registry_schema,
         timeout=settings.migrate_timeout,
         migrations=REGISTRY_MIGRATIONS,
+        role=settings.service_role,
+        privileges=grants.REGISTRY,
         stop=stop,
     )

@@ -1,6 +1,7 @@
 """``python -m service institutions``: create, list, suspend, resume and drop institutions."""
 
 import asyncio
+from typing import Final
 
 from service.errors import InstitutionNotSuspended, RegistryMissing
 from service.migrate import MigrationFailed
@@ -10,6 +11,9 @@ from service.terminal import show_progress
 from sql.registry import Institution
 
 PAGE_ROWS = 500
+
+GONE: Final = frozenset({"creating", "dropping", "dropped"})
+"""The states in which an institution may have no schema."""
 
 
 def check_registry(settings: Settings) -> None:
@@ -48,6 +52,17 @@ async def list_all(settings: Settings) -> None:
             last = page[-1].id
 
     await with_registry(settings, work)
+
+
+async def list_schemas(settings: Settings) -> list[str]:
+    """Return the schemas of all institutions; read them as the owner, since the service may not have its privileges yet."""
+    check_registry(settings)
+
+    async def work(registry: Registry) -> list[str]:
+        await registry.refresh()
+        return [each.schema_name for each in registry.institutions.values() if each.state not in GONE]
+
+    return await with_registry(settings.model_copy(update={"database_url": settings.owner_url}), work)
 
 
 async def set_state(settings: Settings, name: str, state: str) -> None:

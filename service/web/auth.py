@@ -17,7 +17,7 @@ SCOPE_DESCRIPTIONS: Final[dict[Scope, str]] = {
     "manage": "Create, change and delete students, courses and terms; record completions.",
     "override": "Place holds and grant overrides.",
     "events": "Read the feed of changes.",
-    "admin": "Manage API keys and institutions.",
+    "admin": "Manage API keys and institutions; erase students.",
     "self": "Read and change the enrollments of the one student that the token names.",
 }
 
