@@ -10,11 +10,12 @@ from typing import TypeVar
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
+from service.arrays import register_arrays
 from service.errors import CONSTRAINTS, OutcomeUnknown, Unavailable
 from service.fitness import STANDBY, NotMigrated, UnfitDatabase, check_fitness
 from service.settings import Settings
 from sql import Connection
-from sql.feed import get_writer_age, is_copy, lock_feed, renew_epoch
+from sql.feed import get_home, get_writer_age, lock_feed, renew_epoch
 from sql.server import find_applied_migrations, get_server
 
 logger = logging.getLogger(__name__)
@@ -58,6 +59,8 @@ class Database:
         """Whether the last call found the server unavailable."""
         self._silent = False
         """Whether a call has timed out since the last one that succeeded."""
+        self.citus = False
+        """Whether the database has the extension Citus, as far as a connection has shown."""
         self._calls = 0
         """The number of calls in progress."""
         self._recovering: set[asyncio.Task[None]] = set()
@@ -75,7 +78,7 @@ class Database:
             max_size=settings.pool_size,
             timeout=settings.connect_timeout,
             command_timeout=settings.command_timeout,
-            init=_meet,
+            init=self._meet,
             reset=_keep_session,
             server_settings={
                 "application_name": "enrollment-service",
@@ -124,6 +127,30 @@ class Database:
                 return await find_applied_migrations(connection)
         except asyncpg.UndefinedTableError:
             return []
+
+    async def _meet(self, connection: Connection) -> None:
+        """Prepare a new connection, whose server may differ from the server of earlier connections.
+
+        Raises:
+            Unavailable: the server is a standby.
+            UnfitDatabase: the server could lose commits that it has confirmed.
+        """
+        try:
+            _set_keepalive(connection)
+            register_arrays(connection)
+            server = await get_server(connection)
+            if server.standby:
+                raise Unavailable(STANDBY)
+            check_fitness(server)
+            self.citus = server.citus
+            if server.citus:
+                # Citus can't plan INSERT … SELECT without its parameters.
+                await connection.execute("SET plan_cache_mode = auto")
+            await _renew_epoch_of_copy(connection)
+        except BaseException:
+            # The pool would close the connection gracefully and wait for a server that may not respond.
+            connection.terminate()
+            raise
 
     @asynccontextmanager
     async def reading(self, *, keep: bool = False) -> AsyncIterator[Connection]:
@@ -349,34 +376,14 @@ async def _keep_session(_connection: Connection) -> None:
     """Avoid a round trip on each release: no statement in ``sql/`` leaves session state, which a test checks."""
 
 
-async def _meet(connection: Connection) -> None:
-    """Prepare a new connection, whose server may differ from the server of earlier connections.
-
-    Raises:
-        Unavailable: the server is a standby.
-        UnfitDatabase: the server could lose commits that it has confirmed.
-    """
-    try:
-        _set_keepalive(connection)
-        server = await get_server(connection)
-        if server.standby:
-            raise Unavailable(STANDBY)
-        check_fitness(server)
-        await _renew_epoch_of_copy(connection)
-    except BaseException:
-        # The pool would close the connection gracefully and wait for a server that may not respond.
-        connection.terminate()
-        raise
-
-
 async def _renew_epoch_of_copy(connection: Connection) -> None:
     """Start a new epoch of the feed if the current one belongs to another server, timeline or database.
 
     Every connection does this before its first read or write, so another history is never read under an old epoch.
     """
-    if await is_copy(connection):
+    if (await get_home(connection)).is_copy:
         await lock_feed(connection)
-        if await is_copy(connection):
+        if (await get_home(connection)).is_copy:
             await renew_epoch(connection)
         await connection.execute("COMMIT")
 

@@ -40,8 +40,7 @@ async def list_api_keys(connection: Connection, after_id: int, limit: int) -> li
 
 CREATE_API_KEY: Final = """
 INSERT INTO api_keys (name, scopes, secret_hash, created_at, expires_at)
-SELECT $1::text, $2::text[], $3::bytea, clock_timestamp(), $4::timestamptz
-FROM feed
+VALUES ($1::text, $2::text[], $3::bytea, statement_timestamp(), $4::timestamptz)
 RETURNING
     id, name, scopes, secret_hash, previous_hash, previous_until, created_at, expires_at, revoked_at, last_used_at
 """
@@ -65,7 +64,7 @@ UPDATE api_keys
 SET
     secret_hash = $2::bytea,
     previous_hash = secret_hash,
-    previous_until = clock_timestamp() + $3::interval
+    previous_until = statement_timestamp() + $3::interval
 WHERE id = $1::bigint
 RETURNING
     id, name, scopes, secret_hash, previous_hash, previous_until, created_at, expires_at, revoked_at, last_used_at
@@ -80,7 +79,7 @@ async def rotate_api_key(connection: Connection, id: int, secret_hash: bytes, ov
 
 REVOKE_API_KEY: Final = """
 UPDATE api_keys
-SET revoked_at = coalesce(revoked_at, clock_timestamp())
+SET revoked_at = least(revoked_at, statement_timestamp())
 WHERE id = $1::bigint
 RETURNING
     id, name, scopes, secret_hash, previous_hash, previous_until, created_at, expires_at, revoked_at, last_used_at
@@ -95,7 +94,7 @@ async def revoke_api_key(connection: Connection, id: int) -> ApiKey | None:
 
 NOTE_USED_API_KEYS: Final = """
 UPDATE api_keys
-SET last_used_at = clock_timestamp()
+SET last_used_at = statement_timestamp()
 WHERE id = ANY($1::bigint[])
 """
 

@@ -390,7 +390,7 @@ INDEXES = {
     "LIST_HISTORY": {"events_student_id_course_id_idx"},
     "GET_WRITER_AGE": set(),
     "RENEW_EPOCH": set(),
-    "IS_COPY": set(),
+    "GET_HOME": set(),
     "GET_SERVER": set(),
     "SAVE_COURSES": {"courses_pkey"},
     "DELETE_COURSES": {"courses_pkey"},
@@ -410,6 +410,8 @@ INDEXES = {
     "LOAD_STUDENTS_IN_USE": {"student_courses_pkey"},
     "LOAD_COURSES_IN_USE": {"student_courses_course_id_idx"},
     "INSERT_ENROLLMENTS": {"courses_pkey"},
+    "ADD_ENROLLMENTS": set(),
+    "SET_SEATS": {"courses_pkey"},
     "UPDATE_ENROLLMENTS": {"student_courses_pkey"},
     "LIST_COURSES_OF_STUDENTS": {
         "student_courses_pkey",

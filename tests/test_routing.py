@@ -1,0 +1,262 @@
+"""What Citus needs to route a statement to the one node that holds an institution: found here by reading the SQL."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pglast
+import pytest
+from pglast import ast
+from pglast.enums import AlterTableType, ConstrType
+from pglast.visitors import Visitor
+
+from service.arrays import ARRAYS
+from service.database import Database
+from service.migrate import MIGRATIONS
+from service.settings import Settings
+from sql import Connection
+from sql.courses import SET_SEATS
+from sql.enrollments import ADD_ENROLLMENTS, INSERT_ENROLLMENTS, UPDATE_ENROLLMENTS
+from sql.feed import APPEND_EVENTS, LOCK_FEED
+from sql.opening import LOAD_OPENING
+from tests.campus import registrar_of
+from tests.test_batches import course, drop, enroll, student
+from tests.test_sql import STATEMENTS
+
+MODIFICATIONS = (ast.InsertStmt, ast.UpdateStmt, ast.DeleteStmt, ast.MergeStmt)
+VOLATILE = {"clock_timestamp", "gen_random_uuid", "nextval", "random", "timeofday"}
+VOLATILE_PREFIXES = ("pg_control_", "pg_current_wal_")
+"""Functions that Citus refuses in an UPDATE or DELETE, and in an INSERT of selected rows."""
+
+EXCEPTIONS = {
+    # ``save`` uses it only where the extension is absent: elsewhere it saves a round trip for each table.
+    "INSERT_ENROLLMENTS": {"several modifications"},
+    # Temporary, until the new epoch and the identity of the server are parameters.
+    "RENEW_EPOCH": {"volatile function"},
+}
+"""The rules that a statement breaks on purpose, each with its reason."""
+
+
+def nodes(tree: Any) -> list[ast.Node]:
+    """Return all nodes of a parsed statement."""
+    found: list[ast.Node] = []
+
+    class Collector(Visitor):
+        def visit(self, _ancestors: object, node: ast.Node) -> None:
+            found.append(node)
+
+    Collector()(tree)
+    return found
+
+
+def of_type(tree: Any, *types: type[ast.Node]) -> list[Any]:
+    return [node for node in nodes(tree) if isinstance(node, types)]
+
+
+def tables(tree: Any) -> set[str]:
+    """Return the tables that a part of a statement reads or modifies, without its common table expressions."""
+    inner = {node.ctename for node in of_type(tree, ast.CommonTableExpr)}
+    return {node.relname for node in of_type(tree, ast.RangeVar)} - inner
+
+
+def is_volatile(call: Any) -> bool:
+    name: str = call.funcname[-1].sval
+    return name in VOLATILE or name.startswith(VOLATILE_PREFIXES)
+
+
+def has_several_modifications(statement: Any) -> bool:
+    """Return whether a statement modifies more than once, or modifies within a query."""
+    modifications = of_type(statement, *MODIFICATIONS)
+    return len(modifications) > 1 or (len(modifications) == 1 and not isinstance(statement, MODIFICATIONS))
+
+
+def selects_from_no_table(statement: Any) -> bool:
+    """Return whether an INSERT selects its rows without any table of the schema, which would name the node."""
+    selects = [
+        node.selectStmt
+        for node in of_type(statement, ast.InsertStmt)
+        if node.selectStmt is not None and node.selectStmt.valuesLists is None
+    ]
+    return any(not tables(select) and not of_type(statement, ast.CommonTableExpr) for select in selects)
+
+
+def calls_volatile_function(statement: Any) -> bool:
+    """Return whether a modification calls a volatile function, except in the list of VALUES of an INSERT."""
+    for node in of_type(statement, *MODIFICATIONS):
+        has_values = isinstance(node, ast.InsertStmt) and bool(getattr(node.selectStmt, "valuesLists", None))
+        if not has_values and any(is_volatile(call) for call in of_type(node, ast.FuncCall)):
+            return True
+    return False
+
+
+def joins_volatile_function(statement: Any) -> bool:
+    """Return whether a query has a volatile function in FROM beside a table: it would run on the node of the session."""
+    if isinstance(statement, MODIFICATIONS):
+        return False
+    calls = [call for each in of_type(statement, ast.RangeFunction) for call in of_type(each, ast.FuncCall)]
+    return bool(tables(statement)) and any(is_volatile(call) for call in calls)
+
+
+def has_volatile_condition(statement: Any) -> bool:
+    """Return whether a modification has a function that is not immutable within CASE or COALESCE."""
+    return any(
+        call.funcname[-1].sval in VOLATILE | {"now", "statement_timestamp", "transaction_timestamp"}
+        for node in of_type(statement, *MODIFICATIONS)
+        for condition in of_type(node, ast.CoalesceExpr, ast.CaseExpr)
+        for call in of_type(condition, ast.FuncCall)
+    )
+
+
+def has_several_actions(statement: Any) -> bool:
+    return isinstance(statement, ast.AlterTableStmt) and len(statement.cmds or ()) > 1
+
+
+def takes_index_as_key(statement: Any) -> bool:
+    return any(
+        node.subtype == AlterTableType.AT_AddConstraint
+        and node.def_.contype in {ConstrType.CONSTR_PRIMARY, ConstrType.CONSTR_UNIQUE}
+        and node.def_.indexname is not None
+        for node in of_type(statement, ast.AlterTableCmd)
+    )
+
+
+RULES: dict[str, tuple[Callable[[Any], bool], list[str]]] = {
+    "several modifications": (
+        has_several_modifications,
+        [
+            "WITH gone AS (DELETE FROM holds) UPDATE feed SET id = 1",
+            "WITH gone AS (DELETE FROM holds RETURNING id) SELECT id FROM gone",
+        ],
+    ),
+    "INSERT without a table to select from": (
+        selects_from_no_table,
+        ["INSERT INTO holds (id) SELECT unnest($1::bigint[])"],
+    ),
+    "volatile function": (
+        calls_volatile_function,
+        [
+            "UPDATE feed SET epoch = gen_random_uuid()",
+            "UPDATE feed SET id = 1 FROM pg_control_system() AS control WHERE control.system_identifier = 1",
+            "UPDATE holds SET ends_at = clock_timestamp()",
+            "INSERT INTO holds (created_at) SELECT clock_timestamp() FROM feed",
+            "DELETE FROM holds WHERE ends_at < clock_timestamp()",
+        ],
+    ),
+    "volatile function in FROM": (
+        joins_volatile_function,
+        ["SELECT feed.id FROM feed CROSS JOIN pg_control_system() AS control"],
+    ),
+    "changing function in COALESCE or CASE": (
+        has_volatile_condition,
+        ["UPDATE holds SET ends_at = coalesce(ends_at, now())"],
+    ),
+    "several actions of ALTER TABLE": (
+        has_several_actions,
+        ["ALTER TABLE holds ADD COLUMN a bigint, ADD CONSTRAINT holds_a_check CHECK (a > 0)"],
+    ),
+    "key from an index": (
+        takes_index_as_key,
+        ["ALTER TABLE holds ADD CONSTRAINT holds_pkey PRIMARY KEY USING INDEX holds_id_idx"],
+    ),
+}
+
+
+def findings(text: str) -> set[str]:
+    """Return the rules that any of the statements in a text breaks."""
+    return {rule for each in pglast.parse_sql(text) for rule, (breaks, _) in RULES.items() if breaks(each.stmt)}
+
+
+@pytest.mark.parametrize("rule, example", [(rule, example) for rule, (_, bad) in RULES.items() for example in bad])
+def test_a_rule_finds_its_example(rule: str, example: str) -> None:
+    assert findings(example) == {rule}
+
+
+@pytest.mark.parametrize(
+    "example",
+    [
+        "INSERT INTO holds (id) SELECT unnest($1::bigint[]) FROM feed",
+        "INSERT INTO holds (id, created_at) VALUES ($1, clock_timestamp())",
+        "UPDATE holds SET ends_at = least(ends_at, now())",
+        "SELECT (pg_control_system()).system_identifier FROM feed",
+        "SELECT nextval('holds_id_seq') FROM generate_series(1, $1::bigint)",
+        "WITH found AS (SELECT id FROM holds) DELETE FROM holds USING found WHERE holds.id = found.id",
+        "ALTER TABLE holds ADD CONSTRAINT holds_pkey PRIMARY KEY (id)",
+    ],
+)
+def test_no_rule_finds_a_statement_that_is_routed(example: str) -> None:
+    assert findings(example) == set()
+
+
+def test_every_statement_can_be_routed() -> None:
+    broken = {name: found for name, (statement, _) in STATEMENTS.items() if (found := findings(statement))}
+
+    assert broken == EXCEPTIONS
+
+
+@pytest.mark.parametrize("path", sorted(MIGRATIONS.glob("*.sql")), ids=lambda path: path.name)
+def test_every_migration_runs_on_citus(path: Path) -> None:
+    assert findings(path.read_text()) == set()
+
+
+async def test_no_statement_makes_the_driver_look_up_types(settings: Settings) -> None:
+    database = Database(settings)
+    await database.open()
+    sent: list[str] = []
+    try:
+        async with database.reading() as connection:
+            connection.add_query_logger(lambda query: sent.append(query.query))
+            for statement, _ in STATEMENTS.values():
+                await connection.prepare(statement)
+    finally:
+        await database.close()
+
+    assert [query for query in sent if "pg_type" in query] == []
+
+
+async def test_the_driver_registers_array_types_under_the_oids_of_the_server(connection: Connection) -> None:
+    rows = await connection.fetch(
+        "SELECT typname, oid, typelem FROM pg_type WHERE typname = ANY($1::text[])", list(ARRAYS)
+    )
+
+    assert {row[0]: (row[1], row[2]) for row in rows} == ARRAYS
+
+
+@pytest.fixture
+async def citus(connection: Connection) -> None:
+    """Let the database seem to have the extension, which PostgreSQL itself does not contain."""
+    if await connection.fetchval("SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'citus')"):
+        return
+    await connection.execute("SET allow_system_table_mods = on")
+    await connection.execute(
+        """
+        INSERT INTO pg_extension (oid, extname, extowner, extnamespace, extrelocatable, extversion)
+        SELECT 4000000000, 'citus', oid, 'pg_catalog'::regnamespace, false, '0'
+        FROM pg_roles
+        WHERE rolname = current_user
+        """
+    )
+
+
+@pytest.mark.usefixtures("citus")
+async def test_on_citus_each_statement_of_a_batch_modifies_one_table(
+    settings: Settings, connection: Connection
+) -> None:
+    async with registrar_of(settings.model_copy(update={"pool_size": 1})) as registrar:
+        await registrar.submit_all([*map(student, (1, 2, 3)), course(1, capacity=2)])
+        sent: list[str] = []
+        async with registrar._database.reading() as session:
+            session.add_query_logger(lambda query: sent.append(query.query))
+        await registrar.submit_all([enroll(3, 1)])
+        sent.clear()
+
+        await registrar.submit_all([enroll(1, 1)])
+        assert sent == [LOCK_FEED, LOAD_OPENING, ADD_ENROLLMENTS, SET_SEATS, APPEND_EVENTS, "COMMIT"]
+        sent.clear()
+
+        await registrar.submit_all([drop(1, 1), enroll(2, 1)])
+        assert {UPDATE_ENROLLMENTS, ADD_ENROLLMENTS, APPEND_EVENTS} < set(sent)
+        assert INSERT_ENROLLMENTS not in sent
+    rows = await connection.fetch("SELECT student_id, course_id, status FROM student_courses ORDER BY 1, 2")
+    assert [tuple(row) for row in rows] == [(1, 1, "dropped"), (2, 1, "enrolled"), (3, 1, "enrolled")]
+    assert await connection.fetchval("SELECT count(*) = max(position) FROM events")
+    assert await connection.fetchval("SELECT seats_taken FROM courses") == 2
