@@ -542,7 +542,7 @@ async def test_the_diagram_shows_every_table_and_column(connection: Connection) 
         """
         SELECT table_name, column_name
         FROM information_schema.columns
-        WHERE table_schema = 'public' AND table_name NOT LIKE '%yoyo%'
+        WHERE table_schema = current_schema() AND table_name NOT LIKE '%yoyo%'
         ORDER BY table_name, ordinal_position
         """
     ):

@@ -271,7 +271,7 @@ async def test_every_constraint_is_named_and_maps_to_an_error_or_guards_against_
         """
         SELECT conname
         FROM pg_constraint
-        WHERE connamespace = 'public'::regnamespace
+        WHERE connamespace = current_schema()::regnamespace
             AND contype <> 'n'
             AND NOT starts_with(conrelid::regclass::text, '_yoyo')
             AND NOT starts_with(conrelid::regclass::text, 'yoyo')
@@ -280,7 +280,7 @@ async def test_every_constraint_is_named_and_maps_to_an_error_or_guards_against_
         FROM pg_index
         INNER JOIN pg_class ON pg_class.oid = indrelid
         WHERE indisunique
-            AND relnamespace = 'public'::regnamespace
+            AND relnamespace = current_schema()::regnamespace
             AND NOT starts_with(relname, '_yoyo')
             AND NOT starts_with(relname, 'yoyo')
         """
