@@ -51,3 +51,14 @@ ORDER BY migration_id
 async def find_applied_migrations(connection: Connection) -> list[str]:
     """Return the names of the applied migrations, in order."""
     return [row["name"] for row in await connection.fetch(FIND_APPLIED_MIGRATIONS)]
+
+
+SET_SEARCH_PATH: Final = """
+SELECT
+FROM set_config('search_path', quote_ident($1::text), false)
+"""
+
+
+async def set_search_path(connection: Connection, schema: str) -> None:
+    """Make a schema the one that statements of this session refer to."""
+    await connection.execute(SET_SEARCH_PATH, schema)

@@ -201,9 +201,7 @@ def data_dir() -> Iterator[Path]:
 
 
 @pytest.fixture
-def database_url(
-    server: Server, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[str]:
+def database_url(server: Server, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Yield the URL of a migrated, empty database for this test alone."""
     if not server.citus:
         yield from clone(server, request.getfixturevalue("admin"), server.template)

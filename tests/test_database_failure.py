@@ -472,7 +472,7 @@ async def test_the_service_is_unavailable_while_its_database_is_missing(
         await until(lambda: renamed(f"{name}_away", name), "the database to be free")
     assert (await read(client, f"/students/{student}"))["id"] == student
     await client.close()
-    lines = [line.message for line in caplog.records if line.name == "service.database"]
+    lines = [line.message for line in caplog.records if line.name == "service.pool"]
     assert lines == ["the database is lost", "the database is back"]
 
 

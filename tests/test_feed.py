@@ -249,9 +249,9 @@ class Counted(Database):
     on_query: Callable[[str], object] = staticmethod(lambda query: None)
 
     @asynccontextmanager
-    async def reading(self, *, keep: bool = False) -> AsyncIterator[Connection]:
+    async def reading(self, *, for_changes: bool = False) -> AsyncIterator[Connection]:
         self.read_count += 1
-        async with super().reading(keep=keep) as connection:
+        async with super().reading(for_changes=for_changes) as connection:
             with connection.query_logger(self._note):
                 yield connection
 

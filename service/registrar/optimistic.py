@@ -83,7 +83,7 @@ async def transact(
         OutcomeUnknown: the connection was lost while the batch was saved.
         Unavailable: the database is unavailable; nothing was written.
     """
-    async with database.reading(keep=True) as connection:
+    async with database.reading(for_changes=True) as connection:
         guard = SingleRead(connection)
         guarded = cast(Connection, guard)
         needs = load.needs_of(changes)

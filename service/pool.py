@@ -1,0 +1,397 @@
+"""Connections to one PostgreSQL, each of which remembers the schema that it has served last."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+
+import asyncpg
+from asyncpg.pool import PoolConnectionProxy
+
+from service.arrays import register_arrays
+from service.errors import CONSTRAINTS, Unavailable
+from service.fitness import STANDBY, UnfitDatabase, check_fitness
+from service.settings import Settings
+from sql import Connection
+from sql.server import get_server, set_search_path
+
+logger = logging.getLogger(__name__)
+
+TRANSIENT = frozenset({"08", "25", "28", "3D", "53", "57", "58"})
+"""SQLSTATE classes that report the state of the server, not an error in the statement: connection, transaction state
+(a standby is read-only), authorization, missing database, resources, operator intervention, system (PostgreSQL manual,
+appendix A)."""
+
+BUSY: Mapping[str, str] = {
+    "55P03": "Another transaction held a lock for too long.",
+    "57014": "The database did not finish a statement in time.",
+}
+"""SQLSTATEs with which a working server ends a wait or a statement, with the message for the caller."""
+
+DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+
+LOST: Mapping[str, str] = {
+    "08": "The connection to the database was lost.",
+    "25006": "The database is read-only, like a standby.",
+    "25P03": "The database closed the connection because the transaction was idle for too long.",
+    "28": "The database rejects the account of the service.",
+    "3D": "The database does not exist on its server.",
+    "53": "The database is out of resources.",
+    "53300": "The database has reached its limit of connections.",
+    "57": "The database is shutting down or starting.",
+    "57P01": "An administrator closed the connection to the database.",
+}
+"""SQLSTATEs and SQLSTATE classes of a server that is unavailable, with the message for the caller."""
+
+
+MAX_SWITCHES: Final = 1_000
+"""A connection that has served so many schemas one after the other is replaced: its backend remembers each table."""
+
+if TYPE_CHECKING:
+    _Base: TypeAlias = asyncpg.Connection[asyncpg.Record]
+
+    class Lent(PoolConnectionProxy[asyncpg.Record]):
+        """A ``PooledConnection`` that the pool has lent, as asyncpg wraps it."""
+
+        schema: str | None
+        schemas: set[str]
+        switches: int
+        serve: Callable[[str, "Callable[[Connection], Awaitable[None]]"], Awaitable[None]]
+else:
+    _Base = asyncpg.Connection
+
+
+class PooledConnection(_Base):
+    """A connection with the schema that its search path names."""
+
+    __slots__ = ("schema", "schemas", "switches")
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.schema: str | None = None
+        """The schema that statements without a schema's name refer to; None if unknown."""
+        self.schemas: set[str] = set()
+        """The schemas that were prepared on this connection."""
+        self.switches = 0
+
+    async def serve(self, schema: str, prepare: Callable[[Connection], Awaitable[None]]) -> None:
+        """Make ``schema`` the one of the following statements; ``prepare`` runs once for each schema."""
+        if self.schema != schema:
+            self.schema = None
+            await set_search_path(self, schema)
+            self.schema = schema
+            self.switches += 1
+        if schema not in self.schemas:
+            await prepare(self)
+            self.schemas.add(schema)
+
+
+class Pool:
+    """A pool of connections to one PostgreSQL, bound to the running event loop.
+
+    A connection that is returned keeps its schema and is lent to the same one again if possible: another schema costs a
+    round trip and, within the server, a new plan for each statement. Reads and changes have idle connections of their
+    own, so that each connection prepares fewer statements. Either leaves one connection of the pool to the other.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+        self._lost = False
+        """Whether the last call found the server unavailable."""
+        self._silent = False
+        """Whether a call has timed out since the last one that succeeded."""
+        self.citus = False
+        """Whether the database has the extension Citus, as far as a connection has shown."""
+        self._calls = 0
+        """The number of calls in progress."""
+        self._recovering: set[asyncio.Task[None]] = set()
+        share = max(settings.pool_size - 1, 1)
+        self._shares = {False: asyncio.Semaphore(share), True: asyncio.Semaphore(share)}
+        """By purpose, reads or changes, the connections that it may still use."""
+        self._idle: dict[Lent, tuple[str, bool]] = {}
+        """Idle connections that were not returned to asyncpg's pool, with schema and purpose, the oldest first.
+
+        Acquiring one from asyncpg's pool takes a twentieth of a lone change.
+        """
+        self._idle_of: dict[tuple[str, bool], list[Lent]] = {}
+        self._in_use = 0
+        self._waiting = 0
+        """The number of calls that wait for a connection of asyncpg's pool."""
+
+    async def open(self) -> None:
+        """Create the pool unless it exists; the pool opens connections on demand."""
+        if self._pool is not None:
+            return
+        settings = self._settings
+        self._pool = await asyncpg.create_pool(
+            settings.database_url,
+            min_size=0,
+            max_size=settings.pool_size,
+            timeout=settings.connect_timeout,
+            command_timeout=settings.command_timeout,
+            connection_class=PooledConnection,
+            init=self._meet,
+            reset=_keep_session,
+            server_settings={
+                "application_name": "enrollment-service",
+                "statement_timeout": _milliseconds(settings.statement_timeout),
+                "lock_timeout": _milliseconds(settings.lock_timeout),
+                "idle_in_transaction_session_timeout": _milliseconds(settings.idle_in_transaction_timeout),
+                "timezone": "UTC",
+                "jit": "off",
+                # Each statement has one good plan, which a test checks. Planning it for each set of parameters costs more
+                # than it gains.
+                "plan_cache_mode": "force_generic_plan",
+                # The rows that requests read are in memory: with the default, PostgreSQL would scan a small table.
+                "random_page_cost": "1.1",
+            },
+        )
+
+    async def _meet(self, connection: Connection) -> None:
+        """Prepare a new connection, whose server may differ from the server of earlier connections.
+
+        Raises:
+            Unavailable: the server is a standby.
+            UnfitDatabase: the server could lose commits that it has confirmed.
+        """
+        try:
+            _set_keepalive(connection)
+            register_arrays(connection)
+            server = await get_server(connection)
+            if server.standby:
+                raise Unavailable(STANDBY)
+            check_fitness(server)
+            self.citus = server.citus
+            if server.citus:
+                # Citus can't plan INSERT … SELECT without its parameters.
+                await connection.execute("SET plan_cache_mode = auto")
+        except BaseException:
+            # The pool would close the connection gracefully and wait for a server that may not respond.
+            connection.terminate()
+            raise
+
+    async def close(self) -> None:
+        """Close the pool without waiting for its connections."""
+        if self._pool is not None:
+            pool, self._pool = self._pool, None
+            self._idle.clear()
+            self._idle_of.clear()
+            pool.terminate()
+            if self._recovering:
+                await asyncio.wait(self._recovering)
+
+    @asynccontextmanager
+    async def lend(
+        self, schema: str, prepare: Callable[[Connection], Awaitable[None]], *, for_changes: bool = False
+    ) -> AsyncIterator[Connection]:
+        """Yield a connection whose statements refer to ``schema``; each is a transaction of its own.
+
+        ``prepare`` runs once for each connection and schema. ``for_changes`` is the purpose: changes instead of reads.
+
+        Raises:
+            Unavailable: no connection was available in time, or the server is unavailable or unfit.
+        """
+        if self._pool is None:
+            raise Unavailable("The service is starting: the database has not answered yet.")
+        if self._silent and self._calls:
+            # One call at a time tests whether the database answers again; the others are refused at once.
+            raise Unavailable("The database does not respond.")
+        self._calls += 1
+        try:
+            connection = await self._acquire(self._pool, schema, for_changes)
+            try:
+                try:
+                    if schema not in connection.schemas or connection.schema != schema:
+                        await _serve(connection, schema, prepare)
+                    yield connection
+                except BaseException as error:
+                    if isinstance(error.__cause__ or error, TimeoutError):
+                        self._silent = True
+                        await self._expire(self._pool)
+                        self._recover(self._pool, connection)
+                    else:
+                        await self._pool.release(connection)
+                    raise
+                await self._release(self._pool, connection, schema, for_changes)
+            finally:
+                self._in_use -= 1
+                self._shares[for_changes].release()
+        except UnfitDatabase as error:
+            raise Unavailable(str(error)) from error
+        except DRIVER_ERRORS as error:
+            raise self.domain_error(error) from error
+        finally:
+            self._calls -= 1
+        self._silent = False
+        if self._lost:
+            self._lost = False
+            logger.warning("the database is back")
+
+    async def _acquire(self, pool: "asyncpg.Pool[asyncpg.Record]", schema: str, for_changes: bool) -> "Lent":
+        """Return an idle connection of the schema and purpose, else a new one, else the one idle for longest."""
+        try:
+            share = self._shares[for_changes]
+            if share.locked():
+                async with asyncio.timeout(self._settings.acquire_timeout):
+                    await share.acquire()
+            else:
+                await share.acquire()
+            try:
+                self._in_use += 1
+                return await self._take(pool, schema, for_changes)
+            except BaseException:
+                self._in_use -= 1
+                share.release()
+                raise
+        except TimeoutError as error:
+            self._silent = True
+            raise self.busy("No connection to the database was available in time.", error) from error
+
+    async def _take(self, pool: "asyncpg.Pool[asyncpg.Record]", schema: str, for_changes: bool) -> "Lent":
+        while (connection := self._idle_one(schema, for_changes)) is not None:
+            if not is_closed(connection):
+                return connection
+            await pool.release(connection)
+        self._waiting += 1
+        try:
+            return cast("Lent", await pool.acquire(timeout=self._settings.acquire_timeout))
+        finally:
+            self._waiting -= 1
+
+    def _idle_one(self, schema: str, for_changes: bool) -> "Lent | None":
+        """Remove and return the idle connection to use next; None if asyncpg's pool has to provide one."""
+        if mine := self._idle_of.get((schema, for_changes)):
+            connection = mine.pop()
+            del self._idle[connection]
+            return connection
+        # The connection to be acquired is in use already.
+        if self._idle and self._in_use + len(self._idle) + len(self._recovering) > self._settings.pool_size:
+            connection = next(iter(self._idle))
+            key = self._idle.pop(connection)
+            self._idle_of[key].remove(connection)
+            if not self._idle_of[key]:
+                del self._idle_of[key]
+            return connection
+        return None
+
+    async def _release(
+        self, pool: "asyncpg.Pool[asyncpg.Record]", connection: "Lent", schema: str, for_changes: bool
+    ) -> None:
+        """Keep a connection for the next call with the same schema and purpose, unless another call waits for one."""
+        if self._waiting or pool is not self._pool or connection.switches > MAX_SWITCHES:
+            if connection.switches > MAX_SWITCHES:
+                connection.terminate()
+            await pool.release(connection)
+        else:
+            self._idle[connection] = schema, for_changes
+            self._idle_of.setdefault((schema, for_changes), []).append(connection)
+
+    async def _expire(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
+        """Replace all other connections, which may be dead too; new ones may reach the server."""
+        await pool.expire_connections()
+        for connection in self._idle:
+            connection.terminate()
+
+    def _recover(self, pool: "asyncpg.Pool[asyncpg.Record]", connection: "Lent") -> None:
+        """Return a connection to asyncpg's pool in the background, after a statement on it timed out.
+
+        Cancelling the statement takes up to ``command_timeout``; its caller must not wait for that.
+        """
+
+        async def recover() -> None:
+            with suppress(*DRIVER_ERRORS):
+                await connection.execute("ROLLBACK")
+            with suppress(*DRIVER_ERRORS):
+                await pool.release(connection)
+
+        self._recovering.add(task := asyncio.create_task(recover()))
+        task.add_done_callback(self._recovering.discard)
+
+    def domain_error(self, error: Exception) -> Exception:
+        """Map a driver error to a domain error; return it unchanged if it indicates a bug."""
+        if isinstance(error, asyncpg.IntegrityConstraintViolationError):
+            meaning = CONSTRAINTS.get(getattr(error, "constraint_name", None) or "")
+            return meaning() if meaning else error  # type: ignore[call-arg]
+        # If the driver reports a closed connection, the cause of its error is the reason that the server gave.
+        reason = error.__cause__ if isinstance(error.__cause__, asyncpg.PostgresError) else error
+        if isinstance(reason, asyncpg.PostgresError):
+            sqlstate = sqlstate_of(reason)
+            if sqlstate in BUSY:
+                return self.busy(BUSY[sqlstate], reason)
+            if sqlstate[:2] not in TRANSIENT:
+                return error
+        self.note_lost(reason)
+        return Unavailable(_lost(reason))
+
+    def busy(self, sentence: str, error: Exception) -> Unavailable:
+        """Log that the server is busy, and return the error for the caller."""
+        if not self._lost:
+            logger.warning("the database is busy", extra={"error": type(error).__name__, "reason": sentence})
+        return Unavailable(sentence)
+
+    def note_lost(self, error: BaseException) -> None:
+        """Log only once that the server is unavailable: every call fails until it is back."""
+        if not self._lost:
+            self._lost = True
+            extra = {"error": type(error).__name__, "reason": str(error) or _lost(error)}
+            logger.warning("the database is lost", extra=extra)
+
+
+async def _serve(connection: "Lent", schema: str, prepare: Callable[[Connection], Awaitable[None]]) -> None:
+    try:
+        await connection.serve(schema, prepare)
+    except BaseException:
+        # It may have an open transaction, or a server that does not respond.
+        connection.terminate()
+        raise
+
+
+def is_closed(connection: Connection) -> bool:
+    """Return whether a connection is closed, also if the pool has taken it back."""
+    try:
+        return connection.is_closed()
+    except asyncpg.InterfaceError:
+        # The pool has taken back a lost connection. If not caught, this error would hide the first one.
+        return True
+
+
+def _lost(error: BaseException) -> str:
+    """Return the message for a server that is unavailable."""
+    if isinstance(error, asyncpg.PostgresError):
+        sqlstate = sqlstate_of(error)
+        if sentence := LOST.get(sqlstate) or LOST.get(sqlstate[:2]):
+            return sentence
+    if isinstance(error, TimeoutError):
+        return "The database did not answer in time."
+    if isinstance(error, asyncpg.InterfaceError):
+        # The driver discards the reason that the server gave, most likely that the transaction was idle for too long.
+        return "The database closed the connection between two statements."
+    return "The database can't be reached."
+
+
+def sqlstate_of(error: asyncpg.PostgresError) -> str:
+    """Return the SQLSTATE of an error; empty if there is none."""
+    return error.sqlstate or ""
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(round(seconds * 1000))
+
+
+async def _keep_session(_connection: Connection) -> None:
+    """Avoid a round trip on each release: no statement in ``sql/`` leaves session state, which a test checks."""
+
+
+def _set_keepalive(connection: Connection) -> None:
+    """Detect a server that disappears without closing the connection; by default asyncpg would wait without end."""
+    transport = connection._transport  # type: ignore[union-attr]  # noqa: SLF001
+    sock: socket.socket | None = transport.get_extra_info("socket")
+    if sock is None or sock.family == socket.AF_UNIX:
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 20000)):
+        if hasattr(socket, option):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
