@@ -95,6 +95,12 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.pop(name.upper(), None)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    marker = item.get_closest_marker("not_on_citus")
+    if marker is not None and _server(item.config).citus:
+        pytest.skip(f"not on Citus: {marker.args[0]}")
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     config.stash[STACK].close()
 
