@@ -48,7 +48,7 @@ lint: $(VENV)/.dev ## check style, spelling, types, imports, migrations and the 
 	@git ls-files -z | xargs -0 $(BIN)/codespell
 	@$(BIN)/mypy --no-error-summary
 	@report=$$($(BIN)/lint-imports --no-logo) || { echo "$$report"; exit 1; }
-	@report=$$($(BIN)/squawk --config .squawk.toml $(filter-out %.rollback.sql,$(wildcard migrations/*.sql)) 2>&1) || { echo "$$report"; exit 1; }
+	@report=$$($(BIN)/squawk --config .squawk.toml $(filter-out %.rollback.sql,$(wildcard migrations/*.sql migrations/registry/*.sql)) 2>&1) || { echo "$$report"; exit 1; }
 	@$(BIN)/hadolint --config .hadolint.yaml Dockerfile
 	@echo "lint: OK"
 

@@ -9,13 +9,14 @@ import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, get_args
+from zoneinfo import ZoneInfoNotFoundError
 
 from pydantic import ValidationError
 
 from service import __version__, logs
 from service.auth import commands as key_commands
-from service.check import check
-from service.database import write_once
+from service.check import check, check_all
+from service.database import Database, write_once
 from service.demo import fill, find_calls
 from service.demo.campus import Size
 from service.embedded import EmbeddedError, embedded_server, find_running
@@ -23,8 +24,10 @@ from service.errors import DomainError
 from service.fitness import UnfitDatabase
 from service.migrate import DatabaseUnavailable, MigrationFailed, migrate
 from service.psql import open_psql
+from service.registry import INSTITUTION_NAME
+from service.registry import commands as institution_commands
 from service.serving import run, serve
-from service.settings import Settings, explain
+from service.settings import Settings, explain, zone_of
 from service.web.auth import SCOPES
 from service.workers import PortTaken, stop_signals
 from sql.feed import renew_epoch
@@ -87,7 +90,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     command = add("serve", run_serve, "serve HTTP until Ctrl-C, SIGTERM or SIGHUP")
     command.add_argument("--workers", type=_count, default=1, metavar="N", help="processes that share the port (Linux)")
     add("migrate", run_migrate, "apply the missing migrations to the schema of the database")
-    add("check", run_check, "verify every invariant and report violations; the exit status is 1 if there are any")
+    command = add(
+        "check", run_check, "verify every invariant and report violations; the exit status is 1 if there are any"
+    )
+    command.add_argument("--all", action="store_true", help="check every institution of the registry")
     command = add("demo", run_demo, "fill an empty database with a campus and a registration day")
     command.add_argument(
         "--size", choices=get_args(Size), default="small", help="200 students and 30 courses, or 20,000 and 800"
@@ -104,14 +110,41 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     command.add_argument(
         "--scope", required=True, action="append", choices=SCOPES, help="what its holder may do; give it once for each"
     )
+    add_institution(command)
     command.add_argument("--expires", type=_instant, metavar="TIME", help="such as 2027-01-01 or 2027-01-01T00:00:00Z")
-    add("list", run_list_keys, "list the API keys, without their texts")
+    add_institution(add("list", run_list_keys, "list the API keys, without their texts"))
     command = add("rotate", run_rotate_key, "give an API key a new secret, print it, and keep the one before for a day")
     command.add_argument("id", type=int)
     command.add_argument(
         "--overlap", type=int, default=86400, metavar="SECONDS", help="how long the one before is valid"
     )
-    add("revoke", run_revoke_key, "revoke an API key, which cannot be undone").add_argument("id", type=int)
+    add_institution(command)
+    command = add("revoke", run_revoke_key, "revoke an API key, which cannot be undone")
+    command.add_argument("id", type=int)
+    add_institution(command)
+    commands = top.add_parser(
+        "institutions", help="create, list, suspend, resume, move and drop institutions; needs REGISTRY_SCHEMA"
+    ).add_subparsers(title="commands", dest="command", required=True)
+    command = add("create", run_create_institution, "create an institution with a schema of its own")
+    command.add_argument(
+        "name", type=_institution, help="lower-case letters, digits and hyphens, such as north-college"
+    )
+    command.add_argument("--display-name", metavar="TEXT", help="its full name; by default its name")
+    command.add_argument(
+        "--time-zone", type=_time_zone, metavar="ZONE", help="such as Europe/Berlin; by default TIME_ZONE"
+    )
+    command.add_argument("--schema", help="an existing schema of the service to adopt, with its rows")
+    add("list", run_list_institutions, "list the institutions")
+    for verb, (_, text) in STATES.items():
+        add(verb, run_set_state, text).add_argument("name", type=_institution)
+    command = add("move", run_move_institution, "move an institution to another node of a Citus while it is in use")
+    command.add_argument("name", type=_institution)
+    command.add_argument(
+        "node", type=_node, metavar="HOST[:PORT]", help="a node, as citus_get_active_worker_nodes() names it"
+    )
+    command = add("drop", run_drop_institution, "delete an institution with all its data, which cannot be undone")
+    command.add_argument("name", type=_institution)
+    command.add_argument("--yes", action="store_true", required=True, help="confirm that its data are deleted")
     commands = top.add_parser(
         "feed", help="feed renew: start a new epoch, which invalidates all cursors"
     ).add_subparsers(title="commands", dest="command", required=True)
@@ -119,6 +152,44 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
     options_only = not arguments or (arguments[0].startswith("-") and arguments[0] not in {"-h", "--help", "--version"})
     return parser.parse_args(["serve", *arguments] if options_only else arguments)
+
+
+STATES = {
+    "suspend": ("suspended", "refuse all calls of an institution"),
+    "read-only": ("read_only", "refuse all changes of an institution"),
+    "resume": ("active", "accept all calls of an institution again"),
+}
+"""The commands that change the state of an institution, each with the state and its help."""
+
+
+def add_institution(command: argparse.ArgumentParser) -> None:
+    """Add the option that names an institution."""
+    command.add_argument(
+        "--institution", type=_institution, metavar="NAME", help="its institution, if REGISTRY_SCHEMA is set"
+    )
+
+
+def _institution(text: str) -> str:
+    if not INSTITUTION_NAME.fullmatch(text):
+        raise argparse.ArgumentTypeError(
+            "a name of up to 50 lower-case letters, digits and hyphens that begins with a letter"
+        )
+    return text
+
+
+def _node(text: str) -> tuple[str, int]:
+    host, _, port = text.partition(":")
+    if not host or not (port or "5432").isdecimal():
+        raise argparse.ArgumentTypeError("write HOST or HOST:PORT, such as worker1:5432")
+    return host, int(port or 5432)
+
+
+def _time_zone(text: str) -> str:
+    try:
+        zone_of(text)
+    except (ValueError, OSError, ZoneInfoNotFoundError) as error:
+        raise argparse.ArgumentTypeError("the IANA name of a time zone, such as Europe/Berlin") from error
+    return text
 
 
 def _count(text: str) -> int:
@@ -155,16 +226,18 @@ def run_serve(settings: Settings, given: argparse.Namespace) -> int:
 
 
 def run_migrate(settings: Settings, _given: argparse.Namespace) -> int:
-    """Apply the missing migrations and print their names."""
+    """Apply the missing migrations and print their names; with a registry, those of every institution."""
     assert settings.database_url is not None
+    if settings.registry_schema is not None:
+        return run(_done(institution_commands.migrate_all(settings)))
     applied = migrate(settings.database_url, schema=settings.database_schema, timeout=settings.migrate_timeout)
     print("\n".join(f"applied {name}" for name in applied) or "nothing to do: the schema is up to date")
     return 0
 
 
-def run_check(settings: Settings, _given: argparse.Namespace) -> int:
+def run_check(settings: Settings, given: argparse.Namespace) -> int:
     """Verify every invariant; return 1 if one is violated."""
-    return run(check(settings))
+    return run(check_all(settings) if given.all else check(settings))
 
 
 def run_demo(settings: Settings, given: argparse.Namespace) -> int:
@@ -183,26 +256,55 @@ def run_psql(settings: Settings, given: argparse.Namespace) -> int:
 
 def run_create_key(settings: Settings, given: argparse.Namespace) -> int:
     """Create an API key."""
-    return _on_keys(settings, lambda found: key_commands.create(found, given.name, given.scope, given.expires))
+    return run(_done(key_commands.create(settings, given.institution, given.name, given.scope, given.expires)))
 
 
-def run_list_keys(settings: Settings, _given: argparse.Namespace) -> int:
+def run_list_keys(settings: Settings, given: argparse.Namespace) -> int:
     """List the API keys."""
-    return _on_keys(settings, key_commands.list_all)
+    return run(_done(key_commands.list_all(settings, given.institution)))
 
 
 def run_rotate_key(settings: Settings, given: argparse.Namespace) -> int:
     """Give an API key a new secret."""
-    return _on_keys(settings, lambda found: key_commands.rotate(found, given.id, timedelta(seconds=given.overlap)))
+    overlap = timedelta(seconds=given.overlap)
+    return run(_done(key_commands.rotate(settings, given.institution, given.id, overlap)))
 
 
 def run_revoke_key(settings: Settings, given: argparse.Namespace) -> int:
     """Revoke an API key."""
-    return _on_keys(settings, lambda found: key_commands.revoke(found, given.id))
+    return run(_done(key_commands.revoke(settings, given.institution, given.id)))
 
 
-def _on_keys(settings: Settings, work: Callable[[Settings], Coroutine[Any, Any, None]]) -> int:
-    asyncio.run(work(settings))
+def run_create_institution(settings: Settings, given: argparse.Namespace) -> int:
+    """Create an institution."""
+    made = institution_commands.create(settings, given.name, given.display_name, given.time_zone, given.schema)
+    return run(_done(made))
+
+
+def run_list_institutions(settings: Settings, _given: argparse.Namespace) -> int:
+    """List the institutions."""
+    return run(_done(institution_commands.list_all(settings)))
+
+
+def run_set_state(settings: Settings, given: argparse.Namespace) -> int:
+    """Suspend or resume an institution, or make it read-only."""
+    return run(_done(institution_commands.set_state(settings, given.name, STATES[given.command][0])))
+
+
+def run_move_institution(settings: Settings, given: argparse.Namespace) -> int:
+    """Move an institution to another node of a Citus."""
+    host, port = given.node
+    return run(_done(institution_commands.move(settings, given.name, host, port)))
+
+
+def run_drop_institution(settings: Settings, given: argparse.Namespace) -> int:
+    """Drop an institution."""
+    return run(_done(institution_commands.drop(settings, given.name)))
+
+
+async def _done(work: Coroutine[Any, Any, None]) -> int:
+    """Do work and return the exit status of success."""
+    await work
     return 0
 
 
@@ -212,12 +314,22 @@ def run_renew(settings: Settings, _given: argparse.Namespace) -> int:
 
 
 async def _renew(settings: Settings) -> int:
-    epoch = await write_once(settings, renew_epoch)
+    epoch = await write_once(Database(settings), renew_epoch)
     print(f"the epoch of the feed is now {epoch}; earlier cursors are invalid")
     return 0
 
 
-BESIDE = (run_create_key, run_list_keys, run_rotate_key, run_revoke_key)
+BESIDE = (
+    run_create_key,
+    run_list_keys,
+    run_rotate_key,
+    run_revoke_key,
+    run_create_institution,
+    run_list_institutions,
+    run_set_state,
+    run_move_institution,
+    run_drop_institution,
+)
 """Commands that may run beside a service with an embedded database."""
 
 if __name__ == "__main__":

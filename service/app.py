@@ -3,16 +3,17 @@
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from functools import cache
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager
+from functools import cache, partial
 from importlib.resources import files
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
 from pydantic import TypeAdapter
 
 from service import __version__
-from service.api import api_keys, courses, enrollments, events, holds, overrides, students, terms
+from service.api import api_keys, courses, enrollments, events, holds, institutions, overrides, students, terms
 from service.api.events import POLLER, Poller
 from service.api.fields import FIELD_CODES
 from service.api.keys import (
@@ -20,24 +21,29 @@ from service.api.keys import (
     COURSES,
     COURSES_OF_STUDENTS,
     DATABASE,
+    POOL,
     REGISTRAR,
+    REGISTRY,
     STUDENTS,
     STUDENTS_OF_COURSES,
 )
 from service.auth import Authenticator
-from service.batching import Callers, reader
+from service.batching import Callers, Sharing, reader
 from service.database import Database
 from service.errors import DomainError, EnrollmentRefused, FieldError, Unavailable
 from service.fitness import UnfitDatabase
+from service.institutions import Institutions, OnlyInstitution
 from service.migrate import DatabaseUnavailable, migrate, refuse_unknown, shipped
+from service.pool import Pool
 from service.registrar import Registrar
 from service.registrar.rules import RULES, SENTENCES, drop_closed
+from service.registry import Registry, migrate_registry
 from service.settings import Settings
 from service.web import health, openapi, page
 from service.web.auth import AUTHENTICATE, Authenticate, ScopeMissing
 from service.web.body import BODY_MEMBERS, BODY_TIMEOUT
-from service.web.endpoint import ADMISSION, DRAINING, TURNSTILES, endpoints_of, register
-from service.web.health import READINESS
+from service.web.endpoint import ADMISSION, DRAINING, SERVICES_OF, TURNSTILES, ServicesOf, endpoints_of, register
+from service.web.health import READINESS, ReadinessCheck
 from service.web.openapi import DOCUMENT, INDEX, PROBLEMS, About, Examples, Index, ProblemType
 from service.web.origins import ORIGINS, Origins
 from service.web.page import PAGE
@@ -68,6 +74,7 @@ ABOUT = About(
         ("overrides", "An override lifts one rule for one student and one course, once."),
         ("events", "The change feed, which is also the audit log."),
         ("api_keys", "An API key lets a program call the service; its scopes define what the program may do."),
+        ("institutions", "One service can serve many institutions, each with data and keys of its own."),
         ("health", "Probes for load balancers and orchestrators."),
         ("openapi", "This document, an index of links, and the meaning of each problem code."),
     ],
@@ -78,7 +85,7 @@ EXAMPLES = TypeAdapter(Examples).validate_json((files("service.api") / "examples
 """The example calls of the documents. Tests run all of them, and write this file with ``--write-docs``."""
 
 ENDPOINTS: Final = endpoints_of(
-    students, courses, enrollments, terms, holds, overrides, events, api_keys, health, openapi
+    students, courses, enrollments, terms, holds, overrides, events, api_keys, institutions, health, openapi
 )
 
 
@@ -93,57 +100,163 @@ def create_app(settings: Settings) -> web.Application:
     app = web.Application(client_max_size=settings.body_limit)
     register(app, [*ENDPOINTS, *endpoints_of(page)])
     app[INDEX] = Index.of(ABOUT, [*ENDPOINTS, page.show_page])
-    database = Database(settings)
-    app[DATABASE] = database
-    everybody = Callers()
-    app[REGISTRAR] = Registrar(database, settings, everybody)
-    app[STUDENTS] = reader(database, settings, everybody, students.find)
-    app[COURSES] = reader(database, settings, everybody, courses.find)
-    app[COURSES_OF_STUDENTS] = reader(database, settings, everybody, enrollments.find_courses)
-    app[STUDENTS_OF_COURSES] = reader(database, settings, everybody, enrollments.find_students)
-    authenticator = app[AUTHENTICATOR] = Authenticator(database, settings)
-    set_up(app, settings, admit=app[REGISTRAR].admit, authenticate=authenticator)
-    app[POLLER] = Poller(database, app[DRAINING], interval=settings.poll_interval)
-
-    async def readiness() -> float | None:
-        return await ready(app)
-
-    app[READINESS] = readiness
     app[DOCUMENT] = document()
     app[PROBLEMS] = problem_types()
     app[PAGE] = page.page(ABOUT, ENDPOINTS)
-
-    async def lifetime(app: web.Application) -> AsyncIterator[None]:
-        stop = threading.Event()
-        app[BRING_UP] = asyncio.create_task(bring_up(database, settings, authenticator, stop))
-        sweeping = asyncio.create_task(sweep(app[REGISTRAR], app[BRING_UP], settings.sweep_interval))
-        authenticating = [asyncio.create_task(work()) for work in authenticator.background]
-        yield
-        stop.set()
-        for task in (sweeping, *authenticating):
-            task.cancel()
-        app[POLLER].close()
-        app[BRING_UP].cancel()
-        await asyncio.wait([app[BRING_UP], sweeping, *authenticating])
-        await app[REGISTRAR].close()
-        await database.close()
-
-    app.cleanup_ctx.append(lifetime)
+    everybody = Callers()
+    pool = app[POOL] = Pool(settings)
+    app[DRAINING] = asyncio.Event()
+    if settings.registry_schema is None:
+        serve_one(app, settings, pool, everybody)
+    else:
+        serve_many(app, settings, pool, everybody)
     return app
 
 
-def set_up(app: web.Application, settings: Settings, *, admit: Callable[[], None], authenticate: Authenticate) -> None:
+def services_of(
+    database: Database,
+    settings: Settings,
+    everybody: Callers,
+    draining: asyncio.Event,
+    sharing: tuple[Sharing, str] | None = None,
+) -> dict[web.AppKey[Any], Any]:
+    """Return what handlers need of one institution, which may share the process with others."""
+    registrar = Registrar(database, settings, everybody, sharing)
+    return {
+        DATABASE: database,
+        REGISTRAR: registrar,
+        STUDENTS: reader(database, settings, everybody, students.find),
+        COURSES: reader(database, settings, everybody, courses.find),
+        COURSES_OF_STUDENTS: reader(database, settings, everybody, enrollments.find_courses),
+        STUDENTS_OF_COURSES: reader(database, settings, everybody, enrollments.find_students),
+        POLLER: Poller(database, draining, interval=settings.poll_interval),
+        ADMISSION: registrar.admit,
+    }
+
+
+def serve_one(app: web.Application, settings: Settings, pool: Pool, everybody: Callers) -> None:
+    """Let the application serve the institution in ``database_schema``."""
+    database = Database(settings, pool)
+    for key, value in services_of(database, settings, everybody, app[DRAINING]).items():
+        app[key] = value
+    authenticator = app[AUTHENTICATOR] = Authenticator(database, settings)
+    set_up(app, settings, services_of=OnlyInstitution(app), authenticate=authenticator)
+
+    async def prepare(stop: threading.Event) -> None:
+        if settings.migrate_on_start and settings.database_url is not None:
+            # yoyo is synchronous; in a thread it does not block the health endpoints.
+            await asyncio.to_thread(
+                migrate,
+                settings.database_url,
+                schema=settings.database_schema,
+                timeout=settings.migrate_timeout,
+                stop=stop,
+            )
+        await pool.open()
+        await compare_schema(database)
+        await database.ping()
+        await authenticator.check_start()
+
+    readiness: ReadinessCheck = partial(ready, app, database.ping)
+    app[READINESS] = readiness
+
+    async def lifetime(app: web.Application) -> AsyncIterator[None]:
+        async with running(app, settings, prepare, authenticator) as run:
+            run(sweep(app[REGISTRAR], app[BRING_UP], settings.sweep_interval))
+            yield
+            app[POLLER].close()
+        await app[REGISTRAR].close()
+        await pool.close()
+
+    app.cleanup_ctx.append(lifetime)
+
+
+def serve_many(app: web.Application, settings: Settings, pool: Pool, everybody: Callers) -> None:
+    """Let the application serve the institutions of the registry."""
+    registry = app[REGISTRY] = Registry(settings, pool)
+    sharing = Sharing(settings.institution_share)
+    queue_limit = max(round(settings.queue_limit * settings.institution_share), 1)
+
+    def make(name: str, database: Database, settings: Settings) -> dict[web.AppKey[Any], Any]:
+        own = settings.model_copy(update={"queue_limit": queue_limit})
+        return services_of(database, own, everybody, app[DRAINING], (sharing, name))
+
+    serving = Institutions(registry, settings, pool, make)
+    authenticator = app[AUTHENTICATOR] = Authenticator(registry.database, settings, serving.database_of)
+    set_up(app, settings, services_of=serving, authenticate=authenticator)
+
+    async def prepare(stop: threading.Event) -> None:
+        if settings.migrate_on_start and settings.database_url is not None:
+            await asyncio.to_thread(migrate_registry, settings, stop)
+        await pool.open()
+        await registry.refresh()
+        await authenticator.check_start()
+
+    async def ping() -> float | None:
+        await registry.refresh()
+        return None
+
+    readiness: ReadinessCheck = partial(ready, app, ping)
+    app[READINESS] = readiness
+
+    async def lifetime(app: web.Application) -> AsyncIterator[None]:
+        async with running(app, settings, prepare, authenticator) as run:
+            for work in (registry.keep_fresh, serving.keep):
+                run(after(app[BRING_UP], work))
+            if settings.migrate_on_start:
+                run(after(app[BRING_UP], registry.migrate_all))
+            yield
+            registry.stop.set()
+        await serving.close()
+        await pool.close()
+
+    app.cleanup_ctx.append(lifetime)
+
+
+@asynccontextmanager
+async def running(
+    app: web.Application,
+    settings: Settings,
+    prepare: Callable[[threading.Event], Awaitable[None]],
+    authenticator: Authenticator,
+) -> AsyncIterator[Callable[[Coroutine[Any, Any, Any]], None]]:
+    """Bring the database up in the background; yield a function that runs a coroutine until the service stops."""
+    stop = threading.Event()
+    tasks: list[asyncio.Task[Any]] = []
+
+    def run(work: Coroutine[Any, Any, Any]) -> None:
+        tasks.append(asyncio.create_task(work))
+
+    app[BRING_UP] = asyncio.create_task(bring_up(partial(prepare, stop), settings.retry_ceiling))
+    tasks.append(app[BRING_UP])
+    for work in authenticator.background:
+        run(work())
+    yield run
+    stop.set()
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+
+
+async def after(ready: asyncio.Task[None], work: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    """Do work once the database is ready."""
+    await asyncio.wait([ready])
+    await work()
+
+
+def set_up(app: web.Application, settings: Settings, *, services_of: ServicesOf, authenticate: Authenticate) -> None:
     """Set the application keys that all endpoints need, whatever their handlers need."""
     app[BODY_TIMEOUT] = settings.body_timeout
     app[BODY_MEMBERS] = settings.body_members
-    app[DRAINING] = asyncio.Event()
-    app[ORIGINS] = Origins(bound_to=settings.host, hosts=settings.allowed_hosts, origins=settings.cors_origins)
-    app[ADMISSION] = admit
+    if DRAINING not in app:
+        app[DRAINING] = asyncio.Event()
+    app[SERVICES_OF] = services_of
     app[AUTHENTICATE] = authenticate
+    app[ORIGINS] = Origins(bound_to=settings.host, hosts=settings.allowed_hosts, origins=settings.cors_origins)
     app[TURNSTILES] = (Turnstile(READS_PER_TURN), Turnstile(CHANGES_PER_TURN))
 
 
-async def ready(app: web.Application) -> float | None:
+async def ready(app: web.Application, ping: Callable[[], Awaitable[float | None]]) -> float | None:
     """Return the age in seconds of the oldest writing transaction, or None if there is none.
 
     Raises:
@@ -151,7 +264,7 @@ async def ready(app: web.Application) -> float | None:
     """
     if not app[BRING_UP].done():
         raise Unavailable("The service is starting: the database has not answered yet.")
-    return await app[DATABASE].ping()
+    return await ping()
 
 
 def make_runner(app: web.Application, settings: Settings) -> Runner:
@@ -174,10 +287,8 @@ def make_runner(app: web.Application, settings: Settings) -> Runner:
     )
 
 
-async def bring_up(database: Database, settings: Settings, authenticator: Authenticator, stop: threading.Event) -> None:
-    """Migrate the database and open the pool; retry, with growing pauses, while the database is unavailable.
-
-    ``stop`` ends the wait for another process that is migrating: a cancellation does not reach that thread.
+async def bring_up(prepare: Callable[[], Awaitable[None]], retry_ceiling: float) -> None:
+    """Prepare the database; retry, with growing pauses, while it is unavailable.
 
     Raises:
         Exception: an error that waiting can't resolve, such as a failed migration.
@@ -185,25 +296,13 @@ async def bring_up(database: Database, settings: Settings, authenticator: Authen
     pause = 0.1
     while True:
         try:
-            if settings.migrate_on_start and settings.database_url is not None:
-                # yoyo is synchronous; in a thread it does not block the health endpoints.
-                await asyncio.to_thread(
-                    migrate,
-                    settings.database_url,
-                    schema=settings.database_schema,
-                    timeout=settings.migrate_timeout,
-                    stop=stop,
-                )
-            await database.open()
-            await compare_schema(database)
-            await database.ping()
-            await authenticator.check_start()
+            await prepare()
         except (DatabaseUnavailable, Unavailable) as error:
             if isinstance(error.__cause__, UnfitDatabase):
                 raise error.__cause__ from None
             logger.warning("waiting for the database", extra={"reason": str(error).strip(), "pause": pause})
             await asyncio.sleep(pause)
-            pause = min(pause * 2, settings.retry_ceiling)
+            pause = min(pause * 2, retry_ceiling)
         else:
             return
 

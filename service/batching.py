@@ -38,6 +38,37 @@ class Callers:
     count: int = 0
 
 
+ACTIVE_SECONDS = 0.5
+"""An institution takes part in the sharing of a process for so long after its last request."""
+
+SHARED_CAP = 32
+"""Most pairs of a batch while several institutions are active: deciding them keeps the event loop for 2 ms or so."""
+
+
+class Sharing:
+    """How the institutions of a process share its time: which of them have sent requests lately."""
+
+    def __init__(self, share: float) -> None:
+        """``share`` is the largest part of the time that one institution takes while others are active."""
+        self._pause = 1 / share - 1
+        self._latest: str | None = None
+        self._latest_at = self._other_at = -ACTIVE_SECONDS
+
+    def note(self, institution: str, now: float) -> None:
+        """Note a request of an institution."""
+        if institution != self._latest:
+            self._latest, self._other_at = institution, self._latest_at
+        self._latest_at = now
+
+    def has_others(self, institution: str, now: float) -> bool:
+        """Return whether other institutions are active."""
+        return now - (self._other_at if institution == self._latest else self._latest_at) < ACTIVE_SECONDS
+
+    def pause_after(self, seconds: float) -> float:
+        """Return how long an institution leaves the process to others after a batch of some seconds."""
+        return seconds * self._pause
+
+
 @dataclass(slots=True)
 class Waiting(Generic[Item, Answer]):
     """An item in the queue, with the future that its caller awaits."""
@@ -78,11 +109,13 @@ class Coalescer(Generic[Item, Answer]):
         in_flight: int = 1,
         chunks: int = 1,
         everybody: Callers | None = None,
+        sharing: tuple[Sharing, str] | None = None,
     ) -> None:
         """Bound a batch by ``cap`` (total size), the queue by ``queue`` (items), the wait by ``patience`` (seconds).
 
         With more than one batch ``in_flight``, items are not answered in order. ``chunks`` is the number of chunks in
-        which the callers are resolved while few other callers of ``everybody`` wait.
+        which the callers are resolved while few other callers of ``everybody`` wait. ``sharing`` is how the institution
+        with this name shares the process with others, if there may be others.
         """
         self._run = run
         self._cap = cap
@@ -102,6 +135,7 @@ class Coalescer(Generic[Item, Answer]):
         self._chunks = chunks
         self._chunk = 1
         self._everybody = everybody or Callers()
+        self._sharing = sharing
         self._callers = 0
         self._answered: deque[tuple[Waiting[Item, Answer], Answer | Exception]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -116,6 +150,9 @@ class Coalescer(Generic[Item, Answer]):
         self.admit()
         loop = asyncio.get_running_loop()
         now = loop.time()
+        if self._sharing is not None:
+            sharing, institution = self._sharing
+            sharing.note(institution, now)
         answer: asyncio.Future[Answer] = loop.create_future()
         size = self._size(item)
         self._waiting.append(Waiting(item, size, answer, now + self._patience, disconnected))
@@ -142,6 +179,10 @@ class Coalescer(Generic[Item, Answer]):
         if wait > self._patience or len(self._waiting) >= self._queue:
             raise _overloaded(wait)
 
+    def is_idle(self) -> bool:
+        """Return whether no item waits or runs."""
+        return not self._callers and not self._begun
+
     def expected_wait(self, now: float) -> float:
         """Return the seconds until the batch of an item that arrives ``now`` is expected to begin.
 
@@ -162,6 +203,7 @@ class Coalescer(Generic[Item, Answer]):
         try:
             while batch := self._next_batch():
                 served = await self._answer(batch)
+                await self._give_way(clock() - began)
                 took = clock() - began
                 if served:
                     self._silent_since = None
@@ -172,6 +214,18 @@ class Coalescer(Generic[Item, Answer]):
                 self._begun.append(began := began + took)
         finally:
             self._begun.remove(began)
+
+    def _has_others(self) -> bool:
+        if self._sharing is None:
+            return False
+        sharing, institution = self._sharing
+        return sharing.has_others(institution, asyncio.get_running_loop().time())
+
+    async def _give_way(self, seconds: float) -> None:
+        """Leave the process to other institutions after a batch that took some seconds, if there are any."""
+        if self._waiting and self._has_others():
+            assert self._sharing is not None
+            await asyncio.sleep(self._sharing[0].pause_after(seconds))
 
     async def _answer(self, batch: list[Waiting[Item, Answer]]) -> bool:
         """Answer a batch; return whether the database was available."""
@@ -203,7 +257,7 @@ class Coalescer(Generic[Item, Answer]):
     def _next_batch(self) -> list[Waiting[Item, Answer]]:
         """Remove the next batch from the queue and return it: at least one item unless the queue is empty."""
         batch: list[Waiting[Item, Answer]] = []
-        room = self._cap
+        room = min(self._cap, SHARED_CAP) if self._has_others() else self._cap
         while self._waiting:
             first = self._waiting[0]
             if first.answer.done() or (first.disconnected is not None and first.disconnected()):

@@ -18,10 +18,12 @@ from service.api.courses import NewCourse
 from service.api.fields import Input
 from service.api.students import NewStudent
 from service.api.terms import NewTerm
+from service.errors import RegistryMissing
 from service.fitness import NotMigrated
 from service.migrate import DatabaseUnavailable
 from service.registrar.review import review_blocked
 from service.registrar.rules import terms_overlap, week_of
+from service.registry import Registry, is_behind, settings_of, with_registry
 from service.replay import (
     LOWEST,
     PAGE_ROWS,
@@ -42,6 +44,7 @@ from sql import check as sql
 from sql import replay as sql_replay
 from sql.courses import Course
 from sql.overrides import find_overrides
+from sql.registry import Institution
 from sql.replay import Recorded
 from sql.students import Student
 from sql.terms import Term
@@ -55,6 +58,8 @@ MAX_FAULTS_SHOWN = 20
 MAX_FAULTS = 10_000
 """Faults counted for each invariant: the exact number of more faults is not worth the memory."""
 
+
+INSTITUTIONS_PER_PAGE: Final = 500
 
 SESSION: Final = {
     "application_name": "enrollment-service check",
@@ -417,6 +422,30 @@ def invariants(sweep_interval: float, time_zone: str = "UTC") -> tuple[Invariant
 INVARIANTS: Final[Mapping[str, Callable[[Connection], Awaitable[Sequence[object]]]]] = {
     each.sentence: each.find_faults for each in invariants(60.0)
 }
+
+
+async def check_all(settings: Settings) -> int:
+    """Check every institution that is up to date, one after the other; return 1 if one has faults, else 0.
+
+    Raises:
+        RegistryMissing: the service has only one.
+    """
+    if settings.registry_schema is None:
+        raise RegistryMissing
+    status, last = 0, 0
+
+    async def next_page(registry: Registry) -> list[Institution]:
+        return await registry.list(last, INSTITUTIONS_PER_PAGE)
+
+    while page := await with_registry(settings, next_page):
+        for institution in page:
+            print(f"institution {institution.name}", flush=True)
+            if is_behind(institution):
+                print(f"skip  its schema lacks migrations (state {institution.state})")
+            else:
+                status = await check(settings_of(institution, settings)) or status
+        last = page[-1].id
+    return status
 
 
 async def check(settings: Settings) -> int:

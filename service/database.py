@@ -71,7 +71,22 @@ class Database:
         Raises, when entered:
             Unavailable: no connection was available in time, or the server is unavailable or unfit.
         """
-        return self._pool.lend(self._schema, _renew_epoch_of_copy, for_changes=for_changes)
+        return self._pool.lend(self._schema, self._prepare, for_changes=for_changes)
+
+    async def _prepare(self, connection: Connection) -> None:
+        """Start a new epoch of the feed if the current one belongs to another server, timeline or database.
+
+        Every connection does this before its first read or write, so another history is never read under an old epoch.
+        """
+        if (await get_home(connection)).is_copy:
+            await lock_feed(connection)
+            if (await get_home(connection)).is_copy:
+                await renew_epoch(connection)
+            await connection.execute("COMMIT")
+
+    async def _begin(self, connection: Connection) -> None:
+        """Begin a transaction that no other transaction writes beside."""
+        await lock_feed(connection)
 
     @asynccontextmanager
     async def viewing(self) -> AsyncIterator[Connection]:
@@ -96,7 +111,7 @@ class Database:
         """
         async with self.reading(for_changes=True) as connection:
             async with _rolled_back_on_error(connection):
-                await lock_feed(connection)
+                await self._begin(connection)
                 yield connection
             async with self.committing(connection):
                 await connection.execute("COMMIT")
@@ -120,14 +135,13 @@ class Database:
             raise
 
 
-async def write_once(settings: Settings, work: Callable[[Connection], Awaitable[Answer]]) -> Answer:
-    """Do one piece of work in a writing transaction, on a connection of its own, and return its answer.
+async def write_once(database: Database, work: Callable[[Connection], Awaitable[Answer]]) -> Answer:
+    """Do one piece of work in a writing transaction on a database, which is open meanwhile, and return its answer.
 
     Raises:
         NotMigrated: the database has no schema of the service.
         DomainError: as ``Database.writing``.
     """
-    database = Database(settings)
     await database.open()
     try:
         async with database.writing() as connection:
@@ -149,15 +163,3 @@ async def _rolled_back_on_error(connection: Connection) -> AsyncIterator[None]:
         if not is_closed(connection):
             await connection.execute("ROLLBACK")
         raise
-
-
-async def _renew_epoch_of_copy(connection: Connection) -> None:
-    """Start a new epoch of the feed if the current one belongs to another server, timeline or database.
-
-    Every connection does this before its first read or write, so another history is never read under an old epoch.
-    """
-    if (await get_home(connection)).is_copy:
-        await lock_feed(connection)
-        if (await get_home(connection)).is_copy:
-            await renew_epoch(connection)
-        await connection.execute("COMMIT")

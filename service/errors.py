@@ -88,6 +88,86 @@ class UnknownTerm(FieldError):
         super().__init__(sentence, pointer="#/term_id")
 
 
+class InstitutionNotFound(DomainError):
+    """No institution has this name."""
+
+    code, status, title = "institution_not_found", 404, "Institution not found"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"There is no institution {name}.")
+
+
+class InstitutionRequired(DomainError):
+    """The call is about an institution, and the request names none.
+
+    With AUTH=off, send its name in X-Institution. A key of the registry belongs to no institution: use a key of the
+    institution.
+    """
+
+    code, status, title = "institution_required", 400, "Institution required"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This call is about an institution: use a key of the institution, or, with AUTH=off, send X-Institution."
+        )
+
+
+class InstitutionNameTaken(FieldError):
+    """Another institution has this name."""
+
+    code, status, title = "institution_name_taken", 409, "Name taken"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"There is already an institution {name}.", pointer="#/name")
+
+
+class InstitutionSchemaTaken(FieldError):
+    """The schema belongs to another institution."""
+
+    code, status, title = "institution_schema_taken", 409, "Schema taken"
+
+    def __init__(self) -> None:
+        super().__init__("Another institution has this schema.", pointer="#/name")
+
+
+class InstitutionNotSuspended(DomainError):
+    """Only an institution that has been suspended for some seconds can be dropped."""
+
+    code, status, title = "institution_not_suspended", 409, "Institution not suspended"
+
+    def __init__(self, name: str, seconds: float) -> None:
+        super().__init__(
+            f"Suspend the institution {name} first; {seconds:g} seconds later, when no process serves it, drop it."
+        )
+
+
+class InstitutionSuspended(DomainError):
+    """The institution is suspended: it accepts no calls until an operator resumes it."""
+
+    code, status, title = "institution_suspended", 403, "Institution suspended"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"The institution {name} is suspended.")
+
+
+class InstitutionReadOnly(DomainError):
+    """The institution is read-only: it accepts no changes until an operator resumes it."""
+
+    code, status, title = "institution_read_only", 403, "Institution read-only"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"The institution {name} is read-only.")
+
+
+class RegistryMissing(DomainError):
+    """The service serves one institution: it has no registry."""
+
+    code, status, title = "registry_missing", 404, "No registry"
+
+    def __init__(self) -> None:
+        super().__init__("This service serves one institution; set REGISTRY_SCHEMA to serve many.")
+
+
 class HoldNotFound(DomainError):
     """The student has no hold with this id."""
 
@@ -300,6 +380,15 @@ class Unavailable(DomainError):
         self.retry_after = min(max(retry_after, 1), MAX_RETRY_SECONDS)
 
 
+class BeingMigrated(Unavailable):
+    """The schema of the institution is being created or migrated. Nothing was changed."""
+
+    code, title = "being_migrated", "Being migrated"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"The schema of the institution {name} is being created or migrated; try again shortly.", 5)
+
+
 class PromotionsPending(Unavailable):
     """Waitlisted students come first, and one transaction cannot promote all of them. Nothing was changed."""
 
@@ -330,6 +419,7 @@ CONSTRAINTS: Mapping[str, type[DomainError]] = {
     "courses_term_id_fkey": UnknownTerm,
     "terms_code_key": CodeTaken,
     "api_keys_name_key": ApiKeyNameTaken,
+    "institutions_schema_name_key": InstitutionSchemaTaken,
     "student_courses_student_id_fkey": InUse,
     "student_courses_course_id_fkey": InUse,
 }

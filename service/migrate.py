@@ -27,6 +27,7 @@ from sql.server import GET_SERVER, Server
 logger = logging.getLogger(__name__)
 
 MIGRATIONS: Final = Path(__file__).resolve().parent.parent / "migrations"
+REGISTRY_MIGRATIONS: Final = MIGRATIONS / "registry"
 CONNECTION: Final = {
     "application_name": "enrollment-service migrate",
     "connect_timeout": 5,
@@ -78,7 +79,7 @@ def migrate(
     with _connection_errors(), _connect(database_url, schema) as backend:
         _refuse_unfit(backend.connection)
         _take_turn(backend.connection, schema, timeout, stop)
-        backend.create_schema()
+        backend.create_schema(distributed=migrations != REGISTRY_MIGRATIONS)
         shipped = read_migrations(str(migrations))
         missing = backend.to_apply(shipped)
         refuse_unknown(backend.applied(), {migration.id for migration in shipped})
@@ -107,6 +108,29 @@ def refuse_unknown(applied: Collection[str], shipped: Collection[str]) -> None:
             "Set DATABASE_URL to an empty database or DATABASE_SCHEMA to a new schema; without DATABASE_URL, set "
             "DATA_DIR to a new folder."
         )
+
+
+def drop_schema(database_url: str, schema: str) -> None:
+    """Drop a schema with everything in it, if it exists.
+
+    Raises:
+        DatabaseUnavailable: there is no connection, or a statement holds a lock on one of its tables.
+        UnfitDatabase: the database refuses, such as to a role that does not own the schema.
+    """
+    with _connection_errors(), _connect(database_url, schema) as backend:
+        backend.connection.execute(f"SET lock_timeout = '{LOCK_SECONDS}s'")
+        backend.connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(schema)))
+
+
+def move_schema(database_url: str, schema: str, host: str, port: int) -> None:
+    """Move a distributed schema to another node of a Citus, by logical replication, while it is in use.
+
+    Raises:
+        DatabaseUnavailable: there is no connection, or a node did not answer.
+        UnfitDatabase: the database refuses: it is no Citus, the schema is not distributed, or there is no such node.
+    """
+    with _connection_errors(), _connect(database_url, schema) as backend:
+        backend.connection.execute("SELECT citus_schema_move(%s::regnamespace, %s, %s)", [schema, host, port])
 
 
 class _Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]
@@ -139,7 +163,12 @@ class _Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]
         """Replace yoyo's lock, a row that outlives a killed process, by the lock of ``_take_turn``."""
         yield
 
-    def create_schema(self) -> None:
+    def create_schema(self, *, distributed: bool) -> None:
+        """Create the schema unless it exists; on Citus, a distributed one lies on one worker as a whole."""
+        self.connection.execute(
+            "SELECT set_config('citus.enable_schema_based_sharding', %s, false) FROM pg_extension WHERE extname = 'citus'",
+            [str(distributed)],
+        )
         # Even with IF NOT EXISTS, CREATE SCHEMA needs the privilege to create schemas, which a role may lack.
         if self.target_schema != "public":
             self.connection.execute(

@@ -14,6 +14,7 @@ from aiohttp import web
 from service import __version__
 from service.app import BRING_UP, create_app, make_runner
 from service.migrate import DatabaseUnavailable, migrate
+from service.registry import migrate_registry
 from service.settings import Settings
 from service.web.endpoint import DRAINING
 from service.workers import reserve_port, run_workers, stop_signals
@@ -33,7 +34,12 @@ def serve(settings: Settings, workers: int = 1, calls: Sequence[str] = ("curl -s
         return run(_serve(settings, calls))
     with reserve_port(settings.host, settings.port) as shared:
         _migrate_patiently(settings)
-        settings = settings.model_copy(update={"port": shared.getsockname()[1], "migrate_on_start": False})
+        # With a registry, the workers share the work: the institutions are served while others are migrated.
+        own = {
+            "port": shared.getsockname()[1],
+            "migrate_on_start": settings.migrate_on_start and settings.registry_schema is not None,
+        }
+        settings = settings.model_copy(update=own)
         return run_workers(
             workers, lambda number, alive: run(_serve(settings, calls if number == 0 else (), alive=alive))
         )
@@ -51,7 +57,10 @@ def _migrate_patiently(settings: Settings) -> None:
     pause = 0.1
     while settings.migrate_on_start and settings.database_url is not None:
         try:
-            migrate(settings.database_url, schema=settings.database_schema, timeout=settings.migrate_timeout)
+            if settings.registry_schema is not None:
+                migrate_registry(settings)
+            else:
+                migrate(settings.database_url, schema=settings.database_schema, timeout=settings.migrate_timeout)
         except DatabaseUnavailable as error:
             logger.warning("waiting for the database", extra={"reason": str(error).strip(), "pause": pause})
             time.sleep(pause)

@@ -166,6 +166,9 @@ class Settings(BaseSettings):
     token_keys_url: str | None = None
     """Where the identity provider publishes its keys (JWKS). Required with token_issuer; https, or http on loopback."""
 
+    token_institution_claim: str | None = None
+    """The claim that names the institution of a token. Required with token_issuer and registry_schema."""
+
     token_student_claim: str | None = None
     """The claim that holds the external id of the student whom a token with the scope `self` is for."""
 
@@ -177,6 +180,24 @@ class Settings(BaseSettings):
 
     database_schema: str = Field(default="public", pattern=r"^[a-z_][a-z0-9_]{0,62}$")
     """Each institution has a schema of its own."""
+
+    registry_schema: str | None = Field(default=None, pattern=r"^[a-z_][a-z0-9_]{0,62}$")
+    """The schema of the registry, with which one service serves many institutions; if unset, it serves database_schema."""
+
+    registry_interval: PositiveFloat = 1.0
+    """How often each process looks for changes of the registry: a suspended institution is refused after that."""
+
+    institutions_in_memory: PositiveInt = 256
+    """Most institutions whose catalogs and queues are kept in memory; one with 1,000 courses takes about 1 MB."""
+
+    institution_idle_seconds: PositiveFloat = 600.0
+    """An institution without requests for this time is removed from memory; the next request loads its catalog again."""
+
+    institution_share: float = Field(default=0.5, gt=0, le=1)
+    """Largest share of a process's queues and time that one institution takes while others have requests."""
+
+    migrate_parallel: PositiveInt = 4
+    """Institutions that are migrated at the same time; each takes one connection."""
 
     data_dir: Path = Path(".data")
     """Where the embedded server keeps its files between runs."""
@@ -281,6 +302,8 @@ class Settings(BaseSettings):
             return self
         if self.token_audience is None or self.token_keys_url is None:
             raise ValueError("TOKEN_ISSUER: set TOKEN_AUDIENCE and TOKEN_KEYS_URL too")
+        if self.registry_schema is not None and self.token_institution_claim is None:
+            raise ValueError("TOKEN_ISSUER: set TOKEN_INSTITUTION_CLAIM too, because REGISTRY_SCHEMA is set")
         url = urlsplit(self.token_keys_url)
         if url.scheme != "https" and not (url.scheme == "http" and url.hostname in {"localhost", "127.0.0.1", "::1"}):
             raise ValueError("TOKEN_KEYS_URL: must begin with https://, or with http:// on loopback")

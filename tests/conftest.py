@@ -25,11 +25,13 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient
 
 from service.embedded import embedded_server
-from service.migrate import migrate
+from service.migrate import REGISTRY_MIGRATIONS, migrate
 from service.settings import Settings
 from sql import Connection
 
 PREFIX = "enrollment_test"
+REGISTRY = "registry"
+"""The schema of the registry, which is in every test database."""
 ABANDONED_SECONDS = 3600
 """Databases of a run that ended without cleaning up are dropped after this time; no run takes that long."""
 FAST = {
@@ -142,6 +144,7 @@ def _started_server() -> Iterator[Server]:
                 return
             admin.execute(f"CREATE DATABASE {server.template} TEMPLATE template0 ENCODING 'UTF8'")
         migrate(server.url_of(server.template), timeout=10.0)
+        migrate(server.url_of(server.template), schema=REGISTRY, migrations=REGISTRY_MIGRATIONS, timeout=10.0)
         yield server
 
 

@@ -39,14 +39,19 @@ async def keys(issuer: Provider) -> AsyncIterator[ProviderKeys]:
         await task
 
 
-async def student_of(external_id: str) -> int | None:
+async def student_of(_institution: str | None, external_id: str) -> int | None:
     return {"S-1": 1}.get(external_id)
 
 
 @pytest.fixture
 def verifier(issuer: Provider, keys: ProviderKeys) -> Tokens:
     return Tokens(
-        issuer=issuer.issuer, audience=AUDIENCE, keys=keys, student_claim="student_number", find_student=student_of
+        issuer=issuer.issuer,
+        audience=AUDIENCE,
+        keys=keys,
+        institution_claim=None,
+        student_claim="student_number",
+        find_student=student_of,
     )
 
 
@@ -155,7 +160,9 @@ async def test_a_forged_token_is_refused(attack: str, issuer: Provider, verifier
 @given(st.text() | st.lists(st.text(), min_size=3, max_size=3).map(".".join))
 def test_no_text_breaks_the_verifier(text: str) -> None:
     keys = ProviderKeys("http://127.0.0.1:1")
-    verifier = Tokens(issuer="i", audience="a", keys=keys, student_claim=None, find_student=student_of)
+    verifier = Tokens(
+        issuer="i", audience="a", keys=keys, institution_claim=None, student_claim=None, find_student=student_of
+    )
     assert asyncio.run(verifier.find(text)) is None
 
 

@@ -300,7 +300,7 @@ async def test_the_command_line_manages_keys(client: Client, settings: Settings)
 
     first = key_in(await command("create", "--name", "portal", "--scope", "read", "--expires", "2036-01-01"))
     second = key_in(await command("rotate", "1", "--overlap", "0"))
-    client.app[AUTHENTICATOR].forget()
+    client.app[AUTHENTICATOR].forget(None)
     statuses = [(await call(client, "GET", "/students", headers=bearer(key))).status for key in (first, second)]
     assert statuses == [401, 200]
     assert "portal" in await command("list")

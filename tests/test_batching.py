@@ -12,8 +12,9 @@ import asyncpg
 import pytest
 from pytest_aiohttp import AiohttpClient
 
+from service import batching
 from service.api.keys import REGISTRAR
-from service.batching import Callers, Coalescer
+from service.batching import SHARED_CAP, Callers, Coalescer, Sharing
 from service.errors import (
     DomainError,
     EmailTaken,
@@ -358,6 +359,64 @@ async def test_a_fixed_number_of_requests_begin_in_each_turn_of_the_loop_in_orde
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert turnstile.enter() is None
+
+
+async def test_the_institutions_take_turns_at_the_turnstile() -> None:
+    turnstile = Turnstile(2)
+    begun: list[str] = []
+
+    async def request(institution: str) -> None:
+        if (turn := turnstile.enter(institution)) is not None:
+            await turn
+        begun.append(institution)
+
+    tasks = [asyncio.create_task(request(name)) for name in "aaaaaaaaabbc"]
+    await asyncio.gather(*tasks)
+    assert "".join(begun) == "aaabcabaaaaa"
+
+
+async def test_an_institution_leaves_time_to_others_while_they_are_active(monkeypatch: pytest.MonkeyPatch) -> None:
+    sharing, runner = Sharing(0.25), Runner()
+    pauses: list[float] = []
+    coalescer: Coalescer[int, int] = Coalescer(runner, cap=100, queue=1000, patience=60, sharing=(sharing, "north"))
+
+    def no_pause(seconds: float) -> float:
+        pauses.append(seconds)
+        return 0.0
+
+    monkeypatch.setattr(sharing, "pause_after", no_pause)
+
+    async def rush(*others: str) -> list[int]:
+        runner.go.clear()
+        runner.batches.clear()
+        pauses.clear()
+        tasks = await start(*((coalescer, item) for item in range(1000, 1081)))
+        for name in others:
+            sharing.note(name, asyncio.get_running_loop().time())
+        runner.go.set()
+        await asyncio.gather(*tasks)
+        return [len(batch) for batch in runner.batches]
+
+    assert await rush() == [1, 80]
+    assert not pauses
+    assert await rush("south") == [1, SHARED_CAP, SHARED_CAP, 80 - 2 * SHARED_CAP]
+    assert len(pauses) == 3, "after each batch but the last, behind which nobody waits"
+    monkeypatch.setattr(batching, "ACTIVE_SECONDS", 0.0)
+    assert await rush("south") == [1, 80]
+
+
+def test_the_pause_leaves_the_institution_its_share_of_the_time() -> None:
+    assert Sharing(0.5).pause_after(0.2) == pytest.approx(0.2)
+    assert Sharing(0.25).pause_after(0.2) == pytest.approx(0.6)
+    assert Sharing(1.0).pause_after(0.2) == 0
+    sharing = Sharing(0.5)
+    sharing.note("north", 1.0)
+    assert not sharing.has_others("north", 1.1)
+    assert sharing.has_others("south", 1.1)
+    sharing.note("south", 1.2)
+    assert sharing.has_others("north", 1.3)
+    assert sharing.has_others("south", 1.3)
+    assert not sharing.has_others("south", 1.6)
 
 
 async def test_a_caller_who_disconnects_before_the_batch_begins_is_left_out() -> None:

@@ -35,7 +35,8 @@ from service.web.paging import Paging
 from service.web.validation import MAX_ERRORS_SHOWN
 from sql import Connection
 from tests.campus import Answer, call, new_course, new_student, read, served
-from tests.conftest import Client
+from tests.conftest import REGISTRY, Client
+from tests.test_institutions import new_key, registry_of
 
 ROOT: Final = Path(__file__).parent.parent
 README: Final = ROOT / "README.md"
@@ -101,9 +102,10 @@ def parse(command: str) -> Request:
 
 
 def settled(body: Any) -> Any:
-    """Replace the values that differ from run to run: instants, ids of requests, and cursors of the feed."""
+    """Replace the values that differ from run to run: instants, ids of requests, cursors, keys and the newest migration."""
     text = FEED_CURSOR.sub('"next": "<cursor>"', INSTANT.sub('"<instant>"', json.dumps(body)))
     text = re.sub(r'"key": "ek_[^"]*"', '"key": "<key>"', text)
+    text = re.sub(r'"migration": "[^"]*"', '"migration": "<newest>"', text)
     return json.loads(re.sub(r'"request_id": "[^"]*"', '"request_id": "<id>"', text))
 
 
@@ -130,14 +132,18 @@ async def send(client: Client, request: Request, variables: dict[str, str]) -> A
 
 @pytest.mark.parametrize("page", [page for page in PAGES if "```sh\n" in page.read_text()], ids=name_of)
 async def test_every_example_returns_what_its_page_shows(
-    client: Client, page: Path, request: pytest.FixtureRequest
+    aiohttp_client: AiohttpClient, settings: Settings, page: Path, request: pytest.FixtureRequest
 ) -> None:
     text = page.read_text()
+    of_registry = page.name == "institutions.md"
+    if of_registry:
+        settings = settings.model_copy(update={"registry_schema": REGISTRY})
+    client = await served(aiohttp_client, settings)
     found = list(examples(text))
     assert len(found) == text.count("```sh\n")
     assert text.count("```json ") == sum(example.status is not None for example in found)
     rewrite = request.config.getoption("--write-docs")
-    variables: dict[str, str] = {}
+    variables = {"KEY": await new_key(client, None)} if of_registry else {}
     for example in found:
         for its in example.requests:
             answer = await send(client, its, variables)
@@ -211,6 +217,13 @@ async def test_the_problems_of_the_api_document_are_those_that_the_service_retur
         answer = await send(client, Request(method, path, sent, data), variables)
         if answer.status >= 400:
             found[answer.body["code"]] = answer.body
+    many = await served(aiohttp_client, settings.model_copy(update={"registry_schema": REGISTRY, "auth": "off"}))
+    await registry_of(many).create("adopted", "Adopted", "UTC", schema="institution_south")
+    for method, path, body, headers in PROBLEMS_OF_MANY:
+        data = None if body is None else json.dumps(body).encode()
+        answer = await send(many, Request(method, path, {**JSON_TYPE, **headers} if data else headers, data), {})
+        if answer.status >= 400:
+            found[answer.body["code"]] = answer.body
     document = await read(client, "/openapi.json")
     named = {
         code
@@ -258,6 +271,7 @@ PROBLEMS: Final[list[tuple[str, str, Any, dict[str, str]]]] = [
     ("GET", "/students/99", None, {}),
     ("GET", "/courses/99", None, {}),
     ("GET", "/terms/99", None, {}),
+    ("GET", "/institutions", None, {}),
     ("GET", "/problems/nothing", None, {}),
     ("GET", f"/events?after={OTHER_FEED}", None, {}),
     ("DELETE", "/students/1/holds/99", None, {}),
@@ -287,6 +301,21 @@ PROBLEMS: Final[list[tuple[str, str, Any, dict[str, str]]]] = [
     ("POST", "/keys/3/rotate", {}, WITH_KEY),
 ]
 """Calls to an empty service, in order, that cause each kind of problem."""
+
+NORTH: Final = {"X-Institution": "north"}
+PROBLEMS_OF_MANY: Final[list[tuple[str, str, object, dict[str, str]]]] = [
+    ("POST", "/institutions", {"name": "north", "display_name": "North"}, {}),
+    ("POST", "/institutions", {"name": "north", "display_name": "North"}, {}),
+    ("POST", "/institutions", {"name": "south", "display_name": "South"}, {}),
+    ("GET", "/students", None, {}),
+    ("GET", "/students", None, {"X-Institution": "nowhere"}),
+    ("DELETE", "/institutions/north", None, {}),
+    ("PATCH", "/institutions/north", {"state": "read_only"}, {}),
+    ("POST", "/terms", {"code": "2026F", "name": "Fall", "starts_on": "2026-09-01", "ends_on": "2026-12-18"}, NORTH),
+    ("PATCH", "/institutions/north", {"state": "suspended"}, {}),
+    ("GET", "/students", None, NORTH),
+]
+"""Calls to a service with a registry, which authenticates nobody."""
 
 
 async def test_every_operation_has_a_section_and_an_example(client: Client) -> None:
@@ -531,8 +560,9 @@ async def test_the_diagram_of_states_shows_exactly_the_statuses(connection: Conn
     assert shown == set(re.findall(r"'(\w+)'", allowed))
 
 
-async def test_the_diagram_shows_every_table_and_column(connection: Connection) -> None:
-    diagram = (DOCS / "tables.md").read_text().partition("```mermaid\nerDiagram\n")[2].partition("```")[0]
+@pytest.mark.parametrize(("number", "schema"), [(1, "public"), (2, REGISTRY)])
+async def test_a_diagram_shows_every_table_and_column(connection: Connection, number: int, schema: str) -> None:
+    diagram = (DOCS / "tables.md").read_text().split("```mermaid\nerDiagram\n")[number].partition("```")[0]
     drawn = {
         table: [line.split()[1] for line in body.strip().splitlines()]
         for table, body in re.findall(r"^    (\w+) \{\n(.*?)^    \}", diagram, re.DOTALL | re.MULTILINE)
@@ -542,9 +572,10 @@ async def test_the_diagram_shows_every_table_and_column(connection: Connection) 
         """
         SELECT table_name, column_name
         FROM information_schema.columns
-        WHERE table_schema = current_schema() AND table_name NOT LIKE '%yoyo%'
+        WHERE table_schema = $1 AND table_name NOT LIKE '%yoyo%'
         ORDER BY table_name, ordinal_position
-        """
+        """,
+        schema,
     ):
         columns.setdefault(row["table_name"], []).append(row["column_name"])
     assert drawn == columns

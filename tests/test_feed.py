@@ -16,7 +16,7 @@ import pytest
 from pytest_aiohttp import AiohttpClient
 
 from service.api.events import LONG_POLL_SECONDS, POLLER, READERS_PER_TURN, Cursor, Poller, cursor_after, decode, encode
-from service.api.keys import DATABASE
+from service.api.keys import POOL
 from service.database import Database
 from service.errors import Unavailable
 from service.registrar import Registrar
@@ -363,7 +363,7 @@ async def test_a_reader_who_returns_with_the_newest_cursor_waits_without_a_query
         return poller.is_newest(decode(head))
 
     await until(is_known, "the first tick")
-    await client.app[DATABASE].close()
+    await client.app[POOL].close()
 
     second = asyncio.create_task(read(client, f"/events?wait={LONG_POLL_SECONDS}&after={head}"))
     await waiting(client, 2)

@@ -20,13 +20,21 @@ from yoyo import get_backend, read_migrations
 
 import service.migrate
 from service.fitness import UnfitDatabase
-from service.migrate import MIGRATIONS, DatabaseUnavailable, MigrationFailed, migrate
+from service.migrate import MIGRATIONS, REGISTRY_MIGRATIONS, DatabaseUnavailable, MigrationFailed, migrate
 from tests.conftest import Server
 
 Connection = psycopg.Connection[Any]
 Rows = dict[str, list[tuple[Any, ...]]]
 
-NAMES = sorted(path.stem for path in MIGRATIONS.glob("*.sql") if not path.stem.endswith(".rollback"))
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.stem for path in folder.glob("*.sql") if not path.stem.endswith(".rollback"))
+
+
+NAMES = names_in(MIGRATIONS)
+FOLDER_OF = {name: folder for folder in (MIGRATIONS, REGISTRY_MIGRATIONS) for name in names_in(folder)}
+"""The folder of each migration, of an institution or of the registry."""
+each_folder = pytest.mark.parametrize("folder", [MIGRATIONS, REGISTRY_MIGRATIONS], ids=["institution", "registry"])
 
 # The rows to insert after each migration: each table that it creates gets rows, each column that it adds a value.
 FILL = {
@@ -80,6 +88,18 @@ FILL = {
         VALUES ('portal', '{read,enroll}', '\\x00ff', '\\x01', '2026-02-01Z', '2026-01-01Z', '2027-01-01Z', '2026-03-01Z',
                 '2026-02-28Z'),
                ('é', '{admin}', '\\x02', NULL, NULL, '2026-01-01Z', NULL, NULL, NULL)
+    """,
+    "0001_create_registry": "UPDATE registry SET revision = 7",
+    "0002_create_institutions": """
+        INSERT INTO institutions (name, schema_name, display_name, time_zone, state, migration, revision, created_at, changed_at, swept_at)
+        VALUES ('north', 'institution_north', 'Nördliche', 'Europe/Berlin', 'active', '0010_create_api_keys', 3, '2026-01-01Z', '2026-01-02Z', '2026-01-03Z'),
+               ('south', 'public', 'South', 'UTC', 'creating', NULL, 7, '2026-01-01Z', '2026-01-02Z', '2026-01-03Z')
+    """,
+    "0003_create_api_keys": """
+        INSERT INTO api_keys (name, scopes, secret_hash, previous_hash, previous_until, created_at, expires_at, revoked_at,
+               last_used_at)
+        VALUES ('operator', '{admin}', '\\x00ff', '\\x01', '2026-02-01Z', '2026-01-01Z', '2027-01-01Z', '2026-03-01Z',
+                '2026-02-28Z')
     """,
 }
 
@@ -151,24 +171,27 @@ def upto(tmp_path: Path) -> Upto:
     def make(name: str | None) -> Path:
         folder = tmp_path / f"upto_{name}"
         folder.mkdir()
-        for each in NAMES:
-            if name is not None and each <= name:
-                shutil.copy(MIGRATIONS / f"{each}.sql", folder)
-                shutil.copy(MIGRATIONS / f"{each}.rollback.sql", folder)
+        for each in names_up_to(name):
+            shutil.copy(FOLDER_OF[each] / f"{each}.sql", folder)
+            shutil.copy(FOLDER_OF[each] / f"{each}.rollback.sql", folder)
         return folder
 
     return make
 
 
+def names_up_to(name: str | None) -> list[str]:
+    """Return the migrations up to and including one, in the folder of that one."""
+    return [] if name is None else [each for each in names_in(FOLDER_OF[name]) if each <= name]
+
+
 def previous(name: str) -> str | None:
-    index = NAMES.index(name)
-    return NAMES[index - 1] if index else None
+    before = names_up_to(name)[:-1]
+    return before[-1] if before else None
 
 
 def fill(connection: Connection, upto: str | None) -> None:
-    for name in NAMES:
-        if upto is not None and name <= upto:
-            connection.execute(FILL.get(name, ""))
+    for name in names_up_to(upto):
+        connection.execute(FILL.get(name, ""))
 
 
 def start(url: str, folder: Path = MIGRATIONS) -> subprocess.Popen[str]:
@@ -196,29 +219,34 @@ def roll_back(url: str, folder: Path = MIGRATIONS, count: int | None = None, sch
     return [migration.id for migration in undone]
 
 
-def test_migrations_are_numbered_without_a_gap_and_each_depends_on_the_one_before() -> None:
-    assert [int(name.partition("_")[0]) for name in NAMES] == list(range(1, len(NAMES) + 1))
-    for name in NAMES[1:]:
-        text = (MIGRATIONS / f"{name}.sql").read_text()
+@each_folder
+def test_migrations_are_numbered_without_a_gap_and_each_depends_on_the_one_before(folder: Path) -> None:
+    names = names_in(folder)
+    assert [int(name.partition("_")[0]) for name in names] == list(range(1, len(names) + 1))
+    for name in names[1:]:
+        text = (folder / f"{name}.sql").read_text()
         assert text.startswith(f"-- depends: {previous(name)}\n"), name
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FOLDER_OF)
 def test_every_migration_has_a_rollback_that_does_something(name: str) -> None:
-    text = (MIGRATIONS / f"{name}.rollback.sql").read_text()
+    text = (FOLDER_OF[name] / f"{name}.rollback.sql").read_text()
     assert re.sub(r"--.*", "", text).strip()
 
 
-def test_every_rollback_has_its_migration() -> None:
-    assert {path.name.removesuffix(".rollback.sql") for path in MIGRATIONS.glob("*.rollback.sql")} == set(NAMES)
+@each_folder
+def test_every_rollback_has_its_migration(folder: Path) -> None:
+    assert {path.name.removesuffix(".rollback.sql") for path in folder.glob("*.rollback.sql")} == set(names_in(folder))
 
 
-def test_up_down_up_ends_with_the_same_schema(empty_database_url: str, database: Connection) -> None:
-    assert migrate(empty_database_url) == NAMES
+@each_folder
+def test_up_down_up_ends_with_the_same_schema(folder: Path, empty_database_url: str, database: Connection) -> None:
+    names = names_in(folder)
+    assert migrate(empty_database_url, migrations=folder) == names
     up = catalog(database)
-    assert roll_back(empty_database_url) == NAMES[::-1]
+    assert roll_back(empty_database_url, folder) == names[::-1]
     assert catalog(database) == []
-    assert migrate(empty_database_url) == NAMES
+    assert migrate(empty_database_url, migrations=folder) == names
     assert catalog(database) == up
 
 
@@ -227,7 +255,7 @@ def test_a_second_run_applies_nothing(empty_database_url: str) -> None:
     assert migrate(empty_database_url) == []
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FOLDER_OF)
 def test_each_step_over_existing_rows_keeps_every_row_up_and_down(
     name: str, empty_database_url: str, database: Connection, upto: Upto
 ) -> None:
@@ -248,7 +276,7 @@ def test_each_step_over_existing_rows_keeps_every_row_up_and_down(
     assert catalog(database) == catalog_after
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FOLDER_OF)
 def test_the_rows_of_these_tests_cover_every_table_and_column(
     name: str, empty_database_url: str, database: Connection, upto: Upto
 ) -> None:

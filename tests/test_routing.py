@@ -22,6 +22,7 @@ from sql.enrollments import ADD_ENROLLMENTS, INSERT_ENROLLMENTS, UPDATE_ENROLLME
 from sql.feed import APPEND_EVENTS, LOCK_FEED
 from sql.opening import LOAD_OPENING
 from tests.campus import registrar_of
+from tests.conftest import REGISTRY
 from tests.test_batches import course, drop, enroll, student
 from tests.test_sql import STATEMENTS
 
@@ -200,6 +201,7 @@ def test_every_migration_runs_on_citus(path: Path) -> None:
     assert findings(path.read_text()) == set()
 
 
+@pytest.mark.not_on_citus("it has no registry")
 async def test_no_statement_makes_the_driver_look_up_types(settings: Settings) -> None:
     database = Database(settings)
     await database.open()
@@ -207,6 +209,7 @@ async def test_no_statement_makes_the_driver_look_up_types(settings: Settings) -
     try:
         async with database.reading() as connection:
             connection.add_query_logger(lambda query: sent.append(query.query))
+            await connection.execute(f"SET search_path = public, {REGISTRY}")
             for statement, _ in STATEMENTS.values():
                 await connection.prepare(statement)
     finally:

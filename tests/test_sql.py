@@ -27,6 +27,7 @@ from sql.courses import Course
 from sql.enrollments import Enrollment
 from sql.feed import Event
 from sql.students import Student
+from tests.conftest import REGISTRY
 
 FOLDER = Path(inspect.getfile(sql)).parent
 MODULES = [importlib.import_module(f"sql.{module.name}") for module in pkgutil.iter_modules([str(FOLDER)])]
@@ -82,6 +83,12 @@ GUARDS = {
     "events_position_check",
     "feed_one_row_check",
     "feed_pkey",
+    "institutions_name_key",
+    "institutions_pkey",
+    "institutions_revision_key",
+    "institutions_state_check",
+    "registry_one_row_check",
+    "registry_pkey",
     "student_courses_pkey",
     "student_courses_status_check",
     "students_pkey",
@@ -201,6 +208,7 @@ def test_a_statement_names_its_columns(name: str) -> None:
     assert not re.search(r"SELECT\s+\*|\.\*|RETURNING\s+\*|\bpublic\.", statement)
 
 
+@pytest.mark.not_on_citus("it has no registry")
 async def test_the_parameters_and_columns_of_every_statement_match_its_function(connection: Connection) -> None:
     for name, (statement, function) in STATEMENTS.items():
         prepared = await connection.prepare(statement)
@@ -266,6 +274,7 @@ async def test_a_field_may_be_none_exactly_if_its_column_may_be_null(
     assert {name: type(None) in get_args(hint) for name, hint in hints.items()} == nullable
 
 
+@pytest.mark.not_on_citus("it has no registry")
 async def test_every_constraint_is_named_and_maps_to_an_error_or_guards_against_a_bug(
     connection: Connection,
 ) -> None:
@@ -273,18 +282,18 @@ async def test_every_constraint_is_named_and_maps_to_an_error_or_guards_against_
         """
         SELECT conname
         FROM pg_constraint
-        WHERE connamespace = current_schema()::regnamespace
+        INNER JOIN pg_class ON pg_class.oid = conrelid
+        WHERE connamespace IN (current_schema()::regnamespace, 'registry'::regnamespace)
             AND contype <> 'n'
-            AND NOT starts_with(conrelid::regclass::text, '_yoyo')
-            AND NOT starts_with(conrelid::regclass::text, 'yoyo')
+            AND relname NOT LIKE '%yoyo%'
         UNION
-        SELECT indexrelid::regclass::text
+        SELECT indexed.relname
         FROM pg_index
         INNER JOIN pg_class ON pg_class.oid = indrelid
+        INNER JOIN pg_class AS indexed ON indexed.oid = indexrelid
         WHERE indisunique
-            AND relnamespace = current_schema()::regnamespace
-            AND NOT starts_with(relname, '_yoyo')
-            AND NOT starts_with(relname, 'yoyo')
+            AND pg_class.relnamespace IN (current_schema()::regnamespace, 'registry'::regnamespace)
+            AND pg_class.relname NOT LIKE '%yoyo%'
         """
     )
     names = {row[0] for row in rows}
@@ -321,11 +330,20 @@ INSERT INTO overrides (student_id, course_id, rule, author, reason, created_at)
 SELECT n, n, 'hold', 'dean', 'so', now() FROM generate_series(1, 10000) AS n;
 INSERT INTO api_keys (name, scopes, secret_hash, created_at)
 SELECT 'K' || n, '{read}', '', now() FROM generate_series(1, 5000) AS n;
-ANALYZE api_keys, students, courses, student_courses, events, feed, terms, requirements, holds, overrides;
+INSERT INTO institutions (name, schema_name, display_name, time_zone, state, revision, created_at, changed_at, swept_at)
+SELECT 'i' || n, 'i' || n, 'I', 'UTC', 'active', n, now(), now(), now() FROM generate_series(1, 5000) AS n;
+ANALYZE institutions, registry, api_keys, students, courses, student_courses, events, feed, terms, requirements, holds, overrides;
 """
 """Enough rows in each table that PostgreSQL prefers an index where one fits."""
-BIG_TABLES = {"students", "courses", "student_courses", "events", "requirements", "holds", "overrides"}
+BIG_TABLES = {"students", "courses", "student_courses", "events", "requirements", "holds", "overrides", "institutions"}
 INDEXES = {
+    "NEXT_REVISION": set(),
+    "CREATE_INSTITUTION": {"institutions_name_key"},
+    "GET_INSTITUTION": {"institutions_name_key"},
+    "SAVE_INSTITUTION": {"institutions_name_key"},
+    "LIST_INSTITUTIONS": {"institutions_pkey"},
+    "LIST_CHANGED_INSTITUTIONS": {"institutions_revision_key"},
+    "CLAIM_SWEEPS": {"institutions_pkey", "institutions_swept_at_idx"},
     "GET_STUDENT": {"students_pkey"},
     "LIST_STUDENTS": {"students_pkey"},
     "FIND_STUDENTS_BY_EMAIL": {"students_email_key"},
@@ -462,15 +480,25 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 @pytest.fixture
+async def connection(database_url: str) -> AsyncIterator[Connection]:
+    """Yield a connection that finds the tables of an institution and those of the registry."""
+    connection = await asyncpg.connect(database_url, server_settings={"search_path": f"public, {REGISTRY}"})
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
 async def session(settings: Settings) -> AsyncIterator[Connection]:
     """Yield a session with the settings of the service, which affect the plans."""
     database = Database(settings)
     await database.open()
     async with database.reading() as connection:
+        await connection.execute(f"SET search_path TO public, {REGISTRY}")
         yield connection
     await database.close()
 
 
+@pytest.mark.not_on_citus("the plans are those of the node that holds the schema")
 async def test_every_statement_of_a_request_uses_an_index(session: Connection) -> None:
     await session.execute(FILLED)
     await session.execute("VACUUM student_courses")

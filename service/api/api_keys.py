@@ -88,7 +88,7 @@ def _issued(row: sql.ApiKey, text: str) -> IssuedApiKey:
     return IssuedApiKey(**asdict(_shown(row)), key=text)
 
 
-@endpoint("POST", "/keys", scope="admin", status=201, problems=[ApiKeyNameTaken])
+@endpoint("POST", "/keys", scope="admin", within="either", status=201, problems=[ApiKeyNameTaken])
 async def create_api_key(call: Call, body: NewApiKey) -> Reply[IssuedApiKey]:
     """Create an API key.
 
@@ -96,11 +96,11 @@ async def create_api_key(call: Call, body: NewApiKey) -> Reply[IssuedApiKey]:
     """
     async with call[DATABASE].writing() as connection:
         row, text = await api_keys.create(connection, body.name, list(dict.fromkeys(body.scopes)), body.expires_at)
-    call[AUTHENTICATOR].forget()
+    call[AUTHENTICATOR].forget(call.caller.institution)
     return Reply(_issued(row, text), 201)
 
 
-@endpoint("GET", "/keys", scope="admin")
+@endpoint("GET", "/keys", scope="admin", within="either")
 async def list_api_keys(call: Call, query: Paging) -> Page[ApiKey]:
     """List the API keys by id, including those that are expired or revoked.
 
@@ -112,7 +112,14 @@ async def list_api_keys(call: Call, query: Paging) -> Page[ApiKey]:
     return page_of([_shown(row) for row in rows], query.limit, "keys", lambda key: key.id)
 
 
-@endpoint("POST", "/keys/{key_id}/rotate", scope="admin", problems=[ApiKeyNotFound, ApiKeyRevoked], final=True)
+@endpoint(
+    "POST",
+    "/keys/{key_id}/rotate",
+    scope="admin",
+    within="either",
+    problems=[ApiKeyNotFound, ApiKeyRevoked],
+    final=True,
+)
 async def rotate_api_key(call: Call, key_id: IdInPath, body: Rotation) -> IssuedApiKey:
     """Give an API key a new secret.
 
@@ -120,11 +127,11 @@ async def rotate_api_key(call: Call, key_id: IdInPath, body: Rotation) -> Issued
     """
     async with call[DATABASE].writing() as connection:
         row, text = await api_keys.rotate(connection, key_id, timedelta(seconds=body.overlap_seconds))
-    call[AUTHENTICATOR].forget()
+    call[AUTHENTICATOR].forget(call.caller.institution)
     return _issued(row, text)
 
 
-@endpoint("DELETE", "/keys/{key_id}", scope="admin", problems=[ApiKeyNotFound])
+@endpoint("DELETE", "/keys/{key_id}", scope="admin", within="either", problems=[ApiKeyNotFound])
 async def revoke_api_key(call: Call, key_id: IdInPath) -> ApiKey:
     """Revoke an API key.
 
@@ -132,5 +139,5 @@ async def revoke_api_key(call: Call, key_id: IdInPath) -> ApiKey:
     """
     async with call[DATABASE].writing() as connection:
         row = await api_keys.revoke(connection, key_id)
-    call[AUTHENTICATOR].forget()
+    call[AUTHENTICATOR].forget(call.caller.institution)
     return _shown(row)

@@ -279,6 +279,10 @@ class Poller:
         if not readers:
             self._waiting.pop(reader.cursor, None)
 
+    def is_idle(self) -> bool:
+        """Return whether no reader waits."""
+        return not self._waiting and not self._due
+
     def close(self) -> None:
         """Stop polling."""
         if self._task is not None:

@@ -35,6 +35,8 @@ FIELD_CODES: Final = {
     "read_only": "A read-only member differs from the stored value.",
     "blank": "A string has no visible character.",
     "forbidden_character": "A string has a forbidden character, such as a line break or a control character.",
+    "invalid_name": "The name of an institution is not 1 to 50 lower-case letters, digits and hyphens.",
+    "unknown_time_zone": "The string is not the IANA name of a time zone.",
     "inverted_meeting": "A meeting does not start before it ends.",
     "hold_dates": "A hold begins after it ends.",
     "swap_with_itself": "A course appears both in `drop` and in `add`.",

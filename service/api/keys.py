@@ -1,20 +1,26 @@
-"""Application keys shared by handlers."""
+"""Keys of what handlers share: of the whole application, and of one institution."""
 
 from aiohttp import web
 
 from service.auth import Authenticator
 from service.batching import Coalescer
 from service.database import Database
+from service.pool import Pool
 from service.registrar import Registrar
 from service.registrar.changes import Origin
+from service.registry import Registry
 from service.web.endpoint import Call
 from sql import JsonPage
 from sql.courses import Course
 from sql.enrollments import CoursesAsked, StudentsAsked
 from sql.students import Student
 
-DATABASE = web.AppKey("database", Database)
 AUTHENTICATOR = web.AppKey("authenticator", Authenticator)
+REGISTRY = web.AppKey("registry", Registry)
+POOL = web.AppKey("pool", Pool)
+
+# The services of one institution.
+DATABASE = web.AppKey("database", Database)
 REGISTRAR = web.AppKey("registrar", Registrar)
 STUDENTS: web.AppKey[Coalescer[int, Student | None]] = web.AppKey("students", Coalescer)
 COURSES: web.AppKey[Coalescer[int, Course | None]] = web.AppKey("courses", Coalescer)

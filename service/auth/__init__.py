@@ -1,14 +1,16 @@
 """Authentication: find the caller of a request by its API key or its access token."""
 
+import asyncio
 import hashlib
 import ipaddress
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import replace
 from time import monotonic
 from typing import Any, Final
 
 from service.auth import api_keys
-from service.auth.api_keys import PREFIX, ApiKeys
+from service.auth.api_keys import PREFIX, TEXT, ApiKeys
 from service.auth.tokens import ProviderKeys, Tokens
 from service.database import Database
 from service.errors import ApiKeyNameTaken
@@ -35,22 +37,27 @@ class Unprotected(Exception):
 class Authenticator:
     """Finds callers, and caches them for seconds: a busy caller costs one look-up in a dictionary a request.
 
-    Nobody is authenticated while the service is open: with AUTH=off, or on loopback as long as there is neither an
-    issuer of tokens nor an API key.
+    Nobody is authenticated while the service is open: with AUTH=off, or, if it serves one institution, on loopback as
+    long as there is neither an issuer of tokens nor an API key.
     """
 
-    def __init__(self, database: Database, settings: Settings) -> None:
+    def __init__(
+        self, database: Database, settings: Settings, database_of: Callable[[str], Database | None] | None = None
+    ) -> None:
+        """``database`` is that of the only institution, or the registry; then ``database_of`` finds an institution's."""
         self._database = database
         self._settings = settings
+        self._database_of = database_of
         self._off = settings.auth == "off"
         self._keys = ApiKeys(database)
+        self._keys_of: dict[str, ApiKeys] = {}
         self._tokens: Tokens | None = None
-        self._may_be_open = settings.token_issuer is None and is_loopback(settings.host)
+        self._may_be_open = settings.token_issuer is None and is_loopback(settings.host) and database_of is None
         self._cache: dict[bytes, tuple[float, Caller]] = {}
         self.background: list[Callable[[], Coroutine[Any, Any, None]]] = []
         """What runs beside the requests, until it is cancelled."""
         if not self._off:
-            self.background.append(self._keys.note_use)
+            self.background.append(self._note_use)
         if settings.token_issuer is not None and not self._off:
             # The settings check that an issuer comes with them.
             assert settings.token_audience is not None
@@ -61,19 +68,23 @@ class Authenticator:
                 issuer=settings.token_issuer,
                 audience=settings.token_audience,
                 keys=provider,
+                institution_claim=settings.token_institution_claim if database_of else None,
                 student_claim=settings.token_student_claim,
                 find_student=self._find_student,
             )
 
-    def __call__(self, header: str | None) -> Caller | Awaitable[Caller]:
-        """Return the caller that the value of an Authorization header names.
+    def __call__(self, headers: Mapping[str, str]) -> Caller | Awaitable[Caller]:
+        """Return the caller that the headers of a request name.
 
         Raises:
             Unauthenticated: there is no valid API key or access token.
             Unavailable: a look-up is needed, and the database or the identity provider does not answer.
         """
+        if self._off and self._database_of is not None:
+            return replace(ANYONE, institution=headers.get("X-Institution"))
         if self._off or (self._keys.known and self._is_open()):
             return ANYONE
+        header = headers.get("Authorization")
         if header is None or (self._may_be_open and not self._keys.known):
             return self._look_up(header)
         return self._known(header)
@@ -115,6 +126,9 @@ class Authenticator:
         if self._settings.development_key:
             await self._create_development_key()
             return
+        if self._database_of is not None:
+            logger.info("the registry has no API key: only the command line can manage institutions")
+            return
         if not is_loopback(self._settings.host):
             raise Unprotected(
                 f"HOST={self._settings.host} serves other machines, and there is no API key and no TOKEN_ISSUER. "
@@ -135,19 +149,42 @@ class Authenticator:
                 f"The first start created an API key with every scope. It is shown only now:\n\n    {text}\n",
                 flush=True,
             )
-        self.forget()
+        self.forget(None)
 
-    def forget(self) -> None:
-        """Look callers up again: the API keys have changed."""
+    def forget(self, institution: str | None) -> None:
+        """Look callers up again: the API keys of an institution, or of the registry, have changed."""
         self._cache.clear()
-        self._keys.forget()
+        keys = self._keys_in(institution)
+        if keys is not None:
+            keys.forget()
+
+    def _keys_in(self, institution: str | None) -> ApiKeys | None:
+        """Return the API keys of an institution, or of the registry; None if there is no such institution."""
+        if institution is None:
+            return self._keys
+        if (keys := self._keys_of.get(institution)) is not None:
+            return keys
+        database = self._database_of(institution) if self._database_of is not None else None
+        if database is None:
+            return None
+        if len(self._keys_of) >= self._settings.institutions_in_memory:
+            del self._keys_of[next(iter(self._keys_of))]
+        keys = self._keys_of[institution] = ApiKeys(database, institution)
+        return keys
+
+    def drop(self, institution: str) -> None:
+        """Forget an institution, whose schema has changed or was dropped."""
+        self._cache.clear()
+        self._keys_of.pop(institution, None)
 
     def _is_open(self) -> bool:
         return self._may_be_open and not self._keys.any
 
     async def _find(self, digest: bytes, credential: str) -> Caller:
-        source = self._keys if credential.startswith(PREFIX) else self._tokens
-        found = await source.find(credential) if source is not None else None
+        if credential.startswith(PREFIX):
+            found = await self._find_key(credential)
+        else:
+            found = await self._tokens.find(credential) if self._tokens is not None else None
         if found is None:
             raise Unauthenticated(INVALID)
         if len(self._cache) >= MAX_CACHED:
@@ -156,10 +193,30 @@ class Authenticator:
         self._cache[digest] = (monotonic() + seconds, caller)
         return caller
 
-    async def _find_student(self, external_id: str) -> int | None:
-        async with self._database.reading() as connection:
+    async def _find_key(self, text: str) -> tuple[Caller, float] | None:
+        match = TEXT.fullmatch(text)
+        keys = self._keys_in(match[1]) if match else None
+        if match is None or keys is None:
+            return None
+        return await keys.find(int(match[2]), match[3])
+
+    async def _find_student(self, institution: str | None, external_id: str) -> int | None:
+        database = self._database
+        if institution is not None:
+            of = self._database_of(institution) if self._database_of is not None else None
+            if of is None:
+                return None
+            database = of
+        async with database.reading() as connection:
             found = await find_students_by_external_id(connection, external_id)
         return found[0].id if found else None
+
+    async def _note_use(self) -> None:
+        """Write down once in ``NOTE_SECONDS`` which keys have been used."""
+        while True:
+            await asyncio.sleep(api_keys.NOTE_SECONDS)
+            for keys in [self._keys, *self._keys_of.values()]:
+                await keys.note_use()
 
 
 def is_loopback(host: str) -> bool:

@@ -31,7 +31,8 @@ PREFIX: Final = "ek_"
 SECRET_BYTES: Final = 24
 """192 bits cannot be guessed, so a fast hash keeps the secret as well as a slow one would."""
 
-TEXT: Final = re.compile(rf"{PREFIX}([1-9][0-9]{{0,17}})_([0-9a-f]{{{SECRET_BYTES * 2}}})")
+TEXT: Final = re.compile(rf"{PREFIX}(?:([a-z][a-z0-9-]*)\.)?([1-9][0-9]{{0,17}})_([0-9a-f]{{{SECRET_BYTES * 2}}})")
+"""The institution, if there are many, the id and the secret."""
 
 FRESH_SECONDS: Final = 5.0
 """How long a process relies on the keys that it has loaded: a revoked key is refused after that."""
@@ -59,21 +60,30 @@ def hash_of(secret: str) -> bytes:
     return hashlib.sha256(secret.encode()).digest()
 
 
-def text_of(key_id: int, secret: str) -> str:
+def text_of(key_id: int, secret: str, institution: str | None) -> str:
     """Return the text that a caller sends."""
-    return f"{PREFIX}{key_id}_{secret}"
+    return f"{PREFIX}{f'{institution}.' if institution else ''}{key_id}_{secret}"
 
 
 async def create(
-    connection: Connection, name: str, scopes: list[Scope], expires_at: datetime | None
+    connection: Connection,
+    name: str,
+    scopes: list[Scope],
+    expires_at: datetime | None,
+    institution: str | None = None,
 ) -> tuple[ApiKey, str]:
-    """Create a key; return it with its text, which is nowhere kept."""
+    """Create a key of an institution; return it with its text, which is nowhere kept.
+
+    The institution is None if the service has only one, and for a key of the registry.
+    """
     secret, secret_hash = new_secret()
     key = await create_api_key(connection, name, list(scopes), secret_hash, expires_at)
-    return key, text_of(key.id, secret)
+    return key, text_of(key.id, secret, institution)
 
 
-async def rotate(connection: Connection, key_id: int, overlap: timedelta) -> tuple[ApiKey, str]:
+async def rotate(
+    connection: Connection, key_id: int, overlap: timedelta, institution: str | None = None
+) -> tuple[ApiKey, str]:
     """Give a key a new secret; return it with its text. The secret before it stays valid for ``overlap``.
 
     Raises:
@@ -85,7 +95,7 @@ async def rotate(connection: Connection, key_id: int, overlap: timedelta) -> tup
         raise ApiKeyNotFound(key_id)
     if key.revoked_at is not None:
         raise ApiKeyRevoked(key_id)
-    return key, text_of(key_id, secret)
+    return key, text_of(key_id, secret, institution)
 
 
 async def revoke(connection: Connection, key_id: int) -> ApiKey:
@@ -101,14 +111,15 @@ async def revoke(connection: Connection, key_id: int) -> ApiKey:
 
 
 class ApiKeys:
-    """The API keys of the database.
+    """The API keys of one institution, or of the registry.
 
     A process loads all keys at once, at most once in ``LOOK_AGAIN_SECONDS``. So however many wrong keys arrive, none of
     them costs a statement of its own.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, institution: str | None = None) -> None:
         self._database = database
+        self.institution = institution
         self._keys: dict[int, ApiKey] = {}
         self._loaded_at = -FRESH_SECONDS
         self._loading: asyncio.Task[None] | None = None
@@ -124,16 +135,12 @@ class ApiKeys:
         """Whether there is a key; an expired or revoked one counts."""
         return bool(self._keys)
 
-    async def find(self, text: str) -> tuple[Caller, float] | None:
+    async def find(self, key_id: int, secret: str) -> tuple[Caller, float] | None:
         """Return the caller that a key stands for, and for how many seconds to rely on that; None if it is not valid.
 
         Raises:
             Unavailable: the database does not answer, and the keys were never loaded.
         """
-        match = TEXT.fullmatch(text)
-        if match is None:
-            return None
-        key_id, secret = int(match[1]), match[2]
         if not self.known or (key_id not in self._keys and monotonic() - self._loaded_at >= LOOK_AGAIN_SECONDS):
             await self.load()
         key = self._keys.get(key_id)
@@ -147,7 +154,8 @@ class ApiKeys:
         if not current and not (previous and key.previous_until is not None and now < key.previous_until):
             return None
         self._used.add(key_id)
-        return Caller(key.name, frozenset(cast("list[Scope]", key.scopes))), FRESH_SECONDS
+        scopes = frozenset(cast("list[Scope]", key.scopes))
+        return Caller(key.name, scopes, institution=self.institution), FRESH_SECONDS
 
     def forget(self) -> None:
         """Load the keys again before the next answer."""
@@ -174,14 +182,12 @@ class ApiKeys:
             self._loading = None
 
     async def note_use(self) -> None:
-        """Write down once in ``NOTE_SECONDS`` which keys have been used."""
-        while True:
-            await asyncio.sleep(NOTE_SECONDS)
-            used, self._used = self._used, set()
-            if not used:
-                continue
-            try:
-                async with self._database.writing() as connection:
-                    await note_used_api_keys(connection, sorted(used))
-            except DomainError as error:
-                logger.warning("the use of API keys was not noted", extra={"reason": str(error)})
+        """Write down which keys have been used since the last time."""
+        used, self._used = self._used, set()
+        if not used:
+            return
+        try:
+            async with self._database.writing() as connection:
+                await note_used_api_keys(connection, sorted(used))
+        except DomainError as error:
+            logger.warning("the use of API keys was not noted", extra={"reason": str(error)})

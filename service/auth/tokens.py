@@ -171,11 +171,17 @@ class Tokens:
         issuer: str,
         audience: str,
         keys: ProviderKeys,
+        institution_claim: str | None,
         student_claim: str | None,
-        find_student: Callable[[str], Awaitable[int | None]],
+        find_student: Callable[[str | None, str], Awaitable[int | None]],
     ) -> None:
-        """``find_student`` returns the id of the student with an external id, the value of ``student_claim``."""
+        """``find_student`` returns the id of the student of an institution with an external id.
+
+        The two are the values of ``institution_claim``, which is None if the service has one institution, and
+        ``student_claim``.
+        """
         self._keys = keys
+        self._institution_claim = institution_claim
         self._student_claim = student_claim
         self._find_student = find_student
         # Header parameters that are not known are ignored (RFC 7515 section 4), among them those that name another key.
@@ -218,9 +224,14 @@ class Tokens:
         if not 0 < len(subject) <= MAX_SUBJECT or not subject.isprintable() or not isinstance(given, str):
             return None
         scopes: frozenset[Scope] = frozenset(scope for scope in SCOPES if scope in given.split())
+        institution = None
+        if self._institution_claim is not None:
+            institution = claims.get(self._institution_claim)
+            if not isinstance(institution, str) or not institution:
+                return None
         student_id = None
         if "self" in scopes and self._student_claim is not None:
             external_id = claims.get(self._student_claim)
             if isinstance(external_id, str) and external_id:
-                student_id = await self._find_student(external_id)
-        return Caller(subject, scopes, student_id)
+                student_id = await self._find_student(institution, external_id)
+        return Caller(subject, scopes, student_id, institution)

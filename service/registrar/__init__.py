@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast
 
 import asyncpg
 
-from service.batching import Callers, Coalescer
+from service.batching import Callers, Coalescer, Sharing
 from service.database import Database
 from service.errors import OutcomeUnknown, Unavailable
 from service.registrar import load, optimistic, save
@@ -50,7 +50,13 @@ Answer = TypeVar("Answer")
 class Registrar:
     """Makes changes and returns the outcome of each; in this process, one transaction at a time writes."""
 
-    def __init__(self, database: Database, settings: Settings, everybody: Callers | None = None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        settings: Settings,
+        everybody: Callers | None = None,
+        sharing: tuple[Sharing, str] | None = None,
+    ) -> None:
         self._database = database
         self._write_timeout = settings.write_timeout
         self._promotions = settings.promotions_per_transaction
@@ -70,6 +76,7 @@ class Registrar:
             patience=settings.admission_seconds,
             chunks=CHUNKS,
             everybody=everybody,
+            sharing=sharing,
             size=lambda change: change.pairs,
         )
 
@@ -158,6 +165,11 @@ class Registrar:
             promoted += swept.promoted
             ended += swept.ended
         return Swept(promoted, ended)
+
+    def is_idle(self) -> bool:
+        """Return whether no change waits or is being made, and no promotions are left."""
+        continued = self._continuation is not None and not self._continuation.done()
+        return self._coalescer.is_idle() and not self._turn.locked() and not continued
 
     async def close(self) -> None:
         """Stop promoting; the next sweep of any process makes the promotions that are left."""

@@ -1,6 +1,6 @@
 """Who calls: the caller of a request, the scopes that an endpoint may require, and the two refusals."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, get_args
 
@@ -17,7 +17,7 @@ SCOPE_DESCRIPTIONS: Final[dict[Scope, str]] = {
     "manage": "Create, change and delete students, courses and terms; record completions.",
     "override": "Place holds and grant overrides.",
     "events": "Read the feed of changes.",
-    "admin": "Manage API keys.",
+    "admin": "Manage API keys and institutions.",
     "self": "Read and change the enrollments of the one student that the token names.",
 }
 
@@ -37,6 +37,8 @@ class Caller:
     scopes: frozenset[Scope]
     student_id: int | None = None
     """The student of the scope ``self``; None if there is no such student."""
+    institution: str | None = None
+    """The institution whose data the caller may reach; None if the service has only one, or for an operator."""
 
 
 ANYONE: Final = Caller(None, frozenset(SCOPES) - {"self"})
@@ -65,7 +67,7 @@ class ScopeMissing(DomainError):
         self.challenge = f'Bearer error="insufficient_scope", scope="{scope}"'
 
 
-Authenticate: TypeAlias = Callable[[str | None], Caller | Awaitable[Caller]]
-"""Return the caller that an Authorization header names; an awaitable where that takes a look-up."""
+Authenticate: TypeAlias = Callable[[Mapping[str, str]], Caller | Awaitable[Caller]]
+"""Return the caller that the headers of a request name; an awaitable where that takes a look-up."""
 
 AUTHENTICATE: web.AppKey[Authenticate] = web.AppKey("authenticate", Callable)  # type: ignore[arg-type]

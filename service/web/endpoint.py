@@ -11,7 +11,9 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from hashlib import blake2b
 from random import getrandbits
 from types import ModuleType
 from typing import Any, Generic, Literal, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
@@ -21,8 +23,13 @@ from aiohttp import HttpVersion11, web
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
 
 from service.errors import (
+    BeingMigrated,
     Detail,
     DomainError,
+    InstitutionNotFound,
+    InstitutionReadOnly,
+    InstitutionRequired,
+    InstitutionSuspended,
     OutcomeUnknown,
     PreconditionFailed,
     PreconditionUnsupported,
@@ -74,12 +81,27 @@ ADMISSION: web.AppKey[Callable[[], None]] = web.AppKey("admission", Callable)  #
 Endpoints call it before they read the body, because a refusal must be cheap.
 """
 
+Within: TypeAlias = Literal["institution", "registry", "either"]
+"""What a call is about: the data of one institution, the institutions, or whichever of the two the caller belongs to."""
+
+Services: TypeAlias = Mapping[Any, Any]
+"""What handlers need of one institution, by application key; and the ``ADMISSION`` of its changes."""
+
+ServicesOf: TypeAlias = Callable[[Caller, Within, bool], Services]
+
+SERVICES_OF: web.AppKey[ServicesOf] = web.AppKey("services", Callable)  # type: ignore[arg-type]
+"""Return the services of a caller's institution, for a call ``Within`` it that writes or not.
+
+It raises a domain error if there is no such institution, or if it does not serve this call.
+"""
+
 Answer = TypeVar("Answer")
 Key = TypeVar("Key")
 ETags: TypeAlias = frozenset[str] | None
 """The versions that a precondition header names; ``*`` is any version. A weak tag of If-Match keeps its form, such as
 ``W/"3"``. None without the header."""
 
+NO_SERVICES: Services = {}
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 ASCII_ACTOR = re.compile(r"[!-~](?:[ -~]{0,198}[!-~])?")
 ETAG = re.compile(r'(?:W/)?"[!#-~]*"')
@@ -97,13 +119,17 @@ class Call:
     request_id: str
     caller: Caller
     on_behalf_of: str | None
+    services: Services
 
     def disconnected(self) -> bool:
         """Return whether the client has disconnected."""
         return self.request.transport is None or self.request.transport.is_closing()
 
     def __getitem__(self, key: web.AppKey[Key]) -> Key:
-        """Return a value that ``create_app`` stored in the application."""
+        """Return a value of the caller's institution, or one that ``create_app`` stored in the application."""
+        if key in self.services:
+            found: Key = self.services[key]
+            return found
         return self.request.app[key]
 
 
@@ -134,6 +160,7 @@ class Endpoint:
     method: str
     path: str
     scope: Scope | Literal["public"]
+    within: Within
     handler: Callable[..., Awaitable[Any]]
     statuses: tuple[int, ...]
     problems: tuple[type[DomainError], ...]
@@ -168,8 +195,6 @@ class Endpoint:
         request_id = request_id_of(request)
         try:
             request.app[ORIGINS].check(request)
-            if (turn := request.app[TURNSTILES][self.writes].enter()) is not None:
-                await turn
             response = await self._answer(request, request_id)
         except DomainError as error:
             response = problem_response(error, instance=request.rel_url.raw_path, request_id=request_id)
@@ -187,10 +212,27 @@ class Endpoint:
         return response
 
     async def _answer(self, request: web.Request, request_id: str) -> web.Response:
-        caller = ANYONE if self.scope == "public" else await self._authenticated(request, self.scope)
-        if self.writes and self is not unrouted:
-            request.app[ADMISSION]()
+        if self.scope == "public":
+            caller, services = ANYONE, NO_SERVICES
+        else:
+            caller = await self._authenticated(request, self.scope)
+            services = request.app[SERVICES_OF](caller, self.within, self.writes)
+            if (turn := request.app[TURNSTILES][self.writes].enter(caller.institution)) is not None:
+                await turn
+            if self.writes and (admit := services.get(ADMISSION)) is not None:
+                admit()
         on_behalf_of = _on_behalf_of(request, caller) if self.writes else None
+        arguments = await self._arguments(request, caller)
+        answer = await self.handler(Call(request, request_id, caller, on_behalf_of, services), **arguments)
+        response = self._response(request, answer, request_id, caller.institution)
+        return response if self.writes else _conditional(request, response)
+
+    async def _arguments(self, request: web.Request, caller: Caller) -> dict[str, Any]:
+        """Return the arguments of the handler, validated.
+
+        Raises:
+            DomainError: a part of the request is invalid.
+        """
         for header in self.unsupported:
             if header in request.headers:
                 raise PreconditionUnsupported(header)
@@ -206,15 +248,15 @@ class Endpoint:
             _query(_NoQuery, request)
         for name in self.headers:
             arguments[name] = _etags(request, name)
+        if caller.institution is not None:
+            _take_off_tags(arguments, self.headers, tag_of(caller.institution))
         if self.body is not None:
             arguments["body"] = await self._body(request)
         elif request.body_exists and self is not unrouted and "Content-Encoding" in request.headers:
             raise UnsupportedContentCoding(
                 "This call has no body: send it without a body and without Content-Encoding."
             )
-        answer = await self.handler(Call(request, request_id, caller, on_behalf_of), **arguments)
-        response = self._response(request, answer, request_id)
-        return response if self.writes else _conditional(request, response)
+        return arguments
 
     async def _authenticated(self, request: web.Request, scope: Scope) -> Caller:
         """Return the caller, who may make this call.
@@ -224,7 +266,7 @@ class Endpoint:
             ScopeMissing: the caller does not have the scope.
             NoSuchPath: the caller has the scope ``self``, and this is not about its student.
         """
-        found = request.app[AUTHENTICATE](request.headers.get("Authorization"))
+        found = request.app[AUTHENTICATE](request.headers)
         caller = found if isinstance(found, Caller) else await found
         if scope in caller.scopes:
             return caller
@@ -247,7 +289,9 @@ class Endpoint:
         check_members(text, parsed)
         return parsed
 
-    def _response(self, request: web.Request, answer: Any, request_id: str) -> web.Response:
+    def _response(
+        self, request: web.Request, answer: Any, request_id: str, institution: str | None = None
+    ) -> web.Response:
         if isinstance(answer, web.Response):
             answer.headers["X-Request-Id"] = request_id
             return answer
@@ -261,6 +305,8 @@ class Endpoint:
         version = getattr(answer, "version", None)
         if version is not None:
             headers["ETag"] = f'"{version}"'
+        if institution is not None:
+            answer = _put_on_tags(answer, headers, tag_of(institution))
         if isinstance(answer, Page | WrittenPage) and answer.next is not None:
             url = request.rel_url.update_query(cursor=answer.next)
             headers["Link"] = f'<{url}>; rel="next"'
@@ -273,6 +319,7 @@ def endpoint(
     path: str,
     *,
     scope: Scope | Literal["public"],
+    within: Within = "institution",
     status: int | tuple[int, ...] = 200,
     problems: Iterable[type[DomainError]] = (),
     needs_database: bool = True,
@@ -281,7 +328,7 @@ def endpoint(
 ) -> Callable[[Callable[..., Awaitable[Any]]], Endpoint]:
     """Turn a handler into an endpoint.
 
-    ``scope`` is the scope that a caller needs; everybody may call a public endpoint.
+    ``scope`` is the scope that a caller needs; everybody may call a public endpoint. ``within`` is what the call is about.
     ``status`` is the status of success, or all statuses of success, the usual one first. ``problems`` are the errors of
     the handler itself; errors that follow from its signature are added. Without ``needs_database`` the API document
     lists no database errors. With ``etag`` the handler sets an ETag; an answer with a version always has one. A
@@ -322,6 +369,12 @@ def endpoint(
             implied += (BadJson, BodyTooSlow, BodyTooLarge, UnsupportedMediaType)
         if scope != "public":
             implied += (Unauthenticated, ScopeMissing)
+            if within != "registry":
+                implied += (InstitutionNotFound, InstitutionRequired, InstitutionSuspended)
+                if needs_database:
+                    implied += (BeingMigrated,)
+            if within == "institution" and method != "GET":
+                implied += (InstitutionReadOnly,)
         # The method "*" is that of ``unrouted``, which answers paths that do not exist.
         unsupported = () if method in {"GET", "*"} else tuple(HEADERS[name] for name in HEADERS if name not in headers)
         has_etag = etag or "version" in getattr(returns, "__dataclass_fields__", {})
@@ -335,6 +388,7 @@ def endpoint(
             method=method,
             path=path,
             scope=scope,
+            within=within,
             handler=handler,
             statuses=statuses,
             problems=(*problems, *implied),
@@ -489,6 +543,40 @@ def _etags(request: web.Request, name: str) -> ETags:
     if name == "if_none_match":
         tags = [tag.removeprefix("W/") for tag in tags]
     return frozenset(tag if tag.startswith("W/") else tag[1:-1] for tag in tags)
+
+
+@lru_cache(maxsize=1024)
+def tag_of(institution: str) -> str:
+    """Return the tag that cursors and ETags of an institution carry, so that they are worthless in another."""
+    return blake2b(institution.encode(), digest_size=4).hexdigest()
+
+
+def _put_on_tags(answer: Any, headers: dict[str, str], tag: str) -> Any:
+    """Tag the ETag in ``headers``, and return the answer with its cursor tagged."""
+    if "ETag" in headers:
+        headers["ETag"] = f'{headers["ETag"][:-1]}.{tag}"'
+    if isinstance(answer, Page | WrittenPage) and answer.next is not None:
+        return replace(answer, next=f"{tag}.{answer.next}")
+    return answer
+
+
+def _take_off_tags(arguments: dict[str, Any], headers: tuple[str, ...], tag: str) -> None:
+    """Take the tags off the cursor and the entity tags of a request; an ETag with another tag equals no version.
+
+    Raises:
+        Invalid: the cursor belongs to another institution.
+    """
+    query = arguments.get("query")
+    cursor = getattr(query, "cursor", None)
+    if isinstance(query, BaseModel) and cursor is not None:
+        own, _, cursor = cursor.partition(".")
+        arguments["query"] = query.model_copy(update={"cursor": cursor if own == tag else "another institution's"})
+    for name in headers:
+        if arguments[name] is not None:
+            arguments[name] = frozenset(
+                each if each == "*" else each.removesuffix(f".{tag}") if each.endswith(f".{tag}") else f"{each}.{tag}"
+                for each in arguments[name]
+            )
 
 
 def _conditional(request: web.Request, response: web.Response) -> web.Response:

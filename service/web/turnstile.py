@@ -1,7 +1,7 @@
 """Limit how many requests begin in one turn of the event loop, so that requests under way make progress."""
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
 
 READS_PER_TURN = 128
 """The size of a batched read. With 32, a mix of 256 callers had smaller batches and took 5 to 10 % more CPU."""
@@ -11,20 +11,24 @@ CHANGES_PER_TURN = 8
 
 
 class Turnstile:
-    """A limit on the number of requests that begin in each turn of the event loop, in order of arrival.
+    """A limit on the number of requests that begin in each turn of the event loop.
 
     Without a turnstile, the event loop begins every request that has arrived in the same turn. Thousands of requests
     that arrive together would delay the next round trip of the transaction in flight, and every read.
+
+    The requests of one institution begin in order of arrival; the institutions take turns, so that one with thousands
+    of waiting requests does not hold up the others.
     """
 
     def __init__(self, per_turn: int) -> None:
         self._per_turn = per_turn
         self._remaining = per_turn
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: OrderedDict[str | None, deque[asyncio.Future[None]]] = OrderedDict()
+        """By institution; the first one is next."""
         self._turning = False
 
-    def enter(self) -> asyncio.Future[None] | None:
-        """Return None if a request may begin now, otherwise a future to await first."""
+    def enter(self, institution: str | None = None) -> asyncio.Future[None] | None:
+        """Return None if a request of an institution may begin now, otherwise a future to await first."""
         loop = asyncio.get_running_loop()
         if not self._turning:
             self._turning = True
@@ -33,13 +37,18 @@ class Turnstile:
             self._remaining -= 1
             return None
         turn: asyncio.Future[None] = loop.create_future()
-        self._waiting.append(turn)
+        self._waiting.setdefault(institution, deque()).append(turn)
         return turn
 
     def _turn(self) -> None:
         self._remaining = self._per_turn
         while self._waiting and self._remaining:
-            turn = self._waiting.popleft()
+            institution, queue = next(iter(self._waiting.items()))
+            turn = queue.popleft()
+            if not queue:
+                del self._waiting[institution]
+            else:
+                self._waiting.move_to_end(institution)
             if not turn.done():
                 turn.set_result(None)
                 self._remaining -= 1

@@ -54,17 +54,13 @@ async def ready(_call: Call) -> None:
     """Return that requests are served."""
 
 
-def admit_everybody() -> None:
-    """Admit every request, since nothing is queued."""
-
-
 async def serve(settings: Settings) -> None:
     """Serve until SIGTERM."""
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     app = web.Application(client_max_size=settings.body_limit)
     register(app, endpoints_of(sys.modules[__name__]))
-    set_up(app, settings, admit=admit_everybody, authenticate=lambda _: ANYONE)
+    set_up(app, settings, services_of=lambda _caller, _within, _writes: {}, authenticate=lambda _: ANYONE)
     runner = make_runner(app, settings)
     await runner.setup()
     await web.TCPSite(runner, settings.host, settings.port).start()
