@@ -245,7 +245,7 @@ def _migration_errors(migration: Migration) -> Iterator[None]:
 def _connection_errors() -> Iterator[None]:
     try:
         yield
-    except psycopg.ProgrammingError as error:
+    except (psycopg.ProgrammingError, psycopg.NotSupportedError) as error:
         raise UnfitDatabase(f"The database refused a statement: {error}") from error
     except psycopg.OperationalError as error:
         raise DatabaseUnavailable(f"The database can't be reached or is not ready: {error}") from error

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -313,7 +314,9 @@ class Pool:
     def domain_error(self, error: Exception) -> Exception:
         """Map a driver error to a domain error; return it unchanged if it indicates a bug."""
         if isinstance(error, asyncpg.IntegrityConstraintViolationError):
-            meaning = CONSTRAINTS.get(getattr(error, "constraint_name", None) or "")
+            # On Citus, the name ends in the number of the shard.
+            name = re.sub(r"_[0-9]+$", "", getattr(error, "constraint_name", None) or "")
+            meaning = CONSTRAINTS.get(name)
             return meaning() if meaning else error  # type: ignore[call-arg]
         # If the driver reports a closed connection, the cause of its error is the reason that the server gave.
         reason = error.__cause__ if isinstance(error.__cause__, asyncpg.PostgresError) else error

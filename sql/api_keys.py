@@ -79,16 +79,16 @@ async def rotate_api_key(connection: Connection, id: int, secret_hash: bytes, ov
 
 REVOKE_API_KEY: Final = """
 UPDATE api_keys
-SET revoked_at = least(revoked_at, statement_timestamp())
+SET revoked_at = coalesce(revoked_at, $2::timestamptz)
 WHERE id = $1::bigint
 RETURNING
     id, name, scopes, secret_hash, previous_hash, previous_until, created_at, expires_at, revoked_at, last_used_at
 """
 
 
-async def revoke_api_key(connection: Connection, id: int) -> ApiKey | None:
+async def revoke_api_key(connection: Connection, id: int, now: datetime) -> ApiKey | None:
     """Revoke a key; to repeat it changes nothing. None without such a key."""
-    row = await connection.fetchrow(REVOKE_API_KEY, id)
+    row = await connection.fetchrow(REVOKE_API_KEY, id, now)
     return None if row is None else ApiKey(*row)
 
 

@@ -174,6 +174,17 @@ def _names(admin: psycopg.Connection[Any], server: Server, prefix: str) -> list[
 
 def _drop(admin: psycopg.Connection[Any], server: Server, name: str) -> None:
     if server.citus:
+        # As WITH (FORCE) does for a database: a test that failed may have left a session that holds a lock.
+        admin.execute(
+            """
+            SELECT pg_terminate_backend(pid)
+            FROM pg_stat_activity
+            WHERE datname = current_database()
+                AND pid <> pg_backend_pid()
+                AND backend_type = 'client backend'
+                AND application_name NOT LIKE 'citus%'
+            """
+        )
         admin.execute(f"DROP SCHEMA IF EXISTS {name} CASCADE")
     else:
         admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")

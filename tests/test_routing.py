@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pglast
 import pytest
 from pglast import ast
@@ -13,7 +14,9 @@ from pglast.visitors import Visitor
 
 from service.arrays import ARRAYS
 from service.database import Database
+from service.errors import ApiKeyNameTaken
 from service.migrate import MIGRATIONS
+from service.pool import Pool
 from service.registrar.changes import Change
 from service.settings import Settings
 from sql import Connection
@@ -30,6 +33,8 @@ MODIFICATIONS = (ast.InsertStmt, ast.UpdateStmt, ast.DeleteStmt, ast.MergeStmt)
 VOLATILE = {"clock_timestamp", "gen_random_uuid", "nextval", "random", "timeofday"}
 VOLATILE_PREFIXES = ("pg_control_", "pg_current_wal_")
 """Functions that Citus refuses in an UPDATE or DELETE, and in an INSERT of selected rows."""
+TIMES = {"now", "statement_timestamp", "transaction_timestamp"}
+"""Functions that Citus refuses in an expression with a column."""
 
 EXCEPTIONS = {
     # ``save`` uses it only where the extension is absent: elsewhere it saves a round trip for each table.
@@ -100,13 +105,13 @@ def joins_volatile_function(statement: Any) -> bool:
     return bool(tables(statement)) and any(is_volatile(call) for call in calls)
 
 
-def has_volatile_condition(statement: Any) -> bool:
-    """Return whether a modification has a function that is not immutable within CASE or COALESCE."""
+def computes_time_from_column(statement: Any) -> bool:
+    """Return whether an UPDATE sets a column to an expression of a column and of the time."""
     return any(
-        call.funcname[-1].sval in VOLATILE | {"now", "statement_timestamp", "transaction_timestamp"}
-        for node in of_type(statement, *MODIFICATIONS)
-        for condition in of_type(node, ast.CoalesceExpr, ast.CaseExpr)
-        for call in of_type(condition, ast.FuncCall)
+        of_type(target, ast.ColumnRef)
+        and any(call.funcname[-1].sval in TIMES for call in of_type(target, ast.FuncCall))
+        for node in of_type(statement, ast.UpdateStmt)
+        for target in node.targetList
     )
 
 
@@ -149,9 +154,9 @@ RULES: dict[str, tuple[Callable[[Any], bool], list[str]]] = {
         joins_volatile_function,
         ["SELECT feed.id FROM feed CROSS JOIN pg_control_system() AS control"],
     ),
-    "changing function in COALESCE or CASE": (
-        has_volatile_condition,
-        ["UPDATE holds SET ends_at = coalesce(ends_at, now())"],
+    "time from a column": (
+        computes_time_from_column,
+        ["UPDATE holds SET ends_at = coalesce(ends_at, now())", "UPDATE holds SET ends_at = least(ends_at, now())"],
     ),
     "several actions of ALTER TABLE": (
         has_several_actions,
@@ -179,7 +184,8 @@ def test_a_rule_finds_its_example(rule: str, example: str) -> None:
     [
         "INSERT INTO holds (id) SELECT unnest($1::bigint[]) FROM feed",
         "INSERT INTO holds (id, created_at) VALUES ($1, clock_timestamp())",
-        "UPDATE holds SET ends_at = least(ends_at, now())",
+        "UPDATE holds SET ends_at = coalesce(ends_at, $1)",
+        "UPDATE holds SET ends_at = now() + $1::interval",
         "SELECT (pg_control_system()).system_identifier FROM feed",
         "SELECT nextval('holds_id_seq') FROM generate_series(1, $1::bigint)",
         "WITH found AS (SELECT id FROM holds) DELETE FROM holds USING found WHERE holds.id = found.id",
@@ -224,6 +230,14 @@ async def test_the_driver_registers_array_types_under_the_oids_of_the_server(con
     )
 
     assert {row[0]: (row[1], row[2]) for row in rows} == ARRAYS
+
+
+async def test_a_constraint_of_a_shard_has_the_meaning_of_its_table(settings: Settings) -> None:
+    pool = Pool(settings)
+    error = asyncpg.UniqueViolationError()
+    error.constraint_name = "api_keys_name_key_102035"
+
+    assert isinstance(pool.domain_error(error), ApiKeyNameTaken)
 
 
 @pytest.fixture
