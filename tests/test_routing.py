@@ -25,7 +25,7 @@ from sql.enrollments import ADD_ENROLLMENTS, INSERT_ENROLLMENTS, UPDATE_ENROLLME
 from sql.feed import APPEND_EVENTS, LOCK_FEED
 from sql.opening import LOAD_OPENING
 from tests.campus import registrar_of
-from tests.conftest import REGISTRY
+from tests.conftest import REGISTRY, Server
 from tests.test_batches import course, drop, enroll, student
 from tests.test_sql import STATEMENTS
 
@@ -202,9 +202,65 @@ def test_every_statement_can_be_routed() -> None:
     assert broken == EXCEPTIONS
 
 
-@pytest.mark.parametrize("path", sorted(MIGRATIONS.glob("*.sql")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(MIGRATIONS.rglob("*.sql")), ids=lambda path: path.name)
 def test_every_migration_runs_on_citus(path: Path) -> None:
     assert findings(path.read_text()) == set()
+
+
+SAMPLES = {
+    "bool": "true",
+    "bytea": "",
+    "date": "2030-01-01",
+    "float8": "1",
+    "int8": "1",
+    "interval": "1 day",
+    "json": "[]",
+    "text": "UTC",
+    "timestamptz": "2030-01-01Z",
+    "uuid": "00000000-0000-0000-0000-000000000000",
+}
+"""A value of each type of a parameter."""
+NOT_ROUTED = {"FIND_LAGGING_SEQUENCES"} | EXCEPTIONS.keys()
+"""``check`` also reads sequences, which each node has of its own."""
+
+
+async def test_on_citus_a_statement_is_one_task_on_the_node_that_holds_the_institution(
+    server: Server, connection: Connection
+) -> None:
+    if not server.citus:
+        pytest.skip("needs a Citus in TEST_DATABASE_URL")
+    found: dict[str, str] = {}
+    for name, (statement, function) in STATEMENTS.items():
+        read = {table for each in pglast.parse_sql(statement) for table in tables(each)}
+        if function.__module__ == "sql.registry" or not read - {
+            "pg_locks",
+            "pg_extension",
+            "pg_stat_activity",
+            "pg_database",
+        }:
+            continue
+        parameters = (await connection.prepare(statement)).get_parameters()
+        await connection.execute(f"PREPARE statement AS {statement}")
+        values = [
+            f"ARRAY['{SAMPLES[each.name[:-2]]}']::{each.name}" if each.kind == "array" else f"'{SAMPLES[each.name]}'"
+            for each in parameters
+        ]
+        given = f"({', '.join(values)})" if values else ""
+        try:
+            rows = await connection.fetch(f"EXPLAIN EXECUTE statement{given}")
+            found[name] = "\n".join(row[0] for row in rows)
+        except asyncpg.FeatureNotSupportedError as error:
+            found[name] = str(error)
+        await connection.execute("DEALLOCATE statement")
+
+    scattered = {
+        name
+        for name, plan in found.items()
+        if not plan.startswith("Custom Scan (Citus Adaptive)")
+        or "Task Count: 1\n" not in plan
+        or "Distributed Subplan" in plan
+    }
+    assert scattered == NOT_ROUTED, {name: found[name] for name in scattered ^ NOT_ROUTED}
 
 
 @pytest.mark.not_on_citus("it has no registry")

@@ -524,6 +524,7 @@ async def test_every_statement_of_a_request_uses_an_index(session: Connection) -
         assert name in SORTED or not [node for node in found if node["Node Type"] == "Sort"], (name, text)
 
 
+@pytest.mark.not_on_citus("INSERT_ENROLLMENTS is not used there")
 async def test_no_statement_changes_its_session(connection: Connection) -> None:
     async def session() -> list[tuple[object, ...]]:
         rows = await connection.fetch("SELECT name, setting FROM pg_settings WHERE source = 'session' ORDER BY name")
