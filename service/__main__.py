@@ -242,6 +242,8 @@ def run_check(settings: Settings, given: argparse.Namespace) -> int:
 
 def run_demo(settings: Settings, given: argparse.Namespace) -> int:
     """Fill an empty database; return 1 if it is not empty (without ``--serve``), or if the check finds a violation."""
+    # The campus is one institution, whether or not there is a registry.
+    settings = settings.model_copy(update={"registry_schema": None})
     run_migrate(settings, given)
     status = run(fill(settings, given.size, again=given.serve))
     if status or not given.serve:

@@ -99,7 +99,8 @@ def create_app(settings: Settings) -> web.Application:
     """Return the application of the service; once it starts, it brings up its database in the background."""
     app = web.Application(client_max_size=settings.body_limit)
     register(app, [*ENDPOINTS, *endpoints_of(page)])
-    app[INDEX] = Index.of(ABOUT, [*ENDPOINTS, page.show_page])
+    served = [each for each in ENDPOINTS if each.within != "registry" or settings.registry_schema is not None]
+    app[INDEX] = Index.of(ABOUT, [*served, page.show_page])
     app[DOCUMENT] = document()
     app[PROBLEMS] = problem_types()
     app[PAGE] = page.page(ABOUT, ENDPOINTS)

@@ -6,6 +6,7 @@ from sql import Connection
 
 ARRAYS: Final = {
     "_bool": (1000, 16),
+    "_bytea": (1001, 17),
     "_int8": (1016, 20),
     "_float8": (1022, 701),
     "_date": (1182, 1082),

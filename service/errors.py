@@ -369,6 +369,40 @@ class PreconditionUnsupported(DomainError):
         super().__init__(f"This call does not support {header}: send it without that header.")
 
 
+class IdempotencyKeyReused(DomainError):
+    """The caller has sent this Idempotency-Key with another request. Nothing was changed."""
+
+    code, status, title = "idempotency_key_reused", 422, "Idempotency key reused"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This Idempotency-Key was sent with another path, query or body: send a new key with each new request."
+        )
+
+
+class IdempotencyKeyInUse(DomainError):
+    """A request of the caller with this Idempotency-Key is being served. Nothing was changed by this one."""
+
+    code, status, title = "idempotency_key_in_use", 409, "Idempotency key in use"
+    retry_after = 1
+
+    def __init__(self) -> None:
+        super().__init__(
+            "A request with this Idempotency-Key is being served: repeat this one shortly to get its answer."
+        )
+
+
+class IdempotencyKeyUnsupported(DomainError):
+    """The call was sent with Idempotency-Key, but its answer is never stored: it may be a secret. Nothing was changed."""
+
+    code, status, title = "idempotency_key_unsupported", 422, "Idempotency key unsupported"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The answer of this call is never stored, since it may be a secret: send it without Idempotency-Key."
+        )
+
+
 class Unavailable(DomainError):
     """The database is unreachable or too busy. Nothing was changed."""
 
@@ -407,7 +441,7 @@ class OutcomeUnknown(DomainError):
     def __init__(self) -> None:
         super().__init__(
             "The connection to the database broke during the commit, and the change may have been made: "
-            "read the state, or repeat the call if the call is safe to repeat."
+            "repeat the call if it has an Idempotency-Key or is safe to repeat; otherwise read the state."
         )
 
 

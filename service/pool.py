@@ -4,8 +4,10 @@ import asyncio
 import logging
 import re
 import socket
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 import asyncpg
@@ -89,12 +91,28 @@ class PooledConnection(_Base):
             self.schemas.add(schema)
 
 
+@dataclass(eq=False, slots=True)
+class Lane:
+    """The connections of one schema and one purpose, reads or changes."""
+
+    schema: str
+    for_changes: bool
+    idle: "list[Lent]" = field(default_factory=list)
+    calls: int = 0
+    """The calls that use a connection or wait for one."""
+    lent: int = 0
+    waiting: "deque[asyncio.Future[Lent | None]]" = field(default_factory=deque)
+    """Calls that wait for a connection of the lane. None tells a call to look again."""
+
+
 class Pool:
     """A pool of connections to one PostgreSQL, bound to the running event loop.
 
-    A connection that is returned keeps its schema and is lent to the same one again if possible: another schema costs a
-    round trip and, within the server, a new plan for each statement. Reads and changes have idle connections of their
-    own, so that each connection prepares fewer statements. Either leaves one connection of the pool to the other.
+    Another schema costs a connection a round trip and, within the server, a new plan for each statement: ten times as
+    much as a short statement. So a call takes an idle connection of its own schema, or a new one; if there is none, it
+    waits for one that its schema uses, and only if its schema has none it takes one from another schema. Reads and
+    changes have connections of their own, so that each connection prepares fewer statements. Either leaves one
+    connection of the pool to the other.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -112,15 +130,17 @@ class Pool:
         share = max(settings.pool_size - 1, 1)
         self._shares = {False: asyncio.Semaphore(share), True: asyncio.Semaphore(share)}
         """By purpose, reads or changes, the connections that it may still use."""
-        self._idle: dict[Lent, tuple[str, bool]] = {}
-        """Idle connections that were not returned to asyncpg's pool, with schema and purpose, the oldest first.
+        self._lanes: dict[tuple[str, bool], Lane] = {}
+        """By schema and purpose, those with connections or with calls that wait."""
+        self._idle: dict[Lent, Lane] = {}
+        """Idle connections that were not returned to asyncpg's pool, the one idle for longest first.
 
         Acquiring one from asyncpg's pool takes a twentieth of a lone change.
         """
-        self._idle_of: dict[tuple[str, bool], list[Lent]] = {}
-        self._in_use = 0
-        self._waiting = 0
-        """The number of calls that wait for a connection of asyncpg's pool."""
+        self._out = 0
+        """The connections that asyncpg's pool has lent, or is about to lend."""
+        self._queued = 0
+        """The calls that wait for a connection of whichever schema."""
 
     async def open(self) -> None:
         """Create the pool unless it exists; the pool opens connections on demand."""
@@ -179,7 +199,7 @@ class Pool:
         if self._pool is not None:
             pool, self._pool = self._pool, None
             self._idle.clear()
-            self._idle_of.clear()
+            self._lanes.clear()
             pool.terminate()
             if self._recovering:
                 await asyncio.wait(self._recovering)
@@ -201,94 +221,165 @@ class Pool:
             # One call at a time tests whether the database answers again; the others are refused at once.
             raise Unavailable("The database does not respond.")
         self._calls += 1
+        lane = self._lanes.get((schema, for_changes))
+        if lane is None:
+            lane = self._lanes[schema, for_changes] = Lane(schema, for_changes)
+        lane.calls += 1
         try:
-            connection = await self._acquire(self._pool, schema, for_changes)
+            connection = await self._acquire(self._pool, lane)
             try:
+                if schema not in connection.schemas or connection.schema != schema:
+                    await _serve(connection, schema, prepare)
+                yield connection
+            except BaseException as error:
                 try:
-                    if schema not in connection.schemas or connection.schema != schema:
-                        await _serve(connection, schema, prepare)
-                    yield connection
-                except BaseException as error:
                     if isinstance(error.__cause__ or error, TimeoutError):
                         self._silent = True
                         await self._expire(self._pool)
                         self._recover(self._pool, connection)
                     else:
-                        await self._pool.release(connection)
-                    raise
-                await self._release(self._pool, connection, schema, for_changes)
-            finally:
-                self._in_use -= 1
-                self._shares[for_changes].release()
+                        await self._return(self._pool, connection)
+                finally:
+                    self._leave(lane)
+                raise
+            await self._release(self._pool, connection, lane)
         except UnfitDatabase as error:
             raise Unavailable(str(error)) from error
         except DRIVER_ERRORS as error:
             raise self.domain_error(error) from error
         finally:
             self._calls -= 1
+            lane.calls -= 1
+            self._tend(lane)
         self._silent = False
         if self._lost:
             self._lost = False
             logger.warning("the database is back")
 
-    async def _acquire(self, pool: "asyncpg.Pool[asyncpg.Record]", schema: str, for_changes: bool) -> "Lent":
-        """Return an idle connection of the schema and purpose, else a new one, else the one idle for longest."""
+    async def _acquire(self, pool: "asyncpg.Pool[asyncpg.Record]", lane: Lane) -> "Lent":
+        """Return a connection for a lane."""
+        if lane.idle and not self._shares[lane.for_changes].locked():
+            # Almost always, and without a timer.
+            connection = await self._take(pool, lane)
+            if connection is not None:
+                return connection
         try:
-            share = self._shares[for_changes]
-            if share.locked():
-                async with asyncio.timeout(self._settings.acquire_timeout):
-                    await share.acquire()
-            else:
-                await share.acquire()
-            try:
-                self._in_use += 1
-                return await self._take(pool, schema, for_changes)
-            except BaseException:
-                self._in_use -= 1
-                share.release()
-                raise
+            async with asyncio.timeout(self._settings.acquire_timeout):
+                while True:
+                    if not lane.idle and lane.lent and not self._has_room(lane):
+                        connection = await self._wait(pool, lane)
+                    else:
+                        connection = await self._take(pool, lane)
+                    if connection is not None:
+                        return connection
         except TimeoutError as error:
             self._silent = True
             raise self.busy("No connection to the database was available in time.", error) from error
 
-    async def _take(self, pool: "asyncpg.Pool[asyncpg.Record]", schema: str, for_changes: bool) -> "Lent":
-        while (connection := self._idle_one(schema, for_changes)) is not None:
-            if not is_closed(connection):
-                return connection
-            await pool.release(connection)
-        self._waiting += 1
-        try:
-            return cast("Lent", await pool.acquire(timeout=self._settings.acquire_timeout))
-        finally:
-            self._waiting -= 1
+    def _has_room(self, lane: Lane) -> bool:
+        """Return whether a lane may have one more connection without taking it from another lane."""
+        return self._out < self._settings.pool_size and not self._shares[lane.for_changes].locked()
 
-    def _idle_one(self, schema: str, for_changes: bool) -> "Lent | None":
-        """Remove and return the idle connection to use next; None if asyncpg's pool has to provide one."""
-        if mine := self._idle_of.get((schema, for_changes)):
-            connection = mine.pop()
+    async def _wait(self, pool: "asyncpg.Pool[asyncpg.Record]", lane: Lane) -> "Lent | None":
+        """Wait for a connection that the lane uses; return None if it is time to look for another one."""
+        handed: asyncio.Future[Lent | None] = asyncio.get_running_loop().create_future()
+        lane.waiting.append(handed)
+        try:
+            return await handed
+        except BaseException:
+            if handed.done() and not handed.cancelled() and (connection := handed.result()) is not None:
+                await self._release(pool, connection, lane)
+            raise
+
+    async def _take(self, pool: "asyncpg.Pool[asyncpg.Record]", lane: Lane) -> "Lent | None":
+        """Take an idle connection of the lane, else a new one, else the one of another lane that is idle for longest.
+
+        Return None if the connection was lost while it was idle.
+        """
+        self._queued += 1
+        try:
+            await self._shares[lane.for_changes].acquire()
+            lane.lent += 1
+            try:
+                connection = self._pop(lane)
+                if connection is None:
+                    self._out += 1
+                    try:
+                        return cast("Lent", await pool.acquire())
+                    except BaseException:
+                        self._out -= 1
+                        raise
+                if not is_closed(connection):
+                    return connection
+                await self._return(pool, connection)
+            except BaseException:
+                self._leave(lane)
+                raise
+        finally:
+            self._queued -= 1
+        self._leave(lane)
+        return None
+
+    def _pop(self, lane: Lane) -> "Lent | None":
+        """Remove an idle connection from its lane and return it; None if asyncpg's pool has to provide one."""
+        if lane.idle:
+            connection = lane.idle.pop()
             del self._idle[connection]
             return connection
-        # The connection to be acquired is in use already.
-        if self._idle and self._in_use + len(self._idle) + len(self._recovering) > self._settings.pool_size:
+        if self._idle and self._out >= self._settings.pool_size:
             connection = next(iter(self._idle))
-            key = self._idle.pop(connection)
-            self._idle_of[key].remove(connection)
-            if not self._idle_of[key]:
-                del self._idle_of[key]
+            other = self._idle.pop(connection)
+            other.idle.remove(connection)
+            self._tend(other)
             return connection
         return None
 
-    async def _release(
-        self, pool: "asyncpg.Pool[asyncpg.Record]", connection: "Lent", schema: str, for_changes: bool
-    ) -> None:
-        """Keep a connection for the next call with the same schema and purpose, unless another call waits for one."""
-        if self._waiting or pool is not self._pool or connection.switches > MAX_SWITCHES:
-            if connection.switches > MAX_SWITCHES:
-                connection.terminate()
-            await pool.release(connection)
+    async def _release(self, pool: "asyncpg.Pool[asyncpg.Record]", connection: "Lent", lane: Lane) -> None:
+        """Hand a connection to the next call of its lane, or keep it idle, or return it to a call of another lane."""
+        if connection.switches > MAX_SWITCHES or pool is not self._pool:
+            connection.terminate()
+            await self._return(pool, connection)
+            self._leave(lane)
+            return
+        if not self._queued:
+            while lane.waiting:
+                handed = lane.waiting.popleft()
+                if not handed.done():
+                    handed.set_result(connection)
+                    return
+        if self._queued and self._out >= self._settings.pool_size and not self._idle:
+            # Perhaps a call waits in asyncpg's pool.
+            await self._return(pool, connection)
         else:
-            self._idle[connection] = schema, for_changes
-            self._idle_of.setdefault((schema, for_changes), []).append(connection)
+            self._idle[connection] = lane
+            lane.idle.append(connection)
+        self._leave(lane)
+
+    async def _return(self, pool: "asyncpg.Pool[asyncpg.Record]", connection: "Lent") -> None:
+        """Return a connection to asyncpg's pool."""
+        self._out -= 1
+        await pool.release(connection)
+
+    def _leave(self, lane: Lane) -> None:
+        """End the use of a connection by a lane; a call that waits for one of its connections looks again."""
+        lane.lent -= 1
+        self._shares[lane.for_changes].release()
+        self._wake(lane)
+
+    def _wake(self, lane: Lane) -> None:
+        while lane.waiting:
+            handed = lane.waiting.popleft()
+            if not handed.done():
+                handed.set_result(None)
+                return
+
+    def _tend(self, lane: Lane) -> None:
+        """Let no call wait in a lane that uses no connection, and forget a lane without connections and calls."""
+        if not lane.lent:
+            if lane.waiting:
+                self._wake(lane)
+            elif not lane.calls and not lane.idle:
+                self._lanes.pop((lane.schema, lane.for_changes), None)
 
     async def _expire(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
         """Replace all other connections, which may be dead too; new ones may reach the server."""
@@ -306,7 +397,7 @@ class Pool:
             with suppress(*DRIVER_ERRORS):
                 await connection.execute("ROLLBACK")
             with suppress(*DRIVER_ERRORS):
-                await pool.release(connection)
+                await self._return(pool, connection)
 
         self._recovering.add(task := asyncio.create_task(recover()))
         task.add_done_callback(self._recovering.discard)

@@ -259,6 +259,9 @@ class Settings(BaseSettings):
     sweep_interval: PositiveFloat = 60.0
     """Longest delay before a time-based promotion (for example after a hold expires) is noticed."""
 
+    idempotency_seconds: PositiveFloat = 86400.0
+    """How long an answer is kept for requests with its Idempotency-Key: a caller that was down over night can repeat."""
+
     time_zone: Annotated[str, AfterValidator(_known_zone)] = "UTC"
     """IANA name of the institution's time zone, such as Europe/Berlin; a term ends at midnight after its last day."""
 

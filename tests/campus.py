@@ -22,7 +22,10 @@ from sql import Connection
 from tests.conftest import Client
 
 PROBLEM_JSON = "application/problem+json"
-TABLES = ("students", "courses", "terms", "student_courses", "requirements", "holds", "overrides", "events")
+TABLES = (
+    *("students", "courses", "terms", "student_courses", "requirements", "holds", "overrides", "events"),
+    "idempotency_keys",
+)
 numbers = itertools.count(1)
 
 

@@ -1,6 +1,7 @@
 """The documents describe the service: their examples are run, and their tables are compared with the code."""
 
 import ast
+import asyncio
 import inspect
 import json
 import re
@@ -34,7 +35,7 @@ from service.settings import Settings
 from service.web.paging import Paging
 from service.web.validation import MAX_ERRORS_SHOWN
 from sql import Connection
-from tests.campus import Answer, call, new_course, new_student, read, served
+from tests.campus import Answer, busy, call, new_course, new_student, read, served, waiting_writer
 from tests.conftest import REGISTRY, Client
 from tests.test_institutions import new_key, registry_of
 
@@ -205,11 +206,22 @@ def hold_examples(request: pytest.FixtureRequest, kind: str, found: dict[str, An
 
 
 async def test_the_problems_of_the_api_document_are_those_that_the_service_returns(
-    aiohttp_client: AiohttpClient, settings: Settings, request: pytest.FixtureRequest
+    aiohttp_client: AiohttpClient,
+    settings: Settings,
+    connection: Connection,
+    database_url: str,
+    request: pytest.FixtureRequest,
 ) -> None:
     client = await served(aiohttp_client, settings.model_copy(update={"body_limit": 1000}))
     found: dict[str, Any] = {}
     variables: dict[str, str] = {}
+    async with busy(database_url):
+        holding = call(client, "POST", "/students/99/holds", HOLD, headers={"Idempotency-Key": "0"})
+        first = asyncio.create_task(holding)
+        await waiting_writer(connection)
+        repeat = await call(client, "POST", "/students/99/holds", HOLD, headers={"Idempotency-Key": "0"})
+        found[repeat.body["code"]] = repeat.body
+    await first
     for method, path, body, headers in PROBLEMS:
         data = body.encode() if isinstance(body, str) else None
         data = data or (None if body is None else json.dumps(body).encode())
@@ -291,6 +303,9 @@ PROBLEMS: Final[list[tuple[str, str, Any, dict[str, str]]]] = [
     ("POST", "/students/1/enroll", {"course_ids": [1]}, {"If-Match": '"1"'}),
     ("POST", "/courses/1/cancel", None, {"Origin": "https://elsewhere.example"}),
     ("GET", "/courses", None, {"Host": "elsewhere.example"}),
+    ("POST", "/students/2/holds", HOLD, {"Idempotency-Key": "1"}),
+    ("POST", "/students/1/holds", HOLD, {"Idempotency-Key": "1"}),
+    ("POST", "/keys", {"name": "office", "scopes": ["admin"]}, {"Idempotency-Key": "2"}),
     ("POST", "/keys", {"name": "office", "scopes": ["admin"]}, {}),
     ("GET", "/courses", None, {}),
     ("GET", "/courses", None, WITH_KEY),

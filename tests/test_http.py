@@ -665,6 +665,8 @@ async def test_a_precondition_is_honoured_or_refused_by_every_call(client: Clien
     values = {"{student_id}": student, "{course_id}": course, "{hold_id}": hold.body["id"], "{external_id}": "x"}
 
     for method, path in sorted(operations):
+        if path.startswith("/institutions"):
+            continue  # Without a registry, these paths do not exist.
         for header in ("If-Match", "If-None-Match"):
             here = path
             for name, value in values.items():

@@ -209,13 +209,20 @@ async def test_an_operator_manages_institutions_and_reaches_none_of_their_data(f
     assert (changed.body["display_name"], changed.body["time_zone"]) == ("N", "Europe/Berlin")
     for method, wanted in (("GET", None), ("PATCH", {}), ("DELETE", None)):
         problem(await call(fleet, method, "/institutions/none", wanted, headers=operator), 404, "institution_not_found")
+        if method != "GET":
+            refused = await call(
+                fleet, method, "/institutions/north-college", wanted, headers={**operator, "If-Match": '"1"'}
+            )
+            problem(refused, 412, "precondition_unsupported")
     keys = (await call(fleet, "GET", "/keys", headers=operator)).body["items"]
     assert [key["name"] for key in keys] == ["key of an operator"]
     problem(await call(fleet, "GET", "/institutions"), 401, "unauthenticated")
 
 
-async def test_a_service_without_a_registry_has_no_institutions(client: Client) -> None:
+async def test_a_service_without_a_registry_has_no_institutions(client: Client, fleet: Client) -> None:
     problem(await call(client, "GET", "/institutions"), 404, "registry_missing")
+    assert "institutions" not in (await call(client, "GET", "/")).body["links"]
+    assert "institutions" in (await call(fleet, "GET", "/")).body["links"]
 
 
 async def test_a_key_says_nothing_about_which_institutions_there_are(fleet: Client) -> None:
@@ -412,6 +419,22 @@ async def test_without_authentication_a_header_names_the_institution(
     problem(await call(fleet, "GET", "/students"), 400, "institution_required")
     problem(await call(fleet, "GET", "/students", headers={"X-Institution": "south"}), 404, "institution_not_found")
     assert len((await call(fleet, "GET", "/institutions")).body["items"]) == 1
+
+
+async def test_an_idempotency_key_of_an_institution_is_worthless_in_another(
+    aiohttp_client: AiohttpClient, many: Settings
+) -> None:
+    client = await served(aiohttp_client, many.model_copy(update={"auth": "off"}))
+    body = student_fields()
+    made = []
+    for name in ("north", "south"):
+        await new_school(client, name)
+        headers = {"X-Institution": name, "Idempotency-Key": "k-1"}
+        made += [await call(client, "POST", "/students", body, headers=headers) for _ in range(2)]
+    assert [answer.status for answer in made] == [201] * 4
+    assert ["Idempotent-Replayed" in answer.headers for answer in made] == [False, True, False, True]
+    assert [answer.etag for answer in made] == [made[0].etag] * 2 + [made[2].etag] * 2
+    assert made[0].etag != made[2].etag
 
 
 async def test_a_token_names_its_institution_in_a_claim(aiohttp_client: AiohttpClient, many: Settings) -> None:

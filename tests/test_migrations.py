@@ -89,6 +89,11 @@ FILL = {
                 '2026-02-28Z'),
                ('é', '{admin}', '\\x02', NULL, NULL, '2026-01-01Z', NULL, NULL, NULL)
     """,
+    "0011_create_idempotency_keys": """
+        INSERT INTO idempotency_keys (caller, key, fingerprint, student_ids, status, headers, body, created_at)
+        VALUES ('portal', 'k-1', '\\x00ff', '{1,2}', 201, '{"ETag":"\\"1\\""}', '\\x7b7d0a', '2026-01-01Z'),
+               ('', '"é', '\\x01', '{}', 409, '{}', '', '2026-01-01Z')
+    """,
     "0001_create_registry": "UPDATE registry SET revision = 7",
     "0002_create_institutions": """
         INSERT INTO institutions (name, schema_name, display_name, time_zone, state, migration, revision, created_at, changed_at, swept_at)

@@ -77,5 +77,10 @@ async def test_the_service_conforms_to_its_document(
 
     # At least one request for each operation got past validation: it succeeded or was refused by a rule.
     document = await (await client.get("/openapi.json")).json()
-    operations = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
+    operations = {
+        (method.upper(), path)
+        for path, methods in document["paths"].items()
+        for method in methods
+        if not path.startswith("/institutions")  # Only an operator of a service with a registry may call these.
+    }
     assert operations <= {(method, path) for method, path, status in answers.seen if status < 300 or status == 409}

@@ -26,6 +26,7 @@ from sql import Connection
 from sql.courses import Course
 from sql.enrollments import Enrollment
 from sql.feed import Event
+from sql.idempotency_keys import delete_idempotency_keys
 from sql.students import Student
 from tests.conftest import REGISTRY
 
@@ -63,6 +64,7 @@ GUARDS = {
     "holds_blocks_check",
     "holds_pkey",
     "holds_student_id_fkey",
+    "idempotency_keys_pkey",
     "overrides_course_id_fkey",
     "overrides_pkey",
     "overrides_student_id_fkey",
@@ -353,6 +355,9 @@ INDEXES = {
     "SAVE_STUDENTS": {"students_pkey"},
     "DELETE_STUDENTS": {"students_pkey"},
     "RESERVE_STUDENT_IDS": set(),
+    "LOAD_IDEMPOTENCY_KEYS": {"idempotency_keys_pkey"},
+    "ADD_IDEMPOTENCY_KEYS": set(),
+    "DELETE_IDEMPOTENCY_KEYS": {"idempotency_keys_created_at_idx"},
     "GET_COURSE": {"courses_pkey"},
     "LIST_COURSES": {"courses_pkey"},
     "LIST_COURSES_BY_CODE": {"courses_code_idx"},
@@ -522,6 +527,25 @@ async def test_every_statement_of_a_request_uses_an_index(session: Connection) -
         assert used == indexes, (name, text)
         assert not scanned & BIG_TABLES, (name, text)
         assert name in SORTED or not [node for node in found if node["Node Type"] == "Sort"], (name, text)
+
+
+async def test_answers_are_found_by_the_index_after_a_night_that_emptied_their_table(session: Connection) -> None:
+    await session.execute(
+        """
+        INSERT INTO idempotency_keys (caller, key, fingerprint, student_ids, status, headers, body, created_at)
+        SELECT '', number::text, '', '{}', 201, '{}', '', now() - interval '2 days'
+        FROM generate_series(1, 1000) AS number
+        """
+    )
+    assert len(await delete_idempotency_keys(session, timedelta(days=1), 2000)) == 1000
+    await session.execute("VACUUM (ANALYZE) idempotency_keys")
+    assert await session.fetchval("SELECT reltuples FROM pg_class WHERE relname = 'idempotency_keys'") == 0
+
+    await session.execute(f"PREPARE statement AS {STATEMENTS['LOAD_IDEMPOTENCY_KEYS'][0]}")
+    text = await session.fetchval("EXPLAIN (FORMAT JSON) EXECUTE statement(NULL, NULL)")
+    [scan] = [node for node in nodes(json.loads(text)[0]["Plan"]) if "Relation Name" in node]
+    assert (scan["Node Type"], scan.get("Index Name")) == ("Index Scan", "idempotency_keys_pkey"), text
+    assert scan["Index Cond"] == "((caller = requested.caller) AND (key = requested.key))"
 
 
 @pytest.mark.not_on_citus("INSERT_ENROLLMENTS is not used there")

@@ -22,7 +22,7 @@ from service.api.fields import (
     ReasonQuery,
     WaitlistCapacity,
 )
-from service.api.keys import COURSES, DATABASE, REGISTRAR, origin_of
+from service.api.keys import COURSES, DATABASE, REGISTRAR, origin_of, submit
 from service.api.read_only import READ_ONLY, ReadOnly, ReadOnlyFields, expecting, sent_back, split
 from service.errors import (
     CodeTaken,
@@ -230,9 +230,8 @@ async def create_course(call: Call, body: NewCourse) -> Reply[Course]:
 
     The code must be unique in its term; courses without a term may share a code. The external id must be unique.
     """
-    fields = _fields(body, body.external_id)
-    row = await call[REGISTRAR].submit(Create(origin=origin_of(call), resource=COURSE, fields=fields))
-    return Reply(course_of(row), 201, {"Location": f"/courses/{row.id}"})
+    change = Create(origin=origin_of(call), resource=COURSE, fields=_fields(body, body.external_id))
+    return await submit(call, change, lambda row: Reply(course_of(row), 201, {"Location": f"/courses/{row.id}"}))
 
 
 @endpoint("GET", "/courses", scope="read")
@@ -351,7 +350,7 @@ async def cancel_course(call: Call, course_id: IdInPath, query: ReasonQuery) -> 
 
     All enrolled and waitlisted students are dropped, regardless of deadlines. A second call changes nothing.
     """
-    return course_of(await call[REGISTRAR].submit(Cancel(origin=origin_of(call, query.reason), course_id=course_id)))
+    return await submit(call, Cancel(origin=origin_of(call, query.reason), course_id=course_id), course_of)
 
 
 class RequirementGroup(Input):

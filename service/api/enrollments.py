@@ -23,7 +23,7 @@ from typing_extensions import TypeAliasType, TypedDict
 
 from service.api.answers import CourseId, Id, StudentId, TermId
 from service.api.fields import Credits, Grade, IdInBody, IdInPath, Input, ReasonQuery, Truth
-from service.api.keys import COURSES_OF_STUDENTS, DATABASE, REGISTRAR, STUDENTS_OF_COURSES, origin_of
+from service.api.keys import COURSES_OF_STUDENTS, DATABASE, REGISTRAR, STUDENTS_OF_COURSES, origin_of, submit
 from service.errors import (
     AlreadyCompleted,
     CourseNotFound,
@@ -37,7 +37,8 @@ from service.errors import (
 )
 from service.registrar import application
 from service.registrar.application import OnFull
-from service.registrar.changes import Moved, Result
+from service.registrar.bulk import EnrollMany
+from service.registrar.changes import Moved, Outcome, Result
 from service.registrar.enrollments import Complete, Drop, Enroll, KeepDrops, Mode, Swap
 from service.registrar.moves import swap_drops_of
 from service.registrar.rules import SENTENCES, number, sentence
@@ -372,9 +373,14 @@ def enrollment(call: Call, student_id: int, body: EnrollmentRequest) -> Enroll:
 
 async def _answer(call: Call, change: Enroll | Swap, *, dry_run: bool) -> Reply[Written[Preview | Enrollments]]:
     """Submit or preview a change, and return its results."""
-    results = await (call[REGISTRAR].preview(change) if dry_run else call[REGISTRAR].submit(change))
-    answer: Written[Preview | Enrollments] = Written(_enrollments(change.student_id, results, dry_run=dry_run))
-    return Reply(answer, 201 if created(results) and not dry_run else 200)
+    if dry_run:
+        results = await call[REGISTRAR].preview(change)
+        return Reply(Written(_enrollments(change.student_id, results, dry_run=True)), 200)
+    return await submit(
+        call,
+        change,
+        lambda results: Reply(Written(_enrollments(change.student_id, results)), 201 if created(results) else 200),
+    )
 
 
 def _enrollments(student_id: int, results: Iterable[Result], *, dry_run: bool = False) -> str:
@@ -496,7 +502,7 @@ async def complete_course(
         passed=body.passed,
         grade=body.grade,
     )
-    return _moved(await call[REGISTRAR].submit(change))
+    return await submit(call, change, _moved)
 
 
 def _moved(moved: Moved) -> MovedCourse:
@@ -648,17 +654,24 @@ async def enroll_many(call: Call, body: BulkRequest) -> Written[BulkOutcomes]:
     """Enroll many students in one transaction; each item is accepted or refused on its own.
 
     Items are processed in their order, each after the changes of the items before it. A refused item does not affect
-    the others. If the transaction as a whole fails, each item is tried in its own transaction.
+    the others. If the transaction as a whole fails, each item is tried in its own transaction, except with an
+    Idempotency-Key: then nothing is changed, and the call can be repeated.
     """
-    changes = [enrollment(call, item.student_id, item) for item in body.items]
-    outcomes = await call[REGISTRAR].submit_all(changes)
-    items = [_bulk_outcome(call, change, outcome) for change, outcome in zip(changes, outcomes, strict=True)]
-    return Written(f'{{"items":[{",".join(items)}]}}')
+    changes = tuple([enrollment(call, item.student_id, item) for item in body.items])
+
+    def answer_of(outcomes: Sequence[Outcome]) -> Written[BulkOutcomes]:
+        items = [_bulk_outcome(call, change, outcome) for change, outcome in zip(changes, outcomes, strict=True)]
+        return Written(f'{{"items":[{",".join(items)}]}}')
+
+    if call.idempotency_key is None:
+        return answer_of(await call[REGISTRAR].submit_all(changes))
+    return await submit(call, EnrollMany(origin=origin_of(call), changes=changes), answer_of)
 
 
-def _bulk_outcome(call: Call, change: Enroll, outcome: tuple[Result, ...] | Exception) -> str:
+def _bulk_outcome(call: Call, change: Enroll, outcome: Outcome) -> str:
     """Return the result of one item as JSON."""
     if not isinstance(outcome, Exception):
+        outcome = cast(tuple[Result, ...], outcome)
         return f'{{"status":{201 if created(outcome) else 200},"body":{_enrollments(change.student_id, outcome)}}}'
     error = outcome
     if not isinstance(error, DomainError):

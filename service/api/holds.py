@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from service.api.answers import CreatedAt, Id, StudentId
 from service.api.fields import IdInPath, Input, Instant, Name
-from service.api.keys import DATABASE, REGISTRAR, origin_of
+from service.api.keys import DATABASE, REGISTRAR, origin_of, submit
 from service.errors import HoldNotFound, StudentNotFound
 from service.registrar.holds import EndHold, PlaceHold
 from service.web.endpoint import Call, Reply, endpoint
@@ -84,18 +84,16 @@ async def place_hold(call: Call, student_id: IdInPath, body: NewHold) -> Reply[H
 
     The student keeps all seats and waitlist places. While a hold blocks enrolling, waitlists pass the student over.
     """
-    row = await call[REGISTRAR].submit(
-        PlaceHold(
-            origin=origin_of(call),
-            student_id=student_id,
-            reason=body.reason,
-            blocks_enroll="enroll" in body.blocks,
-            blocks_drop="drop" in body.blocks,
-            starts_at=body.starts_at,
-            ends_at=body.ends_at,
-        )
+    change = PlaceHold(
+        origin=origin_of(call),
+        student_id=student_id,
+        reason=body.reason,
+        blocks_enroll="enroll" in body.blocks,
+        blocks_drop="drop" in body.blocks,
+        starts_at=body.starts_at,
+        ends_at=body.ends_at,
     )
-    return Reply(hold_of(row), 201)
+    return await submit(call, change, lambda row: Reply(hold_of(row), 201))
 
 
 @endpoint("GET", "/students/{student_id}/holds", scope="read", problems=[StudentNotFound])

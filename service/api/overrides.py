@@ -8,7 +8,7 @@ from pydantic import Field
 
 from service.api.answers import CourseId, CreatedAt, Id, StudentId
 from service.api.fields import IdInBody, IdInPath, Input, Instant, Name
-from service.api.keys import DATABASE, REGISTRAR, origin_of
+from service.api.keys import DATABASE, REGISTRAR, origin_of, submit
 from service.errors import OverrideNotFound, StudentNotFound, UnknownCourse
 from service.registrar.overrides import EndOverride, GrantOverride
 from service.web.endpoint import Call, Reply, endpoint
@@ -89,18 +89,16 @@ async def grant_override(call: Call, student_id: IdInPath, body: NewOverride) ->
     The override is used when the student gets or drops a seat that the rule would otherwise refuse. If the student is
     waitlisted for the course, the override applies immediately.
     """
-    row = await call[REGISTRAR].submit(
-        GrantOverride(
-            origin=origin_of(call),
-            student_id=student_id,
-            course_id=body.course_id,
-            rule=body.rule,
-            author=body.author,
-            reason=body.reason,
-            expires_at=body.expires_at,
-        )
+    change = GrantOverride(
+        origin=origin_of(call),
+        student_id=student_id,
+        course_id=body.course_id,
+        rule=body.rule,
+        author=body.author,
+        reason=body.reason,
+        expires_at=body.expires_at,
     )
-    return Reply(override_of(row), 201)
+    return await submit(call, change, lambda row: Reply(override_of(row), 201))
 
 
 @endpoint("GET", "/students/{student_id}/overrides", scope="read", problems=[StudentNotFound])

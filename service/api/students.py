@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field, with_config
 
 from service.api.answers import CreatedAt, Id, UpdatedAt, Version
 from service.api.fields import CreditLimit, Email, ExternalId, IdInPath, Input, Name
-from service.api.keys import DATABASE, REGISTRAR, STUDENTS, origin_of
+from service.api.keys import DATABASE, REGISTRAR, STUDENTS, origin_of, submit
 from service.api.read_only import ReadOnly, ReadOnlyFields, expecting, sent_back, split
 from service.errors import Detail, EmailTaken, ExternalIdTaken, InUse, PreconditionFailed, StudentNotFound
 from service.registrar import students as registrar
@@ -110,9 +110,8 @@ async def create_student(call: Call, body: NewStudent) -> Reply[Student]:
 
     The e-mail address must be unique, and the external id, if given, must be unique too.
     """
-    fields = _fields(body, body.external_id)
-    row = await call[REGISTRAR].submit(Create(origin=origin_of(call), resource=STUDENT, fields=fields))
-    return Reply(student_of(row), 201, {"Location": f"/students/{row.id}"})
+    change = Create(origin=origin_of(call), resource=STUDENT, fields=_fields(body, body.external_id))
+    return await submit(call, change, lambda row: Reply(student_of(row), 201, {"Location": f"/students/{row.id}"}))
 
 
 @endpoint("GET", "/students", scope="read")

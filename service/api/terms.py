@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, with_config
 
 from service.api.answers import CreatedAt, Id, UpdatedAt, Version
 from service.api.fields import CourseCode, CreditLimit, Day, IdInPath, Input, Instant, Name
-from service.api.keys import DATABASE, REGISTRAR, origin_of
+from service.api.keys import DATABASE, REGISTRAR, origin_of, submit
 from service.api.read_only import ReadOnly, expecting, split
 from service.errors import CodeTaken, InUse, PreconditionFailed, TermDates, TermNotFound
 from service.registrar.resources import Create, Delete, Edit
@@ -120,8 +120,8 @@ async def create_term(call: Call, body: NewTerm) -> Reply[Term]:
         "withdraw_until": body.withdraw_until,
         "max_credits": body.max_credits,
     }
-    row = await call[REGISTRAR].submit(Create(origin=origin_of(call), resource=TERM, fields=fields))
-    return Reply(term_of(row), 201, {"Location": f"/terms/{row.id}"})
+    change = Create(origin=origin_of(call), resource=TERM, fields=fields)
+    return await submit(call, change, lambda row: Reply(term_of(row), 201, {"Location": f"/terms/{row.id}"}))
 
 
 @endpoint("GET", "/terms", scope="read")

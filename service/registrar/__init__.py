@@ -4,22 +4,25 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 import asyncpg
 
 from service.batching import Callers, Coalescer, Sharing
 from service.database import Database
-from service.errors import OutcomeUnknown, Unavailable
+from service.errors import IdempotencyKeyInUse, OutcomeUnknown, Unavailable
 from service.registrar import load, optimistic, save
 from service.registrar.catalog import Catalog
 from service.registrar.changes import Change, Origin, Outcome
 from service.registrar.decide import decide
+from service.registrar.idempotency import Answered, Once
 from service.registrar.ledger import Ledger
 from service.registrar.needs import Needs
 from service.registrar.waitlist import Sweep, Swept
 from service.settings import Settings
 from sql import Connection
+from sql.idempotency_keys import CallersKey, delete_idempotency_keys
 from sql.waitlist import is_any_due, load_ended, load_promotable
 
 logger = logging.getLogger(__name__)
@@ -36,7 +39,7 @@ MAX_ROUNDS = 10_000
 """Most rounds of loading and deciding for one batch. Each round loads more rows, so more rounds indicate a bug."""
 
 ROWS_PER_SWEEP = 1_000
-"""Most courses, and most waitlist places that end, in one transaction of a sweep."""
+"""Most courses, most waitlist places that end, and most stored answers to delete, in one transaction of a sweep."""
 
 MAX_SWEEP_TRANSACTIONS = 100
 """Most transactions of one sweep; the next sweep does the rest."""
@@ -66,6 +69,9 @@ class Registrar:
         self._pending: dict[int, Origin] = {}
         """Courses whose promotions the last transaction left undone, with the origins of the changes behind them."""
         self._continuation: asyncio.Task[None] | None = None
+        self._keys_in_use: set[CallersKey] = set()
+        """The idempotency keys of the requests that are being served."""
+        self._answer_age = timedelta(seconds=settings.idempotency_seconds)
         self._lock_until = 0.0
         """The end, by the loop's clock, of the time in which every batch takes the lock first."""
         self._closing = False
@@ -91,6 +97,23 @@ class Registrar:
             DomainError: the change is refused and nothing is written, or the database is unavailable.
         """
         return cast(Coroutine[Any, Any, Answer], self._coalescer.submit(change, change.origin.disconnected))
+
+    async def submit_once(self, once: Once) -> Answered:
+        """Make a change unless its key was sent before, and return its answer, which is stored with the change.
+
+        In this process, a key that is in use is refused. Another process waits for the lock, and then finds the answer.
+
+        Raises:
+            IdempotencyKeyInUse: this process serves a request with the same key.
+            DomainError: as ``Once``, or the database is unavailable.
+        """
+        if once.key in self._keys_in_use:
+            raise IdempotencyKeyInUse
+        self._keys_in_use.add(once.key)
+        try:
+            return cast(Answered, await self.submit(once))
+        finally:
+            self._keys_in_use.discard(once.key)
 
     async def submit_all(self, changes: Sequence[Change[Answer]]) -> list[Answer | Exception]:
         """Make many changes in one transaction, or each in its own transaction if the database refuses the batch.
@@ -149,9 +172,10 @@ class Registrar:
         return cast(Answer, outcome)
 
     async def sweep(self) -> Swept:
-        """Promote students who became eligible by the passage of time, and end the waitlists of terms that are over.
+        """Apply the passage of time: promote students who became eligible, end the waitlists of terms that are over, and
+        delete stored answers.
 
-        If there is nothing to do, a sweep costs three look-ups in small indexes and takes no lock.
+        If there is nothing to do, a sweep costs four look-ups in small indexes and takes no lock.
         """
         promoted = ended = 0
         for _ in range(MAX_SWEEP_TRANSACTIONS):
@@ -164,7 +188,16 @@ class Registrar:
             swept = await self.submit(sweep)
             promoted += swept.promoted
             ended += swept.ended
+        await self._delete_answers()
         return Swept(promoted, ended)
+
+    async def _delete_answers(self) -> None:
+        """Delete the answers that were stored long enough ago; they are no part of any decision and need no lock."""
+        for _ in range(MAX_SWEEP_TRANSACTIONS):
+            async with self._database.reading() as connection:
+                deleted = await delete_idempotency_keys(connection, self._answer_age, ROWS_PER_SWEEP)
+            if len(deleted) < ROWS_PER_SWEEP:
+                return
 
     def is_idle(self) -> bool:
         """Return whether no change waits or is being made, and no promotions are left."""

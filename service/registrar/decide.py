@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from service.registrar.changes import Change, Moved, Outcome
+from service.registrar.idempotency import Decided
 from service.registrar.ledger import Ledger
 from service.registrar.needs import Needs, NotLoaded
 from service.registrar.resources import Replaced
@@ -48,7 +49,10 @@ def _outcome(ledger: Ledger, change: Change[object]) -> Outcome:
 
 
 def _after_promotions(ledger: Ledger, outcome: Outcome) -> Outcome:
-    """Return an outcome with its row as the promotions left it: a course with its seats, an override with its use."""
+    """Return an outcome with its row as the promotions left it: a course with its seats, an override with its use.
+
+    The answer of a change that is made once is stored now, since it is final.
+    """
     match outcome:
         case Course(id=id):
             return ledger.courses.get(id)
@@ -61,5 +65,7 @@ def _after_promotions(ledger: Ledger, outcome: Outcome) -> Outcome:
             return replace(outcome, enrollment=row, position=outcome.position if row.status == "waitlisted" else None)
         case Swept():
             return replace(outcome, promoted=ledger.promoted)
+        case Decided(once, made):
+            return once.store(ledger, _after_promotions(ledger, made))
         case _:
             return outcome

@@ -12,7 +12,7 @@ from typing import NamedTuple, cast
 
 from service.registrar.application import COMPLETED, Defined, Group, HeldSeat, Mark, Partner, Partners, code_key
 from service.registrar.catalog import Catalog
-from service.registrar.changes import Origin
+from service.registrar.changes import Origin, Outcome
 from service.registrar.needs import Needs, NotLoaded, Relaxed, ReserveIds
 from service.registrar.rules import end_of_day, timestamp
 from service.registrar.unit_of_work import Flush, IdentityMap, UndoLog
@@ -20,6 +20,7 @@ from sql.courses import Course
 from sql.enrollments import Enrollment, Transcript
 from sql.feed import Event, Head
 from sql.holds import Hold
+from sql.idempotency_keys import CallersKey, IdempotencyKey
 from sql.overrides import Override
 from sql.passed_codes import PassedCode
 from sql.students import Student
@@ -47,6 +48,34 @@ class Written(NamedTuple):
     requirements: Flush[int, tuple[Group, ...]]
     events: list[Event]
     one_table_each: bool
+    answers: list[IdempotencyKey]
+
+
+@dataclass(slots=True)
+class Answers:
+    """The answers of changes that are made once, by key: ``stored`` before this batch or by it.
+
+    ``parts`` are the outcomes so far of each such change that consists of many. Only a committed change adds an answer,
+    so nothing undoes them.
+    """
+
+    stored: dict[CallersKey, IdempotencyKey] = field(default_factory=dict)
+    parts: dict[object, list[Outcome]] = field(default_factory=dict)
+    _new: list[IdempotencyKey] = field(default_factory=list)
+
+    def load(self, row: IdempotencyKey) -> None:
+        """Add an answer of the database."""
+        self.stored[CallersKey(row.caller, row.key)] = row
+
+    def add(self, row: IdempotencyKey) -> None:
+        """Add the answer of a committed change."""
+        self.load(row)
+        self._new.append(row)
+
+    def flush(self) -> list[IdempotencyKey]:
+        """Return the answers to write, which count as written from now on."""
+        new, self._new = self._new, []
+        return new
 
 
 @dataclass(slots=True)
@@ -73,7 +102,7 @@ class Ledger:
     """Whether each statement that saves may modify one table only."""
 
     def __init__(self, head: Head, catalog: Catalog | None = None, promotions_left: int = 0) -> None:
-        self.now: datetime = head.now
+        self.now, self.answers = head.now, Answers()
         self.catalog = catalog or Catalog()
         """The courses and terms that no change of the batch has changed."""
         self._undo = UndoLog()
@@ -162,6 +191,7 @@ class Ledger:
             requirements=self.requirements.flush(),
             events=events,
             one_table_each=self.one_table_each,
+            answers=self.answers.flush(),
         )
 
     def append_event(

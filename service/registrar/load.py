@@ -12,7 +12,19 @@ from service.registrar.needs import Needs, Relaxed, ResourceNeeds
 from service.registrar.resources import Fields, ResourceType, Row
 from service.registrar.save import save
 from service.registrar.seats import has_free_seat
-from sql import Connection, courses, enrollments, feed, holds, overrides, passed_codes, requirements, terms, waitlist
+from sql import (
+    Connection,
+    courses,
+    enrollments,
+    feed,
+    holds,
+    idempotency_keys,
+    overrides,
+    passed_codes,
+    requirements,
+    terms,
+    waitlist,
+)
 from sql.courses import Seats
 from sql.enrollments import Transcript
 from sql.opening import load_opening
@@ -91,6 +103,9 @@ async def load(connection: Connection, ledger: Ledger, needs: Needs) -> None:
     """
     if needs.relaxed is not None:
         await _unjudge(connection, ledger, needs.relaxed)
+    if needs.idempotency_keys:
+        for answer in await idempotency_keys.load_idempotency_keys(connection, sorted(needs.idempotency_keys)):
+            ledger.answers.load(answer)
     for reserve, count in needs.ids.items():
         ledger.free_ids[reserve] = [*reversed(await reserve(connection, count)), *ledger.free_ids.get(reserve, [])]
     await _load_resources(connection, ledger, needs)

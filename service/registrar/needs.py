@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sql import Connection
 from sql.enrollments import Enrollment
+from sql.idempotency_keys import CallersKey
 from sql.passed_codes import FormerCode
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ class Needs:
     ``students`` with their transcripts, ``pairs`` of a student and a course in any status, ``courses`` with terms and
     requirements, ``definitions`` of the students' courses, the next unjudged students of ``waitlists``, the
     ``override_holders`` among the students waitlisted for courses, the waitlist ``positions`` of pairs, the ``rosters``
-    of courses, ``holds`` and ``overrides`` by id, and the number of new ids of each sequence.
+    of courses, ``holds`` and ``overrides`` by id, the answers of ``idempotency_keys``, and the number of new ids of each
+    sequence.
     """
 
     students: set[int] = field(default_factory=set)
@@ -73,6 +75,7 @@ class Needs:
     rosters: set[int] = field(default_factory=set)
     holds: set[int] = field(default_factory=set)
     overrides: set[int] = field(default_factory=set)
+    idempotency_keys: set[CallersKey] = field(default_factory=set)
     ids: Counter[ReserveIds] = field(default_factory=Counter)
     resources: "dict[ResourceType[Any, Any], ResourceNeeds]" = field(default_factory=dict)
     relaxed: Relaxed | None = None

@@ -10,7 +10,7 @@ from service.registrar.resources import ResourceType, Row
 from service.registrar.students import STUDENT
 from service.registrar.terms import TERM
 from service.registrar.unit_of_work import Flush
-from sql import Connection, courses, enrollments, feed, holds, overrides, requirements
+from sql import Connection, courses, enrollments, feed, holds, idempotency_keys, overrides, requirements
 from sql.courses import Course, Seats
 from sql.enrollments import Enrollment
 from sql.requirements import Requirement
@@ -33,6 +33,8 @@ async def save(connection: Connection, written: Written) -> None:
         await overrides.save_overrides(connection, [*written.overrides.saved.values()])
     if written.requirements.saved:
         await _save_requirements(connection, written.requirements.saved)
+    if written.answers:
+        await idempotency_keys.add_idempotency_keys(connection, written.answers)
     if written.enrollments.saved:
         new, changed = _new_and_changed(written.enrollments)
         if changed:

@@ -26,6 +26,9 @@ from service.errors import (
     BeingMigrated,
     Detail,
     DomainError,
+    IdempotencyKeyInUse,
+    IdempotencyKeyReused,
+    IdempotencyKeyUnsupported,
     InstitutionNotFound,
     InstitutionReadOnly,
     InstitutionRequired,
@@ -47,6 +50,7 @@ from service.web.auth import (
     Unauthenticated,
 )
 from service.web.body import check_members, read_json
+from service.web.idempotency import IdempotencyKey, fingerprint_of, read_key
 from service.web.origins import ORIGINS, HostNotAllowed, OriginNotAllowed
 from service.web.paging import Page, WrittenPage
 from service.web.problems import (
@@ -113,13 +117,19 @@ JSON_ONLY = ("application/json",)
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a handler gets in addition to its parameters: the request, its id and its actor."""
+    """What a handler gets in addition to its parameters: the request, its id, its actor and its idempotency key."""
 
+    endpoint: "Endpoint"
     request: web.Request
     request_id: str
     caller: Caller
     on_behalf_of: str | None
     services: Services
+    idempotency_key: IdempotencyKey | None
+
+    def respond(self, answer: object) -> web.Response:
+        """Return the response to an answer of the handler, or to an error."""
+        return self.endpoint.respond(self.request, answer, self.request_id, self.caller.institution)
 
     def disconnected(self) -> bool:
         """Return whether the client has disconnected."""
@@ -180,6 +190,11 @@ class Endpoint:
     """Whether the call can't be undone."""
 
     @property
+    def takes_key(self) -> bool:
+        """Whether a request with an idempotency key is made once. Calls about API keys have answers that are secrets."""
+        return self.method == "POST" and self.within == "institution"
+
+    @property
     def writes(self) -> bool:
         """Whether the endpoint may change something, so that events record an actor."""
         return self.method not in {"GET", "HEAD"}
@@ -197,11 +212,10 @@ class Endpoint:
             request.app[ORIGINS].check(request)
             response = await self._answer(request, request_id)
         except DomainError as error:
-            response = problem_response(error, instance=request.rel_url.raw_path, request_id=request_id)
+            response = self.respond(request, error, request_id)
         except Exception:
             logger.exception("unexpected error in an endpoint", extra={"request_id": request_id, "route": self.path})
-            fault = InternalError.logged()
-            response = problem_response(fault, instance=request.rel_url.raw_path, request_id=request_id)
+            response = self.respond(request, InternalError.logged(), request_id)
         log_request(
             method=request.method,
             route=self.path,
@@ -222,9 +236,13 @@ class Endpoint:
             if self.writes and (admit := services.get(ADMISSION)) is not None:
                 admit()
         on_behalf_of = _on_behalf_of(request, caller) if self.writes else None
+        key = read_key(request) if self.method == "POST" else None
+        if key is not None and not self.takes_key:
+            raise IdempotencyKeyUnsupported
         arguments = await self._arguments(request, caller)
-        answer = await self.handler(Call(request, request_id, caller, on_behalf_of, services), **arguments)
-        response = self._response(request, answer, request_id, caller.institution)
+        once = None if key is None else await self._idempotency_key(request, key)
+        call = Call(self, request, request_id, caller, on_behalf_of, services, once)
+        response = self.respond(request, await self.handler(call, **arguments), request_id, caller.institution)
         return response if self.writes else _conditional(request, response)
 
     async def _arguments(self, request: web.Request, caller: Caller) -> dict[str, Any]:
@@ -258,6 +276,11 @@ class Endpoint:
             )
         return arguments
 
+    async def _idempotency_key(self, request: web.Request, key: str) -> IdempotencyKey:
+        """Return the key with the fingerprint of the request, whose body has been read."""
+        body = await request.read() if self.body is not None else b""
+        return IdempotencyKey(key, fingerprint_of(request, body))
+
     async def _authenticated(self, request: web.Request, scope: Scope) -> Caller:
         """Return the caller, who may make this call.
 
@@ -289,9 +312,12 @@ class Endpoint:
         check_members(text, parsed)
         return parsed
 
-    def _response(
+    def respond(
         self, request: web.Request, answer: Any, request_id: str, institution: str | None = None
     ) -> web.Response:
+        """Return the response to an answer of the handler, or to an error."""
+        if isinstance(answer, DomainError):
+            return problem_response(answer, instance=request.rel_url.raw_path, request_id=request_id)
         if isinstance(answer, web.Response):
             answer.headers["X-Request-Id"] = request_id
             return answer
@@ -332,7 +358,9 @@ def endpoint(
     ``status`` is the status of success, or all statuses of success, the usual one first. ``problems`` are the errors of
     the handler itself; errors that follow from its signature are added. Without ``needs_database`` the API document
     lists no database errors. With ``etag`` the handler sets an ETag; an answer with a version always has one. A
-    ``final`` call can't be undone, and the API page fills in no ids for it; every DELETE is final.
+    ``final`` call can't be undone, and the API page fills in no ids for it; every DELETE is final. A POST within an
+    institution takes an Idempotency-Key: its handler makes the change with ``service.api.keys.submit``, which stores the
+    answer. Any other POST refuses the header.
     """
 
     def decorate(handler: Callable[..., Awaitable[Any]]) -> Endpoint:
@@ -382,6 +410,7 @@ def endpoint(
             implied += (PreconditionUnsupported,)
         if method == "GET" and has_etag:
             implied += (PreconditionFailed,)
+        implied += _problems_of_keys(method, within)
         if needs_database:
             implied += (Unavailable,) if method == "GET" else (Unavailable, OutcomeUnknown)
         return Endpoint(
@@ -405,6 +434,13 @@ def endpoint(
         )
 
     return decorate
+
+
+def _problems_of_keys(method: str, within: Within) -> tuple[type[DomainError], ...]:
+    """Return the errors of the header Idempotency-Key."""
+    if method != "POST":
+        return ()
+    return (IdempotencyKeyInUse, IdempotencyKeyReused) if within == "institution" else (IdempotencyKeyUnsupported,)
 
 
 HEADERS = {"if_match": "If-Match", "if_none_match": "If-None-Match"}

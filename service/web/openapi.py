@@ -14,6 +14,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from service.errors import DomainError
 from service.web.endpoint import HEADERS, Call, Endpoint, Reply, endpoint
+from service.web.idempotency import KEY_PATTERN
 from service.web.paging import Page
 from service.web.problems import PROBLEM_JSON, InternalError, NoSuchPath, Problem, ProblemCode, type_of
 from service.web.schema import COMPONENT, MEANING
@@ -37,12 +38,15 @@ REQUEST_HEADERS = {
     "if_match": "Apply only if the resource has one of these versions: a list of ETags, or * for any version.",
     "if_none_match": "Apply only if the resource has none of these versions: a list of ETags; * if it must not exist.",
 }
+STORED_REFUSALS = frozenset({404, 409, 422})
+"""Statuses of the refusals that are stored for repeats, since they are decided after validation."""
 ANSWER_HEADERS = {
     "X-Request-Id": "Id of the request: the caller's or a new one. The log and the events have the same id.",
     "ETag": "The version, in quotes. Send it as If-Match to change only this version.",
     "Location": "The path of the created resource; from `/`, the path of the API page.",
     "Link": "The next page, with rel=next; absent on the last one.",
     "Retry-After": "Seconds to wait before the next try.",
+    "Idempotent-Replayed": "`true` if this is the stored answer of an earlier request with the same Idempotency-Key.",
 }
 
 
@@ -270,6 +274,20 @@ def _parameters(item: Endpoint, schemas: _Schemas, example: Example) -> Iterable
             {"type": "string", "pattern": ETAGS, "description": REQUEST_HEADERS[header]},
             required=False,
         )
+    if item.takes_key:
+        yield _parameter(
+            "Idempotency-Key",
+            "header",
+            {
+                "type": "string",
+                "pattern": KEY_PATTERN,
+                "description": (
+                    "A new key for each new request, such as a UUID. A repeat with the same key changes nothing and gets "
+                    "the stored answer of the first request, for a day."
+                ),
+            },
+            required=False,
+        )
     if item.writes:
         yield _parameter(
             "X-Actor",
@@ -302,7 +320,7 @@ def _not_null(schema: dict[str, Any]) -> dict[str, Any]:
 def _responses(item: Endpoint, schemas: _Schemas, example: Example, shown: Mapping[str, object]) -> dict[str, Any]:
     responses: dict[str, Any] = {}
     for status in item.statuses:
-        headers = ["X-Request-Id"]
+        headers = ["X-Request-Id", *(["Idempotent-Replayed"] if item.takes_key else [])]
         response: dict[str, Any] = {"description": HTTPStatus(status).phrase}
         if item.answer is not None:
             content: dict[str, Any] = {"schema": schemas.of(_operation_id(item), "serialization")}
@@ -328,7 +346,10 @@ def _responses(item: Endpoint, schemas: _Schemas, example: Example, shown: Mappi
         description = "\n\n".join(
             f"`{problem.code}`: {_prose(problem.__doc__ or '')}" for problem in dict.fromkeys(problems)
         )
-        response = _problem(description, *(["Retry-After"] if problems[0].retry_after else []))
+        headers = ["Retry-After"] if any(problem.retry_after for problem in problems) else []
+        if item.takes_key and status in STORED_REFUSALS:
+            headers.append("Idempotent-Replayed")
+        response = _problem(description, *headers)
         examples = {
             problem.code: {"$ref": f"#/components/examples/{problem.code}"}
             for problem in problems

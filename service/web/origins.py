@@ -16,9 +16,11 @@ from service.errors import DomainError
 
 SEC_FETCH_SITE: Final = istr("Sec-Fetch-Site")
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-ALLOWED_HEADERS: Final = "Content-Encoding, Content-Type, If-Match, If-None-Match, X-Actor, X-Request-Id"
+ALLOWED_HEADERS: Final = (
+    "Content-Encoding, Content-Type, Idempotency-Key, If-Match, If-None-Match, X-Actor, X-Request-Id"
+)
 """Request headers that a page may send in addition to the headers that CORS always allows."""
-EXPOSED_HEADERS: Final = "Allow, ETag, Link, Location, Retry-After, X-Request-Id"
+EXPOSED_HEADERS: Final = "Allow, ETag, Idempotent-Replayed, Link, Location, Retry-After, X-Request-Id"
 """Response headers that a page may read in addition to the headers that CORS always exposes."""
 PREFLIGHT_SECONDS: Final = 600
 """How long a browser caches a preflight answer: a change of ``CORS_ORIGINS`` reaches every page within ten minutes."""

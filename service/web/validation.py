@@ -33,6 +33,7 @@ CODES: Final[Mapping[str, str]] = {
     "too_many_members": "The body has more members than any valid body.",
     "invalid_cursor": "The cursor is malformed, or belongs to another list.",
     "invalid_etag": "The header is not a list of entity tags.",
+    "invalid_idempotency_key": "The header Idempotency-Key is not one key of 1 to 255 printable ASCII characters.",
     "invalid_actor": "The header X-Actor is not one line of 1 to 200 characters in UTF-8.",
     "not_utf_8": "The path or the query is not percent-encoded UTF-8.",
 }

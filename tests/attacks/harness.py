@@ -132,11 +132,13 @@ class Latencies:
 
 
 @asynccontextmanager
-async def observer(service: Service, path: str = "/health/live") -> AsyncIterator[Latencies]:
-    """Call a path repeatedly from a separate process while the context lasts."""
+async def observer(
+    service: Service, path: str = "/health/live", *, institution: str = "", body: str = ""
+) -> AsyncIterator[Latencies]:
+    """Call a path repeatedly from a separate process while the context lasts; with a body, send a PATCH."""
     found = Latencies()
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.attacks.harness", service.url, path),
+        *(sys.executable, "-m", "tests.attacks.harness", service.url, path, institution, body),
         cwd=ROOT,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
@@ -153,9 +155,11 @@ async def observer(service: Service, path: str = "/health/live") -> AsyncIterato
         await process.wait()
 
 
-async def quiet(service: Service, path: str = "/health/live", seconds: float = 2.0) -> Latencies:
+async def quiet(
+    service: Service, path: str = "/health/live", seconds: float = 2.0, *, institution: str = "", body: str = ""
+) -> Latencies:
     """Return the response times of an observer without an attack."""
-    async with observer(service, path) as found:
+    async with observer(service, path, institution=institution, body=body) as found:
         await asyncio.sleep(seconds)
     return found
 
@@ -169,16 +173,19 @@ def observer_figures(found: Latencies, before: Latencies) -> list[Figure]:
     ]
 
 
-def observe(url: str, path: str) -> None:
+def observe(url: str, path: str, institution: str, body: str) -> None:
     """Call a path until a line arrives on standard input; print "begun" first, and the durations at the end."""
     parts = urlsplit(url)
+    headers = {"X-Institution": institution} if institution else {}
+    if body:
+        headers["Content-Type"] = "application/json"
     taken: list[float] = []
     failed = 0
     connection = http.client.HTTPConnection(parts.netloc, timeout=ANSWER_SECONDS)
     while not select.select([sys.stdin], [], [], PAUSE_SECONDS if taken else 0)[0]:
         began = time.perf_counter()
         try:
-            connection.request("GET", path)
+            connection.request("PATCH" if body else "GET", path, body or None, headers)
             with connection.getresponse() as response:
                 response.read()
                 failed += response.status != 200

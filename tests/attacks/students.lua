@@ -1,5 +1,5 @@
 -- Creates students, each with a different e-mail address.
-local common = dofile(debug.getinfo(1, "S").source:match("^@(.*/)") .. "../benchmarks/load/common.lua")
+common = dofile(debug.getinfo(1, "S").source:match("^@(.*/)") .. "../benchmarks/load/common.lua")
 local options
 done = common.done
 

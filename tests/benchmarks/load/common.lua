@@ -16,16 +16,19 @@ end
 -- Concatenation costs a third of wrk.format, and the load shares the cores with the measured server.
 local HEAD = " HTTP/1.1\r\nHost: localhost\r\n"
 
+-- Further header lines of each request, such as the institution.
+M.headers = ""
+
 function M.get(path)
-  return "GET " .. path .. HEAD .. "\r\n"
+  return "GET " .. path .. HEAD .. M.headers .. "\r\n"
 end
 
 function M.delete(path)
-  return "DELETE " .. path .. HEAD .. "\r\n"
+  return "DELETE " .. path .. HEAD .. M.headers .. "\r\n"
 end
 
 function M.post(path, body)
-  return "POST " .. path .. HEAD .. "Content-Type: application/json\r\nContent-Length: " .. #body .. "\r\n\r\n" .. body
+  return "POST " .. path .. HEAD .. M.headers .. "Content-Type: application/json\r\nContent-Length: " .. #body .. "\r\n\r\n" .. body
 end
 
 -- Returns two different courses out of the first n.
