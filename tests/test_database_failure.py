@@ -252,7 +252,7 @@ async def test_a_connection_lost_before_the_commit_writes_nothing_and_the_next_c
 
     async with busy(database_url):
         enrolling = asyncio.create_task(enroll(client, student, course))
-        await connection.execute("SELECT pg_terminate_backend($1)", await waiting_writer(connection))
+        await connection.execute("SELECT pg_terminate_backend($1::integer)", await waiting_writer(connection))
         problem(await enrolling, 503, "outcome_unknown")
 
     assert await everything(connection) == before
@@ -269,7 +269,7 @@ async def test_a_connection_lost_during_the_writes_writes_nothing(
     await blocker.execute("LOCK TABLE student_courses IN SHARE MODE")
 
     enrolling = asyncio.create_task(enroll(client, student, course))
-    await connection.execute("SELECT pg_terminate_backend($1)", await waiting_writer(connection))
+    await connection.execute("SELECT pg_terminate_backend($1::integer)", await waiting_writer(connection))
     problem(await enrolling, 503, "outcome_unknown")
 
     await blocker.close()
@@ -322,7 +322,7 @@ async def test_a_kept_connection_that_is_lost_is_replaced_and_returns_its_slot_t
     async with database_of(settings.model_copy(update={"pool_size": 2, "acquire_timeout": 1.0})) as database:
         for _ in range(3):
             lost = await writer_of(database)
-            await connection.execute("SELECT pg_terminate_backend($1)", lost)
+            await connection.execute("SELECT pg_terminate_backend($1::integer)", lost)
 
             async def replaced(lost: int = lost) -> bool:
                 with suppress(Unavailable):

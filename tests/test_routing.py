@@ -67,8 +67,14 @@ def tables(tree: Any) -> set[str]:
     return {node.relname for node in of_type(tree, ast.RangeVar)} - inner
 
 
-def is_volatile(call: Any) -> bool:
+def called(call: Any) -> str:
+    """Return the name of the function that a node calls."""
     name: str = call.funcname[-1].sval
+    return name
+
+
+def is_volatile(call: Any) -> bool:
+    name = called(call)
     return name in VOLATILE or name.startswith(VOLATILE_PREFIXES)
 
 
@@ -108,10 +114,22 @@ def joins_volatile_function(statement: Any) -> bool:
 def computes_time_from_column(statement: Any) -> bool:
     """Return whether an UPDATE sets a column to an expression of a column and of the time."""
     return any(
-        of_type(target, ast.ColumnRef)
-        and any(call.funcname[-1].sval in TIMES for call in of_type(target, ast.FuncCall))
+        of_type(target, ast.ColumnRef) and any(called(call) in TIMES for call in of_type(target, ast.FuncCall))
         for node in of_type(statement, ast.UpdateStmt)
         for target in node.targetList
+    )
+
+
+def is_unnest(node: Any) -> bool:
+    return isinstance(node, ast.FuncCall) and called(node) == "unnest"
+
+
+def unnests_within_expression(statement: Any) -> bool:
+    """Return whether an INSERT selects an expression of ``unnest``, which the first node tries to compute."""
+    return any(
+        not is_unnest(target.val) and any(is_unnest(call) for call in of_type(target, ast.FuncCall))
+        for node in of_type(statement, ast.InsertStmt)
+        for target in getattr(node.selectStmt, "targetList", None) or ()
     )
 
 
@@ -157,6 +175,10 @@ RULES: dict[str, tuple[Callable[[Any], bool], list[str]]] = {
     "time from a column": (
         computes_time_from_column,
         ["UPDATE holds SET ends_at = coalesce(ends_at, now())", "UPDATE holds SET ends_at = least(ends_at, now())"],
+    ),
+    "unnest within an expression": (
+        unnests_within_expression,
+        ["INSERT INTO holds (id) SELECT unnest($1::text[])::bigint FROM feed"],
     ),
     "several actions of ALTER TABLE": (
         has_several_actions,
