@@ -36,7 +36,7 @@ from tests.campus import (
     until,
     waiting_writer,
 )
-from tests.conftest import Client
+from tests.conftest import Client, Server
 
 
 async def status_of(client: Client, path: str) -> int:
@@ -355,6 +355,7 @@ FAIL_AT_COMMIT = TERMINATE_AT_COMMIT.replace(
 )
 
 
+@pytest.mark.not_on_citus("distributed tables have no triggers")
 @pytest.mark.parametrize("fault", [TERMINATE_AT_COMMIT, CANCEL_AT_COMMIT])
 async def test_a_connection_lost_during_the_commit_is_reported_as_an_unknown_outcome(
     settings: Settings, aiohttp_client: AiohttpClient, connection: Connection, fault: str
@@ -370,6 +371,7 @@ async def test_a_connection_lost_during_the_commit_is_reported_as_an_unknown_out
     assert await new_student(client)
 
 
+@pytest.mark.not_on_citus("distributed tables have no triggers")
 async def test_a_refused_commit_is_an_internal_error_and_writes_nothing(client: Client, connection: Connection) -> None:
     before = await everything(connection)
     await connection.execute(FAIL_AT_COMMIT)
@@ -384,8 +386,9 @@ async def test_a_refused_commit_is_an_internal_error_and_writes_nothing(client: 
 
 
 @pytest.fixture
-def late_database(database_url: str) -> Iterator[str]:
+def late_database(server: Server, database_url: str) -> Iterator[str]:
     """Yield the URL of a database that does not exist yet; a test may create it."""
+    server.own_database()
     parts = urlsplit(database_url)
     name = f"{parts.path.removeprefix('/')}_late"
     try:
