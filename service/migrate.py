@@ -98,7 +98,7 @@ def migrate(
         missing = min(names - applied, default=None)
         with _privilege_errors(missing), _connect(database_url, schema) as backend:
             _take_turn(backend.connection, schema, timeout, stop)
-            backend.create_schema()
+            backend.create_schema(distributed=migrations != REGISTRY_MIGRATIONS)
             new = []
             for migration in backend.to_apply(shipped):
                 if stop.is_set():
@@ -185,6 +185,17 @@ def drop_schema(database_url: str, schema: str) -> None:
         backend.connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(schema)))
 
 
+def move_schema(database_url: str, schema: str, host: str, port: int) -> None:
+    """Move a distributed schema to another node of a Citus, by logical replication, while it is in use.
+
+    Raises:
+        DatabaseUnavailable: there is no connection, or a node did not answer.
+        UnfitDatabase: the database refuses: it is no Citus, the schema is not distributed, or there is no such node.
+    """
+    with _connection_errors(), _connect(database_url, schema) as backend:
+        backend.connection.execute("SELECT citus_schema_move(%s::regnamespace, %s, %s)", [schema, host, port])
+
+
 class _Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]
     """Yoyo's backend, changed to apply a migration and mark it as applied in one transaction.
 
@@ -208,7 +219,12 @@ class _Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]
         """Replace yoyo's lock, a row that outlives a killed process, by the lock of ``_take_turn``."""
         yield
 
-    def create_schema(self) -> None:
+    def create_schema(self, *, distributed: bool) -> None:
+        """Create the schema unless it exists; on Citus, a distributed one lies on one worker as a whole."""
+        self.connection.execute(
+            "SELECT set_config('citus.enable_schema_based_sharding', %s, false) FROM pg_extension WHERE extname = 'citus'",
+            [str(distributed)],
+        )
         # Even with IF NOT EXISTS, CREATE SCHEMA needs the privilege to create schemas, which a role may lack.
         if self.target_schema != "public":
             self.connection.execute(
@@ -312,7 +328,7 @@ def _migration_errors(migration: Migration) -> Iterator[None]:
 def _connection_errors() -> Iterator[None]:
     try:
         yield
-    except psycopg.ProgrammingError as error:
+    except (psycopg.ProgrammingError, psycopg.NotSupportedError) as error:
         raise UnfitDatabase(f"The database refused a statement: {text_of(error)}") from error
     except psycopg.OperationalError as error:
         raise DatabaseUnavailable(f"The database can't be reached or is not ready: {text_of(error)}") from error
