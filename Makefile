@@ -67,6 +67,10 @@ PEERS := tests/benchmarks/peers
 bench: $(VENV)/.dev .bench/fastapi_sqlalchemy/.done .bench/fastapi_asyncpg/.done $(PEERS)/express_pg/node_modules/.package-lock.json | bench-tools ## compare the service with its peers; installs Debian and npm packages
 	@$(BIN)/python -m tests.benchmarks $(ARGS)
 
+.PHONY: faults
+faults: $(VENV)/.dev | bench-tools ## expose the service to crashes, attacks and overload; name trials in ARGS
+	@$(BIN)/python -m tests.trials $(ARGS)
+
 .PHONY: bench-tools
 bench-tools:
 	@missing=; \

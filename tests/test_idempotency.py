@@ -5,7 +5,6 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
-from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 import pytest
 from pytest_aiohttp import AiohttpClient
@@ -51,6 +50,7 @@ from tests.campus import (
 from tests.conftest import Client
 from tests.test_auth import bearer, new_key
 from tests.test_database_failure import FAIL_AT_COMMIT
+from tests.wire import Cut, wired
 
 KEY: Final = {"Idempotency-Key": "k-1"}
 HOLD: Final = {"reason": "Fees", "blocks": ["enroll"]}
@@ -361,63 +361,6 @@ async def test_the_stored_answer_includes_the_promotions_that_follow_from_the_ch
 # Lost answers.
 
 
-class Wire:
-    """A proxy between the service and PostgreSQL. Once it is ``armed``, the next COMMIT is made and its answer lost."""
-
-    def __init__(self, url: str) -> None:
-        self._target = urlsplit(url)
-        self._socket = parse_qs(self._target.query)
-        self.armed = False
-        self.lost = 0
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._socket:
-            path = f"{self._socket['host'][0]}/.s.PGSQL.{self._socket['port'][0]}"
-            server_reader, server_writer = await asyncio.open_unix_connection(path)
-        else:
-            server_reader, server_writer = await asyncio.open_connection(self._target.hostname, self._target.port)
-        committing = asyncio.Event()
-
-        async def to_server() -> None:
-            while data := await reader.read(65536):
-                if self.armed and b"COMMIT" in data:
-                    committing.set()
-                server_writer.write(data)
-                await server_writer.drain()
-
-        async def to_client() -> None:
-            while data := await server_reader.read(65536):
-                if self.armed and committing.is_set():
-                    self.armed, self.lost = False, self.lost + 1
-                    return
-                writer.write(data)
-                await writer.drain()
-
-        tasks = [asyncio.create_task(to_server()), asyncio.create_task(to_client())]
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            for each in (writer, server_writer):
-                each.transport.abort()
-
-
-@asynccontextmanager
-async def lossy(url: str) -> AsyncIterator[tuple[Wire, str]]:
-    """Yield a proxy and the URL of the database behind it."""
-    wire = Wire(url)
-    server = await asyncio.start_server(wire.serve, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    parts = urlsplit(url)
-    account = parts.netloc.rpartition("@")[0]
-    try:
-        yield wire, urlunsplit(parts._replace(netloc=f"{account}@127.0.0.1:{port}", query=""))
-    finally:
-        server.close()
-
-
 LOST: Final[dict[str, tuple[str, Any, str]]] = {
     "hold": ("/students/1/holds", HOLD, "SELECT count(*) FROM holds"),
     "override": ("/students/1/overrides", OVERRIDE, "SELECT count(*) FROM overrides"),
@@ -441,13 +384,13 @@ async def test_a_change_whose_commit_was_not_confirmed_is_made_once_if_it_is_rep
     settings: Settings, aiohttp_client: AiohttpClient, connection: Connection, database_url: str, name: str
 ) -> None:
     path, body, find = LOST[name]
-    async with lossy(database_url) as (wire, url):
+    async with wired(database_url) as (wire, url):
         client = await served(aiohttp_client, settings.model_copy(update={"database_url": url}))
         await small_campus(client)
 
-        wire.armed = True
+        wire.cut = Cut(b"COMMIT")
         problem(await post(client, path, body), 503, "outcome_unknown")
-        assert wire.lost == 1
+        assert wire.cuts == 1
         assert await connection.fetchval(find) == 1, "the change was committed"
 
         [stored] = await connection.fetch("SELECT status, body FROM idempotency_keys")
@@ -466,10 +409,10 @@ async def test_without_a_key_such_a_change_is_made_twice_or_refused_by_itself(
     settings: Settings, aiohttp_client: AiohttpClient, connection: Connection, database_url: str, name: str
 ) -> None:
     path, body, find = LOST[name]
-    async with lossy(database_url) as (wire, url):
+    async with wired(database_url) as (wire, url):
         client = await served(aiohttp_client, settings.model_copy(update={"database_url": url}))
         await small_campus(client)
-        wire.armed = True
+        wire.cut = Cut(b"COMMIT")
         problem(await call(client, "POST", path, body), 503, "outcome_unknown")
         repeat = await call(client, "POST", path, body)
         made = await connection.fetchval(find)

@@ -1,6 +1,11 @@
-"""Serve an institution on a Citus: compare the nodes under the same load, and move the schema under load."""
+"""Serve an institution on a Citus: compare the nodes under the same load, and move the schema under load.
 
+``python -m tests.trials.citus nodes URL`` and ``… move URL`` run these; ``make faults`` does not, because they need a Citus.
+"""
+
+import argparse
 import asyncio
+import signal
 import statistics
 import tempfile
 import time
@@ -138,3 +143,18 @@ async def _summary(load: Load) -> str:
         f"{len(load.waited)} calls waited over 0.5 s (the longest, in seconds: {waits}); "
         f"the reader got 410 {load.expired} times; {await gaps(load)} gaps in the feed"
     )
+
+
+def main() -> None:
+    """Run one of the two."""
+    parser = argparse.ArgumentParser(prog="python -m tests.trials.citus", description=__doc__)
+    parser.add_argument("name", choices=("nodes", "move"))
+    parser.add_argument("url", help="the URL of a database on the coordinator of a Citus, as a superuser")
+    given = parser.parse_args()
+    # SIGTERM raises KeyboardInterrupt, so that servers are stopped rather than orphaned.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    asyncio.run(compare(given.url) if given.name == "nodes" else move(given.url))
+
+
+if __name__ == "__main__":
+    main()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import aiohttp
 
-from tests.attacks.harness import STALL_MS, Figure, attacked, observer, observer_figures, quiet
+from tests.trials.harness import STALL_MS, Figure, observer, observer_figures, quiet, running
 
 TIMES = 20
 PAUSE_SECONDS = 0.02
@@ -26,7 +26,7 @@ BODIES = {
 async def run() -> Sequence[Figure]:
     """Send each body several times."""
     figures: list[Figure] = []
-    async with attacked() as service, aiohttp.ClientSession() as session:
+    async with running() as service, aiohttp.ClientSession() as session:
         before = await quiet(service)
         for name, body in BODIES.items():
             used = service.cpu_seconds()

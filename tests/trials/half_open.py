@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 from service.settings import Settings
-from tests.attacks.harness import Figure, Service, attacked, observer, observer_figures, quiet
+from tests.trials.harness import Figure, Service, observer, observer_figures, quiet, running
 
 CONNECTIONS = 2_000
 PAUSE_SECONDS = 0.001
@@ -16,7 +16,7 @@ WAIT_SECONDS = 6 * LIMIT_SECONDS
 
 async def run() -> Sequence[Figure]:
     """Open the connections and wait until the service closes them."""
-    async with attacked() as service:
+    async with running() as service:
         before = await quiet(service)
         async with observer(service) as found:
             holding = []

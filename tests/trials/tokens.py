@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import aiohttp
 from joserfc.jwk import RSAKey
 
-from tests.attacks.harness import Figure, Service, attacked, observer, quiet
 from tests.provider import AUDIENCE, Provider, encoded, provider
+from tests.trials.harness import Figure, Service, observer, quiet, running
 
 CALLERS = 16
 SECONDS = 5
@@ -35,7 +35,7 @@ async def run() -> Sequence[Figure]:
     figures: list[Figure] = []
     async with provider() as issuer:
         own = {"token_issuer": issuer.issuer, "token_audience": AUDIENCE, "token_keys_url": issuer.keys_url}
-        async with attacked(**own) as service:
+        async with running(**own) as service:
             before = await quiet(service)
             figures.append(Figure("longest wait of the observer, before the attacks", before.longest, "ms"))
             for name, make in ATTACKS.items():

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 
 from service.settings import Settings
-from tests.attacks.harness import Figure, Service, attacked, observer, observer_figures, quiet
+from tests.trials.harness import Figure, Service, observer, observer_figures, quiet, running
 
 CONNECTIONS = 100
 ANSWERS = 10
@@ -18,7 +18,7 @@ WAIT_SECONDS = 2 * LIMIT_SECONDS
 
 async def run() -> Sequence[Figure]:
     """Send the requests and wait until the service closes the connections."""
-    async with attacked() as service:
+    async with running() as service:
         before = await quiet(service)
         memory = service.memory_bytes()
         callers = [ask(service) for _ in range(CONNECTIONS)]

@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 import asyncpg
 
 from service.settings import Settings
-from tests.attacks.harness import Figure, Latencies, Service, attacked, observer
 from tests.benchmarks import wrk
 from tests.benchmarks.data import IDLE, cluster_at, fill
 from tests.benchmarks.run import options_of
+from tests.trials.harness import Figure, Latencies, Service, observer, running
 
 FEW = 256
 ADMISSION_SECONDS = Settings().admission_seconds
@@ -77,7 +77,7 @@ async def overload(script: str, callers: int, admission_seconds: float) -> Seen:
     """Let callers make changes, and count the changes after all callers are connected."""
     seen = Seen()
     connecting = CONNECTING_SECONDS[callers == FEW]
-    async with attacked(admission_seconds=admission_seconds) as service:
+    async with running(admission_seconds=admission_seconds) as service:
         options = {"seed": callers}
         if script != STUDENTS:
             await asyncio.to_thread(

@@ -4,7 +4,7 @@ import asyncio
 import zlib
 from collections.abc import Sequence
 
-from tests.attacks.harness import Figure, Service, attacked, observer, observer_figures, quiet
+from tests.trials.harness import Figure, Service, observer, observer_figures, quiet, running
 
 UNPACKED_BYTES = 1 << 30
 AT_ONCE = 5
@@ -13,7 +13,7 @@ AT_ONCE = 5
 async def run() -> Sequence[Figure]:
     """Send the bodies one after the other, then several at once."""
     bombs = {"gzip": bomb(16 + zlib.MAX_WBITS), "deflate": bomb(zlib.MAX_WBITS)}
-    async with attacked() as service:
+    async with running() as service:
         before = await quiet(service)
         used = service.cpu_seconds()
         statuses: set[int] = set()

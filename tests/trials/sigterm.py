@@ -6,7 +6,7 @@ import signal
 from collections import Counter
 from collections.abc import Sequence
 
-from tests.attacks.harness import Figure, Service, attacked
+from tests.trials.harness import Figure, Service, running
 
 CONNECTIONS = 64
 ROUNDS = 3
@@ -22,7 +22,7 @@ async def run() -> Sequence[Figure]:
     """Stop a service under load, several times."""
     seen: Counter[str] = Counter()
     for _ in range(ROUNDS):
-        async with attacked() as service:
+        async with running() as service:
             callers = [asyncio.create_task(load(service, number, seen)) for number in range(CONNECTIONS)]
             await asyncio.sleep(LOAD_SECONDS)
             os.kill(service.pid, signal.SIGTERM)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from service.settings import Settings
-from tests.attacks.harness import Figure, Service, attacked
+from tests.trials.harness import Figure, Service, running
 
 FROZEN_SECONDS = 30.0
 CALLERS = 8
@@ -43,7 +43,7 @@ async def run() -> Sequence[Figure]:
     settings = Settings()
     budget = settings.admission_seconds + settings.acquire_timeout + settings.command_timeout
     found = {kind: Seen() for kind in KINDS}
-    async with attacked() as service:
+    async with running() as service:
         frozen, thawed = asyncio.Event(), asyncio.Event()
         callers = [
             asyncio.create_task(ask(service, kind, number, found[kind], frozen, thawed))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import aiohttp
 
-from tests.attacks.harness import Figure, Latencies, Service, attacked, quiet
 from tests.benchmarks import wrk
+from tests.trials.harness import Figure, Latencies, Service, quiet, running
 
 CALLERS = (16, 256)
 """Numbers of callers of the institution in its rush."""
@@ -24,7 +24,7 @@ RATIO = 2.0
 async def run() -> Sequence[Figure]:
     """Measure the other institution alone, and then beside the rush, in the same run."""
     figures = []
-    async with attacked(auth="off", registry_schema="registry") as service:
+    async with running(auth="off", registry_schema="registry") as service:
         await prepare(service)
         for number, (what, (path, body)) in enumerate((("a read", READ), ("a change", CHANGE))):
             before = await quiet(service, path, SECONDS, institution="south", body=body)

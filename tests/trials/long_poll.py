@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
-from tests.attacks.harness import Figure, Latencies, Service, attacked, observer, quiet
+from tests.trials.harness import Figure, Latencies, Service, observer, quiet, running
 
 READERS = 1_000
 EVENTS = 10
@@ -77,7 +77,7 @@ async def run() -> Sequence[Figure]:
     found = Latencies()
     spans: list[float] = []
     loop = asyncio.get_running_loop()
-    async with attacked() as service, aiohttp.ClientSession(service.url) as session:
+    async with running() as service, aiohttp.ClientSession(service.url) as session:
         await event(session)
         before = await quiet(service, OBSERVED_PATH, seconds=5)
         async with session.get("/events/head") as response:
