@@ -27,6 +27,7 @@ class Wire:
         self._socket = parse_qs(self._target.query)
         self._turn = 0
         self._cut: Cut | None = None
+        self._connections: dict[asyncio.Task[object], asyncio.StreamWriter] = {}
         self.cuts = 0
         """The number of connections that were cut."""
         self.swallows = False
@@ -53,8 +54,19 @@ class Wire:
         cut, self._cut = self._cut, None
         return cut
 
+    async def close(self) -> None:
+        """End all connections."""
+        for writer in self._connections.values():
+            writer.transport.abort()
+        if self._connections:
+            await asyncio.wait(self._connections)
+
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Forward one connection until either side closes it or it is cut."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections[task] = writer
+        task.add_done_callback(self._connections.pop)
         if self._socket:
             path = f"{self._socket['host'][0]}/.s.PGSQL.{self._socket['port'][0]}"
             opening = asyncio.open_unix_connection(path)
@@ -116,3 +128,4 @@ async def wired(url: str) -> AsyncIterator[tuple[Wire, str]]:
         yield wire, urlunsplit(parts._replace(netloc=f"{account}@127.0.0.1:{port}", query=""))
     finally:
         server.close()
+        await wire.close()

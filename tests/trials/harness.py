@@ -236,6 +236,12 @@ class Restarted:
             if self.process is not None:
                 await self.process.wait()
 
+    @property
+    def pid(self) -> int:
+        """Return the id of the current process."""
+        assert self.process is not None
+        return self.process.pid
+
     def kill(self) -> None:
         """End the process without warning."""
         if self.process is not None and self.process.returncode is None:
@@ -261,6 +267,11 @@ async def _is_ready(session: aiohttp.ClientSession) -> bool:
             return response.status == 200
     except aiohttp.ClientError:
         return False
+
+
+def descriptors(pid: int) -> int:
+    """Return the number of open file descriptors of a process."""
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 async def check(database_url: str) -> int:
