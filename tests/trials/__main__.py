@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import Any
 
 from tests.trials import TRIALS, report
-from tests.trials.harness import Figure
+from tests.trials.harness import Figure, Skipped
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,7 +39,11 @@ def main(arguments: list[str] | None = None) -> int:
     for name, size in sizes.items():
         trial = import_module(f"tests.trials.{name}")
         print(f"{name}: {first_line(trial)}", flush=True)
-        figures = asyncio.run(measure(trial, size))
+        try:
+            figures = asyncio.run(measure(trial, size))
+        except Skipped as reason:
+            print(f"  skipped: {reason}", flush=True)
+            continue
         for figure in figures:
             print(figure, flush=True)
             missed += not figure.holds

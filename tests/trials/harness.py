@@ -44,6 +44,10 @@ DISK: Final = Path("/var/tmp")
 """Used instead of /tmp, which may be in memory: commits must reach a disk."""
 
 
+class Skipped(Exception):
+    """A trial can't run here; the message gives the reason."""
+
+
 @dataclass(frozen=True, slots=True)
 class Figure:
     """A measured number and its target; a number without a target is for information."""
@@ -177,6 +181,15 @@ class PostgreSQL:
                 if b" enrollment " in Path(f"/proc/{pid}/cmdline").read_bytes():
                     backends.append(pid)
         return backends
+
+    def is_running(self) -> bool:
+        """Return whether the first process of the server runs."""
+        try:
+            os.kill(processes_of(self.data_dir)[0], 0)
+        except (FileNotFoundError, ProcessLookupError):
+            self._stack.close()
+            return False
+        return True
 
     def stop(self, sign: signal.Signals) -> None:
         """Stop the server: SIGINT is its fast stop, SIGQUIT the immediate one, which leaves no checkpoint."""

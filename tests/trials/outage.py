@@ -1,10 +1,16 @@
-"""PostgreSQL does not answer for 60 seconds: it is frozen, or the network drops all packets, or each is 200 ms late."""
+"""PostgreSQL frozen, behind a network that drops all packets or delays them by 200 ms, and out of connections."""
 
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+    suppress,
+)
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -12,6 +18,7 @@ import aiohttp
 import asyncpg
 
 from service.settings import Settings
+from tests.benchmarks.servers import START_SECONDS
 from tests.trials.harness import Figure, PostgreSQL, Restarted, descriptors, folder, stopped
 from tests.wire import Wire, wired
 
@@ -29,6 +36,12 @@ PATHS: Final = {
     "live": ("GET", "/health/live"),
     "ready": ("GET", "/health/ready"),
 }
+SUCCESS: Final = frozenset({200, 201})
+REFUSED: Final = frozenset({503})
+EVERYTHING: Final[Mapping[str, frozenset[int]]] = dict.fromkeys(PATHS, SUCCESS)
+NOTHING: Final[Mapping[str, frozenset[int]]] = {**dict.fromkeys(PATHS, REFUSED), "live": SUCCESS}
+"""By the kind of a call, the expected statuses."""
+MAX_CONNECTIONS: Final = 30
 POOL_SIZE: Final = Settings.model_fields["pool_size"].default
 USUAL_SECONDS: Final = 5.0
 """How long the usual speed is measured, and that after the fault."""
@@ -74,15 +87,23 @@ class Seen:
 async def run(size: int = SIZE) -> Sequence[Figure]:
     """Expose a service to one fault after the other."""
     figures: list[Figure] = []
-    with folder() as home, PostgreSQL(home / "postgresql").up() as postgresql:
+    options = {"max_connections": str(MAX_CONNECTIONS)}
+    with folder() as home, PostgreSQL(home / "postgresql", options).up() as postgresql:
         async with wired(postgresql.url) as (wire, url), Restarted(url, home / "log").up() as service:
-            for name, fault in (
-                ("frozen", stopped(postgresql.data_dir)),
-                ("black hole", swallowing(wire)),
-                ("slow network", delaying(wire)),
+            for name, fault, expected in (
+                ("frozen", _async(stopped(postgresql.data_dir)), NOTHING),
+                ("black hole", _async(swallowing(wire)), NOTHING),
+                ("slow network", _async(delaying(wire)), EVERYTHING),
+                ("out of connections", hogging(postgresql.url), NOTHING),
             ):
-                figures += await expose(name, fault, service, postgresql.url, size)
+                figures += await expose(name, fault, service, postgresql.url, size, expected)
     return figures
+
+
+@asynccontextmanager
+async def _async(context: AbstractContextManager[None]) -> AsyncIterator[None]:
+    with context:
+        yield
 
 
 @contextmanager
@@ -105,16 +126,41 @@ def delaying(wire: Wire) -> Iterator[None]:
         wire.delay = 0.0
 
 
+@asynccontextmanager
+async def hogging(url: str) -> AsyncIterator[None]:
+    """Take every connection of the server, also those that the service has used."""
+    ours = await asyncpg.connect(url)
+    hogs = [ours]
+    try:
+        async with asyncio.timeout(START_SECONDS):
+            while len(hogs) < MAX_CONNECTIONS:
+                await ours.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'enrollment-service'"
+                )
+                with suppress(asyncpg.TooManyConnectionsError):
+                    while True:
+                        hogs.append(await asyncpg.connect(url))
+        yield
+    finally:
+        for hog in hogs:
+            hog.terminate()
+
+
 async def expose(
-    name: str, fault: AbstractContextManager[None], service: Restarted, database_url: str, seconds: float
+    name: str,
+    fault: AbstractAsyncContextManager[None],
+    service: Restarted,
+    database_url: str,
+    seconds: float,
+    expected: Mapping[str, frozenset[int]],
 ) -> list[Figure]:
-    """Let the callers call before, during and after a fault."""
+    """Let the callers call before, during and after a fault, during which each kind of call has expected statuses."""
     pid = service.pid
     async with calling(service.url) as seen:
         await asyncio.sleep(1 + USUAL_SECONDS)
         opened, start = descriptors(pid), time.monotonic()
         usual = seen.speed(start - USUAL_SECONDS, start)
-        with fault:
+        async with fault:
             start = time.monotonic()
             await asyncio.sleep(seconds)
             end = time.monotonic()
@@ -124,23 +170,8 @@ async def expose(
     assert service.pid == pid, "the service was restarted"
     # Calls that began before the end of the fault may end after it.
     waits = [call.ended - call.began for call in seen.calls if start <= call.began < end]
-    work, expected = seen.during(start, end, *WORK), name == "slow network"
-
-    def others(calls: list[Call], succeeds: bool) -> int:
-        return sum((call.status in {200, 201}) != succeeds or call.status in {0, 500} for call in calls)
-
-    return [
-        Figure(f"{name}: answers", len(work), at_least=CALLERS),
-        Figure(f"{name}: answers other than {'successes' if expected else '503'}", others(work, expected), at_most=0),
+    figures = [
         Figure(f"{name}: longest wait for an answer", max(waits), "s", at_most=BUDGET_SECONDS + GRACE_SECONDS),
-        Figure(
-            f"{name}: answers of /health/live other than 200", others(seen.during(start, end, "live"), True), at_most=0
-        ),
-        Figure(
-            f"{name}: answers of /health/ready other than {200 if expected else 503}",
-            others(seen.during(start, end, "ready"), expected),
-            at_most=0,
-        ),
         Figure(
             f"{name}: speed from {RECOVERY_SECONDS:.0f} s after it, without a restart",
             100 * recovered / usual,
@@ -150,6 +181,15 @@ async def expose(
         Figure(f"{name}: descriptors of the service more than before", left, at_most=POOL_SIZE),
         Figure(f"{name}: sessions of the server after it", used, at_most=POOL_SIZE),
     ]
+    for kinds in (WORK, *((kind,) for kind in HEALTH)):
+        calls = seen.during(start, end, *kinds)
+        wrong = sum(call.status not in expected[call.kind] for call in calls)
+        what = "other calls" if kinds is WORK else f"calls of {PATHS[kinds[0]][1]}"
+        figures += [
+            Figure(f"{name}: {what}", len(calls), at_least=1),
+            Figure(f"{name}: {what} with an unexpected status", wrong, at_most=0),
+        ]
+    return figures
 
 
 async def sessions(database_url: str) -> int:
