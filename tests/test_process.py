@@ -355,9 +355,10 @@ async def test_sigterm_finishes_requests_in_flight_and_asks_callers_to_close(
                 return False
 
             await until(closed, "the listener to be closed")
+            running.process.send_signal(signal.SIGTERM)
             assert not creating.done()
 
-        assert await creating == (201, "close")
+        assert await creating == (201, "close"), "a second signal changes nothing"
         assert await running.ended() == 0
     assert [event["type"] for event in await events(connection)] == ["student.created"]
     assert {json.loads(line)["level"] for line in running.log} == {"INFO"}

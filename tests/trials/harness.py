@@ -115,10 +115,13 @@ class Service:
 
     def memory_bytes(self) -> int:
         """Return the resident memory of the service."""
-        [line] = [
-            line for line in Path(f"/proc/{self.pid}/status").read_text().splitlines() if line.startswith("VmRSS")
-        ]
-        return int(line.split()[1]) * 1024
+        return memory_bytes(self.pid)
+
+
+def memory_bytes(pid: int) -> int:
+    """Return the resident memory of a process."""
+    [line] = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS")]
+    return int(line.split()[1]) * 1024
 
 
 @contextmanager

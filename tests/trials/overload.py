@@ -1,6 +1,7 @@
 """More callers than the service can handle, each of which sends its next request as soon as it has a response."""
 
 import asyncio
+import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,10 @@ FEW = 256
 ADMISSION_SECONDS = Settings().admission_seconds
 CASES = ((8_000, ADMISSION_SECONDS), (10_000, ADMISSION_SECONDS), (13_000, ADMISSION_SECONDS), (13_000, 0.5))
 """Numbers of callers, and ``ADMISSION_SECONDS``. In the last case, any machine must refuse most of the requests."""
+SIZE = len(CASES)
+UNIT = "numbers of callers"
+REFUSAL_MS = 10.0
+"""A refusal costs no work, so it is quick even while the queue is full."""
 STUDENTS = str(Path(__file__).parent / "students")
 LOADS = (STUDENTS, "enroll")
 """Scripts for wrk: one creates students, the other enrolls the students of the benchmarks in two courses each."""
@@ -45,12 +50,12 @@ class Seen:
     """Refusals without Retry-After."""
 
 
-async def run() -> Sequence[Figure]:
+async def run(size: int = SIZE) -> Sequence[Figure]:
     """Compare many callers with few, in the same run."""
-    return [figure for script in LOADS for figure in await compare(script)]
+    return [figure for script in LOADS for figure in await compare(script, size)]
 
 
-async def compare(script: str) -> list[Figure]:
+async def compare(script: str, size: int) -> list[Figure]:
     """Compare many callers with few, for one kind of change."""
     name = Path(script).name
     few = await overload(script, FEW, ADMISSION_SECONDS)
@@ -58,12 +63,18 @@ async def compare(script: str) -> list[Figure]:
         Figure(f"{name}, {FEW} callers: events", few.goodput, "/s"),
         Figure(f"{name}, {FEW} callers: p99 of the observer", few.reads.p99, "ms"),
     ]
-    for callers, seconds in CASES:
+    for callers, seconds in CASES[-size:]:
         seen = await overload(script, callers, seconds)
         which = f"{name}, {callers} callers, {seconds} s"
         figures += [
             Figure(f"{which}: events", seen.goodput, "/s", at_least=0.9 * few.goodput),
             Figure(f"{which}: refused", seen.refusals, "/s"),
+            Figure(
+                f"{which}: median wait for a refusal",
+                1000 * statistics.median(seen.refused_seconds or [0.0]),
+                "ms",
+                at_most=REFUSAL_MS,
+            ),
             Figure(f"{which}: longest wait for a refusal", max(seen.refused_seconds, default=0.0), "s"),
             Figure(f"{which}: longest wait for a successful change", max(seen.served_seconds, default=0.0), "s"),
             Figure(f"{which}: refusals without Retry-After", seen.bare, at_most=0),
