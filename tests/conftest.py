@@ -150,11 +150,11 @@ def _started_server() -> Iterator[Server]:
         stack.callback(_drop_run, server)
         with server.connect() as admin:
             _drop_abandoned(admin, server)
+            admin.execute(f"CREATE ROLE {server.role} LOGIN PASSWORD '{run}'")
             if server.citus:
                 yield server
                 return
             admin.execute(f"CREATE DATABASE {server.template} TEMPLATE template0 ENCODING 'UTF8'")
-            admin.execute(f"CREATE ROLE {server.role} LOGIN PASSWORD '{run}'")
         url = server.url_of(server.template)
         migrate(url, timeout=10.0, role=server.role)
         migrate(
@@ -256,7 +256,7 @@ def database_url(server: Server, request: pytest.FixtureRequest, monkeypatch: py
     with server.connect() as connection:
         connection.execute("SET citus.enable_schema_based_sharding = on")
         connection.execute(f"CREATE SCHEMA {schema}")
-        migrate(server.url, schema=schema, timeout=10.0)
+        migrate(server.url, schema=schema, timeout=10.0, role=server.role)
         try:
             yield f"{server.url}?{urlencode({'options': f'-csearch_path={schema}'})}"
         finally:
