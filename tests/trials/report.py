@@ -43,17 +43,21 @@ def publish() -> None:
 
 def table() -> str:
     """Return the figures that have a target as a Markdown table."""
-    return "".join(
-        f"| {line} |\n" for line in ("trial | figure | measured | target", "---|---|---|---", *_rows(load()))
-    )
-
-
-def _rows(results: dict[str, Any]) -> Iterator[str]:
-    for name, result in results.items():
+    rows = [("trial", "figure", "measured", "target"), ("---",) * 4]
+    for name, result in load().items():
         title = f"`{name}`" + (f", {result['size']}" if result["size"] else "")
-        for stored in result["figures"]:
-            figure = Figure(**{**stored, "value": float(stored["value"])})
-            if figure.target:
-                measured = figure.number if figure.holds else f"**{figure.number}**"
-                yield f"{title} | {figure.what} | {measured} | {figure.target}"
-                title = ""
+        for what, measured, target in _rows(result["figures"]):
+            rows.append((title, what, measured, target))
+            title = ""
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _rows(stored: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str, str]]:
+    """Yield the columns of each figure that has a target; those that are 0 and must be share a row."""
+    figures = [Figure(**{**each, "value": float(each["value"])}) for each in stored]
+    zeros = [figure.what for figure in figures if figure.value == figure.at_most == 0]
+    if zeros:
+        yield "; ".join(zeros), "0 each" if len(zeros) > 1 else "0", "0"
+    for figure in figures:
+        if figure.target and figure.what not in zeros:
+            yield figure.what, figure.number if figure.holds else f"**{figure.number}**", figure.target
