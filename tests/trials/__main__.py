@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
+from tests.benchmarks.servers import ROOT
 from tests.trials import TRIALS, report
 from tests.trials.harness import Figure, Skipped
 
@@ -49,6 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
             missed += not figure.holds
         report.keep(name, first_line(trial), size_of(trial, size), figures)
     report.publish()
+    print(f"\n{report.table()}\nwritten to {report.DOCUMENT.relative_to(ROOT)}")
     return 1 if missed else 0
 
 

@@ -188,11 +188,13 @@ def _effects(changes: list[Change]) -> Counter[str]:
 
 async def _repeat(ledger: Ledger) -> int:
     """Repeat the newest changes that have a key; return how many got another answer than the first time."""
-    wrong = 0
     async with aiohttp.ClientSession(ledger.url, timeout=CALL_TIMEOUT) as session:
-        for change in [change for change in ledger.changes if change.method == "POST"][-REPEATED:]:
+
+        async def is_wrong(change: Change) -> bool:
             headers = {"Idempotency-Key": change.key}
             async with session.post(change.path, json=change.body, headers=headers) as response:
                 same = (response.status, await response.json()) == (change.status, change.answer)
-                wrong += not same or response.headers.get("Idempotent-Replayed") != "true"
-    return wrong
+                return not same or response.headers.get("Idempotent-Replayed") != "true"
+
+        newest = [change for change in ledger.changes if change.method == "POST"][-REPEATED:]
+        return sum(await asyncio.gather(*map(is_wrong, newest)))
