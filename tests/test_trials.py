@@ -18,7 +18,7 @@ from tests.trials.harness import Figure
 from tests.trials.hostile import AT_ONCE, send
 from tests.wire import Cut, wired
 
-OURS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name <> ''"
+OURS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'enrollment-service'"
 
 
 def test_the_document_contains_the_latest_figures_of_the_trials() -> None:
