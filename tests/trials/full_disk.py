@@ -74,5 +74,7 @@ async def filled(postgresql: PostgreSQL, url: str) -> AsyncIterator[None]:
 
 async def change(session: aiohttp.ClientSession) -> int:
     """Make a change and return the status."""
-    async with session.post("/courses", json={"code": uuid.uuid4().hex, "title": "Trial" * 30}) as response:
+    email = f"{uuid.uuid4().hex}@campus.example"
+    body = {"given_name": "Ada" * 50, "family_name": "Trial" * 30, "email": email}
+    async with session.post("/students", json=body) as response:
         return response.status
