@@ -1,13 +1,15 @@
 """Short forms of the trials: the same faults, once or twice, without a look at the clock."""
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable
 
 import pytest
+from pydantic import ValidationError
 from pytest_aiohttp import AiohttpClient
 
 from service.database import Database
-from service.errors import OutcomeUnknown
+from service.errors import DomainError, OutcomeUnknown
 from service.settings import Settings
 from sql import Connection
 from tests.campus import Answer, call, enroll, new_course, new_student, problem, read, served, student_fields, until
@@ -201,3 +203,36 @@ async def test_mixed_traffic_leaves_no_task_behind(client: Client) -> None:
         await asyncio.sleep(0)
         counts.append(len(asyncio.all_tasks()))
     assert counts[2] <= counts[0], counts
+
+
+async def test_the_error_of_a_request_and_with_it_the_body_is_freed_without_a_garbage_collection(
+    client: Client, connection: Connection
+) -> None:
+    student, course = await new_student(client), await new_course(client, capacity=0)
+    closed = await new_course(client)
+    calls: list[tuple[str, str, bytes | None]] = [
+        ("POST", "/enrollments", b'{"items":[' + b"1," * 10_000 + b"1]}"),
+        ("POST", "/students", b"{"),
+        ("POST", "/students", b'{"given_name":1,"given_name":2}'),
+        ("GET", "/students?nothing=1", None),
+        ("GET", "/students/0", None),
+        ("GET", "/students/99", None),
+        ("GET", "/nothing", None),
+        ("PATCH", "/students/99", b'{"given_name":"Ada"}'),
+        ("POST", f"/students/{student}/enroll", b'{"course_ids":[%d]}' % course),
+        ("POST", f"/students/{student}/enroll?dry_run=true", b'{"course_ids":[%d]}' % course),
+        ("POST", f"/students/{student}/swap", b'{"drop":[%d],"add":[%d]}' % (closed, course)),
+    ]
+    gc.collect()
+    gc.disable()
+    try:
+        for method, path, data in calls:
+            answer = await call(client, method, path, data=data)
+            assert answer.status >= 400, answer
+            # The task of a batch ends a few turns after its callers have been answered.
+            for _ in range(20):
+                await asyncio.sleep(0)
+            kept = [error for error in gc.get_objects() if isinstance(error, DomainError | ValidationError)]
+            assert kept == [], (method, path)
+    finally:
+        gc.enable()

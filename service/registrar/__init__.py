@@ -166,9 +166,13 @@ class Registrar:
             await load.load_for(connection, ledger, needs)
             outcomes: list[Outcome] = []
             await _decide(connection, ledger, [change], outcomes)
-        [outcome] = outcomes
+        outcome = outcomes.pop()
         if isinstance(outcome, Exception):
-            raise outcome
+            try:
+                raise outcome
+            finally:
+                # Its traceback refers to this frame: a cycle, which would keep the request.
+                del outcome
         return cast(Answer, outcome)
 
     async def sweep(self) -> Swept:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from service.errors import DomainError
 from service.registrar.changes import Change, Moved, Outcome
 from service.registrar.idempotency import Decided
 from service.registrar.ledger import Ledger
@@ -41,6 +42,10 @@ def _outcome(ledger: Ledger, change: Change[object]) -> Outcome:
         outcome = change.decide(ledger)
     except NotLoaded:
         raise
+    except DomainError as error:
+        ledger.rollback()
+        # The frames of its traceback refer to the outcomes: a cycle, which would keep the request of the caller.
+        return error.with_traceback(None)
     except Exception as error:  # a bug in one change must not fail its neighbours
         ledger.rollback()
         return error

@@ -305,12 +305,18 @@ class Endpoint:
         try:
             parsed = self.body.validator.validate_json(text)
         except ValidationError as error:
-            problem = refused(error, self.body, parameters=False)
-            if isinstance(problem, Invalid):
-                check_members(text, None)
-            raise problem from error
+            # A variable with the raised error would be a cycle, which keeps the body until the next garbage collection.
+            raise self._refused_body(error, text) from error
         check_members(text, parsed)
         return parsed
+
+    def _refused_body(self, error: ValidationError, text: bytes) -> DomainError:
+        """Return the problem of a body that is not valid; raise ``BadJson`` if it has a member twice."""
+        assert self.body is not None
+        problem = refused(error, self.body, parameters=False)
+        if isinstance(problem, Invalid):
+            check_members(text, None)
+        return problem
 
     def respond(
         self, request: web.Request, answer: Any, request_id: str, institution: str | None = None
