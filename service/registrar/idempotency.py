@@ -25,10 +25,11 @@ class Response(NamedTuple):
 
 
 class Answered(NamedTuple):
-    """The answer of a change, and whether it was stored by an earlier request."""
+    """The answer of a change, and whether it was stored by an earlier request; otherwise the outcome that was ``made``."""
 
     response: Response
     replayed: bool
+    made: Outcome = None
 
 
 class Decided(NamedTuple):
@@ -100,4 +101,4 @@ class Once(Change[Answered | Decided]):
                 created_at=ledger.now,
             )
         )
-        return Answered(response, replayed=False)
+        return Answered(response, replayed=False, made=outcome)
