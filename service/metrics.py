@@ -213,6 +213,13 @@ OF_PROCESS: Final = (
 OF_DATABASE: Final = (DATABASE_UP, OLDEST_TRANSACTION, OLDEST_WRITE, FEED_POSITION, WAITLISTED, BLOCKED)
 """The gauges that the process that is asked reads from the database; they hold for all processes."""
 
+# A counter that appears with its first count has not grown for Prometheus: alerts would miss the first error.
+PROBLEMS.add("internal_error", count=0)
+for _reason in ("lock_needed", "one_by_one", "stale_plan"):
+    RETRIES.add(_reason, count=0)
+for _result in ("done", "postponed", "failed"):
+    SWEEPS.add(_result, count=0)
+
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 

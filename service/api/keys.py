@@ -14,7 +14,7 @@ from service.registrar import Registrar
 from service.registrar.changes import Change, Origin, Outcome
 from service.registrar.idempotency import Once, Response
 from service.registry import Registry
-from service.web.endpoint import PROBLEM, Call
+from service.web.endpoint import CODES, Call, codes_of
 from service.web.idempotency import IDEMPOTENT_REPLAYED
 from sql import JsonPage
 from sql.courses import Course
@@ -68,7 +68,7 @@ async def submit(call: Call, change: Change[Made], answer_of: Callable[[Made], A
     # An endpoint sends a response as it is, so that a repeat gets the bytes that the first request got.
     response = web.Response(status=status, headers=headers, body=body)
     if isinstance(made, DomainError):
-        response[PROBLEM] = made
+        response[CODES] = codes_of(made)
     return cast(Answer, response)
 
 

@@ -297,17 +297,18 @@ class Registrar:
 def note_refusals(outcomes: Iterable[Outcome]) -> None:
     """Count the reasons of refused changes."""
     for outcome in outcomes:
-        match outcome:
-            case Answered(made=made):
-                note_refusals([made])
-            case Result(refusals=refusals):
-                for refusal in refusals:
-                    REFUSALS.add(refusal.code)
-            case tuple() | list():
-                note_refusals(outcome)
-            case DomainError(errors=errors) if outcome.status < FIRST_SERVER_ERROR:
-                for code in [each.code for each in errors] or [outcome.code]:
-                    REFUSALS.add(code)
+        if type(outcome) is tuple:
+            for result in outcome:
+                if isinstance(result, Result) and result.refusals:
+                    for refusal in result.refusals:
+                        REFUSALS.add(refusal.code)
+        elif isinstance(outcome, Answered):
+            note_refusals([outcome.made])
+        elif isinstance(outcome, list):
+            note_refusals(outcome)
+        elif isinstance(outcome, DomainError) and outcome.status < FIRST_SERVER_ERROR:
+            for code in [each.code for each in outcome.errors] or [outcome.code]:
+                REFUSALS.add(code)
 
 
 async def _decide_and_save(

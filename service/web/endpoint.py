@@ -105,8 +105,8 @@ It raises a domain error if there is no such institution, or if it does not serv
 CALLER = web.RequestKey("caller", Caller)
 """Who sent a request, once that is known."""
 
-PROBLEM = web.ResponseKey("problem", DomainError)
-"""The error behind a response that is written already."""
+CODES: web.ResponseKey[tuple[str, ...]] = web.ResponseKey("codes", tuple)
+"""The codes of a problem whose response is written already."""
 
 Answer = TypeVar("Answer")
 Key = TypeVar("Key")
@@ -115,7 +115,7 @@ ETags: TypeAlias = frozenset[str] | None
 ``W/"3"``. None without the header."""
 
 NO_SERVICES: Services = {}
-PATH_ID = re.compile(r"[1-9][0-9]{0,18}")
+MAX_DIGITS = 19
 FIRST_ERROR = 400
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 ASCII_ACTOR = re.compile(r"[!-~](?:[ -~]{0,198}[!-~])?")
@@ -221,51 +221,52 @@ class Endpoint:
         """Answer a request, convert errors to problems, and log one line."""
         started = time.perf_counter()
         request_id = request_id_of(request)
-        problem: DomainError | None = None
+        codes: tuple[str, ...] = ()
         try:
             request.app[ORIGINS].check(request)
             response = await self._answer(request, request_id)
         except DomainError as error:
-            problem = error
+            # Keep no reference to an exception: it refers to this frame, and the cycle would keep the request.
+            codes = codes_of(error)
             response = self.respond(request, error, request_id)
         except Exception as error:
             ERRORS.add(type(error).__name__)
             logger.exception("unexpected error in an endpoint", extra={"request_id": request_id, "route": self.path})
-            problem = InternalError.logged()
-            response = self.respond(request, problem, request_id)
-        if problem is None and response.status >= FIRST_ERROR:
-            problem = response.get(PROBLEM)
-        self._note(request, response, request_id, problem, time.perf_counter() - started)
+            codes = (InternalError.code,)
+            response = self.respond(request, InternalError.logged(), request_id)
+        if not codes and response.status >= FIRST_ERROR:
+            codes = response.get(CODES, ())
+        self._note(request, response.status, request_id, codes, time.perf_counter() - started)
         return response
 
     def _note(
         self,
         request: web.Request,
-        response: web.Response,
+        status: int,
         request_id: str,
-        problem: DomainError | None,
+        codes: tuple[str, ...],
         seconds: float,
     ) -> None:
         """Count and log an answered request."""
-        note_request(self.path, request.method, response.status, seconds)
-        if problem is not None:
-            PROBLEMS.add(problem.code)
+        note_request(self.path, request.method, status, seconds)
+        if codes:
+            PROBLEMS.add(codes[0])
         caller = request.get(CALLER, ANYONE)
         ids = request.match_info
         log_request(
             method=request.method,
             route=self.path,
-            status=response.status,
+            status=status,
             duration_ms=round(seconds * 1000, 3),
             request_id=request_id,
             routine=self.routine,
             # The subject of a student's token may be personal, such as an e-mail address; the path has the id.
             actor=None if "self" in caller.scopes else caller.name,
             # A name that no institution has may be anything.
-            institution=None if isinstance(problem, InstitutionNotFound) else caller.institution,
+            institution=None if InstitutionNotFound.code in codes else caller.institution,
             student_id=_id_in(ids.get("student_id")),
             course_id=_id_in(ids.get("course_id")),
-            codes=() if problem is None else codes_of(problem),
+            codes=codes,
             remote=request.app[PROXIES].address_of(request),
         )
 
@@ -560,7 +561,9 @@ def codes_of(error: DomainError) -> tuple[str, ...]:
 
 def _id_in(text: str | None) -> str | None:
     """Return an id of a path; None if it is not one, since it may then be anything."""
-    return text if text is not None and PATH_ID.fullmatch(text) else None
+    if text is None or not (text.isascii() and text.isdigit()) or text[0] == "0" or len(text) > MAX_DIGITS:
+        return None
+    return text
 
 
 def _on_behalf_of(request: web.Request, caller: Caller) -> str | None:
