@@ -166,8 +166,7 @@ class _Families(Collector):
             if isinstance(family, metrics.Histogram):
                 yield _histogram(family, labelled)
                 continue
-            counter = isinstance(family, metrics.Counter) or family.name.endswith("_total")
-            kind = CounterMetricFamily if counter else GaugeMetricFamily
+            kind = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
             shown = kind(family.name, family.meaning, labels=family.labels)
             for labels, value in labelled:
                 shown.add_metric(labels, value)

@@ -9,7 +9,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any, ClassVar, Final, Literal, Protocol, TypeAlias
+from typing import Any, Final, Literal, Protocol, TypeAlias
 
 Labels: TypeAlias = tuple[str | int, ...]
 
@@ -74,7 +74,10 @@ class Gauge:
     combine: Callable[[list[float]], float] = sum
     """How the numbers of several processes become one."""
 
-    kind: ClassVar = "gauge"
+    @property
+    def kind(self) -> str:
+        """The type of Prometheus; a number that the system counts is a counter."""
+        return "counter" if self.name.endswith("_total") else "gauge"
 
 
 @dataclass(slots=True)

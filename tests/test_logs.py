@@ -144,10 +144,13 @@ async def test_the_subject_of_a_student_is_not_logged(aiohttp_client: AiohttpCli
         with program_log() as log:
             assert (await call(client, "GET", f"/students/{made.body['id']}", headers=own)).status == 200
             await call(client, "GET", f"/students/{made.body['id']}", headers=office)
-    student, employee = lines_of(log)
-    assert "actor" not in student
-    assert student["student_id"] == made.body["id"]
+            unknown = bearer(issuer.token(scope="self", sub=f"{CANARY}@campus.example", student_number="S-9"))
+            assert (await call(client, "GET", f"/students/{made.body['id']}", headers=unknown)).status == 404
+    student, employee, nobody = lines_of(log)
+    assert student["actor"] == f"student-{made.body['id']}"
     assert employee["actor"] == "office"
+    assert "actor" not in nobody
+    assert CANARY not in json.dumps(log)
 
 
 async def test_a_terminal_shows_a_line_for_people() -> None:

@@ -146,6 +146,12 @@ def test_promtool_accepts_the_rules_and_their_tests_pass() -> None:
     promtool("test", "rules", str(RULES.with_name("rules_test.yml")))
 
 
+def test_each_alert_is_documented_with_its_severity() -> None:
+    _, _, section = (ROOT / "docs" / "operations.md").read_text().partition("## Alerts\n")
+    documented = re.findall(r"^\| `(\w+)` \| (\w+) \| [^|]+ \| [^|]+ \|$", section, re.MULTILINE)
+    assert documented == [(rule["alert"], rule["labels"]["severity"]) for rule in ALERTS]
+
+
 def test_each_alert_has_a_test() -> None:
     tested = re.findall(r"alertname: (\w+)", RULES.with_name("rules_test.yml").read_text())
     assert {rule["alert"] for rule in ALERTS} == {*tested}

@@ -260,8 +260,8 @@ class Endpoint:
             duration_ms=round(seconds * 1000, 3),
             request_id=request_id,
             routine=self.routine,
-            # The subject of a student's token may be personal, such as an e-mail address; the path has the id.
-            actor=None if "self" in caller.scopes else caller.name,
+            # Without its student, the name is the subject of the token: perhaps an e-mail address.
+            actor=None if "self" in caller.scopes and caller.student_id is None else caller.name,
             # A name that no institution has may be anything.
             institution=None if InstitutionNotFound.code in codes else caller.institution,
             student_id=_id_in(ids.get("student_id")),
