@@ -331,7 +331,8 @@ async def ready(app: web.Application, ping: Callable[[], Awaitable[float | None]
 
 def make_metrics_runner(app: web.Application, settings: Settings) -> Runner:
     """Return a runner that serves the metrics of the application on a port of their own."""
-    origins = Origins(bound_to=settings.metrics_host, hosts=settings.allowed_hosts)
+    # Prometheus names the address of each replica, which ALLOWED_HOSTS does not list.
+    origins = Origins(bound_to=settings.metrics_host)
     return make_runner(metrics_app(app, origins, app[PROXIES]), settings)
 
 

@@ -8,12 +8,13 @@ from typing import Any, TypeAlias
 
 import aiohttp
 import pytest
+from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 from pytest_aiohttp import AiohttpClient
 
 from service import metrics
 from service.api.keys import DATABASE
-from service.app import ENDPOINTS, codes
+from service.app import ENDPOINTS, codes, create_app, make_metrics_runner
 from service.exposition import Board, Exposition
 from service.metrics import Snapshot
 from service.settings import Settings
@@ -240,6 +241,24 @@ async def test_all_workers_are_in_one_answer_and_counts_never_shrink(database_ur
         assert value(samples, "enrollment_pool_size") == 2 * Settings().pool_size
         assert (await get(address.replace("/metrics", "/courses")))[0] == 404, "this port serves nothing else"
         assert (await get(f"{running.url}/metrics"))[0] == 200, "on loopback, without keys, the service is open"
+
+
+async def test_the_metrics_port_is_for_prometheus_and_not_for_web_pages(settings: Settings) -> None:
+    for host, status in (("127.0.0.1", 421), ("0.0.0.0", 200)):
+        own = {"metrics_host": host, "allowed_hosts": ("service",)}
+        app = create_app(settings.model_copy(update=own))
+        runner, main = make_metrics_runner(app, settings.model_copy(update=own)), web.AppRunner(app)
+        await main.setup()
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}/metrics"
+        try:
+            async with aiohttp.ClientSession() as session:
+                for name, expected in (("10.0.0.7:9464", status), ("localhost", 200)):
+                    async with session.get(url, headers={"Host": name}) as response:
+                        assert response.status == expected, (host, name)
+        finally:
+            await asyncio.gather(runner.cleanup(), main.cleanup())
 
 
 async def test_a_metrics_port_that_is_taken_ends_the_start(database_url: str) -> None:
