@@ -38,6 +38,7 @@ DESCRIPTORS: Final = Path("/proc/self/fd")
 class Board:
     """Memory that the workers of a service share, with the newest snapshot of each; it ends with them.
 
+    If one worker dies, all are stopped: no page outlives its worker, and there are no files to clean up.
     Each worker writes its own two pages in turn, so that readers find a whole snapshot on the page that was written last.
     """
 

@@ -16,7 +16,7 @@ from pytest_aiohttp import AiohttpClient
 
 from service.logs import configuration
 from service.settings import Settings
-from service.web.access import log_request
+from service.web.access import BYTES_PER_WRITE, AccessHandler, log_request
 from service.web.proxies import Proxies
 from sql import Connection
 from tests.campus import call, new_course, new_student, served, student_fields
@@ -114,6 +114,7 @@ async def test_health_and_metrics_are_logged_at_debug_only(client: Client) -> No
         ("10.0.0.1", ["[2001:db8::7]:4711"], "2001:db8::7"),
         ("10.0.0.1", ["::ffff:192.0.2.7"], "192.0.2.7"),
         ("10.0.0.1", ['192.0.2.7, "}'], "10.0.0.1"),
+        ("10.0.0.1", ['192.0.2.7, fe80::1%"}'], "10.0.0.1"),
         ("10.0.0.1", ["10.0.0.2"], "10.0.0.2"),
         ("192.0.2.1", ["198.51.100.1"], "192.0.2.1"),
         ("fd00::1", ["2001:db8::7"], "2001:db8::7"),
@@ -183,6 +184,25 @@ async def test_a_terminal_shows_a_line_for_people() -> None:
         r"\d\d:\d\d:\d\d INFO    GET /a 409  1\.5 ms  request_id=r  actor=portal  student_id=7  course_full hold\n",
         text,
     )
+
+
+async def test_lines_are_written_together_as_long_as_a_pipe_keeps_them_whole() -> None:
+    written: list[str] = []
+
+    class Stream(io.StringIO):
+        def write(self, text: str) -> int:
+            written.append(text)
+            return len(text)
+
+    handler = AccessHandler(Stream())
+    for number in range(100):
+        handler.write(
+            {"method": "GET", "route": "/a", "status": 200, "duration_ms": 1.0, "request_id": "r" * number}, "INFO"
+        )
+    handler.flush()
+    assert max(map(len, written)) <= BYTES_PER_WRITE
+    assert len(written) < 10
+    assert [len(json.loads(line)["request_id"]) for line in "".join(written).splitlines()] == [*range(100)]
 
 
 async def test_no_output_shows_personal_data(database_url: str, connection: Connection) -> None:

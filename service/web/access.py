@@ -12,8 +12,8 @@ from typing import Final, Required, TextIO, TypedDict, Unpack
 FLUSH_SECONDS = 0.1
 """Longest delay before a line is written; a busy service writes many lines together."""
 
-LINES_PER_WRITE = 8
-"""Lines per write: stays below PIPE_BUF so that lines of several processes do not interleave."""
+BYTES_PER_WRITE = 4096
+"""Bytes per write, PIPE_BUF of Linux: so the lines of several processes do not interleave in a pipe."""
 
 logger = logging.getLogger("service.access")
 
@@ -45,7 +45,7 @@ def log_request(*, routine: bool = False, **fields: Unpack[RequestFields]) -> No
         return
     if logger.handlers and isinstance(handler := logger.handlers[0], AccessHandler):
         # A record, which no other handler wants, would take as long as the line itself.
-        handler.write(fields, logging.getLevelName(level))
+        handler.write(fields, "DEBUG" if routine else "INFO")
     else:
         logger.log(level, "request", extra={**ABSENT, **fields})
 
@@ -124,9 +124,18 @@ class AccessHandler(logging.Handler):
         lines, self._lines = self._lines, []
         # A log stream without a reader must not stop the service; other handlers ignore this error too.
         with contextlib.suppress(OSError, ValueError):
-            for first in range(0, len(lines), LINES_PER_WRITE):
-                self._stream.write("".join(lines[first : first + LINES_PER_WRITE]))
-                self._stream.flush()
+            first = size = 0
+            for number, line in enumerate(lines):
+                # JSON is in ASCII: a character is a byte.
+                size += len(line)
+                if size > BYTES_PER_WRITE and number > first:
+                    self._write(lines[first:number])
+                    first, size = number, len(line)
+            self._write(lines[first:])
+
+    def _write(self, lines: list[str]) -> None:
+        self._stream.write("".join(lines))
+        self._stream.flush()
 
 
 ABSENT: Final[Mapping[str, object]] = {

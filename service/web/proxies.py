@@ -51,7 +51,10 @@ PROXIES: Final = web.AppKey("proxies", Proxies)
 
 
 def _address(text: str) -> IPv4Address | IPv6Address | None:
-    """Return an address, of which some proxies also send the port; None if the text is no address."""
+    """Return an address, of which some proxies also send the port; None if the text is no address.
+
+    A zone, as in ``fe80::1%eth0``, may contain any characters, and is not accepted.
+    """
     if text.startswith("["):
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:
@@ -59,5 +62,7 @@ def _address(text: str) -> IPv4Address | IPv6Address | None:
     try:
         address = ip_address(text)
     except ValueError:
+        return None
+    if "%" in text:
         return None
     return getattr(address, "ipv4_mapped", None) or address
