@@ -551,7 +551,7 @@ async def test_answers_are_found_by_the_index_after_a_night_that_emptied_their_t
     await session.execute(
         """
         INSERT INTO idempotency_keys (caller, key, fingerprint, student_ids, status, headers, body, created_at)
-        SELECT '', number::text, '', '{}', 201, '{}', '', now() - interval '2 days'
+        SELECT '', number::text, '', '', 201, '{}', '', now() - interval '2 days'
         FROM generate_series(1, 1000) AS number
         """
     )

@@ -94,7 +94,7 @@ class Once(Change[Answered | Decided]):
             IdempotencyKey(
                 *self.key,
                 fingerprint=self.fingerprint,
-                student_ids=f"{{{','.join(map(str, sorted(students)))}}}",
+                student_ids=",".join(map(str, sorted(students))),
                 status=response.status,
                 headers=json.dumps(dict(response.headers)),
                 body=response.body,
