@@ -265,6 +265,12 @@ class Settings(BaseSettings):
     idempotency_seconds: PositiveFloat = 86400.0
     """How long an answer is kept for requests with its Idempotency-Key: a caller that was down over night can repeat."""
 
+    refusals_kept: float = Field(default=30.0, ge=0)
+    """Days for which refusals are kept: questions about them come within weeks. With 0, none are kept."""
+
+    refusals_queue: PositiveInt = 10_000
+    """Most refusals that wait in memory to be written, about 5 MB; those above this are lost, and the log counts them."""
+
     time_zone: Annotated[str, AfterValidator(_known_zone)] = "UTC"
     """IANA name of the institution's time zone, such as Europe/Berlin; a term ends at midnight after its last day."""
 
