@@ -1,5 +1,6 @@
 """Every refused enroll, swap and drop is kept for some days, and nobody waits for its record."""
 
+import asyncio
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -25,6 +26,7 @@ from tests.campus import (
     registrar_of,
     served,
     until,
+    waiting_writer,
     walk,
 )
 from tests.conftest import Client
@@ -154,10 +156,11 @@ async def test_the_lists_are_paged_and_the_newest_comes_first(client: Client) ->
     problem(await call(client, "GET", f"/courses/{full[0]}/refusals?cursor={cursor}"), 422, "invalid")
 
 
-async def submit(office: registrar.Registrar, student: int, *course_ids: int) -> None:
+async def submit(office: registrar.Registrar, student: int, *course_ids: int, count: int = 1) -> None:
+    """Let an enroll be refused, ``count`` times in one batch."""
     change = Enroll(origin=Origin("r"), student_id=student, course_ids=course_ids)
-    [outcome] = await office.submit_all([change])
-    assert isinstance(outcome, Exception)
+    outcomes = await office.submit_all([change] * count)
+    assert all(isinstance(outcome, Exception) for outcome in outcomes)
 
 
 async def campus(client: Client) -> tuple[int, int, int]:
@@ -256,13 +259,8 @@ async def test_while_the_database_is_unavailable_refusals_wait_and_those_above_t
         await until(idle, "the refusal to be written")
         await connection.execute("BEGIN")
         await connection.execute("SELECT FROM feed FOR UPDATE")
-        for _ in range(8):
-            await submit(office, student, full)
-
-        async def waited() -> bool:
-            return "refusals are not written yet" in caplog.messages
-
-        await until(waited, "a transaction that could not get the lock")
+        await submit(office, student, full, count=8)
+        await waiting_writer(connection)
         await connection.execute("COMMIT")
         await until(idle, "the refusals to be written")
         await submit(office, student, full)

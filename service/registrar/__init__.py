@@ -323,8 +323,8 @@ class Registrar:
         try:
             for _ in range(-(-len(self._refusals) // REFUSALS_PER_TRANSACTION)):
                 await self.submit_all(())
-        except (Unavailable, OutcomeUnknown) as error:
-            logger.warning("refusals are not written yet", extra={"reason": str(error)})
+        except (Unavailable, OutcomeUnknown):
+            return
         except Exception:
             logger.exception("refusals can't be written")
             self._refusals.lose_all()
