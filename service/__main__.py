@@ -81,53 +81,80 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--version", action="version", version=f"enrollment-service {__version__}")
     commands = parser.add_subparsers(title="commands", dest="command", required=True)
 
-    def add(name: str, run: Callable[[Settings, argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-        command.set_defaults(run=run)
-        return command
-
-    command = add("serve", run_serve, "serve HTTP until Ctrl-C, SIGTERM or SIGHUP")
+    command = add(commands, "serve", run_serve, "serve HTTP until Ctrl-C, SIGTERM or SIGHUP")
     command.add_argument("--workers", type=_count, default=1, metavar="N", help="processes that share the port (Linux)")
-    add("migrate", run_migrate, "apply the missing migrations to the schema of the database")
+    add(commands, "migrate", run_migrate, "apply the missing migrations to the schema of the database")
     command = add(
-        "check", run_check, "verify every invariant and report violations; the exit status is 1 if there are any"
+        commands,
+        "check",
+        run_check,
+        "verify every invariant and report violations; the exit status is 1 if there are any",
     )
     command.add_argument("--all", action="store_true", help="check every institution of the registry")
-    command = add("demo", run_demo, "fill an empty database with a campus and a registration day")
+    command = add(commands, "demo", run_demo, "fill an empty database with a campus and a registration day")
     command.add_argument(
         "--size", choices=get_args(Size), default="small", help="200 students and 30 courses, or 20,000 and 800"
     )
     command.add_argument("--serve", action="store_true", help="then serve; if the database is not empty, only serve")
-    command = add("grants", run_grants, "print the SQL that gives a role what the service needs, and nothing else")
+    command = add(
+        commands, "grants", run_grants, "print the SQL that gives a role what the service needs, and nothing else"
+    )
     command.add_argument("role", metavar="ROLE", help="the role of DATABASE_URL")
     command.add_argument("--apply", action="store_true", help="run the SQL with MIGRATION_DATABASE_URL instead")
-    command = add("psql", run_psql, "open psql on the database, whether or not the service is running")
+    command = add(commands, "psql", run_psql, "open psql on the database, whether or not the service is running")
     command.add_argument("arguments", nargs="*", metavar="ARG", help="arguments for psql, after --")
-    top = commands
+    add_key_commands(commands)
+    add_institution_commands(commands)
+    feed = commands.add_parser(
+        "feed", help="feed renew: start a new epoch, which invalidates all cursors"
+    ).add_subparsers(title="commands", dest="command", required=True)
+    add(feed, "renew", run_renew, "start a new epoch, which invalidates all cursors")
+
+    options_only = not arguments or (arguments[0].startswith("-") and arguments[0] not in {"-h", "--help", "--version"})
+    return parser.parse_args(["serve", *arguments] if options_only else arguments)
+
+
+def add(
+    commands: Any, name: str, run: Callable[[Settings, argparse.Namespace], int], text: str
+) -> argparse.ArgumentParser:
+    """Add a command, with a text for its help, and return its parser."""
+    command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    command.set_defaults(run=run)
+    return command
+
+
+def add_key_commands(top: Any) -> None:
+    """Add the commands about API keys."""
     commands = top.add_parser("keys", help="create, list, rotate and revoke API keys").add_subparsers(
         title="commands", dest="command", required=True
     )
-    command = add("create", run_create_key, "create an API key and print it")
+    command = add(commands, "create", run_create_key, "create an API key and print it")
     command.add_argument("--name", required=True, help="whose key it is; events record it as the actor")
     command.add_argument(
         "--scope", required=True, action="append", choices=SCOPES, help="what its holder may do; give it once for each"
     )
     add_institution(command)
     command.add_argument("--expires", type=_instant, metavar="TIME", help="such as 2027-01-01 or 2027-01-01T00:00:00Z")
-    add_institution(add("list", run_list_keys, "list the API keys, without their texts"))
-    command = add("rotate", run_rotate_key, "give an API key a new secret, print it, and keep the one before for a day")
+    add_institution(add(commands, "list", run_list_keys, "list the API keys, without their texts"))
+    command = add(
+        commands, "rotate", run_rotate_key, "give an API key a new secret, print it, and keep the one before for a day"
+    )
     command.add_argument("id", type=int)
     command.add_argument(
         "--overlap", type=int, default=86400, metavar="SECONDS", help="how long the one before is valid"
     )
     add_institution(command)
-    command = add("revoke", run_revoke_key, "revoke an API key, which cannot be undone")
+    command = add(commands, "revoke", run_revoke_key, "revoke an API key, which cannot be undone")
     command.add_argument("id", type=int)
     add_institution(command)
+
+
+def add_institution_commands(top: Any) -> None:
+    """Add the commands about institutions."""
     commands = top.add_parser(
-        "institutions", help="create, list, suspend, resume and drop institutions; needs REGISTRY_SCHEMA"
+        "institutions", help="create, list, suspend, resume, move and drop institutions; needs REGISTRY_SCHEMA"
     ).add_subparsers(title="commands", dest="command", required=True)
-    command = add("create", run_create_institution, "create an institution with a schema of its own")
+    command = add(commands, "create", run_create_institution, "create an institution with a schema of its own")
     command.add_argument(
         "name", type=_institution, help="lower-case letters, digits and hyphens, such as north-college"
     )
@@ -136,19 +163,21 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--time-zone", type=_time_zone, metavar="ZONE", help="such as Europe/Berlin; by default TIME_ZONE"
     )
     command.add_argument("--schema", help="an existing schema of the service to adopt, with its rows")
-    add("list", run_list_institutions, "list the institutions")
+    add(commands, "list", run_list_institutions, "list the institutions")
     for verb, (_, text) in STATES.items():
-        add(verb, run_set_state, text).add_argument("name", type=_institution)
-    command = add("drop", run_drop_institution, "delete an institution with all its data, which cannot be undone")
+        add(commands, verb, run_set_state, text).add_argument("name", type=_institution)
+    command = add(
+        commands, "move", run_move_institution, "move an institution to another node of a Citus while it is in use"
+    )
+    command.add_argument("name", type=_institution)
+    command.add_argument(
+        "node", type=_node, metavar="HOST[:PORT]", help="a node, as citus_get_active_worker_nodes() names it"
+    )
+    command = add(
+        commands, "drop", run_drop_institution, "delete an institution with all its data, which cannot be undone"
+    )
     command.add_argument("name", type=_institution)
     command.add_argument("--yes", action="store_true", required=True, help="confirm that its data are deleted")
-    commands = top.add_parser(
-        "feed", help="feed renew: start a new epoch, which invalidates all cursors"
-    ).add_subparsers(title="commands", dest="command", required=True)
-    add("renew", run_renew, "start a new epoch, which invalidates all cursors")
-
-    options_only = not arguments or (arguments[0].startswith("-") and arguments[0] not in {"-h", "--help", "--version"})
-    return parser.parse_args(["serve", *arguments] if options_only else arguments)
 
 
 STATES = {
@@ -172,6 +201,13 @@ def _institution(text: str) -> str:
             "a name of up to 50 lower-case letters, digits and hyphens that begins with a letter"
         )
     return text
+
+
+def _node(text: str) -> tuple[str, int]:
+    host, _, port = text.partition(":")
+    if not host or not (port or "5432").isdecimal():
+        raise argparse.ArgumentTypeError("write HOST or HOST:PORT, such as worker1:5432")
+    return host, int(port or 5432)
 
 
 def _time_zone(text: str) -> str:
@@ -307,6 +343,12 @@ def run_set_state(settings: Settings, given: argparse.Namespace) -> int:
     return run(_done(institution_commands.set_state(settings, given.name, STATES[given.command][0])))
 
 
+def run_move_institution(settings: Settings, given: argparse.Namespace) -> int:
+    """Move an institution to another node of a Citus."""
+    host, port = given.node
+    return run(_done(institution_commands.move(settings, given.name, host, port)))
+
+
 def run_drop_institution(settings: Settings, given: argparse.Namespace) -> int:
     """Drop an institution."""
     return run(_done(institution_commands.drop(settings, given.name)))
@@ -337,6 +379,7 @@ BESIDE = (
     run_create_institution,
     run_list_institutions,
     run_set_state,
+    run_move_institution,
     run_drop_institution,
 )
 """Commands that may run beside a service with an embedded database."""

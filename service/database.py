@@ -13,7 +13,7 @@ from service.fitness import NotMigrated, UnfitDatabase
 from service.pool import BUSY, TRANSIENT, Pool, is_closed, sqlstate_of
 from service.settings import Settings
 from sql import Connection, feed
-from sql.feed import get_database_identity, get_writer_age, is_copy, lock_feed
+from sql.feed import get_home, get_writer_age, lock_feed
 from sql.server import find_applied_migrations
 
 Answer = TypeVar("Answer")
@@ -35,6 +35,11 @@ class Database:
         """Close the pool, unless it is shared, without waiting for its connections."""
         if self._owns_pool:
             await self._pool.close()
+
+    @property
+    def citus(self) -> bool:
+        """Whether the database has the extension Citus, as far as a connection has shown."""
+        return self._pool.citus
 
     async def ping(self) -> float | None:
         """Return the age in seconds of the oldest writing transaction, or None if there is none.
@@ -81,9 +86,9 @@ class Database:
 
         Every connection does this before its first read or write, so another history is never read under an old epoch.
         """
-        if await is_copy(connection):
+        if (await get_home(connection)).is_copy:
             await lock_feed(connection)
-            if await is_copy(connection):
+            if (await get_home(connection)).is_copy:
                 await renew_epoch(connection)
             await connection.execute("COMMIT")
 
@@ -170,7 +175,7 @@ async def _rolled_back_on_error(connection: Connection) -> AsyncIterator[None]:
 
 async def renew_epoch(connection: Connection) -> UUID:
     """Start a new epoch of the feed, which invalidates all cursors, and return it; the feed must be locked."""
-    identity = await get_database_identity(connection)
+    home = await get_home(connection)
     return await feed.renew_epoch(
-        connection, uuid4(), identity.system_identifier, identity.timeline, identity.database_oid
+        connection, uuid4(), home.actual_system_identifier, home.actual_timeline, home.actual_database_oid
     )

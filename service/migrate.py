@@ -24,6 +24,7 @@ from yoyo.migrations import Migration, default_migration_table
 from service import grants
 from service.faults import text_of
 from service.fitness import STANDBY, UnfitDatabase, check_fitness
+from service.settings import ServiceRole
 from sql.server import GET_SERVER, Server
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ CONNECTION: Final = {
 LOCK_SECONDS: Final = 5
 """Longest wait of ALTER TABLE for a reader: every later statement on the table waits behind it."""
 POLL_SECONDS: Final = 0.1
+MAY_CREATE_ROLES: Final = "SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = current_user"
 
 
 class DatabaseUnavailable(Exception):
@@ -64,7 +66,7 @@ def migrate(
     schema: str = "public",
     timeout: float = 600.0,
     migrations: Path = MIGRATIONS,
-    role: str | None = None,
+    role: ServiceRole | None = None,
     privileges: grants.Privileges = grants.INSTITUTION,
     stop: threading.Event | None = None,
 ) -> list[str]:
@@ -98,7 +100,7 @@ def migrate(
         missing = min(names - applied, default=None)
         with _privilege_errors(missing), _connect(database_url, schema) as backend:
             _take_turn(backend.connection, schema, timeout, stop)
-            backend.create_schema()
+            backend.create_schema(distributed=migrations != REGISTRY_MIGRATIONS)
             new = []
             for migration in backend.to_apply(shipped):
                 if stop.is_set():
@@ -145,15 +147,27 @@ def _applied(connection: psycopg.Connection[Any], schema: str) -> set[str]:
     return {name for (name,) in rows}
 
 
-def _grantee(connection: psycopg.Connection[Any], role: str | None) -> str | None:
-    """Return the role to which privileges are granted, or None if there is no such role or the owner is the same role."""
-    if role is None or connection.execute("SELECT current_user").fetchone() == (role,):
+def _grantee(connection: psycopg.Connection[Any], role: ServiceRole | None) -> str | None:
+    """Return the role to which privileges are granted, or None if there is no such role or the owner is the same role.
+
+    A missing role is created if its password is known and the owner may create roles.
+    """
+    if role is None or connection.execute("SELECT current_user").fetchone() == (role.name,):
         return None
-    if connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role]).fetchone() is None:
-        # A connection pooler may translate the names of roles.
-        logger.warning("the database has no role of this name: grants were not applied", extra={"role": role})
-        return None
-    return role
+    if connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role.name]).fetchone() is not None:
+        return role.name
+    if role.password is not None and connection.execute(MAY_CREATE_ROLES).fetchone() == (True,):
+        # Hashed here, so that no log of statements shows the password.
+        hashed = connection.pgconn.encrypt_password(role.password.encode(), role.name.encode(), b"scram-sha-256")
+        with suppress(psycopg.errors.DuplicateObject):  # Another process has just created it.
+            connection.execute(
+                sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(role.name), hashed.decode())
+            )
+        logger.info("created the role of the service", extra={"role": role.name})
+        return role.name
+    # A connection pooler may translate the names of roles.
+    logger.warning("the database has no role of this name: grants were not applied", extra={"role": role.name})
+    return None
 
 
 def refuse_unknown(applied: Collection[str], shipped: Collection[str]) -> None:
@@ -185,6 +199,17 @@ def drop_schema(database_url: str, schema: str) -> None:
         backend.connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(schema)))
 
 
+def move_schema(database_url: str, schema: str, host: str, port: int) -> None:
+    """Move a distributed schema to another node of a Citus, by logical replication, while it is in use.
+
+    Raises:
+        DatabaseUnavailable: there is no connection, or a node did not answer.
+        UnfitDatabase: the database refuses: it is no Citus, the schema is not distributed, or there is no such node.
+    """
+    with _connection_errors(), _connect(database_url, schema) as backend:
+        backend.connection.execute("SELECT citus_schema_move(%s::regnamespace, %s, %s)", [schema, host, port])
+
+
 class _Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]
     """Yoyo's backend, changed to apply a migration and mark it as applied in one transaction.
 
@@ -208,7 +233,12 @@ class _Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]
         """Replace yoyo's lock, a row that outlives a killed process, by the lock of ``_take_turn``."""
         yield
 
-    def create_schema(self) -> None:
+    def create_schema(self, *, distributed: bool) -> None:
+        """Create the schema unless it exists; on Citus, a distributed one lies on one worker as a whole."""
+        self.connection.execute(
+            "SELECT set_config('citus.enable_schema_based_sharding', %s, false) FROM pg_extension WHERE extname = 'citus'",
+            [str(distributed)],
+        )
         # Even with IF NOT EXISTS, CREATE SCHEMA needs the privilege to create schemas, which a role may lack.
         if self.target_schema != "public":
             self.connection.execute(
@@ -312,7 +342,7 @@ def _migration_errors(migration: Migration) -> Iterator[None]:
 def _connection_errors() -> Iterator[None]:
     try:
         yield
-    except psycopg.ProgrammingError as error:
+    except (psycopg.ProgrammingError, psycopg.NotSupportedError) as error:
         raise UnfitDatabase(f"The database refused a statement: {text_of(error)}") from error
     except psycopg.OperationalError as error:
         raise DatabaseUnavailable(f"The database can't be reached or is not ready: {text_of(error)}") from error

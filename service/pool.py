@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import socket
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
+from service.arrays import register_arrays
 from service.errors import CONSTRAINTS, Unavailable
 from service.faults import text_of
 from service.fitness import STANDBY, UnfitDatabase, check_fitness
@@ -121,6 +123,8 @@ class Pool:
         """Whether the last call found the server unavailable."""
         self._silent = False
         """Whether a call has timed out since the last one that succeeded."""
+        self.citus = False
+        """Whether the database has the extension Citus, as far as a connection has shown."""
         self._calls = 0
         """The number of calls in progress."""
         self._recovering: set[asyncio.Task[None]] = set()
@@ -151,7 +155,7 @@ class Pool:
             timeout=settings.connect_timeout,
             command_timeout=settings.command_timeout,
             connection_class=PooledConnection,
-            init=_meet,
+            init=self._meet,
             reset=_keep_session,
             server_settings={
                 "application_name": "enrollment-service",
@@ -167,6 +171,29 @@ class Pool:
                 "random_page_cost": "1.1",
             },
         )
+
+    async def _meet(self, connection: Connection) -> None:
+        """Prepare a new connection, whose server may differ from the server of earlier connections.
+
+        Raises:
+            Unavailable: the server is a standby.
+            UnfitDatabase: the server could lose commits that it has confirmed.
+        """
+        try:
+            _set_keepalive(connection)
+            register_arrays(connection)
+            server = await get_server(connection)
+            if server.standby:
+                raise Unavailable(STANDBY)
+            check_fitness(server)
+            self.citus = server.citus
+            if server.citus:
+                # Citus can't plan INSERT … SELECT without its parameters.
+                await connection.execute("SET plan_cache_mode = auto")
+        except BaseException:
+            # The pool would close the connection gracefully and wait for a server that may not respond.
+            connection.terminate()
+            raise
 
     async def close(self) -> None:
         """Close the pool without waiting for its connections."""
@@ -379,7 +406,9 @@ class Pool:
     def domain_error(self, error: Exception) -> Exception:
         """Map a driver error to a domain error; return it unchanged if it indicates a bug."""
         if isinstance(error, asyncpg.IntegrityConstraintViolationError):
-            meaning = CONSTRAINTS.get(getattr(error, "constraint_name", None) or "")
+            # On Citus, the name ends in the number of the shard.
+            name = re.sub(r"_[0-9]+$", "", getattr(error, "constraint_name", None) or "")
+            meaning = CONSTRAINTS.get(name)
             return meaning() if meaning else error  # type: ignore[call-arg]
         # If the driver reports a closed connection, the cause of its error is the reason that the server gave.
         reason = error.__cause__ if isinstance(error.__cause__, asyncpg.PostgresError) else error
@@ -450,25 +479,6 @@ def _milliseconds(seconds: float) -> str:
 
 async def _keep_session(_connection: Connection) -> None:
     """Avoid a round trip on each release: no statement in ``sql/`` leaves session state, which a test checks."""
-
-
-async def _meet(connection: Connection) -> None:
-    """Prepare a new connection, whose server may differ from the server of earlier connections.
-
-    Raises:
-        Unavailable: the server is a standby.
-        UnfitDatabase: the server could lose commits that it has confirmed.
-    """
-    try:
-        _set_keepalive(connection)
-        server = await get_server(connection)
-        if server.standby:
-            raise Unavailable(STANDBY)
-        check_fitness(server)
-    except BaseException:
-        # The pool would close the connection gracefully and wait for a server that may not respond.
-        connection.terminate()
-        raise
 
 
 def _set_keepalive(connection: Connection) -> None:

@@ -64,7 +64,7 @@ UPDATE api_keys
 SET
     secret_hash = $2::bytea,
     previous_hash = secret_hash,
-    previous_until = clock_timestamp() + $3::interval
+    previous_until = statement_timestamp() + $3::interval
 WHERE id = $1::bigint
 RETURNING
     id, name, scopes, secret_hash, previous_hash, previous_until, created_at, expires_at, revoked_at, last_used_at
@@ -79,22 +79,22 @@ async def rotate_api_key(connection: Connection, id: int, secret_hash: bytes, ov
 
 REVOKE_API_KEY: Final = """
 UPDATE api_keys
-SET revoked_at = coalesce(revoked_at, clock_timestamp())
+SET revoked_at = coalesce(revoked_at, $2::timestamptz)
 WHERE id = $1::bigint
 RETURNING
     id, name, scopes, secret_hash, previous_hash, previous_until, created_at, expires_at, revoked_at, last_used_at
 """
 
 
-async def revoke_api_key(connection: Connection, id: int) -> ApiKey | None:
+async def revoke_api_key(connection: Connection, id: int, now: datetime) -> ApiKey | None:
     """Revoke a key; to repeat it changes nothing. None without such a key."""
-    row = await connection.fetchrow(REVOKE_API_KEY, id)
+    row = await connection.fetchrow(REVOKE_API_KEY, id, now)
     return None if row is None else ApiKey(*row)
 
 
 NOTE_USED_API_KEYS: Final = """
 UPDATE api_keys
-SET last_used_at = clock_timestamp()
+SET last_used_at = statement_timestamp()
 WHERE id = ANY($1::bigint[])
 """
 

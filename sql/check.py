@@ -101,30 +101,53 @@ SELECT sequence, next_id, largest_id
 FROM (
     SELECT 'students_id_seq' AS sequence, last_value + is_called::integer AS next_id, largest.id AS largest_id
     FROM students_id_seq
-    CROSS JOIN (SELECT max(id) AS id FROM students) AS largest
+    CROSS JOIN (
+        SELECT max(id) AS id
+        FROM students
+        WHERE id >> 48 = (SELECT last_value >> 48 FROM students_id_seq)
+    ) AS largest
     UNION ALL
     SELECT 'courses_id_seq', last_value + is_called::integer, largest.id
     FROM courses_id_seq
-    CROSS JOIN (SELECT max(id) AS id FROM courses) AS largest
+    CROSS JOIN (
+        SELECT max(id) AS id
+        FROM courses
+        WHERE id >> 48 = (SELECT last_value >> 48 FROM courses_id_seq)
+    ) AS largest
     UNION ALL
     SELECT 'terms_id_seq', last_value + is_called::integer, largest.id
     FROM terms_id_seq
-    CROSS JOIN (SELECT max(id) AS id FROM terms) AS largest
+    CROSS JOIN (
+        SELECT max(id) AS id
+        FROM terms
+        WHERE id >> 48 = (SELECT last_value >> 48 FROM terms_id_seq)
+    ) AS largest
     UNION ALL
     SELECT 'holds_id_seq', last_value + is_called::integer, largest.id
     FROM holds_id_seq
-    CROSS JOIN (SELECT max(id) AS id FROM holds) AS largest
+    CROSS JOIN (
+        SELECT max(id) AS id
+        FROM holds
+        WHERE id >> 48 = (SELECT last_value >> 48 FROM holds_id_seq)
+    ) AS largest
     UNION ALL
     SELECT 'overrides_id_seq', last_value + is_called::integer, largest.id
     FROM overrides_id_seq
-    CROSS JOIN (SELECT max(id) AS id FROM overrides) AS largest
+    CROSS JOIN (
+        SELECT max(id) AS id
+        FROM overrides
+        WHERE id >> 48 = (SELECT last_value >> 48 FROM overrides_id_seq)
+    ) AS largest
 ) AS sequences
 WHERE next_id <= largest_id
 """
 
 
 async def find_lagging_sequences(connection: Connection) -> list[LaggingSequence]:
-    """Return the sequences that could assign an existing id again."""
+    """Return the sequences that could assign an existing id again.
+
+    On Citus, each node assigns ids of its own: their upper 16 bits differ (Citus manual, "Distributed sequences").
+    """
     return [LaggingSequence(*row) for row in await connection.fetch(FIND_LAGGING_SEQUENCES)]
 
 

@@ -216,6 +216,21 @@ async def load_seats(connection: Connection, ids: list[int]) -> list[Seats]:
     return [Seats._make(row) for row in await connection.fetch(LOAD_SEATS, ids)]
 
 
+SET_SEATS: Final = """
+UPDATE courses
+SET
+    seats_taken = counters.seats_taken,
+    waitlisted = counters.waitlisted
+FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS counters (course_id, seats_taken, waitlisted)
+WHERE courses.id = counters.course_id
+"""
+
+
+async def set_seats(connection: Connection, seats: Sequence[Seats]) -> None:
+    """Set the seat counters of courses."""
+    await connection.execute(SET_SEATS, *columns(seats))
+
+
 class Definition(NamedTuple):
     """The fields of a held course that the rules for requesting other courses read."""
 
@@ -328,6 +343,7 @@ SELECT
     unnest($6::double precision[]), unnest($7::bigint[]), unnest($8::bigint[]), unnest($9::json[]),
     unnest($10::text[]), unnest($11::bigint[]), unnest($12::bigint[]), unnest($13::bigint[]),
     unnest($14::timestamptz[]), unnest($15::timestamptz[])
+FROM feed
 ON CONFLICT (id) DO UPDATE SET
     external_id = excluded.external_id,
     term_id = excluded.term_id,

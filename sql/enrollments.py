@@ -227,9 +227,10 @@ FROM turn
 async def insert_enrollments(
     connection: Connection, new: New[Enrollment], now: datetime, *, seats: Sequence[Seats], events: New[Event]
 ) -> None:
-    """Insert new enrollments, set the seat counters of courses, and append events.
+    """Insert new enrollments, set the seat counters of courses, and append events, in one round trip.
 
-    ``now`` is the time of all new rows; the positions of the events must follow the newest position.
+    ``now`` is the time of all new rows; the positions of the events must follow the newest position. Citus does not
+    route a statement with several modifications: there, ``add_enrollments``, ``set_seats`` and ``append_events`` do it.
     """
     await connection.execute(
         INSERT_ENROLLMENTS,
@@ -238,6 +239,24 @@ async def insert_enrollments(
         *columns(seats, of=Seats),
         *columns(events, of=Event, without=TIMES),
     )
+
+
+ADD_ENROLLMENTS: Final = """
+INSERT INTO student_courses (
+    student_id, course_id, status, joined_position, passed, grade, override_id, swap_drops, blocked_reasons, recheck_at,
+    joined_at, updated_at
+)
+SELECT
+    unnest($1::bigint[]), unnest($2::bigint[]), unnest($3::text[]), unnest($4::bigint[]), unnest($5::boolean[]),
+    unnest($6::text[]), unnest($7::bigint[]), unnest($8::json[]), unnest($9::json[]), unnest($10::timestamptz[]),
+    $11::timestamptz, $11
+FROM feed
+"""
+
+
+async def add_enrollments(connection: Connection, new: New[Enrollment], now: datetime) -> None:
+    """Insert new enrollments; ``now`` is the time of all of them."""
+    await connection.execute(ADD_ENROLLMENTS, *columns(new, of=Enrollment, without=TIMES), now)
 
 
 UPDATE_ENROLLMENTS: Final = """

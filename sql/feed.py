@@ -100,6 +100,7 @@ SELECT
     unnest($1::bigint[]), unnest($2::text[]), unnest($3::text[]), unnest($4::text[]), unnest($5::text[]),
     unnest($6::text[]), unnest($7::bigint[]), unnest($8::bigint[]), unnest($9::bigint[]), unnest($10::json[]),
     unnest($11::json[]), $12::timestamptz
+FROM feed
 """
 
 
@@ -190,31 +191,6 @@ async def get_writer_age(connection: Connection) -> float | None:
     return seconds
 
 
-@dataclass(frozen=True, slots=True)
-class DatabaseIdentity:
-    """What identifies a database: a restored, promoted or copied one differs in at least one field."""
-
-    system_identifier: int
-    timeline: int
-    database_oid: int
-
-
-GET_DATABASE_IDENTITY: Final = """
-SELECT
-    system_identifier,
-    ('x' || lpad(left(pg_walfile_name(pg_current_wal_lsn()), 8), 16, '0'))::bit(64)::bigint AS timeline,
-    (SELECT oid::bigint FROM pg_database WHERE datname = current_database()) AS database_oid
-FROM pg_control_system()
-"""
-
-
-async def get_database_identity(connection: Connection) -> DatabaseIdentity:
-    """Return the identity of the database of this session; it must not be a standby."""
-    row = await connection.fetchrow(GET_DATABASE_IDENTITY)
-    assert row is not None
-    return DatabaseIdentity(*row)
-
-
 RENEW_EPOCH: Final = """
 SELECT renew_epoch($1::uuid, $2::bigint, $3::bigint, $4::bigint) AS epoch
 """
@@ -228,22 +204,47 @@ async def renew_epoch(
     return renewed
 
 
-IS_COPY: Final = """
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The server, timeline and database for which the epoch was begun, and those that hold the feed now."""
+
+    system_identifier: int | None
+    timeline: int | None
+    database_oid: int | None
+    actual_system_identifier: int
+    actual_timeline: int
+    actual_database_oid: int
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether the epoch belongs to another server, timeline or database."""
+        return (self.system_identifier, self.timeline, self.database_oid) != (
+            self.actual_system_identifier,
+            self.actual_timeline,
+            self.actual_database_oid,
+        )
+
+
+GET_HOME: Final = """
 SELECT
-    feed.system_identifier IS DISTINCT FROM control.system_identifier
-    OR feed.timeline IS DISTINCT FROM
-        ('x' || lpad(left(pg_walfile_name(pg_current_wal_lsn()), 8), 16, '0'))::bit(64)::bigint
-    OR feed.database_oid IS DISTINCT FROM (SELECT oid::bigint FROM pg_database WHERE datname = current_database())
-FROM feed, pg_control_system() AS control
+    system_identifier,
+    timeline,
+    database_oid,
+    (pg_control_system()).system_identifier AS actual_system_identifier,
+    ('x' || lpad(left(pg_walfile_name(pg_current_wal_lsn()), 8), 16, '0'))::bit(64)::bigint AS actual_timeline,
+    (pg_stat_get_activity(pg_backend_pid())).datid::bigint AS actual_database_oid
+FROM feed
 """
 
 
-async def is_copy(connection: Connection) -> bool:
-    """Return whether the epoch belongs to another server, timeline or database.
+async def get_home(connection: Connection) -> Home:
+    """Return for which server the epoch of the feed was begun, and which one holds the feed.
 
     The first 8 digits of the name of the current WAL file are the timeline that the server writes (PostgreSQL manual,
     28.2 and 9.28.3); ``pg_control_checkpoint`` shows a promotion only after the next checkpoint. A standby writes no
-    WAL and has no timeline of its own.
+    WAL and has no timeline of its own. The functions are in the target list because Citus then calls them on the node
+    that holds the feed; in FROM, it calls them on the node that this session is connected to.
     """
-    copied: bool = await connection.fetchval(IS_COPY)
-    return copied
+    row = await connection.fetchrow(GET_HOME)
+    assert row is not None
+    return Home(*row)

@@ -79,6 +79,7 @@ INSERT INTO holds (id, student_id, reason, blocks_enroll, blocks_drop, starts_at
 SELECT
     unnest($1::bigint[]), unnest($2::bigint[]), unnest($3::text[]), unnest($4::boolean[]), unnest($5::boolean[]),
     unnest($6::timestamptz[]), unnest($7::timestamptz[]), unnest($8::timestamptz[])
+FROM feed
 ON CONFLICT (id) DO UPDATE SET ends_at = excluded.ends_at
 """
 

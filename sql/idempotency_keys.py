@@ -53,10 +53,19 @@ async def load_idempotency_keys(connection: Connection, keys: Sequence[CallersKe
 
 ADD_IDEMPOTENCY_KEYS: Final = """
 INSERT INTO idempotency_keys (caller, key, fingerprint, student_ids, status, headers, body, created_at)
-SELECT
-    unnest($1::text[]), unnest($2::text[]), unnest($3::bytea[]), unnest($4::text[])::bigint[], unnest($5::bigint[]),
-    unnest($6::json[]), unnest($7::bytea[]), unnest($8::timestamptz[])
-FROM feed
+SELECT caller, key, fingerprint, student_ids::bigint[], status, headers, body, created_at
+FROM (
+    SELECT
+        unnest($1::text[]) AS caller,
+        unnest($2::text[]) AS key,
+        unnest($3::bytea[]) AS fingerprint,
+        unnest($4::text[]) AS student_ids,
+        unnest($5::bigint[]) AS status,
+        unnest($6::json[]) AS headers,
+        unnest($7::bytea[]) AS body,
+        unnest($8::timestamptz[]) AS created_at
+    FROM feed
+) AS new
 """
 
 

@@ -103,6 +103,7 @@ INSERT INTO overrides (id, student_id, course_id, rule, author, reason, expires_
 SELECT
     unnest($1::bigint[]), unnest($2::bigint[]), unnest($3::bigint[]), unnest($4::text[]), unnest($5::text[]),
     unnest($6::text[]), unnest($7::timestamptz[]), unnest($8::timestamptz[]), unnest($9::timestamptz[])
+FROM feed
 ON CONFLICT (id) DO UPDATE SET
     expires_at = excluded.expires_at,
     used_at = excluded.used_at

@@ -95,7 +95,7 @@ SET
     state = $4::text,
     migration = $5::text,
     revision = $6::bigint,
-    changed_at = clock_timestamp()
+    changed_at = statement_timestamp()
 WHERE name = $1::text
 RETURNING id, name, schema_name, display_name, time_zone, state, migration, revision, created_at, changed_at
 """
@@ -148,13 +148,13 @@ async def list_changed_institutions(connection: Connection, after_revision: int,
 
 CLAIM_SWEEPS: Final = """
 UPDATE institutions
-SET swept_at = clock_timestamp()
+SET swept_at = statement_timestamp()
 WHERE id = ANY(
         ARRAY(
             SELECT id
             FROM institutions
             WHERE state = 'active'
-                AND swept_at < clock_timestamp() - $1::interval
+                AND swept_at < statement_timestamp() - $1::interval
             ORDER BY swept_at
             LIMIT $2::bigint
             FOR UPDATE SKIP LOCKED

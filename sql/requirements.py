@@ -51,6 +51,7 @@ async def clear_requirements(connection: Connection, course_ids: list[int]) -> N
 ADD_REQUIREMENTS: Final = """
 INSERT INTO requirements (course_id, kind, group_number, code)
 SELECT unnest($1::bigint[]), unnest($2::text[]), unnest($3::bigint[]), unnest($4::text[])
+FROM feed
 """
 
 

@@ -8,7 +8,10 @@ from sql import Connection
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server and its settings, as they apply to sessions of the service's role and database."""
+    """A server and its settings, as they apply to sessions of the service's role and database.
+
+    ``citus`` is true if the database has the extension Citus.
+    """
 
     version: int
     encoding: str
@@ -16,6 +19,7 @@ class Server:
     synchronous_commit: str
     fsync: str
     full_page_writes: str
+    citus: bool
 
 
 GET_SERVER: Final = """
@@ -25,7 +29,8 @@ SELECT
     pg_is_in_recovery() AS standby,
     current_setting('synchronous_commit') AS synchronous_commit,
     current_setting('fsync') AS fsync,
-    current_setting('full_page_writes') AS full_page_writes
+    current_setting('full_page_writes') AS full_page_writes,
+    EXISTS (SELECT FROM pg_extension WHERE extname = 'citus') AS citus
 """
 
 

@@ -119,6 +119,7 @@ INSERT INTO students (id, external_id, given_name, family_name, email, max_credi
 SELECT
     unnest($1::bigint[]), unnest($2::text[]), unnest($3::text[]), unnest($4::text[]), unnest($5::text[]),
     unnest($6::double precision[]), unnest($7::bigint[]), unnest($8::timestamptz[]), unnest($9::timestamptz[])
+FROM feed
 ON CONFLICT (id) DO UPDATE SET
     external_id = excluded.external_id,
     given_name = excluded.given_name,

@@ -118,6 +118,7 @@ SELECT
     unnest($1::bigint[]), unnest($2::text[]), unnest($3::text[]), unnest($4::date[]), unnest($5::date[]),
     unnest($6::timestamptz[]), unnest($7::timestamptz[]), unnest($8::timestamptz[]), unnest($9::timestamptz[]),
     unnest($10::double precision[]), unnest($11::bigint[]), unnest($12::timestamptz[]), unnest($13::timestamptz[])
+FROM feed
 ON CONFLICT (id) DO UPDATE SET
     code = excluded.code,
     name = excluded.name,

@@ -230,13 +230,17 @@ async def busy(database_url: str) -> AsyncIterator[Connection]:
 
 async def waiting_writer(connection: Connection) -> int:
     """Wait until the service waits for the write lock, and return the process id of that session."""
-    find = """
-        SELECT pid
-        FROM pg_stat_activity
-        WHERE datname = current_database()
-            AND application_name = 'enrollment-service'
-            AND wait_event_type = 'Lock'
-    """
+    if await connection.fetchval("SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'citus')"):
+        # Another session, on the node that holds the feed, waits on behalf of that session.
+        find = "SELECT citus_pid_for_gpid(waiting_gpid) FROM citus_lock_waits"
+    else:
+        find = """
+            SELECT pid
+            FROM pg_stat_activity
+            WHERE datname = current_database()
+                AND application_name = 'enrollment-service'
+                AND wait_event_type = 'Lock'
+        """
 
     async def waits() -> bool:
         return await connection.fetchval(find) is not None

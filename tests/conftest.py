@@ -1,4 +1,7 @@
-"""A real PostgreSQL for every test: one server for each run, one migrated template, and a copy of it for each test."""
+"""A real PostgreSQL for every test: one server for each run, one migrated template, and a copy of it for each test.
+
+With ``TEST_DATABASE_URL`` naming a database with the extension Citus, each test gets a distributed schema in it instead.
+"""
 
 import asyncio
 import os
@@ -12,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlencode, urlsplit, urlunsplit
 
 import asyncpg
 import hypothesis
@@ -24,7 +27,7 @@ from aiohttp.test_utils import TestClient
 from service import grants
 from service.embedded import embedded_server
 from service.migrate import REGISTRY_MIGRATIONS, migrate
-from service.settings import Settings
+from service.settings import ServiceRole, Settings
 from sql import Connection
 
 PREFIX = "enrollment_test"
@@ -47,11 +50,12 @@ MEMORY_BYTES = 2 << 30
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A PostgreSQL to test on, with the names of the databases of this run."""
+    """A PostgreSQL to test on, with the names of the databases of this run, or of its schemas on Citus."""
 
     url: str
     run: str
     strategy: str
+    citus: bool = False
 
     @property
     def template(self) -> str:
@@ -72,6 +76,11 @@ class Server:
 
     def connect(self) -> psycopg.Connection[Any]:
         return psycopg.connect(self.url, autocommit=True)
+
+    def own_database(self) -> None:
+        """Skip the test on Citus."""
+        if self.citus:
+            pytest.skip("needs a database of its own: on Citus each test has a schema of one database")
 
 
 SERVER = pytest.StashKey[Server]()
@@ -97,6 +106,12 @@ def pytest_configure(config: pytest.Config) -> None:
     # Only the tests decide the settings of the service.
     for name in Settings.model_fields:
         os.environ.pop(name.upper(), None)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    marker = item.get_closest_marker("not_on_citus")
+    if marker is not None and _server(item.config).citus:
+        pytest.skip(f"not on Citus: {marker.args[0]}")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -125,26 +140,29 @@ def _started_server() -> Iterator[Server]:
     with ExitStack() as stack:
         url = os.environ.get("TEST_DATABASE_URL")
         if url:
-            server = Server(url, run, strategy="WAL_LOG")
+            server = Server(url, run, strategy="WAL_LOG", citus=_has_citus(url))
         else:
             folder = Path(tempfile.mkdtemp(prefix="enrollment-test-", dir=fast_folder()))
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
             # As root, the server runs under another account, which must be able to enter the folder.
             folder.chmod(0o711)
             server = Server(stack.enter_context(embedded_server(folder, options=FAST)), run, strategy="FILE_COPY")
-        with server.connect() as admin:
-            _drop_abandoned(admin)
-            admin.execute(f"CREATE DATABASE {server.template} TEMPLATE template0 ENCODING 'UTF8'")
-            admin.execute(f"CREATE ROLE {server.role} LOGIN PASSWORD '{run}'")
         stack.callback(_drop_run, server)
+        with server.connect() as admin:
+            _drop_abandoned(admin, server)
+            admin.execute(f"CREATE ROLE {server.role} LOGIN PASSWORD '{run}'")
+            if server.citus:
+                yield server
+                return
+            admin.execute(f"CREATE DATABASE {server.template} TEMPLATE template0 ENCODING 'UTF8'")
         url = server.url_of(server.template)
-        migrate(url, timeout=10.0, role=server.role)
+        migrate(url, timeout=10.0, role=ServiceRole(server.role))
         migrate(
             url,
             schema=REGISTRY,
             migrations=REGISTRY_MIGRATIONS,
             timeout=10.0,
-            role=server.role,
+            role=ServiceRole(server.role),
             privileges=grants.REGISTRY,
         )
         yield server
@@ -157,25 +175,51 @@ def fast_folder() -> Path | None:
     return None
 
 
-def _drop_abandoned(admin: psycopg.Connection[Any]) -> None:
-    names = admin.execute("SELECT datname FROM pg_database WHERE starts_with(datname, %s)", [f"{PREFIX}_"]).fetchall()
-    for (name,) in names:
+def _has_citus(url: str) -> bool:
+    with psycopg.connect(url) as connection:
+        return connection.execute("SELECT FROM pg_extension WHERE extname = 'citus'").fetchone() is not None
+
+
+def _drop_abandoned(admin: psycopg.Connection[Any], server: Server) -> None:
+    for name in _names(admin, server, f"{PREFIX}_"):
         started = int(name.removeprefix(f"{PREFIX}_").partition("_")[0])
         if started < time.time() - ABANDONED_SECONDS:
-            admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+            _drop(admin, server, name)
     roles = admin.execute("SELECT rolname FROM pg_roles WHERE starts_with(rolname, %s)", [f"{PREFIX}_"]).fetchall()
     for (name,) in roles:
         if int(name.removeprefix(f"{PREFIX}_").partition("_")[0]) < time.time() - ABANDONED_SECONDS:
             admin.execute(f"DROP ROLE IF EXISTS {name}")
 
 
+def _names(admin: psycopg.Connection[Any], server: Server, prefix: str) -> list[str]:
+    find = "SELECT nspname FROM pg_namespace" if server.citus else "SELECT datname FROM pg_database"
+    return [name for (name,) in admin.execute(find).fetchall() if name.startswith(prefix)]
+
+
+def _drop(admin: psycopg.Connection[Any], server: Server, name: str) -> None:
+    if server.citus:
+        # As WITH (FORCE) does for a database: a test that failed may have left a session that holds a lock.
+        admin.execute(
+            """
+            SELECT pg_terminate_backend(pid)
+            FROM pg_stat_activity
+            WHERE datname = current_database()
+                AND pid <> pg_backend_pid()
+                AND backend_type = 'client backend'
+                AND application_name NOT LIKE 'citus%'
+            """
+        )
+        admin.execute(f"DROP SCHEMA IF EXISTS {name} CASCADE")
+    else:
+        admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
 def _drop_run(server: Server) -> None:
     if server.strategy == "FILE_COPY":
         return
     with server.connect() as admin:
-        rows = admin.execute("SELECT datname FROM pg_database WHERE starts_with(datname, %s)", [server.run]).fetchall()
-        for (name,) in rows:
-            admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        for name in _names(admin, server, server.run):
+            _drop(admin, server, name)
         admin.execute(f"DROP ROLE IF EXISTS {server.role}")
 
 
@@ -187,6 +231,7 @@ def server(request: pytest.FixtureRequest) -> Server:
 @pytest.fixture(scope="session")
 def admin(server: Server) -> Iterator[psycopg.Connection[Any]]:
     """Yield a connection that can create and drop databases."""
+    server.own_database()
     with server.connect() as connection:
         yield connection
 
@@ -201,9 +246,21 @@ def data_dir() -> Iterator[Path]:
 
 
 @pytest.fixture
-def database_url(server: Server, admin: psycopg.Connection[Any]) -> Iterator[str]:
+def database_url(server: Server, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Yield the URL of a migrated, empty database for this test alone."""
-    yield from clone(server, admin, server.template)
+    if not server.citus:
+        yield from clone(server, request.getfixturevalue("admin"), server.template)
+        return
+    schema = f"{server.run}_{secrets.token_hex(6)}"
+    monkeypatch.setenv("DATABASE_SCHEMA", schema)
+    with server.connect() as connection:
+        connection.execute("SET citus.enable_schema_based_sharding = on")
+        connection.execute(f"CREATE SCHEMA {schema}")
+        migrate(server.url, schema=schema, timeout=10.0, role=ServiceRole(server.role))
+        try:
+            yield f"{server.url}?{urlencode({'options': f'-csearch_path={schema}'})}"
+        finally:
+            _drop(connection, server, schema)
 
 
 @pytest.fixture

@@ -442,7 +442,7 @@ async def test_the_writes_of_a_lost_transaction_are_not_remembered(
 
     async with registrar_of(settings) as office:
         enrolling = asyncio.create_task(office.submit_all(changes))
-        await connection.execute("SELECT pg_terminate_backend($1)", await waiting_writer(connection))
+        await connection.execute("SELECT pg_terminate_backend($1::integer)", await waiting_writer(connection))
         with pytest.raises(Unavailable):
             await enrolling
         await blocker.close()

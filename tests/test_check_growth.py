@@ -125,6 +125,7 @@ async def fill(connection: Connection, students: int) -> None:
         await connection.execute(f"VACUUM (ANALYZE) {table}")
 
 
+@pytest.mark.not_on_citus("Citus refuses the SQL of the test")
 async def test_ten_times_the_campus_is_ten_times_the_work(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check, "PAGE_ROWS", PAGE_ROWS)
     monkeypatch.setattr(replay, "PAGE_ROWS", PAGE_ROWS)

@@ -36,7 +36,7 @@ from tests.campus import (
     until,
     waiting_writer,
 )
-from tests.conftest import Client
+from tests.conftest import Client, Server
 
 
 async def status_of(client: Client, path: str) -> int:
@@ -244,6 +244,7 @@ async def test_if_one_connection_does_not_answer_the_others_are_replaced(
         assert await status_of(client, "/students") == 200
 
 
+@pytest.mark.not_on_citus("the session that waits for the lock is on another node")
 async def test_a_connection_lost_before_the_commit_writes_nothing_and_the_next_change_works(
     client: Client, connection: Connection, database_url: str
 ) -> None:
@@ -252,13 +253,14 @@ async def test_a_connection_lost_before_the_commit_writes_nothing_and_the_next_c
 
     async with busy(database_url):
         enrolling = asyncio.create_task(enroll(client, student, course))
-        await connection.execute("SELECT pg_terminate_backend($1)", await waiting_writer(connection))
+        await connection.execute("SELECT pg_terminate_backend($1::integer)", await waiting_writer(connection))
         problem(await enrolling, 503, "outcome_unknown")
 
     assert await everything(connection) == before
     assert (await enroll(client, student, course)).status == 201
 
 
+@pytest.mark.not_on_citus("the session that waits for the lock is on another node")
 async def test_a_connection_lost_during_the_writes_writes_nothing(
     client: Client, connection: Connection, database_url: str
 ) -> None:
@@ -269,7 +271,7 @@ async def test_a_connection_lost_during_the_writes_writes_nothing(
     await blocker.execute("LOCK TABLE student_courses IN SHARE MODE")
 
     enrolling = asyncio.create_task(enroll(client, student, course))
-    await connection.execute("SELECT pg_terminate_backend($1)", await waiting_writer(connection))
+    await connection.execute("SELECT pg_terminate_backend($1::integer)", await waiting_writer(connection))
     problem(await enrolling, 503, "outcome_unknown")
 
     await blocker.close()
@@ -322,7 +324,7 @@ async def test_a_kept_connection_that_is_lost_is_replaced_and_returns_its_slot_t
     async with database_of(settings.model_copy(update={"pool_size": 2, "acquire_timeout": 1.0})) as database:
         for _ in range(3):
             lost = await writer_of(database)
-            await connection.execute("SELECT pg_terminate_backend($1)", lost)
+            await connection.execute("SELECT pg_terminate_backend($1::integer)", lost)
 
             async def replaced(lost: int = lost) -> bool:
                 with suppress(Unavailable):
@@ -355,6 +357,7 @@ FAIL_AT_COMMIT = TERMINATE_AT_COMMIT.replace(
 )
 
 
+@pytest.mark.not_on_citus("distributed tables have no triggers")
 @pytest.mark.parametrize("fault", [TERMINATE_AT_COMMIT, CANCEL_AT_COMMIT])
 async def test_a_connection_lost_during_the_commit_is_reported_as_an_unknown_outcome(
     settings: Settings, aiohttp_client: AiohttpClient, connection: Connection, fault: str
@@ -370,6 +373,7 @@ async def test_a_connection_lost_during_the_commit_is_reported_as_an_unknown_out
     assert await new_student(client)
 
 
+@pytest.mark.not_on_citus("distributed tables have no triggers")
 async def test_a_refused_commit_is_an_internal_error_and_writes_nothing(client: Client, connection: Connection) -> None:
     before = await everything(connection)
     await connection.execute(FAIL_AT_COMMIT)
@@ -384,8 +388,9 @@ async def test_a_refused_commit_is_an_internal_error_and_writes_nothing(client: 
 
 
 @pytest.fixture
-def late_database(database_url: str) -> Iterator[str]:
+def late_database(server: Server, database_url: str) -> Iterator[str]:
     """Yield the URL of a database that does not exist yet; a test may create it."""
+    server.own_database()
     parts = urlsplit(database_url)
     name = f"{parts.path.removeprefix('/')}_late"
     try:

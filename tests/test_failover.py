@@ -4,7 +4,7 @@ import asyncio
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -150,10 +150,9 @@ class Pair:
             assert connection.execute("SELECT pg_promote()").fetchone() == (True,)
 
 
-@pytest.fixture
-def pair(data_dir: Path) -> Iterator[Pair]:
-    data_dir.mkdir()
-    data_dir.chmod(0o711)
+@contextmanager
+def started_pair(data_dir: Path) -> Iterator[Pair]:
+    """Run a migrated primary and its standby while the context lasts."""
     with ExitStack() as primary, ExitStack() as standby:
         primary_url = primary.enter_context(embedded_server(data_dir / "primary"))
         migrate(primary_url)
@@ -172,6 +171,14 @@ def pair(data_dir: Path) -> Iterator[Pair]:
             os.chown(path, owner.st_uid, owner.st_gid)
         standby_url = standby.enter_context(embedded_server(folder))
         yield Pair(primary, primary_url, standby_url)
+
+
+@pytest.fixture
+def pair(data_dir: Path) -> Iterator[Pair]:
+    data_dir.mkdir()
+    data_dir.chmod(0o711)
+    with started_pair(data_dir) as pair:
+        yield pair
 
 
 async def test_after_a_failover_cursors_expire_and_running_services_forget_lost_changes(

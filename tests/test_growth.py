@@ -185,6 +185,7 @@ async def test_ten_times_the_students_to_seat_cost_ten_times_the_judgements_and_
     assert many.statements <= few.statements + 60, costs
 
 
+@pytest.mark.not_on_citus("Citus refuses the SQL of the test")
 async def test_ten_times_the_swaps_that_wait_for_a_seat_cost_hardly_more_statements(
     settings: Settings, connection: Connection, cost: Cost
 ) -> None:

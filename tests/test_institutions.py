@@ -29,6 +29,8 @@ from tests.provider import provider, with_issuer
 from tests.test_auth import bearer, path_of
 from tests.test_process import run
 
+pytestmark = pytest.mark.not_on_citus("the tests would share the registry")
+
 
 @dataclass(frozen=True, slots=True)
 class School:

@@ -27,6 +27,8 @@ from sql.requirements import LOAD_REQUIREMENTS
 from tests.campus import busy, everything, registrar_of, until
 from tests.test_batches import course, drop, edit, enroll, hold, student
 
+pytestmark = pytest.mark.not_on_citus("every batch takes the lock first")
+
 STUDENTS = range(1, 10)
 FULL, SMALL, LARGE, OTHER = range(1, 5)
 """Courses: the first has no seat, the second has one."""

@@ -15,6 +15,8 @@ from sql import Connection
 
 SCHEMAS = [f"school_{number}" for number in range(7)]
 
+pytestmark = pytest.mark.not_on_citus("the tests would share the schemas that they create")
+
 
 @pytest.fixture
 async def schemas(connection: Connection) -> None:

@@ -23,9 +23,9 @@ LIBRARIES: list[tuple[str, type, list[str]]] = [
     ("aiohttp", web.Server, ["_connections", "_kwargs", "_loop"]),
     ("aiohttp", web.Request, ["_prepare_hook"]),
     ("aiohttp", web.RequestHandler, ["_drain_waiter", "_manager", "_request_count"]),
-    ("asyncpg", Connection, ["_transport"]),
+    ("asyncpg", Connection, ["_protocol", "_transport"]),
 ]
-"""Attributes that ``service/web/server.py`` and ``service/pool.py`` read or override."""
+"""Attributes that ``service/web/server.py``, ``service/pool.py`` and ``service/arrays.py`` read or override."""
 OVERRIDDEN = [
     "apply_one",
     "connect",

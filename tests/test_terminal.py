@@ -157,6 +157,7 @@ async def test_psql_opens_on_the_running_service_and_on_one_that_does_not_run(da
         assert await terminal.ended() == 0
 
 
+@pytest.mark.not_on_citus("the schema is not public")
 async def test_psql_opens_on_a_database_url_and_returns_its_exit_status(database_url: str) -> None:
     ended = await run("psql", "--", "-At", "-c", "SELECT current_setting('search_path')", DATABASE_URL=database_url)
     assert (ended.status, ended.out) == (0, "public\n")

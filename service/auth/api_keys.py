@@ -104,7 +104,7 @@ async def revoke(connection: Connection, key_id: int) -> ApiKey:
     Raises:
         ApiKeyNotFound: there is no such key.
     """
-    key = await revoke_api_key(connection, key_id)
+    key = await revoke_api_key(connection, key_id, datetime.now(UTC))
     if key is None:
         raise ApiKeyNotFound(key_id)
     return key

@@ -260,7 +260,7 @@ class Registrar:
     async def _transact_once(self, changes: Sequence[Change[object]]) -> list[Outcome]:
         """Make changes in one transaction: optimistically if that is likely to succeed, otherwise under the lock."""
         alone = self._lock_until <= asyncio.get_running_loop().time()
-        if alone and not self._pending and optimistic.is_likely(changes):
+        if alone and not self._pending and not self._database.citus and optimistic.is_likely(changes):
             with suppress(optimistic.LockNeeded):
                 outcomes, refusals = await optimistic.transact(self._database, self._catalog, self._promotions, changes)
                 self._buffer(refusals)
@@ -279,6 +279,7 @@ class Registrar:
                 needs = load.needs_of(changes)
                 known = self._catalog.position
                 ledger = await load.open_ledger(connection, self._catalog, self._promotions, needs)
+                ledger.one_table_each = self._database.citus
                 if self._catalog.position != known:
                     self._lock_until = asyncio.get_running_loop().time() + LOCK_SECONDS
                 for course_id, origin in self._pending.items():

@@ -33,7 +33,11 @@ WAITLISTS_PER_LOAD = 64
 
 
 class Written(NamedTuple):
-    """Everything to write, with the instant of the transaction."""
+    """Everything to write, with the instant of the transaction.
+
+    With ``one_table_each``, each statement modifies one table, as Citus requires. Otherwise one statement saves new
+    enrollments, seats and events.
+    """
 
     now: datetime
     students: Flush[int, Student]
@@ -44,6 +48,7 @@ class Written(NamedTuple):
     overrides: Flush[int, Override]
     requirements: Flush[int, tuple[Group, ...]]
     events: list[Event]
+    one_table_each: bool
     answers: list[IdempotencyKey]
 
 
@@ -93,6 +98,9 @@ class Ledger:
 
     A look-up of a row that is not in memory raises ``NotLoaded``.
     """
+
+    one_table_each = False
+    """Whether each statement that saves may modify one table only."""
 
     def __init__(self, head: Head, catalog: Catalog | None = None, promotions_left: int = 0) -> None:  # noqa: PLR0915 - one attribute in each line
         self.now, self.answers = head.now, Answers()
@@ -191,6 +199,7 @@ class Ledger:
             overrides=self.overrides.flush(),
             requirements=self.requirements.flush(),
             events=events,
+            one_table_each=self.one_table_each,
             answers=answers,
         )
 

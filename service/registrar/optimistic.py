@@ -102,7 +102,8 @@ async def transact(
 
 async def _save(database: Database, connection: Connection, ledger: Ledger) -> None:
     written = ledger.flush()
-    if not save.takes_one_statement(written):
+    # Citus does not route the statement that saves everything; apart, only a transaction keeps the writes together.
+    if database.citus or not save.takes_one_statement(written):
         raise LockNeeded
     try:
         async with database.committing(connection):

@@ -10,7 +10,18 @@ from service.registrar.resources import ResourceType, Row
 from service.registrar.students import STUDENT
 from service.registrar.terms import TERM
 from service.registrar.unit_of_work import Flush
-from sql import Connection, enrollments, feed, holds, idempotency_keys, overrides, privacy, refusals, requirements
+from sql import (
+    Connection,
+    courses,
+    enrollments,
+    feed,
+    holds,
+    idempotency_keys,
+    overrides,
+    privacy,
+    refusals,
+    requirements,
+)
 from sql.courses import Course, Seats
 from sql.enrollments import Enrollment
 from sql.holds import Hold
@@ -43,8 +54,14 @@ async def save(connection: Connection, written: Written) -> None:
         if changed:
             await enrollments.update_enrollments(connection, changed)
         seats = _counters(written.courses)
-        await enrollments.insert_enrollments(connection, new, written.now, seats=seats, events=written.events)
-    elif written.events:
+        if not written.one_table_each:
+            await enrollments.insert_enrollments(connection, new, written.now, seats=seats, events=written.events)
+            return
+        if new:
+            await enrollments.add_enrollments(connection, new, written.now)
+        if seats:
+            await courses.set_seats(connection, seats)
+    if written.events:
         await feed.append_events(connection, written.events, written.now)
     if written.students.removed:
         deleted = [written.students.before[id] for id in written.students.removed]

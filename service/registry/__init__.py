@@ -19,7 +19,7 @@ from service.errors import (
     InstitutionNotSuspended,
     Unavailable,
 )
-from service.migrate import REGISTRY_MIGRATIONS, drop_schema, migrate, shipped
+from service.migrate import REGISTRY_MIGRATIONS, drop_schema, migrate, move_schema, shipped
 from service.pool import Pool
 from service.settings import Settings
 from sql import Connection
@@ -265,6 +265,18 @@ class Registry:
             )
 
         return await self._change(name, changed)
+
+    async def move(self, name: str, host: str, port: int) -> None:
+        """Move the schema of an institution to another node of a Citus, while it is in use.
+
+        Raises:
+            InstitutionNotFound: there is none with this name.
+            DatabaseUnavailable, UnfitDatabase: as ``service.migrate.move_schema``.
+        """
+        owner_url = self._settings.owner_url
+        assert owner_url is not None
+        found = await self.get(name)
+        await asyncio.to_thread(move_schema, owner_url, found.schema_name, host, port)
 
     async def drop(self, name: str) -> Institution:
         """Delete an institution with everything in its schema, which cannot be undone.

@@ -1,4 +1,4 @@
-"""``python -m service institutions``: create, list, suspend, resume and drop institutions."""
+"""``python -m service institutions``: create, list, suspend, resume, move and drop institutions."""
 
 import asyncio
 from typing import Final
@@ -70,6 +70,13 @@ async def set_state(settings: Settings, name: str, state: str) -> None:
     check_registry(settings)
     await with_registry(settings, lambda registry: registry.change(name, state=state))
     print(f"The institution {name} is {state}; running services notice within {settings.registry_interval:g} s.")
+
+
+async def move(settings: Settings, name: str, host: str, port: int) -> None:
+    """Move an institution to another node of a Citus, and print when it is there."""
+    check_registry(settings)
+    await with_registry(settings, lambda registry: registry.move(name, host, port))
+    print(f"The institution {name} is on {host}:{port}.")
 
 
 async def drop(settings: Settings, name: str) -> None:
