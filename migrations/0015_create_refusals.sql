@@ -1,6 +1,7 @@
 -- depends: 0014_create_idempotency_keys_student_ids_idx
 
--- One row for each course of a refused enroll, swap or drop. They are kept for some days, then the sweep deletes them.
+-- One row for each course of a refused enroll, swap or drop. They are kept for some days, then the sweep deletes them, in
+-- the order of their ids, which is that of their instants: a further index would cost each refusal more.
 -- "reasons" is empty if only other courses of the request had reasons. A course may be one that does not exist.
 -- No foreign key: it would lock the student for each refusal. Refusals are written under the lock of the feed, and only for
 -- students who exist; a student's refusals are deleted with the student.
@@ -22,5 +23,3 @@ CREATE TABLE refusals (
 CREATE INDEX refusals_student_id_idx ON refusals (student_id, id);
 
 CREATE INDEX refusals_course_id_idx ON refusals (course_id, id);
-
-CREATE INDEX refusals_occurred_at_idx ON refusals (occurred_at);

@@ -36,6 +36,17 @@ class Refusal(NamedTuple):
     occurred_at: datetime
 
 
+COMMIT_WITHOUT_WAITING: Final = """
+SELECT set_config('synchronous_commit', 'off', true)
+"""
+
+
+async def commit_without_waiting(connection: Connection) -> str:
+    """Let the current transaction commit before it is on disk: if the server crashes at once, it is lost as a whole."""
+    setting: str = await connection.fetchval(COMMIT_WITHOUT_WAITING)
+    return setting
+
+
 ADD_REFUSALS: Final = """
 INSERT INTO refusals (student_id, course_id, action, reasons, actor, on_behalf_of, request_id, occurred_at)
 SELECT
@@ -94,25 +105,21 @@ async def list_refusals_of_course(connection: Connection, course_id: int, before
 
 DELETE_REFUSALS: Final = """
 DELETE FROM refusals
-WHERE ctid = ANY (
+WHERE id = ANY (
     ARRAY(
-        SELECT ctid
+        SELECT id
         FROM refusals
-        WHERE occurred_at < now() - $1::interval
-        ORDER BY occurred_at
+        ORDER BY id
         LIMIT $2::bigint
-        FOR UPDATE SKIP LOCKED
     )
 )
+    AND occurred_at < now() - $1::interval
 RETURNING id
 """
 
 
 async def delete_refusals(connection: Connection, age: timedelta, limit: int) -> list[int]:
-    """Delete the oldest refusals above an age, at most ``limit``, and return their ids.
-
-    Refusals that another process is deleting are skipped.
-    """
+    """Delete those of the ``limit`` oldest refusals that are above an age, and return their ids."""
     return [row[0] for row in await connection.fetch(DELETE_REFUSALS, age, limit)]
 
 

@@ -89,7 +89,10 @@ async def list_student_refusals(call: Call, student_id: IdInPath, query: Paging)
 
 @endpoint("GET", "/courses/{course_id}/refusals", scope="read", problems=[CourseNotFound])
 async def list_course_refusals(call: Call, course_id: IdInPath, query: Paging) -> WrittenPage[RefusedCourse]:
-    """List the students whom a course was refused lately, the newest first."""
+    """List the students whom a course was refused lately, the newest first.
+
+    As the list of a student: each course of a refused enroll, swap or drop is an item.
+    """
     of = f"refusals of course {course_id}"
     before = decode_cursor(query.cursor, of) or NEWEST
     async with call[DATABASE].reading() as connection:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
+from contextvars import Context
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
@@ -24,7 +25,7 @@ from service.registrar.waitlist import Sweep, Swept
 from service.settings import Settings
 from sql import Connection
 from sql.idempotency_keys import CallersKey, delete_idempotency_keys
-from sql.refusals import NewRefusal, add_refusals, delete_refusals
+from sql.refusals import NewRefusal, add_refusals, commit_without_waiting, delete_refusals
 from sql.waitlist import is_any_due, load_ended, load_promotable
 
 logger = logging.getLogger(__name__)
@@ -290,6 +291,8 @@ class Registrar:
                 writes_refusals = ledger.has_written or not changes
                 if writes_refusals:
                     buffered = self._refusals.first(REFUSALS_PER_TRANSACTION)
+                    if buffered and not ledger.has_written:
+                        await commit_without_waiting(connection)
                     if buffered or refusals:
                         await add_refusals(connection, [*buffered, *refusals])
         except BaseException:
@@ -302,7 +305,7 @@ class Registrar:
         if not writes_refusals:
             self._buffer(refusals)
         if self._pending and not self._closing and (self._continuation is None or self._continuation.done()):
-            self._continuation = asyncio.create_task(self._continue())
+            self._continuation = asyncio.create_task(self._continue(), context=Context())
         return outcomes
 
     def _buffer(self, refusals: Sequence[NewRefusal]) -> None:
@@ -311,7 +314,7 @@ class Registrar:
             return
         self._refusals.add(refusals)
         if not self._closing and (self._writing_refusals is None or self._writing_refusals.done()):
-            self._writing_refusals = asyncio.create_task(self._write_refusals_soon())
+            self._writing_refusals = asyncio.create_task(self._write_refusals_soon(), context=Context())
 
     async def _write_refusals_soon(self) -> None:
         while self._refusals:

@@ -20,7 +20,7 @@ def note_refusals(ledger: Ledger, change: Change[object], outcome: Outcome) -> N
     """Add the refusals in the outcome of a change to those that the batch keeps."""
     for course in change.refused(outcome):
         reasons = [
-            {"code": code, **{name: value for name, value in params.items() if name not in LEFT_OUT}}
+            {"code": code} | {name: value for name, value in params.items() if name not in LEFT_OUT}
             for code, params in course.reasons
         ]
         origin = change.origin
