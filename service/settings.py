@@ -79,6 +79,12 @@ def _check_origin(value: str) -> str:
     return value
 
 
+def _check_collector(value: str) -> str:
+    if not re.fullmatch(r"https?://[^/?#@\s]+(/[^?#\s]*)?", value):
+        raise ValueError("write the address of a collector without user and password, such as http://127.0.0.1:4318")
+    return value.rstrip("/")
+
+
 Lower: TypeAlias = Annotated[str, StringConstraints(to_lower=True)]
 Hosts: TypeAlias = Annotated[
     tuple[Annotated[Lower, AfterValidator(_check_host)], ...], NoDecode, BeforeValidator(_split)
@@ -178,6 +184,9 @@ class Settings(BaseSettings):
 
     token_student_claim: str | None = None
     """The claim that holds the external id of the student whom a token with the scope `self` is for."""
+
+    otlp_endpoint: Annotated[str, AfterValidator(_check_collector)] | None = None
+    """Where traces are sent (OTLP over HTTP), such as http://127.0.0.1:4318; if unset, there are no traces and no cost."""
 
     listen_backlog: PositiveInt = 4096
     """Connections that wait to be accepted: a rush arrives within a second. Linux caps this at net.core.somaxconn."""
