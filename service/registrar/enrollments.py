@@ -510,6 +510,10 @@ def _refused(
     """Return all courses of a request that was refused as a whole. A student who does not exist is refused nothing."""
     if not isinstance(outcome, EnrollmentRefused | UnknownCourse | DropRefused | AlreadyCompleted):
         return ()
+    if len(outcome.errors) == 1 and sum(map(len, course_ids.values())) == 1:
+        # Almost always, and a rush repeats it thousands of times.
+        [error], [(action, [course_id])] = outcome.errors, course_ids.items()
+        return [RefusedCourse(student_id, course_id, action, [(error.code, error.params)])]
     reasons: dict[object, list[tuple[str, Mapping[str, object]]]] = {}
     for error in outcome.errors:
         reasons.setdefault(error.params["course_id"], []).append((error.code, error.params))

@@ -1,7 +1,8 @@
 """Refusals that are kept for some days, so that staff can find out why a student was refused."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from itertools import islice
 from json import JSONEncoder
 from typing import Final
@@ -16,20 +17,32 @@ LEFT_OUT: Final = frozenset({"course_id", "reason"})
 encode: Final = JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
+def _text_of(code: str, params: Mapping[str, object]) -> str:
+    """Return a reason as JSON."""
+    try:
+        return _common_text(code, tuple(params.items()))
+    except TypeError:  # a list can't be the key of a cache
+        return _written(code, params.items())
+
+
+def _written(code: str, params: Iterable[tuple[str, object]]) -> str:
+    return encode({"code": code} | {name: value for name, value in params if name not in LEFT_OUT})
+
+
+_common_text = lru_cache(maxsize=1024)(_written)
+"""Cached, because a rush repeats a few reasons."""
+
+
 def note_refusals(ledger: Ledger, change: Change[object], outcome: Outcome) -> None:
     """Add the refusals in the outcome of a change to those that the batch keeps."""
+    origin = change.origin
     for course in change.refused(outcome):
-        reasons = [
-            {"code": code} | {name: value for name, value in params.items() if name not in LEFT_OUT}
-            for code, params in course.reasons
-        ]
-        origin = change.origin
         ledger.refusals.append(
             NewRefusal(
                 course.student_id,
                 course.course_id,
                 course.action,
-                encode(reasons),
+                f"[{','.join([_text_of(*reason) for reason in course.reasons])}]",
                 origin.actor,
                 origin.on_behalf_of,
                 origin.request_id,
