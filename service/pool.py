@@ -51,6 +51,12 @@ LOST: Mapping[str, str] = {
 """SQLSTATEs and SQLSTATE classes of a server that is unavailable, with the message for the caller."""
 
 
+TWO_ROLES_ON_CITUS: Final = (
+    "On Citus, the service and its migrations need the same role: unset MIGRATION_DATABASE_URL, and set DATABASE_URL to a URL "
+    "of the owner."
+)
+"""Citus refuses statements of two roles on the same tables within a transaction, such as those of the owner's functions."""
+
 MAX_SWITCHES: Final = 1_000
 """A connection that has served so many schemas one after the other is replaced: its backend remembers each table."""
 
@@ -191,6 +197,8 @@ class Pool:
             check_fitness(server)
             self.citus = server.citus
             if server.citus:
+                if self._settings.has_two_roles:
+                    raise UnfitDatabase(TWO_ROLES_ON_CITUS)
                 # Citus can't plan INSERT … SELECT without its parameters.
                 await connection.execute("SET plan_cache_mode = auto")
         except BaseException:
