@@ -73,8 +73,8 @@ class RefusalBuffer:
         return list(islice(self._rows, count))
 
     def remove(self, count: int) -> None:
-        """Remove the oldest refusals."""
-        for _ in range(count):
+        """Remove the oldest refusals, unless they were lost meanwhile."""
+        for _ in range(min(count, len(self._rows))):
             self._rows.popleft()
 
     def lose_all(self) -> None:
