@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
+from service import tracing
 from service.arrays import register_arrays
 from service.errors import CONSTRAINTS, Unavailable
 from service.faults import text_of
@@ -209,6 +210,8 @@ class Pool:
         try:
             _set_keepalive(connection)
             register_arrays(connection)
+            if tracing.active is not None:
+                connection.add_query_logger(tracing.active.note_statement)
             server = await get_server(connection)
             if server.standby:
                 raise Unavailable(STANDBY)

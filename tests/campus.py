@@ -26,6 +26,8 @@ TABLES = (
     *("students", "courses", "terms", "student_courses", "requirements", "holds", "overrides", "events"),
     "idempotency_keys",
 )
+"""The tables that a refused request leaves as they are."""
+
 numbers = itertools.count(1)
 
 

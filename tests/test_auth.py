@@ -227,6 +227,7 @@ async def test_a_student_reads_and_changes_no_other_student(
     assert await status("POST", f"/students/{own}/enroll", {"course_ids": [course]}) == 201
     assert await status("GET", f"/students/{own}/courses") == 200
     assert await status("GET", f"/students/{own}/export") == 200
+    assert await status("GET", f"/students/{own}/refusals") == 200
     assert await status("DELETE", f"/students/{own}/courses/{course}") == 200
     for item in ENDPOINTS:
         if item.scope == "public":
@@ -242,6 +243,7 @@ async def test_a_student_reads_and_changes_no_other_student(
         ("POST", f"/students/{own}/courses/{course}/complete"),
         ("GET", f"/students/0{own}"),
         ("GET", f"/courses/{course}/students"),
+        ("GET", f"/courses/{course}/refusals"),
     ):
         assert (await status(method, path, {})) == 404, path
     unknown = bearer(issuer.token(scope="self", student_number="S-9"))
