@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import asynccontextmanager
 from functools import cache, partial
 from importlib.resources import files
@@ -12,7 +12,7 @@ from typing import Any, Final
 from aiohttp import web
 from pydantic import TypeAdapter
 
-from service import __version__
+from service import __version__, gauges
 from service.api import (
     api_keys,
     courses,
@@ -22,6 +22,7 @@ from service.api import (
     institutions,
     overrides,
     privacy,
+    refusals,
     students,
     terms,
 )
@@ -42,8 +43,10 @@ from service.auth import Authenticator
 from service.batching import Callers, Sharing, reader
 from service.database import Database
 from service.errors import DomainError, EnrollmentRefused, FieldError, Unavailable
+from service.exposition import Board, Exposition
 from service.fitness import UnfitDatabase
 from service.institutions import Institutions, OnlyInstitution
+from service.metrics import LAST_SWEEP, SWEEPS, Snapshot
 from service.migrate import DatabaseUnavailable, migrate, refuse_unknown, shipped
 from service.pool import Pool
 from service.registrar import Registrar
@@ -51,14 +54,26 @@ from service.registrar.rules import RULES, SENTENCES, drop_closed
 from service.registry import Registry, migrate_registry
 from service.settings import Settings
 from service.web import health, openapi, page
+from service.web import metrics as web_metrics
 from service.web.auth import AUTHENTICATE, Authenticate, ScopeMissing
 from service.web.body import BODY_MEMBERS, BODY_TIMEOUT
-from service.web.endpoint import ADMISSION, DRAINING, SERVICES_OF, TURNSTILES, ServicesOf, endpoints_of, register
+from service.web.endpoint import (
+    ADMISSION,
+    DRAINING,
+    SERVICES_OF,
+    TURNSTILES,
+    Services,
+    ServicesOf,
+    endpoints_of,
+    register,
+)
 from service.web.health import READINESS, ReadinessCheck
+from service.web.metrics import READ_METRICS, metrics_app
 from service.web.openapi import DOCUMENT, INDEX, PROBLEMS, About, Examples, Index, ProblemType
 from service.web.origins import ORIGINS, Origins
 from service.web.page import PAGE
 from service.web.problems import write_json
+from service.web.proxies import PROXIES, Proxies
 from service.web.server import Limits, Runner
 from service.web.turnstile import CHANGES_PER_TURN, READS_PER_TURN, Turnstile
 
@@ -66,6 +81,8 @@ logger = logging.getLogger(__name__)
 
 BRING_UP: web.AppKey[asyncio.Task[None]] = web.AppKey("bring_up", asyncio.Task)
 """Completes when the database is ready; fails if waiting for the database can't help."""
+
+EXPOSITION = web.AppKey("exposition", Exposition)
 
 ABOUT = About(
     title="Enrollment service",
@@ -80,6 +97,7 @@ ABOUT = About(
         ("students", "The students who can be enrolled."),
         ("courses", "Each course is one offering, in one term or in none, with its seats and its waitlist."),
         ("enrollments", "Which student is in which course. A seat is never sold twice."),
+        ("refusals", "Why enrolls, swaps and drops were refused, for some days."),
         ("terms", "The periods in which courses take place, with the deadlines to enroll, drop and withdraw."),
         ("holds", "A hold keeps a student from enrolling, dropping, or both."),
         ("overrides", "An override lifts one rule for one student and one course, once."),
@@ -97,7 +115,19 @@ EXAMPLES = TypeAdapter(Examples).validate_json((files("service.api") / "examples
 """The example calls of the documents. Tests run all of them, and write this file with ``--write-docs``."""
 
 ENDPOINTS: Final = endpoints_of(
-    students, courses, enrollments, terms, holds, overrides, events, privacy, api_keys, institutions, health, openapi
+    students,
+    courses,
+    enrollments,
+    refusals,
+    terms,
+    holds,
+    overrides,
+    events,
+    privacy,
+    api_keys,
+    institutions,
+    health,
+    openapi,
 )
 
 
@@ -107,10 +137,13 @@ def document() -> bytes:
     return write_json(openapi.build(ABOUT, ENDPOINTS, codes(), EXAMPLES))
 
 
-def create_app(settings: Settings) -> web.Application:
-    """Return the application of the service; once it starts, it brings up its database in the background."""
+def create_app(settings: Settings, place: tuple[Board, int] | None = None) -> web.Application:
+    """Return the application of the service; once it starts, it brings up its database in the background.
+
+    ``place`` is that of a worker: the board with the metrics of all workers, and its number.
+    """
     app = web.Application(client_max_size=settings.body_limit)
-    register(app, [*ENDPOINTS, *endpoints_of(page)])
+    register(app, [*ENDPOINTS, *endpoints_of(page, web_metrics)])
     served = [each for each in ENDPOINTS if each.within != "registry" or settings.registry_schema is not None]
     app[INDEX] = Index.of(ABOUT, [*served, page.show_page])
     app[DOCUMENT] = document()
@@ -120,10 +153,30 @@ def create_app(settings: Settings) -> web.Application:
     pool = app[POOL] = Pool(settings)
     app[DRAINING] = asyncio.Event()
     if settings.registry_schema is None:
-        serve_one(app, settings, pool, everybody)
+        serve_one(app, settings, pool, everybody, place)
     else:
-        serve_many(app, settings, pool, everybody)
+        serve_many(app, settings, pool, everybody, place)
     return app
+
+
+def show_metrics(
+    app: web.Application,
+    settings: Settings,
+    opened: Callable[[], Iterable[Services]],
+    look: Callable[[], Awaitable[Snapshot]],
+    place: tuple[Board, int] | None,
+) -> None:
+    """Let the application show its metrics, with those of the institutions that it has opened."""
+
+    async def look_when_ready() -> Snapshot:
+        if not app[BRING_UP].done():
+            raise Unavailable("The service is starting: the database has not answered yet.")
+        return await look()
+
+    exposition = app[EXPOSITION] = Exposition(
+        lambda: gauges.of_process(settings, app[POOL], opened()), look_when_ready, place
+    )
+    app[READ_METRICS] = exposition.text
 
 
 def services_of(
@@ -147,13 +200,16 @@ def services_of(
     }
 
 
-def serve_one(app: web.Application, settings: Settings, pool: Pool, everybody: Callers) -> None:
+def serve_one(
+    app: web.Application, settings: Settings, pool: Pool, everybody: Callers, place: tuple[Board, int] | None = None
+) -> None:
     """Let the application serve the institution in ``database_schema``."""
     database = Database(settings, pool)
     for key, value in services_of(database, settings, everybody, app[DRAINING]).items():
         app[key] = value
     authenticator = app[AUTHENTICATOR] = Authenticator(database, settings)
     set_up(app, settings, services_of=OnlyInstitution(app), authenticate=authenticator)
+    show_metrics(app, settings, lambda: [app], partial(gauges.of_database, database), place)
 
     async def prepare(stop: threading.Event) -> None:
         if settings.migrate_on_start and settings.owner_url is not None:
@@ -185,7 +241,9 @@ def serve_one(app: web.Application, settings: Settings, pool: Pool, everybody: C
     app.cleanup_ctx.append(lifetime)
 
 
-def serve_many(app: web.Application, settings: Settings, pool: Pool, everybody: Callers) -> None:
+def serve_many(
+    app: web.Application, settings: Settings, pool: Pool, everybody: Callers, place: tuple[Board, int] | None = None
+) -> None:
     """Let the application serve the institutions of the registry."""
     registry = app[REGISTRY] = Registry(settings, pool)
     sharing = Sharing(settings.institution_share)
@@ -198,6 +256,7 @@ def serve_many(app: web.Application, settings: Settings, pool: Pool, everybody: 
     serving = Institutions(registry, settings, pool, make)
     authenticator = app[AUTHENTICATOR] = Authenticator(registry.database, settings, serving.database_of)
     set_up(app, settings, services_of=serving, authenticate=authenticator)
+    show_metrics(app, settings, serving.opened, partial(gauges.of_registry, registry.database), place)
 
     async def prepare(stop: threading.Event) -> None:
         if settings.migrate_on_start and settings.owner_url is not None:
@@ -245,7 +304,9 @@ async def running(
     tasks.append(app[BRING_UP])
     for work in authenticator.background:
         run(work())
+    run(app[EXPOSITION].keep_published())
     yield run
+    await app[EXPOSITION].close()
     stop.set()
     for task in tasks:
         task.cancel()
@@ -267,6 +328,7 @@ def set_up(app: web.Application, settings: Settings, *, services_of: ServicesOf,
     app[SERVICES_OF] = services_of
     app[AUTHENTICATE] = authenticate
     app[ORIGINS] = Origins(bound_to=settings.host, hosts=settings.allowed_hosts, origins=settings.cors_origins)
+    app[PROXIES] = Proxies(settings.trusted_proxies)
     app[TURNSTILES] = (Turnstile(READS_PER_TURN), Turnstile(CHANGES_PER_TURN))
 
 
@@ -279,6 +341,13 @@ async def ready(app: web.Application, ping: Callable[[], Awaitable[float | None]
     if not app[BRING_UP].done():
         raise Unavailable("The service is starting: the database has not answered yet.")
     return await ping()
+
+
+def make_metrics_runner(app: web.Application, settings: Settings) -> Runner:
+    """Return a runner that serves the metrics of the application on a port of their own."""
+    # Prometheus names the address of each replica, which ALLOWED_HOSTS does not list.
+    origins = Origins(bound_to=settings.metrics_host)
+    return make_runner(metrics_app(app, origins, app[PROXIES]), settings)
 
 
 def make_runner(app: web.Application, settings: Settings) -> Runner:
@@ -345,10 +414,14 @@ async def sweep(registrar: Registrar, ready: asyncio.Task[None], interval: float
         try:
             swept = await registrar.sweep()
         except DomainError as error:
+            SWEEPS.add("postponed")
             logger.warning("the sweep was postponed", extra={"reason": str(error)})
         except Exception:
+            SWEEPS.add("failed")
             logger.exception("the sweep failed")
         else:
+            SWEEPS.add("done")
+            LAST_SWEEP.note()
             if swept.promoted or swept.ended:
                 logger.info("sweep done", extra={"promoted": swept.promoted, "waitlist_places_ended": swept.ended})
 

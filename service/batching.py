@@ -5,12 +5,17 @@ import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from service import tracing
 from service.database import Database
 from service.errors import Unavailable
+from service.metrics import BATCH_SECONDS, BATCH_SIZE, QUEUE_SECONDS, Purpose
 from service.settings import Settings
 from sql import Connection
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import SpanContext
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -83,6 +88,8 @@ class Waiting(Generic[Item, Answer]):
     until: float
     """When the item is refused if it is still in the queue, by the loop's clock."""
     disconnected: Callable[[], bool] | None
+    span: "SpanContext | None"
+    """The span of its request, if traces are on."""
 
 
 class Coalescer(Generic[Item, Answer]):
@@ -106,6 +113,7 @@ class Coalescer(Generic[Item, Answer]):
         self,
         run: Callable[[Sequence[Item]], Awaitable[Sequence[Any]]],
         *,
+        purpose: Purpose = "reads",
         cap: int,
         queue: int,
         patience: float,
@@ -119,8 +127,9 @@ class Coalescer(Generic[Item, Answer]):
 
         With more than one batch ``in_flight``, items are not answered in order. ``chunks`` is the number of chunks in
         which the callers are resolved while few other callers of ``everybody`` wait. ``sharing`` is how the institution
-        with this name shares the process with others, if there may be others.
+        with this name shares the process with others, if there may be others. ``purpose`` is for the metrics.
         """
+        self._purpose = purpose
         self._run = run
         self._cap = cap
         self._queue = queue
@@ -159,7 +168,9 @@ class Coalescer(Generic[Item, Answer]):
             sharing.note(institution, now)
         answer: asyncio.Future[Answer] = loop.create_future()
         size = self._size(item)
-        self._waiting.append(Waiting(item, size, answer, now + self._patience, disconnected))
+        traces = tracing.active
+        span = None if traces is None else traces.current()
+        self._waiting.append(Waiting(item, size, answer, now + self._patience, disconnected, span))
         self._queued += size
         if len(self._begun) < self._in_flight:
             self._begun.append(now)
@@ -187,6 +198,11 @@ class Coalescer(Generic[Item, Answer]):
         """Return whether no item waits or runs."""
         return not self._callers and not self._begun
 
+    @property
+    def waiting(self) -> int:
+        """The number of items in the queue."""
+        return len(self._waiting)
+
     def expected_wait(self, now: float) -> float:
         """Return the seconds until the batch of an item that arrives ``now`` is expected to begin.
 
@@ -206,7 +222,10 @@ class Coalescer(Generic[Item, Answer]):
         clock = asyncio.get_running_loop().time
         try:
             while batch := self._next_batch():
+                BATCH_SIZE.observe(len(batch), self._purpose)
+                QUEUE_SECONDS.observe(max(began - batch[0].until + self._patience, 0.0), self._purpose)
                 served = await self._answer(batch)
+                BATCH_SECONDS.observe(clock() - began, self._purpose)
                 await self._give_way(clock() - began)
                 took = clock() - began
                 if served:
@@ -235,7 +254,12 @@ class Coalescer(Generic[Item, Answer]):
         """Answer a batch; return whether the database was available."""
         served = True
         try:
-            answers = await self._run([waiting.item for waiting in batch])
+            items = [waiting.item for waiting in batch]
+            if tracing.active is None:
+                answers = await self._run(items)
+            else:
+                with tracing.active.batch("batch", [waiting.span for waiting in batch]):
+                    answers = await self._run(items)
         except Exception as error:  # handed on to the callers
             answers = [error] * len(batch)
             served = not isinstance(error, Unavailable)
@@ -307,6 +331,7 @@ def reader(
 
     return Coalescer(
         run,
+        purpose="reads",
         cap=settings.batch_reads if settings.batching else 1,
         queue=settings.queue_limit,
         patience=settings.admission_seconds,

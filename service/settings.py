@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, tzinfo
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Final, Literal, NamedTuple, Self, TypeAlias
 from urllib.parse import urlsplit
@@ -79,9 +80,25 @@ def _check_origin(value: str) -> str:
     return value
 
 
+def _check_network(value: str) -> IPv4Network | IPv6Network:
+    try:
+        return ip_network(value)
+    except ValueError:
+        raise ValueError("write a network such as 10.0.0.0/8 or an address, without bits outside of its mask") from None
+
+
+def _check_collector(value: str) -> str:
+    if not re.fullmatch(r"https?://[^/?#@\s]+(/[^?#\s]*)?", value):
+        raise ValueError("write the address of a collector without user and password, such as http://127.0.0.1:4318")
+    return value.rstrip("/")
+
+
 Lower: TypeAlias = Annotated[str, StringConstraints(to_lower=True)]
 Hosts: TypeAlias = Annotated[
     tuple[Annotated[Lower, AfterValidator(_check_host)], ...], NoDecode, BeforeValidator(_split)
+]
+Networks: TypeAlias = Annotated[
+    tuple[Annotated[IPv4Network | IPv6Network, BeforeValidator(_check_network)], ...], NoDecode, BeforeValidator(_split)
 ]
 WebOrigins: TypeAlias = Annotated[
     tuple[Annotated[Lower, AfterValidator(_check_origin)], ...], NoDecode, BeforeValidator(_split)
@@ -152,6 +169,15 @@ class Settings(BaseSettings):
     cors_origins: WebOrigins = ()
     """Comma-separated origins whose web pages may call the service and read its responses; other pages may not."""
 
+    trusted_proxies: Networks = ()
+    """Comma-separated networks of your proxies, such as 10.0.0.0/8: the log believes their X-Forwarded-For, and no other."""
+
+    metrics_port: int | None = Field(default=None, ge=0, le=65535)
+    """A port that serves /metrics to everyone who reaches it; if unset, only PORT does, for callers with the scope metrics."""
+
+    metrics_host: str = "127.0.0.1"
+    """Loopback by default: METRICS_PORT asks nobody for a key. In a container, 0.0.0.0, without publishing the port."""
+
     log_format: Literal["auto", "text", "json"] = "auto"
     """Text for people, or one JSON object per line for machines; auto is text on a terminal and JSON elsewhere."""
 
@@ -178,6 +204,9 @@ class Settings(BaseSettings):
 
     token_student_claim: str | None = None
     """The claim that holds the external id of the student whom a token with the scope `self` is for."""
+
+    otlp_endpoint: Annotated[str, AfterValidator(_check_collector)] | None = None
+    """Where traces are sent (OTLP over HTTP), such as http://127.0.0.1:4318; if unset, there are no traces and no cost."""
 
     listen_backlog: PositiveInt = 4096
     """Connections that wait to be accepted: a rush arrives within a second. Linux caps this at net.core.somaxconn."""
@@ -271,6 +300,12 @@ class Settings(BaseSettings):
 
     idempotency_seconds: PositiveFloat = 86400.0
     """How long an answer is kept for requests with its Idempotency-Key: a caller that was down over night can repeat."""
+
+    refusals_kept: float = Field(default=30.0, ge=0)
+    """Days for which refusals are kept: questions about them come within weeks. With 0, none are kept."""
+
+    refusals_queue: PositiveInt = 10_000
+    """Most refusals that wait in memory to be written, about 5 MB; those above this are lost, and the log counts them."""
 
     time_zone: Annotated[str, AfterValidator(_known_zone)] = "UTC"
     """IANA name of the institution's time zone, such as Europe/Berlin; a term ends at midnight after its last day."""

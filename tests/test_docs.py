@@ -22,6 +22,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 from pytest_aiohttp import AiohttpClient
 
+from service import metrics
 from service.__main__ import main
 from service.api.enrollments import BULK_PAIRS, BulkRequest, EnrollmentRequest
 from service.api.events import Cursor, EventsQuery, encode
@@ -424,6 +425,15 @@ def test_the_table_of_settings_matches_the_code(request: pytest.FixtureRequest) 
     hold_table(request, DOCS / "settings.md", "# Settings", rows)
 
 
+def test_the_table_of_metrics_matches_the_code(request: pytest.FixtureRequest) -> None:
+    rows = []
+    for family in (*metrics.COUNTED, *metrics.OF_PROCESS, *metrics.OF_DATABASE):
+        total = "_total" if isinstance(family, metrics.Counter) else ""
+        labels = ", ".join(f"`{label}`" for label in family.labels)
+        rows.append([f"`{family.name}{total}`", family.kind, labels, family.meaning])
+    hold_table(request, DOCS / "operations.md", "## Metrics", rows)
+
+
 def test_the_table_of_problems_matches_the_code(request: pytest.FixtureRequest) -> None:
     rows = [
         [f"`{problem.code}`", str(problem.status), " ".join(problem.description.split())]
@@ -628,13 +638,14 @@ NO_NAME: Final = re.compile(".*[Tt]hing.*|[0-9a-f]{7,40}")
 """Words in backticks that are not names of the code: placeholders for a name of the reader's, and commits."""
 
 
+SOURCES: Final = {".py", ".sql", ".txt", ".yml", ".json"}
+
+
 @pytest.fixture(scope="module")
 def words() -> set[str]:
     """Return every word of the code, its tests and its configuration."""
-    folders = ("service", "sql", "tests", "migrations", "requirements")
-    sources = [
-        path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in {".py", ".sql", ".txt"}
-    ]
+    folders = ("service", "sql", "tests", "migrations", "requirements", "ops")
+    sources = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in SOURCES]
     sources += [ROOT / name for name in ("Makefile", "pyproject.toml", "docker-compose.yml", "Dockerfile", ".ci/run")]
     settings = {name.upper() for name in Settings.model_fields}
     return settings.union(*(re.findall(r"\w+", path.read_text()) for path in sources))

@@ -8,6 +8,7 @@ from service.registrar.changes import Change, Moved, Outcome
 from service.registrar.idempotency import Decided
 from service.registrar.ledger import Ledger
 from service.registrar.needs import Needs, NotLoaded
+from service.registrar.refusals import note_refusals
 from service.registrar.resources import Replaced
 from service.registrar.waitlist import Swept, settle
 from sql.courses import Course
@@ -38,6 +39,7 @@ def decide(ledger: Ledger, changes: Sequence[Change[object]], outcomes: list[Out
 
 
 def _outcome(ledger: Ledger, change: Change[object]) -> Outcome:
+    outcome: Outcome
     try:
         outcome = change.decide(ledger)
     except NotLoaded:
@@ -48,8 +50,10 @@ def _outcome(ledger: Ledger, change: Change[object]) -> Outcome:
         return error.with_traceback(None)
     except Exception as error:  # a bug in one change must not fail its neighbours
         ledger.rollback()
-        return error
-    ledger.commit()
+        outcome = error
+    else:
+        ledger.commit()
+    note_refusals(ledger, change, outcome)
     return outcome
 
 

@@ -1,12 +1,12 @@
 """A change that is made once: a repeated request gets the answer that was stored in the transaction of the change."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from service.errors import DomainError, IdempotencyKeyReused
-from service.registrar.changes import Change, Outcome
+from service.registrar.changes import Change, Outcome, RefusedCourse
 from service.registrar.ledger import Ledger
 from service.registrar.needs import Needs
 from sql.idempotency_keys import CallersKey, IdempotencyKey
@@ -25,10 +25,11 @@ class Response(NamedTuple):
 
 
 class Answered(NamedTuple):
-    """The answer of a change, and whether it was stored by an earlier request."""
+    """The answer of a change, and whether it was stored by an earlier request; otherwise the outcome that was ``made``."""
 
     response: Response
     replayed: bool
+    made: Outcome = None
 
 
 class Decided(NamedTuple):
@@ -80,6 +81,10 @@ class Once(Change[Answered | Decided]):
             ledger.rollback()
             return Decided(self, error)
 
+    def refused(self, outcome: Outcome) -> Sequence[RefusedCourse]:
+        """Return the courses that the change was refused; a repeat is refused nothing."""
+        return self.inner.refused(outcome.outcome) if isinstance(outcome, Decided) else ()
+
     def store(self, ledger: Ledger, outcome: Outcome) -> Answered | Exception:
         """Store the answer and return it; return the error that prevents it, which must not fail other changes."""
         try:
@@ -93,11 +98,11 @@ class Once(Change[Answered | Decided]):
             IdempotencyKey(
                 *self.key,
                 fingerprint=self.fingerprint,
-                student_ids=f"{{{','.join(map(str, sorted(students)))}}}",
+                student_ids=",".join(map(str, sorted(students))),
                 status=response.status,
                 headers=json.dumps(dict(response.headers)),
                 body=response.body,
                 created_at=ledger.now,
             )
         )
-        return Answered(response, replayed=False)
+        return Answered(response, replayed=False, made=outcome)
