@@ -47,7 +47,7 @@ def _outcome(ledger: Ledger, change: Change[object]) -> Outcome:
     except DomainError as error:
         ledger.rollback()
         # The frames of its traceback refer to the outcomes: a cycle, which would keep the request of the caller.
-        return error.with_traceback(None)
+        outcome = error.with_traceback(None)
     except Exception as error:  # a bug in one change must not fail its neighbours
         ledger.rollback()
         outcome = error

@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(figure, flush=True)
             missed += not figure.holds
         report.keep(name, first_line(trial), size_of(trial, size), figures)
-    report.publish()
+        report.publish()
     print(f"\n{report.table()}\nwritten to {report.DOCUMENT.relative_to(ROOT)}")
     return 1 if missed else 0
 
