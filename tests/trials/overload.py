@@ -69,18 +69,15 @@ async def compare(script: str, size: int) -> list[Figure]:
         figures += [
             Figure(f"{which}: events", seen.goodput, "/s", at_least=0.9 * few.goodput),
             Figure(f"{which}: refused", seen.refusals, "/s"),
-            Figure(
-                f"{which}: median wait for a refusal",
-                1000 * statistics.median(seen.refused_seconds or [0.0]),
-                "ms",
-                at_most=REFUSAL_MS,
-            ),
             Figure(f"{which}: longest wait for a refusal", max(seen.refused_seconds, default=0.0), "s"),
             Figure(f"{which}: longest wait for a successful change", max(seen.served_seconds, default=0.0), "s"),
             Figure(f"{which}: refusals without Retry-After", seen.bare, at_most=0),
             Figure(f"{which}: p99 of the observer", seen.reads.p99, "ms"),
             Figure(f"{which}: failed calls of the observer", seen.reads.failed, at_most=0),
         ]
+        if seen.refused_seconds:
+            median = 1000 * statistics.median(seen.refused_seconds)
+            figures.append(Figure(f"{which}: median wait for a refusal", median, "ms", at_most=REFUSAL_MS))
     return figures
 
 
