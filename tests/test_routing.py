@@ -261,6 +261,7 @@ async def test_on_citus_a_statement_is_one_task_on_the_node_that_holds_the_insti
             "pg_extension",
             "pg_stat_activity",
             "pg_database",
+            "pg_class",
         }:
             continue
         parameters = (await connection.prepare(statement)).get_parameters()
