@@ -24,8 +24,10 @@ from service.errors import DomainError
 from service.fitness import UnfitDatabase
 from service.migrate import DatabaseUnavailable, MigrationFailed, apply_grants, migrate
 from service.psql import open_psql
-from service.registry import INSTITUTION_NAME
+from service.registry import INSTITUTION_NAME, InstitutionUnnamed
 from service.registry import commands as institution_commands
+from service.reset import ResetForbidden, reset
+from service.seed import SeedRefused, seed
 from service.serving import run, serve
 from service.settings import Settings, explain, zone_of
 from service.web.auth import SCOPES
@@ -34,7 +36,10 @@ from service.workers import PortTaken, stop_signals
 MAX_WORKERS = 64
 """Each worker has POOL_SIZE connections; more workers need more connections than PostgreSQL usually allows."""
 
-ERRORS = (DomainError, EmbeddedError, DatabaseUnavailable, UnfitDatabase, MigrationFailed, PortTaken)
+ERRORS = (
+    *(DomainError, EmbeddedError, DatabaseUnavailable, UnfitDatabase, MigrationFailed, PortTaken),
+    *(InstitutionUnnamed, ResetForbidden, SeedRefused),
+)
 """Errors that do not indicate a bug: a command prints their message without a traceback."""
 
 
@@ -103,6 +108,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     command.add_argument("--apply", action="store_true", help="run the SQL with MIGRATION_DATABASE_URL instead")
     command = add(commands, "psql", run_psql, "open psql on the database, whether or not the service is running")
     command.add_argument("arguments", nargs="*", metavar="ARG", help="arguments for psql, after --")
+    command = add(
+        commands, "reset", run_reset, "delete all data of an institution except its API keys; needs ALLOW_RESET=true"
+    )
+    add_institution(command)
+    command = add(commands, "seed", run_seed, "make the requests in a file of JSON Lines, in order")
+    command.add_argument("file", metavar="FILE", help='lines such as {"student": {…}}; - is standard input')
+    add_institution(command)
     add_key_commands(commands)
     add_institution_commands(commands)
     feed = commands.add_parser(
@@ -306,6 +318,18 @@ def run_psql(settings: Settings, given: argparse.Namespace) -> int:
     return open_psql(settings, given.arguments)
 
 
+def run_reset(settings: Settings, given: argparse.Namespace) -> int:
+    """Delete all data of an institution."""
+    return run(_done(reset(settings, given.institution)))
+
+
+def run_seed(settings: Settings, given: argparse.Namespace) -> int:
+    """Make the requests in a file."""
+    # The log of a service would be mixed with the result of the command.
+    logs.configure(settings.log_format, "ERROR")
+    return run(_done(seed(settings, given.institution, given.file)))
+
+
 def run_create_key(settings: Settings, given: argparse.Namespace) -> int:
     """Create an API key."""
     return run(_done(key_commands.create(settings, given.institution, given.name, given.scope, given.expires)))
@@ -372,6 +396,8 @@ async def _renew(settings: Settings) -> int:
 
 
 BESIDE = (
+    run_reset,
+    run_seed,
     run_create_key,
     run_list_keys,
     run_rotate_key,

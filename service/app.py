@@ -44,7 +44,7 @@ from service.database import Database
 from service.errors import DomainError, EnrollmentRefused, FieldError, Unavailable
 from service.fitness import UnfitDatabase
 from service.institutions import Institutions, OnlyInstitution
-from service.migrate import DatabaseUnavailable, migrate, refuse_unknown, shipped
+from service.migrate import DatabaseUnavailable, create_test_clock, migrate, refuse_unknown, shipped
 from service.pool import Pool
 from service.registrar import Registrar
 from service.registrar.rules import RULES, SENTENCES, drop_closed
@@ -166,6 +166,7 @@ def serve_one(app: web.Application, settings: Settings, pool: Pool, everybody: C
                 role=settings.service_role,
                 stop=stop,
             )
+        await set_clock(settings)
         await pool.open()
         await compare_schema(database)
         await database.ping()
@@ -202,6 +203,7 @@ def serve_many(app: web.Application, settings: Settings, pool: Pool, everybody: 
     async def prepare(stop: threading.Event) -> None:
         if settings.migrate_on_start and settings.owner_url is not None:
             await asyncio.to_thread(migrate_registry, settings, stop)
+        await set_clock(settings)
         await pool.open()
         await registry.refresh()
         await authenticator.check_start()
@@ -319,6 +321,15 @@ async def bring_up(prepare: Callable[[], Awaitable[None]], retry_ceiling: float)
             pause = min(pause * 2, retry_ceiling)
         else:
             return
+
+
+async def set_clock(settings: Settings) -> None:
+    """Create the test clock, if the settings define one."""
+    if settings.test_clock is None:
+        return
+    assert settings.owner_url is not None
+    await asyncio.to_thread(create_test_clock, settings.owner_url)
+    logger.warning("the clock is set for tests", extra={"test_clock": settings.test_clock})
 
 
 async def compare_schema(database: Database) -> None:

@@ -18,6 +18,7 @@ from service.api.courses import NewCourse
 from service.api.fields import Input
 from service.api.students import NewStudent
 from service.api.terms import NewTerm
+from service.clock import search_path, session_settings
 from service.errors import RegistryMissing
 from service.faults import text_of
 from service.fitness import NotMigrated
@@ -462,7 +463,8 @@ async def check(settings: Settings) -> int:
             command_timeout=settings.check_timeout,
             server_settings={
                 **SESSION,
-                "search_path": settings.database_schema,
+                **session_settings(settings),
+                "search_path": ", ".join(search_path(settings, settings.database_schema)),
                 # These end the statement of a check that was stopped or killed.
                 "statement_timeout": milliseconds,
                 "idle_in_transaction_session_timeout": milliseconds,

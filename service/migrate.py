@@ -21,9 +21,9 @@ from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
 from yoyo.connections import DatabaseURI
 from yoyo.migrations import Migration, default_migration_table
 
-from service import grants
+from service import clock, grants
 from service.faults import text_of
-from service.fitness import STANDBY, UnfitDatabase, check_fitness
+from service.fitness import STANDBY, NotMigrated, UnfitDatabase, check_fitness
 from sql.server import GET_SERVER, Server
 
 logger = logging.getLogger(__name__)
@@ -43,6 +43,18 @@ CONNECTION: Final = {
 LOCK_SECONDS: Final = 5
 """Longest wait of ALTER TABLE for a reader: every later statement on the table waits behind it."""
 POLL_SECONDS: Final = 0.1
+RETRY_SECONDS: Final = 0.01
+"""Pause between attempts to lock all tables at once: statements of the service take milliseconds."""
+KEPT: Final = ("api_keys", "feed", "yoyo_lock")
+"""Tables that a reset keeps, beside those whose names begin with an underscore: yoyo's list of migrations and its log."""
+TABLES_OF_SCHEMA: Final = """
+SELECT tablename
+FROM pg_tables
+WHERE schemaname = %s
+    AND tablename <> ALL(%s)
+    AND left(tablename, 1) <> '_'
+ORDER BY tablename
+"""
 
 
 class DatabaseUnavailable(Exception):
@@ -183,6 +195,52 @@ def drop_schema(database_url: str, schema: str) -> None:
     with _connection_errors(), _connect(database_url, schema) as backend:
         backend.connection.execute(f"SET lock_timeout = '{LOCK_SECONDS}s'")
         backend.connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(schema)))
+
+
+def empty_schema(database_url: str, schema: str) -> None:
+    """Delete every row of an institution except its API keys, let ids start at 1 again, and begin a new epoch of its feed.
+
+    Raises:
+        DatabaseUnavailable: there is no connection, or the tables were in use for too long.
+        UnfitDatabase: the database refuses, such as to a role that does not own the tables.
+        NotMigrated: the database has no schema of the service.
+    """
+    with _connection_errors(), _open(database_url, schema) as connection:
+        tables = [
+            sql.Identifier(schema, name)
+            for (name,) in connection.execute(TABLES_OF_SCHEMA, [schema, list(KEPT)]).fetchall()
+        ]
+        if not tables:
+            raise NotMigrated
+        names = sql.SQL(", ").join(tables)
+        feed = sql.Identifier(schema, "feed")
+        deadline = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                with connection.transaction():
+                    # A wait for a lock while others are held could end in a deadlock with a statement of a running service.
+                    connection.execute(sql.SQL("LOCK TABLE {}, {} NOWAIT").format(feed, names))
+                    connection.execute(sql.SQL("TRUNCATE {} RESTART IDENTITY").format(names))
+                    connection.execute(sql.SQL("UPDATE {} SET epoch = gen_random_uuid()").format(feed))
+            except psycopg.errors.LockNotAvailable:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(RETRY_SECONDS)
+            else:
+                return
+
+
+def create_test_clock(database_url: str) -> None:
+    """Create the functions of the test clock, unless they exist.
+
+    Raises:
+        DatabaseUnavailable, UnfitDatabase: as ``drop_schema``.
+    """
+    with _connection_errors(), _open(database_url, clock.SCHEMA) as connection:
+        _take_turn(connection, clock.SCHEMA, LOCK_SECONDS, threading.Event())
+        if connection.execute("SELECT to_regnamespace(%s)", [clock.SCHEMA]).fetchone() == (None,):
+            with connection.transaction():
+                connection.execute(clock.CREATE)
 
 
 def move_schema(database_url: str, schema: str, host: str, port: int) -> None:

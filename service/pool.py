@@ -14,6 +14,7 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from service.arrays import register_arrays
+from service.clock import search_path, session_settings
 from service.errors import CONSTRAINTS, Unavailable
 from service.faults import text_of
 from service.fitness import STANDBY, UnfitDatabase, check_fitness
@@ -62,7 +63,7 @@ if TYPE_CHECKING:
         schema: str | None
         schemas: set[str]
         switches: int
-        serve: Callable[[str, "Callable[[Connection], Awaitable[None]]"], Awaitable[None]]
+        serve: Callable[[str, list[str], "Callable[[Connection], Awaitable[None]]"], Awaitable[None]]
 else:
     _Base = asyncpg.Connection
 
@@ -80,11 +81,11 @@ class PooledConnection(_Base):
         """The schemas that were prepared on this connection."""
         self.switches = 0
 
-    async def serve(self, schema: str, prepare: Callable[[Connection], Awaitable[None]]) -> None:
-        """Make ``schema`` the one of the following statements; ``prepare`` runs once for each schema."""
+    async def serve(self, schema: str, path: list[str], prepare: Callable[[Connection], Awaitable[None]]) -> None:
+        """Make ``schema`` the one of the following statements, with its search path; ``prepare`` runs once for each schema."""
         if self.schema != schema:
             self.schema = None
-            await set_search_path(self, schema)
+            await set_search_path(self, path)
             self.schema = schema
             self.switches += 1
         if schema not in self.schemas:
@@ -169,6 +170,7 @@ class Pool:
                 "plan_cache_mode": "force_generic_plan",
                 # The rows that requests read are in memory: with the default, PostgreSQL would scan a small table.
                 "random_page_cost": "1.1",
+                **session_settings(settings),
             },
         )
 
@@ -230,7 +232,7 @@ class Pool:
             connection = await self._acquire(self._pool, lane)
             try:
                 if schema not in connection.schemas or connection.schema != schema:
-                    await _serve(connection, schema, prepare)
+                    await _serve(connection, schema, search_path(self._settings, schema), prepare)
                 yield connection
             except BaseException as error:
                 try:
@@ -436,9 +438,11 @@ class Pool:
             logger.warning("the database is lost", extra=extra)
 
 
-async def _serve(connection: "Lent", schema: str, prepare: Callable[[Connection], Awaitable[None]]) -> None:
+async def _serve(
+    connection: "Lent", schema: str, path: list[str], prepare: Callable[[Connection], Awaitable[None]]
+) -> None:
     try:
-        await connection.serve(schema, prepare)
+        await connection.serve(schema, path, prepare)
     except BaseException:
         # It may have an open transaction, or a server that does not respond.
         connection.terminate()

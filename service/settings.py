@@ -1,7 +1,7 @@
 """Settings from the environment: every limit of the service, with the reason for its default."""
 
 import re
-from datetime import UTC, tzinfo
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self, TypeAlias
 from urllib.parse import urlsplit
@@ -99,6 +99,21 @@ def _known_zone(name: str) -> str:
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
         raise ValueError("must be the IANA name of a time zone, such as Europe/Berlin") from error
     return name
+
+
+def _check_clock(value: str) -> str:
+    if value[:1] in {"+", "-"}:
+        well_formed = re.fullmatch(r"[+-][0-9]{1,6} ?[smhdw]", value) is not None
+    else:
+        try:
+            well_formed = datetime.fromisoformat(value).tzinfo is not None
+        except ValueError:
+            well_formed = False
+    if not well_formed:
+        raise ValueError(
+            "write an offset such as +7d or -90m (s, m, h, d, w), or an instant such as 2027-01-31T23:59:00Z"
+        )
+    return value
 
 
 SENTENCES: Final = {
@@ -300,6 +315,19 @@ class Settings(BaseSettings):
 
     shutdown_timeout: PositiveFloat = 8.0
     """How long requests in flight, and then their connections, may take to end; `docker stop` kills after 10 s."""
+
+    allow_reset: bool = False
+    """With true, `python -m service reset` may delete all data, and test_clock may be set: only for tests."""
+
+    test_clock: Annotated[str, AfterValidator(_check_clock)] | None = None
+    """For tests of deadlines: an offset such as +7d, or a fixed instant such as 2027-01-31T23:59:00Z. Needs allow_reset."""
+
+    @model_validator(mode="after")
+    def _check_test_clock(self) -> Self:
+        """Refuse a clock that is not the server's, unless the data are for tests."""
+        if self.test_clock is not None and not self.allow_reset:
+            raise ValueError("TEST_CLOCK: set ALLOW_RESET=true too, but only on a database for tests")
+        return self
 
     @model_validator(mode="after")
     def _check_issuer(self) -> Self:

@@ -55,10 +55,17 @@ async def find_applied_migrations(connection: Connection) -> list[str]:
 
 SET_SEARCH_PATH: Final = """
 SELECT
-FROM set_config('search_path', quote_ident($1::text), false)
+FROM set_config(
+    'search_path',
+    (
+        SELECT string_agg(quote_ident(schema), ', ' ORDER BY number)
+        FROM unnest($1::text[]) WITH ORDINALITY AS path (schema, number)
+    ),
+    false
+)
 """
 
 
-async def set_search_path(connection: Connection, schema: str) -> None:
-    """Make a schema the one that statements of this session refer to."""
-    await connection.execute(SET_SEARCH_PATH, schema)
+async def set_search_path(connection: Connection, schemas: list[str]) -> None:
+    """Make these schemas, in this order, the ones that statements of this session refer to."""
+    await connection.execute(SET_SEARCH_PATH, schemas)

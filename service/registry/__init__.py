@@ -17,6 +17,7 @@ from service.errors import (
     InstitutionNameTaken,
     InstitutionNotFound,
     InstitutionNotSuspended,
+    RegistryMissing,
     Unavailable,
 )
 from service.migrate import REGISTRY_MIGRATIONS, drop_schema, migrate, move_schema, shipped
@@ -299,6 +300,15 @@ class Registry:
         return await self._change(name, lambda found, _now: replace(found, state="dropped", migration=None))
 
 
+class InstitutionUnnamed(Exception):
+    """A command works on one institution, and none is named."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "There are many institutions, because REGISTRY_SCHEMA is set: name one with --institution NAME."
+        )
+
+
 def is_behind(institution: Institution) -> bool:
     """Return whether the schema of an institution lacks a migration of this version."""
     return institution.state not in {"dropping", "dropped"} and (institution.migration or "") < NEWEST
@@ -317,6 +327,23 @@ async def with_registry(settings: Settings, work: Callable[[Registry], Awaitable
         return await work(Registry(settings, pool))
     finally:
         await pool.close()
+
+
+async def settings_for(settings: Settings, institution: str | None) -> Settings:
+    """Return the settings with which a command works on one institution as if there were no registry.
+
+    Raises:
+        InstitutionUnnamed: there are many institutions, and none is named.
+        InstitutionNotFound, RegistryMissing: there is none with this name.
+    """
+    if settings.registry_schema is None:
+        if institution is not None:
+            raise RegistryMissing
+        return settings
+    if institution is None:
+        raise InstitutionUnnamed
+    found = await with_registry(settings, lambda registry: registry.get(institution))
+    return settings_of(found, settings).model_copy(update={"registry_schema": None})
 
 
 def migrate_registry(settings: Settings, stop: threading.Event | None = None) -> list[str]:
