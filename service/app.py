@@ -172,7 +172,11 @@ def serve_one(app: web.Application, settings: Settings, pool: Pool, everybody: C
         await database.ping()
         await authenticator.check_start()
 
-    readiness: ReadinessCheck = partial(ready, app, database.ping)
+    async def ping() -> float | None:
+        await database.check_writes()
+        return await database.ping()
+
+    readiness: ReadinessCheck = partial(ready, app, ping)
     app[READINESS] = readiness
 
     async def lifetime(app: web.Application) -> AsyncIterator[None]:
@@ -210,6 +214,7 @@ def serve_many(app: web.Application, settings: Settings, pool: Pool, everybody: 
 
     async def ping() -> float | None:
         await registry.refresh()
+        await registry.database.check_writes()
         return None
 
     readiness: ReadinessCheck = partial(ready, app, ping)
@@ -276,7 +281,7 @@ async def ready(app: web.Application, ping: Callable[[], Awaitable[float | None]
     """Return the age in seconds of the oldest writing transaction, or None if there is none.
 
     Raises:
-        Unavailable: the database has not been brought up yet, or does not answer.
+        Unavailable: the database has not been brought up yet, does not answer, or refuses changes.
     """
     if not app[BRING_UP].done():
         raise Unavailable("The service is starting: the database has not answered yet.")

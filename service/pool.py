@@ -44,12 +44,15 @@ LOST: Mapping[str, str] = {
     "28": "The database rejects the account of the service.",
     "3D": "The database does not exist on its server.",
     "53": "The database is out of resources.",
+    "53100": "The disk of the database is full.",
     "53300": "The database has reached its limit of connections.",
     "57": "The database is shutting down or starting.",
     "57P01": "An administrator closed the connection to the database.",
 }
 """SQLSTATEs and SQLSTATE classes of a server that is unavailable, with the message for the caller."""
 
+REFUSES_CHANGES: Final = frozenset({"25006", "53100"})
+"""SQLSTATEs with which a server that answers reads refuses a change, which is then not made: read-only, disk full."""
 
 MAX_SWITCHES: Final = 1_000
 """A connection that has served so many schemas one after the other is replaced: its backend remembers each table."""
@@ -124,6 +127,8 @@ class Pool:
         """Whether the last call found the server unavailable."""
         self._silent = False
         """Whether a call has timed out since the last one that succeeded."""
+        self.refuses_changes = False
+        """Whether the server has refused a change since the last one that it accepted."""
         self.citus = False
         """Whether the database has the extension Citus, as far as a connection has shown."""
         self._calls = 0
@@ -255,9 +260,8 @@ class Pool:
             lane.calls -= 1
             self._tend(lane)
         self._silent = False
-        if self._lost:
-            self._lost = False
-            logger.warning("the database is back")
+        if self._lost or self.refuses_changes:
+            self._note_success(for_changes)
 
     async def _acquire(self, pool: "asyncpg.Pool[asyncpg.Record]", lane: Lane) -> "Lent":
         """Return a connection for a lane."""
@@ -418,6 +422,9 @@ class Pool:
             sqlstate = sqlstate_of(reason)
             if sqlstate in BUSY:
                 return self.busy(BUSY[sqlstate], reason)
+            if sqlstate in REFUSES_CHANGES:
+                self._note_refusal(reason)
+                return Unavailable(LOST[sqlstate])
             if sqlstate[:2] not in TRANSIENT:
                 return error
         self.note_lost(reason)
@@ -428,6 +435,22 @@ class Pool:
         if not self._lost:
             logger.warning("the database is busy", extra={"error": type(error).__name__, "reason": sentence})
         return Unavailable(sentence)
+
+    def _note_refusal(self, error: asyncpg.PostgresError) -> None:
+        """Log only once that the server refuses changes: every change fails until it accepts them again."""
+        if not self.refuses_changes:
+            self.refuses_changes = True
+            extra = {"error": type(error).__name__, "reason": text_of(error)}
+            logger.error("the database refuses changes", extra=extra)
+
+    def _note_success(self, for_changes: bool) -> None:
+        """Log that the server is available again, and, after a change, that it accepts changes again."""
+        if self._lost:
+            self._lost = False
+            logger.warning("the database is back")
+        if for_changes and self.refuses_changes:
+            self.refuses_changes = False
+            logger.warning("the database accepts changes again")
 
     def note_lost(self, error: BaseException) -> None:
         """Log only once that the server is unavailable: every call fails until it is back."""

@@ -69,3 +69,28 @@ FROM set_config(
 async def set_search_path(connection: Connection, schemas: list[str]) -> None:
     """Make these schemas, in this order, the ones that statements of this session refer to."""
     await connection.execute(SET_SEARCH_PATH, schemas)
+
+
+IS_READ_ONLY: Final = """
+SELECT current_setting('transaction_read_only')::boolean OR pg_is_in_recovery() AS read_only
+"""
+
+
+async def is_read_only(connection: Connection) -> bool:
+    """Return whether the server refuses changes: it is a standby, or transactions are read-only by default."""
+    read_only: bool = await connection.fetchval(IS_READ_ONLY)
+    return read_only
+
+
+TRY_TO_WRITE: Final = """
+SELECT lo_from_bytea(0, $1::bytea)::bigint AS id
+"""
+
+
+async def try_to_write(connection: Connection, data: bytes) -> int:
+    """Write a large object, in a transaction that the caller rolls back, and return its id.
+
+    It needs no privilege and no table of a schema. The data must be random, because PostgreSQL compresses them.
+    """
+    id: int = await connection.fetchval(TRY_TO_WRITE, data)
+    return id

@@ -414,6 +414,8 @@ INDEXES = {
     "LIST_EVENTS": {"events_pkey"},
     "LIST_HISTORY": {"events_student_id_course_id_idx"},
     "GET_WRITER_AGE": set(),
+    "IS_READ_ONLY": set(),
+    "TRY_TO_WRITE": set(),
     "RENEW_EPOCH": set(),
     "GET_HOME": set(),
     "GET_SERVER": set(),
