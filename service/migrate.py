@@ -24,6 +24,7 @@ from yoyo.migrations import Migration, default_migration_table
 from service import clock, grants
 from service.faults import text_of
 from service.fitness import STANDBY, NotMigrated, UnfitDatabase, check_fitness
+from service.settings import ServiceRole
 from sql.server import GET_SERVER, Server
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ WHERE schemaname = %s
     AND left(tablename, 1) <> '_'
 ORDER BY tablename
 """
+MAY_CREATE_ROLES: Final = "SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = current_user"
 
 
 class DatabaseUnavailable(Exception):
@@ -76,7 +78,7 @@ def migrate(
     schema: str = "public",
     timeout: float = 600.0,
     migrations: Path = MIGRATIONS,
-    role: str | None = None,
+    role: ServiceRole | None = None,
     privileges: grants.Privileges = grants.INSTITUTION,
     stop: threading.Event | None = None,
 ) -> list[str]:
@@ -157,15 +159,27 @@ def _applied(connection: psycopg.Connection[Any], schema: str) -> set[str]:
     return {name for (name,) in rows}
 
 
-def _grantee(connection: psycopg.Connection[Any], role: str | None) -> str | None:
-    """Return the role to which privileges are granted, or None if there is no such role or the owner is the same role."""
-    if role is None or connection.execute("SELECT current_user").fetchone() == (role,):
+def _grantee(connection: psycopg.Connection[Any], role: ServiceRole | None) -> str | None:
+    """Return the role to which privileges are granted, or None if there is no such role or the owner is the same role.
+
+    A missing role is created if its password is known and the owner may create roles.
+    """
+    if role is None or connection.execute("SELECT current_user").fetchone() == (role.name,):
         return None
-    if connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role]).fetchone() is None:
-        # A connection pooler may translate the names of roles.
-        logger.warning("the database has no role of this name: grants were not applied", extra={"role": role})
-        return None
-    return role
+    if connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role.name]).fetchone() is not None:
+        return role.name
+    if role.password is not None and connection.execute(MAY_CREATE_ROLES).fetchone() == (True,):
+        # Hashed here, so that no log of statements shows the password.
+        hashed = connection.pgconn.encrypt_password(role.password.encode(), role.name.encode(), b"scram-sha-256")
+        with suppress(psycopg.errors.DuplicateObject):  # Another process has just created it.
+            connection.execute(
+                sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(role.name), hashed.decode())
+            )
+        logger.info("created the role of the service", extra={"role": role.name})
+        return role.name
+    # A connection pooler may translate the names of roles.
+    logger.warning("the database has no role of this name: grants were not applied", extra={"role": role.name})
+    return None
 
 
 def refuse_unknown(applied: Collection[str], shipped: Collection[str]) -> None:

@@ -3,7 +3,7 @@
 import re
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self, TypeAlias
+from typing import Annotated, Final, Literal, NamedTuple, Self, TypeAlias
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -138,6 +138,13 @@ def explain(error: ValidationError) -> list[str]:
         sentence = SENTENCES.get(item["type"], item["msg"].removeprefix("Value error, "))
         sentences.append(": ".join([*name, sentence.format_map(item.get("ctx", {}))]))
     return sentences
+
+
+class ServiceRole(NamedTuple):
+    """The role of the service in the database."""
+
+    name: str
+    password: str | None = None
 
 
 class Settings(BaseSettings):
@@ -356,12 +363,13 @@ class Settings(BaseSettings):
         return self.migration_database_url or self.database_url
 
     @property
-    def service_role(self) -> str | None:
-        """The role that the owner gives its privileges to, by the name in database_url; None if it is the owner."""
+    def service_role(self) -> ServiceRole | None:
+        """The role that the owner gives its privileges to, as database_url has it; None if it is the owner."""
         if self.migration_database_url is None or self.database_url is None:
             return None
-        user = conninfo_to_dict(self.database_url).get("user")
-        return None if user is None else str(user)
+        parts = conninfo_to_dict(self.database_url)
+        user, password = parts.get("user"), parts.get("password")
+        return None if user is None else ServiceRole(str(user), None if password is None else str(password))
 
     @property
     def zone(self) -> tzinfo:

@@ -27,7 +27,7 @@ from aiohttp.test_utils import TestClient
 from service import grants
 from service.embedded import embedded_server
 from service.migrate import REGISTRY_MIGRATIONS, migrate
-from service.settings import Settings
+from service.settings import ServiceRole, Settings
 from sql import Connection
 
 PREFIX = "enrollment_test"
@@ -150,19 +150,19 @@ def _started_server() -> Iterator[Server]:
         stack.callback(_drop_run, server)
         with server.connect() as admin:
             _drop_abandoned(admin, server)
+            admin.execute(f"CREATE ROLE {server.role} LOGIN PASSWORD '{run}'")
             if server.citus:
                 yield server
                 return
             admin.execute(f"CREATE DATABASE {server.template} TEMPLATE template0 ENCODING 'UTF8'")
-            admin.execute(f"CREATE ROLE {server.role} LOGIN PASSWORD '{run}'")
         url = server.url_of(server.template)
-        migrate(url, timeout=10.0, role=server.role)
+        migrate(url, timeout=10.0, role=ServiceRole(server.role))
         migrate(
             url,
             schema=REGISTRY,
             migrations=REGISTRY_MIGRATIONS,
             timeout=10.0,
-            role=server.role,
+            role=ServiceRole(server.role),
             privileges=grants.REGISTRY,
         )
         yield server
@@ -256,7 +256,7 @@ def database_url(server: Server, request: pytest.FixtureRequest, monkeypatch: py
     with server.connect() as connection:
         connection.execute("SET citus.enable_schema_based_sharding = on")
         connection.execute(f"CREATE SCHEMA {schema}")
-        migrate(server.url, schema=schema, timeout=10.0)
+        migrate(server.url, schema=schema, timeout=10.0, role=ServiceRole(server.role))
         try:
             yield f"{server.url}?{urlencode({'options': f'-csearch_path={schema}'})}"
         finally:

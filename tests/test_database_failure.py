@@ -244,6 +244,7 @@ async def test_if_one_connection_does_not_answer_the_others_are_replaced(
         assert await status_of(client, "/students") == 200
 
 
+@pytest.mark.not_on_citus("the session that waits for the lock is on another node")
 async def test_a_connection_lost_before_the_commit_writes_nothing_and_the_next_change_works(
     client: Client, connection: Connection, database_url: str
 ) -> None:
@@ -259,6 +260,7 @@ async def test_a_connection_lost_before_the_commit_writes_nothing_and_the_next_c
     assert (await enroll(client, student, course)).status == 201
 
 
+@pytest.mark.not_on_citus("the session that waits for the lock is on another node")
 async def test_a_connection_lost_during_the_writes_writes_nothing(
     client: Client, connection: Connection, database_url: str
 ) -> None:

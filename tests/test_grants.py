@@ -18,6 +18,7 @@ import sql
 from service import grants
 from service.grants import Privilege
 from service.migrate import MigrationFailed, apply_grants, migrate
+from service.settings import ServiceRole
 from tests.conftest import REGISTRY, Server, clone
 from tests.test_migrations import NAMES, Upto, upto
 
@@ -275,10 +276,10 @@ def test_a_role_without_ddl_starts_if_nothing_is_missing(roles: tuple[str, str],
     assert migrate(owner_url, migrations=upto(NAMES[-2]), role=None) == NAMES[:-1]
     with pytest.raises(MigrationFailed, match=r"may not read the schema public.* grants"):
         migrate(service_url)
-    assert migrate(owner_url, role=server.role) == NAMES[-1:]
+    assert migrate(owner_url, role=ServiceRole(server.role)) == NAMES[-1:]
 
     assert migrate(service_url) == []
-    assert migrate(service_url, role=server.role) == []
+    assert migrate(service_url, role=ServiceRole(server.role)) == []
     with psycopg.connect(owner_url) as connection:
         assert grants.held(connection, "public", server.role) == grants.required()
 
@@ -298,13 +299,13 @@ def test_a_role_without_ddl_is_told_what_is_missing(roles: tuple[str, str], serv
 
 def test_grants_follow_a_migration_and_are_restored_without_one(roles: tuple[str, str], server: Server) -> None:
     owner_url, _ = roles
-    assert migrate(owner_url, role=server.role) == NAMES
+    assert migrate(owner_url, role=ServiceRole(server.role)) == NAMES
     with psycopg.connect(owner_url, autocommit=True) as connection:
         connection.execute(quoted.SQL("REVOKE ALL ON events FROM {}").format(quoted.Identifier(server.role)))
-        assert migrate(owner_url, role=server.role) == []
+        assert migrate(owner_url, role=ServiceRole(server.role)) == []
         assert grants.held(connection, "public", server.role) == grants.required()
 
 
 def test_a_role_that_the_database_does_not_have_is_not_granted_anything(roles: tuple[str, str]) -> None:
     owner_url, _ = roles
-    assert migrate(owner_url, role="translated_by_a_pooler") == NAMES
+    assert migrate(owner_url, role=ServiceRole("translated_by_a_pooler")) == NAMES

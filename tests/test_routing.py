@@ -284,7 +284,8 @@ async def test_on_citus_a_statement_is_one_task_on_the_node_that_holds_the_insti
         or "Task Count: 1\n" not in plan
         or "Distributed Subplan" in plan
     }
-    assert scattered == NOT_ROUTED, {name: found[name] for name in scattered ^ NOT_ROUTED}
+    assert scattered <= NOT_ROUTED, {name: found[name] for name in scattered - NOT_ROUTED}
+    assert len(found) > 60
 
 
 @pytest.mark.not_on_citus("it has no registry")

@@ -274,9 +274,10 @@ class Registry:
             InstitutionNotFound: there is none with this name.
             DatabaseUnavailable, UnfitDatabase: as ``service.migrate.move_schema``.
         """
-        assert self._settings.database_url is not None
+        owner_url = self._settings.owner_url
+        assert owner_url is not None
         found = await self.get(name)
-        await asyncio.to_thread(move_schema, self._settings.database_url, found.schema_name, host, port)
+        await asyncio.to_thread(move_schema, owner_url, found.schema_name, host, port)
 
     async def drop(self, name: str) -> Institution:
         """Delete an institution with everything in its schema, which cannot be undone.
