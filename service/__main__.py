@@ -22,7 +22,7 @@ from service.demo.campus import Size
 from service.embedded import EmbeddedError, embedded_server, find_running
 from service.errors import DomainError
 from service.fitness import UnfitDatabase
-from service.migrate import DatabaseUnavailable, MigrationFailed, apply_grants, migrate
+from service.migrate import DatabaseUnavailable, MigrationFailed, apply_grants, migrate, migrate_to
 from service.psql import open_psql
 from service.registry import INSTITUTION_NAME, InstitutionUnnamed
 from service.registry import commands as institution_commands
@@ -88,7 +88,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
     command = add(commands, "serve", run_serve, "serve HTTP until Ctrl-C, SIGTERM or SIGHUP")
     command.add_argument("--workers", type=_count, default=1, metavar="N", help="processes that share the port (Linux)")
-    add(commands, "migrate", run_migrate, "apply the missing migrations to the schema of the database")
+    command = add(commands, "migrate", run_migrate, "apply the missing migrations to the schema of the database")
+    command.add_argument("--to", metavar="NAME", help="make this the newest migration: roll back those after it")
+    command.add_argument(
+        "--discard-data", action="store_true", help="roll back even if a table or a column to drop has values"
+    )
     command = add(
         commands,
         "check",
@@ -263,9 +267,11 @@ def run_serve(settings: Settings, given: argparse.Namespace) -> int:
     return serve(settings, given.workers)
 
 
-def run_migrate(settings: Settings, _given: argparse.Namespace) -> int:
+def run_migrate(settings: Settings, given: argparse.Namespace) -> int:
     """Apply the missing migrations and print their names; with a registry, those of every institution."""
     assert settings.owner_url is not None
+    if given.command == "migrate" and given.to is not None:
+        return run_migrate_to(settings, given)
     if settings.registry_schema is not None:
         return run(_done(institution_commands.migrate_all(settings)))
     applied = migrate(
@@ -275,6 +281,22 @@ def run_migrate(settings: Settings, _given: argparse.Namespace) -> int:
         role=settings.service_role,
     )
     print("\n".join(f"applied {name}" for name in applied) or "nothing to do: the schema is up to date")
+    return 0
+
+
+def run_migrate_to(settings: Settings, given: argparse.Namespace) -> int:
+    """Make a migration the newest one, and print the names of those that were applied or rolled back."""
+    if settings.registry_schema is not None:
+        return run(_done(institution_commands.migrate_all_to(settings, given.to, discard_data=given.discard_data)))
+    assert settings.owner_url is not None
+    done = migrate_to(
+        settings.owner_url,
+        given.to,
+        schema=settings.database_schema,
+        timeout=settings.migrate_timeout,
+        discard_data=given.discard_data,
+    )
+    institution_commands.show_migrations(*done)
     return 0
 
 

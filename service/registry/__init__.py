@@ -5,7 +5,7 @@ import logging
 import random
 import re
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Final, TypeVar
@@ -20,7 +20,7 @@ from service.errors import (
     RegistryMissing,
     Unavailable,
 )
-from service.migrate import REGISTRY_MIGRATIONS, drop_schema, migrate, move_schema, shipped
+from service.migrate import REGISTRY_MIGRATIONS, drop_schema, migrate, migrate_to, move_schema, shipped
 from service.pool import Pool
 from service.settings import Settings
 from sql import Connection
@@ -208,6 +208,29 @@ class Registry:
             return replace(found, state=state, migration=max(found.migration or "", NEWEST))
 
         return await self._change(institution.name, migrated)
+
+    async def migrate_to(
+        self, name: str, *, discard_data: bool
+    ) -> AsyncIterator[tuple[Institution, Sequence[str], Sequence[str]]]:
+        """Make a migration the newest one of every institution, one after the other, and yield what was done to each.
+
+        Raises: as ``service.migrate.migrate_to``, at the first institution that can't be changed.
+        """
+        assert self._settings.owner_url is not None
+        await self.refresh()
+        for each in sorted(self.institutions.values(), key=lambda institution: institution.id):
+            if each.state in {"creating", "dropping", "dropped"}:
+                continue
+            applied, undone = await asyncio.to_thread(
+                migrate_to,
+                self._settings.owner_url,
+                name,
+                schema=each.schema_name,
+                timeout=self._settings.migrate_timeout,
+                discard_data=discard_data,
+            )
+            await self._change(each.name, lambda found, _now: replace(found, migration=name))
+            yield each, applied, undone
 
     async def migrate_all(self, done: Callable[[Institution, int, int], None] | None = None) -> int:
         """Migrate every institution that is behind, ``migrate_parallel`` at a time; return how many failed.
