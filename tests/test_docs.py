@@ -621,9 +621,10 @@ def test_the_table_of_layers_matches_the_contract() -> None:
 
 
 PATH: Final = re.compile(
-    r"(?:service|sql|tests|migrations|docs|requirements|\.ci)/[\w./-]*|[\w-]+\.(?:md|toml|py)|Makefile"
+    r"(?:service|sql|tests|migrations|docs|ops|requirements|\.ci)/[\w./-]*|[\w-]+\.(?:md|toml|py)|Makefile"
 )
 NAME: Final = re.compile(r"@?[A-Za-z_][\w.]*(?:\(\))?")
+SOURCES: Final = frozenset({".py", ".sql", ".txt", ".sh", ".yaml", ".service"})
 NO_NAME: Final = re.compile(".*[Tt]hing.*|[0-9a-f]{7,40}")
 """Words in backticks that are not names of the code: placeholders for a name of the reader's, and commits."""
 
@@ -631,10 +632,8 @@ NO_NAME: Final = re.compile(".*[Tt]hing.*|[0-9a-f]{7,40}")
 @pytest.fixture(scope="module")
 def words() -> set[str]:
     """Return every word of the code, its tests and its configuration."""
-    folders = ("service", "sql", "tests", "migrations", "requirements")
-    sources = [
-        path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in {".py", ".sql", ".txt"}
-    ]
+    folders = ("service", "sql", "tests", "migrations", "requirements", "ops")
+    sources = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in SOURCES]
     sources += [ROOT / name for name in ("Makefile", "pyproject.toml", "docker-compose.yml", "Dockerfile", ".ci/run")]
     settings = {name.upper() for name in Settings.model_fields}
     return settings.union(*(re.findall(r"\w+", path.read_text()) for path in sources))
