@@ -20,7 +20,7 @@ from service.faults import text_of
 from service.fitness import STANDBY, UnfitDatabase, check_fitness
 from service.settings import Settings
 from sql import Connection
-from sql.server import get_server, set_search_path
+from sql.server import configure, get_pid, get_server, set_search_path
 
 logger = logging.getLogger(__name__)
 
@@ -131,6 +131,8 @@ class Pool:
         """Whether the server has refused a change since the last one that it accepted."""
         self.citus = False
         """Whether the database has the extension Citus, as far as a connection has shown."""
+        self._has_own_sessions = False
+        """Whether a pooler in front of the server was found to give each connection a session of its own."""
         self._calls = 0
         """The number of calls in progress."""
         self._recovering: set[asyncio.Task[None]] = set()
@@ -163,20 +165,7 @@ class Pool:
             connection_class=PooledConnection,
             init=self._meet,
             reset=_keep_session,
-            server_settings={
-                "application_name": "enrollment-service",
-                "statement_timeout": _milliseconds(settings.statement_timeout),
-                "lock_timeout": _milliseconds(settings.lock_timeout),
-                "idle_in_transaction_session_timeout": _milliseconds(settings.idle_in_transaction_timeout),
-                "timezone": "UTC",
-                "jit": "off",
-                # Each statement has one good plan, which a test checks. Planning it for each set of parameters costs more
-                # than it gains.
-                "plan_cache_mode": "force_generic_plan",
-                # The rows that requests read are in memory: with the default, PostgreSQL would scan a small table.
-                "random_page_cost": "1.1",
-                **session_settings(settings),
-            },
+            server_settings={"application_name": "enrollment-service", "timezone": "UTC"},
         )
 
     async def _meet(self, connection: Connection) -> None:
@@ -189,10 +178,14 @@ class Pool:
         try:
             _set_keepalive(connection)
             register_arrays(connection)
+            session = session_of(self._settings)
+            await configure(connection, list(session), list(session.values()))
             server = await get_server(connection)
             if server.standby:
                 raise Unavailable(STANDBY)
             check_fitness(server)
+            if server.pid != connection.get_server_pid() and not self._has_own_sessions:
+                await self._refuse_shared_sessions(server.pid)
             self.citus = server.citus
             if server.citus:
                 # Citus can't plan INSERT … SELECT without its parameters.
@@ -201,6 +194,28 @@ class Pool:
             # The pool would close the connection gracefully and wait for a server that may not respond.
             connection.terminate()
             raise
+
+    async def _refuse_shared_sessions(self, pid: int) -> None:
+        """Raise an error if the pooler in front of the server lends one session to several connections.
+
+        Then the search path that one connection sets would be that of another, which may serve another institution.
+
+        Raises:
+            UnfitDatabase: a second connection reaches the session of an idle first one, which ``pid`` serves.
+        """
+        # A named statement of the first connection would be in the way.
+        other = await asyncpg.connect(
+            self._settings.database_url, timeout=self._settings.connect_timeout, statement_cache_size=0
+        )
+        try:
+            if await get_pid(other) == pid:
+                raise UnfitDatabase(
+                    "The pooler in front of the database lends a session to several connections, like PgBouncer with "
+                    "pool_mode = transaction: set pool_mode = session for the database of the service."
+                )
+        finally:
+            other.terminate()
+        self._has_own_sessions = True
 
     async def close(self) -> None:
         """Close the pool without waiting for its connections."""
@@ -498,6 +513,22 @@ def _lost(error: BaseException) -> str:
 def sqlstate_of(error: asyncpg.PostgresError) -> str:
     """Return the SQLSTATE of an error; empty if there is none."""
     return error.sqlstate or ""
+
+
+def session_of(settings: Settings) -> dict[str, str]:
+    """Return the settings of each session."""
+    return {
+        "statement_timeout": _milliseconds(settings.statement_timeout),
+        "lock_timeout": _milliseconds(settings.lock_timeout),
+        "idle_in_transaction_session_timeout": _milliseconds(settings.idle_in_transaction_timeout),
+        "jit": "off",
+        # Each statement has one good plan, which a test checks. Planning it for each set of parameters costs more
+        # than it gains.
+        "plan_cache_mode": "force_generic_plan",
+        # The rows that requests read are in memory: with the default, PostgreSQL would scan a small table.
+        "random_page_cost": "1.1",
+        **session_settings(settings),
+    }
 
 
 def _milliseconds(seconds: float) -> str:
