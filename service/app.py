@@ -59,7 +59,7 @@ from service.web.openapi import DOCUMENT, INDEX, PROBLEMS, About, Examples, Inde
 from service.web.origins import ORIGINS, Origins
 from service.web.page import PAGE
 from service.web.problems import write_json
-from service.web.server import Limits, Runner
+from service.web.server import PUBLIC_PATH, Limits, Runner
 from service.web.turnstile import CHANGES_PER_TURN, READS_PER_TURN, Turnstile
 
 logger = logging.getLogger(__name__)
@@ -102,9 +102,10 @@ ENDPOINTS: Final = endpoints_of(
 
 
 @cache
-def document() -> bytes:
+def document(public_url: str | None = None) -> bytes:
     """Return the API document, which all applications share: it takes longer to build than the rest of one."""
-    return write_json(openapi.build(ABOUT, ENDPOINTS, codes(), EXAMPLES))
+    built = openapi.build(ABOUT, ENDPOINTS, codes(), EXAMPLES)
+    return write_json({**built, "servers": [{"url": public_url or "/"}]})
 
 
 def create_app(settings: Settings) -> web.Application:
@@ -112,8 +113,9 @@ def create_app(settings: Settings) -> web.Application:
     app = web.Application(client_max_size=settings.body_limit)
     register(app, [*ENDPOINTS, *endpoints_of(page)])
     served = [each for each in ENDPOINTS if each.within != "registry" or settings.registry_schema is not None]
-    app[INDEX] = Index.of(ABOUT, [*served, page.show_page])
-    app[DOCUMENT] = document()
+    app[PUBLIC_PATH] = settings.public_path
+    app[INDEX] = Index.of(ABOUT, [*served, page.show_page], settings.public_path)
+    app[DOCUMENT] = document(settings.public_url)
     app[PROBLEMS] = problem_types()
     app[PAGE] = page.page(ABOUT, ENDPOINTS)
     everybody = Callers()
@@ -273,7 +275,7 @@ def set_up(app: web.Application, settings: Settings, *, services_of: ServicesOf,
         app[DRAINING] = asyncio.Event()
     app[SERVICES_OF] = services_of
     app[AUTHENTICATE] = authenticate
-    app[ORIGINS] = Origins(bound_to=settings.host, hosts=settings.allowed_hosts, origins=settings.cors_origins)
+    app[ORIGINS] = Origins(bound_to=settings.host, hosts=settings.served_hosts, origins=settings.cors_origins)
     app[TURNSTILES] = (Turnstile(READS_PER_TURN), Turnstile(CHANGES_PER_TURN))
 
 

@@ -22,6 +22,8 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+
 NESTED: Final = (
     ("lock_timeout", "statement_timeout"),
     ("statement_timeout", "command_timeout"),
@@ -101,6 +103,12 @@ def _known_zone(name: str) -> str:
     return name
 
 
+def _check_public_url(value: str) -> str:
+    if not re.fullmatch(r"https?://[^/?#@*\s]+(/[A-Za-z0-9._~-]+)*/?", value):
+        raise ValueError("write a URL such as https://campus.example or https://campus.example/enrollment")
+    return value.removesuffix("/")
+
+
 def _check_clock(value: str) -> str:
     if value[:1] in {"+", "-"}:
         well_formed = re.fullmatch(r"[+-][0-9]{1,6} ?[smhdw]", value) is not None
@@ -163,6 +171,9 @@ class Settings(BaseSettings):
 
     allowed_hosts: Hosts = ()
     """Comma-separated names, besides localhost, that a Host header may have; if unset: none if HOST is loopback, else any."""
+
+    public_url: Annotated[str, AfterValidator(_check_public_url)] | None = None
+    """The URL at which a reverse proxy offers the service; it strips the path before it forwards. Links begin with its path."""
 
     cors_origins: WebOrigins = ()
     """Comma-separated origins whose web pages may call the service and read its responses; other pages may not."""
@@ -356,6 +367,18 @@ class Settings(BaseSettings):
         if self.migration_database_url is not None and self.service_role is None:
             raise ValueError("MIGRATION_DATABASE_URL: set DATABASE_URL too, with the name of the service's role")
         return self
+
+    @property
+    def public_path(self) -> str:
+        """The path of public_url, which begins the links in headers and in the index; empty if there is none."""
+        return "" if self.public_url is None else urlsplit(self.public_url).path
+
+    @property
+    def served_hosts(self) -> tuple[str, ...]:
+        """The names that a Host header may have; empty for the default."""
+        if self.public_url is None or not (self.allowed_hosts or self.host in LOOPBACK):
+            return self.allowed_hosts
+        return (*self.allowed_hosts, urlsplit(self.public_url).hostname or "")
 
     @property
     def owner_url(self) -> str | None:
