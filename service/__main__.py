@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from service import __version__, grants, logs
 from service.auth import commands as key_commands
 from service.check import check, check_all
-from service.database import Database, renew_epoch, write_once
+from service.database import renew_epoch
 from service.demo import fill, find_calls
 from service.demo.campus import Size
 from service.embedded import EmbeddedError, embedded_server, find_running
@@ -412,7 +412,7 @@ def run_renew(settings: Settings, _given: argparse.Namespace) -> int:
 
 
 async def _renew(settings: Settings) -> int:
-    epoch = await write_once(Database(settings), renew_epoch)
+    epoch = await renew_epoch(settings)
     print(f"the epoch of the feed is now {epoch}; earlier cursors are invalid")
     return 0
 

@@ -14,7 +14,7 @@ from service.fitness import NotMigrated, UnfitDatabase
 from service.pool import BUSY, LOST, REFUSES_CHANGES, TRANSIENT, Pool, is_closed, sqlstate_of
 from service.settings import Settings
 from sql import Connection, feed
-from sql.feed import get_home, get_writer_age, lock_feed
+from sql.feed import Home, get_home, get_writer_age, lock_feed
 from sql.server import find_applied_migrations, is_read_only, try_to_write
 
 Answer = TypeVar("Answer")
@@ -108,11 +108,9 @@ class Database:
 
         Every connection does this before its first read or write, so another history is never read under an old epoch.
         """
-        if (await get_home(connection)).is_copy:
-            await lock_feed(connection)
-            if (await get_home(connection)).is_copy:
-                await renew_epoch(connection)
-            await connection.execute("COMMIT")
+        home = await get_home(connection)
+        if home.is_copy:
+            await _renew_epoch(connection, home)
 
     async def _begin(self, connection: Connection) -> None:
         """Begin a transaction that no other transaction writes beside."""
@@ -197,9 +195,32 @@ async def _rolled_back_on_error(connection: Connection) -> AsyncIterator[None]:
         raise
 
 
-async def renew_epoch(connection: Connection) -> UUID:
-    """Start a new epoch of the feed, which invalidates all cursors, and return it; the feed must be locked."""
-    home = await get_home(connection)
-    return await feed.renew_epoch(
-        connection, uuid4(), home.actual_system_identifier, home.actual_timeline, home.actual_database_oid
+async def renew_epoch(settings: Settings) -> UUID:
+    """Start a new epoch of the feed, which invalidates all cursors, and return it.
+
+    Raises:
+        NotMigrated: the database has no schema of the service.
+        Unavailable: as ``Database.reading``.
+    """
+    database = Database(settings)
+    await database.open()
+    try:
+        async with database.reading() as connection:
+            return await _renew_epoch(connection, await get_home(connection))
+    except asyncpg.UndefinedTableError as error:
+        raise NotMigrated from error
+    finally:
+        await database.close()
+
+
+async def _renew_epoch(connection: Connection, home: Home) -> UUID:
+    """Return a new epoch, or the one that another process has begun meanwhile."""
+    renewed = await feed.renew_epoch(
+        connection,
+        home.epoch,
+        uuid4(),
+        system_identifier=home.actual_system_identifier,
+        timeline=home.actual_timeline,
+        database_oid=home.actual_database_oid,
     )
+    return renewed or (await get_home(connection)).epoch

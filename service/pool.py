@@ -54,6 +54,12 @@ LOST: Mapping[str, str] = {
 REFUSES_CHANGES: Final = frozenset({"25006", "53100"})
 """SQLSTATEs with which a server that answers reads refuses a change, which is then not made: read-only, disk full."""
 
+TWO_ROLES_ON_CITUS: Final = (
+    "On Citus, the service and its migrations need the same role: unset MIGRATION_DATABASE_URL, and set DATABASE_URL to a URL "
+    "of the owner."
+)
+"""Citus refuses statements of two roles on the same tables within a transaction, such as those of the owner's functions."""
+
 MAX_SWITCHES: Final = 1_000
 """A connection that has served so many schemas one after the other is replaced: its backend remembers each table."""
 
@@ -188,6 +194,8 @@ class Pool:
                 await self._refuse_shared_sessions(server.pid)
             self.citus = server.citus
             if server.citus:
+                if self._settings.has_two_roles:
+                    raise UnfitDatabase(TWO_ROLES_ON_CITUS)
                 # Citus can't plan INSERT … SELECT without its parameters.
                 await connection.execute("SET plan_cache_mode = auto")
         except BaseException:

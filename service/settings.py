@@ -395,6 +395,12 @@ class Settings(BaseSettings):
         return None if user is None else ServiceRole(str(user), None if password is None else str(password))
 
     @property
+    def has_two_roles(self) -> bool:
+        """Whether the role of the service is not the owner of the tables."""
+        role = self.service_role
+        return role is not None and conninfo_to_dict(self.migration_database_url or "").get("user") != role.name
+
+    @property
     def zone(self) -> tzinfo:
         """The time zone of the institution."""
         return zone_of(self.time_zone)

@@ -192,22 +192,35 @@ async def get_writer_age(connection: Connection) -> float | None:
 
 
 RENEW_EPOCH: Final = """
-SELECT renew_epoch($1::uuid, $2::bigint, $3::bigint, $4::bigint) AS epoch
+SELECT renew_epoch($1::uuid, $2::uuid, $3::bigint, $4::bigint, $5::bigint) AS epoch
 """
 
 
 async def renew_epoch(
-    connection: Connection, epoch: UUID, system_identifier: int, timeline: int, database_oid: int
-) -> UUID:
-    """Begin an epoch in the database with this identity, which invalidates all existing cursors, and return it."""
-    renewed: UUID = await connection.fetchval(RENEW_EPOCH, epoch, system_identifier, timeline, database_oid)
+    connection: Connection,
+    old_epoch: UUID,
+    new_epoch: UUID,
+    *,
+    system_identifier: int,
+    timeline: int,
+    database_oid: int,
+) -> UUID | None:
+    """Begin an epoch in the database with this identity, which invalidates all existing cursors, and return it.
+
+    None if another epoch than the old one has begun. The transaction must not have locked the feed before: on Citus, the
+    function uses another connection to the node of the feed, because it runs as the owner.
+    """
+    renewed: UUID | None = await connection.fetchval(
+        RENEW_EPOCH, old_epoch, new_epoch, system_identifier, timeline, database_oid
+    )
     return renewed
 
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """The server, timeline and database for which the epoch was begun, and those that hold the feed now."""
+    """The epoch; the server, timeline and database for which it was begun, and those that hold the feed now."""
 
+    epoch: UUID
     system_identifier: int | None
     timeline: int | None
     database_oid: int | None
@@ -227,6 +240,7 @@ class Home:
 
 GET_HOME: Final = """
 SELECT
+    epoch,
     system_identifier,
     timeline,
     database_oid,

@@ -281,14 +281,15 @@ def clone(server: Server, admin: psycopg.Connection[Any], template: str) -> Iter
 
 @pytest.fixture
 def service_url(server: Server, database_url: str) -> str:
-    """Return the URL of the test's database for the role of the service."""
-    return server.as_service(database_url)
+    """Return the URL of the test's database for the role of the service; on Citus, it is the owner."""
+    return database_url if server.citus else server.as_service(database_url)
 
 
 @pytest.fixture
 def settings(service_url: str, database_url: str) -> Settings:
     """Return settings with which the service has its least privileges, so that every test shows that they suffice."""
-    return Settings(database_url=service_url, migration_database_url=database_url, migrate_on_start=False, port=0)
+    owner_url = None if service_url == database_url else database_url
+    return Settings(database_url=service_url, migration_database_url=owner_url, migrate_on_start=False, port=0)
 
 
 @pytest.fixture

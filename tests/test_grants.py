@@ -177,7 +177,7 @@ REFUSED = (
     "ALTER TABLE students ADD COLUMN nickname text",
     "ALTER TABLE events DISABLE TRIGGER ALL",
     "ALTER FUNCTION renew_epoch SECURITY INVOKER",
-    "CREATE OR REPLACE FUNCTION renew_epoch(a uuid, b bigint, c bigint, d bigint) RETURNS uuid LANGUAGE sql RETURN a",
+    "CREATE OR REPLACE FUNCTION renew_epoch(a uuid, b uuid, c bigint, d bigint, e bigint) RETURNS uuid LANGUAGE sql RETURN a",
     "CREATE INDEX ON students (given_name)",
     "DROP TABLE students",
     "UPDATE events SET reason = NULL",
@@ -199,7 +199,7 @@ REFUSED = (
     "INSERT INTO _yoyo_migration (migration_hash, migration_id) VALUES ('x', 'x')",
     "SELECT migration_hash FROM _yoyo_log",
     "SELECT id FROM north.students",
-    "SELECT north.renew_epoch(gen_random_uuid(), 1, 2, 3)",
+    "SELECT north.renew_epoch(gen_random_uuid(), gen_random_uuid(), 1, 2, 3)",
     "COPY students TO '/tmp/students'",
     "COPY students FROM '/etc/passwd'",
     "COPY students FROM PROGRAM 'id'",
@@ -248,7 +248,10 @@ def test_the_search_path_of_a_caller_does_not_redirect_a_function(
     """A caller who may create tables could otherwise let the owner write to them, with triggers of the caller's."""
     service.execute("CREATE TEMPORARY TABLE feed (LIKE public.feed)")
     service.execute("SET search_path = pg_temp, public")
-    service.execute("SELECT public.renew_epoch('00000000-0000-0000-0000-000000000001', 1, 2, 3)")
+    [(epoch,)] = owner.execute("SELECT epoch FROM feed").fetchall()
+    renew = "SELECT public.renew_epoch(%s, '00000000-0000-0000-0000-000000000001', 1, 2, 3)"
+    service.execute(renew, [epoch])
+    assert service.execute(renew, [epoch]).fetchone() == (None,), "another epoch has begun"
     assert str(owner.execute("SELECT epoch FROM feed").fetchall()[0][0]).endswith("1")
 
 

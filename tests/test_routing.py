@@ -14,7 +14,7 @@ from pglast.visitors import Visitor
 
 from service.arrays import ARRAYS
 from service.database import Database
-from service.errors import ApiKeyNameTaken
+from service.errors import ApiKeyNameTaken, Unavailable
 from service.migrate import MIGRATIONS
 from service.pool import Pool
 from service.registrar.changes import Change
@@ -341,7 +341,8 @@ async def citus(connection: Connection) -> None:
 async def test_on_citus_each_statement_of_a_batch_modifies_one_table(
     settings: Settings, connection: Connection
 ) -> None:
-    async with registrar_of(settings.model_copy(update={"pool_size": 1})) as registrar:
+    one_role = {"database_url": settings.owner_url, "migration_database_url": None}
+    async with registrar_of(settings.model_copy(update={**one_role, "pool_size": 1})) as registrar:
         sent: list[str] = []
 
         async def sent_for(*changes: Change[Any]) -> list[str]:
@@ -363,3 +364,16 @@ async def test_on_citus_each_statement_of_a_batch_modifies_one_table(
     assert [tuple(row) for row in rows] == [(1, 1, "dropped"), (2, 1, "enrolled"), (3, 1, "enrolled")]
     assert await connection.fetchval("SELECT count(*) = max(position) FROM events")
     assert await connection.fetchval("SELECT seats_taken FROM courses") == 2
+
+
+@pytest.mark.usefixtures("citus")
+@pytest.mark.not_on_citus("its settings have one role")
+async def test_on_citus_the_service_refuses_a_role_that_is_not_the_owner(settings: Settings) -> None:
+    pool = Pool(settings)
+    await pool.open()
+    try:
+        with pytest.raises(Unavailable, match="the same role"):
+            async with Database(settings, pool).reading():
+                pass
+    finally:
+        await pool.close()
