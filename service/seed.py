@@ -80,7 +80,7 @@ async def seed(settings: Settings, institution: str | None, file: str) -> None:
             show_progress(f"{done + 1:,} of {len(lines):,} lines")
     show_progress()
     counts = Counter(line.kind for line in lines)
-    print(f"{len(lines)} requests made: " + ", ".join(f"{kind} {counts[kind]}" for kind in KINDS if counts[kind]))
+    print("requests made: " + (", ".join(f"{kind} {counts[kind]}" for kind in KINDS if counts[kind]) or "none"))
 
 
 def read(file: str) -> list[str]:
