@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import asynccontextmanager
 from functools import cache, partial
 from importlib.resources import files
@@ -12,7 +12,7 @@ from typing import Any, Final
 from aiohttp import web
 from pydantic import TypeAdapter
 
-from service import __version__
+from service import __version__, gauges
 from service.api import (
     api_keys,
     courses,
@@ -42,8 +42,10 @@ from service.auth import Authenticator
 from service.batching import Callers, Sharing, reader
 from service.database import Database
 from service.errors import DomainError, EnrollmentRefused, FieldError, Unavailable
+from service.exposition import Board, Exposition
 from service.fitness import UnfitDatabase
 from service.institutions import Institutions, OnlyInstitution
+from service.metrics import LAST_SWEEP, SWEEPS, Snapshot
 from service.migrate import DatabaseUnavailable, create_test_clock, migrate, refuse_unknown, shipped
 from service.pool import Pool
 from service.registrar import Registrar
@@ -51,14 +53,26 @@ from service.registrar.rules import RULES, SENTENCES, drop_closed
 from service.registry import Registry, migrate_registry
 from service.settings import Settings
 from service.web import health, openapi, page
+from service.web import metrics as web_metrics
 from service.web.auth import AUTHENTICATE, Authenticate, ScopeMissing
 from service.web.body import BODY_MEMBERS, BODY_TIMEOUT
-from service.web.endpoint import ADMISSION, DRAINING, SERVICES_OF, TURNSTILES, ServicesOf, endpoints_of, register
+from service.web.endpoint import (
+    ADMISSION,
+    DRAINING,
+    SERVICES_OF,
+    TURNSTILES,
+    Services,
+    ServicesOf,
+    endpoints_of,
+    register,
+)
 from service.web.health import READINESS, ReadinessCheck
+from service.web.metrics import READ_METRICS, metrics_app
 from service.web.openapi import DOCUMENT, INDEX, PROBLEMS, About, Examples, Index, ProblemType
 from service.web.origins import ORIGINS, Origins
 from service.web.page import PAGE
 from service.web.problems import write_json
+from service.web.proxies import PROXIES, Proxies
 from service.web.server import PUBLIC_PATH, Limits, Runner
 from service.web.turnstile import CHANGES_PER_TURN, READS_PER_TURN, Turnstile
 
@@ -66,6 +80,8 @@ logger = logging.getLogger(__name__)
 
 BRING_UP: web.AppKey[asyncio.Task[None]] = web.AppKey("bring_up", asyncio.Task)
 """Completes when the database is ready; fails if waiting for the database can't help."""
+
+EXPOSITION = web.AppKey("exposition", Exposition)
 
 ABOUT = About(
     title="Enrollment service",
@@ -108,10 +124,13 @@ def document(public_url: str | None = None) -> bytes:
     return write_json({**built, "servers": [{"url": public_url or "/"}]})
 
 
-def create_app(settings: Settings) -> web.Application:
-    """Return the application of the service; once it starts, it brings up its database in the background."""
+def create_app(settings: Settings, place: tuple[Board, int] | None = None) -> web.Application:
+    """Return the application of the service; once it starts, it brings up its database in the background.
+
+    ``place`` is that of a worker: the board with the metrics of all workers, and its number.
+    """
     app = web.Application(client_max_size=settings.body_limit)
-    register(app, [*ENDPOINTS, *endpoints_of(page)])
+    register(app, [*ENDPOINTS, *endpoints_of(page, web_metrics)])
     served = [each for each in ENDPOINTS if each.within != "registry" or settings.registry_schema is not None]
     app[PUBLIC_PATH] = settings.public_path
     app[INDEX] = Index.of(ABOUT, [*served, page.show_page], settings.public_path)
@@ -122,10 +141,30 @@ def create_app(settings: Settings) -> web.Application:
     pool = app[POOL] = Pool(settings)
     app[DRAINING] = asyncio.Event()
     if settings.registry_schema is None:
-        serve_one(app, settings, pool, everybody)
+        serve_one(app, settings, pool, everybody, place)
     else:
-        serve_many(app, settings, pool, everybody)
+        serve_many(app, settings, pool, everybody, place)
     return app
+
+
+def show_metrics(
+    app: web.Application,
+    settings: Settings,
+    opened: Callable[[], Iterable[Services]],
+    look: Callable[[], Awaitable[Snapshot]],
+    place: tuple[Board, int] | None,
+) -> None:
+    """Let the application show its metrics, with those of the institutions that it has opened."""
+
+    async def look_when_ready() -> Snapshot:
+        if not app[BRING_UP].done():
+            raise Unavailable("The service is starting: the database has not answered yet.")
+        return await look()
+
+    exposition = app[EXPOSITION] = Exposition(
+        lambda: gauges.of_process(settings, app[POOL], opened()), look_when_ready, place
+    )
+    app[READ_METRICS] = exposition.text
 
 
 def services_of(
@@ -149,13 +188,16 @@ def services_of(
     }
 
 
-def serve_one(app: web.Application, settings: Settings, pool: Pool, everybody: Callers) -> None:
+def serve_one(
+    app: web.Application, settings: Settings, pool: Pool, everybody: Callers, place: tuple[Board, int] | None = None
+) -> None:
     """Let the application serve the institution in ``database_schema``."""
     database = Database(settings, pool)
     for key, value in services_of(database, settings, everybody, app[DRAINING]).items():
         app[key] = value
     authenticator = app[AUTHENTICATOR] = Authenticator(database, settings)
     set_up(app, settings, services_of=OnlyInstitution(app), authenticate=authenticator)
+    show_metrics(app, settings, lambda: [app], partial(gauges.of_database, database), place)
 
     async def prepare(stop: threading.Event) -> None:
         if settings.migrate_on_start and settings.owner_url is not None:
@@ -192,7 +234,9 @@ def serve_one(app: web.Application, settings: Settings, pool: Pool, everybody: C
     app.cleanup_ctx.append(lifetime)
 
 
-def serve_many(app: web.Application, settings: Settings, pool: Pool, everybody: Callers) -> None:
+def serve_many(
+    app: web.Application, settings: Settings, pool: Pool, everybody: Callers, place: tuple[Board, int] | None = None
+) -> None:
     """Let the application serve the institutions of the registry."""
     registry = app[REGISTRY] = Registry(settings, pool)
     sharing = Sharing(settings.institution_share)
@@ -205,6 +249,7 @@ def serve_many(app: web.Application, settings: Settings, pool: Pool, everybody: 
     serving = Institutions(registry, settings, pool, make)
     authenticator = app[AUTHENTICATOR] = Authenticator(registry.database, settings, serving.database_of)
     set_up(app, settings, services_of=serving, authenticate=authenticator)
+    show_metrics(app, settings, serving.opened, partial(gauges.of_registry, registry.database), place)
 
     async def prepare(stop: threading.Event) -> None:
         if settings.migrate_on_start and settings.owner_url is not None:
@@ -254,7 +299,9 @@ async def running(
     tasks.append(app[BRING_UP])
     for work in authenticator.background:
         run(work())
+    run(app[EXPOSITION].keep_published())
     yield run
+    await app[EXPOSITION].close()
     stop.set()
     for task in tasks:
         task.cancel()
@@ -276,6 +323,7 @@ def set_up(app: web.Application, settings: Settings, *, services_of: ServicesOf,
     app[SERVICES_OF] = services_of
     app[AUTHENTICATE] = authenticate
     app[ORIGINS] = Origins(bound_to=settings.host, hosts=settings.served_hosts, origins=settings.cors_origins)
+    app[PROXIES] = Proxies(settings.trusted_proxies)
     app[TURNSTILES] = (Turnstile(READS_PER_TURN), Turnstile(CHANGES_PER_TURN))
 
 
@@ -288,6 +336,13 @@ async def ready(app: web.Application, ping: Callable[[], Awaitable[float | None]
     if not app[BRING_UP].done():
         raise Unavailable("The service is starting: the database has not answered yet.")
     return await ping()
+
+
+def make_metrics_runner(app: web.Application, settings: Settings) -> Runner:
+    """Return a runner that serves the metrics of the application on a port of their own."""
+    # Prometheus names the address of each replica, which ALLOWED_HOSTS does not list.
+    origins = Origins(bound_to=settings.metrics_host)
+    return make_runner(metrics_app(app, origins, app[PROXIES]), settings)
 
 
 def make_runner(app: web.Application, settings: Settings) -> Runner:
@@ -363,10 +418,14 @@ async def sweep(registrar: Registrar, ready: asyncio.Task[None], interval: float
         try:
             swept = await registrar.sweep()
         except DomainError as error:
+            SWEEPS.add("postponed")
             logger.warning("the sweep was postponed", extra={"reason": str(error)})
         except Exception:
+            SWEEPS.add("failed")
             logger.exception("the sweep failed")
         else:
+            SWEEPS.add("done")
+            LAST_SWEEP.note()
             if swept.promoted or swept.ended:
                 logger.info("sweep done", extra={"promoted": swept.promoted, "waitlist_places_ended": swept.ended})
 

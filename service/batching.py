@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from service.database import Database
 from service.errors import Unavailable
+from service.metrics import BATCH_SECONDS, BATCH_SIZE, QUEUE_SECONDS, Purpose
 from service.settings import Settings
 from sql import Connection
 
@@ -106,6 +107,7 @@ class Coalescer(Generic[Item, Answer]):
         self,
         run: Callable[[Sequence[Item]], Awaitable[Sequence[Any]]],
         *,
+        purpose: Purpose = "reads",
         cap: int,
         queue: int,
         patience: float,
@@ -119,8 +121,9 @@ class Coalescer(Generic[Item, Answer]):
 
         With more than one batch ``in_flight``, items are not answered in order. ``chunks`` is the number of chunks in
         which the callers are resolved while few other callers of ``everybody`` wait. ``sharing`` is how the institution
-        with this name shares the process with others, if there may be others.
+        with this name shares the process with others, if there may be others. ``purpose`` is for the metrics.
         """
+        self._purpose = purpose
         self._run = run
         self._cap = cap
         self._queue = queue
@@ -187,6 +190,11 @@ class Coalescer(Generic[Item, Answer]):
         """Return whether no item waits or runs."""
         return not self._callers and not self._begun
 
+    @property
+    def waiting(self) -> int:
+        """The number of items in the queue."""
+        return len(self._waiting)
+
     def expected_wait(self, now: float) -> float:
         """Return the seconds until the batch of an item that arrives ``now`` is expected to begin.
 
@@ -206,7 +214,10 @@ class Coalescer(Generic[Item, Answer]):
         clock = asyncio.get_running_loop().time
         try:
             while batch := self._next_batch():
+                BATCH_SIZE.observe(len(batch), self._purpose)
+                QUEUE_SECONDS.observe(max(began - batch[0].until + self._patience, 0.0), self._purpose)
                 served = await self._answer(batch)
+                BATCH_SECONDS.observe(clock() - began, self._purpose)
                 await self._give_way(clock() - began)
                 took = clock() - began
                 if served:
@@ -307,6 +318,7 @@ def reader(
 
     return Coalescer(
         run,
+        purpose="reads",
         cap=settings.batch_reads if settings.batching else 1,
         queue=settings.queue_limit,
         patience=settings.admission_seconds,

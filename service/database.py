@@ -3,6 +3,7 @@
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from time import perf_counter
 from typing import Final, TypeVar
 from uuid import UUID, uuid4
 
@@ -11,6 +12,7 @@ import asyncpg
 from service.errors import OutcomeUnknown, Unavailable
 from service.faults import text_of
 from service.fitness import NotMigrated, UnfitDatabase
+from service.metrics import LOCK_SECONDS, LOCK_WAIT_SECONDS
 from service.pool import BUSY, LOST, REFUSES_CHANGES, TRANSIENT, Pool, is_closed, sqlstate_of
 from service.settings import Settings
 from sql import Connection, feed
@@ -138,11 +140,20 @@ class Database:
             Unavailable: no connection or lock was available in time, or the server is unavailable; nothing was written.
         """
         async with self.reading(for_changes=True) as connection:
-            async with _rolled_back_on_error(connection):
-                await self._begin(connection)
-                yield connection
-            async with self.committing(connection):
-                await connection.execute("COMMIT")
+            began = perf_counter()
+            locked = None
+            try:
+                async with _rolled_back_on_error(connection):
+                    await self._begin(connection)
+                    locked = perf_counter()
+                    yield connection
+                async with self.committing(connection):
+                    await connection.execute("COMMIT")
+            finally:
+                ended = perf_counter()
+                LOCK_WAIT_SECONDS.observe((locked or ended) - began)
+                if locked is not None:
+                    LOCK_SECONDS.observe(ended - locked)
 
     @asynccontextmanager
     async def committing(self, connection: Connection) -> AsyncIterator[None]:

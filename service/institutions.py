@@ -23,6 +23,7 @@ from service.errors import (
     RegistryMissing,
     Unavailable,
 )
+from service.metrics import SWEEPS
 from service.pool import Pool
 from service.registrar import Registrar
 from service.registry import Registry, is_behind, settings_of
@@ -101,7 +102,7 @@ class Institutions:
         """Return the services of the caller's institution.
 
         Raises:
-            NoSuchPath: the call is about the institutions, and the caller belongs to one.
+            NoSuchPath: the call is about the institutions or the process, and the caller belongs to one institution.
             InstitutionRequired: the call is about an institution, and the caller belongs to none.
             InstitutionNotFound, InstitutionSuspended, InstitutionReadOnly, BeingMigrated: it does not serve this call.
             Unavailable: too many institutions have requests at the same time.
@@ -111,7 +112,7 @@ class Institutions:
             if within == "institution":
                 raise InstitutionRequired
             return self._of_registry
-        if within == "registry":
+        if within in {"registry", "process"}:
             raise NoSuchPath
         institution = self._registry.institutions.get(name)
         if institution is None or institution.state == "dropped":
@@ -123,6 +124,10 @@ class Institutions:
         if writes and within == "institution" and institution.state == "read_only":
             raise InstitutionReadOnly(name)
         return self._services_of(institution)
+
+    def opened(self) -> list[Services]:
+        """Return the services of the institutions in memory."""
+        return [each.services for each in self._open.values()]
 
     def database_of(self, name: str) -> Database | None:
         """Return the database of an institution; None if there is none with this name, or it can't be used yet."""
@@ -204,10 +209,13 @@ class Institutions:
         try:
             swept = await registrar.sweep()
         except DomainError as error:
+            SWEEPS.add("postponed")
             logger.warning("a sweep was postponed", extra={"institution": name, "reason": str(error)})
         except Exception:
+            SWEEPS.add("failed")
             logger.exception("a sweep failed", extra={"institution": name})
         else:
+            SWEEPS.add("done")
             if swept.promoted or swept.ended:
                 extra = {"institution": name, "promoted": swept.promoted, "waitlist_places_ended": swept.ended}
                 logger.info("sweep done", extra=extra)

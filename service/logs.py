@@ -32,7 +32,11 @@ class DiscreetFormatter(logging.Formatter):
 
 
 class DiscreetJsonFormatter(DiscreetFormatter, JsonFormatter):
-    """Formats one JSON object per line."""
+    """Formats one JSON object per line, with the time in UTC as the lines of requests have it."""
+
+    converter = staticmethod(time.gmtime)
+    default_time_format = "%Y-%m-%dT%H:%M:%S"
+    default_msec_format = "%s.%03dZ"
 
 
 class TextFormatter(DiscreetFormatter):
@@ -52,7 +56,6 @@ def configuration(form: Format = "json", level: str = "INFO") -> dict[str, Any]:
         "()": DiscreetJsonFormatter,
         "fmt": "%(asctime)s %(levelname)s %(name)s %(message)s",
         "rename_fields": {"asctime": "time", "levelname": "level", "name": "logger"},
-        "datefmt": "%Y-%m-%dT%H:%M:%S%z",
         "static_fields": {"version": __version__},
     }
     return {

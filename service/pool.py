@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 import asyncpg
@@ -18,6 +19,7 @@ from service.clock import search_path, session_settings
 from service.errors import CONSTRAINTS, Unavailable
 from service.faults import text_of
 from service.fitness import STANDBY, UnfitDatabase, check_fitness
+from service.metrics import ERRORS, POOL_SECONDS, ROUND_TRIPS, Purpose
 from service.settings import Settings
 from sql import Connection
 from sql.server import configure, get_pid, get_server, set_search_path
@@ -73,6 +75,7 @@ if TYPE_CHECKING:
         schemas: set[str]
         switches: int
         serve: Callable[[str, list[str], "Callable[[Connection], Awaitable[None]]"], Awaitable[None]]
+        note_statements: Callable[[Purpose], None]
 else:
     _Base = asyncpg.Connection
 
@@ -80,7 +83,7 @@ else:
 class PooledConnection(_Base):
     """A connection with the schema that its search path names."""
 
-    __slots__ = ("schema", "schemas", "switches")
+    __slots__ = ("_noted", "schema", "schemas", "switches")
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -89,6 +92,8 @@ class PooledConnection(_Base):
         self.schemas: set[str] = set()
         """The schemas that were prepared on this connection."""
         self.switches = 0
+        self._noted = 0
+        """The number of statements that the metrics count already."""
 
     async def serve(self, schema: str, path: list[str], prepare: Callable[[Connection], Awaitable[None]]) -> None:
         """Make ``schema`` the one of the following statements, with its search path; ``prepare`` runs once for each schema."""
@@ -100,6 +105,12 @@ class PooledConnection(_Base):
         if schema not in self.schemas:
             await prepare(self)
             self.schemas.add(schema)
+
+    def note_statements(self, purpose: Purpose) -> None:
+        """Count the statements since the last call."""
+        sent: int = self._protocol.queries_count  # type: ignore[attr-defined] # of asyncpg, and not in its stubs
+        ROUND_TRIPS.add(purpose, count=sent - self._noted)
+        self._noted = sent
 
 
 @dataclass(eq=False, slots=True)
@@ -114,6 +125,11 @@ class Lane:
     lent: int = 0
     waiting: "deque[asyncio.Future[Lent | None]]" = field(default_factory=deque)
     """Calls that wait for a connection of the lane. None tells a call to look again."""
+
+    @property
+    def purpose(self) -> Purpose:
+        """The purpose as the metrics name it."""
+        return "changes" if self.for_changes else "reads"
 
 
 class Pool:
@@ -156,6 +172,11 @@ class Pool:
         """The connections that asyncpg's pool has lent, or is about to lend."""
         self._queued = 0
         """The calls that wait for a connection of whichever schema."""
+
+    def usage(self) -> tuple[int, int, int]:
+        """Return the connections in use, the idle ones, and the calls that wait for one."""
+        idle = len(self._idle)
+        return self._out - idle, idle, self._queued + sum([len(lane.waiting) for lane in self._lanes.values()])
 
     async def open(self) -> None:
         """Create the pool unless it exists; the pool opens connections on demand."""
@@ -273,6 +294,7 @@ class Pool:
                 finally:
                     self._leave(lane)
                 raise
+            connection.note_statements(lane.purpose)
             await self._release(self._pool, connection, lane)
         except UnfitDatabase as error:
             raise Unavailable(str(error)) from error
@@ -292,7 +314,9 @@ class Pool:
             # Almost always, and without a timer.
             connection = await self._take(pool, lane)
             if connection is not None:
+                POOL_SECONDS.observe(0.0, lane.purpose)
                 return connection
+        began = perf_counter()
         try:
             async with asyncio.timeout(self._settings.acquire_timeout):
                 while True:
@@ -305,6 +329,8 @@ class Pool:
         except TimeoutError as error:
             self._silent = True
             raise self.busy("No connection to the database was available in time.", error) from error
+        finally:
+            POOL_SECONDS.observe(perf_counter() - began, lane.purpose)
 
     def _has_room(self, lane: Lane) -> bool:
         """Return whether a lane may have one more connection without taking it from another lane."""
@@ -455,12 +481,14 @@ class Pool:
 
     def busy(self, sentence: str, error: Exception) -> Unavailable:
         """Log that the server is busy, and return the error for the caller."""
+        ERRORS.add(type(error).__name__)
         if not self._lost:
             logger.warning("the database is busy", extra={"error": type(error).__name__, "reason": sentence})
         return Unavailable(sentence)
 
     def _note_refusal(self, error: asyncpg.PostgresError) -> None:
         """Log only once that the server refuses changes: every change fails until it accepts them again."""
+        ERRORS.add(type(error).__name__)
         if not self.refuses_changes:
             self.refuses_changes = True
             extra = {"error": type(error).__name__, "reason": text_of(error)}
@@ -477,6 +505,7 @@ class Pool:
 
     def note_lost(self, error: BaseException) -> None:
         """Log only once that the server is unavailable: every call fails until it is back."""
+        ERRORS.add(type(error).__name__)
         if not self._lost:
             self._lost = True
             text = text_of(error) if isinstance(error, asyncpg.PostgresError | OSError) else ""

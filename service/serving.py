@@ -5,14 +5,16 @@ import gc
 import logging
 import sys
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import uvloop
 from aiohttp import web
 
 from service import __version__
-from service.app import BRING_UP, create_app, make_runner
+from service.app import BRING_UP, create_app, make_metrics_runner, make_runner
+from service.exposition import Board
 from service.faults import text_of
 from service.migrate import DatabaseUnavailable, migrate
 from service.registry import migrate_registry
@@ -33,16 +35,26 @@ def serve(settings: Settings, workers: int = 1, calls: Sequence[str] = ("curl -s
     """
     if workers == 1:
         return run(_serve(settings, calls))
-    with reserve_port(settings.host, settings.port) as shared:
+    with ExitStack() as stack:
+        shared = stack.enter_context(reserve_port(settings.host, settings.port))
+        metrics_port = settings.metrics_port
+        if metrics_port is not None:
+            reserved = stack.enter_context(reserve_port(settings.metrics_host, metrics_port))
+            metrics_port = reserved.getsockname()[1]
         _migrate_patiently(settings)
         # With a registry, the workers share the work: the institutions are served while others are migrated.
         own = {
             "port": shared.getsockname()[1],
+            "metrics_port": metrics_port,
             "migrate_on_start": settings.migrate_on_start and settings.registry_schema is not None,
         }
         settings = settings.model_copy(update=own)
+        board = Board(workers)
         return run_workers(
-            workers, lambda number, alive: run(_serve(settings, calls if number == 0 else (), alive=alive))
+            workers,
+            lambda number, alive: run(
+                _serve(settings, calls if number == 0 else (), alive=alive, place=(board, number))
+            ),
         )
 
 
@@ -75,7 +87,13 @@ def _migrate_patiently(settings: Settings) -> None:
             return
 
 
-async def _serve(settings: Settings, calls: Sequence[str], *, alive: int | None = None) -> int:
+async def _serve(
+    settings: Settings,
+    calls: Sequence[str],
+    *,
+    alive: int | None = None,
+    place: tuple[Board, int] | None = None,
+) -> int:
     """Serve until a stop signal arrives; a worker also stops at the end of file of the descriptor ``alive``."""
     # Freeze startup objects: requests create almost no reference cycles, and searching them took a tenth of the time.
     gc.freeze()
@@ -87,23 +105,24 @@ async def _serve(settings: Settings, calls: Sequence[str], *, alive: int | None 
         loop.add_reader(alive, stop.set)
     for name in stop_signals():
         loop.add_signal_handler(name, stop.set)
-    app = create_app(settings)
+    app = create_app(settings, place)
     runner = make_runner(app, settings)
-    await runner.setup()
+    runners = {runner: (settings.host, settings.port)}
+    if settings.metrics_port is not None:
+        runners[make_metrics_runner(app, settings)] = settings.metrics_host, settings.metrics_port
     try:
-        await web.TCPSite(
-            runner,
-            settings.host,
-            settings.port,
-            backlog=settings.listen_backlog,
-            reuse_port=alive is not None or None,
-        ).start()
+        for each, (host, port) in runners.items():
+            await each.setup()
+            site = web.TCPSite(each, host, port, backlog=settings.listen_backlog, reuse_port=alive is not None or None)
+            await site.start()
     except OSError as error:
-        await runner.cleanup()
-        print(f"error: can't listen on {settings.host}:{settings.port}: {error.strerror}", file=sys.stderr)
+        await _clean_up(runners)
+        print(f"error: can't listen on {host}:{port}: {error.strerror}", file=sys.stderr)
         return 1
-    url = _url(settings.host, runner.addresses[0][1])
-    logger.info("started", extra={"version": __version__, "url": url})
+    url, *others = [_url(host, each.addresses[0][1]) for each, (host, _) in runners.items()]
+    logger.info(
+        "started", extra={"version": __version__, "url": url, "metrics": [f"{each}/metrics" for each in others]}
+    )
     stopping = asyncio.create_task(_until(stop))
     await asyncio.wait({stopping, app[BRING_UP]}, return_when=asyncio.FIRST_COMPLETED)
     failure = app[BRING_UP].exception() if app[BRING_UP].done() else None
@@ -115,7 +134,7 @@ async def _serve(settings: Settings, calls: Sequence[str], *, alive: int | None 
     logger.info("stopping")
     app[DRAINING].set()
     await asyncio.sleep(settings.drain_seconds)
-    await runner.cleanup()
+    await _clean_up(runners)
     if failure is not None:
         logger.error("the database can't be used", exc_info=failure)
         print(f"error: {text_of(failure)}", file=sys.stderr)
@@ -127,6 +146,11 @@ async def _serve(settings: Settings, calls: Sequence[str], *, alive: int | None 
 def _log_fault(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Log an error that nobody awaits. The handler of asyncio also logs the task, whose text contains the error."""
     logger.error(context.get("message", "unexpected error in the event loop"), exc_info=context.get("exception"))
+
+
+async def _clean_up(runners: Iterable[web.AppRunner]) -> None:
+    """Stop listening, and finish the requests in flight."""
+    await asyncio.gather(*[runner.cleanup() for runner in runners])
 
 
 async def _until(stop: asyncio.Event) -> None:

@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime, tzinfo
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Final, Literal, NamedTuple, Self, TypeAlias
 from urllib.parse import urlsplit
@@ -81,9 +82,19 @@ def _check_origin(value: str) -> str:
     return value
 
 
+def _check_network(value: str) -> IPv4Network | IPv6Network:
+    try:
+        return ip_network(value)
+    except ValueError:
+        raise ValueError("write a network such as 10.0.0.0/8 or an address, without bits outside of its mask") from None
+
+
 Lower: TypeAlias = Annotated[str, StringConstraints(to_lower=True)]
 Hosts: TypeAlias = Annotated[
     tuple[Annotated[Lower, AfterValidator(_check_host)], ...], NoDecode, BeforeValidator(_split)
+]
+Networks: TypeAlias = Annotated[
+    tuple[Annotated[IPv4Network | IPv6Network, BeforeValidator(_check_network)], ...], NoDecode, BeforeValidator(_split)
 ]
 WebOrigins: TypeAlias = Annotated[
     tuple[Annotated[Lower, AfterValidator(_check_origin)], ...], NoDecode, BeforeValidator(_split)
@@ -177,6 +188,15 @@ class Settings(BaseSettings):
 
     cors_origins: WebOrigins = ()
     """Comma-separated origins whose web pages may call the service and read its responses; other pages may not."""
+
+    trusted_proxies: Networks = ()
+    """Comma-separated networks of your proxies, such as 10.0.0.0/8: the log believes their X-Forwarded-For, and no other."""
+
+    metrics_port: int | None = Field(default=None, ge=0, le=65535)
+    """A port that serves /metrics to everyone who reaches it; if unset, only PORT does, for callers with the scope metrics."""
+
+    metrics_host: str = "127.0.0.1"
+    """Loopback by default: METRICS_PORT asks nobody for a key. In a container, 0.0.0.0, without publishing the port."""
 
     log_format: Literal["auto", "text", "json"] = "auto"
     """Text for people, or one JSON object per line for machines; auto is text on a terminal and JSON elsewhere."""

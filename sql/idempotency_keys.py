@@ -10,7 +10,7 @@ from sql import Connection, columns
 class IdempotencyKey(NamedTuple):
     """The answer to the request that a caller sent with a key.
 
-    ``headers`` is a JSON object, ``student_ids`` an array literal: the students whose data the answer may hold.
+    ``headers`` is a JSON object, ``student_ids`` the ids of the students whose data the answer may hold, with commas.
     """
 
     caller: str
@@ -37,7 +37,7 @@ SELECT
     stored.created_at
 FROM unnest($1::text[], $2::text[]) AS requested (caller, key)
 CROSS JOIN LATERAL (
-    SELECT caller, key, fingerprint, student_ids::text AS student_ids, status, headers, body, created_at
+    SELECT caller, key, fingerprint, student_ids, status, headers, body, created_at
     FROM idempotency_keys
     WHERE caller = requested.caller
         AND key = requested.key
@@ -53,19 +53,10 @@ async def load_idempotency_keys(connection: Connection, keys: Sequence[CallersKe
 
 ADD_IDEMPOTENCY_KEYS: Final = """
 INSERT INTO idempotency_keys (caller, key, fingerprint, student_ids, status, headers, body, created_at)
-SELECT caller, key, fingerprint, student_ids::bigint[], status, headers, body, created_at
-FROM (
-    SELECT
-        unnest($1::text[]) AS caller,
-        unnest($2::text[]) AS key,
-        unnest($3::bytea[]) AS fingerprint,
-        unnest($4::text[]) AS student_ids,
-        unnest($5::bigint[]) AS status,
-        unnest($6::json[]) AS headers,
-        unnest($7::bytea[]) AS body,
-        unnest($8::timestamptz[]) AS created_at
-    FROM feed
-) AS new
+SELECT
+    unnest($1::text[]), unnest($2::text[]), unnest($3::bytea[]), unnest($4::text[]), unnest($5::bigint[]),
+    unnest($6::json[]), unnest($7::bytea[]), unnest($8::timestamptz[])
+FROM feed
 """
 
 
@@ -100,7 +91,7 @@ async def delete_idempotency_keys(connection: Connection, age: timedelta, limit:
 
 ERASE_IDEMPOTENCY_KEYS: Final = """
 DELETE FROM idempotency_keys
-WHERE student_ids && $1::bigint[]
+WHERE string_to_array(student_ids, ',') && $1::bigint[]::text[]
 RETURNING key
 """
 

@@ -146,6 +146,21 @@ async def list_changed_institutions(connection: Connection, after_revision: int,
     return [Institution(*row) for row in await connection.fetch(LIST_CHANGED_INSTITUTIONS, after_revision, limit)]
 
 
+GET_SWEEP_AGE: Final = """
+SELECT extract(epoch FROM clock_timestamp() - swept_at)::double precision AS seconds
+FROM institutions
+WHERE state = 'active'
+ORDER BY swept_at
+LIMIT 1
+"""
+
+
+async def get_sweep_age(connection: Connection) -> float | None:
+    """Return the seconds since the sweep of the active institution that was swept longest ago; None without any."""
+    seconds: float | None = await connection.fetchval(GET_SWEEP_AGE)
+    return seconds
+
+
 CLAIM_SWEEPS: Final = """
 UPDATE institutions
 SET swept_at = statement_timestamp()

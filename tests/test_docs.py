@@ -22,6 +22,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 from pytest_aiohttp import AiohttpClient
 
+from service import metrics
 from service.__main__ import main
 from service.api.enrollments import BULK_PAIRS, BulkRequest, EnrollmentRequest
 from service.api.events import Cursor, EventsQuery, encode
@@ -424,6 +425,15 @@ def test_the_table_of_settings_matches_the_code(request: pytest.FixtureRequest) 
     hold_table(request, DOCS / "settings.md", "# Settings", rows)
 
 
+def test_the_table_of_metrics_matches_the_code(request: pytest.FixtureRequest) -> None:
+    rows = []
+    for family in (*metrics.COUNTED, *metrics.OF_PROCESS, *metrics.OF_DATABASE):
+        total = "_total" if isinstance(family, metrics.Counter) else ""
+        labels = ", ".join(f"`{label}`" for label in family.labels)
+        rows.append([f"`{family.name}{total}`", family.kind, labels, family.meaning])
+    hold_table(request, DOCS / "operations.md", "## Metrics", rows)
+
+
 def test_the_table_of_problems_matches_the_code(request: pytest.FixtureRequest) -> None:
     rows = [
         [f"`{problem.code}`", str(problem.status), " ".join(problem.description.split())]
@@ -624,9 +634,11 @@ PATH: Final = re.compile(
     r"(?:service|sql|tests|migrations|docs|ops|requirements|\.ci)/[\w./-]*|[\w-]+\.(?:md|toml|py)|Makefile"
 )
 NAME: Final = re.compile(r"@?[A-Za-z_][\w.]*(?:\(\))?")
-SOURCES: Final = frozenset({".py", ".sql", ".txt", ".sh", ".yaml", ".service"})
 NO_NAME: Final = re.compile(".*[Tt]hing.*|[0-9a-f]{7,40}")
 """Words in backticks that are not names of the code: placeholders for a name of the reader's, and commits."""
+
+
+SOURCES: Final = {".py", ".sql", ".txt", ".yml", ".yaml", ".json", ".sh", ".service"}
 
 
 @pytest.fixture(scope="module")

@@ -255,8 +255,8 @@ async def test_each_caller_has_keys_of_its_own(client: Client, connection: Conne
     assert made[0].body["id"] != made[1].body["id"]
     rows = await connection.fetch("SELECT caller, key, student_ids FROM idempotency_keys ORDER BY caller")
     assert [tuple(row) for row in rows] == [
-        ("desk", "k-1", [made[1].body["id"]]),
-        ("portal", "k-1", [made[0].body["id"]]),
+        ("desk", "k-1", str(made[1].body["id"])),
+        ("portal", "k-1", str(made[0].body["id"])),
     ]
 
 
@@ -264,9 +264,9 @@ async def test_the_students_of_an_answer_are_stored_with_it(client: Client, conn
     await small_campus(client)
     for operation, (path, body, _) in POSTS.items():
         await post(client, path, body, operation)
-    rows = await connection.fetch("SELECT key, student_ids FROM idempotency_keys WHERE student_ids <> '{}'")
+    rows = await connection.fetch("SELECT key, student_ids FROM idempotency_keys WHERE student_ids <> ''")
     assert {row["key"]: row["student_ids"] for row in rows} == {
-        operation: [2] if operation == "/students" else [1, 9] if operation == "/enrollments" else [1]
+        operation: "2" if operation == "/students" else "1,9" if operation == "/enrollments" else "1"
         for operation in POSTS
         if "student" in operation or operation == "/enrollments"
     }
@@ -684,7 +684,7 @@ async def age(connection: Connection, ages: list[float]) -> None:
     await connection.execute(
         """
         INSERT INTO idempotency_keys (caller, key, fingerprint, student_ids, status, headers, body, created_at)
-        SELECT '', number::text, '', '{}', 201, '{}', '', now() - make_interval(secs => seconds)
+        SELECT '', number::text, '', '', 201, '{}', '', now() - make_interval(secs => seconds)
         FROM unnest($1::double precision[]) WITH ORDINALITY AS ages (seconds, number)
         """,
         ages,

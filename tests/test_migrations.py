@@ -92,8 +92,8 @@ FILL = {
     """,
     "0011_create_idempotency_keys": """
         INSERT INTO idempotency_keys (caller, key, fingerprint, student_ids, status, headers, body, created_at)
-        VALUES ('portal', 'k-1', '\\x00ff', '{1,2}', 201, '{"ETag":"\\"1\\""}', '\\x7b7d0a', '2026-01-01Z'),
-               ('', '"é', '\\x01', '{}', 409, '{}', '', '2026-01-01Z')
+        VALUES ('portal', 'k-1', '\\x00ff', '1,2', 201, '{"ETag":"\\"1\\""}', '\\x7b7d0a', '2026-01-01Z'),
+               ('', '"é', '\\x01', '', 409, '{}', '', '2026-01-01Z')
     """,
     "0001_create_registry": "UPDATE registry SET revision = 7",
     "0002_create_institutions": """

@@ -88,9 +88,16 @@ async def run(*arguments: str, **variables: object) -> Ended:
 
 
 @asynccontextmanager
-async def serving(*arguments: str, folder: Path = ROOT, **variables: object) -> AsyncIterator[Running]:
-    """Run the service in ``folder`` during the block, which begins when the service is ready."""
-    async with starting(*arguments, folder=folder, **variables) as running:
+async def serving(*arguments: str, **variables: object) -> AsyncIterator[Running]:
+    """Run the service during the block, which begins when the service is ready."""
+    async with serving_from(ROOT, *arguments, **variables) as running:
+        yield running
+
+
+@asynccontextmanager
+async def serving_from(sources: Path, *arguments: str, **variables: object) -> AsyncIterator[Running]:
+    """Run the service of a folder with its sources during the block, which begins when the service is ready."""
+    async with _starting(sources, arguments, variables) as running:
         async with asyncio.timeout(PATIENCE_SECONDS), aiohttp.ClientSession() as session:
             while (await session.get(f"{running.url}/health/ready")).status != 200:
                 await asyncio.sleep(0.01)
@@ -98,11 +105,17 @@ async def serving(*arguments: str, folder: Path = ROOT, **variables: object) -> 
 
 
 @asynccontextmanager
-async def starting(*arguments: str, folder: Path = ROOT, **variables: object) -> AsyncIterator[Running]:
-    """Run the service in ``folder`` during the block, which begins when the service listens."""
+async def starting(*arguments: str, **variables: object) -> AsyncIterator[Running]:
+    """Run the service during the block, which begins when the service listens."""
+    async with _starting(ROOT, arguments, variables) as running:
+        yield running
+
+
+@asynccontextmanager
+async def _starting(sources: Path, arguments: tuple[str, ...], variables: dict[str, object]) -> AsyncIterator[Running]:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-W", "error", "-m", "service", *arguments),
-        cwd=folder,
+        cwd=sources,
         env=environment(**variables),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

@@ -39,7 +39,7 @@ def answers() -> Iterator[Answers]:
     level = logger.level
     logger.addHandler(answers)
     logger.propagate = False
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.DEBUG)
     yield answers
     logger.removeHandler(answers)
     logger.propagate = True

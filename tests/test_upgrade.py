@@ -14,7 +14,7 @@ from service.migrate import migrate, migrate_to, shipped
 from service.registry import commands
 from service.settings import Settings
 from tests.campus import course_fields, student_fields
-from tests.test_process import ROOT, run, serving
+from tests.test_process import ROOT, run, serving, serving_from
 
 CALLERS = 4
 CHANGES_EACH = 15
@@ -55,7 +55,7 @@ async def test_both_versions_serve_during_an_upgrade_and_a_rollback(before: Path
     previous = shipped()[-2]
     url = empty_database_url
     migrate_to(url, previous)
-    async with serving(folder=before, DATABASE_URL=url) as old, aiohttp.ClientSession() as session:
+    async with serving_from(before, DATABASE_URL=url) as old, aiohttp.ClientSession() as session:
         async with session.post(f"{old.url}/courses", json=course_fields(capacity=1000)) as response:
             course = (await response.json())["id"]
         await asyncio.gather(load(session, [old.url], course), upgrade(url))

@@ -167,6 +167,8 @@ class Reader:
     cursor: Cursor
     limit: int
     answer: asyncio.Future[Written[Events]]
+    since: float
+    """When it began to wait, by the loop's clock."""
 
 
 class Poller:
@@ -198,7 +200,7 @@ class Poller:
             Unavailable: the database did not answer at the last tick.
         """
         loop = asyncio.get_running_loop()
-        reader = Reader(cursor, limit, loop.create_future())
+        reader = Reader(cursor, limit, loop.create_future(), loop.time())
         self._waiting.setdefault(cursor, {})[reader] = None
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._poll())
@@ -279,6 +281,11 @@ class Poller:
         readers.pop(reader, None)
         if not readers:
             self._waiting.pop(reader.cursor, None)
+
+    def waiting(self) -> tuple[int, float]:
+        """Return the number of readers that wait, and the seconds for which the oldest one does."""
+        begun = [reader.since for readers in self._waiting.values() for reader in readers]
+        return len(begun), asyncio.get_running_loop().time() - min(begun) if begun else 0.0
 
     def is_idle(self) -> bool:
         """Return whether no reader waits."""

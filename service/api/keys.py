@@ -14,7 +14,7 @@ from service.registrar import Registrar
 from service.registrar.changes import Change, Origin, Outcome
 from service.registrar.idempotency import Once, Response
 from service.registry import Registry
-from service.web.endpoint import Call
+from service.web.endpoint import CODES, Call, codes_of
 from service.web.idempotency import IDEMPOTENT_REPLAYED
 from sql import JsonPage
 from sql.courses import Course
@@ -62,11 +62,14 @@ async def submit(call: Call, change: Change[Made], answer_of: Callable[[Made], A
         fingerprint=call.idempotency_key.fingerprint,
         respond=respond,
     )
-    (status, headers, body), replayed = await call[REGISTRAR].submit_once(once)
+    (status, headers, body), replayed, made = await call[REGISTRAR].submit_once(once)
     if replayed:
         headers = {**headers, IDEMPOTENT_REPLAYED: "true"}
     # An endpoint sends a response as it is, so that a repeat gets the bytes that the first request got.
-    return cast(Answer, web.Response(status=status, headers=headers, body=body))
+    response = web.Response(status=status, headers=headers, body=body)
+    if isinstance(made, DomainError):
+        response[CODES] = codes_of(made)
+    return cast(Answer, response)
 
 
 def origin_of(call: Call, reason: str | None = None) -> Origin:

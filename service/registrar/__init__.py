@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeVar, cast
@@ -11,12 +11,13 @@ import asyncpg
 
 from service.batching import Callers, Coalescer, Sharing
 from service.database import Database
-from service.errors import IdempotencyKeyInUse, OutcomeUnknown, Unavailable
+from service.errors import DomainError, IdempotencyKeyInUse, OutcomeUnknown, Unavailable
+from service.metrics import REFUSALS, RETRIES, note_events
 from service.registrar import load, optimistic, save
 from service.registrar.catalog import Catalog
-from service.registrar.changes import Change, Origin, Outcome
+from service.registrar.changes import Change, Origin, Outcome, Result
 from service.registrar.decide import decide
-from service.registrar.idempotency import Answered, Once
+from service.registrar.idempotency import FIRST_SERVER_ERROR, Answered, Once
 from service.registrar.ledger import Ledger
 from service.registrar.needs import Needs
 from service.registrar.waitlist import Sweep, Swept
@@ -77,6 +78,7 @@ class Registrar:
         self._closing = False
         self._coalescer: Coalescer[Change[object], Outcome] = Coalescer(
             self.submit_all,
+            purpose="changes",
             cap=settings.batch_pairs if settings.batching else 1,
             queue=settings.queue_limit,
             patience=settings.admission_seconds,
@@ -123,6 +125,11 @@ class Registrar:
         Raises:
             Unavailable, OutcomeUnknown: the database is unavailable.
         """
+        outcomes = await self._submit_all(changes)
+        note_refusals(outcomes)
+        return outcomes
+
+    async def _submit_all(self, changes: Sequence[Change[Answer]]) -> list[Answer | Exception]:
         async with self._my_turn():
             try:
                 return cast(list[Answer | Exception], await self._transact(changes))
@@ -135,6 +142,7 @@ class Registrar:
                     raise
                 if len(changes) == 1:
                     return [error]
+                RETRIES.add("one_by_one")
                 logger.warning("a batch failed; its changes are made one by one", extra={"error": type(error).__name__})
             return cast(list[Answer | Exception], await self._transact_each(changes))
 
@@ -199,6 +207,11 @@ class Registrar:
             if len(deleted) < ROWS_PER_SWEEP:
                 return
 
+    @property
+    def queued(self) -> int:
+        """The number of changes that wait for a batch."""
+        return self._coalescer.waiting
+
     def is_idle(self) -> bool:
         """Return whether no change waits or is being made, and no promotions are left."""
         continued = self._continuation is not None and not self._continuation.done()
@@ -231,6 +244,7 @@ class Registrar:
             return await self._transact_once(changes)
         except asyncpg.InvalidCachedStatementError:
             # A migration made a cached plan stale, which the driver has discarded; nothing was written.
+            RETRIES.add("stale_plan")
             return await self._transact_once(changes)
 
     async def _transact_once(self, changes: Sequence[Change[object]]) -> list[Outcome]:
@@ -239,6 +253,7 @@ class Registrar:
         if alone and not self._pending and not self._database.citus and optimistic.is_likely(changes):
             with suppress(optimistic.LockNeeded):
                 return await optimistic.transact(self._database, self._catalog, self._promotions, changes)
+            RETRIES.add("lock_needed")
         return await self._transact_locked(changes)
 
     async def _transact_locked(self, changes: Sequence[Change[object]]) -> list[Outcome]:
@@ -260,6 +275,7 @@ class Registrar:
             self._catalog.clear()
             raise
         self._catalog.advance(ledger.flushed_events)
+        note_events(ledger.flushed_events)
         self._pending = dict(ledger.promotable.items())
         if self._pending and not self._closing and (self._continuation is None or self._continuation.done()):
             self._continuation = asyncio.create_task(self._continue())
@@ -277,6 +293,23 @@ class Registrar:
             except Exception:
                 logger.exception("promotions failed")
                 return
+
+
+def note_refusals(outcomes: Iterable[Outcome]) -> None:
+    """Count the reasons of refused changes."""
+    for outcome in outcomes:
+        if type(outcome) is tuple:
+            for result in outcome:
+                if isinstance(result, Result) and result.refusals:
+                    for refusal in result.refusals:
+                        REFUSALS.add(refusal.code)
+        elif isinstance(outcome, Answered):
+            note_refusals([outcome.made])
+        elif isinstance(outcome, list):
+            note_refusals(outcome)
+        elif isinstance(outcome, DomainError) and outcome.status < FIRST_SERVER_ERROR:
+            for code in [each.code for each in outcome.errors] or [outcome.code]:
+                REFUSALS.add(code)
 
 
 async def _decide_and_save(

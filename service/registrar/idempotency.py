@@ -25,10 +25,11 @@ class Response(NamedTuple):
 
 
 class Answered(NamedTuple):
-    """The answer of a change, and whether it was stored by an earlier request."""
+    """The answer of a change, and whether it was stored by an earlier request; otherwise the outcome that was ``made``."""
 
     response: Response
     replayed: bool
+    made: Outcome = None
 
 
 class Decided(NamedTuple):
@@ -93,11 +94,11 @@ class Once(Change[Answered | Decided]):
             IdempotencyKey(
                 *self.key,
                 fingerprint=self.fingerprint,
-                student_ids=f"{{{','.join(map(str, sorted(students)))}}}",
+                student_ids=",".join(map(str, sorted(students))),
                 status=response.status,
                 headers=json.dumps(dict(response.headers)),
                 body=response.body,
                 created_at=ledger.now,
             )
         )
-        return Answered(response, replayed=False)
+        return Answered(response, replayed=False, made=outcome)

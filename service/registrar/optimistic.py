@@ -23,6 +23,7 @@ from typing import NoReturn, cast
 import asyncpg
 
 from service.database import Database
+from service.metrics import note_events
 from service.registrar import load, save
 from service.registrar.catalog import Catalog
 from service.registrar.changes import Change, Outcome
@@ -96,6 +97,7 @@ async def transact(
             raise LockNeeded
         await _save(database, connection, ledger)
     catalog.advance(ledger.flushed_events)
+    note_events(ledger.flushed_events)
     return outcomes
 
 

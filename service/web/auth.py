@@ -8,7 +8,7 @@ from aiohttp import web
 
 from service.errors import Detail, DomainError
 
-Scope: TypeAlias = Literal["read", "enroll", "manage", "override", "events", "admin", "self"]
+Scope: TypeAlias = Literal["read", "enroll", "manage", "override", "events", "admin", "metrics", "self"]
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 
 SCOPE_DESCRIPTIONS: Final[dict[Scope, str]] = {
@@ -18,6 +18,7 @@ SCOPE_DESCRIPTIONS: Final[dict[Scope, str]] = {
     "override": "Place holds and grant overrides.",
     "events": "Read the feed of changes.",
     "admin": "Manage API keys and institutions; erase students.",
+    "metrics": "Read the metrics of the service.",
     "self": "Read and change the enrollments of the one student that the token names.",
 }
 

@@ -38,6 +38,7 @@ from service.errors import (
     PreconditionUnsupported,
     Unavailable,
 )
+from service.metrics import ERRORS, PROBLEMS, note_request
 from service.web.access import log_request
 from service.web.auth import (
     ACTS_FOR_OTHERS,
@@ -67,6 +68,7 @@ from service.web.problems import (
     invalid,
     problem_response,
 )
+from service.web.proxies import PROXIES
 from service.web.text import normalize_actor
 from service.web.turnstile import Turnstile
 from service.web.validation import refused
@@ -85,8 +87,9 @@ ADMISSION: web.AppKey[Callable[[], None]] = web.AppKey("admission", Callable)  #
 Endpoints call it before they read the body, because a refusal must be cheap.
 """
 
-Within: TypeAlias = Literal["institution", "registry", "either"]
-"""What a call is about: the data of one institution, the institutions, or whichever of the two the caller belongs to."""
+Within: TypeAlias = Literal["institution", "registry", "either", "process"]
+"""What a call is about: the data of one institution, the institutions, whichever of the two the caller belongs to, or
+the process itself, which an institution's callers know nothing about."""
 
 Services: TypeAlias = Mapping[Any, Any]
 """What handlers need of one institution, by application key; and the ``ADMISSION`` of its changes."""
@@ -99,6 +102,12 @@ SERVICES_OF: web.AppKey[ServicesOf] = web.AppKey("services", Callable)  # type: 
 It raises a domain error if there is no such institution, or if it does not serve this call.
 """
 
+CALLER = web.RequestKey("caller", Caller)
+"""Who sent a request, once that is known."""
+
+CODES: web.ResponseKey[tuple[str, ...]] = web.ResponseKey("codes", tuple)
+"""The codes of a problem whose response is written already."""
+
 Answer = TypeVar("Answer")
 Key = TypeVar("Key")
 ETags: TypeAlias = frozenset[str] | None
@@ -106,6 +115,8 @@ ETags: TypeAlias = frozenset[str] | None
 ``W/"3"``. None without the header."""
 
 NO_SERVICES: Services = {}
+MAX_DIGITS = 19
+FIRST_ERROR = 400
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 ASCII_ACTOR = re.compile(r"[!-~](?:[ -~]{0,198}[!-~])?")
 ETAG = re.compile(r'(?:W/)?"[!#-~]*"')
@@ -188,6 +199,8 @@ class Endpoint:
     """Whether the answer has an ETag, and a read can therefore be conditional."""
     final: bool
     """Whether the call can't be undone."""
+    routine: bool
+    """Whether machines repeat the call every few seconds, so that it is logged at DEBUG."""
 
     @property
     def takes_key(self) -> bool:
@@ -208,22 +221,54 @@ class Endpoint:
         """Answer a request, convert errors to problems, and log one line."""
         started = time.perf_counter()
         request_id = request_id_of(request)
+        codes: tuple[str, ...] = ()
         try:
             request.app[ORIGINS].check(request)
             response = await self._answer(request, request_id)
         except DomainError as error:
+            # Keep no reference to an exception: it refers to this frame, and the cycle would keep the request.
+            codes = codes_of(error)
             response = self.respond(request, error, request_id)
-        except Exception:
+        except Exception as error:
+            ERRORS.add(type(error).__name__)
             logger.exception("unexpected error in an endpoint", extra={"request_id": request_id, "route": self.path})
+            codes = (InternalError.code,)
             response = self.respond(request, InternalError.logged(), request_id)
+        if not codes and response.status >= FIRST_ERROR:
+            codes = response.get(CODES, ())
+        self._note(request, response.status, request_id, codes, time.perf_counter() - started)
+        return response
+
+    def _note(
+        self,
+        request: web.Request,
+        status: int,
+        request_id: str,
+        codes: tuple[str, ...],
+        seconds: float,
+    ) -> None:
+        """Count and log an answered request."""
+        note_request(self.path, request.method, status, seconds)
+        if codes:
+            PROBLEMS.add(codes[0])
+        caller = request.get(CALLER, ANYONE)
+        ids = request.match_info
         log_request(
             method=request.method,
             route=self.path,
-            status=response.status,
-            duration_ms=round((time.perf_counter() - started) * 1000, 3),
+            status=status,
+            duration_ms=round(seconds * 1000, 3),
             request_id=request_id,
+            routine=self.routine,
+            # Without its student, the name is the subject of the token: perhaps an e-mail address.
+            actor=None if "self" in caller.scopes and caller.student_id is None else caller.name,
+            # A name that no institution has may be anything.
+            institution=None if InstitutionNotFound.code in codes else caller.institution,
+            student_id=_id_in(ids.get("student_id")),
+            course_id=_id_in(ids.get("course_id")),
+            codes=codes,
+            remote=request.app[PROXIES].address_of(request),
         )
-        return response
 
     async def _answer(self, request: web.Request, request_id: str) -> web.Response:
         if self.scope == "public":
@@ -290,7 +335,7 @@ class Endpoint:
             NoSuchPath: the caller has the scope ``self``, and this is not about its student.
         """
         found = request.app[AUTHENTICATE](request.headers)
-        caller = found if isinstance(found, Caller) else await found
+        caller = request[CALLER] = found if isinstance(found, Caller) else await found
         if scope in caller.scopes:
             return caller
         if "self" not in caller.scopes:
@@ -351,6 +396,7 @@ def endpoint(
     needs_database: bool = True,
     etag: bool = False,
     final: bool = False,
+    routine: bool = False,
 ) -> Callable[[Callable[..., Awaitable[Any]]], Endpoint]:
     """Turn a handler into an endpoint.
 
@@ -360,7 +406,7 @@ def endpoint(
     lists no database errors. With ``etag`` the handler sets an ETag; an answer with a version always has one. A
     ``final`` call can't be undone, and the API page fills in no ids for it; every DELETE is final. A POST within an
     institution takes an Idempotency-Key: its handler makes the change with ``service.api.keys.submit``, which stores the
-    answer. Any other POST refuses the header.
+    answer. Any other POST refuses the header. A ``routine`` call is one that machines repeat every few seconds.
     """
 
     def decorate(handler: Callable[..., Awaitable[Any]]) -> Endpoint:
@@ -431,6 +477,7 @@ def endpoint(
             unsupported=unsupported,
             has_etag=has_etag,
             final=final or method == "DELETE",
+            routine=routine,
         )
 
     return decorate
@@ -493,10 +540,30 @@ def refuse(request: web.BaseRequest, error: DomainError) -> web.Response:
     request_id = request_id_of(request)
     path = request.rel_url.raw_path
     response = problem_response(error, instance=path if path.startswith("/") else "/", request_id=request_id)
+    note_request(unrouted.path, request.method, response.status, 0.0)
+    PROBLEMS.add(error.code)
     log_request(
-        method=request.method, route=unrouted.path, status=response.status, duration_ms=0.0, request_id=request_id
+        method=request.method,
+        route=unrouted.path,
+        status=response.status,
+        duration_ms=0.0,
+        request_id=request_id,
+        codes=codes_of(error),
+        remote=request.remote,
     )
     return response
+
+
+def codes_of(error: DomainError) -> tuple[str, ...]:
+    """Return the code of an error, and then those of its details that differ from it."""
+    return error.code, *sorted({each.code for each in error.errors} - {error.code})
+
+
+def _id_in(text: str | None) -> str | None:
+    """Return an id of a path; None if it is not one, since it may then be anything."""
+    if text is None or not (text.isascii() and text.isdigit()) or text[0] == "0" or len(text) > MAX_DIGITS:
+        return None
+    return text
 
 
 def _on_behalf_of(request: web.Request, caller: Caller) -> str | None:

@@ -48,7 +48,7 @@ class Draining(Unavailable):
     code, title = "draining", "Shutting down"
 
 
-@endpoint("GET", "/health/live", scope="public", needs_database=False)
+@endpoint("GET", "/health/live", scope="public", needs_database=False, routine=True)
 async def live(_call: Call) -> Health:
     """Check that the process is running.
 
@@ -58,7 +58,7 @@ async def live(_call: Call) -> Health:
     return Health("live")
 
 
-@endpoint("GET", "/health/ready", scope="public", problems=[Draining])
+@endpoint("GET", "/health/ready", scope="public", problems=[Draining], routine=True)
 async def ready(call: Call) -> Readiness:
     """Check whether the service can serve requests.
 

@@ -3,8 +3,9 @@
 import argparse
 import asyncio
 import signal
+from pathlib import Path
 
-from tests.trials import citus, failover
+from tests.trials import citus, dashboard, failover
 
 
 def main() -> None:
@@ -19,11 +20,18 @@ def main() -> None:
     ):
         named = names.add_parser(name, help=purpose)
         named.add_argument("url", help="the URL of a database on the coordinator of a Citus, as a superuser")
+    named = names.add_parser(
+        "dashboard", help="take a picture of the dashboard during a rush; needs prometheus and chromium"
+    )
+    named.add_argument("picture", type=Path, help="the PNG to write")
+    named.add_argument("--seconds", type=float, default=60.0, help="duration of the rush")
     given = parser.parse_args()
     # SIGTERM raises KeyboardInterrupt, so that servers are stopped rather than orphaned.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if given.name == "failover":
         asyncio.run(failover.run(given.trials))
+    elif given.name == "dashboard":
+        asyncio.run(dashboard.run(given.picture, given.seconds))
     elif given.name == "nodes":
         asyncio.run(citus.compare(given.url))
     else:
