@@ -119,6 +119,7 @@ lock: $(VENV)/.dev ## lock the newest compatible versions with their hashes
 	@$(COMPILE) --upgrade --extra embedded --extra dev --output-file requirements/dev.txt pyproject.toml
 	@$(COMPILE) --constraint requirements/dev.txt --extra embedded --output-file requirements/local.txt pyproject.toml
 	@$(COMPILE) --constraint requirements/dev.txt --output-file requirements/runtime.txt pyproject.toml
+	@$(COMPILE) --constraint requirements/dev.txt --extra traces --output-file requirements/traces.txt pyproject.toml
 	@echo setuptools | $(COMPILE) --upgrade --output-file requirements/build.txt -
 	@git --no-pager diff --stat -- requirements
 

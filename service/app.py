@@ -22,6 +22,7 @@ from service.api import (
     institutions,
     overrides,
     privacy,
+    refusals,
     students,
     terms,
 )
@@ -96,6 +97,7 @@ ABOUT = About(
         ("students", "The students who can be enrolled."),
         ("courses", "Each course is one offering, in one term or in none, with its seats and its waitlist."),
         ("enrollments", "Which student is in which course. A seat is never sold twice."),
+        ("refusals", "Why enrolls, swaps and drops were refused, for some days."),
         ("terms", "The periods in which courses take place, with the deadlines to enroll, drop and withdraw."),
         ("holds", "A hold keeps a student from enrolling, dropping, or both."),
         ("overrides", "An override lifts one rule for one student and one course, once."),
@@ -113,7 +115,19 @@ EXAMPLES = TypeAdapter(Examples).validate_json((files("service.api") / "examples
 """The example calls of the documents. Tests run all of them, and write this file with ``--write-docs``."""
 
 ENDPOINTS: Final = endpoints_of(
-    students, courses, enrollments, terms, holds, overrides, events, privacy, api_keys, institutions, health, openapi
+    students,
+    courses,
+    enrollments,
+    refusals,
+    terms,
+    holds,
+    overrides,
+    events,
+    privacy,
+    api_keys,
+    institutions,
+    health,
+    openapi,
 )
 
 

@@ -5,13 +5,17 @@ import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from service import tracing
 from service.database import Database
 from service.errors import Unavailable
 from service.metrics import BATCH_SECONDS, BATCH_SIZE, QUEUE_SECONDS, Purpose
 from service.settings import Settings
 from sql import Connection
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import SpanContext
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -84,6 +88,8 @@ class Waiting(Generic[Item, Answer]):
     until: float
     """When the item is refused if it is still in the queue, by the loop's clock."""
     disconnected: Callable[[], bool] | None
+    span: "SpanContext | None"
+    """The span of its request, if traces are on."""
 
 
 class Coalescer(Generic[Item, Answer]):
@@ -162,7 +168,9 @@ class Coalescer(Generic[Item, Answer]):
             sharing.note(institution, now)
         answer: asyncio.Future[Answer] = loop.create_future()
         size = self._size(item)
-        self._waiting.append(Waiting(item, size, answer, now + self._patience, disconnected))
+        traces = tracing.active
+        span = None if traces is None else traces.current()
+        self._waiting.append(Waiting(item, size, answer, now + self._patience, disconnected, span))
         self._queued += size
         if len(self._begun) < self._in_flight:
             self._begun.append(now)
@@ -246,7 +254,12 @@ class Coalescer(Generic[Item, Answer]):
         """Answer a batch; return whether the database was available."""
         served = True
         try:
-            answers = await self._run([waiting.item for waiting in batch])
+            items = [waiting.item for waiting in batch]
+            if tracing.active is None:
+                answers = await self._run(items)
+            else:
+                with tracing.active.batch("batch", [waiting.span for waiting in batch]):
+                    answers = await self._run(items)
         except Exception as error:  # handed on to the callers
             answers = [error] * len(batch)
             served = not isinstance(error, Unavailable)

@@ -388,6 +388,11 @@ async def find_shared_emails(connection: Connection) -> Sequence[sql.SharedEmail
     return await sql.find_shared_emails(connection, MAX_FAULTS)
 
 
+async def find_stray_refusals(connection: Connection) -> Sequence[sql.StrayRefusal]:
+    """Find refusals of students who do not exist."""
+    return await sql.find_stray_refusals(connection, MAX_FAULTS)
+
+
 async def find_gaps(connection: Connection) -> Sequence[sql.Gap]:
     """Find gaps in the positions of the events."""
     return await sql.find_gaps(connection, MAX_FAULTS)
@@ -417,6 +422,7 @@ def invariants(sweep_interval: float, time_zone: str = "UTC") -> tuple[Invariant
         Invariant("every term matches its events", replay_terms),
         Invariant("every student, course and term is valid", find_invalid),
         Invariant("every student has an e-mail address that no other has", find_shared_emails),
+        Invariant("every refusal is of a student who exists", find_stray_refusals),
         Invariant("the positions of the events are contiguous from 1", find_gaps),
         Invariant("every sequence is ahead of the ids in its table", sql.find_lagging_sequences),
     )

@@ -40,6 +40,7 @@ TABLES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     # As for the feed: the keys to delete are locked first.
     "idempotency_keys": {"SELECT": (), "INSERT": (), "UPDATE": ("created_at",), "DELETE": ()},
     "overrides": {"SELECT": (), "INSERT": (), "UPDATE": ("author", "expires_at", "reason", "used_at")},
+    "refusals": {"SELECT": (), "INSERT": (), "DELETE": ()},
     "requirements": {"SELECT": (), "INSERT": (), "DELETE": ()},
     "student_courses": {
         "SELECT": (),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
+from service import tracing
 from service.arrays import register_arrays
 from service.clock import search_path, session_settings
 from service.errors import CONSTRAINTS, Unavailable
@@ -205,6 +206,8 @@ class Pool:
         try:
             _set_keepalive(connection)
             register_arrays(connection)
+            if tracing.active is not None:
+                connection.add_query_logger(tracing.active.note_statement)
             session = session_of(self._settings)
             await configure(connection, list(session), list(session.values()))
             server = await get_server(connection)

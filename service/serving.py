@@ -19,6 +19,7 @@ from service.faults import text_of
 from service.migrate import DatabaseUnavailable, migrate
 from service.registry import migrate_registry
 from service.settings import Settings
+from service.traces import TracesUnavailable, export_to
 from service.web.endpoint import DRAINING
 from service.workers import reserve_port, run_workers, stop_signals
 
@@ -93,6 +94,27 @@ async def _serve(
     *,
     alive: int | None = None,
     place: tuple[Board, int] | None = None,
+) -> int:
+    """Serve until a stop signal arrives, and send traces if they are on; return the exit status."""
+    if settings.otlp_endpoint is None:
+        return await _serve_requests(settings, calls, alive=alive, place=place)
+    try:
+        provider = export_to(settings.otlp_endpoint)
+    except TracesUnavailable as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    try:
+        return await _serve_requests(settings, calls, alive=alive, place=place)
+    finally:
+        await asyncio.to_thread(provider.shutdown)
+
+
+async def _serve_requests(
+    settings: Settings,
+    calls: Sequence[str],
+    *,
+    alive: int | None,
+    place: tuple[Board, int] | None,
 ) -> int:
     """Serve until a stop signal arrives; a worker also stops at the end of file of the descriptor ``alive``."""
     # Freeze startup objects: requests create almost no reference cycles, and searching them took a tenth of the time.

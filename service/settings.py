@@ -89,6 +89,12 @@ def _check_network(value: str) -> IPv4Network | IPv6Network:
         raise ValueError("write a network such as 10.0.0.0/8 or an address, without bits outside of its mask") from None
 
 
+def _check_collector(value: str) -> str:
+    if not re.fullmatch(r"https?://[^/?#@\s]+(/[^?#\s]*)?", value):
+        raise ValueError("write the address of a collector without user and password, such as http://127.0.0.1:4318")
+    return value.rstrip("/")
+
+
 Lower: TypeAlias = Annotated[str, StringConstraints(to_lower=True)]
 Hosts: TypeAlias = Annotated[
     tuple[Annotated[Lower, AfterValidator(_check_host)], ...], NoDecode, BeforeValidator(_split)
@@ -225,6 +231,9 @@ class Settings(BaseSettings):
     token_student_claim: str | None = None
     """The claim that holds the external id of the student whom a token with the scope `self` is for."""
 
+    otlp_endpoint: Annotated[str, AfterValidator(_check_collector)] | None = None
+    """Where traces are sent (OTLP over HTTP), such as http://127.0.0.1:4318; if unset, there are no traces and no cost."""
+
     listen_backlog: PositiveInt = 4096
     """Connections that wait to be accepted: a rush arrives within a second. Linux caps this at net.core.somaxconn."""
 
@@ -317,6 +326,12 @@ class Settings(BaseSettings):
 
     idempotency_seconds: PositiveFloat = 86400.0
     """How long an answer is kept for requests with its Idempotency-Key: a caller that was down over night can repeat."""
+
+    refusals_kept: float = Field(default=30.0, ge=0)
+    """Days for which refusals are kept: questions about them come within weeks. With 0, none are kept."""
+
+    refusals_queue: PositiveInt = 10_000
+    """Most refusals that wait in memory to be written, about 5 MB; those above this are lost, and the log counts them."""
 
     time_zone: Annotated[str, AfterValidator(_known_zone)] = "UTC"
     """IANA name of the institution's time zone, such as Europe/Berlin; a term ends at midnight after its last day."""

@@ -43,6 +43,14 @@ class SharedEmail:
     student_ids: list[int]
 
 
+@dataclass(frozen=True, slots=True)
+class StrayRefusal:
+    """A refusal of a student who does not exist."""
+
+    refusal_id: int
+    student_id: int
+
+
 class Seated(NamedTuple):
     """A seat of a student; ``joined_position`` is the position of the event that gave the seat."""
 
@@ -149,6 +157,20 @@ async def find_lagging_sequences(connection: Connection) -> list[LaggingSequence
     On Citus, each node assigns ids of its own: their upper 16 bits differ (Citus manual, "Distributed sequences").
     """
     return [LaggingSequence(*row) for row in await connection.fetch(FIND_LAGGING_SEQUENCES)]
+
+
+FIND_STRAY_REFUSALS: Final = """
+SELECT refusals.id AS refusal_id, refusals.student_id
+FROM refusals
+WHERE NOT EXISTS (SELECT FROM students WHERE students.id = refusals.student_id)
+ORDER BY refusals.id
+LIMIT $1::bigint
+"""
+
+
+async def find_stray_refusals(connection: Connection, limit: int) -> list[StrayRefusal]:
+    """Return refusals of students who do not exist, ordered by id."""
+    return [StrayRefusal(*row) for row in await connection.fetch(FIND_STRAY_REFUSALS, limit)]
 
 
 FIND_SHARED_EMAILS: Final = """

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
+import pytest
 from multidict import CIMultiDictProxy
 from pytest_aiohttp import AiohttpClient
 from yarl import URL
 
+from service.__main__ import parse
 from service.app import create_app, problem_types
 from service.database import Database
 from service.registrar import Registrar
@@ -26,6 +28,8 @@ TABLES = (
     *("students", "courses", "terms", "student_courses", "requirements", "holds", "overrides", "events"),
     "idempotency_keys",
 )
+"""The tables that a refused request leaves as they are."""
+
 numbers = itertools.count(1)
 
 
@@ -174,6 +178,14 @@ async def events(connection: Connection) -> list[dict[str, Any]]:
 async def everything(connection: Connection) -> dict[str, list[tuple[object, ...]]]:
     """Return every row of every table."""
     return {table: [tuple(row) for row in await connection.fetch(f"TABLE {table} ORDER BY 1, 2")] for table in TABLES}
+
+
+async def command(settings: Settings, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Run a command that succeeds in this process, which takes a tenth of the time of another one; return its output."""
+    given = parse(arguments)
+    capsys.readouterr()
+    assert await asyncio.to_thread(given.run, settings, given) == 0
+    return capsys.readouterr().out
 
 
 async def until(condition: Callable[[], Awaitable[object]], what: str) -> None:

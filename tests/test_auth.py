@@ -11,12 +11,13 @@ from service.api.keys import AUTHENTICATOR
 from service.app import ENDPOINTS
 from service.auth import Authenticator, Unprotected, api_keys
 from service.database import Database
+from service.errors import DomainError
 from service.settings import Settings
 from service.web.auth import SCOPES
 from service.web.endpoint import Endpoint
 from sql import Connection
 from sql.api_keys import list_api_keys
-from tests.campus import call, events, new_student, problem, served, student_fields
+from tests.campus import call, command, events, new_student, problem, served, student_fields
 from tests.conftest import Client
 from tests.provider import Provider, provider, with_issuer
 from tests.test_process import run
@@ -227,6 +228,7 @@ async def test_a_student_reads_and_changes_no_other_student(
     assert await status("POST", f"/students/{own}/enroll", {"course_ids": [course]}) == 201
     assert await status("GET", f"/students/{own}/courses") == 200
     assert await status("GET", f"/students/{own}/export") == 200
+    assert await status("GET", f"/students/{own}/refusals") == 200
     assert await status("DELETE", f"/students/{own}/courses/{course}") == 200
     for item in ENDPOINTS:
         if item.scope == "public":
@@ -242,6 +244,7 @@ async def test_a_student_reads_and_changes_no_other_student(
         ("POST", f"/students/{own}/courses/{course}/complete"),
         ("GET", f"/students/0{own}"),
         ("GET", f"/courses/{course}/students"),
+        ("GET", f"/courses/{course}/refusals"),
     ):
         assert (await status(method, path, {})) == 404, path
     unknown = bearer(issuer.token(scope="self", student_number="S-9"))
@@ -290,26 +293,32 @@ async def test_the_use_of_a_key_is_noted(
             await asyncio.sleep(0.02)
 
 
-async def test_the_command_line_manages_keys(client: Client, settings: Settings) -> None:
-    async def command(*arguments: str) -> str:
-        ended = await run("keys", *arguments, DATABASE_URL=settings.database_url)
-        assert ended.status == 0, ended
-        return ended.out
+async def test_the_command_line_manages_keys(
+    client: Client, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def keys(*arguments: str) -> str:
+        return await command(settings, capsys, "keys", *arguments)
 
     def key_in(out: str) -> str:
         [key] = [word for word in out.split() if word.startswith("ek_")]
         return key
 
-    first = key_in(await command("create", "--name", "portal", "--scope", "read", "--expires", "2036-01-01"))
-    second = key_in(await command("rotate", "1", "--overlap", "0"))
+    ended = await run(
+        *("keys", "create", "--name", "portal", "--scope", "read", "--expires", "2036-01-01"),
+        DATABASE_URL=settings.database_url,
+    )
+    assert ended.status == 0, ended
+    first, second = key_in(ended.out), key_in(await keys("rotate", "1", "--overlap", "0"))
     client.app[AUTHENTICATOR].forget(None)
     statuses = [(await call(client, "GET", "/students", headers=bearer(key))).status for key in (first, second)]
     assert statuses == [401, 200]
-    assert "portal" in await command("list")
-    await command("revoke", "1")
-    assert "revoked" in await command("list")
+    assert "portal" in await keys("list")
+    await keys("revoke", "1")
+    assert "revoked" in await keys("list")
     for wrong in (("revoke", "99"), ("rotate", "1"), ("create", "--name", "portal", "--scope", "read")):
-        ended = await run("keys", *wrong, DATABASE_URL=settings.database_url)
-        assert (ended.status, ended.out) == (1, "")
-        assert ended.err.startswith("error: ")
-        assert "Traceback" not in ended.err
+        with pytest.raises(DomainError):
+            await keys(*wrong)
+    ended = await run("keys", "revoke", "99", DATABASE_URL=settings.database_url)
+    assert (ended.status, ended.out) == (1, "")
+    assert ended.err.startswith("error: ")
+    assert "Traceback" not in ended.err

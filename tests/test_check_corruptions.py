@@ -227,6 +227,13 @@ CORRUPTIONS = {
     "a missing student": (STUDENTS, "DELETE FROM students WHERE id = 7"),
     "an invalid e-mail address": (VALID, "UPDATE students SET email = 'ada' WHERE id = 1"),
     "an invalid name": (VALID, "UPDATE students SET given_name = '' WHERE id = 1"),
+    "a refusal of a student who does not exist": (
+        "every refusal is of a student who exists",
+        """
+        INSERT INTO refusals (student_id, course_id, action, reasons, request_id, occurred_at)
+        VALUES (999, 1, 'enroll', '[]', 'r', now())
+        """,
+    ),
     "the e-mail address of another student": (
         "every student has an e-mail address that no other has",
         """

@@ -15,6 +15,7 @@ import psycopg
 import pytest
 from pytest_aiohttp import AiohttpClient
 
+from service.__main__ import parse
 from service.api.events import LONG_POLL_SECONDS, POLLER, READERS_PER_TURN, Cursor, Poller, cursor_after, decode, encode
 from service.api.keys import POOL
 from service.database import Database
@@ -417,11 +418,12 @@ def expired(answer: Any) -> None:
     assert [(error["code"], error["parameter"]) for error in body["errors"]] == [("cursor_expired", "after")]
 
 
-async def test_feed_without_renew_is_reported_clearly() -> None:
+def test_feed_without_renew_is_reported_clearly(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in (("feed",), ("serve", "renew"), ("feed", "rewind")):
-        ended = await run(*arguments, DATABASE_URL="postgresql://nowhere.invalid/x")
-        assert ended.status == 2, arguments
-        assert "renew" in ended.err, arguments
+        with pytest.raises(SystemExit) as ended:
+            parse(arguments)
+        assert ended.value.code == 2, arguments
+        assert "renew" in capsys.readouterr().err, arguments
 
 
 async def test_a_copied_database_begins_a_new_epoch_and_the_original_keeps_its_own(

@@ -14,7 +14,7 @@ from service.api.keys import AUTHENTICATOR, REGISTRY
 from service.app import ENDPOINTS, EXAMPLES
 from service.auth import api_keys
 from service.check import check_all
-from service.errors import DomainError, InstitutionNotSuspended
+from service.errors import DomainError, InstitutionNotFound, InstitutionNotSuspended, RegistryMissing
 from service.institutions import Institutions
 from service.registry import NEWEST, Registry
 from service.settings import Settings
@@ -22,12 +22,11 @@ from service.web.auth import SCOPES
 from service.web.endpoint import SERVICES_OF
 from sql import Connection
 from sql.registry import Institution
-from tests.campus import TABLES, Answer, call, course_fields, problem, served, student_fields, until
+from tests.campus import TABLES, Answer, call, command, course_fields, problem, served, student_fields, until
 from tests.conftest import REGISTRY as SCHEMA
 from tests.conftest import Client
 from tests.provider import provider, with_issuer
 from tests.test_auth import bearer, path_of
-from tests.test_process import run
 
 pytestmark = pytest.mark.not_on_citus("the tests would share the registry")
 
@@ -496,17 +495,13 @@ async def test_concurrent_calls_of_many_institutions_on_few_connections_stay_apa
 
 
 async def test_the_commands_manage_institutions_and_their_keys(
-    database_url: str, service_url: str, fleet: Client
+    many: Settings, service_url: str, fleet: Client, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    urls = {"DATABASE_URL": service_url, "MIGRATION_DATABASE_URL": database_url}
+    async def run_here(*arguments: str) -> str:
+        return await command(many, capsys, *arguments)
 
-    async def command(*arguments: str, status: int = 0) -> str:
-        ended = await run(*arguments, REGISTRY_SCHEMA=SCHEMA, **urls)
-        assert ended.status == status, ended
-        return ended.out + ended.err
-
-    assert "institution_north_college" in await command("institutions", "create", "north-college")
-    printed = await command("keys", "create", "--institution", "north-college", "--name", "p", "--scope", "manage")
+    assert "institution_north_college" in await run_here("institutions", "create", "north-college")
+    printed = await run_here("keys", "create", "--institution", "north-college", "--name", "p", "--scope", "manage")
     [key] = [word for word in printed.split() if word.startswith("ek_")]
 
     async def known() -> bool:
@@ -514,24 +509,25 @@ async def test_the_commands_manage_institutions_and_their_keys(
         return answer.status == 201
 
     await until(known, "the institution to be served")
-    assert "north-college" in await command("institutions", "list")
-    assert "suspended" in await command("institutions", "suspend", "north-college")
-    assert "active" in await command("institutions", "resume", "north-college")
-    assert "up to date" in await command("migrate")
-    granted = await command("grants", urlsplit(service_url).username or "", "--apply")
+    assert "north-college" in await run_here("institutions", "list")
+    assert "suspended" in await run_here("institutions", "suspend", "north-college")
+    assert "active" in await run_here("institutions", "resume", "north-college")
+    assert "up to date" in await run_here("migrate")
+    granted = await run_here("grants", urlsplit(service_url).username or "", "--apply")
     assert f"schema {SCHEMA}\n" in granted
     assert "schema institution_north_college\n" in granted
-    assert "institution north-college" in await command("check", "--all")
-    assert "no institution" in await command("keys", "list", "--institution", "nowhere", status=1)
-    assert "dropped" in await command("institutions", "drop", "north-college", "--yes")
-    assert "north-college" not in await command("institutions", "list")
+    assert "institution north-college" in await run_here("check", "--all")
+    with pytest.raises(InstitutionNotFound):
+        await run_here("keys", "list", "--institution", "nowhere")
+    monkeypatch.setattr(registry_module, "SETTLE_SECONDS", 0.0)
+    assert "dropped" in await run_here("institutions", "drop", "north-college", "--yes")
+    assert "north-college" not in await run_here("institutions", "list")
 
 
-async def test_the_commands_need_a_registry(database_url: str) -> None:
+async def test_the_commands_need_a_registry(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in (["institutions", "list"], ["check", "--all"], ["keys", "list", "--institution", "north"]):
-        ended = await run(*arguments, DATABASE_URL=database_url)
-        assert ended.status == 1
-        assert "REGISTRY_SCHEMA" in ended.err
+        with pytest.raises(RegistryMissing, match="REGISTRY_SCHEMA"):
+            await command(settings, capsys, *arguments)
 
 
 async def test_a_change_of_another_process_is_never_overtaken_by_an_older_one(fleet: Client) -> None:

@@ -95,6 +95,11 @@ FILL = {
         VALUES ('portal', 'k-1', '\\x00ff', '1,2', 201, '{"ETag":"\\"1\\""}', '\\x7b7d0a', '2026-01-01Z'),
                ('', '"é', '\\x01', '', 409, '{}', '', '2026-01-01Z')
     """,
+    "0015_create_refusals": """
+        INSERT INTO refusals (student_id, course_id, action, reasons, actor, on_behalf_of, request_id, occurred_at)
+        VALUES (1, 1, 'enroll', '[{"code":"course_full","capacity":1,"seats_taken":1}]', 'portal', 'Adé', 'r-1', '2026-01-01Z'),
+               (9, 7, 'swap_drop', '[]', NULL, NULL, 'r-2', '2026-01-02Z')
+    """,
     "0001_create_registry": "UPDATE registry SET revision = 7",
     "0002_create_institutions": """
         INSERT INTO institutions (name, schema_name, display_name, time_zone, state, migration, revision, created_at, changed_at, swept_at)

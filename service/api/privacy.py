@@ -15,6 +15,7 @@ from service.api.fields import IdInPath, Input, Name
 from service.api.holds import Hold, hold_of
 from service.api.keys import AUTHENTICATOR, DATABASE, origin_of, submit
 from service.api.overrides import Override, override_of
+from service.api.refusals import NEWEST, RefusedCourse, write_refusal
 from service.api.students import Student, student_of
 from service.errors import EmailTaken, ExternalIdTaken, StudentNotFound
 from service.registrar.privacy import Erase
@@ -25,6 +26,7 @@ from service.web.problems import Invalid
 from sql import Connection, privacy
 from sql.holds import list_holds
 from sql.overrides import list_overrides
+from sql.refusals import list_refusals_of_student
 from sql.students import get_student
 
 
@@ -61,6 +63,7 @@ class Export:
     holds: Annotated[list[Hold], Field(description="By id, including those that have ended.")]
     overrides: Annotated[list[Override], Field(description="By id, including used and expired ones.")]
     events: Annotated[list[Event], Field(description="The events about the student, in order.")]
+    refusals: Annotated[list[RefusedCourse], Field(description="The refusals that are still kept, the newest first.")]
     next: Annotated[str | None, Field(description="Send it as `cursor` to get the next page; null on the last page.")]
 
 
@@ -92,11 +95,17 @@ def _write_enrollment(row: privacy.HeldEnrollment) -> str:
     )
 
 
+async def _list_refusals(connection: Connection, student_id: int, after_id: int, limit: int) -> Rows:
+    """Return a page of a student's refusals after one, which is 0 for the first page."""
+    return await list_refusals_of_student(connection, student_id, after_id or NEWEST, limit)
+
+
 SECTIONS: Final[Mapping[str, Section]] = {
     "enrollments": Section(privacy.list_held_enrollments, "course_id", _write_enrollment),
     "holds": Section(list_holds, "id", lambda row: HOLD.dump_json(hold_of(row)).decode()),
     "overrides": Section(list_overrides, "id", lambda row: OVERRIDE.dump_json(override_of(row)).decode()),
     "events": Section(privacy.list_events_of_student, "position", write_event),
+    "refusals": Section(_list_refusals, "id", write_refusal),
 }
 """The lists of an export, in the order in which its pages have them."""
 
@@ -105,8 +114,8 @@ SECTIONS: Final[Mapping[str, Section]] = {
 async def export_student(call: Call, student_id: IdInPath, query: Paging) -> Reply[Written[Export]]:
     """Export everything that is held on a student.
 
-    Each page has the student and at most `limit` rows: first the enrollments, then the holds, the overrides and the
-    events. A caller with the scope `self` can export its own student.
+    Each page has the student and at most `limit` rows: first the enrollments, then the holds, the overrides, the
+    events and the refusals. A caller with the scope `self` can export its own student.
     """
     section, after = _place(query.cursor, student_id)
     lists = dict.fromkeys(SECTIONS, "")

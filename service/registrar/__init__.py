@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
+from contextvars import Context
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
@@ -20,10 +21,12 @@ from service.registrar.decide import decide
 from service.registrar.idempotency import FIRST_SERVER_ERROR, Answered, Once
 from service.registrar.ledger import Ledger
 from service.registrar.needs import Needs
+from service.registrar.refusals import RefusalBuffer
 from service.registrar.waitlist import Sweep, Swept
 from service.settings import Settings
 from sql import Connection
 from sql.idempotency_keys import CallersKey, delete_idempotency_keys
+from sql.refusals import NewRefusal, add_refusals, commit_without_waiting, delete_refusals
 from sql.waitlist import is_any_due, load_ended, load_promotable
 
 logger = logging.getLogger(__name__)
@@ -44,6 +47,15 @@ ROWS_PER_SWEEP = 1_000
 
 MAX_SWEEP_TRANSACTIONS = 100
 """Most transactions of one sweep; the next sweep does the rest."""
+
+REFUSALS_PER_TRANSACTION = 1_000
+"""Most buffered refusals that one transaction writes, which takes about 10 ms."""
+
+REFUSAL_SECONDS = 0.25
+"""How long refusals are buffered while no transaction writes anything else: the next ones share their transaction."""
+
+CLOSE_SECONDS = 1.0
+"""Longest time in which buffered refusals are written when the service stops."""
 
 LOCK_SECONDS = 1.0
 """How long batches take the lock first after another process has written, which would overtake optimistic batches."""
@@ -72,6 +84,9 @@ class Registrar:
         self._continuation: asyncio.Task[None] | None = None
         self._keys_in_use: set[CallersKey] = set()
         """The idempotency keys of the requests that are being served."""
+        self._refusals = RefusalBuffer(settings.refusals_queue)
+        self._refusal_age = timedelta(days=settings.refusals_kept)
+        self._writing_refusals: asyncio.Task[None] | None = None
         self._answer_age = timedelta(seconds=settings.idempotency_seconds)
         self._lock_until = 0.0
         """The end, by the loop's clock, of the time in which every batch takes the lock first."""
@@ -126,7 +141,7 @@ class Registrar:
             Unavailable, OutcomeUnknown: the database is unavailable.
         """
         outcomes = await self._submit_all(changes)
-        note_refusals(outcomes)
+        count_refusals(outcomes)
         return outcomes
 
     async def _submit_all(self, changes: Sequence[Change[Answer]]) -> list[Answer | Exception]:
@@ -181,9 +196,9 @@ class Registrar:
 
     async def sweep(self) -> Swept:
         """Apply the passage of time: promote students who became eligible, end the waitlists of terms that are over, and
-        delete stored answers.
+        delete stored answers and refusals.
 
-        If there is nothing to do, a sweep costs four look-ups in small indexes and takes no lock.
+        If there is nothing to do, a sweep costs five look-ups in small indexes and takes no lock.
         """
         promoted = ended = 0
         for _ in range(MAX_SWEEP_TRANSACTIONS):
@@ -196,14 +211,17 @@ class Registrar:
             swept = await self.submit(sweep)
             promoted += swept.promoted
             ended += swept.ended
-        await self._delete_answers()
+        await self._delete_old(delete_idempotency_keys, self._answer_age)
+        await self._delete_old(delete_refusals, self._refusal_age)
         return Swept(promoted, ended)
 
-    async def _delete_answers(self) -> None:
-        """Delete the answers that were stored long enough ago; they are no part of any decision and need no lock."""
+    async def _delete_old(
+        self, delete: Callable[[Connection, timedelta, int], Awaitable[Sequence[object]]], age: timedelta
+    ) -> None:
+        """Delete the rows above an age; they are no part of any decision and need no lock."""
         for _ in range(MAX_SWEEP_TRANSACTIONS):
             async with self._database.reading() as connection:
-                deleted = await delete_idempotency_keys(connection, self._answer_age, ROWS_PER_SWEEP)
+                deleted = await delete(connection, age, ROWS_PER_SWEEP)
             if len(deleted) < ROWS_PER_SWEEP:
                 return
 
@@ -213,16 +231,23 @@ class Registrar:
         return self._coalescer.waiting
 
     def is_idle(self) -> bool:
-        """Return whether no change waits or is being made, and no promotions are left."""
+        """Return whether no change waits or is being made, and no promotions and no refusals are left to write."""
         continued = self._continuation is not None and not self._continuation.done()
-        return self._coalescer.is_idle() and not self._turn.locked() and not continued
+        return self._coalescer.is_idle() and not self._turn.locked() and not continued and not self._refusals
 
     async def close(self) -> None:
-        """Stop promoting; the next sweep of any process makes the promotions that are left."""
+        """Stop promoting, and write the refusals that are left; the next sweep of any process makes the promotions."""
         self._closing = True
-        if self._continuation is not None:
-            self._continuation.cancel()
-            await asyncio.wait([self._continuation])
+        for task in (self._continuation, self._writing_refusals):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
+        if self._refusals:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await self._write_refusals()
+            self._refusals.lose_all()
+            self._log_lost()
 
     @asynccontextmanager
     async def _my_turn(self) -> AsyncIterator[None]:
@@ -252,12 +277,19 @@ class Registrar:
         alone = self._lock_until <= asyncio.get_running_loop().time()
         if alone and not self._pending and not self._database.citus and optimistic.is_likely(changes):
             with suppress(optimistic.LockNeeded):
-                return await optimistic.transact(self._database, self._catalog, self._promotions, changes)
+                outcomes, refusals = await optimistic.transact(self._database, self._catalog, self._promotions, changes)
+                self._buffer(refusals)
+                return outcomes
             RETRIES.add("lock_needed")
         return await self._transact_locked(changes)
 
     async def _transact_locked(self, changes: Sequence[Change[object]]) -> list[Outcome]:
-        """Lock, load, decide and save; the promotions that the last transaction left undone come first."""
+        """Lock, load, decide and save; the promotions that the last transaction left undone come first.
+
+        A transaction that writes, or that makes no change, also writes refusals: its own and the oldest of the buffer.
+        If the outcome of its commit is unknown, those of the buffer may be written twice.
+        """
+        buffered: list[NewRefusal] = []
         try:
             async with self._database.writing() as connection:
                 needs = load.needs_of(changes)
@@ -270,6 +302,14 @@ class Registrar:
                     ledger.mark_promotable(course_id, origin)
                 ledger.commit()
                 outcomes = await _decide_and_save(connection, ledger, changes, needs)
+                refusals = ledger.refusals if self._refusal_age else []
+                writes_refusals = ledger.has_written or not changes
+                if writes_refusals:
+                    buffered = self._refusals.first(REFUSALS_PER_TRANSACTION)
+                    if buffered and not ledger.has_written:
+                        await commit_without_waiting(connection)
+                    if buffered or refusals:
+                        await add_refusals(connection, [*buffered, *refusals])
         except BaseException:
             # The catalog may hold rows that were read in this transaction, which was rolled back.
             self._catalog.clear()
@@ -277,9 +317,41 @@ class Registrar:
         self._catalog.advance(ledger.flushed_events)
         note_events(ledger.flushed_events)
         self._pending = dict(ledger.promotable.items())
+        self._refusals.remove(len(buffered))
+        if not writes_refusals:
+            self._buffer(refusals)
         if self._pending and not self._closing and (self._continuation is None or self._continuation.done()):
-            self._continuation = asyncio.create_task(self._continue())
+            self._continuation = asyncio.create_task(self._continue(), context=Context())
         return outcomes
+
+    def _buffer(self, refusals: Sequence[NewRefusal]) -> None:
+        """Write refusals soon, in a transaction of their own unless another one comes first: nobody waits for them."""
+        if not refusals or not self._refusal_age:
+            return
+        self._refusals.add(refusals)
+        if not self._closing and (self._writing_refusals is None or self._writing_refusals.done()):
+            self._writing_refusals = asyncio.create_task(self._write_refusals_soon(), context=Context())
+
+    async def _write_refusals_soon(self) -> None:
+        while self._refusals:
+            await asyncio.sleep(REFUSAL_SECONDS)
+            await self._write_refusals()
+            self._log_lost()
+
+    async def _write_refusals(self) -> None:
+        """Write the refusals that are in the buffer now; while the database is unavailable, they stay there."""
+        try:
+            for _ in range(-(-len(self._refusals) // REFUSALS_PER_TRANSACTION)):
+                await self.submit_all(())
+        except (Unavailable, OutcomeUnknown):
+            return
+        except Exception:
+            logger.exception("refusals can't be written")
+            self._refusals.lose_all()
+
+    def _log_lost(self) -> None:
+        if lost := self._refusals.take_lost():
+            logger.warning("refusals were lost", extra={"count": lost})
 
     async def _continue(self) -> None:
         """Make the promotions that transactions leave undone, unless another change makes them first."""
@@ -295,7 +367,7 @@ class Registrar:
                 return
 
 
-def note_refusals(outcomes: Iterable[Outcome]) -> None:
+def count_refusals(outcomes: Iterable[Outcome]) -> None:
     """Count the reasons of refused changes."""
     for outcome in outcomes:
         if type(outcome) is tuple:
@@ -304,9 +376,9 @@ def note_refusals(outcomes: Iterable[Outcome]) -> None:
                     for refusal in result.refusals:
                         REFUSALS.add(refusal.code)
         elif isinstance(outcome, Answered):
-            note_refusals([outcome.made])
+            count_refusals([outcome.made])
         elif isinstance(outcome, list):
-            note_refusals(outcome)
+            count_refusals(outcome)
         elif isinstance(outcome, DomainError) and outcome.status < FIRST_SERVER_ERROR:
             for code in [each.code for each in outcome.errors] or [outcome.code]:
                 REFUSALS.add(code)

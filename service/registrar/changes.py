@@ -5,13 +5,14 @@ change, write such a class.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
 from service.registrar.application import Course, Refusal
 from service.registrar.needs import Needs
 from sql.enrollments import Enrollment, Status
+from sql.refusals import Action
 
 if TYPE_CHECKING:
     from service.registrar.ledger import Ledger
@@ -46,6 +47,15 @@ class Origin:
         return self if self.reason is self.on_behalf_of is None else replace(self, reason=None, on_behalf_of=None)
 
 
+class RefusedCourse(NamedTuple):
+    """One course of a refused request; ``reasons`` are codes with parameters, none if only other courses had reasons."""
+
+    student_id: int
+    course_id: int
+    action: Action
+    reasons: Sequence[tuple[str, Mapping[str, object]]]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change(ABC, Generic[Answer_co]):
     """One request to change something."""
@@ -68,6 +78,10 @@ class Change(ABC, Generic[Answer_co]):
             DomainError: the change is refused; the ledger is rolled back.
             NotLoaded: the decision needs rows that are not in memory; it is made again once they are.
         """
+
+    def refused(self, outcome: Outcome) -> Sequence[RefusedCourse]:
+        """Return the courses that an outcome of this change refuses: those of a refused enroll, swap or drop."""
+        return ()
 
 
 class Result(NamedTuple):

@@ -7,6 +7,7 @@ from service.registrar.changes import Change, Moved, Outcome
 from service.registrar.idempotency import Decided
 from service.registrar.ledger import Ledger
 from service.registrar.needs import Needs, NotLoaded
+from service.registrar.refusals import note_refusals
 from service.registrar.resources import Replaced
 from service.registrar.waitlist import Swept, settle
 from sql.courses import Course
@@ -37,14 +38,17 @@ def decide(ledger: Ledger, changes: Sequence[Change[object]], outcomes: list[Out
 
 
 def _outcome(ledger: Ledger, change: Change[object]) -> Outcome:
+    outcome: Outcome
     try:
         outcome = change.decide(ledger)
     except NotLoaded:
         raise
     except Exception as error:  # a bug in one change must not fail its neighbours
         ledger.rollback()
-        return error
-    ledger.commit()
+        outcome = error
+    else:
+        ledger.commit()
+    note_refusals(ledger, change, outcome)
     return outcome
 
 

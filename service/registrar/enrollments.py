@@ -1,9 +1,9 @@
 """The changes of enrollments: enrolling, swapping, dropping and completing."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias, cast
 
 from service.errors import (
     AlreadyCompleted,
@@ -28,7 +28,7 @@ from service.registrar.application import (
     Seat,
     code_key,
 )
-from service.registrar.changes import Change, Moved, Origin, Result
+from service.registrar.changes import Change, Moved, Origin, Outcome, RefusedCourse, Result
 from service.registrar.courses import find_course
 from service.registrar.ledger import Ledger
 from service.registrar.moves import judge_drop, lift, move, set_swap_drops, swap_drops_of, swaps_that_drop, use
@@ -38,6 +38,7 @@ from service.registrar.students import check_student
 from service.registrar.waitlist import settle_before_newcomer
 from sql.enrollments import Enrollment
 from sql.overrides import Override
+from sql.refusals import Action
 
 Mode: TypeAlias = Literal["atomic", "partial"]
 
@@ -78,6 +79,19 @@ class Enroll(Change[tuple[Result, ...]]):
         if self.mode == "atomic":
             _raise_refusals(Requested("course_ids", self.course_ids, decisions))
         return tuple([_apply(ledger, self.student_id, decision, self.origin) for decision in decisions])
+
+    def refused(self, outcome: Outcome) -> Sequence[RefusedCourse]:
+        """Return all courses of a refused request, or the refused courses in mode partial."""
+        if self.mode == "atomic" or isinstance(outcome, Exception):
+            return _refused(self.student_id, outcome, {"enroll": self.course_ids})
+        results = cast(tuple[Result, ...], outcome)
+        return [
+            RefusedCourse(
+                self.student_id, result.course_id, "enroll", [(each.code, each.params) for each in result.refusals]
+            )
+            for result in results
+            if result.outcome == "refused"
+        ]
 
 
 class Decision(NamedTuple):
@@ -321,6 +335,10 @@ class Swap(Change[tuple[Result, ...]]):
         results = [_drop_now(ledger, drop, self.origin) for drop in drops]
         return (*results, *(_apply(ledger, self.student_id, add, self.origin) for add in adds))
 
+    def refused(self, outcome: Outcome) -> Sequence[RefusedCourse]:
+        """Return all courses of a refused request."""
+        return _refused(self.student_id, outcome, {"swap_drop": self.drop, "swap_add": self.add})
+
     def _swap_later(
         self, ledger: Ledger, drops: Sequence["DropDecision"], adds: Sequence[Decision], leaving: list[int]
     ) -> tuple[Result, ...]:
@@ -405,6 +423,10 @@ class Drop(Change[Moved]):
         row = ledger.enrollments[self.student_id, self.course_id]
         return Moved("unchanged" if result.outcome == "unchanged" else decision.status, row, decision.course)
 
+    def refused(self, outcome: Outcome) -> Sequence[RefusedCourse]:
+        """Return the course of a refused drop."""
+        return _refused(self.student_id, outcome, {"drop": (self.course_id,)})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeepDrops(Change[Moved]):
@@ -480,6 +502,30 @@ class Complete(Change[Moved]):
             grade=self.grade,
         )
         return Moved("completed", row, course)
+
+
+def _refused(
+    student_id: int, outcome: Outcome, course_ids: Mapping[Action, tuple[int, ...]]
+) -> Sequence[RefusedCourse]:
+    """Return all courses of a request that was refused as a whole. A student who does not exist is refused nothing."""
+    if not isinstance(outcome, EnrollmentRefused | UnknownCourse | DropRefused | AlreadyCompleted):
+        return ()
+    if len(outcome.errors) == 1 and sum(map(len, course_ids.values())) == 1:
+        # Almost always, and a rush repeats it thousands of times.
+        [error], [(action, [course_id])] = outcome.errors, course_ids.items()
+        return [RefusedCourse(student_id, course_id, action, [(error.code, error.params)])]
+    reasons: dict[object, list[tuple[str, Mapping[str, object]]]] = {}
+    for error in outcome.errors:
+        reasons.setdefault(error.params["course_id"], []).append((error.code, error.params))
+    whole = () if outcome.errors else [(outcome.code, NO_PARAMS)]
+    return [
+        RefusedCourse(student_id, course_id, action, reasons.get(course_id, whole))
+        for action, ids in course_ids.items()
+        for course_id in dict.fromkeys(ids)
+    ]
+
+
+NO_PARAMS: Mapping[str, object] = {}
 
 
 def detail_of(refusal: Refusal, pointer: str | None) -> Detail:

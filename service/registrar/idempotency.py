@@ -1,12 +1,12 @@
 """A change that is made once: a repeated request gets the answer that was stored in the transaction of the change."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from service.errors import DomainError, IdempotencyKeyReused
-from service.registrar.changes import Change, Outcome
+from service.registrar.changes import Change, Outcome, RefusedCourse
 from service.registrar.ledger import Ledger
 from service.registrar.needs import Needs
 from sql.idempotency_keys import CallersKey, IdempotencyKey
@@ -80,6 +80,10 @@ class Once(Change[Answered | Decided]):
                 raise
             ledger.rollback()
             return Decided(self, error)
+
+    def refused(self, outcome: Outcome) -> Sequence[RefusedCourse]:
+        """Return the courses that the change was refused; a repeat is refused nothing."""
+        return self.inner.refused(outcome.outcome) if isinstance(outcome, Decided) else ()
 
     def store(self, ledger: Ledger, outcome: Outcome) -> Answered | Exception:
         """Store the answer and return it; return the error that prevents it, which must not fail other changes."""

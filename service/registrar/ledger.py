@@ -23,6 +23,7 @@ from sql.holds import Hold
 from sql.idempotency_keys import CallersKey, IdempotencyKey
 from sql.overrides import Override
 from sql.passed_codes import PassedCode
+from sql.refusals import NewRefusal
 from sql.students import Student
 from sql.terms import Term
 from sql.waitlist import Place, Position
@@ -120,6 +121,10 @@ class Ledger:
         self.events: list[Event] = []
         """The events that are not flushed yet."""
         self.flushed_events: list[Event] = []
+        self.refusals: list[NewRefusal] = []
+        """What the changes were refused. A change adds its refusals once, with its outcome, so nothing undoes them."""
+        self.has_written = False
+        """Whether events or answers were flushed."""
         self.erased_texts: dict[int, int] = {}
         """By student, how many rows had texts when those were erased, until the change has taken note of it."""
 
@@ -182,6 +187,8 @@ class Ledger:
         self.flushed_events += events
         self._position += len(events)
         self._committed_events = 0
+        answers = self.answers.flush()
+        self.has_written |= bool(events or answers)
         return Written(
             now=self.now,
             students=self.students.flush(),
@@ -193,7 +200,7 @@ class Ledger:
             requirements=self.requirements.flush(),
             events=events,
             one_table_each=self.one_table_each,
-            answers=self.answers.flush(),
+            answers=answers,
         )
 
     def append_event(

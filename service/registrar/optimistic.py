@@ -32,6 +32,7 @@ from service.registrar.enrollments import Enroll
 from service.registrar.ledger import Ledger
 from sql import Connection
 from sql.courses import LOAD_COURSES, LOAD_DEFINITIONS
+from sql.refusals import NewRefusal
 from sql.requirements import LOAD_REQUIREMENTS
 from sql.terms import LOAD_TERMS
 
@@ -76,8 +77,8 @@ def is_likely(changes: Sequence[Change[object]]) -> bool:
 
 async def transact(
     database: Database, catalog: Catalog, promotions: int, changes: Sequence[Change[object]]
-) -> list[Outcome]:
-    """Load, decide and save a batch without holding the lock while deciding it.
+) -> tuple[list[Outcome], list[NewRefusal]]:
+    """Load, decide and save a batch without holding the lock while deciding it; its refusals are not written.
 
     Raises:
         LockNeeded: the batch must run under the lock; nothing was written.
@@ -98,7 +99,7 @@ async def transact(
         await _save(database, connection, ledger)
     catalog.advance(ledger.flushed_events)
     note_events(ledger.flushed_events)
-    return outcomes
+    return outcomes, ledger.refusals
 
 
 async def _save(database: Database, connection: Connection, ledger: Ledger) -> None:

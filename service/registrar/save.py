@@ -10,7 +10,18 @@ from service.registrar.resources import ResourceType, Row
 from service.registrar.students import STUDENT
 from service.registrar.terms import TERM
 from service.registrar.unit_of_work import Flush
-from sql import Connection, courses, enrollments, feed, holds, idempotency_keys, overrides, privacy, requirements
+from sql import (
+    Connection,
+    courses,
+    enrollments,
+    feed,
+    holds,
+    idempotency_keys,
+    overrides,
+    privacy,
+    refusals,
+    requirements,
+)
 from sql.courses import Course, Seats
 from sql.enrollments import Enrollment
 from sql.holds import Hold
@@ -76,6 +87,7 @@ async def erase_texts(connection: Connection, students: Sequence[Student]) -> Er
     ]
     # Not counted as texts: the answer to an erasure itself is stored too.
     await idempotency_keys.erase_idempotency_keys(connection, ids)
+    await refusals.erase_refusals(connection, ids)
     return ErasedTexts(
         await privacy.erase_holds(connection, ids),
         await privacy.erase_overrides(connection, ids),

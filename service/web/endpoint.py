@@ -22,6 +22,7 @@ from urllib.parse import unquote_to_bytes
 from aiohttp import HttpVersion11, web
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
 
+from service import tracing
 from service.errors import (
     BeingMigrated,
     Detail,
@@ -124,6 +125,7 @@ MEDIA_TYPES = {
     "PATCH": ("application/merge-patch+json", "application/json"),
 }
 JSON_ONLY = ("application/json",)
+FIRST_SERVER_ERROR = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +270,7 @@ class Endpoint:
             course_id=_id_in(ids.get("course_id")),
             codes=codes,
             remote=request.app[PROXIES].address_of(request),
+            trace_id=tracing.current_trace_id(),
         )
 
     async def _answer(self, request: web.Request, request_id: str) -> web.Response:
@@ -503,10 +506,29 @@ def register(app: web.Application, endpoints: Iterable[Endpoint]) -> None:
     for item in endpoints:
         # Without a pattern, a parameter of aiohttp does not match braces, even if they are percent-encoded.
         path = re.sub(r"{(\w+)}", r"{\1:[^/]+}", item.path)
-        app.router.add_route(item.method, path, item.__call__, expect_handler=_expect)
+        app.router.add_route(item.method, path, _traced(item), expect_handler=_expect)
         if item.method == "GET":
-            app.router.add_route("HEAD", path, item.__call__, expect_handler=_expect)
-    app.router.add_route("*", "/{tail:.*}", unrouted.__call__, expect_handler=_expect)
+            app.router.add_route("HEAD", path, _traced(item), expect_handler=_expect)
+    app.router.add_route("*", "/{tail:.*}", _traced(unrouted), expect_handler=_expect)
+
+
+def _traced(item: Endpoint) -> Callable[[web.Request], Awaitable[web.Response]]:
+    """Return the handler of an endpoint, which makes a span for each request if traces are on."""
+    traces = tracing.active
+    if traces is None:
+        return item.__call__
+
+    async def handle(request: web.Request) -> web.Response:
+        with traces.request(request.method, item.path, request.headers) as span:
+            response = await item(request)
+            span.set_attribute("http.response.status_code", response.status)
+            span.set_attribute("enrollment.request_id", response.headers["X-Request-Id"])
+            if response.status >= FIRST_SERVER_ERROR:
+                span.set_attribute("error.type", str(response.status))
+            response.headers["traceresponse"] = tracing.trace_response(span)
+        return response
+
+    return handle
 
 
 async def _unrouted(call: Call, tail: str) -> web.Response:
@@ -593,7 +615,9 @@ class _NoQuery(BaseModel):
 def request_id_of(request: web.BaseRequest) -> str:
     """Return the X-Request-Id of the caller if it is valid, otherwise a new request id."""
     given = request.headers.get("X-Request-Id", "")
-    return given if given and REQUEST_ID.fullmatch(given) else f"{getrandbits(128):032x}"
+    if given and REQUEST_ID.fullmatch(given):
+        return given
+    return tracing.new_request_id() or f"{getrandbits(128):032x}"
 
 
 def _check_text(request: web.Request) -> None:
