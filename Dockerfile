@@ -7,15 +7,16 @@ COPY requirements/build.txt requirements/runtime.txt requirements/
 # Wheels only, so that no compiler is needed. One pure Python package is built from source; setuptools builds it and is
 # removed again.
 RUN python -m venv --without-pip /venv \
- && pip --python /venv/bin/python install --quiet --require-hashes --only-binary=:all: -r requirements/build.txt \
- && pip --python /venv/bin/python install --quiet --require-hashes --only-binary=:all: \
+ && pip --python /venv/bin/python install --quiet --no-compile --require-hashes --only-binary=:all: -r requirements/build.txt \
+ && pip --python /venv/bin/python install --quiet --no-compile --require-hashes --only-binary=:all: \
         --no-binary=openapi-ui-bundles --no-build-isolation -r requirements/runtime.txt \
  && pip --python /venv/bin/python uninstall --quiet --yes setuptools
 COPY service service
 COPY sql sql
 COPY migrations migrations
-# Unchecked, because the final image contains exactly these sources, and its user cannot write newer bytecode.
-RUN python -m compileall -q --invalidation-mode unchecked-hash service sql
+# Unchecked, because the final image contains exactly these sources, and its user cannot write newer bytecode. The bytecode
+# that pip compiles names the time of its source, so that no two images would be the same.
+RUN python -m compileall -q --invalidation-mode unchecked-hash service sql /venv/lib
 
 FROM python:3.13-slim-trixie
 LABEL org.opencontainers.image.title="enrollment-service" \

@@ -23,6 +23,19 @@ run: $(VENV)/.local ## serve on http://127.0.0.1:8080 with an embedded PostgreSQ
 demo: $(VENV)/.local ## serve a campus with 200 students in .data/demo, and show three calls worth trying
 	@DATA_DIR=$${DATA_DIR:-.data}/demo DATABASE_URL= exec $(BIN)/python -m service demo --serve
 
+# Docker, Podman or Buildah. The same commit gives the same image, whenever it is built, as long as its base image is the same.
+CONTAINER_TOOL ?= $(shell command -v docker >/dev/null && docker info >/dev/null 2>&1 && echo docker || command -v podman || command -v buildah)
+IMAGE ?= enrollment-service
+export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null)
+
+.PHONY: image
+image: ## build the container image enrollment-service with docker, podman or buildah
+	@[ -n "$(CONTAINER_TOOL)" ] || { echo "An image needs docker, podman or buildah." >&2; exit 1; }
+	@case "$(notdir $(CONTAINER_TOOL))" in \
+	docker) exec docker buildx build --load --tag $(IMAGE) $(ARGS) . ;; \
+	*) exec $(CONTAINER_TOOL) build --format docker --timestamp $(SOURCE_DATE_EPOCH) --tag $(IMAGE) $(ARGS) . ;; \
+	esac
+
 .PHONY: psql
 psql: $(VENV)/.local ## open psql on the database of make run, whether or not it is running; pass arguments to psql in ARGS
 	@exec $(BIN)/python -m service psql -- $(ARGS)

@@ -22,10 +22,12 @@ from service.demo.campus import Size
 from service.embedded import EmbeddedError, embedded_server, find_running
 from service.errors import DomainError
 from service.fitness import UnfitDatabase
-from service.migrate import DatabaseUnavailable, MigrationFailed, apply_grants, migrate
+from service.migrate import DatabaseUnavailable, MigrationFailed, apply_grants, migrate, migrate_to
 from service.psql import open_psql
-from service.registry import INSTITUTION_NAME
+from service.registry import INSTITUTION_NAME, InstitutionUnnamed
 from service.registry import commands as institution_commands
+from service.reset import ResetForbidden, reset
+from service.seed import SeedRefused, seed
 from service.serving import run, serve
 from service.settings import Settings, explain, zone_of
 from service.web.auth import SCOPES
@@ -34,7 +36,10 @@ from service.workers import PortTaken, stop_signals
 MAX_WORKERS = 64
 """Each worker has POOL_SIZE connections; more workers need more connections than PostgreSQL usually allows."""
 
-ERRORS = (DomainError, EmbeddedError, DatabaseUnavailable, UnfitDatabase, MigrationFailed, PortTaken)
+ERRORS = (
+    *(DomainError, EmbeddedError, DatabaseUnavailable, UnfitDatabase, MigrationFailed, PortTaken),
+    *(InstitutionUnnamed, ResetForbidden, SeedRefused),
+)
 """Errors that do not indicate a bug: a command prints their message without a traceback."""
 
 
@@ -83,7 +88,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
     command = add(commands, "serve", run_serve, "serve HTTP until Ctrl-C, SIGTERM or SIGHUP")
     command.add_argument("--workers", type=_count, default=1, metavar="N", help="processes that share the port (Linux)")
-    add(commands, "migrate", run_migrate, "apply the missing migrations to the schema of the database")
+    command = add(commands, "migrate", run_migrate, "apply the missing migrations to the schema of the database")
+    command.add_argument("--to", metavar="NAME", help="make this the newest migration: roll back those after it")
+    command.add_argument(
+        "--discard-data", action="store_true", help="roll back even if a table or a column to drop has values"
+    )
     command = add(
         commands,
         "check",
@@ -103,6 +112,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     command.add_argument("--apply", action="store_true", help="run the SQL with MIGRATION_DATABASE_URL instead")
     command = add(commands, "psql", run_psql, "open psql on the database, whether or not the service is running")
     command.add_argument("arguments", nargs="*", metavar="ARG", help="arguments for psql, after --")
+    command = add(
+        commands, "reset", run_reset, "delete all data of an institution except its API keys; needs ALLOW_RESET=true"
+    )
+    add_institution(command)
+    command = add(commands, "seed", run_seed, "make the requests in a file of JSON Lines, in order")
+    command.add_argument("file", metavar="FILE", help='lines such as {"student": {…}}; - is standard input')
+    add_institution(command)
     add_key_commands(commands)
     add_institution_commands(commands)
     feed = commands.add_parser(
@@ -251,9 +267,11 @@ def run_serve(settings: Settings, given: argparse.Namespace) -> int:
     return serve(settings, given.workers)
 
 
-def run_migrate(settings: Settings, _given: argparse.Namespace) -> int:
+def run_migrate(settings: Settings, given: argparse.Namespace) -> int:
     """Apply the missing migrations and print their names; with a registry, those of every institution."""
     assert settings.owner_url is not None
+    if given.command == "migrate" and given.to is not None:
+        return run_migrate_to(settings, given)
     if settings.registry_schema is not None:
         return run(_done(institution_commands.migrate_all(settings)))
     applied = migrate(
@@ -263,6 +281,22 @@ def run_migrate(settings: Settings, _given: argparse.Namespace) -> int:
         role=settings.service_role,
     )
     print("\n".join(f"applied {name}" for name in applied) or "nothing to do: the schema is up to date")
+    return 0
+
+
+def run_migrate_to(settings: Settings, given: argparse.Namespace) -> int:
+    """Make a migration the newest one, and print the names of those that were applied or rolled back."""
+    if settings.registry_schema is not None:
+        return run(_done(institution_commands.migrate_all_to(settings, given.to, discard_data=given.discard_data)))
+    assert settings.owner_url is not None
+    done = migrate_to(
+        settings.owner_url,
+        given.to,
+        schema=settings.database_schema,
+        timeout=settings.migrate_timeout,
+        discard_data=given.discard_data,
+    )
+    institution_commands.show_migrations(*done)
     return 0
 
 
@@ -304,6 +338,18 @@ def run_grants(settings: Settings, given: argparse.Namespace) -> int:
 def run_psql(settings: Settings, given: argparse.Namespace) -> int:
     """Open psql; return its exit status."""
     return open_psql(settings, given.arguments)
+
+
+def run_reset(settings: Settings, given: argparse.Namespace) -> int:
+    """Delete all data of an institution."""
+    return run(_done(reset(settings, given.institution)))
+
+
+def run_seed(settings: Settings, given: argparse.Namespace) -> int:
+    """Make the requests in a file."""
+    # The log of a service would be mixed with the result of the command.
+    logs.configure(settings.log_format, "ERROR")
+    return run(_done(seed(settings, given.institution, given.file)))
 
 
 def run_create_key(settings: Settings, given: argparse.Namespace) -> int:
@@ -372,6 +418,8 @@ async def _renew(settings: Settings) -> int:
 
 
 BESIDE = (
+    run_reset,
+    run_seed,
     run_create_key,
     run_list_keys,
     run_rotate_key,

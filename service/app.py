@@ -47,7 +47,7 @@ from service.exposition import Board, Exposition
 from service.fitness import UnfitDatabase
 from service.institutions import Institutions, OnlyInstitution
 from service.metrics import LAST_SWEEP, SWEEPS, Snapshot
-from service.migrate import DatabaseUnavailable, migrate, refuse_unknown, shipped
+from service.migrate import DatabaseUnavailable, create_test_clock, migrate, refuse_unknown, shipped
 from service.pool import Pool
 from service.registrar import Registrar
 from service.registrar.rules import RULES, SENTENCES, drop_closed
@@ -74,7 +74,7 @@ from service.web.origins import ORIGINS, Origins
 from service.web.page import PAGE
 from service.web.problems import write_json
 from service.web.proxies import PROXIES, Proxies
-from service.web.server import Limits, Runner
+from service.web.server import PUBLIC_PATH, Limits, Runner
 from service.web.turnstile import CHANGES_PER_TURN, READS_PER_TURN, Turnstile
 
 logger = logging.getLogger(__name__)
@@ -132,9 +132,10 @@ ENDPOINTS: Final = endpoints_of(
 
 
 @cache
-def document() -> bytes:
+def document(public_url: str | None = None) -> bytes:
     """Return the API document, which all applications share: it takes longer to build than the rest of one."""
-    return write_json(openapi.build(ABOUT, ENDPOINTS, codes(), EXAMPLES))
+    built = openapi.build(ABOUT, ENDPOINTS, codes(), EXAMPLES)
+    return write_json({**built, "servers": [{"url": public_url or "/"}]})
 
 
 def create_app(settings: Settings, place: tuple[Board, int] | None = None) -> web.Application:
@@ -145,8 +146,9 @@ def create_app(settings: Settings, place: tuple[Board, int] | None = None) -> we
     app = web.Application(client_max_size=settings.body_limit)
     register(app, [*ENDPOINTS, *endpoints_of(page, web_metrics)])
     served = [each for each in ENDPOINTS if each.within != "registry" or settings.registry_schema is not None]
-    app[INDEX] = Index.of(ABOUT, [*served, page.show_page])
-    app[DOCUMENT] = document()
+    app[PUBLIC_PATH] = settings.public_path
+    app[INDEX] = Index.of(ABOUT, [*served, page.show_page], settings.public_path)
+    app[DOCUMENT] = document(settings.public_url)
     app[PROBLEMS] = problem_types()
     app[PAGE] = page.page(ABOUT, ENDPOINTS)
     everybody = Callers()
@@ -222,12 +224,17 @@ def serve_one(
                 role=settings.service_role,
                 stop=stop,
             )
+        await set_clock(settings)
         await pool.open()
         await compare_schema(database)
         await database.ping()
         await authenticator.check_start()
 
-    readiness: ReadinessCheck = partial(ready, app, database.ping)
+    async def ping() -> float | None:
+        await database.check_writes()
+        return await database.ping()
+
+    readiness: ReadinessCheck = partial(ready, app, ping)
     app[READINESS] = readiness
 
     async def lifetime(app: web.Application) -> AsyncIterator[None]:
@@ -261,12 +268,14 @@ def serve_many(
     async def prepare(stop: threading.Event) -> None:
         if settings.migrate_on_start and settings.owner_url is not None:
             await asyncio.to_thread(migrate_registry, settings, stop)
+        await set_clock(settings)
         await pool.open()
         await registry.refresh()
         await authenticator.check_start()
 
     async def ping() -> float | None:
         await registry.refresh()
+        await registry.database.check_writes()
         return None
 
     readiness: ReadinessCheck = partial(ready, app, ping)
@@ -327,7 +336,7 @@ def set_up(app: web.Application, settings: Settings, *, services_of: ServicesOf,
         app[DRAINING] = asyncio.Event()
     app[SERVICES_OF] = services_of
     app[AUTHENTICATE] = authenticate
-    app[ORIGINS] = Origins(bound_to=settings.host, hosts=settings.allowed_hosts, origins=settings.cors_origins)
+    app[ORIGINS] = Origins(bound_to=settings.host, hosts=settings.served_hosts, origins=settings.cors_origins)
     app[PROXIES] = Proxies(settings.trusted_proxies)
     app[TURNSTILES] = (Turnstile(READS_PER_TURN), Turnstile(CHANGES_PER_TURN))
 
@@ -336,7 +345,7 @@ async def ready(app: web.Application, ping: Callable[[], Awaitable[float | None]
     """Return the age in seconds of the oldest writing transaction, or None if there is none.
 
     Raises:
-        Unavailable: the database has not been brought up yet, or does not answer.
+        Unavailable: the database has not been brought up yet, does not answer, or refuses changes.
     """
     if not app[BRING_UP].done():
         raise Unavailable("The service is starting: the database has not answered yet.")
@@ -388,6 +397,15 @@ async def bring_up(prepare: Callable[[], Awaitable[None]], retry_ceiling: float)
             pause = min(pause * 2, retry_ceiling)
         else:
             return
+
+
+async def set_clock(settings: Settings) -> None:
+    """Create the test clock, if the settings define one."""
+    if settings.test_clock is None:
+        return
+    assert settings.owner_url is not None
+    await asyncio.to_thread(create_test_clock, settings.owner_url)
+    logger.warning("the clock is set for tests", extra={"test_clock": settings.test_clock})
 
 
 async def compare_schema(database: Database) -> None:

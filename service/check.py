@@ -18,6 +18,7 @@ from service.api.courses import NewCourse
 from service.api.fields import Input
 from service.api.students import NewStudent
 from service.api.terms import NewTerm
+from service.clock import search_path, session_settings
 from service.errors import RegistryMissing
 from service.faults import text_of
 from service.fitness import NotMigrated
@@ -47,6 +48,7 @@ from sql.courses import Course
 from sql.overrides import find_overrides
 from sql.registry import Institution
 from sql.replay import Recorded
+from sql.server import configure
 from sql.students import Student
 from sql.terms import Term
 from sql.waitlist import find_unjudged
@@ -466,14 +468,16 @@ async def check(settings: Settings) -> int:
             settings.database_url,
             timeout=settings.connect_timeout,
             command_timeout=settings.check_timeout,
-            server_settings={
-                **SESSION,
-                "search_path": settings.database_schema,
-                # These end the statement of a check that was stopped or killed.
-                "statement_timeout": milliseconds,
-                "idle_in_transaction_session_timeout": milliseconds,
-            },
         )
+        session = {
+            **SESSION,
+            **session_settings(settings),
+            "search_path": ", ".join(search_path(settings, settings.database_schema)),
+            # These end the statement of a check that was stopped or killed.
+            "statement_timeout": milliseconds,
+            "idle_in_transaction_session_timeout": milliseconds,
+        }
+        await configure(connection, list(session), list(session.values()))
     except (OSError, asyncpg.PostgresError) as error:
         raise DatabaseUnavailable(f"The database can't be reached: {text_of(error)}") from error
     found: dict[Invariant, Found] = {}

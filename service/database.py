@@ -1,9 +1,10 @@
 """Transactions on the schema of one institution."""
 
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from time import perf_counter
-from typing import TypeVar
+from typing import Final, TypeVar
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -12,13 +13,16 @@ from service.errors import OutcomeUnknown, Unavailable
 from service.faults import text_of
 from service.fitness import NotMigrated, UnfitDatabase
 from service.metrics import LOCK_SECONDS, LOCK_WAIT_SECONDS
-from service.pool import BUSY, TRANSIENT, Pool, is_closed, sqlstate_of
+from service.pool import BUSY, LOST, REFUSES_CHANGES, TRANSIENT, Pool, is_closed, sqlstate_of
 from service.settings import Settings
 from sql import Connection, feed
 from sql.feed import Home, get_home, get_writer_age, lock_feed
-from sql.server import find_applied_migrations
+from sql.server import find_applied_migrations, is_read_only, try_to_write
 
 Answer = TypeVar("Answer")
+
+TRIAL_BYTES: Final = 65536
+"""Size of a trial write: more than the free space in the last page of a table."""
 
 
 class Database:
@@ -54,6 +58,24 @@ class Database:
                 return await get_writer_age(connection)
         except asyncpg.UndefinedTableError as error:
             raise Unavailable("The database is not migrated.") from error
+
+    async def check_writes(self) -> None:
+        """Raise an error if the server answers reads but refuses changes: it is read-only, or its disk is full.
+
+        A trial write, which is rolled back, is made only while the last change was refused: a service that gets no
+        requests because it is not ready would otherwise never find out that changes are accepted again.
+
+        Raises:
+            Unavailable: as described, or as ``reading``.
+        """
+        async with self.reading() as connection:
+            if await is_read_only(connection):
+                raise Unavailable(LOST["25006"])
+        if self._pool.refuses_changes:
+            async with self.reading(for_changes=True) as connection, _rolled_back_on_error(connection):
+                await connection.execute("BEGIN")
+                await try_to_write(connection, os.urandom(TRIAL_BYTES))
+                await connection.execute("ROLLBACK")
 
     async def list_migrations(self) -> list[str]:
         """Return the names of the migrations that were applied to the schema.
@@ -146,8 +168,10 @@ class Database:
             self._pool.note_lost(error)
             raise OutcomeUnknown from error
         except asyncpg.PostgresError as error:
-            # A statement that a working server cancels does not commit.
-            if is_closed(connection) or (sqlstate_of(error)[:2] in TRANSIENT and sqlstate_of(error) not in BUSY):
+            # A statement that a working server cancels or refuses does not commit.
+            sqlstate = sqlstate_of(error)
+            refused = sqlstate in BUSY or sqlstate in REFUSES_CHANGES
+            if is_closed(connection) or (sqlstate[:2] in TRANSIENT and not refused):
                 raise OutcomeUnknown from error
             raise
 

@@ -21,9 +21,9 @@ from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
 from yoyo.connections import DatabaseURI
 from yoyo.migrations import Migration, default_migration_table
 
-from service import grants
+from service import clock, grants
 from service.faults import text_of
-from service.fitness import STANDBY, UnfitDatabase, check_fitness
+from service.fitness import STANDBY, NotMigrated, UnfitDatabase, check_fitness
 from service.settings import ServiceRole
 from sql.server import GET_SERVER, Server
 
@@ -44,6 +44,27 @@ CONNECTION: Final = {
 LOCK_SECONDS: Final = 5
 """Longest wait of ALTER TABLE for a reader: every later statement on the table waits behind it."""
 POLL_SECONDS: Final = 0.1
+RETRY_SECONDS: Final = 0.01
+"""Pause between attempts to lock all tables at once: statements of the service take milliseconds."""
+KEPT: Final = ("api_keys", "feed", "yoyo_lock")
+"""Tables that a reset keeps, beside those whose names begin with an underscore: yoyo's list of migrations and its log."""
+TABLES_OF_SCHEMA: Final = """
+SELECT tablename
+FROM pg_tables
+WHERE schemaname = %s
+    AND tablename <> ALL(%s)
+    AND left(tablename, 1) <> '_'
+ORDER BY tablename
+"""
+COLUMNS_OF_SCHEMA: Final = """
+SELECT relname, attname
+FROM pg_attribute
+INNER JOIN pg_class ON pg_class.oid = attrelid
+WHERE relnamespace = to_regnamespace(%s)
+    AND relkind = 'r'
+    AND attnum > 0
+    AND NOT attisdropped
+"""
 MAY_CREATE_ROLES: Final = "SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = current_user"
 
 
@@ -112,6 +133,93 @@ def migrate(
                 grants.apply(backend.connection, schema, grantee, privileges)
                 logger.info("granted the role of the service what it needs", extra={"role": grantee, "schema": schema})
             return new
+
+
+def migrate_to(
+    database_url: str,
+    name: str,
+    *,
+    schema: str = "public",
+    timeout: float = 600.0,
+    migrations: Path = MIGRATIONS,
+    discard_data: bool = False,
+) -> tuple[list[str], list[str]]:
+    """Make a migration the newest one: apply those up to it that are missing, and roll back those after it.
+
+    Return the names of the applied ones and of those that were rolled back, newest first. The rollbacks share one
+    transaction. Unless ``discard_data`` is set, they are refused if a table or a column that they drop has values. No
+    privileges are granted; those on a dropped table end with it.
+
+    Raises:
+        DatabaseUnavailable, UnfitDatabase: as ``migrate``; or this version does not know an applied migration.
+        MigrationFailed: there is no such migration, data would be lost, or the database refused a statement.
+    """
+    shipped = read_migrations(str(migrations))
+    names = {str(migration.id) for migration in shipped}
+    if name not in names:
+        raise MigrationFailed(f"This version has no migration {name}; its newest one is {max(names)}.")
+    with _connection_errors(), _privilege_errors(name), _connect(database_url, schema) as backend:
+        _refuse_unfit(backend.connection)
+        _take_turn(backend.connection, schema, timeout, threading.Event())
+        if unknown := _applied(backend.connection, schema) - names:
+            raise UnfitDatabase(
+                f"This version does not know the applied migration {max(unknown)}: run the command with the version that "
+                "applied it."
+            )
+        undone = [migration for migration in backend.to_rollback(shipped) if migration.id > name]
+        if undone:
+            _roll_back(backend, schema, undone, discard_data=discard_data)
+        backend.create_schema(distributed=migrations != REGISTRY_MIGRATIONS)
+        new = [migration for migration in backend.to_apply(shipped) if migration.id <= name]
+        for migration in new:
+            backend.apply_one(migration)
+        return [str(each.id) for each in new], [str(each.id) for each in undone]
+
+
+def _roll_back(backend: "_Backend", schema: str, migrations: list[Migration], *, discard_data: bool) -> None:
+    """Roll back migrations in one transaction, in this order."""
+    connection: psycopg.Connection[Any] = backend.connection
+    scripts = [Path(each.path).with_suffix(".rollback.sql").read_bytes() for each in migrations]
+    with _migration_errors(migrations[-1]), connection.transaction():
+        connection.execute(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'")
+        before = _columns(connection, schema)
+        with connection.transaction(force_rollback=True):
+            for script in scripts:
+                connection.execute(script)
+            kept = _columns(connection, schema)
+        if before - kept and not discard_data:
+            _refuse_loss(connection, schema, migrations[-1], before - kept, {table for table, _ in kept})
+        for migration, script in zip(migrations, scripts, strict=True):
+            connection.execute(script)
+            backend.log_migration(migration, "rollback")
+            backend.unmark_one(migration, log=False)
+    for migration in migrations:
+        logger.info("rolled back migration %s", migration.id)
+
+
+def _columns(connection: psycopg.Connection[Any], schema: str) -> set[tuple[str, str]]:
+    return set(connection.execute(COLUMNS_OF_SCHEMA, [schema]).fetchall())
+
+
+def _refuse_loss(
+    connection: psycopg.Connection[Any], schema: str, last: Migration, columns: set[tuple[str, str]], kept: set[str]
+) -> None:
+    """Raise an error if one of these columns has values; until the end of the transaction, nobody else can write any.
+
+    ``kept`` are the tables that lose only columns.
+    """
+    held = set()
+    for table, column in sorted(columns):
+        names = sql.Identifier(schema, table), sql.Identifier(column)
+        connection.execute(sql.SQL("LOCK TABLE {}").format(names[0]))
+        found = sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE {} IS NOT NULL)").format(*names)
+        if connection.execute(found).fetchone() == (True,):
+            held.add(f"the column {column} of {table}" if table in kept else f"the table {table}")
+    if held:
+        raise MigrationFailed(
+            f"Rolling back {last.id} and what follows it would delete data in the schema {schema}: {', '.join(sorted(held))}. "
+            "Nothing was changed. Make a backup, and repeat the command with --discard-data to delete them."
+        )
 
 
 def apply_grants(
@@ -197,6 +305,52 @@ def drop_schema(database_url: str, schema: str) -> None:
     with _connection_errors(), _connect(database_url, schema) as backend:
         backend.connection.execute(f"SET lock_timeout = '{LOCK_SECONDS}s'")
         backend.connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(schema)))
+
+
+def empty_schema(database_url: str, schema: str) -> None:
+    """Delete every row of an institution except its API keys, let ids start at 1 again, and begin a new epoch of its feed.
+
+    Raises:
+        DatabaseUnavailable: there is no connection, or the tables were in use for too long.
+        UnfitDatabase: the database refuses, such as to a role that does not own the tables.
+        NotMigrated: the database has no schema of the service.
+    """
+    with _connection_errors(), _open(database_url, schema) as connection:
+        tables = [
+            sql.Identifier(schema, name)
+            for (name,) in connection.execute(TABLES_OF_SCHEMA, [schema, list(KEPT)]).fetchall()
+        ]
+        if not tables:
+            raise NotMigrated
+        names = sql.SQL(", ").join(tables)
+        feed = sql.Identifier(schema, "feed")
+        deadline = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                with connection.transaction():
+                    # A wait for a lock while others are held could end in a deadlock with a statement of a running service.
+                    connection.execute(sql.SQL("LOCK TABLE {}, {} NOWAIT").format(feed, names))
+                    connection.execute(sql.SQL("TRUNCATE {} RESTART IDENTITY").format(names))
+                    connection.execute(sql.SQL("UPDATE {} SET epoch = gen_random_uuid()").format(feed))
+            except psycopg.errors.LockNotAvailable:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(RETRY_SECONDS)
+            else:
+                return
+
+
+def create_test_clock(database_url: str) -> None:
+    """Create the functions of the test clock, unless they exist.
+
+    Raises:
+        DatabaseUnavailable, UnfitDatabase: as ``drop_schema``.
+    """
+    with _connection_errors(), _open(database_url, clock.SCHEMA) as connection:
+        _take_turn(connection, clock.SCHEMA, LOCK_SECONDS, threading.Event())
+        if connection.execute("SELECT to_regnamespace(%s)", [clock.SCHEMA]).fetchone() == (None,):
+            with connection.transaction():
+                connection.execute(clock.CREATE)
 
 
 def move_schema(database_url: str, schema: str, host: str, port: int) -> None:

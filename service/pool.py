@@ -16,13 +16,14 @@ from asyncpg.pool import PoolConnectionProxy
 
 from service import tracing
 from service.arrays import register_arrays
+from service.clock import search_path, session_settings
 from service.errors import CONSTRAINTS, Unavailable
 from service.faults import text_of
 from service.fitness import STANDBY, UnfitDatabase, check_fitness
 from service.metrics import ERRORS, POOL_SECONDS, ROUND_TRIPS, Purpose
 from service.settings import Settings
 from sql import Connection
-from sql.server import get_server, set_search_path
+from sql.server import configure, get_pid, get_server, set_search_path
 
 logger = logging.getLogger(__name__)
 
@@ -46,12 +47,15 @@ LOST: Mapping[str, str] = {
     "28": "The database rejects the account of the service.",
     "3D": "The database does not exist on its server.",
     "53": "The database is out of resources.",
+    "53100": "The disk of the database is full.",
     "53300": "The database has reached its limit of connections.",
     "57": "The database is shutting down or starting.",
     "57P01": "An administrator closed the connection to the database.",
 }
 """SQLSTATEs and SQLSTATE classes of a server that is unavailable, with the message for the caller."""
 
+REFUSES_CHANGES: Final = frozenset({"25006", "53100"})
+"""SQLSTATEs with which a server that answers reads refuses a change, which is then not made: read-only, disk full."""
 
 TWO_ROLES_ON_CITUS: Final = (
     "On Citus, the service and its migrations need the same role: unset MIGRATION_DATABASE_URL, and set DATABASE_URL to a URL "
@@ -71,7 +75,7 @@ if TYPE_CHECKING:
         schema: str | None
         schemas: set[str]
         switches: int
-        serve: Callable[[str, "Callable[[Connection], Awaitable[None]]"], Awaitable[None]]
+        serve: Callable[[str, list[str], "Callable[[Connection], Awaitable[None]]"], Awaitable[None]]
         note_statements: Callable[[Purpose], None]
 else:
     _Base = asyncpg.Connection
@@ -92,11 +96,11 @@ class PooledConnection(_Base):
         self._noted = 0
         """The number of statements that the metrics count already."""
 
-    async def serve(self, schema: str, prepare: Callable[[Connection], Awaitable[None]]) -> None:
-        """Make ``schema`` the one of the following statements; ``prepare`` runs once for each schema."""
+    async def serve(self, schema: str, path: list[str], prepare: Callable[[Connection], Awaitable[None]]) -> None:
+        """Make ``schema`` the one of the following statements, with its search path; ``prepare`` runs once for each schema."""
         if self.schema != schema:
             self.schema = None
-            await set_search_path(self, schema)
+            await set_search_path(self, path)
             self.schema = schema
             self.switches += 1
         if schema not in self.schemas:
@@ -146,8 +150,12 @@ class Pool:
         """Whether the last call found the server unavailable."""
         self._silent = False
         """Whether a call has timed out since the last one that succeeded."""
+        self.refuses_changes = False
+        """Whether the server has refused a change since the last one that it accepted."""
         self.citus = False
         """Whether the database has the extension Citus, as far as a connection has shown."""
+        self._has_own_sessions = False
+        """Whether a pooler in front of the server was found to give each connection a session of its own."""
         self._calls = 0
         """The number of calls in progress."""
         self._recovering: set[asyncio.Task[None]] = set()
@@ -185,19 +193,7 @@ class Pool:
             connection_class=PooledConnection,
             init=self._meet,
             reset=_keep_session,
-            server_settings={
-                "application_name": "enrollment-service",
-                "statement_timeout": _milliseconds(settings.statement_timeout),
-                "lock_timeout": _milliseconds(settings.lock_timeout),
-                "idle_in_transaction_session_timeout": _milliseconds(settings.idle_in_transaction_timeout),
-                "timezone": "UTC",
-                "jit": "off",
-                # Each statement has one good plan, which a test checks. Planning it for each set of parameters costs more
-                # than it gains.
-                "plan_cache_mode": "force_generic_plan",
-                # The rows that requests read are in memory: with the default, PostgreSQL would scan a small table.
-                "random_page_cost": "1.1",
-            },
+            server_settings={"application_name": "enrollment-service", "timezone": "UTC"},
         )
 
     async def _meet(self, connection: Connection) -> None:
@@ -212,10 +208,14 @@ class Pool:
             register_arrays(connection)
             if tracing.active is not None:
                 connection.add_query_logger(tracing.active.note_statement)
+            session = session_of(self._settings)
+            await configure(connection, list(session), list(session.values()))
             server = await get_server(connection)
             if server.standby:
                 raise Unavailable(STANDBY)
             check_fitness(server)
+            if server.pid != connection.get_server_pid() and not self._has_own_sessions:
+                await self._refuse_shared_sessions(server.pid)
             self.citus = server.citus
             if server.citus:
                 if self._settings.has_two_roles:
@@ -226,6 +226,28 @@ class Pool:
             # The pool would close the connection gracefully and wait for a server that may not respond.
             connection.terminate()
             raise
+
+    async def _refuse_shared_sessions(self, pid: int) -> None:
+        """Raise an error if the pooler in front of the server lends one session to several connections.
+
+        Then the search path that one connection sets would be that of another, which may serve another institution.
+
+        Raises:
+            UnfitDatabase: a second connection reaches the session of an idle first one, which ``pid`` serves.
+        """
+        # A named statement of the first connection would be in the way.
+        other = await asyncpg.connect(
+            self._settings.database_url, timeout=self._settings.connect_timeout, statement_cache_size=0
+        )
+        try:
+            if await get_pid(other) == pid:
+                raise UnfitDatabase(
+                    "The pooler in front of the database lends a session to several connections, like PgBouncer with "
+                    "pool_mode = transaction: set pool_mode = session for the database of the service."
+                )
+        finally:
+            other.terminate()
+        self._has_own_sessions = True
 
     async def close(self) -> None:
         """Close the pool without waiting for its connections."""
@@ -262,7 +284,7 @@ class Pool:
             connection = await self._acquire(self._pool, lane)
             try:
                 if schema not in connection.schemas or connection.schema != schema:
-                    await _serve(connection, schema, prepare)
+                    await _serve(connection, schema, search_path(self._settings, schema), prepare)
                 yield connection
             except BaseException as error:
                 try:
@@ -286,9 +308,8 @@ class Pool:
             lane.calls -= 1
             self._tend(lane)
         self._silent = False
-        if self._lost:
-            self._lost = False
-            logger.warning("the database is back")
+        if self._lost or self.refuses_changes:
+            self._note_success(for_changes)
 
     async def _acquire(self, pool: "asyncpg.Pool[asyncpg.Record]", lane: Lane) -> "Lent":
         """Return a connection for a lane."""
@@ -453,6 +474,9 @@ class Pool:
             sqlstate = sqlstate_of(reason)
             if sqlstate in BUSY:
                 return self.busy(BUSY[sqlstate], reason)
+            if sqlstate in REFUSES_CHANGES:
+                self._note_refusal(reason)
+                return Unavailable(LOST[sqlstate])
             if sqlstate[:2] not in TRANSIENT:
                 return error
         self.note_lost(reason)
@@ -465,6 +489,23 @@ class Pool:
             logger.warning("the database is busy", extra={"error": type(error).__name__, "reason": sentence})
         return Unavailable(sentence)
 
+    def _note_refusal(self, error: asyncpg.PostgresError) -> None:
+        """Log only once that the server refuses changes: every change fails until it accepts them again."""
+        ERRORS.add(type(error).__name__)
+        if not self.refuses_changes:
+            self.refuses_changes = True
+            extra = {"error": type(error).__name__, "reason": text_of(error)}
+            logger.error("the database refuses changes", extra=extra)
+
+    def _note_success(self, for_changes: bool) -> None:
+        """Log that the server is available again, and, after a change, that it accepts changes again."""
+        if self._lost:
+            self._lost = False
+            logger.warning("the database is back")
+        if for_changes and self.refuses_changes:
+            self.refuses_changes = False
+            logger.warning("the database accepts changes again")
+
     def note_lost(self, error: BaseException) -> None:
         """Log only once that the server is unavailable: every call fails until it is back."""
         ERRORS.add(type(error).__name__)
@@ -475,9 +516,11 @@ class Pool:
             logger.warning("the database is lost", extra=extra)
 
 
-async def _serve(connection: "Lent", schema: str, prepare: Callable[[Connection], Awaitable[None]]) -> None:
+async def _serve(
+    connection: "Lent", schema: str, path: list[str], prepare: Callable[[Connection], Awaitable[None]]
+) -> None:
     try:
-        await connection.serve(schema, prepare)
+        await connection.serve(schema, path, prepare)
     except BaseException:
         # It may have an open transaction, or a server that does not respond.
         connection.terminate()
@@ -510,6 +553,22 @@ def _lost(error: BaseException) -> str:
 def sqlstate_of(error: asyncpg.PostgresError) -> str:
     """Return the SQLSTATE of an error; empty if there is none."""
     return error.sqlstate or ""
+
+
+def session_of(settings: Settings) -> dict[str, str]:
+    """Return the settings of each session."""
+    return {
+        "statement_timeout": _milliseconds(settings.statement_timeout),
+        "lock_timeout": _milliseconds(settings.lock_timeout),
+        "idle_in_transaction_session_timeout": _milliseconds(settings.idle_in_transaction_timeout),
+        "jit": "off",
+        # Each statement has one good plan, which a test checks. Planning it for each set of parameters costs more
+        # than it gains.
+        "plan_cache_mode": "force_generic_plan",
+        # The rows that requests read are in memory: with the default, PostgreSQL would scan a small table.
+        "random_page_cost": "1.1",
+        **session_settings(settings),
+    }
 
 
 def _milliseconds(seconds: float) -> str:

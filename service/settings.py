@@ -1,7 +1,7 @@
 """Settings from the environment: every limit of the service, with the reason for its default."""
 
 import re
-from datetime import UTC, tzinfo
+from datetime import UTC, datetime, tzinfo
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Final, Literal, NamedTuple, Self, TypeAlias
@@ -22,6 +22,8 @@ from pydantic import (
     model_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 NESTED: Final = (
     ("lock_timeout", "statement_timeout"),
@@ -118,6 +120,27 @@ def _known_zone(name: str) -> str:
     return name
 
 
+def _check_public_url(value: str) -> str:
+    if not re.fullmatch(r"https?://[^/?#@*\s]+(/[A-Za-z0-9._~-]+)*/?", value):
+        raise ValueError("write a URL such as https://campus.example or https://campus.example/enrollment")
+    return value.removesuffix("/")
+
+
+def _check_clock(value: str) -> str:
+    if value[:1] in {"+", "-"}:
+        well_formed = re.fullmatch(r"[+-][0-9]{1,6} ?[smhdw]", value) is not None
+    else:
+        try:
+            well_formed = datetime.fromisoformat(value).tzinfo is not None
+        except ValueError:
+            well_formed = False
+    if not well_formed:
+        raise ValueError(
+            "write an offset such as +7d or -90m (s, m, h, d, w), or an instant such as 2027-01-31T23:59:00Z"
+        )
+    return value
+
+
 SENTENCES: Final = {
     "bool_parsing": "must be true or false",
     "finite_number": "must be a number",
@@ -165,6 +188,9 @@ class Settings(BaseSettings):
 
     allowed_hosts: Hosts = ()
     """Comma-separated names, besides localhost, that a Host header may have; if unset: none if HOST is loopback, else any."""
+
+    public_url: Annotated[str, AfterValidator(_check_public_url)] | None = None
+    """The URL at which a reverse proxy offers the service; it strips the path before it forwards. Links begin with its path."""
 
     cors_origins: WebOrigins = ()
     """Comma-separated origins whose web pages may call the service and read its responses; other pages may not."""
@@ -343,6 +369,19 @@ class Settings(BaseSettings):
     shutdown_timeout: PositiveFloat = 8.0
     """How long requests in flight, and then their connections, may take to end; `docker stop` kills after 10 s."""
 
+    allow_reset: bool = False
+    """With true, `python -m service reset` may delete all data, and test_clock may be set: only for tests."""
+
+    test_clock: Annotated[str, AfterValidator(_check_clock)] | None = None
+    """For tests of deadlines: an offset such as +7d, or a fixed instant such as 2027-01-31T23:59:00Z. Needs allow_reset."""
+
+    @model_validator(mode="after")
+    def _check_test_clock(self) -> Self:
+        """Refuse a clock that is not the server's, unless the data are for tests."""
+        if self.test_clock is not None and not self.allow_reset:
+            raise ValueError("TEST_CLOCK: set ALLOW_RESET=true too, but only on a database for tests")
+        return self
+
     @model_validator(mode="after")
     def _check_issuer(self) -> Self:
         """Refuse an issuer whose tokens could not be verified."""
@@ -363,6 +402,18 @@ class Settings(BaseSettings):
         if self.migration_database_url is not None and self.service_role is None:
             raise ValueError("MIGRATION_DATABASE_URL: set DATABASE_URL too, with the name of the service's role")
         return self
+
+    @property
+    def public_path(self) -> str:
+        """The path of public_url, which begins the links in headers and in the index; empty if there is none."""
+        return "" if self.public_url is None else urlsplit(self.public_url).path
+
+    @property
+    def served_hosts(self) -> tuple[str, ...]:
+        """The names that a Host header may have; empty for the default."""
+        if self.public_url is None or not (self.allowed_hosts or self.host in LOOPBACK):
+            return self.allowed_hosts
+        return (*self.allowed_hosts, urlsplit(self.public_url).hostname or "")
 
     @property
     def owner_url(self) -> str | None:

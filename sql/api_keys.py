@@ -40,7 +40,7 @@ async def list_api_keys(connection: Connection, after_id: int, limit: int) -> li
 
 CREATE_API_KEY: Final = """
 INSERT INTO api_keys (name, scopes, secret_hash, created_at, expires_at)
-VALUES ($1::text, $2::text[], $3::bytea, clock_timestamp(), $4::timestamptz)
+VALUES ($1::text, $2::text[], $3::bytea, statement_timestamp(), $4::timestamptz)
 RETURNING
     id, name, scopes, secret_hash, previous_hash, previous_until, created_at, expires_at, revoked_at, last_used_at
 """

@@ -176,7 +176,7 @@ async def list_history(
 
 
 GET_WRITER_AGE: Final = """
-SELECT extract(epoch FROM max(clock_timestamp() - activity.xact_start))::double precision AS seconds
+SELECT extract(epoch FROM max(statement_timestamp() - activity.xact_start))::double precision AS seconds
 FROM pg_locks AS locks
 INNER JOIN pg_stat_activity AS activity ON activity.pid = locks.pid
 WHERE locks.relation = 'feed'::regclass

@@ -8,13 +8,13 @@ from sql import Connection
 GET_ACTIVITY: Final = """
 SELECT
     (
-        SELECT extract(epoch FROM max(clock_timestamp() - xact_start))::double precision
+        SELECT extract(epoch FROM max(statement_timestamp() - xact_start))::double precision
         FROM pg_stat_activity
         WHERE datname = current_database()
             AND pid <> pg_backend_pid()
     ) AS oldest_transaction,
     (
-        SELECT extract(epoch FROM max(clock_timestamp() - activity.xact_start))::double precision
+        SELECT extract(epoch FROM max(statement_timestamp() - activity.xact_start))::double precision
         FROM pg_locks AS locks
         INNER JOIN pg_class AS tables ON tables.oid = locks.relation
         INNER JOIN pg_stat_activity AS activity ON activity.pid = locks.pid

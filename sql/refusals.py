@@ -47,25 +47,30 @@ async def commit_without_waiting(connection: Connection) -> str:
     return setting
 
 
+LOAD_KEPT_STUDENTS: Final = """
+SELECT id
+FROM students
+WHERE id = ANY($1::bigint[])
+    AND email NOT LIKE '%@erased.invalid'
+"""
+
+
+async def load_kept_students(connection: Connection, ids: list[int]) -> list[int]:
+    """Return which of these students have neither been deleted nor erased."""
+    return [row["id"] for row in await connection.fetch(LOAD_KEPT_STUDENTS, ids)]
+
+
 ADD_REFUSALS: Final = """
 INSERT INTO refusals (student_id, course_id, action, reasons, actor, on_behalf_of, request_id, occurred_at)
 SELECT
-    refused.student_id, refused.course_id, refused.action, refused.reasons, refused.actor, refused.on_behalf_of,
-    refused.request_id, refused.occurred_at
-FROM unnest(
-    $1::bigint[], $2::bigint[], $3::text[], $4::json[], $5::text[], $6::text[], $7::text[], $8::timestamptz[]
-)
-WITH ORDINALITY AS refused (
-    student_id, course_id, action, reasons, actor, on_behalf_of, request_id, occurred_at, number
-)
-INNER JOIN students ON students.id = refused.student_id
-WHERE students.email NOT LIKE '%@erased.invalid'
-ORDER BY refused.number
+    unnest($1::bigint[]), unnest($2::bigint[]), unnest($3::text[]), unnest($4::json[]), unnest($5::text[]),
+    unnest($6::text[]), unnest($7::text[]), unnest($8::timestamptz[])
+FROM feed
 """
 
 
 async def add_refusals(connection: Connection, refusals: Sequence[NewRefusal]) -> None:
-    """Insert refusals, except those of students who have been deleted or erased."""
+    """Insert refusals of existing students, in order."""
     await connection.execute(ADD_REFUSALS, *columns(refusals))
 
 

@@ -10,7 +10,7 @@ from sql import Connection
 class Server:
     """A server and its settings, as they apply to sessions of the service's role and database.
 
-    ``citus`` is true if the database has the extension Citus.
+    ``citus`` is true if the database has the extension Citus. ``pid`` is the process that serves the session.
     """
 
     version: int
@@ -20,6 +20,7 @@ class Server:
     fsync: str
     full_page_writes: str
     citus: bool
+    pid: int
 
 
 GET_SERVER: Final = """
@@ -30,7 +31,8 @@ SELECT
     current_setting('synchronous_commit') AS synchronous_commit,
     current_setting('fsync') AS fsync,
     current_setting('full_page_writes') AS full_page_writes,
-    EXISTS (SELECT FROM pg_extension WHERE extname = 'citus') AS citus
+    EXISTS (SELECT FROM pg_extension WHERE extname = 'citus') AS citus,
+    pg_backend_pid()::bigint AS pid
 """
 
 
@@ -53,12 +55,67 @@ async def find_applied_migrations(connection: Connection) -> list[str]:
     return [row["name"] for row in await connection.fetch(FIND_APPLIED_MIGRATIONS)]
 
 
-SET_SEARCH_PATH: Final = """
+CONFIGURE: Final = """
 SELECT
-FROM set_config('search_path', quote_ident($1::text), false)
+FROM unnest($1::text[], $2::text[]) AS settings (name, value)
+CROSS JOIN LATERAL set_config(name, value, false)
 """
 
 
-async def set_search_path(connection: Connection, schema: str) -> None:
-    """Make a schema the one that statements of this session refer to."""
-    await connection.execute(SET_SEARCH_PATH, schema)
+async def configure(connection: Connection, names: list[str], values: list[str]) -> None:
+    """Set settings of this session. A pooler may not pass on those that a client names when it connects."""
+    await connection.execute(CONFIGURE, names, values)
+
+
+SET_SEARCH_PATH: Final = """
+SELECT
+FROM set_config(
+    'search_path',
+    (
+        SELECT string_agg(quote_ident(schema), ', ' ORDER BY number)
+        FROM unnest($1::text[]) WITH ORDINALITY AS path (schema, number)
+    ),
+    false
+)
+"""
+
+
+async def set_search_path(connection: Connection, schemas: list[str]) -> None:
+    """Make these schemas, in this order, the ones that statements of this session refer to."""
+    await connection.execute(SET_SEARCH_PATH, schemas)
+
+
+GET_PID: Final = """
+SELECT pg_backend_pid()::bigint AS pid
+"""
+
+
+async def get_pid(connection: Connection) -> int:
+    """Return the process of the server that serves the session."""
+    pid: int = await connection.fetchval(GET_PID)
+    return pid
+
+
+IS_READ_ONLY: Final = """
+SELECT current_setting('transaction_read_only')::boolean OR pg_is_in_recovery() AS read_only
+"""
+
+
+async def is_read_only(connection: Connection) -> bool:
+    """Return whether the server refuses changes: it is a standby, or transactions are read-only by default."""
+    read_only: bool = await connection.fetchval(IS_READ_ONLY)
+    return read_only
+
+
+TRY_TO_WRITE: Final = """
+SELECT lo_from_bytea(0, $1::bytea)::bigint AS id
+"""
+
+
+async def try_to_write(connection: Connection, data: bytes) -> int:
+    """Write a large object, in a transaction that the caller rolls back, and return its id.
+
+    It needs no privilege and no table of a schema. The data must be random, because PostgreSQL compresses them.
+    """
+    id: int = await connection.fetchval(TRY_TO_WRITE, data)
+    return id

@@ -631,14 +631,14 @@ def test_the_table_of_layers_matches_the_contract() -> None:
 
 
 PATH: Final = re.compile(
-    r"(?:service|sql|tests|migrations|docs|requirements|\.ci)/[\w./-]*|[\w-]+\.(?:md|toml|py)|Makefile"
+    r"(?:service|sql|tests|migrations|docs|ops|requirements|\.ci)/[\w./-]*|[\w-]+\.(?:md|toml|py)|Makefile"
 )
 NAME: Final = re.compile(r"@?[A-Za-z_][\w.]*(?:\(\))?")
 NO_NAME: Final = re.compile(".*[Tt]hing.*|[0-9a-f]{7,40}")
 """Words in backticks that are not names of the code: placeholders for a name of the reader's, and commits."""
 
 
-SOURCES: Final = {".py", ".sql", ".txt", ".yml", ".json"}
+SOURCES: Final = {".py", ".sql", ".txt", ".yml", ".yaml", ".json", ".sh", ".service"}
 
 
 @pytest.fixture(scope="module")

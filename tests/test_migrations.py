@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -20,7 +21,7 @@ from yoyo import get_backend, read_migrations
 
 import service.migrate
 from service.fitness import UnfitDatabase
-from service.migrate import MIGRATIONS, REGISTRY_MIGRATIONS, DatabaseUnavailable, MigrationFailed, migrate
+from service.migrate import MIGRATIONS, REGISTRY_MIGRATIONS, DatabaseUnavailable, MigrationFailed, migrate, migrate_to
 from tests.conftest import Server
 
 Connection = psycopg.Connection[Any]
@@ -260,6 +261,50 @@ def test_up_down_up_ends_with_the_same_schema(folder: Path, empty_database_url: 
     assert catalog(database) == up
 
 
+def test_a_column_with_values_is_not_dropped_by_accident(
+    empty_database_url: str, database: Connection, upto: Upto
+) -> None:
+    folder = upto(NAMES[-1])
+    name = f"{len(NAMES) + 1:04}_add_room_to_terms"
+    (folder / f"{name}.sql").write_text(f"-- depends: {NAMES[-1]}\n\nALTER TABLE terms ADD COLUMN room text;\n")
+    (folder / f"{name}.rollback.sql").write_text("ALTER TABLE terms DROP COLUMN room;\n")
+    at = partial(migrate_to, empty_database_url, migrations=folder)
+    assert at(NAMES[-1]) == (NAMES, [])
+    fill(database, NAMES[-1])
+    before = rows(database)
+    for value, discard in ((None, False), ("A1", True)):
+        assert at(name) == ([name], [])
+        database.execute("UPDATE terms SET room = %s", [value])
+        if discard:
+            with pytest.raises(MigrationFailed, match="public: the column room of terms"):
+                at(NAMES[-1])
+            assert database.execute("SELECT room FROM terms").fetchone() == ("A1",)
+        assert at(NAMES[-1], discard_data=discard) == ([], [name])
+        assert rows(database) == before
+
+
+def test_several_migrations_are_rolled_back_together_or_not_at_all(
+    empty_database_url: str, database: Connection
+) -> None:
+    migrate(empty_database_url)
+    fill(database, NAMES[-1])
+    before, filled = catalog(database), rows(database)
+    with pytest.raises(MigrationFailed, match="the table students"):
+        migrate_to(empty_database_url, NAMES[1])
+    assert (catalog(database), rows(database)) == (before, filled)
+    assert migrate_to(empty_database_url, NAMES[1], discard_data=True) == ([], NAMES[:1:-1])
+    with pytest.raises(MigrationFailed, match=f"no migration 0099_x; its newest one is {NAMES[-1]}"):
+        migrate_to(empty_database_url, "0099_x")
+
+
+def test_a_migration_of_a_newer_version_is_only_rolled_back_by_that_version(
+    empty_database_url: str, upto: Upto
+) -> None:
+    migrate(empty_database_url)
+    with pytest.raises(UnfitDatabase, match="run the command with the version that applied it"):
+        migrate_to(empty_database_url, NAMES[0], migrations=upto(NAMES[-2]))
+
+
 def test_a_second_run_applies_nothing(empty_database_url: str) -> None:
     migrate(empty_database_url)
     assert migrate(empty_database_url) == []
@@ -278,7 +323,11 @@ def test_each_step_over_existing_rows_keeps_every_row_up_and_down(
     catalog_after = catalog(database)
     assert rows(database, columns_before) == rows_before
 
-    assert roll_back(empty_database_url, this, count=1) == [name]
+    to = previous(name)
+    if to is None:
+        assert roll_back(empty_database_url, this, count=1) == [name]
+    else:
+        assert migrate_to(empty_database_url, to, migrations=this) == ([], [name])
     assert catalog(database) == catalog_before
     assert rows(database) == rows_before
 

@@ -90,7 +90,14 @@ async def run(*arguments: str, **variables: object) -> Ended:
 @asynccontextmanager
 async def serving(*arguments: str, **variables: object) -> AsyncIterator[Running]:
     """Run the service during the block, which begins when the service is ready."""
-    async with starting(*arguments, **variables) as running:
+    async with serving_from(ROOT, *arguments, **variables) as running:
+        yield running
+
+
+@asynccontextmanager
+async def serving_from(sources: Path, *arguments: str, **variables: object) -> AsyncIterator[Running]:
+    """Run the service of a folder with its sources during the block, which begins when the service is ready."""
+    async with _starting(sources, arguments, variables) as running:
         async with asyncio.timeout(PATIENCE_SECONDS), aiohttp.ClientSession() as session:
             while (await session.get(f"{running.url}/health/ready")).status != 200:
                 await asyncio.sleep(0.01)
@@ -100,9 +107,15 @@ async def serving(*arguments: str, **variables: object) -> AsyncIterator[Running
 @asynccontextmanager
 async def starting(*arguments: str, **variables: object) -> AsyncIterator[Running]:
     """Run the service during the block, which begins when the service listens."""
+    async with _starting(ROOT, arguments, variables) as running:
+        yield running
+
+
+@asynccontextmanager
+async def _starting(sources: Path, arguments: tuple[str, ...], variables: dict[str, object]) -> AsyncIterator[Running]:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-W", "error", "-m", "service", *arguments),
-        cwd=ROOT,
+        cwd=sources,
         env=environment(**variables),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

@@ -197,7 +197,7 @@ def test_a_statement_leaves_nothing_behind_in_the_session(name: str) -> None:
 
     assert statement.split()[0] in {"SELECT", "INSERT", "UPDATE", "DELETE", "WITH"}
     assert ";" not in statement
-    if name == "SET_SEARCH_PATH":
+    if name in {"SET_SEARCH_PATH", "CONFIGURE"}:
         return  # The pool remembers what it leaves behind.
     if name == "COMMIT_WITHOUT_WAITING":
         assert "true)" in statement  # for the current transaction only
@@ -363,7 +363,8 @@ INDEXES = {
     "LOAD_IDEMPOTENCY_KEYS": {"idempotency_keys_pkey"},
     "ADD_IDEMPOTENCY_KEYS": set(),
     "DELETE_IDEMPOTENCY_KEYS": {"idempotency_keys_created_at_idx"},
-    "ADD_REFUSALS": {"students_pkey"},
+    "LOAD_KEPT_STUDENTS": {"students_pkey"},
+    "ADD_REFUSALS": set(),
     "LIST_REFUSALS_OF_STUDENT": {"refusals_student_id_idx"},
     "LIST_REFUSALS_OF_COURSE": {"refusals_course_id_idx"},
     "DELETE_REFUSALS": {"refusals_pkey"},
@@ -425,6 +426,9 @@ INDEXES = {
     "LIST_EVENTS": {"events_pkey"},
     "LIST_HISTORY": {"events_student_id_course_id_idx"},
     "GET_WRITER_AGE": set(),
+    "GET_PID": set(),
+    "IS_READ_ONLY": set(),
+    "TRY_TO_WRITE": set(),
     "GET_ACTIVITY": {"pg_class_relname_nsp_index"},
     "GET_TOTALS": {"events_pkey", "courses_waitlisted_idx", "student_courses_unjudged_idx"},
     "GET_SWEEP_AGE": {"institutions_swept_at_idx"},
@@ -498,7 +502,7 @@ SORTED = {
 """Statements that sort a few rows: rows that are due, the requested waitlist places, requirements, and the events of one
 student."""
 
-WIDE = {"LIST_BLOCKED", "SET_SEARCH_PATH"}
+WIDE = {"CONFIGURE", "LIST_BLOCKED", "SET_SEARCH_PATH"}
 """Statements without an index: one reads all blocked students on purpose, for ``check``; the other reads no table."""
 
 

@@ -26,7 +26,7 @@ from service.registrar.waitlist import Sweep, Swept
 from service.settings import Settings
 from sql import Connection
 from sql.idempotency_keys import CallersKey, delete_idempotency_keys
-from sql.refusals import NewRefusal, add_refusals, commit_without_waiting, delete_refusals
+from sql.refusals import NewRefusal, add_refusals, commit_without_waiting, delete_refusals, load_kept_students
 from sql.waitlist import is_any_due, load_ended, load_promotable
 
 logger = logging.getLogger(__name__)
@@ -312,8 +312,7 @@ class Registrar:
                     buffered = self._refusals.first(REFUSALS_PER_TRANSACTION)
                     if buffered and not ledger.has_written:
                         await commit_without_waiting(connection)
-                    if buffered or refusals:
-                        await add_refusals(connection, [*buffered, *refusals])
+                    await _add_refusals(connection, [*buffered, *refusals])
         except BaseException:
             # The catalog may hold rows that were read in this transaction, which was rolled back.
             self._catalog.clear()
@@ -386,6 +385,14 @@ def count_refusals(outcomes: Iterable[Outcome]) -> None:
         elif isinstance(outcome, DomainError) and outcome.status < FIRST_SERVER_ERROR:
             for code in [each.code for each in outcome.errors] or [outcome.code]:
                 REFUSALS.add(code)
+
+
+async def _add_refusals(connection: Connection, refusals: Sequence[NewRefusal]) -> None:
+    """Write refusals, except those of students who have been deleted or erased since."""
+    if refusals:
+        kept = {*await load_kept_students(connection, sorted({each.student_id for each in refusals}))}
+        if of_kept := [each for each in refusals if each.student_id in kept]:
+            await add_refusals(connection, of_kept)
 
 
 async def _decide_and_save(

@@ -5,7 +5,7 @@ import logging
 import random
 import re
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Final, TypeVar
@@ -17,9 +17,10 @@ from service.errors import (
     InstitutionNameTaken,
     InstitutionNotFound,
     InstitutionNotSuspended,
+    RegistryMissing,
     Unavailable,
 )
-from service.migrate import REGISTRY_MIGRATIONS, drop_schema, migrate, move_schema, shipped
+from service.migrate import REGISTRY_MIGRATIONS, drop_schema, migrate, migrate_to, move_schema, shipped
 from service.pool import Pool
 from service.settings import Settings
 from sql import Connection
@@ -208,6 +209,29 @@ class Registry:
 
         return await self._change(institution.name, migrated)
 
+    async def migrate_to(
+        self, name: str, *, discard_data: bool
+    ) -> AsyncIterator[tuple[Institution, Sequence[str], Sequence[str]]]:
+        """Make a migration the newest one of every institution, one after the other, and yield what was done to each.
+
+        Raises: as ``service.migrate.migrate_to``, at the first institution that can't be changed.
+        """
+        assert self._settings.owner_url is not None
+        await self.refresh()
+        for each in sorted(self.institutions.values(), key=lambda institution: institution.id):
+            if each.state in {"creating", "dropping", "dropped"}:
+                continue
+            applied, undone = await asyncio.to_thread(
+                migrate_to,
+                self._settings.owner_url,
+                name,
+                schema=each.schema_name,
+                timeout=self._settings.migrate_timeout,
+                discard_data=discard_data,
+            )
+            await self._change(each.name, lambda found, _now: replace(found, migration=name))
+            yield each, applied, undone
+
     async def migrate_all(self, done: Callable[[Institution, int, int], None] | None = None) -> int:
         """Migrate every institution that is behind, ``migrate_parallel`` at a time; return how many failed.
 
@@ -300,6 +324,15 @@ class Registry:
         return await self._change(name, lambda found, _now: replace(found, state="dropped", migration=None))
 
 
+class InstitutionUnnamed(Exception):
+    """A command works on one institution, and none is named."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "There are many institutions, because REGISTRY_SCHEMA is set: name one with --institution NAME."
+        )
+
+
 def is_behind(institution: Institution) -> bool:
     """Return whether the schema of an institution lacks a migration of this version."""
     return institution.state not in {"dropping", "dropped"} and (institution.migration or "") < NEWEST
@@ -318,6 +351,23 @@ async def with_registry(settings: Settings, work: Callable[[Registry], Awaitable
         return await work(Registry(settings, pool))
     finally:
         await pool.close()
+
+
+async def settings_for(settings: Settings, institution: str | None) -> Settings:
+    """Return the settings with which a command works on one institution as if there were no registry.
+
+    Raises:
+        InstitutionUnnamed: there are many institutions, and none is named.
+        InstitutionNotFound, RegistryMissing: there is none with this name.
+    """
+    if settings.registry_schema is None:
+        if institution is not None:
+            raise RegistryMissing
+        return settings
+    if institution is None:
+        raise InstitutionUnnamed
+    found = await with_registry(settings, lambda registry: registry.get(institution))
+    return settings_of(found, settings).model_copy(update={"registry_schema": None})
 
 
 def migrate_registry(settings: Settings, stop: threading.Event | None = None) -> list[str]:

@@ -1,6 +1,7 @@
 """``python -m service institutions``: create, list, suspend, resume, move and drop institutions."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Final
 
 from service.errors import InstitutionNotSuspended, RegistryMissing
@@ -111,3 +112,26 @@ async def migrate_all(settings: Settings) -> None:
     if failed:
         raise MigrationFailed(f"{failed} institutions could not be migrated; the log says why.")
     print("the registry and every institution are up to date")
+
+
+async def migrate_all_to(settings: Settings, name: str, *, discard_data: bool) -> None:
+    """Make a migration the newest one of every institution, and print what was done.
+
+    Raises: as ``service.migrate.migrate_to``.
+    """
+
+    async def work(registry: Registry) -> None:
+        async for institution, applied, undone in registry.migrate_to(name, discard_data=discard_data):
+            show_migrations(applied, undone, f"institution {institution.name}: ")
+
+    await with_registry(settings, work)
+
+
+def show_migrations(applied: Sequence[str], undone: Sequence[str], institution: str = "") -> None:
+    """Print the names of migrations that were applied or rolled back."""
+    for name in undone:
+        print(f"{institution}rolled back {name}")
+    for name in applied:
+        print(f"{institution}applied {name}")
+    if not applied and not undone:
+        print(f"{institution}nothing to do")

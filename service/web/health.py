@@ -62,7 +62,8 @@ async def live(_call: Call) -> Health:
 async def ready(call: Call) -> Readiness:
     """Check whether the service can serve requests.
 
-    The status is 503 until the database is reachable and migrated, and from the moment the service starts to shut down.
+    The status is 503 until the database is reachable and migrated, while it refuses changes, because its disk is full or
+    it is read-only, and from the moment the service starts to shut down.
     """
     if call[DRAINING].is_set():
         raise Draining("The service is shutting down.")

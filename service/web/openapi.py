@@ -97,7 +97,6 @@ def build(
             "contact": {"name": about.contact},
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "servers": [{"url": "/"}],
         "tags": [{"name": name, "description": description} for name, description in about.tags],
         "paths": paths,
         "components": {
@@ -406,10 +405,10 @@ class Index:
     links: Annotated[dict[str, str], Field(description="The paths that can be read without an id, by name.")]
 
     @classmethod
-    def of(cls, about: About, endpoints: Iterable[Endpoint]) -> "Index":
-        """Build the index of the endpoints that can be read without an id."""
+    def of(cls, about: About, endpoints: Iterable[Endpoint], prefix: str = "") -> "Index":
+        """Build the index of the endpoints that can be read without an id; ``prefix`` begins their paths."""
         paths = [item.path for item in endpoints if item.method == "GET" and "{" not in item.path and item.path != "/"]
-        return cls(about.title, about.version, {_name(path): path for path in paths})
+        return cls(about.title, about.version, {_name(path): f"{prefix}{path}" for path in paths})
 
 
 def _name(path: str) -> str:

@@ -18,7 +18,7 @@ PAGE = web.AppKey("page", bytes)
 SCRIPT: Final = (files("openapi_ui_bundles.rapidoc") / "vendor" / "rapidoc-min.js").read_bytes()
 BEHAVIOUR: Final = """
 customElements.whenDefined("rapi-doc").then(async () => {
-  const spec = await (await fetch("/openapi.json")).json();
+  const spec = await (await fetch("openapi.json")).json();
   spec.security = [];
   document.querySelector("rapi-doc").loadSpec(spec);
 });
@@ -46,7 +46,7 @@ TEMPLATE: Final = Template("""<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>$title: API</title>
 <link rel="icon" href="data:,">
-<script src="/docs/rapidoc-min.js" defer></script>
+<script src="docs/rapidoc-min.js" defer></script>
 <style>
   body { margin: 0; font: 15px/1.5 system-ui, sans-serif; color: #2b3440 }
   .about { max-width: 780px; padding: 28px 80px 20px }
@@ -90,7 +90,7 @@ $menu</nav>
 <div class="about">
 <h1>$title <small>$version</small></h1>
 <p>$description</p>
-<p><a href="/openapi.json">openapi.json</a></p>
+<p><a href="openapi.json">openapi.json</a></p>
 </div>
 </rapi-doc>
 <script>$script</script>

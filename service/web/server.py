@@ -4,6 +4,7 @@ import asyncio
 import socket
 import struct
 from collections import Counter
+from collections.abc import MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +19,9 @@ from service.web.problems import InternalError, NoSuchPath, NotHttp
 
 SWEEP_SECONDS: Final = 1.0
 """Interval between sweeps over all connections: timers for each connection and answer would slow down every request."""
+
+PUBLIC_PATH = web.AppKey("public_path", str)
+"""The path below which a reverse proxy offers the service; empty if there is none."""
 
 RESET: Final = struct.pack("ii", 1, 0)
 """SO_LINGER with a timeout of 0: the kernel discards unsent data (socket(7))."""
@@ -46,7 +50,8 @@ class Runner(web.AppRunner):
 
     async def _make_server(self) -> web.Server:
         draining = self.app.get(DRAINING) or asyncio.Event()
-        return _Server(await super()._make_server(), self._limits, draining, self.app.get(ORIGINS))
+        path = self.app.get(PUBLIC_PATH, "")
+        return _Server(await super()._make_server(), self._limits, draining, self.app.get(ORIGINS), path)
 
     async def shutdown(self) -> None:
         """Close idle connections, then run the application's shutdown hooks; the listener is already closed."""
@@ -58,11 +63,14 @@ class Runner(web.AppRunner):
 class _Server(web.Server):
     """aiohttp's server with the protocol ``_Protocol`` and a periodic sweep over the connections."""
 
-    def __init__(self, made: web.Server, limits: Limits, draining: asyncio.Event, origins: Origins | None) -> None:
+    def __init__(
+        self, made: web.Server, limits: Limits, draining: asyncio.Event, origins: Origins | None, public_path: str
+    ) -> None:
         vars(self).update(vars(made))
         self.request_factory = partial(made.request_factory, _cls=_Request)  # type: ignore[call-arg]
         self.draining = draining
         self.origins = origins
+        self.public_path = public_path
         self._limits = limits
         self._headerless: dict[web.RequestHandler, float] = {}
         """Connections before their first request, with the time of the connect, the oldest first."""
@@ -150,8 +158,12 @@ class _Request(web.Request):
         """Complete the headers of a response: without a route, aiohttp sends no on_response_prepare signal."""
         response.headers.popall(hdrs.SERVER, None)
         server = self.protocol._manager  # noqa: SLF001
-        if isinstance(server, _Server) and server.origins is not None:
+        if not isinstance(server, _Server):
+            return
+        if server.origins is not None:
             server.origins.add_headers(self, response)
+        if server.public_path:
+            _put_below(server.public_path, response.headers)
 
 
 class _Protocol(web.RequestHandler):
@@ -195,6 +207,13 @@ class _Protocol(web.RequestHandler):
         response = refuse(request, error)
         response.force_close()
         return response
+
+
+def _put_below(path: str, headers: MutableMapping[str, str]) -> None:
+    """Let the links in headers begin with a path."""
+    for name, start in ((hdrs.LOCATION, "/"), (hdrs.LINK, "</")):
+        if headers.get(name, "").startswith(start):
+            headers[name] = f"{start.removesuffix('/')}{path}/{headers[name].removeprefix(start)}"
 
 
 def _reset(transport: asyncio.Transport) -> None:
