@@ -260,7 +260,7 @@ def serve_many(
         own = settings.model_copy(update={"queue_limit": queue_limit})
         return services_of(database, own, everybody, app[DRAINING], (sharing, name))
 
-    serving = Institutions(registry, settings, pool, make)
+    serving = Institutions(registry, settings, pool, make, sharing)
     authenticator = app[AUTHENTICATOR] = Authenticator(registry.database, settings, serving.database_of)
     set_up(app, settings, services_of=serving, authenticate=authenticator)
     show_metrics(app, settings, serving.opened, partial(gauges.of_registry, registry.database), place)

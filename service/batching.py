@@ -163,9 +163,6 @@ class Coalescer(Generic[Item, Answer]):
         self.admit()
         loop = asyncio.get_running_loop()
         now = loop.time()
-        if self._sharing is not None:
-            sharing, institution = self._sharing
-            sharing.note(institution, now)
         answer: asyncio.Future[Answer] = loop.create_future()
         size = self._size(item)
         traces = tracing.active

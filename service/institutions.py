@@ -12,6 +12,7 @@ from aiohttp import web
 
 from service.api.events import POLLER
 from service.api.keys import DATABASE, REGISTRAR
+from service.batching import Sharing
 from service.database import Database
 from service.errors import (
     BeingMigrated,
@@ -87,12 +88,14 @@ class Institutions:
         settings: Settings,
         pool: Pool,
         make: Callable[[str, Database, Settings], dict[web.AppKey[Any], Any]],
+        sharing: Sharing,
     ) -> None:
         """``make`` returns the services of an institution by its name, on its database and with its settings."""
         self._registry = registry
         self._settings = settings
         self._pool = pool
         self._make = make
+        self._sharing = sharing
         self._of_registry: Services = {DATABASE: registry.database}
         self._open: OrderedDict[str, Open] = OrderedDict()
         """The institutions in memory, the one whose last request is the oldest first."""
@@ -145,6 +148,7 @@ class Institutions:
                 self._remove(institution.name)
                 found = None
         now = asyncio.get_running_loop().time()
+        self._sharing.note(institution.name, now)
         if found is None:
             self._make_room()
             settings = settings_of(institution, self._settings)
