@@ -19,7 +19,6 @@ from service.api.fields import Input
 from service.api.students import NewStudent
 from service.api.terms import NewTerm
 from service.clock import search_path, session_settings
-from service.errors import RegistryMissing
 from service.faults import text_of
 from service.fitness import NotMigrated
 from service.migrate import DatabaseUnavailable
@@ -46,7 +45,6 @@ from sql import check as sql
 from sql import replay as sql_replay
 from sql.courses import Course
 from sql.overrides import find_overrides
-from sql.registry import Institution
 from sql.replay import Recorded
 from sql.server import configure
 from sql.students import Student
@@ -61,8 +59,6 @@ MAX_FAULTS_SHOWN = 20
 MAX_FAULTS = 10_000
 """Faults counted for each invariant: the exact number of more faults is not worth the memory."""
 
-
-INSTITUTIONS_PER_PAGE: Final = 500
 
 SESSION: Final = {
     "application_name": "enrollment-service check",
@@ -439,22 +435,18 @@ async def check_all(settings: Settings) -> int:
     Raises:
         RegistryMissing: the service has only one.
     """
-    if settings.registry_schema is None:
-        raise RegistryMissing
-    status, last = 0, 0
 
-    async def next_page(registry: Registry) -> list[Institution]:
-        return await registry.list(last, INSTITUTIONS_PER_PAGE)
-
-    while page := await with_registry(settings, next_page):
-        for institution in page:
+    async def work(registry: Registry) -> int:
+        status = 0
+        async for institution in registry.walk():
             print(f"institution {institution.name}", flush=True)
             if is_behind(institution):
                 print(f"skip  its schema lacks migrations (state {institution.state})")
             else:
                 status = await check(settings_of(institution, settings)) or status
-        last = page[-1].id
-    return status
+        return status
+
+    return await with_registry(settings, work)
 
 
 async def check(settings: Settings) -> int:

@@ -11,7 +11,7 @@ from service.metrics import LAST_SWEEP, Snapshot
 from service.pool import Pool
 from service.settings import Settings
 from service.web.endpoint import Services
-from sql.metrics import get_activity, get_totals
+from sql.metrics import Activity, get_activity, get_totals
 from sql.registry import get_sweep_age
 
 READERS: Final = (STUDENTS, COURSES, COURSES_OF_STUDENTS, STUDENTS_OF_COURSES)
@@ -49,8 +49,7 @@ async def of_database(database: Database) -> Snapshot:
         activity = await get_activity(connection)
         totals = await get_totals(connection)
     return {
-        metrics.OLDEST_TRANSACTION.name: [((), activity.oldest_transaction or 0.0)],
-        metrics.OLDEST_WRITE.name: [((), activity.oldest_write or 0.0)],
+        **_of_activity(activity),
         metrics.FEED_POSITION.name: [((), totals.feed_position)],
         metrics.WAITLISTED.name: [((), totals.waitlisted)],
         metrics.BLOCKED.name: [((), totals.waitlisted - totals.unjudged)],
@@ -67,7 +66,13 @@ async def of_registry(database: Database) -> Snapshot:
         activity = await get_activity(connection)
         lag = await get_sweep_age(connection)
     return {
+        **_of_activity(activity),
+        metrics.SWEEP_LAG.name: [((), lag or 0.0)],
+    }
+
+
+def _of_activity(activity: Activity) -> Snapshot:
+    return {
         metrics.OLDEST_TRANSACTION.name: [((), activity.oldest_transaction or 0.0)],
         metrics.OLDEST_WRITE.name: [((), activity.oldest_write or 0.0)],
-        metrics.SWEEP_LAG.name: [((), lag or 0.0)],
     }

@@ -2,17 +2,14 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any, Final
 
 import pytest
 from pytest_aiohttp import AiohttpClient
 
 from service import registrar
-from service.database import Database
 from service.errors import PromotionsPending
-from service.registrar import Registrar
 from service.registrar.changes import Change, Origin
 from service.registrar.courses import COURSE as RESOURCE
 from service.registrar.enrollments import Enroll
@@ -50,6 +47,7 @@ from tests.campus import (
 from tests.conftest import Client
 from tests.test_auth import bearer, new_key
 from tests.test_database_failure import FAIL_AT_COMMIT
+from tests.test_optimistic import counted
 from tests.wire import Cut, wired
 
 KEY: Final = {"Idempotency-Key": "k-1"}
@@ -503,20 +501,6 @@ async def test_another_process_waits_for_the_change_and_returns_its_answer(
 
 
 # Statements.
-
-
-@asynccontextmanager
-async def counted(settings: Settings) -> AsyncIterator[tuple[Registrar, list[str]]]:
-    """Yield a registrar with one connection, and the list of its statements."""
-    sent: list[str] = []
-    database = Database(settings.model_copy(update={"pool_size": 1}))
-    await database.open()
-    try:
-        async with database.reading() as connection:
-            connection.add_query_logger(lambda query: sent.append(query.query))
-        yield Registrar(database, settings), sent
-    finally:
-        await database.close()
 
 
 async def logged() -> None:

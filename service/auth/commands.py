@@ -7,7 +7,6 @@ from datetime import datetime, timedelta
 
 from service.auth import api_keys
 from service.database import Database, write_once
-from service.errors import RegistryMissing
 from service.registry import registry_database, settings_of, with_registry
 from service.settings import Settings
 from service.web.auth import Scope
@@ -74,8 +73,6 @@ async def _database(settings: Settings, institution: str | None) -> Database:
     """
     if institution is None:
         return Database(settings) if settings.registry_schema is None else registry_database(settings)
-    if settings.registry_schema is None:
-        raise RegistryMissing
     found = await with_registry(settings, lambda registry: registry.get(institution))
     return Database(settings_of(found, settings))
 

@@ -44,6 +44,9 @@ requests that it had begun."""
 
 PAGE_ROWS: Final = 1_000
 
+WITHOUT_SCHEMA: Final = frozenset({"creating", "dropping", "dropped"})
+"""The states in which an institution may have no schema."""
+
 INSTITUTION_NAME: Final = re.compile(r"[a-z](?:[a-z0-9-]{0,48}[a-z0-9])?")
 """The form of an institution's name, which is part of its API keys and of the name of its schema."""
 
@@ -148,6 +151,14 @@ class Registry:
         async with self.database.reading() as connection:
             return await list_institutions(connection, after_id, limit)
 
+    async def walk(self) -> AsyncIterator[Institution]:
+        """Yield all institutions by id; they are read page by page."""
+        last = 0
+        while page := await self.list(last, PAGE_ROWS):
+            for each in page:
+                yield each
+            last = page[-1].id
+
     async def get(self, name: str) -> Institution:
         """Return an institution as the database has it.
 
@@ -219,7 +230,7 @@ class Registry:
         assert self._settings.owner_url is not None
         await self.refresh()
         for each in sorted(self.institutions.values(), key=lambda institution: institution.id):
-            if each.state in {"creating", "dropping", "dropped"}:
+            if each.state in WITHOUT_SCHEMA:
                 continue
             applied, undone = await asyncio.to_thread(
                 migrate_to,
@@ -342,8 +353,11 @@ async def with_registry(settings: Settings, work: Callable[[Registry], Awaitable
     """Do one piece of work with the registry, on connections of its own; create the registry if it is missing.
 
     Raises:
+        RegistryMissing: the settings name no registry.
         DomainError, MigrationFailed, DatabaseUnavailable, UnfitDatabase: as the work, and as ``migrate_registry``.
     """
+    if settings.registry_schema is None:
+        raise RegistryMissing
     await asyncio.to_thread(migrate_registry, settings)
     pool = Pool(settings)
     await pool.open()
@@ -360,11 +374,9 @@ async def settings_for(settings: Settings, institution: str | None) -> Settings:
         InstitutionUnnamed: there are many institutions, and none is named.
         InstitutionNotFound, RegistryMissing: there is none with this name.
     """
-    if settings.registry_schema is None:
-        if institution is not None:
-            raise RegistryMissing
-        return settings
     if institution is None:
+        if settings.registry_schema is None:
+            return settings
         raise InstitutionUnnamed
     found = await with_registry(settings, lambda registry: registry.get(institution))
     return settings_of(found, settings).model_copy(update={"registry_schema": None})

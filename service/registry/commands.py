@@ -2,32 +2,19 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Final
 
-from service.errors import InstitutionNotSuspended, RegistryMissing
+from service.errors import InstitutionNotSuspended
 from service.migrate import MigrationFailed
-from service.registry import SETTLE_SECONDS, Registry, is_behind, with_registry
+from service.registry import SETTLE_SECONDS, WITHOUT_SCHEMA, Registry, is_behind, with_registry
 from service.settings import Settings
 from service.terminal import show_progress
 from sql.registry import Institution
-
-PAGE_ROWS = 500
-
-GONE: Final = frozenset({"creating", "dropping", "dropped"})
-"""The states in which an institution may have no schema."""
-
-
-def check_registry(settings: Settings) -> None:
-    """Raise ``RegistryMissing`` if the settings name no registry."""
-    if settings.registry_schema is None:
-        raise RegistryMissing
 
 
 async def create(
     settings: Settings, name: str, display_name: str | None, time_zone: str | None, schema: str | None
 ) -> None:
     """Create an institution, or continue a creation that was interrupted."""
-    check_registry(settings)
 
     async def work(registry: Registry) -> Institution:
         return await registry.create(name, display_name or name, time_zone or settings.time_zone, schema)
@@ -41,48 +28,40 @@ async def create(
 
 async def list_all(settings: Settings) -> None:
     """Print all institutions."""
-    check_registry(settings)
 
     async def work(registry: Registry) -> None:
-        last = 0
         print(f"{'name':<32} {'state':<10} {'migration':<28} {'schema':<40} time zone")
-        while page := await registry.list(last, PAGE_ROWS):
-            for each in page:
-                migration = f"{each.migration or 'none'}{' (behind)' if is_behind(each) else ''}"
-                print(f"{each.name:<32} {each.state:<10} {migration:<28} {each.schema_name:<40} {each.time_zone}")
-            last = page[-1].id
+        async for each in registry.walk():
+            migration = f"{each.migration or 'none'}{' (behind)' if is_behind(each) else ''}"
+            print(f"{each.name:<32} {each.state:<10} {migration:<28} {each.schema_name:<40} {each.time_zone}")
 
     await with_registry(settings, work)
 
 
 async def list_schemas(settings: Settings) -> list[str]:
     """Return the schemas of all institutions; read them as the owner, since the service may not have its privileges yet."""
-    check_registry(settings)
 
     async def work(registry: Registry) -> list[str]:
         await registry.refresh()
-        return [each.schema_name for each in registry.institutions.values() if each.state not in GONE]
+        return [each.schema_name for each in registry.institutions.values() if each.state not in WITHOUT_SCHEMA]
 
     return await with_registry(settings.model_copy(update={"database_url": settings.owner_url}), work)
 
 
 async def set_state(settings: Settings, name: str, state: str) -> None:
     """Change the state of an institution."""
-    check_registry(settings)
     await with_registry(settings, lambda registry: registry.change(name, state=state))
     print(f"The institution {name} is {state}; running services notice within {settings.registry_interval:g} s.")
 
 
 async def move(settings: Settings, name: str, host: str, port: int) -> None:
     """Move an institution to another node of a Citus, and print when it is there."""
-    check_registry(settings)
     await with_registry(settings, lambda registry: registry.move(name, host, port))
     print(f"The institution {name} is on {host}:{port}.")
 
 
 async def drop(settings: Settings, name: str) -> None:
     """Suspend an institution, wait until no process serves it, and delete it with all its data."""
-    check_registry(settings)
 
     async def work(registry: Registry) -> None:
         if (await registry.get(name)).state not in {"suspended", "dropping"}:
