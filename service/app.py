@@ -343,7 +343,10 @@ def set_up(app: web.Application, settings: Settings, *, services_of: ServicesOf,
         Proxies(settings.trusted_proxies),
         authenticate,
         services_of,
-        (Turnstile(READS_PER_TURN), Turnstile(CHANGES_PER_TURN)),
+        (
+            Turnstile(READS_PER_TURN, settings.admission_seconds, settings.write_timeout),
+            Turnstile(CHANGES_PER_TURN, settings.admission_seconds, settings.write_timeout),
+        ),
     )
 
 

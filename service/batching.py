@@ -1,7 +1,6 @@
 """Natural batching: the next batch forms while a statement or transaction runs, without a timer or a delay."""
 
 import asyncio
-import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -189,7 +188,7 @@ class Coalescer(Generic[Item, Answer]):
         """Raise ``Unavailable`` if an item that arrives now is expected to wait too long."""
         wait = self.expected_wait(asyncio.get_running_loop().time())
         if wait > self._patience or len(self._waiting) >= self._queue:
-            raise _overloaded(wait)
+            raise Unavailable.overloaded(wait)
 
     def is_idle(self) -> bool:
         """Return whether no item waits or runs."""
@@ -309,7 +308,7 @@ class Coalescer(Generic[Item, Answer]):
         loop = asyncio.get_running_loop()
         now = loop.time()
         while self._waiting and self._waiting[0].until <= now:
-            _settle(self._pop(), _overloaded(self.expected_wait(now)))
+            _settle(self._pop(), Unavailable.overloaded(self.expected_wait(now)))
         self._expiry = loop.call_at(self._waiting[0].until, self._expire) if self._waiting else None
 
 
@@ -336,10 +335,6 @@ def reader(
         chunks=READ_CHUNKS,
         everybody=everybody,
     )
-
-
-def _overloaded(wait: float) -> Unavailable:
-    return Unavailable("Too many requests are queued; try again after the time in Retry-After.", math.ceil(wait))
 
 
 def _settle(waiting: Waiting[Item, Answer], answer: Answer | Exception) -> None:
