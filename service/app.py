@@ -55,10 +55,11 @@ from service.registry import Registry, migrate_registry
 from service.settings import Settings
 from service.web import health, openapi, page
 from service.web import metrics as web_metrics
-from service.web.auth import AUTHENTICATE, Authenticate, ScopeMissing
+from service.web.auth import Authenticate, ScopeMissing
 from service.web.body import BODY_MEMBERS, BODY_TIMEOUT
 from service.web.endpoint import (
     ADMISSION,
+    AUTHENTICATE,
     DRAINING,
     SERVICES_OF,
     TURNSTILES,

@@ -44,8 +44,8 @@ from service.web.access import log_request
 from service.web.auth import (
     ACTS_FOR_OTHERS,
     ANYONE,
-    AUTHENTICATE,
     SELF_COVERS,
+    Authenticate,
     Caller,
     Scope,
     ScopeMissing,
@@ -75,6 +75,8 @@ from service.web.turnstile import Turnstile
 from service.web.validation import refused
 
 logger = logging.getLogger("service.web")
+
+AUTHENTICATE: web.AppKey[Authenticate] = web.AppKey("authenticate", Callable)  # type: ignore[arg-type]
 
 DRAINING = web.AppKey("draining", asyncio.Event)
 """Set while the service shuts down: all responses then carry ``Connection: close``."""
