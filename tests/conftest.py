@@ -276,6 +276,11 @@ def clone(server: Server, admin: psycopg.Connection[Any], template: str) -> Iter
     try:
         yield server.url_of(name)
     finally:
+        # Most sessions end within a few milliseconds. DROP DATABASE looks for them only every 100 ms.
+        for _ in range(20):
+            if admin.execute("SELECT FROM pg_stat_activity WHERE datname = %s", [name]).fetchone() is None:
+                break
+            time.sleep(0.002)
         admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
