@@ -21,6 +21,7 @@ import asyncpg
 import hypothesis
 import psycopg
 import pytest
+import uvloop
 from aiohttp import web
 from aiohttp.test_utils import TestClient
 
@@ -106,6 +107,11 @@ def pytest_configure(config: pytest.Config) -> None:
     # Only the tests decide the settings of the service.
     for name in Settings.model_fields:
         os.environ.pop(name.upper(), None)
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run each test on the event loop of the service."""
+    return {"uvloop": uvloop.new_event_loop}
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
