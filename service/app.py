@@ -59,7 +59,6 @@ from service.web.auth import Authenticate, ScopeMissing
 from service.web.body import BODY_MEMBERS, BODY_TIMEOUT
 from service.web.endpoint import (
     ADMISSION,
-    AUTHENTICATE,
     DRAINING,
     EDGE,
     Edge,

@@ -76,7 +76,6 @@ from service.web.validation import refused
 
 logger = logging.getLogger("service.web")
 
-AUTHENTICATE: web.AppKey[Authenticate] = web.AppKey("authenticate", Callable)  # type: ignore[arg-type]
 
 DRAINING = web.AppKey("draining", asyncio.Event)
 """Set while the service shuts down: all responses then carry ``Connection: close``."""
