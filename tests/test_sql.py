@@ -468,6 +468,13 @@ INDEXES = {
         "student_courses_waitlisted_idx",
     },
     "LIST_STUDENTS_OF_COURSES": {"student_courses_course_id_idx", "students_pkey"},
+    "LIST_ENROLLMENTS": {"student_courses_pkey", "students_pkey", "courses_pkey"},
+    "LIST_ENROLLMENTS_OF_COURSES": {
+        "courses_pkey",
+        "courses_term_id_idx",
+        "student_courses_course_id_idx",
+        "students_pkey",
+    },
     "LOCK_FEED": set(),
     "GET_EPOCH": {"events_pkey"},
     "LOAD_SEATS": {"courses_pkey"},
@@ -504,9 +511,10 @@ SORTED = {
     "LOAD_REQUIREMENTS",
     "LIST_EVENTS_OF_STUDENT",
     "LIST_COURSES",
+    "LIST_ENROLLMENTS_OF_COURSES",
 }
 """Statements that sort a few rows: rows that are due, the requested waitlist places, requirements, the events of one
-student, and the course with an external id."""
+student, the course with an external id, and the enrollments in one course."""
 
 WIDE = {"CONFIGURE", "LIST_BLOCKED", "SET_SEARCH_PATH"}
 """Statements without an index: one reads all blocked students on purpose, for ``check``; the other reads no table."""

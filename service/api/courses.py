@@ -173,7 +173,7 @@ class CourseQuery(Paging):
             "ignored. The list is ordered by the code or title that matched."
         ),
     ] = None
-    sort: Annotated[Literal["id", "code"] | None, named("CourseSort", "The order: `id` or `code`.")] = None
+    sort: Annotated[Literal["id", "code"] | None, Field(description="The order; by default `id`.")] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,6 @@ from service.registrar.resources import Create, Delete, Edit, Replace
 from service.registrar.students import STUDENT
 from service.web.endpoint import Call, ETags, Reply, endpoint
 from service.web.paging import Page, Paging, decode_cursor, decode_keys, encode_cursor, list_name, page_of
-from service.web.schema import named
 from sql import Connection
 from sql import students as sql
 
@@ -84,7 +83,9 @@ class StudentQuery(Paging):
     ] = None
     sort: Annotated[
         Literal["id", "name"] | None,
-        named("StudentSort", "The order: `id`, or `name` for the family name followed by the given name."),
+        Field(
+            description="The order: `id`, or `name` for the family name followed by the given name; by default `id`."
+        ),
     ] = None
 
 
