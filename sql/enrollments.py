@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from sql import TIMES, Connection, JsonPage, New, columns
@@ -468,6 +468,46 @@ CROSS JOIN LATERAL (
 async def list_students_of_courses(connection: Connection, requested: Sequence[StudentsAsked]) -> list[JsonPage]:
     """Return pages of courses' students as JSON, each ordered by student id; the session's time zone must be UTC."""
     return [JsonPage._make(row) for row in await connection.fetch(LIST_STUDENTS_OF_COURSES, *columns(requested))]
+
+
+@dataclass(frozen=True, slots=True)
+class TermCredits:
+    """The credits of a student in a term: of seats, and of waitlist places. ``max_credits`` is the limit of the term."""
+
+    term_id: int
+    code: str
+    name: str
+    starts_on: date
+    ends_on: date
+    credits: float
+    waitlisted_credits: float
+    max_credits: float | None
+
+
+LIST_CREDITS_OF_STUDENT: Final = """
+SELECT
+    terms.id AS term_id, terms.code, terms.name, terms.starts_on, terms.ends_on, held.credits, held.waitlisted_credits,
+    terms.max_credits
+FROM (
+    SELECT
+        courses.term_id,
+        coalesce(sum(courses.credits) FILTER (WHERE student_courses.status <> 'waitlisted'), 0) AS credits,
+        coalesce(sum(courses.credits) FILTER (WHERE student_courses.status = 'waitlisted'), 0) AS waitlisted_credits
+    FROM student_courses
+    INNER JOIN courses ON courses.id = student_courses.course_id
+    WHERE student_courses.student_id = $1::bigint
+        AND student_courses.status IN ('enrolled', 'waitlisted', 'completed')
+    GROUP BY courses.term_id
+) AS held
+INNER JOIN terms ON terms.id = held.term_id
+ORDER BY terms.starts_on, terms.id
+LIMIT $2::bigint
+"""
+
+
+async def list_credits_of_student(connection: Connection, student_id: int, limit: int) -> list[TermCredits]:
+    """Return the credits of a student by term, the earliest term first."""
+    return [TermCredits(*row) for row in await connection.fetch(LIST_CREDITS_OF_STUDENT, student_id, limit)]
 
 
 class EnrollmentsPage(NamedTuple):

@@ -164,6 +164,17 @@ async def get_epoch(connection: Connection) -> Epoch:
     return Epoch(*row)
 
 
+GET_NOW: Final = """
+SELECT now() AS now
+"""
+
+
+async def get_now(connection: Connection) -> datetime:
+    """Return the time of the current transaction, by the clock of the institution."""
+    now: datetime = await connection.fetchval(GET_NOW)
+    return now
+
+
 LIST_EVENTS: Final = """
 SELECT
     position, type, occurred_at, actor, on_behalf_of, request_id, reason, student_id,

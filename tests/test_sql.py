@@ -430,6 +430,8 @@ INDEXES = {
     "LOAD_ROSTER": {"student_courses_course_id_idx"},
     "LIST_EVENTS": {"events_pkey", "students_pkey", "courses_pkey"},
     "LIST_HISTORY": {"events_student_id_course_id_idx", "students_pkey", "courses_pkey"},
+    "GET_NOW": set(),
+    "LIST_CREDITS_OF_STUDENT": {"student_courses_pkey", "courses_pkey", "terms_pkey"},
     "GET_WRITER_AGE": set(),
     "GET_PID": set(),
     "IS_READ_ONLY": set(),
@@ -517,9 +519,10 @@ SORTED = {
     "LIST_EVENTS_OF_STUDENT",
     "LIST_COURSES",
     "LIST_ENROLLMENTS_OF_COURSES",
+    "LIST_CREDITS_OF_STUDENT",
 }
 """Statements that sort a few rows: rows that are due, the requested waitlist places, requirements, the events of one
-student, the course with an external id, and the enrollments in one course."""
+student and their terms, the course with an external id, and the enrollments in one course."""
 
 WIDE = {"CONFIGURE", "LIST_BLOCKED", "SET_SEARCH_PATH"}
 """Statements without an index: one reads all blocked students on purpose, for ``check``; the other reads no table."""
