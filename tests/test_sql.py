@@ -7,10 +7,11 @@ import json
 import pkgutil
 import re
 import types
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from datetime import date, datetime, timedelta
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 from uuid import UUID
@@ -22,6 +23,7 @@ import sql
 from service.database import Database
 from service.errors import CONSTRAINTS
 from service.settings import Settings
+from service.web.paging import SCANNED_ROWS
 from sql import Connection
 from sql.courses import Course
 from sql.enrollments import Enrollment
@@ -584,6 +586,77 @@ async def test_every_statement_of_a_request_uses_an_index(session: Connection) -
         assert used == indexes, (name, text)
         assert not scanned & BIG_TABLES, (name, text)
         assert name in SORTED or not [node for node in found if node["Node Type"] == "Sort"], (name, text)
+
+
+def literal(value: object) -> str:
+    """Return a value of a parameter as SQL."""
+    if value is None:
+        return "NULL"
+    text = f"{{{','.join(map(str, value))}}}" if isinstance(value, list) else str(value)
+    return f"'{text}'"
+
+
+async def rows_visited(session: Connection, name: str, arguments: Sequence[object]) -> int:
+    """Run a statement, and return how many rows of tables and indexes it visited; none may be of a scan of a big table."""
+    statement, function = STATEMENTS[name]
+    assert len(arguments) == len(inspect.signature(function).parameters) - 1
+    literals = ", ".join(map(literal, arguments))
+    await session.execute(f"PREPARE statement AS {statement}")
+    text = await session.fetchval(f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) EXECUTE statement({literals})")
+    await session.execute("DEALLOCATE statement")
+    run = [node for node in nodes(json.loads(text)[0]["Plan"]) if node["Actual Loops"] and "Scan" in node["Node Type"]]
+    assert not [node for node in run if node["Node Type"] == "Seq Scan" and node["Relation Name"] in BIG_TABLES], text
+    visited = ("Actual Rows", "Rows Removed by Filter", "Rows Removed by Index Recheck")
+    of_tables = [node for node in run if "Relation Name" in node]
+    return sum(round(node["Actual Loops"] * sum(node.get(each, 0) for each in visited)) for node in of_tables)
+
+
+def combinations_of(filters: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield each subset of the filters, with None for the others."""
+    for chosen in product((False, True), repeat=len(filters)):
+        yield {name: value if is_sent else None for (name, value), is_sent in zip(filters.items(), chosen, strict=True)}
+
+
+@pytest.mark.not_on_citus("the plans are those of the node that holds the schema")
+async def test_every_combination_of_filters_visits_few_rows(session: Connection) -> None:
+    await session.execute(FILLED)
+    await session.execute("VACUUM student_courses, courses, students")
+    limit, scanned = 50, SCANNED_ROWS
+    found = {"external_id": "S7", "email": "s7@campus.example", "ids": [*range(1, 101)], "text": "n1"}
+    for filters in combinations_of(found):
+        if filters["external_id"] or filters["email"] or filters["ids"]:
+            visited = await rows_visited(session, "FIND_STUDENTS", [0, limit, *filters.values()])
+            assert visited <= 202, filters
+    for prefix, after_key in product(("", "ada n1", "n", "x"), ("", "n19999 ada")):
+        assert await rows_visited(session, "SEARCH_STUDENTS", [prefix, after_key, 0, limit]) <= 2 * limit, prefix
+
+    # Filters that many courses match, and filters that hardly one does: then the page ends early.
+    for status, has_free_seats, text in product(("open", "cancelled", None), (True, False, None), ("t", "no", None)):
+        rest: list[object] = [status, has_free_seats, text]
+        for named in combinations_of({"external_id": "C7", "ids": [*range(1, 101)], "code": "code7", "term_id": 7}):
+            visited = await rows_visited(session, "LIST_COURSES", [0, scanned, limit, *named.values(), *rest])
+            assert visited <= (3 * scanned if named["ids"] is None else 400), (named, rest)
+        for term_id in (7, None):
+            arguments: list[object] = ["", 0, scanned, limit, text or "", term_id, status, has_free_seats]
+            assert await rows_visited(session, "SORT_COURSES", arguments) <= 6 * scanned, arguments
+
+    for state, since in product((["enrolled"], ["completed"], None), ("2020-01-01Z", "2099-01-01Z", None)):
+        for ids in combinations_of({"student_id": 7, "course_id": 7, "term_id": 7}):
+            tests: list[object] = [state, since]
+            after = [ids["student_id"] or 0, 0]
+            visited = await rows_visited(session, "LIST_ENROLLMENTS", [*after, scanned, limit, *ids.values(), *tests])
+            assert visited <= 5 * scanned, (ids, tests)
+            if ids["course_id"] or ids["term_id"]:
+                chosen: list[object] = [
+                    ids["course_id"] or 0,
+                    0,
+                    scanned,
+                    limit,
+                    ids["course_id"],
+                    ids["term_id"],
+                    *tests,
+                ]
+                assert await rows_visited(session, "LIST_ENROLLMENTS_OF_COURSES", chosen) <= 3 * scanned, chosen
 
 
 @pytest.mark.not_on_citus("the plans are those of the node that holds the schema")
