@@ -40,11 +40,10 @@ class Enrollment(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CoursesAsked:
-    """A request for a page of a student's courses with one of the statuses, which spaces separate, in one or any term."""
+    """A request for a page of a student's courses with one of the statuses, which spaces separate."""
 
     student_id: int
     statuses: str
-    term_id: int | None
     after_course_id: int
     page_limit: int
 
@@ -334,16 +333,12 @@ SELECT
             SELECT FROM student_courses
             WHERE student_courses.student_id = requested.student_id
                 AND strpos(requested.statuses, student_courses.status) > 0
-                AND (
-                    requested.term_id IS NULL
-                    OR (SELECT term_id FROM courses WHERE courses.id = student_courses.course_id) = requested.term_id
-                )
                 AND student_courses.course_id > page.last_id
         ) THEN page.last_id
     END AS next_after
 FROM
-    unnest($1, $2::text[], $3::bigint[], $4::bigint[], $5::bigint[]) WITH ORDINALITY
-    AS requested (student_id, statuses, term_id, after_course_id, page_limit, number)
+    unnest($1, $2::text[], $3::bigint[], $4::bigint[]) WITH ORDINALITY
+    AS requested (student_id, statuses, after_course_id, page_limit, number)
 CROSS JOIN LATERAL (
     SELECT json_agg(item)::text AS items, count(*) AS size, max(item.course_id) AS last_id
     FROM (
@@ -395,10 +390,6 @@ CROSS JOIN LATERAL (
             FROM student_courses
             WHERE student_courses.student_id = requested.student_id
                 AND strpos(requested.statuses, student_courses.status) > 0
-                AND (
-                    requested.term_id IS NULL
-                    OR (SELECT term_id FROM courses WHERE courses.id = student_courses.course_id) = requested.term_id
-                )
                 AND student_courses.course_id > requested.after_course_id
             ORDER BY student_courses.course_id
             LIMIT requested.page_limit

@@ -77,7 +77,7 @@ async def read_overview(call: Call, student_id: IdInPath) -> Written[Overview]:
     All of it is of the same instant. Each list has at most 500 items; the calls of the lists return the others. A caller
     with the scope `self` can read the overview of its own student.
     """
-    asked = CoursesAsked(student_id, " ".join(ACTIVE), None, 0, MAX_ITEMS)
+    asked = CoursesAsked(student_id, " ".join(ACTIVE), 0, MAX_ITEMS)
     async with call[DATABASE].viewing() as connection:
         student = await get_student(connection, student_id)
         if student is None:
