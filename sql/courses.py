@@ -131,7 +131,7 @@ SELECT
     END AS next_after
 FROM (
     SELECT
-        (json_agg(entry.item) FILTER (WHERE entry.number <= $3))::text AS items,
+        '[' || string_agg(row_to_json(entry.item)::text, ',') FILTER (WHERE entry.number <= $3) || ']' AS items,
         count(*) AS size,
         max(entry.id) FILTER (WHERE entry.number <= $3) AS last_id
     FROM (
@@ -347,7 +347,7 @@ SELECT
     END AS next_id
 FROM (
     SELECT
-        (json_agg(entry.item) FILTER (WHERE entry.number <= $4))::text AS items,
+        '[' || string_agg(row_to_json(entry.item)::text, ',') FILTER (WHERE entry.number <= $4) || ']' AS items,
         count(*) AS size,
         max(entry.sort_key) FILTER (WHERE entry.number = $4) AS last_key,
         max(entry.id) FILTER (WHERE entry.number = $4) AS last_id

@@ -340,7 +340,7 @@ FROM
     unnest($1, $2::text[], $3::bigint[], $4::bigint[]) WITH ORDINALITY
     AS requested (student_id, statuses, after_course_id, page_limit, number)
 CROSS JOIN LATERAL (
-    SELECT json_agg(item)::text AS items, count(*) AS size, max(item.course_id) AS last_id
+    SELECT '[' || string_agg(row_to_json(item)::text, ',') || ']' AS items, count(*) AS size, max(item.course_id) AS last_id
     FROM (
         SELECT
             mine.course_id,
@@ -425,7 +425,7 @@ FROM
     unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[]) WITH ORDINALITY
     AS requested (course_id, status, after_student_id, page_limit, number)
 CROSS JOIN LATERAL (
-    SELECT json_agg(item)::text AS items, count(*) AS size, max(item.student_id) AS last_id
+    SELECT '[' || string_agg(row_to_json(item)::text, ',') || ']' AS items, count(*) AS size, max(item.student_id) AS last_id
     FROM (
         SELECT
             roster.student_id,
@@ -526,7 +526,7 @@ SELECT
         AS next_course_id
 FROM (
     SELECT
-        (json_agg(entry.item) FILTER (WHERE entry.number <= $4))::text AS items,
+        '[' || string_agg(row_to_json(entry.item)::text, ',') FILTER (WHERE entry.number <= $4) || ']' AS items,
         count(*) AS size,
         max(entry.student_id) FILTER (WHERE entry.number = $4) AS last_student_id,
         max(entry.course_id) FILTER (WHERE entry.number = $4) AS last_course_id
@@ -654,7 +654,7 @@ SELECT
         AS next_course_id
 FROM (
     SELECT
-        (json_agg(entry.item) FILTER (WHERE entry.number <= $4))::text AS items,
+        '[' || string_agg(row_to_json(entry.item)::text, ',') FILTER (WHERE entry.number <= $4) || ']' AS items,
         count(*) AS size,
         max(entry.student_id) FILTER (WHERE entry.number = $4) AS last_student_id,
         max(entry.course_id) FILTER (WHERE entry.number = $4) AS last_course_id

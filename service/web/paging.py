@@ -128,10 +128,7 @@ def written_page(items: str | None, next_after: int | None, of: str) -> WrittenP
 
 def keyed_page(items: str | None, next_after: Sequence[int | str] | None, of: str) -> WrittenPage[Any]:
     """Return a page as ``written_page`` does; the next page begins after several keys."""
-    # json_agg separates items with line breaks; JSON strings cannot contain unescaped line breaks.
-    return WrittenPage(
-        (items or "[]").replace(", \n ", ","), None if next_after is None else encode_cursor(of, *next_after)
-    )
+    return WrittenPage(items or "[]", None if next_after is None else encode_cursor(of, *next_after))
 
 
 def encode_cursor(of: str, *after: int | str) -> str:
