@@ -187,18 +187,24 @@ FROM (
                 )
                 AND (
                     $10 IS NULL
-                    OR starts_with(left(
-                        lower(
-                            regexp_replace(normalize(course.code, NFKD), '[\\u0300-\\u036F''\\u2019]', '', 'g')
+                    OR starts_with(
+                        left(
+                            lower(
+                                regexp_replace(normalize(course.code, NFKD), '[\\u0300-\\u036F''\\u2019]', '', 'g')
+                            ),
+                            60
                         ),
-                        60
-                    ), (SELECT prefix FROM requested))
-                    OR starts_with(left(
-                        lower(
-                            regexp_replace(normalize(course.title, NFKD), '[\\u0300-\\u036F''\\u2019]', '', 'g')
+                        (SELECT prefix FROM requested)
+                    )
+                    OR starts_with(
+                        left(
+                            lower(
+                                regexp_replace(normalize(course.title, NFKD), '[\\u0300-\\u036F''\\u2019]', '', 'g')
+                            ),
+                            60
                         ),
-                        60
-                    ), (SELECT prefix FROM requested))
+                        (SELECT prefix FROM requested)
+                    )
                 )
             ORDER BY scanned.id
             LIMIT $3::bigint + 1

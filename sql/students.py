@@ -76,24 +76,30 @@ WHERE id = ANY(
     AND ($5 IS NULL OR id = ANY($5))
     AND (
         $6 IS NULL
-        OR starts_with(left(
-            lower(
-                regexp_replace(
-                    normalize(coalesce(family_name || ' ', '') || coalesce(given_name, ''), NFKD),
-                    '[\\u0300-\\u036F''\\u2019]', '', 'g'
-                )
+        OR starts_with(
+            left(
+                lower(
+                    regexp_replace(
+                        normalize(coalesce(family_name || ' ', '') || coalesce(given_name, ''), NFKD),
+                        '[\\u0300-\\u036F''\\u2019]', '', 'g'
+                    )
+                ),
+                60
             ),
-            60
-        ), (SELECT prefix FROM requested))
-        OR starts_with(left(
-            lower(
-                regexp_replace(
-                    normalize(coalesce(given_name || ' ', '') || coalesce(family_name, ''), NFKD),
-                    '[\\u0300-\\u036F''\\u2019]', '', 'g'
-                )
+            (SELECT prefix FROM requested)
+        )
+        OR starts_with(
+            left(
+                lower(
+                    regexp_replace(
+                        normalize(coalesce(given_name || ' ', '') || coalesce(family_name, ''), NFKD),
+                        '[\\u0300-\\u036F''\\u2019]', '', 'g'
+                    )
+                ),
+                60
             ),
-            60
-        ), (SELECT prefix FROM requested))
+            (SELECT prefix FROM requested)
+        )
     )
     AND id > $1::bigint
 ORDER BY id
@@ -140,56 +146,60 @@ WITH requested AS MATERIALIZED (
 )
 SELECT id, external_id, given_name, family_name, email, max_credits, version, created_at, updated_at, sort_key
 FROM (
-    (SELECT id, external_id, given_name, family_name, email, max_credits, version, created_at, updated_at, sort_key
-    FROM (
-        SELECT
-            id, external_id, given_name, family_name, email, max_credits, version, created_at, updated_at,
-            left(
-                lower(
-                    regexp_replace(
-                        normalize(coalesce(family_name || ' ', '') || coalesce(given_name, ''), NFKD),
-                        '[\\u0300-\\u036F''\\u2019]', '', 'g'
-                    )
-                ),
-                60
-            ) COLLATE "C" AS sort_key
-        FROM students
-    ) AS by_family_name
-    WHERE (sort_key, id) > ((SELECT first_key FROM requested), $3::bigint)
-        AND sort_key < (SELECT prefix || chr(1114111) FROM requested)
-    ORDER BY sort_key, id
-    LIMIT $4::bigint)
+    (
+        SELECT id, external_id, given_name, family_name, email, max_credits, version, created_at, updated_at, sort_key
+        FROM (
+            SELECT
+                id, external_id, given_name, family_name, email, max_credits, version, created_at, updated_at,
+                left(
+                    lower(
+                        regexp_replace(
+                            normalize(coalesce(family_name || ' ', '') || coalesce(given_name, ''), NFKD),
+                            '[\\u0300-\\u036F''\\u2019]', '', 'g'
+                        )
+                    ),
+                    60
+                ) COLLATE "C" AS sort_key
+            FROM students
+        ) AS by_family_name
+        WHERE (sort_key, id) > ((SELECT first_key FROM requested), $3::bigint)
+            AND sort_key < (SELECT prefix || chr(1114111) FROM requested)
+        ORDER BY sort_key, id
+        LIMIT $4::bigint
+    )
     UNION ALL
-    (SELECT id, external_id, given_name, family_name, email, max_credits, version, created_at, updated_at, sort_key
-    FROM (
-        SELECT
-            id, external_id, given_name, family_name, email, max_credits, version, created_at, updated_at,
-            left(
-                lower(
-                    regexp_replace(
-                        normalize(coalesce(given_name || ' ', '') || coalesce(family_name, ''), NFKD),
-                        '[\\u0300-\\u036F''\\u2019]', '', 'g'
-                    )
-                ),
-                60
-            ) COLLATE "C" AS sort_key,
-            left(
-                lower(
-                    regexp_replace(
-                        normalize(coalesce(family_name || ' ', '') || coalesce(given_name, ''), NFKD),
-                        '[\\u0300-\\u036F''\\u2019]', '', 'g'
-                    )
-                ),
-                60
-            ) COLLATE "C" AS family_key
-        FROM students
-    ) AS by_given_name
-    WHERE $1 <> ''
-        AND (sort_key, id) > ((SELECT first_key FROM requested), $3)
-        AND sort_key < (SELECT prefix || chr(1114111) FROM requested)
-        AND NOT starts_with(family_key, (SELECT prefix FROM requested))
-    ORDER BY sort_key, id
-    LIMIT $4)
+    (
+        SELECT id, external_id, given_name, family_name, email, max_credits, version, created_at, updated_at, sort_key
+        FROM (
+            SELECT
+                id, external_id, given_name, family_name, email, max_credits, version, created_at, updated_at,
+                left(
+                    lower(
+                        regexp_replace(
+                            normalize(coalesce(given_name || ' ', '') || coalesce(family_name, ''), NFKD),
+                            '[\\u0300-\\u036F''\\u2019]', '', 'g'
+                        )
+                    ),
+                    60
+                ) COLLATE "C" AS sort_key,
+                left(
+                    lower(
+                        regexp_replace(
+                            normalize(coalesce(family_name || ' ', '') || coalesce(given_name, ''), NFKD),
+                            '[\\u0300-\\u036F''\\u2019]', '', 'g'
+                        )
+                    ),
+                    60
+                ) COLLATE "C" AS family_key
+            FROM students
+        ) AS by_given_name
+        WHERE $1 <> ''
+            AND (sort_key, id) > ((SELECT first_key FROM requested), $3)
+            AND sort_key < (SELECT prefix || chr(1114111) FROM requested)
+            AND NOT starts_with(family_key, (SELECT prefix FROM requested))
+        ORDER BY sort_key, id
+        LIMIT $4
+    )
 ) AS found
 ORDER BY sort_key, id
 LIMIT $4
