@@ -23,7 +23,7 @@ from service.faults import text_of
 from service.fitness import NotMigrated
 from service.migrate import DatabaseUnavailable
 from service.registrar.review import review_blocked
-from service.registrar.rules import terms_overlap, week_of
+from service.registrar.rules import exact, terms_overlap, week_of
 from service.registry import Registry, is_behind, settings_of, with_registry
 from service.replay import (
     LOWEST,
@@ -304,7 +304,7 @@ async def find_overloads(connection: Connection) -> AsyncIterator[Overload]:
                 by_term[term.id].append(seat)
                 allowed[term.id] = most
         for term_id, own in sorted(by_term.items()):
-            held = sum(offerings[seat.course_id].credits for seat in own)
+            held = exact(sum(offerings[seat.course_id].credits for seat in own))
             if held <= allowed[term_id]:
                 continue
             course_ids = [seat.course_id for seat in own]
@@ -336,7 +336,7 @@ async def _last_raise(connection: Connection, student_id: int, credits: Mapping[
             change += seats * credits[course_id]
             if seats > 0:
                 gained.add(course_id)
-        if change > 0:
+        if exact(change) > 0:
             position, raised_by = event.position, gained
     return position, raised_by
 

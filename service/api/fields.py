@@ -57,10 +57,10 @@ def _whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() and abs(value) <= MAX_EXACT_FLOAT else value
 
 
-def _halves(value: float) -> float:
-    """Refuse a number that is not a multiple of 0.5. Pydantic's ``multiple_of`` accepts 3.0000000001."""
-    if value % 0.5:
-        raise wrong("not_a_multiple", "{field} must be a multiple of 0.5.")
+def _hundredths(value: float) -> float:
+    """Refuse a number with more than two decimals. Pydantic's ``multiple_of`` accepts 3.0000000001, and refuses 0.57."""
+    if round(value, 2) != value:
+        raise wrong("not_a_multiple", "{field} must have at most two decimals, such as 1.25.")
     return value
 
 
@@ -148,10 +148,11 @@ CourseCode = Annotated[
 ]
 Credits = Annotated[
     float,
-    Field(ge=0, le=99, allow_inf_nan=False, description="Credits from 0 to 99, in steps of 0.5."),
-    AfterValidator(_halves),
+    Field(ge=0, le=99, allow_inf_nan=False, description="Credits from 0 to 99, with at most two decimals."),
+    AfterValidator(_hundredths),
     PlainSerializer(lambda value: int(value) if value == int(value) else value),
-    WithJsonSchema({"type": "number", "minimum": 0, "maximum": 99, "multipleOf": 0.5}),
+    # No "multipleOf": many readers divide by 0.01 in binary fractions, and refuse 0.57.
+    WithJsonSchema({"type": "number", "minimum": 0, "maximum": 99}),
 ]
 Count = Annotated[int, Field(ge=0, le=MAX_BIGINT), Whole]
 Capacity = Annotated[
@@ -166,10 +167,10 @@ WaitlistCapacity = Annotated[
 ]
 CreditLimit = Annotated[
     float,
-    Field(ge=0, le=999, allow_inf_nan=False, description="Maximum number of credits in one term, in steps of 0.5."),
-    AfterValidator(_halves),
+    Field(ge=0, le=999, allow_inf_nan=False, description="Maximum number of credits in one term, with at most two decimals."),
+    AfterValidator(_hundredths),
     PlainSerializer(lambda value: int(value) if value == int(value) else value),
-    WithJsonSchema({"type": "number", "minimum": 0, "maximum": 999, "multipleOf": 0.5}),
+    WithJsonSchema({"type": "number", "minimum": 0, "maximum": 999}),
 ]
 Clock = Annotated[str, AfterValidator(_clock), Field(json_schema_extra={"pattern": f"^{CLOCK.pattern}$"})]
 """A time of day as HH:MM, in the local time of the institution."""

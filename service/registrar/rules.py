@@ -156,8 +156,8 @@ def credit_limit(application: Application) -> Sequence[Refusal]:
     if limit is None:
         return NONE
     held = credits_in(term, application.held_seats)
-    requested = course.credits + credits_in(term, application.requested_seats)
-    if held + requested <= limit or requested <= credits_in(term, application.history.leaving):
+    requested = exact(course.credits + credits_in(term, application.requested_seats))
+    if exact(held + requested) <= limit or requested <= credits_in(term, application.history.leaving):
         return NONE
     public = {"held": number(held), "asked": number(requested)}
     return [Refusal("credit_limit", application.course_id, None, public, {"limit": number(limit)})]
@@ -287,7 +287,15 @@ def terms_overlap(one: Term | None, other: Term | None) -> bool:
 
 def credits_in(term: Term, seats: Iterable[HeldSeat]) -> float:
     """Return the credits of the seats in a term."""
-    return sum([course.credits for course, _ in seats if course.term_id == term.id], 0.0)
+    return exact(sum([course.credits for course, _ in seats if course.term_id == term.id], 0.0))
+
+
+def exact(credits: float) -> float:
+    """Return a sum of credits without the error of binary fractions: 0.3 for 0.1 + 0.2.
+
+    Credits have two decimals, so the float that is nearest to the rounded sum is the one that the decimals stand for.
+    """
+    return round(credits, 2)
 
 
 @lru_cache(maxsize=16_384)
