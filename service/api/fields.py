@@ -167,7 +167,12 @@ WaitlistCapacity = Annotated[
 ]
 CreditLimit = Annotated[
     float,
-    Field(ge=0, le=999, allow_inf_nan=False, description="Maximum number of credits in one term, with at most two decimals."),
+    Field(
+        ge=0,
+        le=999,
+        allow_inf_nan=False,
+        description="Maximum number of credits in one term, with at most two decimals.",
+    ),
     AfterValidator(_hundredths),
     PlainSerializer(lambda value: int(value) if value == int(value) else value),
     WithJsonSchema({"type": "number", "minimum": 0, "maximum": 999}),

@@ -20,7 +20,9 @@ from sql import terms as sql
 TermName: TypeAlias = Annotated[Name, Field(description='The name, such as "Fall 2026".')]
 MaxCredits: TypeAlias = Annotated[
     CreditLimit | None,
-    Field(description="Maximum number of credits per student in this term, with at most two decimals; null is unlimited."),
+    Field(
+        description="Maximum number of credits per student in this term, with at most two decimals; null is unlimited."
+    ),
 ]
 
 
