@@ -22,8 +22,9 @@ from service.clock import search_path, session_settings
 from service.faults import text_of
 from service.fitness import NotMigrated
 from service.migrate import DatabaseUnavailable
+from service.registrar.meetings import conflict, dates_of, week_of
 from service.registrar.review import review_blocked
-from service.registrar.rules import exact, terms_overlap, week_of
+from service.registrar.rules import exact
 from service.registry import Registry, is_behind, settings_of, with_registry
 from service.replay import (
     LOWEST,
@@ -251,7 +252,8 @@ async def find_clashes(connection: Connection) -> AsyncIterator[Clash]:
         clashing = [
             (seat, offering, other_seat, other)
             for (seat, offering, week), (other_seat, other, other_week) in itertools.combinations(meeting, 2)
-            if week & other_week and terms_overlap(offering.term, other.term)
+            if week & other_week
+            and conflict(offering.meetings, dates_of(offering.term), other.meetings, dates_of(other.term))
         ]
         lifted = set(await sql.find_lifted(connection, student_id, "time_conflict")) if clashing else set()
         for seat, offering, other_seat, other in clashing:

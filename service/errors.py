@@ -6,6 +6,7 @@ This module imports neither HTTP nor SQL code, so that the registrar can raise w
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from typing import ClassVar, Self
 
 
@@ -217,6 +218,28 @@ class TermDates(FieldError):
 
     def __init__(self, first: str = "starts_on", second: str = "ends_on") -> None:
         super().__init__(f"{first} must not be after {second}.", pointer=f"#/{first}")
+
+
+class MeetingDates(FieldError):
+    """A meeting takes place on no date, or its weeks can't be counted."""
+
+    code, status, title = "meeting_dates", 422, "A meeting without dates"
+
+    @classmethod
+    def on_no_date(cls, place: int, first: date, last: date) -> Self:
+        """Return the error of a meeting that takes place on none of its possible dates."""
+        return cls(
+            f"meetings/{place} takes place on no date from {first} until {last}: correct its day or its dates.",
+            pointer=f"#/meetings/{place}",
+        )
+
+    @classmethod
+    def without_first_week(cls, place: int) -> Self:
+        """Return the error of a meeting whose weeks have nothing to be counted from."""
+        return cls(
+            f"The weeks of meetings/{place} can't be counted: give it a from, or give the course a term.",
+            pointer=f"#/meetings/{place}/every_weeks",
+        )
 
 
 class AlreadyCompleted(DomainError):

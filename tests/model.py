@@ -5,11 +5,37 @@ The model handles one request after the other, looks up everything each time, an
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import date, timedelta
+from functools import cache
 from typing import Any
 
 Refusal = tuple[int, str, tuple[tuple[str, Any], ...]]
 """A course, the code of a rule, and the parameters of the refusal."""
 SEATED = {"enrolled", "completed"}
+
+
+PARTS = {1: ("2036-01-01", "2036-06-30"), 2: ("2036-07-01", "2036-07-01"), 3: ("2036-07-02", "2036-12-31")}
+"""The year in three parts; the middle one is a single day, a Tuesday, which both halves of the year may share."""
+WINDOW = date(2035, 10, 1), date(2037, 3, 31)
+"""The dates that the model looks at: a course without a term meets at any time."""
+
+Meeting = tuple[str, int, int, str | None, str | None, int]
+"""A day of the week, the hours of the start and the end, the first and the last date, and the number of weeks."""
+
+
+@cache
+def hours_of(meetings: tuple[Meeting, ...], first: date | None, last: date | None) -> frozenset[tuple[date, int]]:
+    """Return the dates and hours at which meetings take place, by looking at every date."""
+    found = set()
+    for day, start, end, begin, until, weeks in meetings:
+        begins_on = date.fromisoformat(begin) if begin else first or WINDOW[0]
+        ends_on = date.fromisoformat(until) if until else last or WINDOW[1]
+        monday = begins_on - timedelta(begins_on.weekday())
+        for ordinal in range(begins_on.toordinal(), ends_on.toordinal() + 1):
+            on = date.fromordinal(ordinal)
+            if f"{on:%a}".lower() == day and (on - monday).days // 7 % weeks == 0:
+                found |= {(on + timedelta(hour // 24), hour % 24) for hour in range(start, end)}
+    return frozenset(found)
 
 
 @dataclass
@@ -25,14 +51,14 @@ class Term:
 
 @dataclass
 class Course:
-    """A course; meetings are (day, start, end) in hours."""
+    """A course."""
 
     code: str
     term: int | None
     credits: float
     capacity: int | None
     waitlist_capacity: int | None
-    meetings: list[tuple[str, int, int]]
+    meetings: list[Meeting]
     cancelled: bool = False
     groups: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
 
@@ -105,12 +131,31 @@ class Model:
     def overlap(self, one: int | None, other: int | None) -> bool:
         return one is None or other is None or bool(self.terms[one].halves & self.terms[other].halves)
 
+    def hours(self, meetings: Iterable[Meeting], term: int | None) -> frozenset[tuple[date, int]]:
+        dates: list[date | None] = [None, None]
+        if term is not None:
+            halves = self.terms[term].halves
+            dates = [date.fromisoformat(PARTS[min(halves)][0]), date.fromisoformat(PARTS[max(halves)][1])]
+        return hours_of(tuple(meetings), *dates)
+
     def clash(self, one: int, other: int) -> bool:
-        return self.overlap(self.courses[one].term, self.courses[other].term) and any(
-            day == its_day and start < its_end and its_start < end
-            for day, start, end in self.courses[one].meetings
-            for its_day, its_start, its_end in self.courses[other].meetings
+        mine, its = [self.hours(self.courses[c].meetings, self.courses[c].term) for c in (one, other)]
+        return bool(mine & its)
+
+    def can_meet(self, meetings: Iterable[Meeting], term: int | None) -> bool:
+        """Return whether each meeting takes place on some date, and its weeks can be counted."""
+        return all(
+            self.hours([each], term) and (each[5] == 1 or each[3] is not None or term is not None) for each in meetings
         )
+
+    def meet(self, course: int, meetings: list[Meeting]) -> int:
+        """Set the meetings of a course."""
+        it = self.courses[course]
+        if meetings != it.meetings and not self.can_meet(meetings, it.term):
+            return 422
+        it.meetings = meetings
+        self.promote()
+        return 200
 
     def lifted(self, student: int, course: int, code: str) -> bool:
         return (student, course, code) in self.overrides
@@ -406,6 +451,8 @@ class Model:
         ):
             return 409
         if any(fold(code) in map(fold, codes) for _, codes in it.groups):
+            return 422
+        if term != it.term and not self.can_meet(it.meetings, term):
             return 422
         setattr(it, what, value)
         self.promote()

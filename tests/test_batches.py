@@ -44,6 +44,8 @@ MEETINGS = [
     "[]",
     '[{"day": "mon", "start": "09:00", "end": "10:00"}]',
     '[{"day": "mon", "start": "09:30", "end": "11:00"}]',
+    '[{"day": "mon", "start": "09:00", "end": "10:00", "from": "2030-09-09", "every_weeks": 2}]',
+    '[{"day": "sun", "start": "23:00", "end": "10:00", "until": "2030-10-13"}]',
 ]
 OPEN = {
     "starts_on": date(2030, 9, 1),

@@ -21,7 +21,7 @@ from service.settings import Settings
 from sql import Connection
 from tests.campus import Answer, call, course_fields, create, new_student, read, until_ready
 from tests.conftest import Client
-from tests.model import Course, Model, Refused, Term, fold
+from tests.model import PARTS, Course, Meeting, Model, Refused, Term, fold
 
 HISTORIES = int(os.environ.get("HISTORIES", "40"))
 """The number of random histories; use some thousands for a long run."""
@@ -84,6 +84,8 @@ class Campus:
                 waitlist_capacity=chance.choice([0, 1, 2, None, None]),
                 meetings=self.meetings(),
             )
+            if not self.model.can_meet(course.meetings, course.term):
+                course.meetings = []
             body: dict[str, object] = {"term_id": course.term, "credits": course.credits, "capacity": course.capacity}
             body |= {"waitlist_capacity": course.waitlist_capacity, "meetings": shown(course.meetings)}
             row = await create(self.client, "/courses", course_fields(code=course.code, **body))
@@ -95,11 +97,22 @@ class Campus:
             limit = chance.choice([None, None, 4.0])
             self.model.limits[await new_student(self.client, max_credits=limit)] = limit
 
-    def meetings(self) -> list[tuple[str, int, int]]:
-        start = self.chance.randint(8, 10)
-        return (
-            [(self.chance.choice(DAYS), start, start + self.chance.randint(1, 2))] if self.chance.random() < 0.6 else []
+    def meetings(self) -> list[Meeting]:
+        """Choose a meeting, often a plain one, sometimes in the night from Monday to Tuesday."""
+        chance = self.chance
+        if chance.random() < 0.4:
+            return []
+        start = chance.randint(8, 10)
+        day, hours = chance.choice(
+            [*((day, (start, start + chance.randint(1, 2))) for day in DAYS * 2), ("mon", (23, 25)), ("tue", (0, 1))]
         )
+        if chance.random() < 0.5:
+            return [(day, *hours, None, None, 1)]
+        begin, until = (
+            chance.choice([None, "2036-01-02", "2036-01-09", "2036-06-30"]),
+            chance.choice([None, "2036-07-03"]),
+        )
+        return [(day, *hours, begin, until, chance.choice([1, 2, 2, 3]))]
 
     def groups(self, course: int) -> list[tuple[str, tuple[str, ...]]]:
         """Choose requirements, mostly with existing codes."""
@@ -407,8 +420,6 @@ class Campus:
 
 
 HALVES = [frozenset({1}), frozenset({1, 2}), frozenset({2, 3}), frozenset({3}), frozenset({1, 2, 3})]
-PARTS = {1: ("2036-01-01", "2036-06-30"), 2: ("2036-07-01", "2036-07-01"), 3: ("2036-07-02", "2036-12-31")}
-"""The year in three parts; the middle one is a single day, which both halves of the year may share."""
 
 
 def dates(halves: frozenset[int]) -> dict[str, str]:
@@ -416,8 +427,12 @@ def dates(halves: frozenset[int]) -> dict[str, str]:
     return {"starts_on": PARTS[min(halves)][0], "ends_on": PARTS[max(halves)][1]}
 
 
-def shown(meetings: list[tuple[str, int, int]]) -> list[dict[str, str]]:
-    return [{"day": day, "start": f"{start:02}:00", "end": f"{end:02}:00"} for day, start, end in meetings]
+def shown(meetings: list[Meeting]) -> list[dict[str, object]]:
+    return [
+        {"day": day, "start": f"{start:02}:00", "end": f"{end % 24:02}:00"}
+        | {"from": begin, "until": until, "every_weeks": weeks}
+        for day, start, end, begin, until, weeks in meetings
+    ]
 
 
 def plain(errors: list[dict[str, Any]], course: int | None = None) -> list[Any]:
@@ -477,7 +492,7 @@ def modelled(model: Model, step: Step) -> object:
             case "waitlist_capacity", (course, capacity):
                 model.courses[course].waitlist_capacity = capacity
             case "meetings", (course, meetings):
-                model.courses[course].meetings = meetings
+                return model.meet(course, meetings)
             case "limit", (student, limit):
                 model.limits[student] = limit
             case "term", (term, what, value):

@@ -87,7 +87,7 @@ class CourseState(TypedDict):
     waitlist_capacity: NotRequired[
         Annotated[int | None, Field(description="Number of waitlist places; null is unlimited, and 0 is no waitlist.")]
     ]
-    meetings: NotRequired[Annotated[list[Meeting], Field(description="The weekly meetings.")]]
+    meetings: NotRequired[Annotated[list[Meeting], Field(description="When the course meets.")]]
     version: Version
 
 

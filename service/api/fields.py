@@ -37,7 +37,7 @@ FIELD_CODES: Final = {
     "forbidden_character": "A string has a forbidden character, such as a line break or a control character.",
     "invalid_name": "The name of an institution is not 1 to 50 lower-case letters, digits and hyphens.",
     "unknown_time_zone": "The string is not the IANA name of a time zone.",
-    "inverted_meeting": "A meeting does not start before it ends.",
+    "empty_meeting": "A meeting ends when it starts.",
     "hold_dates": "A hold begins after it ends.",
     "swap_with_itself": "A course appears both in `drop` and in `add`.",
     "too_many_adds": "A swap with `on_full: waitlist` has more than one course to add.",
@@ -86,6 +86,12 @@ def _clock(value: str) -> str:
     return value
 
 
+def _clock_of_end(value: str) -> str:
+    if value != MIDNIGHT and not CLOCK.fullmatch(value):
+        raise wrong("not_a_time", "{field} must be a time of day from 00:00 to 24:00, such as 10:45.")
+    return value
+
+
 def _email(value: str) -> str:
     """Return an address in Unicode's normal form C, with its domain in lower case and in its own script."""
     try:
@@ -102,6 +108,8 @@ RFC_3339 = re.compile(
 )
 ISO_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 CLOCK = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]")
+MIDNIGHT: Final = "24:00"
+"""The end of a day."""
 
 Whole = BeforeValidator(_whole)
 
@@ -179,6 +187,10 @@ CreditLimit = Annotated[
 ]
 Clock = Annotated[str, AfterValidator(_clock), Field(json_schema_extra={"pattern": f"^{CLOCK.pattern}$"})]
 """A time of day as HH:MM, in the local time of the institution."""
+ClockOfEnd = Annotated[
+    str, AfterValidator(_clock_of_end), Field(json_schema_extra={"pattern": f"^({CLOCK.pattern}|{MIDNIGHT})$"})
+]
+"""A time of day as HH:MM, or the end of the day."""
 
 
 def _in_utc(value: datetime) -> datetime:

@@ -3,21 +3,18 @@
 Refusals are listed in the order of the rules. Each refusal has the instant at which the clock alone lifts it.
 """
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from functools import lru_cache
 from typing import Literal, TypeAlias
 
 from service.registrar.application import Application, HeldSeat, Hold, Partner, Refusal, Term
+from service.registrar.meetings import conflict, dates_of, week_of
 
 Rule: TypeAlias = Callable[[Application], Sequence[Refusal]]
 
 NONE: tuple[Refusal, ...] = ()
 """No refusal."""
-
-DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-MINUTES_PER_DAY = 24 * 60
 
 
 def unknown_course(application: Application) -> Sequence[Refusal]:
@@ -139,7 +136,8 @@ def time_conflict(application: Application) -> Sequence[Refusal]:
     return [
         Refusal("time_conflict", application.course_id, None, {"with_course_id": other.id})
         for other, term in (*application.held_seats, *application.requested_seats)
-        if week & week_of(other.meetings) and terms_overlap(application.term, term)
+        if week & week_of(other.meetings)
+        and conflict(course.meetings, dates_of(application.term), other.meetings, dates_of(term))
     ]
 
 
@@ -296,22 +294,6 @@ def exact(credits: float) -> float:
     Credits have two decimals, so the float that is nearest to the rounded sum is the one that the decimals stand for.
     """
     return round(credits, 2)
-
-
-@lru_cache(maxsize=16_384)
-def week_of(meetings: str) -> int:
-    """Return the minutes of the week at which a JSON array of meetings takes place, Monday 00:00 as the lowest bit."""
-    week = 0
-    for meeting in json.loads(meetings):
-        midnight = DAYS.index(meeting["day"]) * MINUTES_PER_DAY
-        start, end = _minutes(meeting["start"]), _minutes(meeting["end"])
-        week |= ((1 << (end - start)) - 1) << (midnight + start)
-    return week
-
-
-def _minutes(clock: str) -> int:
-    hours, minutes = clock.split(":")
-    return int(hours) * 60 + int(minutes)
 
 
 def timestamp(instant: datetime) -> str:
