@@ -392,6 +392,10 @@ CASES: dict[str, tuple[list[Change[Any]], list[Change[Any]]]] = {
         [*MANY, course(1, capacity=0), *[grant(1, 1, "course_full")] * 2],
         [enroll(1, 1), end_override(1, 2)],
     ),
+    "a student is deleted, whose refusals are kept, while another one enrolls": (
+        [*MANY, course(1), hold(2, "A"), enroll(2, 1), student(3)],
+        [enroll(1, 1), Delete(origin=ORIGIN, resource=STUDENT, id=2)],
+    ),
     "holds are listed in order": (
         [*MANY, course(1), hold(1, "A"), hold(1, "B")],
         [enroll(1, 1), end_hold(1, 2)],
