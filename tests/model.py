@@ -4,8 +4,9 @@ The model handles one request after the other, looks up everything each time, an
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
+from decimal import Decimal
 from functools import cache
 from typing import Any
 
@@ -47,6 +48,11 @@ class Term:
     enroll_closed: bool = False
     drop_late: bool = False
     drop_closed: bool = False
+    parent: int | None = None
+
+    def is_within(self, whole: "Term") -> bool:
+        """Return whether all days of the term are days of a whole term, which is in one piece."""
+        return min(self.halves) >= min(whole.halves) and max(self.halves) <= max(whole.halves)
 
 
 @dataclass
@@ -157,6 +163,51 @@ class Model:
         self.promote()
         return 200
 
+    def limits_of(self, student: int, term: int | None) -> list[tuple[int, float]]:
+        """Return the terms whose limits count the credits of a course in a term, with these limits."""
+        if term is None:
+            return []
+        parent, own = self.terms[term].parent, self.limits[student]
+        if own is not None:
+            return [(term if parent is None else parent, own)]
+        found = [(id, self.terms[id].limit) for id in (term, parent) if id is not None]
+        return [(id, limit) for id, limit in found if limit is not None]
+
+    def credits(self, courses: Iterable[int], within: int) -> Decimal:
+        """Return the credits of the courses that are in a term or a part of it."""
+        found = Decimal()
+        for course in courses:
+            term = self.courses[course].term
+            if term is not None and within in {term, self.terms[term].parent}:
+                found += Decimal(str(self.courses[course].credits))
+        return found
+
+    def parts(self, term: int) -> list[Term]:
+        return [part for part in self.terms.values() if part.parent == term]
+
+    def join(self, term: int, parent: int | None) -> int:
+        """Make a term a part of another one, or a whole term."""
+        it = self.terms[term]
+        if parent is not None and parent != it.parent:
+            whole = self.terms[parent]
+            if parent == term or whole.parent is not None or self.parts(term) or not it.is_within(whole):
+                return 422
+        it.parent = parent
+        self.promote()
+        return 200
+
+    def shift(self, term: int, halves: frozenset[int]) -> int:
+        """Set the dates of a term."""
+        it = self.terms[term]
+        moved = replace(it, halves=halves)
+        if it.parent is not None and not moved.is_within(self.terms[it.parent]):
+            return 422
+        if not all(part.is_within(moved) for part in self.parts(term)):
+            return 422
+        it.halves = halves
+        self.promote()
+        return 200
+
     def lifted(self, student: int, course: int, code: str) -> bool:
         return (student, course, code) in self.overrides
 
@@ -220,18 +271,13 @@ class Model:
             for other in [*mine, *(c for c in others if c != course)]:
                 if self.clash(course, other):
                     refuse("time_conflict", with_course_id=other)
-            limit = self.limits[student]
-            if limit is None and term is not None:
-                limit = term.limit
-            if term is not None and limit is not None:
+            for within, limit in self.limits_of(student, it.term):
                 counted = mine if together else [*mine, *(c for c in others if c != course)]
-                held = sum(self.courses[c].credits for c in counted if self.courses[c].term == it.term)
-                now = [c for c in {*others, course} if self.courses[c].term == it.term] if together else [course]
-                added = sum(self.courses[c].credits for c in now)
+                now = {*others, course} if together else {course}
                 left = [c for c in self.of(student, SEATED) if c in without and c != course]
-                freed = sum(self.courses[c].credits for c in left if self.courses[c].term == it.term)
-                if held + added > limit and added > freed and it.credits:
-                    refuse("credit_limit", held=held, asked=added, limit=limit)
+                held, added, freed = [self.credits(some, within) for some in (counted, now, left)]
+                if held + added > Decimal(str(limit)) and added > freed and it.credits:
+                    refuse("credit_limit", term_id=within, held=float(held), asked=float(added), limit=limit)
         if seat == "none" and (on_full == "fail" or it.waitlist_capacity == 0):
             refuse("course_full", capacity=it.capacity, seats_taken=self.seated_in(course))
         elif seat == "none":

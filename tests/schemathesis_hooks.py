@@ -12,7 +12,7 @@ BEYOND_SCHEMAS: Final = frozenset(
     {
         *{"invalid_cursor", "too_many_filters", "unknown_term", "own_requirement"},
         *{"blank", "forbidden_character"},
-        *{"not_a_multiple", "term_dates", "hold_dates", "empty_meeting", "meeting_dates"},
+        *{"not_a_multiple", "term_dates", "invalid_part", "hold_dates", "empty_meeting", "meeting_dates"},
         *{"read_only", "swap_with_itself", "too_many_adds", "too_many_pairs", "invalid_etag"},
     }
 )

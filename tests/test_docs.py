@@ -287,6 +287,7 @@ PROBLEMS: Final[list[tuple[str, str, Any, dict[str, str]]]] = [
     ("POST", "/terms", TERM | {"withdraw_until": "2026-01-01T00:00:00Z"}, {}),
     ("POST", "/terms", TERM, {}),
     ("POST", "/terms", {**TERM, "code": "2027S", "ends_on": "2026-08-01"}, {}),
+    ("POST", "/terms", {**TERM, "code": "2027S", "parent_id": 1, "starts_on": "2026-08-01"}, {}),
     ("POST", "/courses", {**COURSE, "capacity": 1}, {}),
     ("POST", "/courses", {**COURSE, "code": "PHYS101", "term_id": 1}, {}),
     ("POST", "/courses", {**COURSE, "term_id": 99}, {}),

@@ -67,19 +67,22 @@ class Campus:
 
     async def build(self) -> None:
         chance = self.chance
-        for _ in range(chance.randint(0, 2)):
-            limit = chance.choice([None, 4.0, 8.0])
+        for _ in range(chance.randint(0, 3)):
+            limit = chance.choice([None, 4.0, 8.0, 4.6])
             halves = chance.choice(HALVES)
             fields: dict[str, object] = {"name": "T", **dates(halves), "max_credits": limit}
             code = f"T{next(NUMBERS)}"
             fields |= {"enroll_until": AHEAD, "drop_until": AHEAD, "withdraw_until": AHEAD}
             term = await create(self.client, "/terms", {"code": code, **fields})
             self.model.terms[term["id"]] = Term(halves, limit)
+            if chance.random() < 0.6:
+                step = "parent", (term["id"], chance.choice([*self.model.terms]))
+                assert await self.serve(step) == modelled(self.model, step)
         for number in range(chance.randint(2, 4)):
             course = Course(
                 code=f"C{number}",
                 term=chance.choice([None, *self.model.terms, *self.model.terms]),
-                credits=chance.choice([1.0, 3.0, 4.5]),
+                credits=chance.choice([1.0, 3.0, 4.5, 0.1, 1.2]),
                 capacity=chance.choice([0, 1, 1, 2, None]),
                 waitlist_capacity=chance.choice([0, 1, 2, None, None]),
                 meetings=self.meetings(),
@@ -217,10 +220,13 @@ class Campus:
             case "time_conflict":
                 other = parameters["with_course_id"]
                 steps += [("drop", (student, other)), ("cancel", (other,)), ("meetings", (other, []))]
+                steps += [("meetings", (other, self.meetings()))] * 2
                 steps += [("dates", (each, self.chance.choice(HALVES))) for each in model.terms]
             case "credit_limit":
                 steps += [("edit", (c, "credits", 0.0)) for c in model.of(student, {"enrolled", "completed"})]
-                steps += [("limit", (student, 9.0)), ("term", (term, "limit", False)), ("edit", (course, "term", None))]
+                steps += [("limit", (student, 9.0)), ("edit", (course, "term", None))]
+                steps += [("term", (parameters["term_id"], "limit", False))]
+                steps += [("parent", (id, None)) for id, it in model.terms.items() if it.parent is not None]
             case "hold":
                 steps += [("end_hold", (student, "enroll"))]
             case "enrollment_closed":
@@ -241,7 +247,7 @@ class Campus:
             + ["complete", "capacity", "capacity", "waitlist_capacity", "meetings"]
         )
         kinds += ["limit", "hold", "end_hold", "end_hold", "override", "override", "require", "require", "cancel"]
-        kinds += ["term", "term", "dates", "edit", "edit", "end_override", "bulk", "keep"]
+        kinds += ["term", "term", "dates", "parent", "edit", "edit", "end_override", "bulk", "keep"]
         match chance.choice(kinds):
             case "enroll":
                 wanted = some + ([9_999_999] if chance.random() < 0.1 else [])
@@ -271,12 +277,14 @@ class Campus:
                 )
             case "dates" if term is not None:
                 return "dates", (term, chance.choice(HALVES))
+            case "parent" if term is not None:
+                return "parent", (term, chance.choice([None, *model.terms, *model.terms]))
             case "edit":
                 what = chance.choice(["code", "credits", "term"])
                 codes = [*(it.code for it in model.courses.values()), "X9"]
                 values: dict[str, list[Any]] = {
                     "code": codes,
-                    "credits": [0.0, 1.0, 3.0, 4.5],
+                    "credits": [0.0, 1.0, 3.0, 4.5, 0.1, 0.2],
                     "term": [None, *model.terms],
                 }
                 value = chance.choice(values[what])
@@ -362,6 +370,8 @@ class Campus:
                 return (await call(client, "DELETE", f"/students/{student}/overrides/{id}")).status
             case "dates", (term, halves):
                 return (await call(client, "PATCH", f"/terms/{term}", dates(halves))).status
+            case "parent", (term, parent):
+                return (await call(client, "PATCH", f"/terms/{term}", {"parent_id": parent})).status
             case "edit", (course, what, value):
                 name = {"term": "term_id"}.get(what, what)
                 return (await call(client, "PATCH", f"/courses/{course}", {name: value})).status
@@ -512,7 +522,9 @@ def modelled(model: Model, step: Step) -> object:
             case "edit", arguments:
                 return model.edit(*arguments)
             case "dates", (term, halves):
-                model.terms[term].halves = halves
+                return model.shift(term, halves)
+            case "parent", (term, parent):
+                return model.join(term, parent)
             case "end_override", override:
                 model.overrides.remove(override)
             case "override", (student, course, rule):

@@ -74,6 +74,7 @@ terms = st.builds(
     id=st.integers(1, 2),
     code=st.just("F"),
     name=st.just("Fall"),
+    parent_id=st.none(),
     starts_on=days,
     ends_on=days,
     enroll_from=instants,

@@ -156,6 +156,9 @@ class TermState(TypedDict):
 
     code: NotRequired[Annotated[str, Field(description="Unique among terms.")]]
     name: NotRequired[Annotated[str, Field(description="The name.")]]
+    parent_id: NotRequired[
+        Annotated[TermId | None, Field(description="The term of which it is a part; null for a whole term.")]
+    ]
     starts_on: NotRequired[Annotated[date, Field(description="The first day.")]]
     ends_on: NotRequired[Annotated[date, Field(description="The last day.")]]
     enroll_from: NotRequired[

@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from functools import lru_cache
 from typing import Literal, TypeAlias
 
-from service.registrar.application import Application, HeldSeat, Hold, Partner, Refusal, Term
+from service.registrar.application import Application, Course, HeldSeat, Hold, Partner, Refusal, Term
 from service.registrar.meetings import conflict, dates_of, week_of
 
 Rule: TypeAlias = Callable[[Application], Sequence[Refusal]]
@@ -144,20 +144,32 @@ def time_conflict(application: Application) -> Sequence[Refusal]:
 def credit_limit(application: Application) -> Sequence[Refusal]:
     """The seat would bring the student above the credit limit: the student's own, or else the term's.
 
-    A student who is already above the limit, by an override or an edit, is refused only what raises the credits.
+    The credits of a term include those of its parts; a part may have a limit of its own. A student who is already above
+    the limit, by an override or an edit, is refused only what raises the credits.
     """
     course, term = application.course, application.term
     if course is None or term is None or application.seat != "seat" or not course.credits:
         return NONE
-    own = application.history.max_credits
-    limit = term.max_credits if own is None else own
+    parent, own = application.parent, application.history.max_credits
+    if parent is None:
+        return _above_limit(application, course, term, term.max_credits if own is None else own)
+    if own is not None:
+        return _above_limit(application, course, parent, own)
+    return [
+        *_above_limit(application, course, term, term.max_credits),
+        *_above_limit(application, course, parent, parent.max_credits),
+    ]
+
+
+def _above_limit(application: Application, course: Course, term: Term, limit: float | None) -> Sequence[Refusal]:
+    """Return the refusal of a course that would raise the credits in a term and its parts above a limit."""
     if limit is None:
         return NONE
     held = credits_in(term, application.held_seats)
     requested = exact(course.credits + credits_in(term, application.requested_seats))
     if exact(held + requested) <= limit or requested <= credits_in(term, application.history.leaving):
         return NONE
-    public = {"held": number(held), "asked": number(requested)}
+    public = {"term_id": term.id, "held": number(held), "asked": number(requested)}
     return [Refusal("credit_limit", application.course_id, None, public, {"limit": number(limit)})]
 
 
@@ -284,8 +296,12 @@ def terms_overlap(one: Term | None, other: Term | None) -> bool:
 
 
 def credits_in(term: Term, seats: Iterable[HeldSeat]) -> float:
-    """Return the credits of the seats in a term."""
-    return exact(sum([course.credits for course, _ in seats if course.term_id == term.id], 0.0))
+    """Return the credits of the seats in a term and its parts."""
+    id = term.id
+    within = [
+        course.credits for course, its in seats if course.term_id == id or (its is not None and its.parent_id == id)
+    ]
+    return exact(sum(within, 0.0))
 
 
 def exact(credits: float) -> float:
@@ -323,7 +339,7 @@ SENTENCES: dict[str, str] = {
     "corequisite_missing": "Course {course_id} must be taken together with one of these: {any_of}.",
     "antirequisite": "Course {course_id} cannot be taken together with {course_code}.",
     "time_conflict": "Course {course_id} meets at the same time as course {with_course_id}.",
-    "credit_limit": "Course {course_id} would bring the term to {held} + {asked} credits; the limit is {limit}.",
+    "credit_limit": "Course {course_id} would bring term {term_id} to {held} + {asked} credits; the limit is {limit}.",
     "course_full": "Course {course_id} has {seats_taken} of its {capacity} seats taken.",
     "waitlist_full": "Course {course_id} is full, and so is its waitlist of {waitlist_capacity} places.",
     "drop_closed": "Course {course_id} could be dropped until {closed_at}.",
