@@ -166,10 +166,10 @@ def _above_limit(application: Application, course: Course, term: Term, limit: fl
     if limit is None:
         return NONE
     held = credits_in(term, application.held_seats)
-    requested = exact(course.credits + credits_in(term, application.requested_seats))
-    if exact(held + requested) <= limit or requested <= credits_in(term, application.history.leaving):
+    requested = course.credits + credits_in(term, application.requested_seats)
+    if at_most(held + requested, limit) or at_most(requested, credits_in(term, application.history.leaving)):
         return NONE
-    public = {"term_id": term.id, "held": number(held), "asked": number(requested)}
+    public = {"term_id": term.id, "held": number(exact(held)), "asked": number(exact(requested))}
     return [Refusal("credit_limit", application.course_id, None, public, {"limit": number(limit)})]
 
 
@@ -296,19 +296,24 @@ def terms_overlap(one: Term | None, other: Term | None) -> bool:
 
 
 def credits_in(term: Term, seats: Iterable[HeldSeat]) -> float:
-    """Return the credits of the seats in a term and its parts."""
+    """Return the credits of the seats in a term and its parts, with the error of binary fractions."""
     id = term.id
-    within = [
-        course.credits for course, its in seats if course.term_id == id or (its is not None and its.parent_id == id)
-    ]
-    return exact(sum(within, 0.0))
+    return sum(
+        [course.credits for course, its in seats if course.term_id == id or (its is not None and its.parent_id == id)],
+        0.0,
+    )
+
+
+def at_most(credits: float, limit: float) -> bool:
+    """Return whether a sum of credits is at most a limit or another sum; 0.1 + 0.2 is at most 0.3.
+
+    Credits have two decimals: half a hundredth is less than any difference, and more than the error of any sum.
+    """
+    return credits < limit + 0.005
 
 
 def exact(credits: float) -> float:
-    """Return a sum of credits without the error of binary fractions: 0.3 for 0.1 + 0.2.
-
-    Credits have two decimals, so the float that is nearest to the rounded sum is the one that the decimals stand for.
-    """
+    """Return a sum of credits without the error of binary fractions: 0.3 for 0.1 + 0.2."""
     return round(credits, 2)
 
 
