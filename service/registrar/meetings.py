@@ -116,6 +116,8 @@ def _minutes(clock: str) -> int:
 
 def _overlap(one: Meeting, other: Meeting) -> bool:
     """Return whether two meetings share an instant on any date."""
+    if one.last + 1 < other.first or other.last + 1 < one.first:
+        return False
     # Meetings last a day at most: those that overlap begin on the same day, or one of them on the next day.
     return any(
         one.start < other.end + days * MINUTES_PER_DAY
