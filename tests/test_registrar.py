@@ -86,7 +86,7 @@ async def test_every_rule_that_refuses_is_listed_with_its_parameters_and_its_poi
         {"code": "corequisite_missing", **place, "any_of": ["Q"]},
         {"code": "antirequisite", **place, "course_code": "HERE"},
         {"code": "time_conflict", **place, "with_course_id": seated},
-        {"code": "credit_limit", **place, "held": 0, "asked": 4, "limit": 3},
+        {"code": "credit_limit", **place, "term_id": term["id"], "held": 0, "asked": 4, "limit": 3},
     ]
 
 
