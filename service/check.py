@@ -22,8 +22,9 @@ from service.clock import search_path, session_settings
 from service.faults import text_of
 from service.fitness import NotMigrated
 from service.migrate import DatabaseUnavailable
+from service.registrar.meetings import conflict, dates_of, week_of
 from service.registrar.review import review_blocked
-from service.registrar.rules import terms_overlap, week_of
+from service.registrar.rules import exact
 from service.registry import Registry, is_behind, settings_of, with_registry
 from service.replay import (
     LOWEST,
@@ -198,8 +199,13 @@ class Offering(NamedTuple):
     """The fields of a course that matter to the other courses of its students."""
 
     term: Term | None
+    parent: Term | None
     credits: float
     meetings: str
+
+    def is_in(self, term_id: int) -> bool:
+        """Return whether the course is in a term or a part of it."""
+        return self.term is not None and term_id in {self.term.id, self.term.parent_id}
 
 
 async def load_offerings(connection: Connection) -> dict[int, Offering]:
@@ -212,7 +218,8 @@ async def load_offerings(connection: Connection) -> dict[int, Offering]:
     while (id := await all_courses.next_id()) is not None:
         [course] = await all_courses.take(id)
         term = None if course.term_id is None else terms.get(course.term_id)
-        offerings[id] = Offering(term, course.credits, course.meetings)
+        parent = None if term is None or term.parent_id is None else terms.get(term.parent_id)
+        offerings[id] = Offering(term, parent, course.credits, course.meetings)
     return offerings
 
 
@@ -251,7 +258,8 @@ async def find_clashes(connection: Connection) -> AsyncIterator[Clash]:
         clashing = [
             (seat, offering, other_seat, other)
             for (seat, offering, week), (other_seat, other, other_week) in itertools.combinations(meeting, 2)
-            if week & other_week and terms_overlap(offering.term, other.term)
+            if week & other_week
+            and conflict(offering.meetings, dates_of(offering.term), other.meetings, dates_of(other.term))
         ]
         lifted = set(await sql.find_lifted(connection, student_id, "time_conflict")) if clashing else set()
         for seat, offering, other_seat, other in clashing:
@@ -273,7 +281,7 @@ def _week(meetings: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Overload:
-    """A student who has more credits in a term than allowed without an override.
+    """A student who has more credits in a term and its parts than allowed without an override.
 
     ``edited`` is true if the credits, the courses' terms or the limits were edited after the credits last rose.
     """
@@ -286,7 +294,7 @@ class Overload:
 
 
 async def find_overloads(connection: Connection) -> AsyncIterator[Overload]:
-    """Find students who have more credits in a term than allowed without an override."""
+    """Find students who have more credits in a term and its parts than allowed without an override."""
     offerings = await load_offerings(connection)
     seats = seats_of(connection)
     limits = Stream[sql.CreditLimit](
@@ -298,21 +306,34 @@ async def find_overloads(connection: Connection) -> AsyncIterator[Overload]:
         by_term: dict[int, list[sql.Seated]] = defaultdict(list)
         allowed: dict[int, float] = {}
         for seat in await seats.take(student_id):
-            term = offerings[seat.course_id].term if seat.course_id in offerings else None
-            most = own_limit if term is None or own_limit is not None else term.max_credits
-            if term is not None and most is not None:
-                by_term[term.id].append(seat)
-                allowed[term.id] = most
+            for term_id, most in _limits_of(offerings.get(seat.course_id), own_limit):
+                by_term[term_id].append(seat)
+                allowed[term_id] = most
         for term_id, own in sorted(by_term.items()):
-            held = sum(offerings[seat.course_id].credits for seat in own)
+            held = exact(sum(offerings[seat.course_id].credits for seat in own))
             if held <= allowed[term_id]:
                 continue
             course_ids = [seat.course_id for seat in own]
-            in_term = {id: each.credits for id, each in offerings.items() if each.term and each.term.id == term_id}
+            in_term = {id: each.credits for id, each in offerings.items() if each.is_in(term_id)}
             since, gained = await _last_raise(connection, student_id, in_term)
             if gained.isdisjoint(await sql.find_lifted(connection, student_id, "credit_limit")):
-                edited = await sql.find_edit_of_credits(connection, course_ids, term_id, student_id, since)
+                term_ids = sorted(
+                    {term_id, *[each.term.id for each in offerings.values() if each.term and each.is_in(term_id)]}
+                )
+                edited = await sql.find_edit_of_credits(connection, course_ids, term_ids, student_id, since)
                 yield Overload(student_id, term_id, held, allowed[term_id], edited)
+
+
+def _limits_of(offering: Offering | None, own_limit: float | None) -> Iterator[tuple[int, float]]:
+    """Yield the terms whose credit limits hold for a seat in a course, and these limits."""
+    if offering is None or offering.term is None:
+        return
+    if own_limit is not None:
+        yield (offering.parent or offering.term).id, own_limit
+        return
+    for term in (offering.term, offering.parent):
+        if term is not None and term.max_credits is not None:
+            yield term.id, term.max_credits
 
 
 async def _last_raise(connection: Connection, student_id: int, credits: Mapping[int, float]) -> tuple[int, set[int]]:
@@ -336,7 +357,7 @@ async def _last_raise(connection: Connection, student_id: int, credits: Mapping[
             change += seats * credits[course_id]
             if seats > 0:
                 gained.add(course_id)
-        if change > 0:
+        if exact(change) > 0:
             position, raised_by = event.position, gained
     return position, raised_by
 
@@ -389,6 +410,11 @@ async def find_stray_refusals(connection: Connection) -> Sequence[sql.StrayRefus
     return await sql.find_stray_refusals(connection, MAX_FAULTS)
 
 
+async def find_misplaced_parts(connection: Connection) -> Sequence[sql.MisplacedPart]:
+    """Find parts of terms that do not lie within a whole term."""
+    return await sql.find_misplaced_parts(connection, MAX_FAULTS)
+
+
 async def find_gaps(connection: Connection) -> Sequence[sql.Gap]:
     """Find gaps in the positions of the events."""
     return await sql.find_gaps(connection, MAX_FAULTS)
@@ -417,6 +443,7 @@ def invariants(sweep_interval: float, time_zone: str = "UTC") -> tuple[Invariant
         Invariant("every course matches its events, requirements included", replay_courses),
         Invariant("every term matches its events", replay_terms),
         Invariant("every student, course and term is valid", find_invalid),
+        Invariant("every part of a term lies within a whole term", find_misplaced_parts),
         Invariant("every student has an e-mail address that no other has", find_shared_emails),
         Invariant("every refusal is of a student who exists", find_stray_refusals),
         Invariant("the positions of the events are contiguous from 1", find_gaps),

@@ -6,6 +6,7 @@ This module imports neither HTTP nor SQL code, so that the registrar can raise w
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from typing import ClassVar, Self
 
 
@@ -88,11 +89,11 @@ class UnknownTerm(FieldError):
 
     code, status, title = "unknown_term", 422, "Unknown term"
 
-    def __init__(self, term_id: int | None = None) -> None:
-        sentence = "term_id refers to a term that does not exist."
+    def __init__(self, term_id: int | None = None, field: str = "term_id") -> None:
+        sentence = f"{field} refers to a term that does not exist."
         if term_id is not None:
             sentence = f"There is no term {term_id}."
-        super().__init__(sentence, pointer="#/term_id")
+        super().__init__(sentence, pointer=f"#/{field}")
 
 
 class InstitutionNotFound(DomainError):
@@ -221,6 +222,59 @@ class TermDates(FieldError):
         super().__init__(f"{first} must not be after {second}.", pointer=f"#/{first}")
 
 
+class InvalidPart(FieldError):
+    """A part of a term does not lie within the term, or is a part of a part."""
+
+    code, status, title = "invalid_part", 422, "Not a part of the term"
+
+    @classmethod
+    def of_itself(cls) -> Self:
+        """Return the error of a term that names itself."""
+        return cls("A term can't be a part of itself: parent_id must be another term, or null.", pointer="#/parent_id")
+
+    @classmethod
+    def of_part(cls, parent_id: int) -> Self:
+        """Return the error of a term whose parent is a part itself."""
+        sentence = f"Term {parent_id} is a part of another term: parent_id must be a whole term, or null."
+        return cls(sentence, pointer="#/parent_id")
+
+    @classmethod
+    def with_parts(cls, part_id: int) -> Self:
+        """Return the error of a part that has a part."""
+        sentence = f"Term {part_id} is a part of this term, which can't become a part itself: parent_id must be null."
+        return cls(sentence, pointer="#/parent_id")
+
+    @classmethod
+    def outside(cls, field: str, side: str, other_id: int, day: date) -> Self:
+        """Return the error of a date on the wrong side of the date of the parent, or of a part."""
+        sentence = (
+            f"{field} must not be {side} {day}, which is that of term {other_id}: change one of both terms first."
+        )
+        return cls(sentence, pointer=f"#/{field}")
+
+
+class MeetingDates(FieldError):
+    """A meeting takes place on no date, or its weeks can't be counted."""
+
+    code, status, title = "meeting_dates", 422, "A meeting without dates"
+
+    @classmethod
+    def on_no_date(cls, place: int, first: date, last: date) -> Self:
+        """Return the error of a meeting that takes place on none of its possible dates."""
+        return cls(
+            f"meetings/{place} takes place on no date from {first} until {last}: correct its day or its dates.",
+            pointer=f"#/meetings/{place}",
+        )
+
+    @classmethod
+    def without_first_week(cls, place: int) -> Self:
+        """Return the error of a meeting whose weeks have nothing to be counted from."""
+        return cls(
+            f"The weeks of meetings/{place} can't be counted: give it a from, or give the course a term.",
+            pointer=f"#/meetings/{place}/every_weeks",
+        )
+
+
 class AlreadyCompleted(DomainError):
     """The student has completed this offering of the course, and cannot drop it or enroll in it again."""
 
@@ -339,14 +393,14 @@ class ApiKeyRevoked(DomainError):
 
 
 class InUse(DomainError):
-    """The student or course has enrollment history, or the term has courses: none of these can be deleted."""
+    """The student or course has enrollment history, or the term has courses or parts: none of these can be deleted."""
 
     code, status, title = "in_use", 409, "In use"
 
     def __init__(self, resource: str = "The resource") -> None:
         super().__init__(
             f"{resource} cannot be deleted: students and courses with enrollment history are kept, "
-            "and so are terms with courses."
+            "and so are terms with courses or parts."
         )
 
 

@@ -76,6 +76,7 @@ TABLES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
             "enroll_until",
             "max_credits",
             "name",
+            "parent_id",
             "starts_on",
             "updated_at",
             "version",

@@ -51,6 +51,14 @@ class StrayRefusal:
     student_id: int
 
 
+@dataclass(frozen=True, slots=True)
+class MisplacedPart:
+    """A part of a term that begins before the term, ends after it, or is a part of a part."""
+
+    term_id: int
+    parent_id: int
+
+
 class Seated(NamedTuple):
     """A seat of a student; ``joined_position`` is the position of the event that gave the seat."""
 
@@ -276,9 +284,9 @@ OR EXISTS (
     FROM events
     WHERE student_id IS NULL
         AND course_id IS NULL
-        AND term_id = $2::bigint
+        AND term_id = ANY($2::bigint[])
         AND position > $4::bigint
-        AND after -> 'max_credits' IS NOT NULL
+        AND (after -> 'max_credits' IS NOT NULL OR after -> 'parent_id' IS NOT NULL)
 )
 OR EXISTS (
     SELECT
@@ -293,11 +301,29 @@ OR EXISTS (
 
 
 async def find_edit_of_credits(
-    connection: Connection, course_ids: list[int], term_id: int, student_id: int, after_position: int
+    connection: Connection, course_ids: list[int], term_ids: list[int], student_id: int, after_position: int
 ) -> bool:
-    """Return whether an edit after a position affects the credits of a student in a term.
+    """Return whether an edit after a position affects the credits of a student in a term or its parts.
 
-    Such an edit changes the credits or the term of a course, or the credit limit of the term or the student.
+    Such an edit changes the credits or the term of a course, the credit limit of a term or the student, or makes a term
+    a part of another one.
     """
-    edited: bool = await connection.fetchval(FIND_EDIT_OF_CREDITS, course_ids, term_id, student_id, after_position)
+    edited: bool = await connection.fetchval(FIND_EDIT_OF_CREDITS, course_ids, term_ids, student_id, after_position)
     return edited
+
+
+FIND_MISPLACED_PARTS: Final = """
+SELECT parts.id AS term_id, parts.parent_id
+FROM terms AS parts
+INNER JOIN terms AS parents ON parents.id = parts.parent_id
+WHERE parents.parent_id IS NOT NULL
+    OR parts.starts_on < parents.starts_on
+    OR parts.ends_on > parents.ends_on
+ORDER BY parts.id
+LIMIT $1::bigint
+"""
+
+
+async def find_misplaced_parts(connection: Connection, limit: int) -> list[MisplacedPart]:
+    """Return the parts that do not lie within a whole term."""
+    return [MisplacedPart(*row) for row in await connection.fetch(FIND_MISPLACED_PARTS, limit)]

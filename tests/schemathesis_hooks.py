@@ -12,7 +12,7 @@ BEYOND_SCHEMAS: Final = frozenset(
     {
         *{"invalid_cursor", "not_combinable", "unknown_term", "own_requirement"},
         *{"blank", "forbidden_character"},
-        *{"term_dates", "hold_dates", "inverted_meeting"},
+        *{"not_a_multiple", "term_dates", "invalid_part", "hold_dates", "empty_meeting", "meeting_dates"},
         *{"read_only", "swap_with_itself", "too_many_adds", "too_many_pairs", "invalid_etag"},
     }
 )

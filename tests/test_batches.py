@@ -44,6 +44,8 @@ MEETINGS = [
     "[]",
     '[{"day": "mon", "start": "09:00", "end": "10:00"}]',
     '[{"day": "mon", "start": "09:30", "end": "11:00"}]',
+    '[{"day": "mon", "start": "09:00", "end": "10:00", "from": "2030-09-09", "every_weeks": 2}]',
+    '[{"day": "sun", "start": "23:00", "end": "10:00", "until": "2030-10-13"}]',
 ]
 OPEN = {
     "starts_on": date(2030, 9, 1),
@@ -63,7 +65,7 @@ NEW_ID = re.compile(r'((?:Hold|Override)\(id=|override_id=|"(?:hold|override)_id
 
 
 def term(id: int, **fields: object) -> Change[Any]:
-    values: Any = {"code": f"T{id}", "name": "T", **OPEN, "max_credits": None, **fields}
+    values: Any = {"code": f"T{id}", "name": "T", "parent_id": None, **OPEN, "max_credits": None, **fields}
     return Create(origin=ORIGIN, resource=TERM, fields=values)
 
 
@@ -117,7 +119,7 @@ def edit(resource: Any, id: int, **values: object) -> Change[Any]:
 
 def campus(chance: random.Random) -> list[Change[Any]]:
     """Choose the changes that create the campus."""
-    made = [term(id, max_credits=4.0) for id in TERMS]
+    made = [term(id, max_credits=4.0, parent_id=chance.choice([None, 1]) if id > 1 else None) for id in TERMS]
     made += [
         course(
             id,
@@ -154,13 +156,14 @@ def change(chance: random.Random) -> Change[Any]:
         (COURSE, course_id, {"capacity": chance.choice([0, 1, 3, None])}),
         (COURSE, course_id, {"meetings": chance.choice(MEETINGS)}),
         (COURSE, course_id, {"term_id": chance.choice([None, *TERMS])}),
-        (COURSE, course_id, {"credits": chance.choice([1.0, 3.0])}),
+        (COURSE, course_id, {"credits": chance.choice([1.0, 3.0, 0.1])}),
         (STUDENT, student_id, {"max_credits": chance.choice([None, 3.0])}),
         (TERM, 1, {"max_credits": chance.choice([None, 2.0, 6.0])}),
         (TERM, 1, {"enroll_until": chance.choice([None, LONG_AGO, AHEAD])}),
         (TERM, 1, {"drop_until": chance.choice([None, LONG_AGO])}),
         (TERM, chance.choice(TERMS), {"withdraw_until": chance.choice([None, LONG_AGO, AHEAD])}),
         (TERM, chance.choice(TERMS), chance.choice([OVERLAPPING, APART, OVER])),
+        (TERM, chance.choice(TERMS), {"parent_id": chance.choice([None, *TERMS])}),
         (COURSE, course_id, {"code": chance.choice([f"C{course_id}", "C9"])}),
     ]
     edited, id, values = chance.choice(edits)
@@ -389,6 +392,10 @@ CASES: dict[str, tuple[list[Change[Any]], list[Change[Any]]]] = {
     "the older override is used": (
         [*MANY, course(1, capacity=0), *[grant(1, 1, "course_full")] * 2],
         [enroll(1, 1), end_override(1, 2)],
+    ),
+    "a student is deleted, whose refusals are kept, while another one enrolls": (
+        [*MANY, course(1), hold(2, "A"), enroll(2, 1), student(3)],
+        [enroll(1, 1), Delete(origin=ORIGIN, resource=STUDENT, id=2)],
     ),
     "holds are listed in order": (
         [*MANY, course(1), hold(1, "A"), hold(1, "B")],

@@ -161,6 +161,8 @@ CORRUPTIONS = {
     "the deadline to enroll": (TERMS, "UPDATE terms SET enroll_until = enroll_until + interval '1 microsecond'"),
     "a missing deadline": (TERMS, "UPDATE terms SET withdraw_until = NULL"),
     "the end of a term": (TERMS, "UPDATE terms SET ends_on = ends_on + 1"),
+    "the parent of a term": (TERMS, "UPDATE terms SET parent_id = id"),
+    "a part of a part": ("every part of a term lies within a whole term", "UPDATE terms SET parent_id = id"),
     "the credit limit of a term": (TERMS, "UPDATE terms SET max_credits = 6.5"),
     "a term without events": (
         TERMS,

@@ -270,6 +270,7 @@ STUDENT: Final = {
     "external_id": "S-1001",
 }
 COURSE: Final = {"code": "MATH101", "title": "Calculus I", "credits": 4}
+MEETING: Final = {"day": "mon", "start": "09:00", "end": "10:30"}
 TERM: Final = {"code": "2026F", "name": "Fall 2026", "starts_on": "2026-09-01", "ends_on": "9999-12-31"}
 HOLD: Final = {"reason": "Library fees", "blocks": ["drop"]}
 OTHER_FEED: Final = encode(Cursor(UUID(int=7), 7, "0" * 16))
@@ -286,9 +287,11 @@ PROBLEMS: Final[list[tuple[str, str, Any, dict[str, str]]]] = [
     ("POST", "/terms", TERM | {"withdraw_until": "2026-01-01T00:00:00Z"}, {}),
     ("POST", "/terms", TERM, {}),
     ("POST", "/terms", {**TERM, "code": "2027S", "ends_on": "2026-08-01"}, {}),
+    ("POST", "/terms", {**TERM, "code": "2027S", "parent_id": 1, "starts_on": "2026-08-01"}, {}),
     ("POST", "/courses", {**COURSE, "capacity": 1}, {}),
     ("POST", "/courses", {**COURSE, "code": "PHYS101", "term_id": 1}, {}),
     ("POST", "/courses", {**COURSE, "term_id": 99}, {}),
+    ("POST", "/courses", {**COURSE, "meetings": [{**MEETING, "from": "2026-09-08", "until": "2026-09-13"}]}, {}),
     ("PUT", "/courses/1/requirements", {"groups": [{"kind": "pre", "any_of": ["MATH101"]}]}, {}),
     ("POST", "/students", STUDENT, {"Origin": "https://elsewhere.example"}),
     ("GET", "/students/1", None, {"Host": "elsewhere.example"}),

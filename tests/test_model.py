@@ -21,7 +21,7 @@ from service.settings import Settings
 from sql import Connection
 from tests.campus import Answer, call, course_fields, create, new_student, read, until_ready
 from tests.conftest import Client
-from tests.model import Course, Model, Refused, Term, fold
+from tests.model import PARTS, Course, Meeting, Model, Refused, Term, fold
 
 HISTORIES = int(os.environ.get("HISTORIES", "40"))
 """The number of random histories; use some thousands for a long run."""
@@ -67,23 +67,28 @@ class Campus:
 
     async def build(self) -> None:
         chance = self.chance
-        for _ in range(chance.randint(0, 2)):
-            limit = chance.choice([None, 4.0, 8.0])
+        for _ in range(chance.randint(0, 3)):
+            limit = chance.choice([None, 4.0, 8.0, 4.6])
             halves = chance.choice(HALVES)
             fields: dict[str, object] = {"name": "T", **dates(halves), "max_credits": limit}
             code = f"T{next(NUMBERS)}"
             fields |= {"enroll_until": AHEAD, "drop_until": AHEAD, "withdraw_until": AHEAD}
             term = await create(self.client, "/terms", {"code": code, **fields})
             self.model.terms[term["id"]] = Term(halves, limit)
+            if chance.random() < 0.6:
+                step = "parent", (term["id"], chance.choice([*self.model.terms]))
+                assert await self.serve(step) == modelled(self.model, step)
         for number in range(chance.randint(2, 4)):
             course = Course(
                 code=f"C{number}",
                 term=chance.choice([None, *self.model.terms, *self.model.terms]),
-                credits=chance.choice([1.0, 3.0, 4.5]),
+                credits=chance.choice([1.0, 3.0, 4.5, 0.1, 1.2]),
                 capacity=chance.choice([0, 1, 1, 2, None]),
                 waitlist_capacity=chance.choice([0, 1, 2, None, None]),
                 meetings=self.meetings(),
             )
+            if not self.model.can_meet(course.meetings, course.term):
+                course.meetings = []
             body: dict[str, object] = {"term_id": course.term, "credits": course.credits, "capacity": course.capacity}
             body |= {"waitlist_capacity": course.waitlist_capacity, "meetings": shown(course.meetings)}
             row = await create(self.client, "/courses", course_fields(code=course.code, **body))
@@ -95,11 +100,22 @@ class Campus:
             limit = chance.choice([None, None, 4.0])
             self.model.limits[await new_student(self.client, max_credits=limit)] = limit
 
-    def meetings(self) -> list[tuple[str, int, int]]:
-        start = self.chance.randint(8, 10)
-        return (
-            [(self.chance.choice(DAYS), start, start + self.chance.randint(1, 2))] if self.chance.random() < 0.6 else []
+    def meetings(self) -> list[Meeting]:
+        """Choose a meeting, often a plain one, sometimes in the night from Monday to Tuesday."""
+        chance = self.chance
+        if chance.random() < 0.4:
+            return []
+        start = chance.randint(8, 10)
+        day, hours = chance.choice(
+            [*((day, (start, start + chance.randint(1, 2))) for day in DAYS * 2), ("mon", (23, 25)), ("tue", (0, 1))]
         )
+        if chance.random() < 0.5:
+            return [(day, *hours, None, None, 1)]
+        begin, until = (
+            chance.choice([None, "2036-01-02", "2036-01-09", "2036-06-30"]),
+            chance.choice([None, "2036-07-03"]),
+        )
+        return [(day, *hours, begin, until, chance.choice([1, 2, 2, 3]))]
 
     def groups(self, course: int) -> list[tuple[str, tuple[str, ...]]]:
         """Choose requirements, mostly with existing codes."""
@@ -204,10 +220,13 @@ class Campus:
             case "time_conflict":
                 other = parameters["with_course_id"]
                 steps += [("drop", (student, other)), ("cancel", (other,)), ("meetings", (other, []))]
+                steps += [("meetings", (other, self.meetings()))] * 2
                 steps += [("dates", (each, self.chance.choice(HALVES))) for each in model.terms]
             case "credit_limit":
                 steps += [("edit", (c, "credits", 0.0)) for c in model.of(student, {"enrolled", "completed"})]
-                steps += [("limit", (student, 9.0)), ("term", (term, "limit", False)), ("edit", (course, "term", None))]
+                steps += [("limit", (student, 9.0)), ("edit", (course, "term", None))]
+                steps += [("term", (parameters["term_id"], "limit", False))]
+                steps += [("parent", (id, None)) for id, it in model.terms.items() if it.parent is not None]
             case "hold":
                 steps += [("end_hold", (student, "enroll"))]
             case "enrollment_closed":
@@ -228,7 +247,7 @@ class Campus:
             + ["complete", "capacity", "capacity", "waitlist_capacity", "meetings"]
         )
         kinds += ["limit", "hold", "end_hold", "end_hold", "override", "override", "require", "require", "cancel"]
-        kinds += ["term", "term", "dates", "edit", "edit", "end_override", "bulk", "keep"]
+        kinds += ["term", "term", "dates", "parent", "edit", "edit", "end_override", "bulk", "keep"]
         match chance.choice(kinds):
             case "enroll":
                 wanted = some + ([9_999_999] if chance.random() < 0.1 else [])
@@ -258,12 +277,14 @@ class Campus:
                 )
             case "dates" if term is not None:
                 return "dates", (term, chance.choice(HALVES))
+            case "parent" if term is not None:
+                return "parent", (term, chance.choice([None, *model.terms, *model.terms]))
             case "edit":
                 what = chance.choice(["code", "credits", "term"])
                 codes = [*(it.code for it in model.courses.values()), "X9"]
                 values: dict[str, list[Any]] = {
                     "code": codes,
-                    "credits": [0.0, 1.0, 3.0, 4.5],
+                    "credits": [0.0, 1.0, 3.0, 4.5, 0.1, 0.2],
                     "term": [None, *model.terms],
                 }
                 value = chance.choice(values[what])
@@ -349,6 +370,8 @@ class Campus:
                 return (await call(client, "DELETE", f"/students/{student}/overrides/{id}")).status
             case "dates", (term, halves):
                 return (await call(client, "PATCH", f"/terms/{term}", dates(halves))).status
+            case "parent", (term, parent):
+                return (await call(client, "PATCH", f"/terms/{term}", {"parent_id": parent})).status
             case "edit", (course, what, value):
                 name = {"term": "term_id"}.get(what, what)
                 return (await call(client, "PATCH", f"/courses/{course}", {name: value})).status
@@ -407,8 +430,6 @@ class Campus:
 
 
 HALVES = [frozenset({1}), frozenset({1, 2}), frozenset({2, 3}), frozenset({3}), frozenset({1, 2, 3})]
-PARTS = {1: ("2036-01-01", "2036-06-30"), 2: ("2036-07-01", "2036-07-01"), 3: ("2036-07-02", "2036-12-31")}
-"""The year in three parts; the middle one is a single day, which both halves of the year may share."""
 
 
 def dates(halves: frozenset[int]) -> dict[str, str]:
@@ -416,8 +437,12 @@ def dates(halves: frozenset[int]) -> dict[str, str]:
     return {"starts_on": PARTS[min(halves)][0], "ends_on": PARTS[max(halves)][1]}
 
 
-def shown(meetings: list[tuple[str, int, int]]) -> list[dict[str, str]]:
-    return [{"day": day, "start": f"{start:02}:00", "end": f"{end:02}:00"} for day, start, end in meetings]
+def shown(meetings: list[Meeting]) -> list[dict[str, object]]:
+    return [
+        {"day": day, "start": f"{start:02}:00", "end": f"{end % 24:02}:00"}
+        | {"from": begin, "until": until, "every_weeks": weeks}
+        for day, start, end, begin, until, weeks in meetings
+    ]
 
 
 def plain(errors: list[dict[str, Any]], course: int | None = None) -> list[Any]:
@@ -477,7 +502,7 @@ def modelled(model: Model, step: Step) -> object:
             case "waitlist_capacity", (course, capacity):
                 model.courses[course].waitlist_capacity = capacity
             case "meetings", (course, meetings):
-                model.courses[course].meetings = meetings
+                return model.meet(course, meetings)
             case "limit", (student, limit):
                 model.limits[student] = limit
             case "term", (term, what, value):
@@ -497,7 +522,9 @@ def modelled(model: Model, step: Step) -> object:
             case "edit", arguments:
                 return model.edit(*arguments)
             case "dates", (term, halves):
-                model.terms[term].halves = halves
+                return model.shift(term, halves)
+            case "parent", (term, parent):
+                return model.join(term, parent)
             case "end_override", override:
                 model.overrides.remove(override)
             case "override", (student, course, rule):

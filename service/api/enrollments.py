@@ -235,7 +235,10 @@ class Blocker(TypedDict):
     any_of: NotRequired[Annotated[list[str], Field(description="The course codes of which one is required.")]]
     course_code: NotRequired[Annotated[str, Field(description="The code of the course that excludes this one.")]]
     with_course_id: NotRequired[Annotated[CourseId, Field(description="The course that meets at the same time.")]]
-    held: NotRequired[Annotated[Sum, Field(description="The credits that the student holds in the term.")]]
+    term_id: NotRequired[Annotated[TermId, Field(description="The term, or the part of a term, that has the limit.")]]
+    held: NotRequired[
+        Annotated[Sum, Field(description="The credits that the student holds in that term and its parts.")]
+    ]
     asked: NotRequired[Annotated[Sum, Field(description="The credits that the request adds.")]]
     capacity: NotRequired[Annotated[int, Field(description="Number of seats of the course.")]]
     seats_taken: NotRequired[Annotated[int, Field(description="Number of seats taken.")]]

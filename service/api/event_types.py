@@ -95,7 +95,7 @@ class CourseState(TypedDict):
     waitlist_capacity: NotRequired[
         Annotated[int | None, Field(description="Number of waitlist places; null is unlimited, and 0 is no waitlist.")]
     ]
-    meetings: NotRequired[Annotated[list[Meeting], Field(description="The weekly meetings.")]]
+    meetings: NotRequired[Annotated[list[Meeting], Field(description="When the course meets.")]]
     version: Version
 
 
@@ -164,6 +164,9 @@ class TermState(TypedDict):
 
     code: NotRequired[Annotated[str, Field(description="Unique among terms.")]]
     name: NotRequired[Annotated[str, Field(description="The name.")]]
+    parent_id: NotRequired[
+        Annotated[TermId | None, Field(description="The term of which it is a part; null for a whole term.")]
+    ]
     starts_on: NotRequired[Annotated[date, Field(description="The first day.")]]
     ends_on: NotRequired[Annotated[date, Field(description="The last day.")]]
     enroll_from: NotRequired[

@@ -32,7 +32,9 @@ GivenName: TypeAlias = Annotated[Name, Field(description="The given name or name
 FamilyName: TypeAlias = Annotated[Name, Field(description="The family name or names.")]
 MaxCredits: TypeAlias = Annotated[
     CreditLimit | None,
-    Field(description="Maximum number of credits in one term, in steps of 0.5; null applies the limit of the term."),
+    Field(
+        description="Maximum number of credits in one term, with at most two decimals; null applies the limit of the term."
+    ),
 ]
 
 

@@ -99,6 +99,7 @@ def _semester(year: int, letter: str) -> TermFields:
         "drop_until": None,
         "withdraw_until": None,
         "max_credits": 18.0,
+        "parent_id": None,
     }
 
 

@@ -37,7 +37,7 @@ class Relaxed:
     """Conditions that a change has relaxed: the students whom they blocked must be judged again.
 
     ``courses``: the students waitlisted for these courses. ``members``: the waitlist places of the students in them.
-    ``terms`` and ``members_of_terms``: the same for all courses of terms. ``students``: all their waitlist places.
+    ``terms`` and ``members_of_terms``: the same for all courses of terms, in ``terms`` also of their parts. ``students``: all their waitlist places.
     ``reopened_terms``: terms in which students may be promoted who could not be judged while the term was closed.
     ``former_codes``: the earlier codes of courses, which stay valid for students who completed them.
     ``due``: the students whose ``recheck_at`` has passed. The promotions that follow have the same ``origin``.

@@ -38,7 +38,7 @@ class ResourceType(Generic[Row, Fields]):
     unique: Mapping[Callable[[], DomainError], Callable[[Row], Hashable]]
     """The error to raise if another row has the same key, and the function that returns the key, or None for no key."""
     key_parts: tuple[str, ...]
-    """The fields of a unique key that has several fields."""
+    """The fields that an edit may keep and that ``match`` needs: those of a key of several fields, or the id."""
     server_fields: frozenset[str]
     """Other fields that callers do not write."""
     redact_in_events: bool
@@ -53,7 +53,7 @@ class ResourceType(Generic[Row, Fields]):
     """Returns whether other rows in memory depend on a row."""
     load: Callable[[Connection, list[int]], Awaitable[list[Row]]]
     match: Callable[[Connection, list[str], Sequence[Mapping[str, Any]]], Awaitable[list[Row]]]
-    """Loads the rows with one of these external ids, or with another unique key of these fields."""
+    """Loads the rows with one of these external ids, with another unique key of these fields, or to validate them."""
     load_in_use: Callable[[Connection, Ledger, list[int]], Awaitable[list[int]]]
     save: Callable[[Connection, list[Row]], Awaitable[None]]
     delete: Callable[[Connection, list[int]], Awaitable[None]]

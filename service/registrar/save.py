@@ -49,6 +49,14 @@ async def save(connection: Connection, written: Written) -> None:
         await _save_requirements(connection, written.requirements.saved)
     if written.answers:
         await idempotency_keys.add_idempotency_keys(connection, written.answers)
+    await _save_enrollments(connection, written)
+    if written.students.removed:
+        deleted = [written.students.before[id] for id in written.students.removed]
+        await erase_texts(connection, [student for student in deleted if student is not None])
+
+
+async def _save_enrollments(connection: Connection, written: Written) -> None:
+    """Write the enrollments, the seat counters and the events."""
     if written.enrollments.saved:
         new, changed = _new_and_changed(written.enrollments)
         if changed:
@@ -63,9 +71,6 @@ async def save(connection: Connection, written: Written) -> None:
             await courses.set_seats(connection, seats)
     if written.events:
         await feed.append_events(connection, written.events, written.now)
-    if written.students.removed:
-        deleted = [written.students.before[id] for id in written.students.removed]
-        await erase_texts(connection, [student for student in deleted if student is not None])
 
 
 class ErasedTexts(NamedTuple):
