@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from service.api.courses import NewCourse
 from service.api.fields import Input
-from service.api.students import NewStudent
+from service.api.students import NewStudent, groups_of
 from service.api.terms import NewTerm
 from service.clock import search_path, session_settings
 from service.faults import text_of
@@ -372,6 +372,8 @@ def _validate(resource: str, model: type[Input], row: Student | Course | Term) -
     values = {name: getattr(row, name) for name in model.model_fields}
     if "meetings" in values:
         values["meetings"] = json.loads(values["meetings"])
+    if isinstance(row, Student):
+        values["groups"] = groups_of(row)
     try:
         model.model_validate_json(json.dumps(values, default=lambda value: value.isoformat()))
     except ValidationError as error:
@@ -417,7 +419,7 @@ def invariants(sweep_interval: float, time_zone: str = "UTC") -> tuple[Invariant
         Invariant("every course matches its events, requirements included", replay_courses),
         Invariant("every term matches its events", replay_terms),
         Invariant("every student, course and term is valid", find_invalid),
-        Invariant("every student has an e-mail address that no other has", find_shared_emails),
+        Invariant("no two students have the same e-mail address", find_shared_emails),
         Invariant("every refusal is of a student who exists", find_stray_refusals),
         Invariant("the positions of the events are contiguous from 1", find_gaps),
         Invariant("every sequence is ahead of the ids in its table", sql.find_lagging_sequences),

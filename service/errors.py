@@ -76,6 +76,16 @@ class TermNotFound(DomainError):
         super().__init__(f"There is no term {term_id}.")
 
 
+class NameRequired(DomainError):
+    """A student needs a given name or a family name, or both."""
+
+    code, status, title = "name_required", 422, "Name required"
+
+    def __init__(self) -> None:
+        sentence = "Send given_name, family_name or both: at least one of them must have a value."
+        super().__init__(sentence, [Detail(self.code, sentence, f"#/{name}") for name in ("given_name", "family_name")])
+
+
 class UnknownTerm(FieldError):
     """The body names a term that does not exist."""
 
@@ -304,6 +314,15 @@ class ExternalIdTaken(FieldError):
         super().__init__("This external id is already in use.", pointer="#/external_id")
 
 
+class SourcedIdTaken(FieldError):
+    """Another person, be it a student or an instructor, has this sourced id."""
+
+    code, status, title = "sourced_id_taken", 409, "Sourced id taken"
+
+    def __init__(self) -> None:
+        super().__init__("Another student or instructor has this sourced id.", pointer="#/sourced_id")
+
+
 class ApiKeyNotFound(DomainError):
     """There is no API key with this id."""
 
@@ -448,6 +467,7 @@ class OutcomeUnknown(DomainError):
 CONSTRAINTS: Mapping[str, type[DomainError]] = {
     "students_email_key": EmailTaken,
     "students_external_id_key": ExternalIdTaken,
+    "students_sourced_id_key": SourcedIdTaken,
     "courses_external_id_key": ExternalIdTaken,
     "courses_term_id_code_key": CodeTaken,
     "courses_term_id_fkey": UnknownTerm,

@@ -62,7 +62,18 @@ TABLES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     "students": {
         "SELECT": (),
         "INSERT": (),
-        "UPDATE": ("email", "external_id", "family_name", "given_name", "max_credits", "updated_at", "version"),
+        "UPDATE": (
+            "email",
+            "external_id",
+            "family_name",
+            "given_name",
+            "groups",
+            "max_credits",
+            "preferred_name",
+            "sourced_id",
+            "updated_at",
+            "version",
+        ),
         "DELETE": (),
     },
     "terms": {

@@ -176,6 +176,7 @@ async def find_stray_refusals(connection: Connection, limit: int) -> list[StrayR
 FIND_SHARED_EMAILS: Final = """
 SELECT array_agg(id ORDER BY id) AS student_ids
 FROM students
+WHERE email IS NOT NULL
 GROUP BY lower(email COLLATE "C")
 HAVING count(*) > 1
 ORDER BY min(id)

@@ -315,7 +315,8 @@ FROM (
                         (
                             SELECT student
                             FROM (
-                                SELECT students.id, students.given_name, students.family_name, students.email
+                                SELECT
+                                    students.id, students.given_name, students.family_name, students.preferred_name, students.email
                             ) AS student
                         ) AS student
                 ) AS item

@@ -82,8 +82,9 @@ def course(id: int, **fields: object) -> Change[Any]:
 
 
 def student(id: int) -> Change[Any]:
-    names = {"external_id": None, "given_name": "A", "family_name": "B", "email": f"{id}@campus.example"}
-    made: Any = {**names, "max_credits": None}
+    ids = {"external_id": None, "sourced_id": f"s-{id}"}
+    names = {"given_name": "A", "family_name": "B", "preferred_name": None, "email": f"{id}@campus.example"}
+    made: Any = {**ids, **names, "max_credits": None, "groups": ""}
     return Create(origin=ORIGIN, resource=STUDENT, fields=made)
 
 

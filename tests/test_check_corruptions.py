@@ -235,7 +235,7 @@ CORRUPTIONS = {
         """,
     ),
     "the e-mail address of another student": (
-        "every student has an e-mail address that no other has",
+        "no two students have the same e-mail address",
         """
         DROP INDEX students_email_key;
         UPDATE students SET email = (SELECT upper(email) FROM students WHERE id = 2) WHERE id = 1

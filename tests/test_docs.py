@@ -104,8 +104,9 @@ def parse(command: str) -> Request:
 
 
 def settled(body: Any) -> Any:
-    """Replace the values that differ from run to run: instants, ids of requests, cursors, keys and the newest migration."""
+    """Replace what differs from run to run: instants, UUIDs, ids of requests, cursors, keys and the newest migration."""
     text = FEED_CURSOR.sub('"next": "<cursor>"', INSTANT.sub('"<instant>"', json.dumps(body)))
+    text = re.sub(r'"sourced_id": "[0-9a-f]{8}-[^"]*"', '"sourced_id": "<uuid>"', text)
     text = re.sub(r'"key": "ek_[^"]*"', '"key": "<key>"', text)
     text = re.sub(r'"migration": "[^"]*"', '"migration": "<newest>"', text)
     return json.loads(re.sub(r'"request_id": "[^"]*"', '"request_id": "<id>"', text))
@@ -278,6 +279,9 @@ PROBLEMS: Final[list[tuple[str, str, Any, dict[str, str]]]] = [
     ("POST", "/students", {**STUDENT, "email": "emmy@campus.example", "external_id": None}, {}),
     ("POST", "/students", {**STUDENT, "external_id": None}, {}),
     ("POST", "/students", {**STUDENT, "email": "ada.king@campus.example"}, {}),
+    ("POST", "/students", {"preferred_name": "Ada"}, {}),
+    ("POST", "/students", {"given_name": "Alan", "sourced_id": "17"}, {}),
+    ("POST", "/students", {"given_name": "Alan", "sourced_id": "17"}, {}),
     ("POST", "/students", "{", JSON_TYPE),
     ("POST", "/students", {"given_name": "Ada", "email": "ada"}, {}),
     ("POST", "/students", "{}", {"Content-Type": "text/plain"}),

@@ -51,7 +51,18 @@ class StudentState(TypedDict):
     """The names of the fields of a student that changed; the feed contains no personal data."""
 
     fields: Annotated[
-        list[Literal["external_id", "given_name", "family_name", "email", "max_credits"]],
+        list[
+            Literal[
+                "external_id",
+                "sourced_id",
+                "given_name",
+                "family_name",
+                "preferred_name",
+                "email",
+                "max_credits",
+                "groups",
+            ]
+        ],
         Field(description="The fields that changed, or all fields of a new or deleted student."),
     ]
     version: Version

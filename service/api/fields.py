@@ -21,10 +21,14 @@ from service.web.paging import Digits
 from service.web.text import (
     CODE_PATTERN,
     EXTERNAL_ID_PATTERN,
+    GROUP_PATTERN,
     LINE_PATTERN,
+    SOURCED_ID_PATTERN,
     check_line,
+    check_sourced_id,
     normalize_code,
     normalize_external_id,
+    normalize_group,
 )
 from service.web.validation import CODES, wrong
 
@@ -127,6 +131,16 @@ ExternalId = Annotated[
         json_schema_extra={"pattern": EXTERNAL_ID_PATTERN},
     ),
 ]
+SourcedId = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=255),
+    AfterValidator(check_sourced_id),
+    Field(
+        description="The key of a person for other programs: no other student or instructor has it, and it never changes. "
+        "Give it when you create the person, or let the service generate a UUID.",
+        json_schema_extra={"pattern": SOURCED_ID_PATTERN},
+    ),
+]
 Email = Annotated[
     str,
     StringConstraints(min_length=3, max_length=254),
@@ -134,6 +148,16 @@ Email = Annotated[
     Field(
         description="Unique; the case of ASCII letters is ignored. The service sends no mail.",
         json_schema_extra={"format": "idn-email"},
+    ),
+]
+Group = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=100),
+    AfterValidator(partial(normalize_group, max_length=100)),
+    Field(
+        description='A group such as "major:physics" or "year:2": letters, marks, digits, punctuation and symbols of any '
+        "script, without commas, with single spaces inside. Groups are compared exactly.",
+        json_schema_extra={"pattern": GROUP_PATTERN},
     ),
 ]
 CourseCode = Annotated[

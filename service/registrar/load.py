@@ -22,6 +22,7 @@ from sql import (
     overrides,
     passed_codes,
     requirements,
+    students,
     terms,
     waitlist,
 )
@@ -312,6 +313,9 @@ async def _load_resources(connection: Connection, ledger: Ledger, needs: Needs) 
     """Load the rows of all resource types, and mark the rows to delete on which other rows depend."""
     for resource, wanted in needs.resources.items():
         await _load_rows(connection, ledger, resource, wanted)
+    if needs.sourced_ids:
+        for student in await students.match_students_by_sourced_id(connection, sorted(needs.sourced_ids)):
+            ledger.students.load(student.id, student)
     # First load all rows: a course in memory does not count as a use of its term, since a change may move the course.
     for resource, wanted in needs.resources.items():
         if wanted.deleted:

@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
-from service.errors import DomainError, InUse, PreconditionFailed
+from service.errors import DomainError, InUse, PreconditionFailed, SourcedIdTaken
 from service.registrar.changes import Change, Origin
 from service.registrar.ledger import Ledger
 from service.registrar.needs import Needs, ReserveIds
@@ -21,6 +21,9 @@ from sql.terms import Term
 Row = TypeVar("Row", Student, Course, Term)
 Fields = TypeVar("Fields", bound=Mapping[str, Any])
 """The fields of a resource that callers write, a TypedDict."""
+
+GIVEN_ONCE = frozenset({"sourced_id"})
+"""The fields that callers may write when they create a resource, and that no edit changes."""
 
 SERVER_FIELDS = frozenset({"id", "version", "created_at", "updated_at"})
 """The fields of every resource that callers do not write."""
@@ -71,6 +74,7 @@ class Create(Change[Row], Generic[Row, Fields]):
         """Add the rows that have the same unique keys, and an id."""
         needs.resource(self.resource).created.append(self.fields)
         needs.ids[self.resource.reserve_ids] += 1
+        needs.add_sourced_id(self.fields)
 
     def decide(self, ledger: Ledger) -> Row:
         """Return the new row."""
@@ -132,6 +136,7 @@ class Replace(Change[Replaced[Row]], Generic[Row, Fields]):
         wanted = needs.resource(self.resource)
         wanted.external_ids.append(self.external_id)
         wanted.created.append(self.fields)
+        needs.add_sourced_id(self.fields)
 
     def decide(self, ledger: Ledger) -> Replaced[Row]:
         """Return the row, and whether it is new."""
@@ -150,7 +155,8 @@ class Replace(Change[Replaced[Row]], Generic[Row, Fields]):
         _check_version(self.resource, row, self.if_match)
         if self.check is not None:
             self.check(row)
-        return Replaced(_update(ledger, self.resource, row, self.fields, self.origin), created=False)
+        values = {name: value for name, value in self.fields.items() if name not in GIVEN_ONCE}
+        return Replaced(_update(ledger, self.resource, row, values, self.origin), created=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,11 +234,20 @@ def check_unique(ledger: Ledger, resource: ResourceType[Row, Any], row: Row) -> 
         other = resource.identity_map(ledger).find(key_of, key_of(row))
         if other is not None and other.id != row.id:
             raise taken()
+    if (sourced_id := sourced_id_of(row)) is not None:
+        person = ledger.students.find(sourced_id_of, sourced_id)
+        if person is not None and (type(person), person.id) != (type(row), row.id):
+            raise SourcedIdTaken
 
 
 def external_id_of(row: Student | Course | Term) -> str | None:
     """Return the external id of a row, or None; terms have none."""
     return getattr(row, "external_id", None)
+
+
+def sourced_id_of(row: Student | Course | Term) -> str | None:
+    """Return the sourced id of a person, or None for any other row."""
+    return getattr(row, "sourced_id", None)
 
 
 def event_value(name: str, value: object) -> object:

@@ -82,17 +82,25 @@ async def erase_texts(connection: Connection, students: Sequence[Student]) -> Er
     Everything that was decided about the students must have been written before.
     """
     ids = [student.id for student in students]
-    names = [
-        name for each in students for name in (each.external_id, each.email, f"{each.given_name} {each.family_name}")
-    ]
+    names = [name for each in students for name in names_of(each)]
     # Not counted as texts: the answer to an erasure itself is stored too.
     await idempotency_keys.erase_idempotency_keys(connection, ids)
     await refusals.erase_refusals(connection, ids)
     return ErasedTexts(
         await privacy.erase_holds(connection, ids),
         await privacy.erase_overrides(connection, ids),
-        await privacy.redact_events(connection, ids, [name for name in names if name is not None]),
+        await privacy.redact_events(connection, ids, names),
     )
+
+
+def names_of(student: Student) -> list[str]:
+    """Return the texts that name a student."""
+    full_names = [
+        " ".join([name for name in (called, student.family_name) if name is not None])
+        for called in (student.given_name, student.preferred_name or student.given_name)
+    ]
+    ids = (student.external_id, student.sourced_id, student.email, student.preferred_name)
+    return [name for name in (*ids, *full_names) if name]
 
 
 def takes_one_statement(written: Written) -> bool:
