@@ -299,6 +299,8 @@ PROBLEMS: Final[list[tuple[str, str, Any, dict[str, str]]]] = [
     ("GET", "/students/99", None, {}),
     ("GET", "/courses/99", None, {}),
     ("GET", "/terms/99", None, {}),
+    ("GET", "/instructors/99", None, {}),
+    ("PUT", "/courses/1/instructors", {"instructors": [{"instructor_id": 99, "primary": True}]}, {}),
     ("GET", "/institutions", None, {}),
     ("GET", "/problems/nothing", None, {}),
     ("GET", f"/events?after={OTHER_FEED}", None, {}),
@@ -548,8 +550,12 @@ async def every_event(client: Client) -> list[dict[str, Any]]:
     await do("POST", f"/students/{third}/erase", {"reason": "Art. 17"})
     await do("DELETE", f"/students/{third}")
     unused = await new_course(client)
+    teacher = await new("/instructors", {"given_name": "Emmy"})
+    await do("PATCH", f"/instructors/{teacher}", {"family_name": "Noether"})
+    await do("PUT", f"/courses/{unused}/instructors", {"instructors": [{"instructor_id": teacher, "primary": True}]})
     await do("PATCH", f"/courses/{unused}", {"title": "U"})
     await do("DELETE", f"/courses/{unused}")
+    await do("DELETE", f"/instructors/{teacher}")
     days = {"starts_on": "2026-01-01", "ends_on": "9999-12-31"}
     late = {**days, "code": "late", "name": "N", "drop_until": "2026-01-01T00:00:00Z"}
     term = await new("/terms", {**days, "code": "T", "name": "N"})

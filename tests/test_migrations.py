@@ -103,6 +103,15 @@ FILL = {
     "0016_add_sourced_id_to_students": "UPDATE students SET sourced_id = 'id-' || id WHERE id = 1",
     "0020_add_preferred_name_to_students": "UPDATE students SET preferred_name = 'Zo' WHERE id = 1",
     "0021_add_groups_to_students": "UPDATE students SET groups = '{major:physics,year:2}' WHERE id = 1",
+    "0023_create_instructors": """
+        INSERT INTO instructors (id, external_id, sourced_id, given_name, family_name, email, version, created_at, updated_at)
+        VALUES (1, 'I-1', 'T:1', 'Emmy', 'Noether', 'Emmy@Example.org', 2, '2026-01-01Z', '2026-01-02Z'),
+               (2, NULL, 'T:2', NULL, 'Sukarno', NULL, 1, '2026-01-01Z', '2026-01-01Z')
+    """,
+    "0024_create_course_instructors": """
+        INSERT INTO course_instructors (course_id, instructor_id, teaches, is_primary, updated_at)
+        VALUES (1, 1, true, true, '2026-01-01Z'), (1, 2, false, false, '2026-01-02Z')
+    """,
     "0001_create_registry": "UPDATE registry SET revision = 7",
     "0002_create_institutions": """
         INSERT INTO institutions (name, schema_name, display_name, time_zone, state, migration, revision, created_at, changed_at, swept_at)

@@ -42,6 +42,8 @@ FIELD_CODES: Final = {
     "invalid_name": "The name of an institution is not 1 to 50 lower-case letters, digits and hyphens.",
     "unknown_time_zone": "The string is not the IANA name of a time zone.",
     "inverted_meeting": "A meeting does not start before it ends.",
+    "repeated_instructor": "An instructor appears twice among those of a course.",
+    "one_primary": "The instructors of a course do not have exactly one primary among them.",
     "hold_dates": "A hold begins after it ends.",
     "swap_with_itself": "A course appears both in `drop` and in `add`.",
     "too_many_adds": "A swap with `on_full: waitlist` has more than one course to add.",

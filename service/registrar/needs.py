@@ -61,7 +61,7 @@ class Needs:
     ``students`` with their transcripts, ``pairs`` of a student and a course in any status, ``courses`` with terms and
     requirements, ``definitions`` of the students' courses, the next unjudged students of ``waitlists``, the
     ``override_holders`` among the students waitlisted for courses, the waitlist ``positions`` of pairs, the ``rosters``
-    of courses, ``holds`` and ``overrides`` by id, the people with these ``sourced_ids``, the answers of ``idempotency_keys``, and the number of new ids of each
+    of courses, ``holds`` and ``overrides`` by id, the people with these ``sourced_ids``, the instructors of courses (``teaching``), the answers of ``idempotency_keys``, and the number of new ids of each
     sequence. ``erased`` is a student whose texts must be erased in the database before the decision.
     """
 
@@ -77,6 +77,7 @@ class Needs:
     holds: set[int] = field(default_factory=set)
     overrides: set[int] = field(default_factory=set)
     sourced_ids: set[str] = field(default_factory=set)
+    teaching: set[int] = field(default_factory=set)
     idempotency_keys: set[CallersKey] = field(default_factory=set)
     ids: Counter[ReserveIds] = field(default_factory=Counter)
     resources: "dict[ResourceType[Any, Any], ResourceNeeds]" = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""The changes of students, courses and terms: creating, editing, replacing and deleting, for every resource type."""
+"""The changes of students, instructors, courses and terms: creating, editing, replacing and deleting, for every resource type."""
 
 import json
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
@@ -15,10 +15,11 @@ from service.registrar.rules import number
 from service.registrar.unit_of_work import IdentityMap
 from sql import Connection
 from sql.courses import Course
+from sql.instructors import Instructor
 from sql.students import Student
 from sql.terms import Term
 
-Row = TypeVar("Row", Student, Course, Term)
+Row = TypeVar("Row", Student, Instructor, Course, Term)
 Fields = TypeVar("Fields", bound=Mapping[str, Any])
 """The fields of a resource that callers write, a TypedDict."""
 
@@ -61,6 +62,8 @@ class ResourceType(Generic[Row, Fields]):
     save: Callable[[Connection, list[Row]], Awaitable[None]]
     delete: Callable[[Connection, list[int]], Awaitable[None]]
     reserve_ids: ReserveIds
+    has_event_id: bool = True
+    """Whether events have a field for its id; otherwise their states contain the id."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,17 +238,17 @@ def check_unique(ledger: Ledger, resource: ResourceType[Row, Any], row: Row) -> 
         if other is not None and other.id != row.id:
             raise taken()
     if (sourced_id := sourced_id_of(row)) is not None:
-        person = ledger.students.find(sourced_id_of, sourced_id)
-        if person is not None and (type(person), person.id) != (type(row), row.id):
+        people = ledger.students.find(sourced_id_of, sourced_id), ledger.instructors.find(sourced_id_of, sourced_id)
+        if any((type(person), person.id) != (type(row), row.id) for person in people if person is not None):
             raise SourcedIdTaken
 
 
-def external_id_of(row: Student | Course | Term) -> str | None:
+def external_id_of(row: Student | Instructor | Course | Term) -> str | None:
     """Return the external id of a row, or None; terms have none."""
     return getattr(row, "external_id", None)
 
 
-def sourced_id_of(row: Student | Course | Term) -> str | None:
+def sourced_id_of(row: Student | Instructor | Course | Term) -> str | None:
     """Return the sourced id of a person, or None for any other row."""
     return getattr(row, "sourced_id", None)
 
@@ -274,16 +277,19 @@ def _append_event(
     if before is not None and after is not None:
         names = [name for name in names if getattr(before, name) != getattr(after, name)]
 
+    id = {f"{resource.name}_id": row.id}
+
     def state(row: Row | None) -> dict[str, object] | None:
         if row is None:
             return None
         values = {name: event_value(name, getattr(row, name)) for name in names}
-        return {**({"fields": names} if resource.redact_in_events else values), "version": row.version}
+        its = {} if resource.has_event_id else id
+        return {**its, **({"fields": names} if resource.redact_in_events else values), "version": row.version}
 
     ledger.append_event(
         f"{resource.name}.{what}",
         origin,
         before=state(before),
         after=state(after),
-        **{f"{resource.name}_id": row.id},
+        **(id if resource.has_event_id else {}),
     )

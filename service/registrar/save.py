@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from service.registrar.application import Group
 from service.registrar.courses import COURSE
+from service.registrar.instructors import INSTRUCTOR
 from service.registrar.ledger import Written
 from service.registrar.resources import ResourceType, Row
 from service.registrar.students import STUDENT
@@ -12,6 +13,7 @@ from service.registrar.terms import TERM
 from service.registrar.unit_of_work import Flush
 from sql import (
     Connection,
+    course_instructors,
     courses,
     enrollments,
     feed,
@@ -22,6 +24,7 @@ from sql import (
     refusals,
     requirements,
 )
+from sql.course_instructors import CourseInstructor
 from sql.courses import Course, Seats
 from sql.enrollments import Enrollment
 from sql.holds import Hold
@@ -38,6 +41,11 @@ async def save(connection: Connection, written: Written) -> None:
     await _save_resources(connection, STUDENT, written.students)
     await _delete_resources(connection, COURSE, written.courses)
     await _save_resources(connection, COURSE, written.courses)
+    # The deletion of a course lets its instructors be deleted.
+    await _delete_resources(connection, INSTRUCTOR, written.instructors)
+    await _save_resources(connection, INSTRUCTOR, written.instructors)
+    if written.teaching.saved:
+        await _save_teaching(connection, written.teaching)
     # Delete terms last, since their courses must leave them first. So a new term with the code of a deleted one makes
     # the batch fail, and is then created in a transaction of its own.
     await _delete_resources(connection, TERM, written.terms)
@@ -112,7 +120,15 @@ def takes_one_statement(written: Written) -> bool:
         and all(_only_seats_changed(written.courses, row) for row in written.courses.saved.values())
         and not any(
             flush.before
-            for flush in (written.students, written.terms, written.holds, written.overrides, written.requirements)
+            for flush in (
+                written.students,
+                written.terms,
+                written.instructors,
+                written.teaching,
+                written.holds,
+                written.overrides,
+                written.requirements,
+            )
         )
     )
 
@@ -125,6 +141,13 @@ async def _delete_resources(connection: Connection, resource: ResourceType[Row, 
 async def _save_resources(connection: Connection, resource: ResourceType[Row, Any], flush: Flush[int, Row]) -> None:
     if saved := [row for row in flush.saved.values() if not _only_seats_changed(flush, row)]:
         await resource.save(connection, saved)
+
+
+async def _save_teaching(connection: Connection, flush: Flush[int, tuple[CourseInstructor, ...]]) -> None:
+    changed = [
+        row for course_id, rows in flush.saved.items() for row in sorted({*rows} - {*(flush.before[course_id] or ())})
+    ]
+    await course_instructors.save_course_instructors(connection, changed)
 
 
 async def _save_requirements(connection: Connection, changed: Mapping[int, tuple[Group, ...]]) -> None:
