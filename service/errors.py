@@ -86,14 +86,16 @@ class TermNotFound(DomainError):
         super().__init__(f"There is no term {term_id}.")
 
 
-class NameRequired(DomainError):
+class NameRequired(FieldError):
     """A student or an instructor needs a given name or a family name, or both."""
 
     code, status, title = "name_required", 422, "Name required"
 
     def __init__(self) -> None:
         sentence = "Send given_name, family_name or both: at least one of them must have a value."
-        super().__init__(sentence, [Detail(self.code, sentence, f"#/{name}") for name in ("given_name", "family_name")])
+        DomainError.__init__(
+            self, sentence, [Detail(self.code, sentence, f"#/{name}") for name in ("given_name", "family_name")]
+        )
 
 
 class UnknownInstructor(FieldError):
