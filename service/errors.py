@@ -9,6 +9,10 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
 
+class OperatorError(Exception):
+    """An error that does not indicate a bug: a command prints its message without a traceback."""
+
+
 @dataclass(frozen=True, slots=True)
 class Detail:
     """One reason within an error: its place in the request and, in ``params``, the numbers behind it.
@@ -28,7 +32,7 @@ MAX_RETRY_SECONDS = 60
 """Upper bound of ``Retry-After``, even if the expected wait is longer."""
 
 
-class DomainError(Exception):
+class DomainError(OperatorError):
     """A request that is refused or fails. ``code`` and ``status`` are stable; sentences may be reworded."""
 
     code: str

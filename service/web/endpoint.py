@@ -76,6 +76,7 @@ from service.web.validation import refused
 
 logger = logging.getLogger("service.web")
 
+
 DRAINING = web.AppKey("draining", asyncio.Event)
 """Set while the service shuts down: all responses then carry ``Connection: close``."""
 
