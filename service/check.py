@@ -16,7 +16,8 @@ from pydantic import ValidationError
 
 from service.api.courses import NewCourse
 from service.api.fields import Input
-from service.api.students import NewStudent
+from service.api.instructors import NewInstructor
+from service.api.students import NewStudent, groups_of
 from service.api.terms import NewTerm
 from service.clock import search_path, session_settings
 from service.faults import text_of
@@ -31,8 +32,10 @@ from service.replay import (
     PAGE_ROWS,
     Stream,
     courses_of,
+    instructors_of,
     parsed,
     replay_courses,
+    replay_instructors,
     replay_students,
     replay_terms,
     smallest_id,
@@ -45,6 +48,7 @@ from sql import Connection
 from sql import check as sql
 from sql import replay as sql_replay
 from sql.courses import Course
+from sql.instructors import Instructor
 from sql.overrides import find_overrides
 from sql.replay import Recorded
 from sql.server import configure
@@ -364,7 +368,7 @@ async def _last_raise(connection: Connection, student_id: int, credits: Mapping[
 
 @dataclass(frozen=True, slots=True)
 class Invalid:
-    """A field of a student, course or term with a value that the API would refuse."""
+    """A field of a student, instructor, course or term with a value that the API would refuse."""
 
     resource: str
     field: str
@@ -372,11 +376,16 @@ class Invalid:
 
 
 async def find_invalid(connection: Connection) -> AsyncIterator[Invalid]:
-    """Find students, courses and terms with values that the API would refuse."""
+    """Find students, instructors, courses and terms with values that the API would refuse."""
     students, courses, terms = students_of(connection), courses_of(connection), terms_of(connection)
+    instructors = instructors_of(connection)
     while (id := await students.next_id()) is not None:
         for student in await students.take(id):
             for fault in _validate(f"student {id}", NewStudent, student):
+                yield fault
+    while (id := await instructors.next_id()) is not None:
+        for instructor in await instructors.take(id):
+            for fault in _validate(f"instructor {id}", NewInstructor, instructor):
                 yield fault
     while (id := await courses.next_id()) is not None:
         for course in await courses.take(id):
@@ -388,11 +397,13 @@ async def find_invalid(connection: Connection) -> AsyncIterator[Invalid]:
                 yield fault
 
 
-def _validate(resource: str, model: type[Input], row: Student | Course | Term) -> Iterator[Invalid]:
+def _validate(resource: str, model: type[Input], row: Student | Instructor | Course | Term) -> Iterator[Invalid]:
     """Validate a row as if a caller had sent it."""
     values = {name: getattr(row, name) for name in model.model_fields}
     if "meetings" in values:
         values["meetings"] = json.loads(values["meetings"])
+    if isinstance(row, Student):
+        values["groups"] = groups_of(row)
     try:
         model.model_validate_json(json.dumps(values, default=lambda value: value.isoformat()))
     except ValidationError as error:
@@ -403,6 +414,16 @@ def _validate(resource: str, model: type[Input], row: Student | Course | Term) -
 async def find_shared_emails(connection: Connection) -> Sequence[sql.SharedEmail]:
     """Find students who share an e-mail address."""
     return await sql.find_shared_emails(connection, MAX_FAULTS)
+
+
+async def find_shared_sourced_ids(connection: Connection) -> Sequence[sql.SharedSourcedId]:
+    """Find students and instructors who share a sourced id."""
+    return await sql.find_shared_sourced_ids(connection, MAX_FAULTS)
+
+
+async def find_wrong_primaries(connection: Connection) -> Sequence[sql.WrongPrimary]:
+    """Find courses whose instructors do not have exactly one primary among them."""
+    return await sql.find_wrong_primaries(connection, MAX_FAULTS)
 
 
 async def find_stray_refusals(connection: Connection) -> Sequence[sql.StrayRefusal]:
@@ -442,9 +463,12 @@ def invariants(sweep_interval: float, time_zone: str = "UTC") -> tuple[Invariant
         Invariant("every student, hold, override and enrollment matches its events", replay_students),
         Invariant("every course matches its events, requirements included", replay_courses),
         Invariant("every term matches its events", replay_terms),
-        Invariant("every student, course and term is valid", find_invalid),
+        Invariant("every instructor matches the events", replay_instructors),
+        Invariant("every student, instructor, course and term is valid", find_invalid),
         Invariant("every part of a term lies within a whole term", find_misplaced_parts),
-        Invariant("every student has an e-mail address that no other has", find_shared_emails),
+        Invariant("no two people have the same sourced id", find_shared_sourced_ids),
+        Invariant("exactly one of the instructors of a course is primary", find_wrong_primaries),
+        Invariant("no two students have the same e-mail address", find_shared_emails),
         Invariant("every refusal is of a student who exists", find_stray_refusals),
         Invariant("the positions of the events are contiguous from 1", find_gaps),
         Invariant("every sequence is ahead of the ids in its table", sql.find_lagging_sequences),

@@ -75,6 +75,16 @@ class CourseNotFound(DomainError):
         super().__init__(by_id if external_id is None else f"No course has the external id {external_id}.")
 
 
+class InstructorNotFound(DomainError):
+    """No instructor has this id or external id."""
+
+    code, status, title = "instructor_not_found", 404, "Instructor not found"
+
+    def __init__(self, instructor_id: int | None = None, *, external_id: str | None = None) -> None:
+        by_id = f"There is no instructor {instructor_id}."
+        super().__init__(by_id if external_id is None else f"No instructor has the external id {external_id}.")
+
+
 class TermNotFound(DomainError):
     """No term has this id."""
 
@@ -82,6 +92,27 @@ class TermNotFound(DomainError):
 
     def __init__(self, term_id: int) -> None:
         super().__init__(f"There is no term {term_id}.")
+
+
+class NameRequired(FieldError):
+    """A student or an instructor needs a given name or a family name, or both."""
+
+    code, status, title = "name_required", 422, "Name required"
+
+    def __init__(self) -> None:
+        sentence = "Send given_name, family_name or both: at least one of them must have a value."
+        DomainError.__init__(
+            self, sentence, [Detail(self.code, sentence, f"#/{name}") for name in ("given_name", "family_name")]
+        )
+
+
+class UnknownInstructor(FieldError):
+    """The body names an instructor who does not exist."""
+
+    code, status, title = "unknown_instructor", 422, "Unknown instructor"
+
+    def __init__(self, instructor_id: int, pointer: str = "#/instructors") -> None:
+        super().__init__(f"There is no instructor {instructor_id}.", pointer=pointer)
 
 
 class UnknownTerm(FieldError):
@@ -347,22 +378,30 @@ class UnknownCourse(DomainError):
 
 
 class EmailTaken(FieldError):
-    """Another student already uses this e-mail address; case is ignored."""
+    """Another student, or another instructor, already uses this e-mail address; case is ignored."""
 
     code, status, title = "email_taken", 409, "E-mail address taken"
 
     def __init__(self) -> None:
-        sentence = "Another student already uses this e-mail address (case is ignored)."
-        super().__init__(sentence, pointer="#/email")
+        super().__init__("This e-mail address is already in use (case is ignored).", pointer="#/email")
 
 
 class ExternalIdTaken(FieldError):
-    """Another student, or another course, already uses this external id."""
+    """Another student, instructor or course already uses this external id."""
 
     code, status, title = "external_id_taken", 409, "External id taken"
 
     def __init__(self) -> None:
         super().__init__("This external id is already in use.", pointer="#/external_id")
+
+
+class SourcedIdTaken(FieldError):
+    """Another person, be it a student or an instructor, has this sourced id."""
+
+    code, status, title = "sourced_id_taken", 409, "Sourced id taken"
+
+    def __init__(self) -> None:
+        super().__init__("Another student or instructor has this sourced id.", pointer="#/sourced_id")
 
 
 class ApiKeyNotFound(DomainError):
@@ -393,14 +432,16 @@ class ApiKeyRevoked(DomainError):
 
 
 class InUse(DomainError):
-    """The student or course has enrollment history, or the term has courses or parts: none of these can be deleted."""
+    """The student or course has enrollment history, the term has courses or parts, or the instructor teaches or taught a course:
+    none of these can be deleted.
+    """
 
     code, status, title = "in_use", 409, "In use"
 
     def __init__(self, resource: str = "The resource") -> None:
         super().__init__(
             f"{resource} cannot be deleted: students and courses with enrollment history are kept, "
-            "and so are terms with courses or parts."
+            "and so are terms with courses or parts and instructors who teach or taught a course."
         )
 
 
@@ -514,6 +555,10 @@ class OutcomeUnknown(DomainError):
 CONSTRAINTS: Mapping[str, type[DomainError]] = {
     "students_email_key": EmailTaken,
     "students_external_id_key": ExternalIdTaken,
+    "students_sourced_id_key": SourcedIdTaken,
+    "instructors_email_key": EmailTaken,
+    "instructors_external_id_key": ExternalIdTaken,
+    "instructors_sourced_id_key": SourcedIdTaken,
     "courses_external_id_key": ExternalIdTaken,
     "courses_term_id_code_key": CodeTaken,
     "courses_term_id_fkey": UnknownTerm,
@@ -522,5 +567,6 @@ CONSTRAINTS: Mapping[str, type[DomainError]] = {
     "institutions_schema_name_key": InstitutionSchemaTaken,
     "student_courses_student_id_fkey": InUse,
     "student_courses_course_id_fkey": InUse,
+    "course_instructors_instructor_id_fkey": InUse,
 }
 """The error that the violation of a constraint raises. A violation of any other constraint is a bug of the service."""

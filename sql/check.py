@@ -44,6 +44,23 @@ class SharedEmail:
 
 
 @dataclass(frozen=True, slots=True)
+class SharedSourcedId:
+    """People with the same sourced id; a list is None if none of them is a student, or none an instructor."""
+
+    student_ids: list[int] | None
+    instructor_ids: list[int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class WrongPrimary:
+    """A course whose instructors do not have exactly one primary among them."""
+
+    course_id: int
+    instructors: int
+    primary: int
+
+
+@dataclass(frozen=True, slots=True)
 class StrayRefusal:
     """A refusal of a student who does not exist."""
 
@@ -147,6 +164,14 @@ FROM (
         WHERE id >> 48 = (SELECT last_value >> 48 FROM holds_id_seq)
     ) AS largest
     UNION ALL
+    SELECT 'instructors_id_seq', last_value + is_called::integer, largest.id
+    FROM instructors_id_seq
+    CROSS JOIN (
+        SELECT max(id) AS id
+        FROM instructors
+        WHERE id >> 48 = (SELECT last_value >> 48 FROM instructors_id_seq)
+    ) AS largest
+    UNION ALL
     SELECT 'overrides_id_seq', last_value + is_called::integer, largest.id
     FROM overrides_id_seq
     CROSS JOIN (
@@ -184,6 +209,7 @@ async def find_stray_refusals(connection: Connection, limit: int) -> list[StrayR
 FIND_SHARED_EMAILS: Final = """
 SELECT array_agg(id ORDER BY id) AS student_ids
 FROM students
+WHERE email IS NOT NULL
 GROUP BY lower(email COLLATE "C")
 HAVING count(*) > 1
 ORDER BY min(id)
@@ -194,6 +220,45 @@ LIMIT $1::bigint
 async def find_shared_emails(connection: Connection, limit: int) -> list[SharedEmail]:
     """Return students who share an e-mail address, which only a broken or missing index allows."""
     return [SharedEmail(*row) for row in await connection.fetch(FIND_SHARED_EMAILS, limit)]
+
+
+FIND_SHARED_SOURCED_IDS: Final = """
+SELECT
+    array_agg(id ORDER BY id) FILTER (WHERE is_student) AS student_ids,
+    array_agg(id ORDER BY id) FILTER (WHERE NOT is_student) AS instructor_ids
+FROM (
+    SELECT id, sourced_id, true AS is_student
+    FROM students
+    UNION ALL
+    SELECT id, sourced_id, false AS is_student
+    FROM instructors
+) AS people
+GROUP BY sourced_id
+HAVING count(*) > 1
+ORDER BY min(id)
+LIMIT $1::bigint
+"""
+
+
+async def find_shared_sourced_ids(connection: Connection, limit: int) -> list[SharedSourcedId]:
+    """Return the students and instructors who share a sourced id."""
+    return [SharedSourcedId(*row) for row in await connection.fetch(FIND_SHARED_SOURCED_IDS, limit)]
+
+
+FIND_WRONG_PRIMARIES: Final = """
+SELECT course_id, count(*) AS instructors, count(*) FILTER (WHERE is_primary) AS primary
+FROM course_instructors
+WHERE teaches
+GROUP BY course_id
+HAVING count(*) FILTER (WHERE is_primary) <> 1
+ORDER BY course_id
+LIMIT $1::bigint
+"""
+
+
+async def find_wrong_primaries(connection: Connection, limit: int) -> list[WrongPrimary]:
+    """Return the courses whose instructors do not have exactly one primary among them, ordered by id."""
+    return [WrongPrimary(*row) for row in await connection.fetch(FIND_WRONG_PRIMARIES, limit)]
 
 
 FIND_SEATED: Final = """

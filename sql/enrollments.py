@@ -437,7 +437,9 @@ CROSS JOIN LATERAL (
             (
                 SELECT student
                 FROM (
-                    SELECT students.id, students.external_id, students.given_name, students.family_name, students.email
+                    SELECT
+                        students.id, students.external_id, students.given_name, students.family_name,
+                        students.preferred_name, students.email
                 ) AS student
             ) AS student
         FROM (

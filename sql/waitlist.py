@@ -330,7 +330,7 @@ FROM (
                             FROM (
                                 SELECT
                                     students.id, students.external_id, students.given_name, students.family_name,
-                                    students.email
+                                    students.preferred_name, students.email
                             ) AS student
                         ) AS student
                 ) AS item

@@ -103,6 +103,11 @@ class Model:
     states: dict[tuple[int, int], State] = field(default_factory=dict)
     holds: list[tuple[int, str]] = field(default_factory=list)
     """Students, each with the action that is blocked: enroll or drop."""
+    instructors: list[int] = field(default_factory=list)
+    teachers: dict[int, list[int]] = field(default_factory=dict)
+    """The instructors of each course, the primary one first, the others by id."""
+    taught: set[int] = field(default_factory=set)
+    """The instructors who have ever been in the list of a course."""
     overrides: list[tuple[int, int, str]] = field(default_factory=list)
     """Unused overrides: student, course, rule."""
     clock: int = 0
@@ -503,6 +508,23 @@ class Model:
         setattr(it, what, value)
         self.promote()
         return 200
+
+    def teach(self, course: int, instructors: list[int]) -> int:
+        """Set the instructors of a course, of whom the first is the primary one."""
+        if not {*instructors} <= {*self.instructors}:
+            return 422
+        self.teachers[course] = instructors[:1] + sorted(instructors[1:])
+        self.taught |= {*instructors}
+        return 200
+
+    def dismiss(self, instructor: int) -> int:
+        """Delete an instructor."""
+        if instructor not in self.instructors:
+            return 404
+        if instructor in self.taught:
+            return 409
+        self.instructors.remove(instructor)
+        return 204
 
     def promote(self) -> None:
         """Seat the first eligible student of the course with the smallest id, as long as there is one."""

@@ -104,8 +104,9 @@ def parse(command: str) -> Request:
 
 
 def settled(body: Any) -> Any:
-    """Replace the values that differ from run to run: instants, ids of requests, cursors, keys and the newest migration."""
+    """Replace what differs from run to run: instants, UUIDs, ids of requests, cursors, keys and the newest migration."""
     text = FEED_CURSOR.sub('"next": "<cursor>"', INSTANT.sub('"<instant>"', json.dumps(body)))
+    text = re.sub(r'"sourced_id": "[0-9a-f]{8}-[^"]*"', '"sourced_id": "<uuid>"', text)
     text = re.sub(r'"key": "ek_[^"]*"', '"key": "<key>"', text)
     text = re.sub(r'"migration": "[^"]*"', '"migration": "<newest>"', text)
     return json.loads(re.sub(r'"request_id": "[^"]*"', '"request_id": "<id>"', text))
@@ -279,6 +280,9 @@ PROBLEMS: Final[list[tuple[str, str, Any, dict[str, str]]]] = [
     ("POST", "/students", {**STUDENT, "email": "emmy@campus.example", "external_id": None}, {}),
     ("POST", "/students", {**STUDENT, "external_id": None}, {}),
     ("POST", "/students", {**STUDENT, "email": "ada.king@campus.example"}, {}),
+    ("POST", "/students", {"preferred_name": "Ada"}, {}),
+    ("POST", "/students", {"given_name": "Alan", "sourced_id": "17"}, {}),
+    ("POST", "/students", {"given_name": "Alan", "sourced_id": "17"}, {}),
     ("POST", "/students", "{", JSON_TYPE),
     ("POST", "/students", {"given_name": "Ada", "email": "ada"}, {}),
     ("POST", "/students", "{}", {"Content-Type": "text/plain"}),
@@ -298,6 +302,8 @@ PROBLEMS: Final[list[tuple[str, str, Any, dict[str, str]]]] = [
     ("GET", "/students/99", None, {}),
     ("GET", "/courses/99", None, {}),
     ("GET", "/terms/99", None, {}),
+    ("GET", "/instructors/99", None, {}),
+    ("PUT", "/courses/1/instructors", {"instructors": [{"instructor_id": 99, "primary": True}]}, {}),
     ("GET", "/institutions", None, {}),
     ("GET", "/problems/nothing", None, {}),
     ("GET", f"/events?after={OTHER_FEED}", None, {}),
@@ -547,8 +553,12 @@ async def every_event(client: Client) -> list[dict[str, Any]]:
     await do("POST", f"/students/{third}/erase", {"reason": "Art. 17"})
     await do("DELETE", f"/students/{third}")
     unused = await new_course(client)
+    teacher = await new("/instructors", {"given_name": "Emmy"})
+    await do("PATCH", f"/instructors/{teacher}", {"family_name": "Noether"})
+    await do("PUT", f"/courses/{unused}/instructors", {"instructors": [{"instructor_id": teacher, "primary": True}]})
     await do("PATCH", f"/courses/{unused}", {"title": "U"})
     await do("DELETE", f"/courses/{unused}")
+    await do("DELETE", f"/instructors/{teacher}")
     days = {"starts_on": "2026-01-01", "ends_on": "9999-12-31"}
     late = {**days, "code": "late", "name": "N", "drop_until": "2026-01-01T00:00:00Z"}
     term = await new("/terms", {**days, "code": "T", "name": "N"})

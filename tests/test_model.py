@@ -48,6 +48,8 @@ class Known(NamedTuple):
     """The courses to drop when the waitlisted student gets a seat."""
     overrides: set[tuple[Any, ...]]
     """Unused overrides."""
+    teachers: dict[int, list[int]]
+    """The instructors of each course that has some, the primary one first."""
 
     def seen(self) -> tuple[dict[int, list[int]], dict[tuple[int, int], str]]:
         """Return only the parts that the lists of the API show."""
@@ -96,6 +98,10 @@ class Campus:
         for id in chance.sample(list(self.model.courses), chance.randint(0, 2)):
             self.model.courses[id].groups = self.groups(id)
             await self.serve(("require", (id, self.model.courses[id].groups)))
+        for _ in range(3):
+            row = await create(self.client, "/instructors", {"given_name": "A"})
+            self.model.instructors.append(row["id"])
+        self.instructors = [*self.model.instructors]
         for _ in range(self.students):
             limit = chance.choice([None, None, 4.0])
             self.model.limits[await new_student(self.client, max_credits=limit)] = limit
@@ -248,6 +254,7 @@ class Campus:
         )
         kinds += ["limit", "hold", "end_hold", "end_hold", "override", "override", "require", "require", "cancel"]
         kinds += ["term", "term", "dates", "parent", "edit", "edit", "end_override", "bulk", "keep"]
+        kinds += ["teach", "teach", "dismiss"]
         match chance.choice(kinds):
             case "enroll":
                 wanted = some + ([9_999_999] if chance.random() < 0.1 else [])
@@ -300,6 +307,10 @@ class Campus:
                         (chance.choice(list(model.limits)), requested, mode, chance.choice(["fail", "waitlist"]))
                     )
                 return "bulk", (items,)
+            case "teach":
+                return "teach", (course, chance.sample(self.instructors, chance.choice([0, 1, 2, 2, 3])))
+            case "dismiss":
+                return "dismiss", (chance.choice(self.instructors),)
             case "hold":
                 return "hold", (student, chance.choice(["enroll", "enroll", "drop"]))
             case "end_hold" if model.holds:
@@ -315,7 +326,7 @@ class Campus:
             case _:
                 return "drop", (student, course)
 
-    async def serve(self, step: Step, client: Client | None = None) -> object:
+    async def serve(self, step: Step, client: Client | None = None) -> object:  # noqa: PLR0915 - a case for each step
         """Make a step in the service and return the outcome in the form of the model."""
         client = client or self.client
         match step:
@@ -384,6 +395,11 @@ class Campus:
             case "require", (course, groups):
                 wanted = {"groups": [{"kind": kind, "any_of": codes} for kind, codes in groups]}
                 return (await call(client, "PUT", f"/courses/{course}/requirements", wanted)).status
+            case "teach", (course, ids):
+                wanted = {"instructors": [{"instructor_id": id, "primary": id == ids[0]} for id in ids]}
+                return (await call(client, "PUT", f"/courses/{course}/instructors", wanted)).status
+            case "dismiss", (instructor,):
+                return (await call(client, "DELETE", f"/instructors/{instructor}")).status
             case "cancel", (course,):
                 return (await call(client, "POST", f"/courses/{course}/cancel")).status
         raise AssertionError(step)
@@ -413,7 +429,20 @@ class Campus:
             {(row["student_id"], row["course_id"]): (row["status"], row["passed"]) for row in rows},
             {(row["student_id"], row["course_id"]): json.loads(row["swap_drops"] or "[]") for row in waiting},
             {tuple(row) for row in unused},
+            await self.teachers(connection),
         )
+
+    async def teachers(self, connection: Connection) -> dict[int, list[int]]:
+        """Return the instructors of the courses that have some, the primary one first."""
+        rows = await connection.fetch(
+            "SELECT course_id, instructor_id FROM course_instructors WHERE teaches AND course_id = ANY($1)"
+            " ORDER BY course_id, is_primary DESC, instructor_id",
+            list(self.model.courses),
+        )
+        found: dict[int, list[int]] = {}
+        for course, instructor in rows:
+            found.setdefault(course, []).append(instructor)
+        return found
 
     async def waitlists_and_states(self) -> tuple[dict[int, list[int]], dict[tuple[int, int], str]]:
         """Return the state that the service shows, in the form of the model."""
@@ -533,6 +562,10 @@ def modelled(model: Model, step: Step) -> object:
                 return 201
             case "require", (course, groups):
                 model.courses[course].groups = groups
+            case "teach", arguments:
+                return model.teach(*arguments)
+            case "dismiss", (instructor,):
+                return model.dismiss(instructor)
     except Refused as refused:
         model.promote()
         return refused.reasons
@@ -552,6 +585,7 @@ def known(model: Model) -> Known:
         {key: (state.status, state.passed) for key, state in model.states.items()},
         {key: state.drops for key, state in model.states.items() if state.status == "waitlisted"},
         set(model.overrides),
+        {course: ids for course, ids in model.teachers.items() if ids},
     )
 
 

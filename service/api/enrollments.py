@@ -163,9 +163,12 @@ class StudentInfo:
 
     id: Id
     external_id: Annotated[str | None, Field(description="The caller's own key; null if the student has none.")]
-    given_name: Annotated[str, Field(description="The given name or names.")]
-    family_name: Annotated[str, Field(description="The family name or names.")]
-    email: Annotated[str, Field(description="The e-mail address.")]
+    given_name: Annotated[str | None, Field(description="The given name or names; null if there are none.")]
+    family_name: Annotated[str | None, Field(description="The family name or names; null if there are none.")]
+    preferred_name: Annotated[
+        str | None, Field(description="The name by which to call the student; null if it is the given name.")
+    ]
+    email: Annotated[str | None, Field(description="The e-mail address; null if the student has none.")]
 
 
 Position = Annotated[int | None, Field(description="The waitlist position, counted from 1; null if not waitlisted.")]

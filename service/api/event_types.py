@@ -59,7 +59,18 @@ class StudentState(TypedDict):
     """The names of the fields of a student that changed; the feed contains no personal data."""
 
     fields: Annotated[
-        list[Literal["external_id", "given_name", "family_name", "email", "max_credits"]],
+        list[
+            Literal[
+                "external_id",
+                "sourced_id",
+                "given_name",
+                "family_name",
+                "preferred_name",
+                "email",
+                "max_credits",
+                "groups",
+            ]
+        ],
         Field(description="The fields that changed, or all fields of a new or deleted student."),
     ]
     version: Version
@@ -78,6 +89,33 @@ class StudentEvent(EventFields):
     type: StudentEventType
     before: Annotated[StudentState | None, Field(description="Null for a new student.")]
     after: Annotated[StudentState | None, Field(description="Null for a deleted student.")]
+
+
+@FORBID_EXTRA
+class InstructorState(TypedDict):
+    """The names of the fields of an instructor that changed; the feed contains no personal data."""
+
+    instructor_id: Annotated[int, Field(description="The id of the instructor.")]
+    fields: Annotated[
+        list[Literal["external_id", "sourced_id", "given_name", "family_name", "email"]],
+        Field(description="The fields that changed, or all fields of a new or deleted instructor."),
+    ]
+    version: Version
+
+
+InstructorEventType: TypeAlias = Annotated[
+    Literal["instructor.created", "instructor.updated", "instructor.deleted"],
+    named("InstructorEventType", "The types of events about instructors."),
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstructorEvent(EventFields):
+    """An instructor was created, updated or deleted."""
+
+    type: InstructorEventType
+    before: Annotated[InstructorState | None, Field(description="Null for a new instructor.")]
+    after: Annotated[InstructorState | None, Field(description="Null for a deleted instructor.")]
 
 
 @FORBID_EXTRA
@@ -156,6 +194,36 @@ class RequirementsSet(EventFields):
     type: RequirementsSetType
     before: RequirementsState
     after: RequirementsState
+
+
+@FORBID_EXTRA
+class TaughtBy(TypedDict):
+    """An instructor of a course."""
+
+    instructor_id: Annotated[int, Field(description="The id of the instructor.")]
+    primary: Annotated[bool, Field(description="Whether the instructor is the primary one.")]
+
+
+@FORBID_EXTRA
+class InstructorsState(TypedDict):
+    """All instructors of a course."""
+
+    instructors: Annotated[list[TaughtBy], Field(description="The primary one first, the others by id.")]
+    version: Version
+
+
+InstructorsSetType: TypeAlias = Annotated[
+    Literal["course.instructors_set"], named("InstructorsSetType", "The type of the event of replaced instructors.")
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstructorsSet(EventFields):
+    """The instructors of a course were replaced."""
+
+    type: InstructorsSetType
+    before: InstructorsState
+    after: InstructorsState
 
 
 @FORBID_EXTRA
@@ -350,9 +418,11 @@ class OverrideUsed(EventFields):
 
 AnyEvent: TypeAlias = (
     StudentEvent
+    | InstructorEvent
     | CourseEvent
     | CourseCancelled
     | RequirementsSet
+    | InstructorsSet
     | TermEvent
     | EnrollmentEvent
     | EnrollmentSkipped

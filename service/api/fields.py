@@ -24,10 +24,14 @@ from service.web.problems import invalid
 from service.web.text import (
     CODE_PATTERN,
     EXTERNAL_ID_PATTERN,
+    GROUP_PATTERN,
     LINE_PATTERN,
+    SOURCED_ID_PATTERN,
     check_line,
+    check_sourced_id,
     normalize_code,
     normalize_external_id,
+    normalize_group,
 )
 from service.web.validation import CODES, wrong
 
@@ -43,6 +47,8 @@ FIELD_CODES: Final = {
     "invalid_name": "The name of an institution is not 1 to 50 lower-case letters, digits and hyphens.",
     "unknown_time_zone": "The string is not the IANA name of a time zone.",
     "empty_meeting": "A meeting ends when it starts.",
+    "repeated_instructor": "An instructor appears twice among those of a course.",
+    "one_primary": "The instructors of a course do not have exactly one primary among them.",
     "hold_dates": "A hold begins after it ends.",
     "swap_with_itself": "A course appears both in `drop` and in `add`.",
     "too_many_adds": "A swap with `on_full: waitlist` has more than one course to add.",
@@ -140,6 +146,16 @@ ExternalId = Annotated[
         json_schema_extra={"pattern": EXTERNAL_ID_PATTERN},
     ),
 ]
+SourcedId = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=255),
+    AfterValidator(check_sourced_id),
+    Field(
+        description="The key of a person for other programs: no other student or instructor has it, and it never changes. "
+        "Give it when you create the person, or let the service generate a UUID.",
+        json_schema_extra={"pattern": SOURCED_ID_PATTERN},
+    ),
+]
 Email = Annotated[
     str,
     StringConstraints(min_length=3, max_length=254),
@@ -147,6 +163,16 @@ Email = Annotated[
     Field(
         description="Unique; the case of ASCII letters is ignored. The service sends no mail.",
         json_schema_extra={"format": "idn-email"},
+    ),
+]
+Group = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=100),
+    AfterValidator(partial(normalize_group, max_length=100)),
+    Field(
+        description='A group such as "major:physics" or "year:2": letters, marks, digits, punctuation and symbols of any '
+        "script, without commas, with single spaces inside. Groups are compared exactly.",
+        json_schema_extra={"pattern": GROUP_PATTERN},
     ),
 ]
 CourseCode = Annotated[

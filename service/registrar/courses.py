@@ -81,6 +81,7 @@ def _on_update(ledger: Ledger, before: Course, after: Course, origin: Origin) ->
 
 def _on_delete(ledger: Ledger, id: int) -> None:
     ledger.requirements.put(id, None)
+    ledger.teaching.put(id, None)
     for override in [override for override in ledger.overrides if override.course_id == id]:
         ledger.overrides.put(override.id, None)
 
