@@ -187,12 +187,15 @@ class OverrideNotFound(DomainError):
 
 
 class CodeTaken(FieldError):
-    """Another course of the term, or another term, already uses this code."""
+    """Another term already uses this code, or another course of the term uses the code with the same section."""
 
     code, status, title = "code_taken", 409, "Code taken"
 
     def __init__(self) -> None:
-        sentence = "This code is already in use: codes are unique among terms, and among the courses of a term."
+        sentence = (
+            "This code is already in use: codes are unique among terms, and a code with its section among the courses of "
+            "a term that are not cancelled. Choose another code or section."
+        )
         super().__init__(sentence, pointer="#/code")
 
 
@@ -449,7 +452,7 @@ CONSTRAINTS: Mapping[str, type[DomainError]] = {
     "students_email_key": EmailTaken,
     "students_external_id_key": ExternalIdTaken,
     "courses_external_id_key": ExternalIdTaken,
-    "courses_term_id_code_key": CodeTaken,
+    "courses_term_id_code_section_key": CodeTaken,
     "courses_term_id_fkey": UnknownTerm,
     "terms_code_key": CodeTaken,
     "api_keys_name_key": ApiKeyNameTaken,

@@ -22,6 +22,7 @@ TABLES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
             "credits",
             "external_id",
             "meetings",
+            "section",
             "seats_taken",
             "status",
             "term_id",

@@ -72,6 +72,7 @@ def course(id: int, **fields: object) -> Change[Any]:
         "external_id": None,
         "term_id": None,
         "code": f"C{id}",
+        "section": None,
         "title": "T",
         "credits": 1.0,
         "capacity": 1,

@@ -95,6 +95,7 @@ FILL = {
         VALUES ('portal', 'k-1', '\\x00ff', '1,2', 201, '{"ETag":"\\"1\\""}', '\\x7b7d0a', '2026-01-01Z'),
                ('', '"é', '\\x01', '', 409, '{}', '', '2026-01-01Z')
     """,
+    "0016_add_section_to_courses": "UPDATE courses SET section = 'é1' WHERE id = 1",
     "0015_create_refusals": """
         INSERT INTO refusals (student_id, course_id, action, reasons, actor, on_behalf_of, request_id, occurred_at)
         VALUES (1, 1, 'enroll', '[{"code":"course_full","capacity":1,"seats_taken":1}]', 'portal', 'Adé', 'r-1', '2026-01-01Z'),

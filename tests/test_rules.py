@@ -57,6 +57,7 @@ courses = st.builds(
     external_id=st.none(),
     term_id=st.none() | st.just(1),
     code=codes,
+    section=st.none(),
     title=st.just("T"),
     credits=st.sampled_from([0.0, 0.5, 3.0]),
     capacity=st.none() | counts,

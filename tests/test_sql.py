@@ -375,7 +375,7 @@ INDEXES = {
     "LIST_COURSES_BY_CODE": {"courses_code_idx"},
     "FIND_COURSES_BY_EXTERNAL_ID": {"courses_external_id_key"},
     "LOAD_COURSES": {"courses_pkey"},
-    "MATCH_COURSES": {"courses_external_id_key", "courses_term_id_code_key"},
+    "MATCH_COURSES": {"courses_external_id_key", "courses_term_id_code_section_key"},
     "LIST_COURSES_OF_TERM": {"courses_term_id_idx"},
     "LOAD_PROMOTABLE": {
         "courses_waitlisted_idx",

@@ -79,6 +79,7 @@ class CourseState(TypedDict):
     external_id: NotRequired[Annotated[str | None, Field(description="The caller's own key.")]]
     term_id: NotRequired[Annotated[TermId | None, Field(description="The term of the course.")]]
     code: NotRequired[Annotated[str, Field(description="The catalogue code.")]]
+    section: NotRequired[Annotated[str | None, Field(description="The section; null is none.")]]
     title: NotRequired[Annotated[str, Field(description="The title.")]]
     credits: NotRequired[Credits]
     capacity: NotRequired[

@@ -146,6 +146,16 @@ CourseCode = Annotated[
         json_schema_extra={"pattern": CODE_PATTERN},
     ),
 ]
+Section = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=20),
+    AfterValidator(partial(normalize_code, max_length=20)),
+    Field(
+        description='Distinguishes the offerings of a code in a term, such as "001". Sections are compared without '
+        "regard to case.",
+        json_schema_extra={"pattern": CODE_PATTERN},
+    ),
+]
 Credits = Annotated[
     float,
     Field(ge=0, le=99, allow_inf_nan=False, description="Credits from 0 to 99, in steps of 0.5."),
