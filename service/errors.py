@@ -199,6 +199,30 @@ class CodeTaken(FieldError):
         super().__init__(sentence, pointer="#/code")
 
 
+class EquivalenceNotFound(DomainError):
+    """No set of equivalent codes has this id."""
+
+    code, status, title = "equivalence_not_found", 404, "Equivalence not found"
+
+    def __init__(self, equivalence_id: int) -> None:
+        super().__init__(f"There is no set of equivalent codes {equivalence_id}.")
+
+
+class CodeInAnotherSet(FieldError):
+    """A set of equivalent codes already has this code, and a code is in at most one set."""
+
+    code, status, title = "code_in_another_set", 409, "Code in another set"
+
+    def __init__(self, code: str | None = None, equivalence_id: int | None = None, number: int = 0) -> None:
+        sentence = "A code is in another set of equivalent codes: delete that set, and create one with all the codes."
+        if code is not None:
+            sentence = (
+                f"{code} is in the set {equivalence_id} of equivalent codes: delete that set, and create one with all "
+                "the codes."
+            )
+        super().__init__(sentence, pointer=f"#/codes/{number}")
+
+
 class OwnRequirement(FieldError):
     """A course can't require its own code."""
 
@@ -455,6 +479,7 @@ CONSTRAINTS: Mapping[str, type[DomainError]] = {
     "courses_term_id_code_section_key": CodeTaken,
     "courses_term_id_fkey": UnknownTerm,
     "terms_code_key": CodeTaken,
+    "equivalent_codes_code_key": CodeInAnotherSet,
     "api_keys_name_key": ApiKeyNameTaken,
     "institutions_schema_name_key": InstitutionSchemaTaken,
     "student_courses_student_id_fkey": InUse,

@@ -62,6 +62,7 @@ POSTS: Final[dict[str, tuple[str, Any, Any]]] = {
     "/students": ("/students", student_fields(), student_fields()),
     "/terms": ("/terms", TERM, {**TERM, "code": "2027S"}),
     "/courses": ("/courses", COURSE, {**COURSE, "credits": 3}),
+    "/equivalences": ("/equivalences", {"codes": ["X1", "X2"]}, {"codes": ["X1", "X3"]}),
     "/courses/{course_id}/cancel": ("/courses/1/cancel?reason=Ill", None, None),
     "/students/{student_id}/holds": ("/students/1/holds", HOLD, {**HOLD, "reason": "Library"}),
     "/students/{student_id}/overrides": ("/students/1/overrides", OVERRIDE, {**OVERRIDE, "reason": "Because"}),

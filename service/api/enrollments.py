@@ -202,7 +202,9 @@ class Blocker(TypedDict):
     closed_at: NotRequired[Annotated[Timestamp, Field(description="When enrolling or dropping closed.")]]
     any_of: NotRequired[Annotated[list[str], Field(description="The course codes of which one is required.")]]
     course_code: NotRequired[Annotated[str, Field(description="The code of the course that excludes this one.")]]
-    with_course_id: NotRequired[Annotated[CourseId, Field(description="The course that meets at the same time.")]]
+    with_course_id: NotRequired[
+        Annotated[CourseId, Field(description="The course that meets at the same time, or the other offering.")]
+    ]
     held: NotRequired[Annotated[Sum, Field(description="The credits that the student holds in the term.")]]
     asked: NotRequired[Annotated[Sum, Field(description="The credits that the request adds.")]]
     capacity: NotRequired[Annotated[int, Field(description="Number of seats of the course.")]]

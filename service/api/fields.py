@@ -38,6 +38,7 @@ FIELD_CODES: Final = {
     "invalid_name": "The name of an institution is not 1 to 50 lower-case letters, digits and hyphens.",
     "unknown_time_zone": "The string is not the IANA name of a time zone.",
     "inverted_meeting": "A meeting does not start before it ends.",
+    "repeated_code": "A set of equivalent codes has a code twice, without regard to case.",
     "hold_dates": "A hold begins after it ends.",
     "swap_with_itself": "A course appears both in `drop` and in `add`.",
     "too_many_adds": "A swap with `on_full: waitlist` has more than one course to add.",

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from service.registrar import rules, seats
-from service.registrar.application import Refusal
+from service.registrar.application import Course, Refusal
 from service.registrar.changes import Origin
 from service.registrar.ledger import Ledger, as_json
 from service.registrar.rules import DropStatus
@@ -64,10 +64,12 @@ def move(
     passed: bool | None = None,
     grade: str | None = None,
     relaxes: bool = True,
+    duplicate_of: int | None = None,
 ) -> Enrollment:
     """Change a student's status: append the event, set the row, count the seats, and mark who may be promoted.
 
-    Without ``relaxes``, the caller has the student's other waitlist places judged again.
+    Without ``relaxes``, the caller has the student's other waitlist places judged again. ``duplicate_of`` is the course
+    whose seat is the reason to drop a waitlist place. A seat drops the places for other offerings of its code.
     """
     course = ledger.course(course_id)
     assert course is not None
@@ -79,7 +81,7 @@ def move(
         student_id=student_id,
         course_id=course_id,
         before=None if existing is None else _state(existing.status, existing.passed, existing.grade),
-        after=_state(status, passed, grade, override_id, tuple(swap_drops)),
+        after=_state(status, passed, grade, override_id, tuple(swap_drops), duplicate_of=duplicate_of),
     )
     if existing is not None and status not in seats.ACTIVE:
         row = existing._replace(
@@ -114,7 +116,36 @@ def move(
     if status not in seats.ACTIVE:
         for place in swaps_that_drop(ledger, student_id, course_id):
             set_swap_drops(ledger, place, [id for id in swap_drops_of(place) if id != course_id], origin)
+    if status in seats.SEATED:
+        _drop_siblings(ledger, student_id, course, origin, completed=status == "completed")
     return row
+
+
+def _drop_siblings(ledger: Ledger, student_id: int, course: Course, origin: Origin, *, completed: bool) -> None:
+    """Drop the student's waitlist places for other offerings of the code of a course in which the student has a seat.
+
+    A place stays if an override lifts the rule, or if its swap drops the course.
+    """
+    places = ledger.places_of(student_id)
+    if not places:
+        return
+    key, term = ledger.code_sets.key, ledger.term(course.term_id)
+    own = key(course.code)
+    for place in places:
+        other = ledger.course(place.course_id)
+        if other is None or other.id == course.id or key(other.code) != own or course.id in swap_drops_of(place):
+            continue
+        if not rules.are_offered_together(term, ledger.term(other.term_id), completed=completed):
+            continue
+        if "duplicate_course" not in ledger.overrides_of(student_id, other.id):
+            drop_duplicate(ledger, student_id, other.id, course.id, origin)
+
+
+def drop_duplicate(ledger: Ledger, student_id: int, course_id: int, seat_id: int, origin: Origin) -> Enrollment:
+    """Drop a waitlist place because the student has a seat in another offering, ``seat_id``; the event has the reason."""
+    reason = f"The student has a seat in course {seat_id}, another offering of the course."
+    of_seat = replace(origin, reason=origin.reason or reason)
+    return move(ledger, student_id, course_id, "dropped", of_seat, duplicate_of=seat_id)
 
 
 def swap_drops_of(row: Enrollment) -> list[int]:
@@ -153,6 +184,8 @@ def _state(
     grade: str | None,
     override_id: int | None = None,
     swap_drops: tuple[int, ...] = (),
+    *,
+    duplicate_of: int | None = None,
 ) -> str:
     """Format a state for an event; the result is cached, since many states are equal."""
     state: dict[str, object] = {"status": status}
@@ -162,4 +195,6 @@ def _state(
         state["swap_drops"] = list(swap_drops)
     if status == "completed":
         state |= {"passed": passed, "grade": grade}
+    if duplicate_of is not None:
+        state["blocked_by"] = [{"code": "duplicate_course", "with_course_id": duplicate_of}]
     return as_json(state)

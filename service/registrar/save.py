@@ -1,6 +1,7 @@
 """Save the ledger to the tables: the final row of each key once, and all events in order."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from service.registrar.application import Group
@@ -14,6 +15,7 @@ from sql import (
     Connection,
     courses,
     enrollments,
+    equivalences,
     feed,
     holds,
     idempotency_keys,
@@ -24,6 +26,7 @@ from sql import (
 )
 from sql.courses import Course, Seats
 from sql.enrollments import Enrollment
+from sql.equivalences import Equivalence, EquivalentCode
 from sql.holds import Hold
 from sql.overrides import Override
 from sql.requirements import Requirement
@@ -47,6 +50,8 @@ async def save(connection: Connection, written: Written) -> None:
         await overrides.save_overrides(connection, [*written.overrides.saved.values()])
     if written.requirements.saved:
         await _save_requirements(connection, written.requirements.saved)
+    if written.equivalences.before:
+        await _save_equivalences(connection, written.equivalences, written.now)
     if written.answers:
         await idempotency_keys.add_idempotency_keys(connection, written.answers)
     if written.enrollments.saved:
@@ -104,7 +109,10 @@ def takes_one_statement(written: Written) -> bool:
         and all(_only_seats_changed(written.courses, row) for row in written.courses.saved.values())
         and not any(
             flush.before
-            for flush in (written.students, written.terms, written.holds, written.overrides, written.requirements)
+            for flush in (
+                *(written.students, written.terms, written.holds, written.overrides, written.requirements),
+                written.equivalences,
+            )
         )
     )
 
@@ -129,6 +137,16 @@ async def _save_requirements(connection: Connection, changed: Mapping[int, tuple
     ]
     if rows:
         await requirements.add_requirements(connection, rows)
+
+
+async def _save_equivalences(connection: Connection, flush: Flush[int, Equivalence], now: datetime) -> None:
+    """Delete first: a new set may have a code of a deleted one."""
+    if flush.removed:
+        await equivalences.delete_equivalences(connection, flush.removed)
+    if flush.saved:
+        await equivalences.add_equivalences(connection, [*flush.saved], now)
+        codes = [EquivalentCode(id, code) for id, row in flush.saved.items() for code in row.codes]
+        await equivalences.add_equivalent_codes(connection, codes)
 
 
 def _new_and_changed(flush: Flush[tuple[int, int], Enrollment]) -> tuple[list[Enrollment], list[Enrollment]]:
