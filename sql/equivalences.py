@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, NamedTuple
 
+import asyncpg
+
 from sql import Connection, columns
 from sql.enrollments import Pair
 
@@ -17,6 +19,11 @@ class Equivalence(NamedTuple):
     created_at: datetime
 
 
+def _sorted(row: asyncpg.Record) -> Equivalence:
+    """Return a row with sorted codes."""
+    return Equivalence(row[0], sorted(row[1]), row[2])
+
+
 GET_EQUIVALENCE: Final = """
 SELECT
     id,
@@ -24,7 +31,6 @@ SELECT
         SELECT code
         FROM equivalent_codes
         WHERE equivalence_id = equivalences.id
-        ORDER BY code COLLATE "C"
     ) AS codes,
     created_at
 FROM equivalences
@@ -35,7 +41,7 @@ WHERE id = $1::bigint
 async def get_equivalence(connection: Connection, equivalence_id: int) -> Equivalence | None:
     """Return one set, or None if it does not exist."""
     row = await connection.fetchrow(GET_EQUIVALENCE, equivalence_id)
-    return Equivalence._make(row) if row else None
+    return _sorted(row) if row else None
 
 
 LIST_EQUIVALENCES: Final = """
@@ -45,7 +51,6 @@ SELECT
         SELECT code
         FROM equivalent_codes
         WHERE equivalence_id = equivalences.id
-        ORDER BY code COLLATE "C"
     ) AS codes,
     created_at
 FROM equivalences
@@ -57,7 +62,7 @@ LIMIT $2::bigint
 
 async def list_equivalences(connection: Connection, after_id: int, limit: int) -> list[Equivalence]:
     """Return a page of sets, ordered by id."""
-    return [Equivalence._make(row) for row in await connection.fetch(LIST_EQUIVALENCES, after_id, limit)]
+    return [_sorted(row) for row in await connection.fetch(LIST_EQUIVALENCES, after_id, limit)]
 
 
 FIND_EQUIVALENCES_BY_CODE: Final = """
@@ -67,7 +72,6 @@ SELECT
         SELECT code
         FROM equivalent_codes
         WHERE equivalence_id = equivalences.id
-        ORDER BY code COLLATE "C"
     ) AS codes,
     created_at
 FROM equivalences
@@ -77,12 +81,11 @@ WHERE id = (SELECT equivalence_id FROM equivalent_codes WHERE lower(code) = lowe
 
 async def find_equivalences_by_code(connection: Connection, code: str) -> list[Equivalence]:
     """Return the set with a code, without regard to case, or nothing."""
-    return [Equivalence._make(row) for row in await connection.fetch(FIND_EQUIVALENCES_BY_CODE, code)]
+    return [_sorted(row) for row in await connection.fetch(FIND_EQUIVALENCES_BY_CODE, code)]
 
 
 LOAD_EQUIVALENCES: Final = """
-SELECT equivalences.id, array_agg(equivalent_codes.code ORDER BY equivalent_codes.code COLLATE "C") AS codes,
-    equivalences.created_at
+SELECT equivalences.id, array_agg(equivalent_codes.code) AS codes, equivalences.created_at
 FROM equivalences
 INNER JOIN equivalent_codes ON equivalent_codes.equivalence_id = equivalences.id
 GROUP BY equivalences.id
@@ -91,7 +94,7 @@ GROUP BY equivalences.id
 
 async def load_equivalences(connection: Connection) -> list[Equivalence]:
     """Load all sets, in no particular order: the rules need all of them at hand, and they are few."""
-    return [Equivalence._make(row) for row in await connection.fetch(LOAD_EQUIVALENCES)]
+    return [_sorted(row) for row in await connection.fetch(LOAD_EQUIVALENCES)]
 
 
 RESERVE_EQUIVALENCE_IDS: Final = """
@@ -186,6 +189,7 @@ WHERE status = 'waitlisted'
                     ARRAY(SELECT lower(changed.code) FROM unnest($1::text[]) AS changed (code))
                 )
             )
+        OFFSET 0
     )
 RETURNING student_id, course_id
 """
@@ -195,6 +199,7 @@ async def unjudge_equivalent(connection: Connection, codes: list[str], kinds: li
     """Mark blocked students as unjudged who have a course of these codes beside the one for which they are waitlisted.
 
     Only the waitlists of two kinds of courses: those with a requirement of these kinds that names one of the codes, and,
-    with ``of_codes``, those that have one of the codes themselves. Return the students.
+    with ``of_codes``, those that have one of the codes themselves. Return the students. ``OFFSET 0`` makes PostgreSQL look
+    up the courses of each of these students, rather than join all enrollments.
     """
     return [Pair._make(row) for row in await connection.fetch(UNJUDGE_EQUIVALENT, codes, kinds, of_codes)]
