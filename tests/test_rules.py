@@ -116,6 +116,9 @@ class KnownHistory:
     def has_completed(self, _course_id: int) -> bool:
         return self.completed
 
+    def offerings(self, key: str) -> list[HeldSeat]:
+        return [held for held in self.seats if held[0].code == key]
+
 
 definitions = st.sampled_from([Definition(id, code, 3.0, None, "[]") for id, code in enumerate("abcd", start=1)])
 partners = st.dictionaries(

@@ -171,7 +171,7 @@ class Waitlisted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Left:
-    """The result of a course to drop; a `kept` course is dropped when the student gets the other seat."""
+    """The result of a course to drop, or of a waitlist place for another section; a `kept` course is dropped with the other seat."""
 
     course_id: CourseId
     outcome: Annotated[
@@ -357,7 +357,8 @@ async def enroll_student(
     The status is 201 if the student got a seat or a waitlist place in any course, and 200 if nothing changed. A course
     in which the student is already enrolled or waitlisted is `unchanged`, so that the call is safe to repeat. In mode
     `atomic`, one refused course refuses the request, and `errors` lists every reason for every course. In mode
-    `partial`, each course has its own result.
+    `partial`, each course has its own result. A waitlist place for another section of a course in which the student gets
+    a seat is `dropped`.
     """
     return await _answer(call, enrollment(call, student_id, body), dry_run=query.dry_run)
 
@@ -477,7 +478,8 @@ async def drop_course(call: Call, student_id: IdInPath, course_id: IdInPath, que
 async def keep_drops(call: Call, student_id: IdInPath, course_id: IdInPath) -> MovedCourse:
     """Keep the courses that a swap would drop for this course; the student stays on its waitlist.
 
-    The result is `unchanged` if the swap would drop nothing, so that the call is safe to repeat.
+    The result is `unchanged` if the swap would drop nothing, so that the call is safe to repeat. A place for another
+    section of a course in which the student now keeps the seat is `dropped`.
     """
     change = KeepDrops(origin=origin_of(call), student_id=student_id, course_id=course_id)
     return _moved(await call[REGISTRAR].submit(change))

@@ -167,6 +167,9 @@ class History(Protocol):
     def has_completed(self, course_id: int) -> bool:
         """Return whether the student has completed a course."""
 
+    def offerings(self, key: str) -> Sequence[HeldSeat]:
+        """Return the courses whose codes have this key in which the student has a seat."""
+
 
 NO_PARTNERS: Partners = MappingProxyType({})
 
@@ -176,9 +179,9 @@ class Application(NamedTuple):
 
     ``ends_at`` is the instant at which the term is over, ``seat`` what the student would get, ``on_full`` what the
     request wants if no seat is free. ``excluders`` are the ids of the courses that name this one as an antirequisite.
-    ``requested`` are all courses of the request, ``granted`` the seats that the request was granted before this one,
-    and ``requested_seats`` the other seats that it would be granted together with this one. ``code_sets`` are the
-    equivalent codes.
+    ``requested`` are all courses of a request for more than one; among them are ``granted``, the seats that the request
+    was granted before this one, and ``requested_seats``, the other seats that it would be granted together with this
+    one. ``code_sets`` are the equivalent codes.
     """
 
     now: datetime

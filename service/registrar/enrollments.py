@@ -141,10 +141,11 @@ def _offer(ledger: Ledger, student_id: int, course_id: int, on_full: OnFull) -> 
 def _requested(ledger: Ledger, decisions: Iterable[Decision]) -> dict[str, list[Partner]]:
     """Return the courses that a request is for, by the keys of their codes."""
     requested: dict[str, list[Partner]] = {}
+    key = ledger.code_sets.key
     for decision in decisions:
         if decision.course is not None and decision.existing is None:
             partner = Partner(decision.course, ledger.term(decision.course.term_id))
-            requested.setdefault(ledger.code_sets.key(decision.course.code), []).append(partner)
+            requested.setdefault(key(decision.course.code), []).append(partner)
     return requested
 
 
@@ -189,12 +190,20 @@ def _judge_in_turn(
         decisions.append(decision)
         if decision.granted and decision.course is not None and decision.seat == "seat":
             taken.append((decision.course, ledger.term(decision.course.term_id)))
-    decisions = _without_siblings_of(ledger, student_id, decisions, history, tuple(taken))
+    decisions = _without_siblings_of(
+        ledger, student_id, decisions, history=history, requested=requested, taken=tuple(taken)
+    )
     return _without_lost_corequisites(ledger, student_id, decisions, history)
 
 
 def _without_siblings_of(
-    ledger: Ledger, student_id: int, decisions: list[Decision], history: History, taken: tuple[HeldSeat, ...]
+    ledger: Ledger,
+    student_id: int,
+    decisions: list[Decision],
+    *,
+    history: History,
+    requested: Partners,
+    taken: tuple[HeldSeat, ...],
 ) -> list[Decision]:
     """Refuse granted waitlist places for another offering of a course in which a later item is granted a seat."""
     if not taken:
@@ -202,13 +211,19 @@ def _without_siblings_of(
     judged = [*decisions]
     for index, decision in enumerate(decisions):
         if decision.granted and decision.seat == "waitlist" and decision.course is not None:
-            refusals = _duplicates(ledger, student_id, decision.course, history, taken)
+            refusals = _duplicates(ledger, student_id, decision.course, history, requested=requested, granted=taken)
             judged[index] = decision._replace(refusals=refusals)
     return judged
 
 
 def _duplicates(
-    ledger: Ledger, student_id: int, course: Course, history: History, granted: tuple[HeldSeat, ...] = ()
+    ledger: Ledger,
+    student_id: int,
+    course: Course,
+    history: History,
+    *,
+    requested: Partners = NO_PARTNERS,
+    granted: tuple[HeldSeat, ...] = (),
 ) -> tuple[Refusal, ...]:
     """Return the refusals of a course because of seats in other offerings of it, unless an override lifts them."""
     application = Application(
@@ -217,6 +232,7 @@ def _duplicates(
         course=course,
         history=history,
         term=ledger.term(course.term_id),
+        requested=requested,
         granted=granted,
         code_sets=ledger.code_sets,
     )
@@ -332,10 +348,11 @@ def _apply(
 
 def _after_drops(ledger: Ledger, student_id: int, results: list[Result]) -> tuple[Result, ...]:
     """Return results in which waitlist places that a seat of the same request has dropped are dropped."""
-    for index, (course_id, _, course, status, *_) in enumerate(results):
-        row = ledger.enrollments.get((student_id, course_id)) if status == "waitlisted" else None
-        if row is not None and row.status == "dropped":
-            results[index] = Result(course_id, "dropped", course, "dropped")
+    if "waitlisted" in [result.status for result in results]:
+        for index, result in enumerate(results):
+            row = ledger.enrollments.get((student_id, result.course_id)) if result.status == "waitlisted" else None
+            if row is not None and row.status == "dropped":
+                results[index] = Result(result.course_id, "dropped", result.course, "dropped")
     return tuple(results)
 
 

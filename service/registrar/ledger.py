@@ -3,7 +3,7 @@
 import json
 from bisect import bisect_right, insort
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from functools import cached_property
@@ -19,6 +19,7 @@ from service.registrar.application import (
     Mark,
     Partner,
     Partners,
+    code_key,
 )
 from service.registrar.catalog import Catalog
 from service.registrar.changes import Origin, Outcome
@@ -40,6 +41,9 @@ from sql.waitlist import Place, Position
 
 WAITLISTS_PER_LOAD = 64
 """Most courses whose waitlists are loaded together, if many courses have free seats."""
+
+
+NO_MARKS: Mapping[int, Mark] = {}
 
 
 class Written(NamedTuple):
@@ -337,11 +341,13 @@ class Ledger:
             usable.setdefault(row.rule, row)
         return usable
 
+    def has_places(self, student_id: int) -> bool:
+        """Return whether a loaded student is waitlisted for any course."""
+        return "waitlisted" in self._marks.get(student_id, NO_MARKS).values()
+
     def places_of(self, student_id: int) -> list[Enrollment]:
         """Return a student's waitlist places, by course id."""
         marks = self.marks(student_id)
-        if "waitlisted" not in marks.values():
-            return []
         ids = sorted([id for id, mark in marks.items() if mark == "waitlisted"])
         return [row for id in ids if (row := self.enrollment(student_id, id)) is not None]
 
@@ -373,13 +379,14 @@ class Ledger:
 
     def excluders(self, course: Course) -> Set[int]:
         """Return the ids of the courses that name a course as an antirequisite."""
-        keys = self.code_sets.own_keys(course.code)
-        known: frozenset[int] = frozenset()
-        for key in keys:
-            naming_key = self.catalog.excluders.get(key)
-            if naming_key is None:
-                raise NotLoaded(Needs(courses={course.id}))
-            known |= naming_key
+        own, code_sets = code_key(course.code), self.code_sets
+        known = self.catalog.excluders.get(own)
+        keys = code_sets.own_keys(own) if code_sets.sets else (own,)
+        if len(keys) > 1:
+            found = [self.catalog.excluders.get(key) for key in keys]
+            known = None if None in found else frozenset().union(*cast(list[frozenset[int]], found))
+        if known is None:
+            raise NotLoaded(Needs(courses={course.id}))
         changed = self.requirements.items()
         if not changed:
             return known
@@ -678,6 +685,14 @@ class StudentHistory:
     def has_completed(self, course_id: int) -> bool:
         """Return whether the student has completed a course."""
         return self._marks.get(course_id) in COMPLETED
+
+    def offerings(self, key: str) -> Sequence[HeldSeat]:
+        """Return the courses whose codes have this key in which the student has a seat."""
+        if not self._marks:
+            return ()
+        key_of = self._ledger.code_sets.key
+        same = {id for id, definition in self._definitions.items() if key_of(definition.code) == key}
+        return self._seats_in(same.difference(self._without)) if same else ()
 
     @property
     def _code_key(self) -> Callable[[str], str]:

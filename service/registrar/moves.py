@@ -81,7 +81,9 @@ def move(
         student_id=student_id,
         course_id=course_id,
         before=None if existing is None else _state(existing.status, existing.passed, existing.grade),
-        after=_state(status, passed, grade, override_id, tuple(swap_drops), duplicate_of=duplicate_of),
+        after=_state(status, passed, grade, override_id, tuple(swap_drops))
+        if duplicate_of is None
+        else _duplicate_state(status, duplicate_of),
     )
     if existing is not None and status not in seats.ACTIVE:
         row = existing._replace(
@@ -116,7 +118,7 @@ def move(
     if status not in seats.ACTIVE:
         for place in swaps_that_drop(ledger, student_id, course_id):
             set_swap_drops(ledger, place, [id for id in swap_drops_of(place) if id != course_id], origin)
-    if status in seats.SEATED:
+    if status in seats.SEATED and ledger.has_places(student_id):
         _drop_siblings(ledger, student_id, course, origin, completed=status == "completed")
     return row
 
@@ -126,12 +128,9 @@ def _drop_siblings(ledger: Ledger, student_id: int, course: Course, origin: Orig
 
     A place stays if an override lifts the rule, or if its swap drops the course.
     """
-    places = ledger.places_of(student_id)
-    if not places:
-        return
     key, term = ledger.code_sets.key, ledger.term(course.term_id)
     own = key(course.code)
-    for place in places:
+    for place in ledger.places_of(student_id):
         other = ledger.course(place.course_id)
         if other is None or other.id == course.id or key(other.code) != own or course.id in swap_drops_of(place):
             continue
@@ -184,8 +183,6 @@ def _state(
     grade: str | None,
     override_id: int | None = None,
     swap_drops: tuple[int, ...] = (),
-    *,
-    duplicate_of: int | None = None,
 ) -> str:
     """Format a state for an event; the result is cached, since many states are equal."""
     state: dict[str, object] = {"status": status}
@@ -195,6 +192,9 @@ def _state(
         state["swap_drops"] = list(swap_drops)
     if status == "completed":
         state |= {"passed": passed, "grade": grade}
-    if duplicate_of is not None:
-        state["blocked_by"] = [{"code": "duplicate_course", "with_course_id": duplicate_of}]
     return as_json(state)
+
+
+def _duplicate_state(status: Status, seat_id: int) -> str:
+    """Format the state of a dropped waitlist place, with the seat that is the reason."""
+    return as_json({"status": status, "blocked_by": [{"code": "duplicate_course", "with_course_id": seat_id}]})

@@ -135,16 +135,22 @@ def duplicate_course(application: Application) -> Sequence[Refusal]:
 
     Offerings of equivalent codes count too, all of them only in the same or an overlapping term.
     """
-    course = application.course
-    held = (*application.held_seats, *application.requested_seats)
-    if course is None or not held:
+    course, history = application.course, application.history
+    if course is None:
         return NONE
-    key, completed = application.code_sets.key, application.history.has_completed
+    key = application.code_sets.key
     own = key(course.code)
+    held = history.offerings(own)
+    if len(application.requested.get(own, ())) > 1:
+        seats = (*application.granted, *application.requested_seats)
+        held = [*held, *[each for each in seats if key(each[0].code) == own]]
+    if not held:
+        return NONE
     return [
         Refusal("duplicate_course", application.course_id, None, {"with_course_id": other.id})
         for other, term in held
-        if key(other.code) == own and are_offered_together(application.term, term, completed=completed(other.id))
+        if other.id != application.course_id
+        and are_offered_together(application.term, term, completed=history.has_completed(other.id))
     ]
 
 
