@@ -1,4 +1,7 @@
-"""Parse the command line, run a command and report its errors."""
+"""Parse the command line, run a command and report its errors.
+
+Each command imports what it needs when it runs: importing the HTTP API takes most of a second.
+"""
 
 import argparse
 import asyncio
@@ -8,39 +11,20 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, get_args
+from typing import Any
 from zoneinfo import ZoneInfoNotFoundError
 
 from pydantic import ValidationError
 
-from service import __version__, grants, logs
-from service.auth import commands as key_commands
-from service.check import check, check_all
-from service.database import renew_epoch
-from service.demo import fill, find_calls
-from service.demo.campus import Size
-from service.embedded import EmbeddedError, embedded_server, find_running
-from service.errors import DomainError
-from service.fitness import UnfitDatabase
-from service.migrate import DatabaseUnavailable, MigrationFailed, apply_grants, migrate, migrate_to
-from service.psql import open_psql
-from service.registry import INSTITUTION_NAME, InstitutionUnnamed
-from service.registry import commands as institution_commands
-from service.reset import ResetForbidden, reset
-from service.seed import SeedRefused, seed
-from service.serving import run, serve
+from service import __version__, logs
+from service.embedded import embedded_server, find_running
+from service.errors import OperatorError
 from service.settings import Settings, explain, zone_of
 from service.web.auth import SCOPES
-from service.workers import PortTaken, stop_signals
+from service.workers import run, stop_signals
 
 MAX_WORKERS = 64
 """Each worker has POOL_SIZE connections; more workers need more connections than PostgreSQL usually allows."""
-
-ERRORS = (
-    *(DomainError, EmbeddedError, DatabaseUnavailable, UnfitDatabase, MigrationFailed, PortTaken),
-    *(InstitutionUnnamed, ResetForbidden, SeedRefused),
-)
-"""Errors that do not indicate a bug: a command prints their message without a traceback."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ):
             status: int = given.run(found, given)
         sys.stdout.flush()
-    except ERRORS as error:
+    except OperatorError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except ValidationError as error:
@@ -102,7 +86,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     command.add_argument("--all", action="store_true", help="check every institution of the registry")
     command = add(commands, "demo", run_demo, "fill an empty database with a campus and a registration day")
     command.add_argument(
-        "--size", choices=get_args(Size), default="small", help="200 students and 30 courses, or 20,000 and 800"
+        "--size", choices=["small", "large"], default="small", help="200 students and 30 courses, or 20,000 and 800"
     )
     command.add_argument("--serve", action="store_true", help="then serve; if the database is not empty, only serve")
     command = add(
@@ -212,6 +196,8 @@ def add_institution(command: argparse.ArgumentParser) -> None:
 
 
 def _institution(text: str) -> str:
+    from service.registry import INSTITUTION_NAME
+
     if not INSTITUTION_NAME.fullmatch(text):
         raise argparse.ArgumentTypeError(
             "a name of up to 50 lower-case letters, digits and hyphens that begins with a letter"
@@ -264,11 +250,16 @@ def database(settings: Settings, beside: bool) -> Iterator[Settings]:
 
 def run_serve(settings: Settings, given: argparse.Namespace) -> int:
     """Serve until a stop signal arrives."""
+    from service.serving import serve
+
     return serve(settings, given.workers)
 
 
 def run_migrate(settings: Settings, given: argparse.Namespace) -> int:
     """Apply the missing migrations and print their names; with a registry, those of every institution."""
+    from service.migrate import migrate
+    from service.registry import commands as institution_commands
+
     assert settings.owner_url is not None
     if given.command == "migrate" and given.to is not None:
         return run_migrate_to(settings, given)
@@ -286,6 +277,9 @@ def run_migrate(settings: Settings, given: argparse.Namespace) -> int:
 
 def run_migrate_to(settings: Settings, given: argparse.Namespace) -> int:
     """Make a migration the newest one, and print the names of those that were applied or rolled back."""
+    from service.migrate import migrate_to
+    from service.registry import commands as institution_commands
+
     if settings.registry_schema is not None:
         return run(_done(institution_commands.migrate_all_to(settings, given.to, discard_data=given.discard_data)))
     assert settings.owner_url is not None
@@ -302,22 +296,32 @@ def run_migrate_to(settings: Settings, given: argparse.Namespace) -> int:
 
 def run_check(settings: Settings, given: argparse.Namespace) -> int:
     """Verify every invariant; return 1 if one is violated."""
+    from service.check import check, check_all
+
     return run(check_all(settings) if given.all else check(settings))
 
 
 def run_demo(settings: Settings, given: argparse.Namespace) -> int:
     """Fill an empty database; return 1 if it is not empty (without ``--serve``), or if the check finds a violation."""
+    from service.demo import fill, find_calls
+
     # The campus is one institution, whether or not there is a registry.
     settings = settings.model_copy(update={"registry_schema": None})
     run_migrate(settings, given)
     status = run(fill(settings, given.size, again=given.serve))
     if status or not given.serve:
         return status
+    from service.serving import serve
+
     return serve(settings, calls=asyncio.run(find_calls(settings)))
 
 
 def run_grants(settings: Settings, given: argparse.Namespace) -> int:
     """Print the privileges of a role as SQL, or apply them."""
+    from service import grants
+    from service.migrate import apply_grants
+    from service.registry import commands as institution_commands
+
     schemas = {settings.database_schema: grants.INSTITUTION}
     if settings.registry_schema is not None:
         with database(settings, beside=True) as found:
@@ -337,16 +341,22 @@ def run_grants(settings: Settings, given: argparse.Namespace) -> int:
 
 def run_psql(settings: Settings, given: argparse.Namespace) -> int:
     """Open psql; return its exit status."""
+    from service.psql import open_psql
+
     return open_psql(settings, given.arguments)
 
 
 def run_reset(settings: Settings, given: argparse.Namespace) -> int:
     """Delete all data of an institution."""
+    from service.reset import reset
+
     return run(_done(reset(settings, given.institution)))
 
 
 def run_seed(settings: Settings, given: argparse.Namespace) -> int:
     """Make the requests in a file."""
+    from service.seed import seed
+
     # The log of a service would be mixed with the result of the command.
     logs.configure(settings.log_format, "ERROR")
     return run(_done(seed(settings, given.institution, given.file)))
@@ -354,49 +364,67 @@ def run_seed(settings: Settings, given: argparse.Namespace) -> int:
 
 def run_create_key(settings: Settings, given: argparse.Namespace) -> int:
     """Create an API key."""
+    from service.auth import commands as key_commands
+
     return run(_done(key_commands.create(settings, given.institution, given.name, given.scope, given.expires)))
 
 
 def run_list_keys(settings: Settings, given: argparse.Namespace) -> int:
     """List the API keys."""
+    from service.auth import commands as key_commands
+
     return run(_done(key_commands.list_all(settings, given.institution)))
 
 
 def run_rotate_key(settings: Settings, given: argparse.Namespace) -> int:
     """Give an API key a new secret."""
+    from service.auth import commands as key_commands
+
     overlap = timedelta(seconds=given.overlap)
     return run(_done(key_commands.rotate(settings, given.institution, given.id, overlap)))
 
 
 def run_revoke_key(settings: Settings, given: argparse.Namespace) -> int:
     """Revoke an API key."""
+    from service.auth import commands as key_commands
+
     return run(_done(key_commands.revoke(settings, given.institution, given.id)))
 
 
 def run_create_institution(settings: Settings, given: argparse.Namespace) -> int:
     """Create an institution."""
+    from service.registry import commands as institution_commands
+
     made = institution_commands.create(settings, given.name, given.display_name, given.time_zone, given.schema)
     return run(_done(made))
 
 
 def run_list_institutions(settings: Settings, _given: argparse.Namespace) -> int:
     """List the institutions."""
+    from service.registry import commands as institution_commands
+
     return run(_done(institution_commands.list_all(settings)))
 
 
 def run_set_state(settings: Settings, given: argparse.Namespace) -> int:
     """Suspend or resume an institution, or make it read-only."""
+    from service.registry import commands as institution_commands
+
     return run(_done(institution_commands.set_state(settings, given.name, STATES[given.command][0])))
 
 
 def run_move_institution(settings: Settings, given: argparse.Namespace) -> int:
     """Move an institution to another node of a Citus."""
+    from service.registry import commands as institution_commands
+
     host, port = given.node
     return run(_done(institution_commands.move(settings, given.name, host, port)))
 
 
 def run_drop_institution(settings: Settings, given: argparse.Namespace) -> int:
     """Drop an institution."""
+    from service.registry import commands as institution_commands
+
     return run(_done(institution_commands.drop(settings, given.name)))
 
 
@@ -412,6 +440,8 @@ def run_renew(settings: Settings, _given: argparse.Namespace) -> int:
 
 
 async def _renew(settings: Settings) -> int:
+    from service.database import renew_epoch
+
     epoch = await renew_epoch(settings)
     print(f"the epoch of the feed is now {epoch}; earlier cursors are invalid")
     return 0

@@ -56,13 +56,13 @@ from service.registry import Registry, migrate_registry
 from service.settings import Settings
 from service.web import health, openapi, page
 from service.web import metrics as web_metrics
-from service.web.auth import AUTHENTICATE, Authenticate, ScopeMissing
+from service.web.auth import Authenticate, ScopeMissing
 from service.web.body import BODY_MEMBERS, BODY_TIMEOUT
 from service.web.endpoint import (
     ADMISSION,
     DRAINING,
-    SERVICES_OF,
-    TURNSTILES,
+    EDGE,
+    Edge,
     Services,
     ServicesOf,
     endpoints_of,
@@ -71,10 +71,10 @@ from service.web.endpoint import (
 from service.web.health import READINESS, ReadinessCheck
 from service.web.metrics import READ_METRICS, metrics_app
 from service.web.openapi import DOCUMENT, INDEX, PROBLEMS, About, Examples, Index, ProblemType
-from service.web.origins import ORIGINS, Origins
+from service.web.origins import Origins
 from service.web.page import PAGE
 from service.web.problems import write_json
-from service.web.proxies import PROXIES, Proxies
+from service.web.proxies import Proxies
 from service.web.server import PUBLIC_PATH, Limits, Runner
 from service.web.turnstile import CHANGES_PER_TURN, READS_PER_TURN, Turnstile
 
@@ -147,7 +147,11 @@ def create_app(settings: Settings, place: tuple[Board, int] | None = None) -> we
     ``place`` is that of a worker: the board with the metrics of all workers, and its number.
     """
     app = web.Application(client_max_size=settings.body_limit)
-    register(app, [*ENDPOINTS, *endpoints_of(page, web_metrics)])
+    # aiohttp tries the paths with one prefix in this order, so those that are called most come first.
+    called_most = endpoints_of(enrollments)
+    register(
+        app, [*called_most, *[each for each in ENDPOINTS if each not in called_most], *endpoints_of(page, web_metrics)]
+    )
     served = [each for each in ENDPOINTS if each.within != "registry" or settings.registry_schema is not None]
     app[PUBLIC_PATH] = settings.public_path
     app[INDEX] = Index.of(ABOUT, [*served, page.show_page], settings.public_path)
@@ -337,11 +341,16 @@ def set_up(app: web.Application, settings: Settings, *, services_of: ServicesOf,
     app[BODY_MEMBERS] = settings.body_members
     if DRAINING not in app:
         app[DRAINING] = asyncio.Event()
-    app[SERVICES_OF] = services_of
-    app[AUTHENTICATE] = authenticate
-    app[ORIGINS] = Origins(bound_to=settings.host, hosts=settings.served_hosts, origins=settings.cors_origins)
-    app[PROXIES] = Proxies(settings.trusted_proxies)
-    app[TURNSTILES] = (Turnstile(READS_PER_TURN), Turnstile(CHANGES_PER_TURN))
+    app[EDGE] = Edge(
+        Origins(bound_to=settings.host, hosts=settings.served_hosts, origins=settings.cors_origins),
+        Proxies(settings.trusted_proxies),
+        authenticate,
+        services_of,
+        (
+            Turnstile(READS_PER_TURN, settings.admission_seconds, settings.write_timeout),
+            Turnstile(CHANGES_PER_TURN, settings.admission_seconds, settings.write_timeout),
+        ),
+    )
 
 
 async def ready(app: web.Application, ping: Callable[[], Awaitable[float | None]]) -> float | None:
@@ -359,7 +368,7 @@ def make_metrics_runner(app: web.Application, settings: Settings) -> Runner:
     """Return a runner that serves the metrics of the application on a port of their own."""
     # Prometheus names the address of each replica, which ALLOWED_HOSTS does not list.
     origins = Origins(bound_to=settings.metrics_host)
-    return make_runner(metrics_app(app, origins, app[PROXIES]), settings)
+    return make_runner(metrics_app(app, origins), settings)
 
 
 def make_runner(app: web.Application, settings: Settings) -> Runner:

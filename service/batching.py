@@ -1,7 +1,6 @@
 """Natural batching: the next batch forms while a statement or transaction runs, without a timer or a delay."""
 
 import asyncio
-import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,12 +45,15 @@ class Callers:
 ACTIVE_SECONDS = 0.5
 """An institution takes part in the sharing of a process for so long after its last request."""
 
-SHARED_CAP = 32
-"""Most pairs of a batch while several institutions are active: deciding them keeps the event loop for 2 ms or so."""
+SHARED_CAP = 8
+"""Most pairs of a batch while several institutions are active: deciding them keeps the event loop for a quarter of a
+millisecond."""
 
+SHARED_CHUNK = 2
+"""Callers resolved in one turn of the event loop while several institutions are active."""
 
-SHARED_CHUNK = 4
-"""Callers resolved in one turn of the event loop while several institutions are active: their answers take 1 ms or so."""
+HTTP_SECONDS = 0.0002
+"""Time of the event loop for the HTTP of a small request."""
 
 
 class Sharing:
@@ -189,7 +191,7 @@ class Coalescer(Generic[Item, Answer]):
         """Raise ``Unavailable`` if an item that arrives now is expected to wait too long."""
         wait = self.expected_wait(asyncio.get_running_loop().time())
         if wait > self._patience or len(self._waiting) >= self._queue:
-            raise _overloaded(wait)
+            raise Unavailable.overloaded(wait)
 
     def is_idle(self) -> bool:
         """Return whether no item waits or runs."""
@@ -273,7 +275,7 @@ class Coalescer(Generic[Item, Answer]):
         return served
 
     def _resolve(self) -> None:
-        if self._has_others():
+        if others := self._has_others():
             count = SHARED_CHUNK
         elif self._everybody.count - self._callers <= self._callers * NEGLIGIBLE_RATIO:
             count = self._chunk
@@ -281,8 +283,15 @@ class Coalescer(Generic[Item, Answer]):
             count = len(self._answered)
         for _ in range(min(count, len(self._answered))):
             _settle(*self._answered.popleft())
-        if self._answered:
-            asyncio.get_running_loop().call_soon(self._resolve)
+        if not self._answered:
+            return
+        loop = asyncio.get_running_loop()
+        if others and self._sharing is not None:
+            # In turns in a row, these callers' next requests would keep out those of other institutions.
+            seconds = count * HTTP_SECONDS
+            loop.call_later(seconds + self._sharing[0].pause_after(seconds), self._resolve)
+        else:
+            loop.call_soon(self._resolve)
 
     def _next_batch(self) -> list[Waiting[Item, Answer]]:
         """Remove the next batch from the queue and return it: at least one item unless the queue is empty."""
@@ -309,7 +318,7 @@ class Coalescer(Generic[Item, Answer]):
         loop = asyncio.get_running_loop()
         now = loop.time()
         while self._waiting and self._waiting[0].until <= now:
-            _settle(self._pop(), _overloaded(self.expected_wait(now)))
+            _settle(self._pop(), Unavailable.overloaded(self.expected_wait(now)))
         self._expiry = loop.call_at(self._waiting[0].until, self._expire) if self._waiting else None
 
 
@@ -336,10 +345,6 @@ def reader(
         chunks=READ_CHUNKS,
         everybody=everybody,
     )
-
-
-def _overloaded(wait: float) -> Unavailable:
-    return Unavailable("Too many requests are queued; try again after the time in Retry-After.", math.ceil(wait))
 
 
 def _settle(waiting: Waiting[Item, Answer], answer: Answer | Exception) -> None:

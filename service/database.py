@@ -109,10 +109,17 @@ class Database:
         """Start a new epoch of the feed if the current one belongs to another server, timeline or database.
 
         Every connection does this before its first read or write, so another history is never read under an old epoch.
+
+        Raises:
+            Unavailable: the migrations of the schema are not complete.
         """
         home = await get_home(connection)
         if home.is_copy:
-            await _renew_epoch(connection, home)
+            try:
+                await _renew_epoch(connection, home)
+            except asyncpg.UndefinedFunctionError as error:
+                # The first migrations are applied, and a later one creates the function.
+                raise Unavailable("The database is not migrated.") from error
 
     async def _begin(self, connection: Connection) -> None:
         """Begin a transaction that no other transaction writes beside."""

@@ -19,6 +19,8 @@ from typing import IO, Any, Final
 
 import psycopg
 
+from service.errors import OperatorError
+
 logger = logging.getLogger(__name__)
 
 DATABASE: Final = "enrollment"
@@ -47,7 +49,7 @@ Account = pwd.struct_passwd | None
 """The account that the server runs as; None means the caller's account."""
 
 
-class EmbeddedError(Exception):
+class EmbeddedError(OperatorError):
     """The embedded PostgreSQL can't serve; the message gives the reason and the remedy."""
 
 

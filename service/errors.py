@@ -3,9 +3,14 @@
 This module imports neither HTTP nor SQL code, so that the registrar can raise what the web layer answers.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Self
+
+
+class OperatorError(Exception):
+    """An error that does not indicate a bug: a command prints its message without a traceback."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +32,7 @@ MAX_RETRY_SECONDS = 60
 """Upper bound of ``Retry-After``, even if the expected wait is longer."""
 
 
-class DomainError(Exception):
+class DomainError(OperatorError):
     """A request that is refused or fails. ``code`` and ``status`` are stable; sentences may be reworded."""
 
     code: str
@@ -439,6 +444,11 @@ class Unavailable(DomainError):
     def __init__(self, detail: str, retry_after: int = retry_after) -> None:
         super().__init__(detail)
         self.retry_after = min(max(retry_after, 1), MAX_RETRY_SECONDS)
+
+    @classmethod
+    def overloaded(cls, wait: float) -> "Unavailable":
+        """Return the error for a request that would wait too long, with the seconds of that wait."""
+        return cls("Too many requests are queued; try again after the time in Retry-After.", math.ceil(wait))
 
 
 class BeingMigrated(Unavailable):

@@ -2,13 +2,14 @@
 
 from typing import Final
 
+from service.errors import OperatorError
 from sql.server import Server
 
 MIN_VERSION: Final = 15
 STANDBY: Final = "The database is a standby and accepts no changes: connect to the primary."
 
 
-class UnfitDatabase(Exception):
+class UnfitDatabase(OperatorError):
     """The database can be reached, but the service can't use it; a retry does not help."""
 
 

@@ -22,6 +22,7 @@ from yoyo.connections import DatabaseURI
 from yoyo.migrations import Migration, default_migration_table
 
 from service import clock, grants
+from service.errors import OperatorError
 from service.faults import text_of
 from service.fitness import STANDBY, NotMigrated, UnfitDatabase, check_fitness
 from service.settings import ServiceRole
@@ -68,11 +69,11 @@ WHERE relnamespace = to_regnamespace(%s)
 MAY_CREATE_ROLES: Final = "SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = current_user"
 
 
-class DatabaseUnavailable(Exception):
+class DatabaseUnavailable(OperatorError):
     """The database can't be reached, or is not ready for writes; a retry may succeed."""
 
 
-class MigrationFailed(Exception):
+class MigrationFailed(OperatorError):
     """The database refused a migration, which was rolled back."""
 
 

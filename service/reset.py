@@ -2,12 +2,13 @@
 
 import asyncio
 
+from service.errors import OperatorError
 from service.migrate import empty_schema
 from service.registry import settings_for
 from service.settings import Settings
 
 
-class ResetForbidden(Exception):
+class ResetForbidden(OperatorError):
     """The settings do not allow to delete all data."""
 
     def __init__(self) -> None:

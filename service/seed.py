@@ -23,7 +23,7 @@ from service.api.overrides import grant_override
 from service.api.students import create_student
 from service.api.terms import create_term
 from service.app import BRING_UP, create_app, make_runner
-from service.errors import DomainError
+from service.errors import DomainError, OperatorError
 from service.registry import settings_for
 from service.settings import Settings
 from service.terminal import show_progress
@@ -50,7 +50,7 @@ KINDS: Final[Mapping[str, Endpoint]] = {
 """The requests that a line may hold, by the member with the body; the ids in the path are members beside it."""
 
 
-class SeedRefused(Exception):
+class SeedRefused(OperatorError):
     """A line of the file is invalid or was refused."""
 
 

@@ -5,11 +5,10 @@ import gc
 import logging
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-import uvloop
 from aiohttp import web
 
 from service import __version__
@@ -21,7 +20,7 @@ from service.registry import migrate_registry
 from service.settings import Settings
 from service.traces import TracesUnavailable, export_to
 from service.web.endpoint import DRAINING
-from service.workers import reserve_port, run_workers, stop_signals
+from service.workers import reserve_port, run, run_workers, stop_signals
 
 logger = logging.getLogger("service")
 
@@ -57,13 +56,6 @@ def serve(settings: Settings, workers: int = 1, calls: Sequence[str] = ("curl -s
                 _serve(settings, calls if number == 0 else (), alive=alive, place=(board, number))
             ),
         )
-
-
-def run(main: Coroutine[Any, Any, int]) -> int:
-    """Run a coroutine to its end and return its exit status."""
-    new_loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=new_loop) as runner:
-        return runner.run(main)
 
 
 def _migrate_patiently(settings: Settings) -> None:

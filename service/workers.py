@@ -1,13 +1,18 @@
-"""Run several worker processes on one port; they share nothing but the database."""
+"""Run the event loop of a process, and several worker processes on one port; they share nothing but the database."""
 
+import asyncio
 import logging
 import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
+
+import uvloop
+
+from service.errors import OperatorError
 
 logger = logging.getLogger(__name__)
 
@@ -18,8 +23,15 @@ def stop_signals() -> tuple[signal.Signals, ...]:
     return (signal.SIGTERM, signal.SIGINT) if ignored else (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-class PortTaken(Exception):
+class PortTaken(OperatorError):
     """The service can't listen on the address."""
+
+
+def run(main: Coroutine[Any, Any, int]) -> int:
+    """Run a coroutine to its end and return its exit status."""
+    new_loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        return runner.run(main)
 
 
 def reserve_port(host: str, port: int) -> socket.socket:

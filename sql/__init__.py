@@ -51,19 +51,22 @@ New: TypeAlias = Annotated[Sequence[Row], TIMES]
 
 def columns(
     rows: "Sequence[DataclassInstance | tuple[object, ...]]", of: type | None = None, without: Collection[str] = ()
-) -> list[Sequence[object]]:
+) -> list[Sequence[object] | None]:
     """Convert rows to one array for each field, in the order of the fields; ``unnest`` turns the arrays back into rows.
 
-    ``of`` is the type of the rows; it is required if ``rows`` may be empty. The fields in ``without`` are left out.
+    ``of`` is the type of the rows; it is required if ``rows`` may be empty, and null is sent for each of its fields. The
+    fields in ``without`` are left out.
 
-    A field of named tuples that is None in every row becomes an empty array: ``unnest`` pads it with nulls to the
-    length of the longest array (PostgreSQL manual, 9.26 and 38.5.9), and an empty array costs nothing to send.
+    A field of named tuples that is None in every row becomes null instead of an array: ``unnest`` pads it with nulls to
+    the length of the longest array (PostgreSQL manual, 9.26 and 38.5.9), and the driver inspects every array.
     """
     row_type: Any = of or type(rows[0])
     named = issubclass(row_type, tuple)
     names = [name for name in (row_type._fields if named else row_type.__dataclass_fields__) if name not in without]
-    if not named or not rows:
+    if not rows:
+        return [None for _ in names]
+    if not named:
         return [list(map(attrgetter(name), rows)) for name in names]
     count = len(rows)
     sent = compress(zip(*rows, strict=True), [name in names for name in row_type._fields])
-    return [() if column.count(None) == count else column for column in sent]
+    return [None if column.count(None) == count else column for column in sent]

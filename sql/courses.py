@@ -70,7 +70,7 @@ SELECT
         ) THEN page.last_id
     END AS next_after
 FROM (
-    SELECT json_agg(item)::text AS items, count(*) AS size, max(item.id) AS last_id
+    SELECT '[' || string_agg(row_to_json(item)::text, ',') || ']' AS items, count(*) AS size, max(item.id) AS last_id
     FROM (
         SELECT
             id,
@@ -119,7 +119,7 @@ SELECT
         ) THEN page.last_id
     END AS next_after
 FROM (
-    SELECT json_agg(item)::text AS items, count(*) AS size, max(item.id) AS last_id
+    SELECT '[' || string_agg(row_to_json(item)::text, ',') || ']' AS items, count(*) AS size, max(item.id) AS last_id
     FROM (
         SELECT
             id,
@@ -160,7 +160,7 @@ async def list_courses_by_code(connection: Connection, code: str, after_id: int,
 FIND_COURSES_BY_EXTERNAL_ID: Final = """
 SELECT 1::bigint AS number, page.items, NULL::bigint AS next_after
 FROM (
-    SELECT json_agg(item)::text AS items
+    SELECT '[' || string_agg(row_to_json(item)::text, ',') || ']' AS items
     FROM (
         SELECT
             id,
@@ -318,7 +318,7 @@ SELECT
         ) THEN page.last_id
     END AS next_after
 FROM (
-    SELECT json_agg(item)::text AS items, count(*) AS size, max(item.id) AS last_id
+    SELECT '[' || string_agg(row_to_json(item)::text, ',') || ']' AS items, count(*) AS size, max(item.id) AS last_id
     FROM (
         SELECT
             id,

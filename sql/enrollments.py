@@ -343,7 +343,7 @@ FROM
     unnest($1, $2::text[], $3::bigint[], $4::bigint[]) WITH ORDINALITY
     AS requested (student_id, status, after_course_id, page_limit, number)
 CROSS JOIN LATERAL (
-    SELECT json_agg(item)::text AS items, count(*) AS size, max(item.course_id) AS last_id
+    SELECT '[' || string_agg(row_to_json(item)::text, ',') || ']' AS items, count(*) AS size, max(item.course_id) AS last_id
     FROM (
         SELECT
             mine.course_id,
@@ -431,7 +431,7 @@ FROM
     unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[]) WITH ORDINALITY
     AS requested (course_id, status, after_student_id, page_limit, number)
 CROSS JOIN LATERAL (
-    SELECT json_agg(item)::text AS items, count(*) AS size, max(item.student_id) AS last_id
+    SELECT '[' || string_agg(row_to_json(item)::text, ',') || ']' AS items, count(*) AS size, max(item.student_id) AS last_id
     FROM (
         SELECT
             roster.student_id,

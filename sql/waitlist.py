@@ -298,7 +298,10 @@ SELECT
         ) THEN page.last_position
     END AS next_after
 FROM (
-    SELECT json_agg(entry.item)::text AS items, count(*) AS size, max(entry.joined_position) AS last_position
+    SELECT
+        '[' || string_agg(row_to_json(entry.item)::text, ',') || ']' AS items,
+        count(*) AS size,
+        max(entry.joined_position) AS last_position
     FROM (
         SELECT
             waitlist.joined_position,

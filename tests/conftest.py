@@ -21,6 +21,7 @@ import asyncpg
 import hypothesis
 import psycopg
 import pytest
+import uvloop
 from aiohttp import web
 from aiohttp.test_utils import TestClient
 
@@ -106,6 +107,11 @@ def pytest_configure(config: pytest.Config) -> None:
     # Only the tests decide the settings of the service.
     for name in Settings.model_fields:
         os.environ.pop(name.upper(), None)
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run each test on the event loop of the service."""
+    return {"uvloop": uvloop.new_event_loop}
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -276,6 +282,11 @@ def clone(server: Server, admin: psycopg.Connection[Any], template: str) -> Iter
     try:
         yield server.url_of(name)
     finally:
+        # Most sessions end within a few milliseconds. DROP DATABASE looks for them only every 100 ms.
+        for _ in range(20):
+            if admin.execute("SELECT FROM pg_stat_activity WHERE datname = %s", [name]).fetchone() is None:
+                break
+            time.sleep(0.002)
         admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 

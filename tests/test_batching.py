@@ -14,7 +14,7 @@ from pytest_aiohttp import AiohttpClient
 
 from service import batching
 from service.api.keys import REGISTRAR
-from service.batching import SHARED_CAP, Callers, Coalescer, Sharing
+from service.batching import HTTP_SECONDS, SHARED_CAP, SHARED_CHUNK, Callers, Coalescer, Sharing
 from service.errors import (
     DomainError,
     EmailTaken,
@@ -33,7 +33,7 @@ from service.registrar.students import STUDENT, StudentFields
 from service.registrar.terms import TERM
 from service.registrar.unit_of_work import IdentityMap
 from service.settings import Settings
-from service.web.turnstile import Turnstile
+from service.web.turnstile import REFUSALS_PER_TURN, Turnstile
 from sql import Connection
 from sql.students import Student
 from tests.campus import (
@@ -338,7 +338,7 @@ async def test_the_batches_ahead_are_counted_by_the_sizes_of_their_items(clock: 
 
 
 async def test_a_fixed_number_of_requests_begin_in_each_turn_of_the_loop_in_order_of_arrival() -> None:
-    turnstile = Turnstile(3)
+    turnstile = Turnstile(3, 60.0, 60.0)
     begun: list[int] = []
 
     async def request(number: int) -> None:
@@ -362,7 +362,7 @@ async def test_a_fixed_number_of_requests_begin_in_each_turn_of_the_loop_in_orde
 
 
 async def test_the_institutions_take_turns_at_the_turnstile() -> None:
-    turnstile = Turnstile(2)
+    turnstile = Turnstile(2, 60.0, 60.0)
     begun: list[str] = []
 
     async def request(institution: str) -> None:
@@ -373,6 +373,30 @@ async def test_the_institutions_take_turns_at_the_turnstile() -> None:
     tasks = [asyncio.create_task(request(name)) for name in "aaaaaaaaabbc"]
     await asyncio.gather(*tasks)
     assert "".join(begun) == "aaabcabaaaaa"
+
+
+@on_clock
+async def test_the_turnstile_refuses_a_few_in_each_turn_while_others_wait_for_too_long(clock: Clock) -> None:
+    turnstile = Turnstile(1, 2.0, 5.0)
+    assert turnstile.enter() is None
+    waiting = [turnstile.enter() for _ in range(3)]
+    clock.now += 2.5
+    assert turnstile.enter("another") is not None, "nobody of its institution waits"
+    for _ in range(REFUSALS_PER_TURN):
+        with pytest.raises(Unavailable) as refused:
+            turnstile.enter()
+        assert refused.value.retry_after == 3
+    waiting.append(turnstile.enter())
+    await asyncio.sleep(0)
+    assert [turn.done() for turn in waiting if turn is not None] == [True, False, False, False]
+    clock.now += 3.0
+    for turn, outcome in zip(waiting[1:], ("late", "late", "begins"), strict=True):
+        assert turn is not None
+        try:
+            await turn
+            assert outcome == "begins"
+        except Unavailable:
+            assert outcome == "late"
 
 
 async def test_an_institution_leaves_time_to_others_while_they_are_active(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -399,8 +423,13 @@ async def test_an_institution_leaves_time_to_others_while_they_are_active(monkey
 
     assert await rush() == [1, 80]
     assert not pauses
-    assert await rush("south") == [1, SHARED_CAP, SHARED_CAP, 80 - 2 * SHARED_CAP]
-    assert len(pauses) == 3, "after each batch but the last, behind which nobody waits"
+    batches, chunk = 80 // SHARED_CAP, SHARED_CHUNK * HTTP_SECONDS
+    assert await rush("south") == [1, *[SHARED_CAP] * batches]
+    assert len([pause for pause in pauses if pause != chunk]) == batches, (
+        "after each batch but the last, behind which nobody waits"
+    )
+    between = SHARED_CAP // SHARED_CHUNK - 1
+    assert len([pause for pause in pauses if pause == chunk]) >= batches * between, "and between the chunks of a batch"
     monkeypatch.setattr(batching, "ACTIVE_SECONDS", 0.0)
     assert await rush("south") == [1, 80]
 

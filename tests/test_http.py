@@ -24,7 +24,7 @@ from service.errors import DomainError, DropRefused, EnrollmentRefused, UnknownC
 from service.logs import configuration
 from service.registrar.rules import RULES, SENTENCES, drop_closed
 from service.settings import Settings
-from service.web.access import log_request
+from service.web.access import RequestLine, log_request
 from service.web.server import Limits, Runner
 from sql import Connection
 from tests.campus import (
@@ -576,7 +576,7 @@ async def test_a_record_that_is_not_a_request_is_written_with_the_others(
 ) -> None:
     access = logging.getLogger("service.access")
     with program_log() as log:
-        log_request(method="GET", route="/a", status=200, duration_ms=1.0, request_id="r-1")
+        log_request(RequestLine("GET", "/a", 200, 1.0, "r-1"))
         access.warning("else", extra={"request_id": "r-2"})
         await asyncio.to_thread(access.warning, "elsewhere", extra={"request_id": "r-3"})
 

@@ -19,7 +19,7 @@ from service.institutions import Institutions
 from service.registry import NEWEST, Registry
 from service.settings import Settings
 from service.web.auth import SCOPES
-from service.web.endpoint import SERVICES_OF
+from service.web.endpoint import EDGE
 from sql import Connection
 from sql.registry import Institution
 from tests.campus import TABLES, Answer, call, command, course_fields, problem, served, student_fields, until
@@ -73,7 +73,7 @@ def registry_of(client: Client) -> Registry:
 
 def serving(client: Client) -> Institutions:
     assert client.app is not None
-    found = client.app[SERVICES_OF]
+    found = client.app[EDGE].services_of
     assert isinstance(found, Institutions)
     return found
 

@@ -16,7 +16,7 @@ from pytest_aiohttp import AiohttpClient
 
 from service.logs import configuration
 from service.settings import Settings
-from service.web.access import BYTES_PER_WRITE, AccessHandler, log_request
+from service.web.access import BYTES_PER_WRITE, AccessHandler, RequestLine, log_request
 from service.web.proxies import Proxies
 from sql import Connection
 from tests.campus import call, new_course, new_student, served, student_fields
@@ -164,24 +164,16 @@ async def test_a_terminal_shows_a_line_for_people() -> None:
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(logging.INFO)
         try:
-            log_request(
-                method="GET",
-                route="/a",
-                status=409,
-                duration_ms=1.5,
-                request_id="r",
-                actor="portal",
-                student_id="7",
-                codes=("course_full", "hold"),
-                remote="192.0.2.7",
-            )
+            codes = ("course_full", "hold")
+            line = RequestLine("GET", "/a", 409, 1.5, "r", "portal", student_id="7", codes=codes, remote="192.0.2.7")
+            log_request(line)
             handler.flush()
         finally:
             logger.handlers, logger.propagate = before[0], before[2]
             logger.setLevel(before[1])
     text = stdout.getvalue()
     assert re.fullmatch(
-        r"\d\d:\d\d:\d\d INFO    GET /a 409  1\.5 ms  request_id=r  actor=portal  student_id=7  course_full hold\n",
+        r"\d\d:\d\d:\d\d INFO    GET /a 409  1\.500 ms  request_id=r  actor=portal  student_id=7  course_full hold\n",
         text,
     )
 
@@ -196,9 +188,7 @@ async def test_lines_are_written_together_as_long_as_a_pipe_keeps_them_whole() -
 
     handler = AccessHandler(Stream())
     for number in range(100):
-        handler.write(
-            {"method": "GET", "route": "/a", "status": 200, "duration_ms": 1.0, "request_id": "r" * number}, "INFO"
-        )
+        handler.write(RequestLine("GET", "/a", 200, 1.0, "r" * number), "INFO")
     handler.flush()
     assert max(map(len, written)) <= BYTES_PER_WRITE
     assert len(written) < 10

@@ -19,6 +19,8 @@ import pytest
 from service import __version__
 from service.__main__ import parse
 from service.check import INVARIANTS, check
+from service.database import Database
+from service.errors import Unavailable
 from service.migrate import shipped
 from service.settings import Settings
 from sql import Connection
@@ -540,6 +542,22 @@ async def test_a_service_that_does_not_migrate_names_a_missing_migration_and_wai
             if url == empty_database_url:
                 assert (await run("migrate", DATABASE_URL=url)).status == 0
                 await running.logged("ready")
+
+
+async def test_a_schema_in_the_middle_of_its_migrations_is_waited_for(
+    settings: Settings, connection: Connection
+) -> None:
+    await connection.execute("UPDATE feed SET database_oid = 3")
+    await connection.execute("ALTER FUNCTION renew_epoch RENAME TO created_later")
+    database = Database(settings)
+    await database.open()
+    try:
+        with pytest.raises(Unavailable, match="not migrated"):
+            await database.ping()
+        await connection.execute("ALTER FUNCTION created_later RENAME TO renew_epoch")
+        await database.ping()
+    finally:
+        await database.close()
 
 
 async def test_a_schema_newer_than_the_service_is_logged_as_a_warning(

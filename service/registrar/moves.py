@@ -113,7 +113,7 @@ def move(
     if recounted.waitlisted and seats.has_free_seat(recounted):
         ledger.mark_promotable(course_id, origin)
     # A drop frees time and credits; a new course may be the corequisite of another one.
-    if relaxes:
+    if relaxes and "waitlisted" in ledger.marks(student_id).values():
         ledger.changed_students.put(student_id, origin)
     if status not in seats.ACTIVE:
         for place in swaps_that_drop(ledger, student_id, course_id):

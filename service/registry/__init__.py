@@ -17,6 +17,7 @@ from service.errors import (
     InstitutionNameTaken,
     InstitutionNotFound,
     InstitutionNotSuspended,
+    OperatorError,
     RegistryMissing,
     Unavailable,
 )
@@ -335,7 +336,7 @@ class Registry:
         return await self._change(name, lambda found, _now: replace(found, state="dropped", migration=None))
 
 
-class InstitutionUnnamed(Exception):
+class InstitutionUnnamed(OperatorError):
     """A command works on one institution, and none is named."""
 
     def __init__(self) -> None:

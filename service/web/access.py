@@ -5,9 +5,8 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Mapping
 from functools import lru_cache
-from typing import Final, Required, TextIO, TypedDict, Unpack
+from typing import Final, NamedTuple, TextIO
 
 FLUSH_SECONDS = 0.1
 """Longest delay before a line is written; a busy service writes many lines together."""
@@ -18,24 +17,24 @@ BYTES_PER_WRITE = 4096
 logger = logging.getLogger("service.access")
 
 
-class RequestFields(TypedDict, total=False):
+class RequestLine(NamedTuple):
     """What a line says of a request. The ids are digits; ``codes`` are those of the problem, its own first."""
 
-    method: Required[str]
-    route: Required[str]
-    status: Required[int]
-    duration_ms: Required[float]
-    request_id: Required[str]
-    actor: str | None
-    institution: str | None
-    student_id: str | None
-    course_id: str | None
-    codes: tuple[str, ...]
-    remote: str | None
-    trace_id: str | None
+    method: str
+    route: str
+    status: int
+    duration_ms: float
+    request_id: str
+    actor: str | None = None
+    institution: str | None = None
+    student_id: str | None = None
+    course_id: str | None = None
+    codes: tuple[str, ...] = ()
+    remote: str | None = None
+    trace_id: str | None = None
 
 
-def log_request(*, routine: bool = False, **fields: Unpack[RequestFields]) -> None:
+def log_request(line: RequestLine, *, routine: bool = False) -> None:
     """Log an answered request; one that machines repeat every few seconds is ``routine``, and logged at DEBUG.
 
     Nothing in a line is personal data except the address: a path is logged as its route.
@@ -45,9 +44,9 @@ def log_request(*, routine: bool = False, **fields: Unpack[RequestFields]) -> No
         return
     if logger.handlers and isinstance(handler := logger.handlers[0], AccessHandler):
         # A record, which no other handler wants, would take as long as the line itself.
-        handler.write(fields, "DEBUG" if routine else "INFO")
+        handler.write(line, "DEBUG" if routine else "INFO")
     else:
-        logger.log(level, "request", extra={**ABSENT, **fields})
+        logger.log(level, "request", extra=line._asdict())
 
 
 class AccessHandler(logging.Handler):
@@ -60,7 +59,7 @@ class AccessHandler(logging.Handler):
         super().__init__()
         self._stream = stream
         self._format_second = _second_on_terminal if text else _second
-        self._line = self._text if text else self._json
+        self._format_line = self._text if text else self._json
         self._lines: list[str] = []
         self._second = 0
         self._time = ""
@@ -71,53 +70,65 @@ class AccessHandler(logging.Handler):
             logger.parent.callHandlers(record)
         return True
 
-    def write(self, fields: RequestFields, level: str) -> None:
+    def write(self, line: RequestLine, level: str) -> None:
         """Buffer the line of a request until the next flush: all requests run in one thread."""
         try:
             now = time.time()
             if (second := int(now)) != self._second:
                 self._second = second
                 self._time = self._format_second(second)
-            line = self._line(fields, level, now - second)
+            text = self._format_line(line, level, now - second)
             if not self._lines:
                 asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
-            self._lines.append(line)
+            self._lines.append(text)
         except Exception:
             self.handleError(logging.LogRecord(logger.name, logging.INFO, "", 0, "request", (), None))
 
-    def _json(self, fields: RequestFields, level: str, fraction: float) -> str:
+    def _json(self, line: RequestLine, level: str, fraction: float) -> str:
         # Neither REQUEST_ID, codes nor addresses have characters that JSON escapes.
-        line = (
-            f'{{"time": "{self._time}.{int(fraction * 1000):03d}Z", {_members(level, fields["method"], fields["route"])}, '
-            f'"status": {fields["status"]}, "duration_ms": {fields["duration_ms"]}, "request_id": "{fields["request_id"]}"'
+        (
+            method,
+            route,
+            status,
+            duration_ms,
+            request_id,
+            actor,
+            institution,
+            student_id,
+            course_id,
+            codes,
+            remote,
+            trace_id,
+        ) = line
+        text = (
+            f'{{"time": "{self._time}.{int(fraction * 1000):03d}Z", {_members(level, method, route)}, '
+            f'"status": {status}, "duration_ms": {duration_ms:.3f}, "request_id": "{request_id}"'
         )
-        get = fields.get
-        if (actor := get("actor")) is not None:
-            line += f', "actor": {_quoted(actor)}'
-        if (institution := get("institution")) is not None:
-            line += f', "institution": {_quoted(institution)}'
-        if (student_id := get("student_id")) is not None:
-            line += f', "student_id": {student_id}'
-        if (course_id := get("course_id")) is not None:
-            line += f', "course_id": {course_id}'
-        if codes := get("codes"):
-            line += f', "codes": {_list(codes)}'
-        if (remote := get("remote")) is not None:
-            line += f', "remote": "{remote}"'
-        if (trace_id := get("trace_id")) is not None:
-            line += f', "trace_id": "{trace_id}"'
-        return line + "}\n"
+        if actor is not None:
+            text += f', "actor": {_quoted(actor)}'
+        if institution is not None:
+            text += f', "institution": {_quoted(institution)}'
+        if student_id is not None:
+            text += f', "student_id": {student_id}'
+        if course_id is not None:
+            text += f', "course_id": {course_id}'
+        if codes:
+            text += f', "codes": {_list(codes)}'
+        if remote is not None:
+            text += f', "remote": "{remote}"'
+        if trace_id is not None:
+            text += f', "trace_id": "{trace_id}"'
+        return text + "}\n"
 
-    def _text(self, fields: RequestFields, level: str, _fraction: float) -> str:
-        line = (
-            f"{self._time} {level:<7} {fields['method']} {fields['route']} {fields['status']}  "
-            f"{fields['duration_ms']} ms  request_id={fields['request_id']}"
+    def _text(self, line: RequestLine, level: str, _fraction: float) -> str:
+        text = (
+            f"{self._time} {level:<7} {line.method} {line.route} {line.status}  "
+            f"{line.duration_ms:.3f} ms  request_id={line.request_id}"
         )
-        shown = {**ABSENT, **fields}
         for name in SHOWN_ON_TERMINAL:
-            if shown[name] is not None:
-                line += f"  {name}={shown[name]}"
-        return f"{line}  {' '.join(fields.get('codes', ()))}".rstrip() + "\n"
+            if (value := getattr(line, name)) is not None:
+                text += f"  {name}={value}"
+        return f"{text}  {' '.join(line.codes)}".rstrip() + "\n"
 
     def flush(self) -> None:
         """Write the buffered lines."""
@@ -138,10 +149,6 @@ class AccessHandler(logging.Handler):
         self._stream.flush()
 
 
-ABSENT: Final[Mapping[str, object]] = {
-    **dict.fromkeys(("actor", "institution", "student_id", "course_id", "remote", "trace_id")),
-    "codes": (),
-}
 SHOWN_ON_TERMINAL: Final = ("actor", "institution", "student_id", "course_id", "trace_id")
 
 

@@ -4,8 +4,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, get_args
 
-from aiohttp import web
-
 from service.errors import Detail, DomainError
 
 Scope: TypeAlias = Literal["read", "enroll", "manage", "override", "events", "admin", "metrics", "self"]
@@ -70,5 +68,3 @@ class ScopeMissing(DomainError):
 
 Authenticate: TypeAlias = Callable[[Mapping[str, str]], Caller | Awaitable[Caller]]
 """Return the caller that the headers of a request name; an awaitable where that takes a look-up."""
-
-AUTHENTICATE: web.AppKey[Authenticate] = web.AppKey("authenticate", Callable)  # type: ignore[arg-type]

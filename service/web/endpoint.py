@@ -40,12 +40,12 @@ from service.errors import (
     Unavailable,
 )
 from service.metrics import ERRORS, PROBLEMS, note_request
-from service.web.access import log_request
+from service.web.access import RequestLine, log_request
 from service.web.auth import (
     ACTS_FOR_OTHERS,
     ANYONE,
-    AUTHENTICATE,
     SELF_COVERS,
+    Authenticate,
     Caller,
     Scope,
     ScopeMissing,
@@ -53,7 +53,7 @@ from service.web.auth import (
 )
 from service.web.body import check_members, read_json
 from service.web.idempotency import IdempotencyKey, fingerprint_of, read_key
-from service.web.origins import ORIGINS, HostNotAllowed, OriginNotAllowed
+from service.web.origins import HostNotAllowed, OriginNotAllowed, Origins
 from service.web.paging import Page, WrittenPage
 from service.web.problems import (
     BadJson,
@@ -69,18 +69,16 @@ from service.web.problems import (
     invalid,
     problem_response,
 )
-from service.web.proxies import PROXIES
+from service.web.proxies import Proxies
 from service.web.text import normalize_actor
 from service.web.turnstile import Turnstile
 from service.web.validation import refused
 
 logger = logging.getLogger("service.web")
 
+
 DRAINING = web.AppKey("draining", asyncio.Event)
 """Set while the service shuts down: all responses then carry ``Connection: close``."""
-
-TURNSTILES: web.AppKey[tuple[Turnstile, Turnstile]] = web.AppKey("turnstiles", tuple)
-"""The turnstile of reads and that of other requests: each limits the requests that begin in one turn of the loop."""
 
 ADMISSION: web.AppKey[Callable[[], None]] = web.AppKey("admission", Callable)  # type: ignore[arg-type]
 """Raise ``Unavailable`` if a change is expected to wait too long.
@@ -97,17 +95,30 @@ Services: TypeAlias = Mapping[Any, Any]
 
 ServicesOf: TypeAlias = Callable[[Caller, Within, bool], Services]
 
-SERVICES_OF: web.AppKey[ServicesOf] = web.AppKey("services", Callable)  # type: ignore[arg-type]
-"""Return the services of a caller's institution, for a call ``Within`` it that writes or not.
 
-It raises a domain error if there is no such institution, or if it does not serve this call.
-"""
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """What every request passes before its handler."""
+
+    origins: Origins
+    proxies: Proxies
+    authenticate: Authenticate
+    services_of: ServicesOf
+    """Return the services of a caller's institution, for a call ``Within`` it that writes or not.
+
+    It raises a domain error if there is no such institution, or if it does not serve this call.
+    """
+    turnstiles: tuple[Turnstile, Turnstile]
+    """That of reads and that of other requests: each limits the requests that begin in one turn of the loop."""
+
+
+EDGE = web.AppKey("edge", Edge)
 
 CALLER = web.RequestKey("caller", Caller)
 """Who sent a request, once that is known."""
 
 CODES: web.ResponseKey[tuple[str, ...]] = web.ResponseKey("codes", tuple)
-"""The codes of a problem whose response is written already."""
+"""The codes of a problem, for the log."""
 
 Answer = TypeVar("Answer")
 Key = TypeVar("Key")
@@ -128,7 +139,7 @@ JSON_ONLY = ("application/json",)
 FIRST_SERVER_ERROR = 500
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call:
     """What a handler gets in addition to its parameters: the request, its id, its actor and its idempotency key."""
 
@@ -223,67 +234,68 @@ class Endpoint:
         """Answer a request, convert errors to problems, and log one line."""
         started = time.perf_counter()
         request_id = request_id_of(request)
-        codes: tuple[str, ...] = ()
+        edge = request.app[EDGE]
         try:
-            request.app[ORIGINS].check(request)
-            response = await self._answer(request, request_id)
+            edge.origins.check(request)
+            response = await self._answer(request, request_id, edge)
         except DomainError as error:
             # Keep no reference to an exception: it refers to this frame, and the cycle would keep the request.
-            codes = codes_of(error)
             response = self.respond(request, error, request_id)
+            response[CODES] = codes_of(error)
         except Exception as error:
             ERRORS.add(type(error).__name__)
             logger.exception("unexpected error in an endpoint", extra={"request_id": request_id, "route": self.path})
-            codes = (InternalError.code,)
             response = self.respond(request, InternalError.logged(), request_id)
-        if not codes and response.status >= FIRST_ERROR:
-            codes = response.get(CODES, ())
-        self._note(request, response.status, request_id, codes, time.perf_counter() - started)
+            response[CODES] = (InternalError.code,)
+        self._note(request, response, request_id, time.perf_counter() - started, edge)
         return response
 
     def _note(
         self,
         request: web.Request,
-        status: int,
+        response: web.Response,
         request_id: str,
-        codes: tuple[str, ...],
         seconds: float,
+        edge: Edge,
     ) -> None:
         """Count and log an answered request."""
+        status = response.status
+        codes = response.get(CODES, ()) if status >= FIRST_ERROR else ()
         note_request(self.path, request.method, status, seconds)
         if codes:
             PROBLEMS.add(codes[0])
         caller = request.get(CALLER, ANYONE)
         ids = request.match_info
-        log_request(
-            method=request.method,
-            route=self.path,
-            status=status,
-            duration_ms=round(seconds * 1000, 3),
-            request_id=request_id,
-            routine=self.routine,
+        line = RequestLine(
+            request.method,
+            self.path,
+            status,
+            seconds * 1000,
+            request_id,
             # Without its student, the name is the subject of the token: perhaps an e-mail address.
             actor=None if "self" in caller.scopes and caller.student_id is None else caller.name,
             # A name that no institution has may be anything.
             institution=None if InstitutionNotFound.code in codes else caller.institution,
-            student_id=_id_in(ids.get("student_id")),
-            course_id=_id_in(ids.get("course_id")),
+            student_id=_id_in(ids["student_id"]) if "student_id" in ids else None,
+            course_id=_id_in(ids["course_id"]) if "course_id" in ids else None,
             codes=codes,
-            remote=request.app[PROXIES].address_of(request),
+            remote=edge.proxies.address_of(request),
             trace_id=tracing.current_trace_id(),
         )
+        log_request(line, routine=self.routine)
 
-    async def _answer(self, request: web.Request, request_id: str) -> web.Response:
+    async def _answer(self, request: web.Request, request_id: str, edge: Edge) -> web.Response:
+        writes = self.writes
         if self.scope == "public":
             caller, services = ANYONE, NO_SERVICES
         else:
-            caller = await self._authenticated(request, self.scope)
-            services = request.app[SERVICES_OF](caller, self.within, self.writes)
-            if (turn := request.app[TURNSTILES][self.writes].enter(caller.institution)) is not None:
+            caller = await self._authenticated(request, self.scope, edge.authenticate)
+            services = edge.services_of(caller, self.within, writes)
+            if (turn := edge.turnstiles[writes].enter(caller.institution)) is not None:
                 await turn
-            if self.writes and (admit := services.get(ADMISSION)) is not None:
+            if writes and (admit := services.get(ADMISSION)) is not None:
                 admit()
-        on_behalf_of = _on_behalf_of(request, caller) if self.writes else None
+        on_behalf_of = _on_behalf_of(request, caller) if writes else None
         key = read_key(request) if self.method == "POST" else None
         if key is not None and not self.takes_key:
             raise IdempotencyKeyUnsupported
@@ -291,7 +303,7 @@ class Endpoint:
         once = None if key is None else await self._idempotency_key(request, key)
         call = Call(self, request, request_id, caller, on_behalf_of, services, once)
         response = self.respond(request, await self.handler(call, **arguments), request_id, caller.institution)
-        return response if self.writes else _conditional(request, response)
+        return response if writes else _conditional(request, response)
 
     async def _arguments(self, request: web.Request, caller: Caller) -> dict[str, Any]:
         """Return the arguments of the handler, validated.
@@ -329,7 +341,7 @@ class Endpoint:
         body = await request.read() if self.body is not None else b""
         return IdempotencyKey(key, fingerprint_of(request, body))
 
-    async def _authenticated(self, request: web.Request, scope: Scope) -> Caller:
+    async def _authenticated(self, request: web.Request, scope: Scope, authenticate: Authenticate) -> Caller:
         """Return the caller, who may make this call.
 
         Raises:
@@ -337,7 +349,7 @@ class Endpoint:
             ScopeMissing: the caller does not have the scope.
             NoSuchPath: the caller has the scope ``self``, and this is not about its student.
         """
-        found = request.app[AUTHENTICATE](request.headers)
+        found = authenticate(request.headers)
         caller = request[CALLER] = found if isinstance(found, Caller) else await found
         if scope in caller.scopes:
             return caller
@@ -545,7 +557,7 @@ async def _unrouted(call: Call, tail: str) -> web.Response:
             allowed |= (await resource.resolve(call.request))[1]
     if not allowed:
         raise NoSuchPath
-    if preflight := call[ORIGINS].preflight(call.request, allowed):
+    if preflight := call[EDGE].origins.preflight(call.request, allowed):
         return preflight
     raise MethodNotAllowed(allowed)
 
@@ -570,15 +582,10 @@ def refuse(request: web.BaseRequest, error: DomainError) -> web.Response:
     response = problem_response(error, instance=path if path.startswith("/") else "/", request_id=request_id)
     note_request(unrouted.path, request.method, response.status, 0.0)
     PROBLEMS.add(error.code)
-    log_request(
-        method=request.method,
-        route=unrouted.path,
-        status=response.status,
-        duration_ms=0.0,
-        request_id=request_id,
-        codes=codes_of(error),
-        remote=request.remote,
+    line = RequestLine(
+        request.method, unrouted.path, response.status, 0.0, request_id, codes=codes_of(error), remote=request.remote
     )
+    log_request(line)
     return response
 
 
@@ -587,9 +594,9 @@ def codes_of(error: DomainError) -> tuple[str, ...]:
     return error.code, *sorted({each.code for each in error.errors} - {error.code})
 
 
-def _id_in(text: str | None) -> str | None:
+def _id_in(text: str) -> str | None:
     """Return an id of a path; None if it is not one, since it may then be anything."""
-    if text is None or not (text.isascii() and text.isdigit()) or text[0] == "0" or len(text) > MAX_DIGITS:
+    if not (text.isascii() and text.isdigit()) or text[0] == "0" or len(text) > MAX_DIGITS:
         return None
     return text
 

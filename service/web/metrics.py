@@ -6,9 +6,8 @@ from typing import Final
 
 from aiohttp import web
 
-from service.web.endpoint import Call, endpoint, register
-from service.web.origins import ORIGINS, Origins
-from service.web.proxies import PROXIES, Proxies
+from service.web.endpoint import EDGE, Call, endpoint, register
+from service.web.origins import Origins
 
 READ_METRICS: web.AppKey[Callable[[], Awaitable[bytes]]] = web.AppKey("metrics", Callable)  # type: ignore[arg-type]
 """Return the metrics of the service as Prometheus text."""
@@ -22,11 +21,10 @@ async def read_metrics(call: Call) -> web.Response:
     return web.Response(body=await call[READ_METRICS](), headers={"Content-Type": FORMAT})
 
 
-def metrics_app(app: web.Application, origins: Origins, proxies: Proxies) -> web.Application:
+def metrics_app(app: web.Application, origins: Origins) -> web.Application:
     """Return an application that serves the metrics of ``app``, and nothing else, to everyone."""
     alone = web.Application()
     register(alone, [replace(read_metrics, scope="public")])
-    alone[ORIGINS] = origins
-    alone[PROXIES] = proxies
+    alone[EDGE] = replace(app[EDGE], origins=origins)
     alone[READ_METRICS] = app[READ_METRICS]
     return alone

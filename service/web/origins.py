@@ -117,9 +117,6 @@ class Origins:
         return is_loopback(name) or name in self._hosts
 
 
-ORIGINS: Final = web.AppKey("origins", Origins)
-
-
 def is_loopback(host: str) -> bool:
     """Return whether a host name or address refers to this machine, without a DNS query."""
     # Browsers resolve every name below localhost to loopback themselves (RFC 6761 section 6.3).

@@ -90,10 +90,7 @@ def written_page(items: str | None, next_after: int | None, of: str) -> WrittenP
 
     The next page begins after the id ``next_after``, which is None on the last page.
     """
-    # json_agg separates items with line breaks; JSON strings cannot contain unescaped line breaks.
-    return WrittenPage(
-        (items or "[]").replace(", \n ", ","), None if next_after is None else encode_cursor(of, next_after)
-    )
+    return WrittenPage(items or "[]", None if next_after is None else encode_cursor(of, next_after))
 
 
 def encode_cursor(of: str, after: int) -> str:

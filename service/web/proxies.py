@@ -47,9 +47,6 @@ class Proxies:
         return found
 
 
-PROXIES: Final = web.AppKey("proxies", Proxies)
-
-
 def _address(text: str) -> IPv4Address | IPv6Address | None:
     """Return an address, of which some proxies also send the port; None if the text is no address.
 

@@ -13,8 +13,8 @@ from typing import Any, Final
 from aiohttp import hdrs, web
 
 from service.errors import DomainError
-from service.web.endpoint import DRAINING, logger, refuse, request_id_of
-from service.web.origins import ORIGINS, Origins
+from service.web.endpoint import DRAINING, EDGE, logger, refuse, request_id_of
+from service.web.origins import Origins
 from service.web.problems import InternalError, NoSuchPath, NotHttp
 
 SWEEP_SECONDS: Final = 1.0
@@ -51,7 +51,9 @@ class Runner(web.AppRunner):
     async def _make_server(self) -> web.Server:
         draining = self.app.get(DRAINING) or asyncio.Event()
         path = self.app.get(PUBLIC_PATH, "")
-        return _Server(await super()._make_server(), self._limits, draining, self.app.get(ORIGINS), path)
+        edge = self.app.get(EDGE)
+        origins = None if edge is None else edge.origins
+        return _Server(await super()._make_server(), self._limits, draining, origins, path)
 
     async def shutdown(self) -> None:
         """Close idle connections, then run the application's shutdown hooks; the listener is already closed."""

@@ -2,12 +2,19 @@
 
 import asyncio
 from collections import OrderedDict, deque
+from typing import Final
 
-READS_PER_TURN = 128
+from service.errors import Unavailable
+
+READS_PER_TURN: Final = 128
 """The size of a batched read. With 32, a mix of 256 callers had smaller batches and took 5 to 10 % more CPU."""
 
-CHANGES_PER_TURN = 8
+CHANGES_PER_TURN: Final = 8
 """A transaction takes about 30 turns, enough for a full batch to form. With 4, callers wait here, not in the queue."""
+
+REFUSALS_PER_TURN: Final = 2
+"""A refusal costs a third of a small change. Callers who repeat at once, whom refusing cannot slow down, must not turn the
+service into one that only refuses."""
 
 
 class Turnstile:
@@ -18,17 +25,28 @@ class Turnstile:
 
     The requests of one institution begin in order of arrival; the institutions take turns, so that one with thousands
     of waiting requests does not hold up the others.
+
+    While the first request of an institution has waited for longer than ``patience``, new ones are refused on arrival,
+    except that a turn refuses only a few: the others wait, which costs nothing, for at most ``longest``.
     """
 
-    def __init__(self, per_turn: int) -> None:
+    def __init__(self, per_turn: int, patience: float, longest: float) -> None:
+        """``per_turn`` requests begin in each turn; ``patience`` and ``longest`` are in seconds."""
         self._per_turn = per_turn
         self._remaining = per_turn
-        self._waiting: OrderedDict[str | None, deque[asyncio.Future[None]]] = OrderedDict()
-        """By institution; the first one is next."""
+        self._refusals = REFUSALS_PER_TURN
+        self._patience = patience
+        self._longest = longest
+        self._waiting: OrderedDict[str | None, deque[tuple[float, asyncio.Future[None]]]] = OrderedDict()
+        """By institution, when each request arrived by the loop's clock; the first institution is next."""
         self._turning = False
 
     def enter(self, institution: str | None = None) -> asyncio.Future[None] | None:
-        """Return None if a request of an institution may begin now, otherwise a future to await first."""
+        """Return None if a request of an institution may begin now, otherwise a future to await first.
+
+        Raises, also when awaited:
+            Unavailable: the request would wait too long.
+        """
         loop = asyncio.get_running_loop()
         if not self._turning:
             self._turning = True
@@ -36,22 +54,34 @@ class Turnstile:
         if self._remaining:
             self._remaining -= 1
             return None
+        now = loop.time()
+        queue = self._waiting.setdefault(institution, deque())
+        if queue and self._refusals and (waited := now - queue[0][0]) > self._patience:
+            self._refusals -= 1
+            raise Unavailable.overloaded(waited)
         turn: asyncio.Future[None] = loop.create_future()
-        self._waiting.setdefault(institution, deque()).append(turn)
+        queue.append((now, turn))
         return turn
 
     def _turn(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
         self._remaining = self._per_turn
+        self._refusals = REFUSALS_PER_TURN
         while self._waiting and self._remaining:
             institution, queue = next(iter(self._waiting.items()))
-            turn = queue.popleft()
+            arrived, turn = queue.popleft()
             if not queue:
                 del self._waiting[institution]
             else:
                 self._waiting.move_to_end(institution)
-            if not turn.done():
+            if turn.done():
+                continue
+            self._remaining -= 1
+            if now - arrived > self._longest:
+                turn.set_exception(Unavailable.overloaded(now - arrived))
+            else:
                 turn.set_result(None)
-                self._remaining -= 1
         self._turning = self._remaining < self._per_turn
         if self._turning:
-            asyncio.get_running_loop().call_soon(self._turn)
+            loop.call_soon(self._turn)
