@@ -95,9 +95,9 @@ FILL = {
         VALUES ('portal', 'k-1', '\\x00ff', '1,2', 201, '{"ETag":"\\"1\\""}', '\\x7b7d0a', '2026-01-01Z'),
                ('', '"é', '\\x01', '', 409, '{}', '', '2026-01-01Z')
     """,
-    "0016_add_section_to_courses": "UPDATE courses SET section = 'é1' WHERE id = 1",
-    "0019_create_equivalences": "INSERT INTO equivalences (id, created_at) VALUES (1, '2026-01-01Z'), (2, 'infinity')",
-    "0020_create_equivalent_codes": """
+    "0021_add_section_to_courses": "UPDATE courses SET section = 'é1' WHERE id = 1",
+    "0024_create_equivalences": "INSERT INTO equivalences (id, created_at) VALUES (1, '2026-01-01Z'), (2, 'infinity')",
+    "0025_create_equivalent_codes": """
         INSERT INTO equivalent_codes (equivalence_id, code) VALUES (1, 'MATH101'), (1, 'é'), (2, 'ART1'), (2, 'ART 2')
     """,
     "0015_create_refusals": """

@@ -1,4 +1,4 @@
--- depends: 0020_create_equivalent_codes
+-- depends: 0025_create_equivalent_codes
 
 -- Serves the search for courses that require a code, whose equivalents have changed. Requirements are few.
 -- squawk-ignore require-concurrent-index-creation

@@ -1,4 +1,4 @@
--- depends: 0018_drop_courses_term_id_code_key
+-- depends: 0023_drop_courses_term_id_code_key
 
 -- Sets of equivalent codes; the codes of each are in equivalent_codes.
 CREATE TABLE equivalences (

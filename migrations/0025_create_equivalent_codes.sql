@@ -1,4 +1,4 @@
--- depends: 0019_create_equivalences
+-- depends: 0024_create_equivalences
 
 CREATE TABLE equivalent_codes (
     equivalence_id bigint NOT NULL,

@@ -1,4 +1,4 @@
--- depends: 0017_create_courses_term_id_code_section_key
+-- depends: 0022_create_courses_term_id_code_section_key
 
 -- The index on sections replaces it.
 -- squawk-ignore require-concurrent-index-deletion

@@ -1,4 +1,4 @@
--- depends: 0016_add_section_to_courses
+-- depends: 0021_add_section_to_courses
 
 -- A code with its section is unique within a term, regardless of case; a course without a section has the empty one.
 -- Cancelled courses do not count, and courses without a term may share both: nulls are distinct. The courses of many
