@@ -55,21 +55,23 @@ class FieldError(DomainError):
 
 
 class StudentNotFound(DomainError):
-    """No student has this id."""
+    """No student has this id or external id."""
 
     code, status, title = "student_not_found", 404, "Student not found"
 
-    def __init__(self, student_id: int) -> None:
-        super().__init__(f"There is no student {student_id}.")
+    def __init__(self, student_id: int | None = None, *, external_id: str | None = None) -> None:
+        by_id = f"There is no student {student_id}."
+        super().__init__(by_id if external_id is None else f"No student has the external id {external_id}.")
 
 
 class CourseNotFound(DomainError):
-    """No course has this id."""
+    """No course has this id or external id."""
 
     code, status, title = "course_not_found", 404, "Course not found"
 
-    def __init__(self, course_id: int) -> None:
-        super().__init__(f"There is no course {course_id}.")
+    def __init__(self, course_id: int | None = None, *, external_id: str | None = None) -> None:
+        by_id = f"There is no course {course_id}."
+        super().__init__(by_id if external_id is None else f"No course has the external id {external_id}.")
 
 
 class TermNotFound(DomainError):

@@ -58,136 +58,398 @@ async def get_course(connection: Connection, course_id: int) -> Course | None:
 
 
 LIST_COURSES: Final = """
+WITH scanned AS NOT MATERIALIZED (
+    SELECT id
+    FROM (
+        (
+            SELECT id
+            FROM courses
+            WHERE external_id = $4::text
+                AND id > $1::bigint
+            ORDER BY id
+        )
+        UNION ALL
+        (
+            SELECT id
+            FROM courses
+            WHERE id = ANY($5::bigint[])
+                AND $4 IS NULL
+                AND id > $1
+            ORDER BY id
+        )
+        UNION ALL
+        (
+            SELECT id
+            FROM courses
+            WHERE lower(code) = lower($6::text)
+                AND num_nonnulls($4, $5) = 0
+                AND id > $1
+            ORDER BY id
+            LIMIT $2::bigint
+        )
+        UNION ALL
+        (
+            SELECT id
+            FROM courses
+            WHERE term_id = $7::bigint
+                AND num_nonnulls($4, $5, $6) = 0
+                AND id > $1
+            ORDER BY id
+            LIMIT $2
+        )
+        UNION ALL
+        (
+            SELECT id
+            FROM courses
+            WHERE num_nonnulls($4, $5, $6, $7) = 0
+                AND id > $1
+            ORDER BY id
+            LIMIT $2
+        )
+    ) AS paths
+    ORDER BY id
+    LIMIT $2
+),
+requested AS MATERIALIZED (
+    SELECT left(
+        lower(
+            regexp_replace(normalize($10::text, NFKD), '[\\u0300-\\u036F''\\u2019]', '', 'g')
+        ),
+        60
+    ) AS prefix
+)
 SELECT
     1::bigint AS number,
     page.items,
     CASE
-        WHEN page.size = $2::bigint AND page.last_id < (
-            SELECT max(id)
-            FROM courses
-        ) THEN page.last_id
+        WHEN page.size > $3::bigint THEN page.last_id
+        ELSE (
+            SELECT id
+            FROM scanned
+            OFFSET $2 - 1
+        )
     END AS next_after
 FROM (
-    SELECT '[' || string_agg(row_to_json(item)::text, ',') || ']' AS items, count(*) AS size, max(item.id) AS last_id
+    SELECT
+        '[' || string_agg(row_to_json(entry.item)::text, ',') FILTER (WHERE entry.number <= $3) || ']' AS items,
+        count(*) AS size,
+        max(entry.id) FILTER (WHERE entry.number <= $3) AS last_id
     FROM (
         SELECT
-            id,
-            external_id,
-            code,
-            title,
-            credits,
-            term_id,
-            capacity,
-            waitlist_capacity,
-            meetings,
-            status,
-            seats_taken,
-            CASE
-                WHEN status = 'cancelled' THEN 0
-                WHEN capacity IS NOT NULL THEN greatest(0, capacity - seats_taken)
-            END AS seats_free,
-            waitlisted,
-            version,
-            to_char(created_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS created_at,
-            to_char(updated_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS updated_at
-        FROM courses
-        WHERE id > $1::bigint
-        ORDER BY id
-        LIMIT $2::bigint
-    ) AS item
+            found.id,
+            row_number() OVER (ORDER BY found.id) AS number,
+            (
+                SELECT item
+                FROM (
+                    SELECT
+                        found.id,
+                        found.external_id,
+                        found.code,
+                        found.title,
+                        found.credits,
+                        found.term_id,
+                        found.capacity,
+                        found.waitlist_capacity,
+                        found.meetings,
+                        found.status,
+                        found.seats_taken,
+                        CASE
+                            WHEN found.status = 'cancelled' THEN 0
+                            WHEN found.capacity IS NOT NULL THEN greatest(0, found.capacity - found.seats_taken)
+                        END AS seats_free,
+                        found.waitlisted,
+                        found.version,
+                        to_char(found.created_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS created_at,
+                        to_char(found.updated_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS updated_at
+                ) AS item
+            ) AS item
+        FROM (
+            SELECT
+                scanned.id, course.external_id, course.code, course.title, course.credits, course.term_id,
+                course.capacity, course.waitlist_capacity, course.meetings, course.status, course.seats_taken,
+                course.waitlisted, course.version, course.created_at, course.updated_at
+            FROM scanned
+            CROSS JOIN LATERAL (
+                SELECT
+                    id, external_id, code, title, credits, term_id, capacity, waitlist_capacity, meetings, status, seats_taken,
+                    waitlisted, version, created_at, updated_at
+                FROM courses
+                WHERE courses.id = scanned.id
+                OFFSET 0
+            ) AS course
+            WHERE ($5 IS NULL OR course.id = ANY($5))
+                AND ($6 IS NULL OR lower(course.code) = lower($6))
+                AND ($7 IS NULL OR course.term_id = $7)
+                AND ($8::text IS NULL OR course.status = $8)
+                AND (
+                    $9::boolean IS NULL
+                    OR $9 = (course.status = 'open' AND (course.capacity IS NULL OR course.seats_taken < course.capacity))
+                )
+                AND (
+                    $10 IS NULL
+                    OR starts_with(
+                        left(
+                            lower(
+                                regexp_replace(normalize(course.code, NFKD), '[\\u0300-\\u036F''\\u2019]', '', 'g')
+                            ),
+                            60
+                        ),
+                        (SELECT prefix FROM requested)
+                    )
+                    OR starts_with(
+                        left(
+                            lower(
+                                regexp_replace(normalize(course.title, NFKD), '[\\u0300-\\u036F''\\u2019]', '', 'g')
+                            ),
+                            60
+                        ),
+                        (SELECT prefix FROM requested)
+                    )
+                )
+            ORDER BY scanned.id
+            LIMIT $3::bigint + 1
+        ) AS found
+    ) AS entry
 ) AS page
 """
 
 
-async def list_courses(connection: Connection, after_id: int, limit: int) -> list[JsonPage]:
-    """Return a page of courses as JSON, ordered by id; the session's time zone must be UTC."""
-    return [JsonPage._make(row) for row in await connection.fetch(LIST_COURSES, after_id, limit)]
+async def list_courses(
+    connection: Connection,
+    after_id: int,
+    scan_limit: int,
+    limit: int,
+    *,
+    external_id: str | None = None,
+    ids: list[int] | None = None,
+    code: str | None = None,
+    term_id: int | None = None,
+    status: CourseStatus | None = None,
+    has_free_seats: bool | None = None,
+    text: str | None = None,
+) -> list[JsonPage]:
+    """Return a page of the courses that match every given filter as JSON, ordered by id.
+
+    At most ``scan_limit`` courses are examined, so that a page may have fewer courses than ``limit`` although others
+    follow. The session's time zone must be UTC. ``text`` is the beginning of a code or title, as for ``sort_courses``.
+    """
+    rows = await connection.fetch(
+        LIST_COURSES, after_id, scan_limit, limit, external_id, ids, code, term_id, status, has_free_seats, text
+    )
+    return [JsonPage._make(row) for row in rows]
 
 
-LIST_COURSES_BY_CODE: Final = """
+class SortedPage(NamedTuple):
+    """A JSON array as the API shows it, or None, and the key and id after which the next page begins, or None."""
+
+    items: str | None
+    next_key: str | None
+    next_id: int | None
+
+
+SORT_COURSES: Final = """
+WITH requested AS MATERIALIZED (
+    SELECT folded.prefix, greatest(folded.prefix, $1::text COLLATE "C") AS first_key
+    FROM (
+        SELECT left(
+            lower(
+                regexp_replace(normalize($5::text, NFKD), '[\\u0300-\\u036F''\\u2019]', '', 'g')
+            ),
+            60
+        ) COLLATE "C" AS prefix
+    ) AS folded
+),
+scanned AS NOT MATERIALIZED (
+    SELECT sort_key, id
+    FROM (
+        (
+            SELECT sort_key, id
+            FROM (
+                SELECT
+                    id,
+                    term_id,
+                    left(
+                        lower(
+                            regexp_replace(normalize(code, NFKD), '[\\u0300-\\u036F''\\u2019]', '', 'g')
+                        ),
+                        60
+                    ) COLLATE "C" AS sort_key
+                FROM courses
+            ) AS of_term
+            WHERE term_id = $6::bigint
+                AND $5 = ''
+                AND (sort_key, id) > ((SELECT first_key FROM requested), $2::bigint)
+            ORDER BY sort_key, id
+            LIMIT $3::bigint
+        )
+        UNION ALL
+        (
+            SELECT sort_key, id
+            FROM (
+                SELECT
+                    id,
+                    left(
+                        lower(
+                            regexp_replace(normalize(code, NFKD), '[\\u0300-\\u036F''\\u2019]', '', 'g')
+                        ),
+                        60
+                    ) COLLATE "C" AS sort_key
+                FROM courses
+            ) AS by_code
+            WHERE ($5 <> '' OR $6 IS NULL)
+                AND (sort_key, id) > ((SELECT first_key FROM requested), $2)
+                AND sort_key < (SELECT prefix || chr(1114111) FROM requested)
+            ORDER BY sort_key, id
+            LIMIT $3
+        )
+        UNION ALL
+        (
+            SELECT sort_key, id
+            FROM (
+                SELECT
+                    id,
+                    left(
+                        lower(
+                            regexp_replace(normalize(title, NFKD), '[\\u0300-\\u036F''\\u2019]', '', 'g')
+                        ),
+                        60
+                    ) COLLATE "C" AS sort_key,
+                    left(
+                        lower(
+                            regexp_replace(normalize(code, NFKD), '[\\u0300-\\u036F''\\u2019]', '', 'g')
+                        ),
+                        60
+                    ) COLLATE "C" AS code_key
+                FROM courses
+            ) AS by_title
+            WHERE $5 <> ''
+                AND (sort_key, id) > ((SELECT first_key FROM requested), $2)
+                AND sort_key < (SELECT prefix || chr(1114111) FROM requested)
+                AND NOT starts_with(code_key, (SELECT prefix FROM requested))
+            ORDER BY sort_key, id
+            LIMIT $3
+        )
+    ) AS paths
+    ORDER BY sort_key, id
+    LIMIT $3
+)
 SELECT
-    1::bigint AS number,
     page.items,
     CASE
-        WHEN page.size = $3::bigint AND page.last_id < (
-            SELECT max(id)
-            FROM courses
-            WHERE lower(code) = lower($1::text)
-        ) THEN page.last_id
-    END AS next_after
+        WHEN page.size > $4::bigint THEN page.last_key
+        ELSE (
+            SELECT sort_key
+            FROM scanned
+            OFFSET $3 - 1
+        )
+    END AS next_key,
+    CASE
+        WHEN page.size > $4 THEN page.last_id
+        ELSE (
+            SELECT id
+            FROM scanned
+            OFFSET $3 - 1
+        )
+    END AS next_id
 FROM (
-    SELECT '[' || string_agg(row_to_json(item)::text, ',') || ']' AS items, count(*) AS size, max(item.id) AS last_id
+    SELECT
+        '[' || string_agg(row_to_json(entry.item)::text, ',') FILTER (WHERE entry.number <= $4) || ']' AS items,
+        count(*) AS size,
+        max(entry.sort_key) FILTER (WHERE entry.number = $4) AS last_key,
+        max(entry.id) FILTER (WHERE entry.number = $4) AS last_id
     FROM (
         SELECT
-            id,
-            external_id,
-            code,
-            title,
-            credits,
-            term_id,
-            capacity,
-            waitlist_capacity,
-            meetings,
-            status,
-            seats_taken,
-            CASE
-                WHEN status = 'cancelled' THEN 0
-                WHEN capacity IS NOT NULL THEN greatest(0, capacity - seats_taken)
-            END AS seats_free,
-            waitlisted,
-            version,
-            to_char(created_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS created_at,
-            to_char(updated_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS updated_at
-        FROM courses
-        WHERE lower(code) = lower($1::text)
-            AND id > $2::bigint
-        ORDER BY id
-        LIMIT $3::bigint
-    ) AS item
+            found.sort_key,
+            found.id,
+            row_number() OVER (ORDER BY found.sort_key, found.id) AS number,
+            (
+                SELECT item
+                FROM (
+                    SELECT
+                        found.id,
+                        found.external_id,
+                        found.code,
+                        found.title,
+                        found.credits,
+                        found.term_id,
+                        found.capacity,
+                        found.waitlist_capacity,
+                        found.meetings,
+                        found.status,
+                        found.seats_taken,
+                        CASE
+                            WHEN found.status = 'cancelled' THEN 0
+                            WHEN found.capacity IS NOT NULL THEN greatest(0, found.capacity - found.seats_taken)
+                        END AS seats_free,
+                        found.waitlisted,
+                        found.version,
+                        to_char(found.created_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS created_at,
+                        to_char(found.updated_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS updated_at
+                ) AS item
+            ) AS item
+        FROM (
+            SELECT
+                scanned.sort_key, scanned.id, course.external_id, course.code, course.title, course.credits,
+                course.term_id, course.capacity, course.waitlist_capacity, course.meetings, course.status,
+                course.seats_taken, course.waitlisted, course.version, course.created_at, course.updated_at
+            FROM scanned
+            CROSS JOIN LATERAL (
+                SELECT
+                    id, external_id, code, title, credits, term_id, capacity, waitlist_capacity, meetings, status, seats_taken,
+                    waitlisted, version, created_at, updated_at
+                FROM courses
+                WHERE courses.id = scanned.id
+                OFFSET 0
+            ) AS course
+            WHERE ($6 IS NULL OR course.term_id = $6)
+                AND ($7::text IS NULL OR course.status = $7)
+                AND (
+                    $8::boolean IS NULL
+                    OR $8 = (course.status = 'open' AND (course.capacity IS NULL OR course.seats_taken < course.capacity))
+                )
+            ORDER BY scanned.sort_key, scanned.id
+            LIMIT $4::bigint + 1
+        ) AS found
+    ) AS entry
 ) AS page
 """
 
 
-async def list_courses_by_code(connection: Connection, code: str, after_id: int, limit: int) -> list[JsonPage]:
-    """Return a page of the courses with a code as JSON, ordered by id; the session's time zone must be UTC."""
-    return [JsonPage._make(row) for row in await connection.fetch(LIST_COURSES_BY_CODE, code, after_id, limit)]
+async def sort_courses(
+    connection: Connection,
+    after_key: str,
+    after_id: int,
+    scan_limit: int,
+    limit: int,
+    *,
+    text: str,
+    term_id: int | None = None,
+    status: CourseStatus | None = None,
+    has_free_seats: bool | None = None,
+) -> list[SortedPage]:
+    """Return a page of the courses whose code or title begins with a text as JSON, ordered by what matched.
+
+    Case, accents and apostrophes are ignored. An empty text lists all courses by code. As with ``list_courses``, a page
+    examines at most ``scan_limit`` courses, and the session's time zone must be UTC.
+    """
+    rows = await connection.fetch(
+        SORT_COURSES, after_key, after_id, scan_limit, limit, text, term_id, status, has_free_seats
+    )
+    return [SortedPage._make(row) for row in rows]
 
 
 FIND_COURSES_BY_EXTERNAL_ID: Final = """
-SELECT 1::bigint AS number, page.items, NULL::bigint AS next_after
-FROM (
-    SELECT '[' || string_agg(row_to_json(item)::text, ',') || ']' AS items
-    FROM (
-        SELECT
-            id,
-            external_id,
-            code,
-            title,
-            credits,
-            term_id,
-            capacity,
-            waitlist_capacity,
-            meetings,
-            status,
-            seats_taken,
-            CASE
-                WHEN status = 'cancelled' THEN 0
-                WHEN capacity IS NOT NULL THEN greatest(0, capacity - seats_taken)
-            END AS seats_free,
-            waitlisted,
-            version,
-            to_char(created_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS created_at,
-            to_char(updated_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS updated_at
-        FROM courses
-        WHERE external_id = $1::text
-    ) AS item
-) AS page
+SELECT
+    id, external_id, term_id, code, title, credits, capacity, waitlist_capacity, meetings, status, seats_taken,
+    waitlisted, version, created_at, updated_at
+FROM courses
+WHERE external_id = $1::text
 """
 
 
-async def find_courses_by_external_id(connection: Connection, external_id: str) -> list[JsonPage]:
-    """Return the course with an external id as a JSON page; the session's time zone must be UTC."""
-    return [JsonPage._make(row) for row in await connection.fetch(FIND_COURSES_BY_EXTERNAL_ID, external_id)]
+async def find_courses_by_external_id(connection: Connection, external_id: str) -> list[Course]:
+    """Return the course with an external id."""
+    return [Course._make(row) for row in await connection.fetch(FIND_COURSES_BY_EXTERNAL_ID, external_id)]
 
 
 LOAD_COURSES: Final = """
@@ -282,55 +544,6 @@ FROM generate_series(1, $1::bigint)
 async def reserve_course_ids(connection: Connection, count: int) -> list[int]:
     """Reserve new ids; unused ids are lost."""
     return [row[0] for row in await connection.fetch(RESERVE_COURSE_IDS, count)]
-
-
-LIST_COURSES_OF_TERM: Final = """
-SELECT
-    1::bigint AS number,
-    page.items,
-    CASE
-        WHEN page.size = $3::bigint AND page.last_id < (
-            SELECT max(id)
-            FROM courses
-            WHERE term_id = $1::bigint
-        ) THEN page.last_id
-    END AS next_after
-FROM (
-    SELECT '[' || string_agg(row_to_json(item)::text, ',') || ']' AS items, count(*) AS size, max(item.id) AS last_id
-    FROM (
-        SELECT
-            id,
-            external_id,
-            code,
-            title,
-            credits,
-            term_id,
-            capacity,
-            waitlist_capacity,
-            meetings,
-            status,
-            seats_taken,
-            CASE
-                WHEN status = 'cancelled' THEN 0
-                WHEN capacity IS NOT NULL THEN greatest(0, capacity - seats_taken)
-            END AS seats_free,
-            waitlisted,
-            version,
-            to_char(created_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS created_at,
-            to_char(updated_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS updated_at
-        FROM courses
-        WHERE term_id = $1::bigint
-            AND id > $2::bigint
-        ORDER BY id
-        LIMIT $3::bigint
-    ) AS item
-) AS page
-"""
-
-
-async def list_courses_of_term(connection: Connection, term_id: int, after_id: int, limit: int) -> list[JsonPage]:
-    """Return a page of the courses of a term as JSON, ordered by id; the session's time zone must be UTC."""
-    return [JsonPage._make(row) for row in await connection.fetch(LIST_COURSES_OF_TERM, term_id, after_id, limit)]
 
 
 SAVE_COURSES: Final = """

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from sql import TIMES, Connection, JsonPage, New, columns
@@ -40,10 +40,10 @@ class Enrollment(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CoursesAsked:
-    """A request for a page of a student's courses; a status of None means enrolled and waitlisted."""
+    """A request for a page of a student's courses with one of the statuses, which spaces separate."""
 
     student_id: int
-    status: Status | None
+    statuses: str
     after_course_id: int
     page_limit: int
 
@@ -332,16 +332,13 @@ SELECT
         WHEN page.size = requested.page_limit AND EXISTS (
             SELECT FROM student_courses
             WHERE student_courses.student_id = requested.student_id
-                AND (
-                    student_courses.status = requested.status
-                    OR (requested.status IS NULL AND student_courses.status IN ('enrolled', 'waitlisted'))
-                )
+                AND strpos(requested.statuses, student_courses.status) > 0
                 AND student_courses.course_id > page.last_id
         ) THEN page.last_id
     END AS next_after
 FROM
     unnest($1, $2::text[], $3::bigint[], $4::bigint[]) WITH ORDINALITY
-    AS requested (student_id, status, after_course_id, page_limit, number)
+    AS requested (student_id, statuses, after_course_id, page_limit, number)
 CROSS JOIN LATERAL (
     SELECT '[' || string_agg(row_to_json(item)::text, ',') || ']' AS items, count(*) AS size, max(item.course_id) AS last_id
     FROM (
@@ -385,17 +382,14 @@ CROSS JOIN LATERAL (
             (
                 SELECT course
                 FROM (
-                    SELECT courses.id, courses.code, courses.title, courses.credits, courses.term_id
+                    SELECT courses.id, courses.external_id, courses.code, courses.title, courses.credits, courses.term_id
                 ) AS course
             ) AS course
         FROM (
             SELECT course_id, status, joined_position, joined_at, passed, grade
             FROM student_courses
             WHERE student_courses.student_id = requested.student_id
-                AND (
-                    student_courses.status = requested.status
-                    OR (requested.status IS NULL AND student_courses.status IN ('enrolled', 'waitlisted'))
-                )
+                AND strpos(requested.statuses, student_courses.status) > 0
                 AND student_courses.course_id > requested.after_course_id
             ORDER BY student_courses.course_id
             LIMIT requested.page_limit
@@ -443,7 +437,7 @@ CROSS JOIN LATERAL (
             (
                 SELECT student
                 FROM (
-                    SELECT students.id, students.given_name, students.family_name, students.email
+                    SELECT students.id, students.external_id, students.given_name, students.family_name, students.email
                 ) AS student
             ) AS student
         FROM (
@@ -465,3 +459,270 @@ CROSS JOIN LATERAL (
 async def list_students_of_courses(connection: Connection, requested: Sequence[StudentsAsked]) -> list[JsonPage]:
     """Return pages of courses' students as JSON, each ordered by student id; the session's time zone must be UTC."""
     return [JsonPage._make(row) for row in await connection.fetch(LIST_STUDENTS_OF_COURSES, *columns(requested))]
+
+
+@dataclass(frozen=True, slots=True)
+class TermCredits:
+    """The credits of a student in a term: of seats, and of waitlist places. ``max_credits`` is the limit of the term."""
+
+    term_id: int
+    code: str
+    name: str
+    starts_on: date
+    ends_on: date
+    credits: float
+    waitlisted_credits: float
+    max_credits: float | None
+
+
+LIST_CREDITS_OF_STUDENT: Final = """
+SELECT
+    terms.id AS term_id, terms.code, terms.name, terms.starts_on, terms.ends_on, held.credits, held.waitlisted_credits,
+    terms.max_credits
+FROM (
+    SELECT
+        courses.term_id,
+        coalesce(sum(courses.credits) FILTER (WHERE student_courses.status <> 'waitlisted'), 0) AS credits,
+        coalesce(sum(courses.credits) FILTER (WHERE student_courses.status = 'waitlisted'), 0) AS waitlisted_credits
+    FROM student_courses
+    INNER JOIN courses ON courses.id = student_courses.course_id
+    WHERE student_courses.student_id = $1::bigint
+        AND student_courses.status IN ('enrolled', 'waitlisted', 'completed')
+    GROUP BY courses.term_id
+) AS held
+INNER JOIN terms ON terms.id = held.term_id
+ORDER BY terms.starts_on, terms.id
+LIMIT $2::bigint
+"""
+
+
+async def list_credits_of_student(connection: Connection, student_id: int, limit: int) -> list[TermCredits]:
+    """Return the credits of a student by term, the earliest term first."""
+    return [TermCredits(*row) for row in await connection.fetch(LIST_CREDITS_OF_STUDENT, student_id, limit)]
+
+
+class EnrollmentsPage(NamedTuple):
+    """A JSON array as the API shows it, or None, and the ids after which the next page begins, or None."""
+
+    items: str | None
+    next_student_id: int | None
+    next_course_id: int | None
+
+
+LIST_ENROLLMENTS: Final = """
+WITH scanned AS NOT MATERIALIZED (
+    SELECT student_id, course_id, status, joined_at, updated_at, passed, grade
+    FROM student_courses
+    WHERE (student_id, course_id) > ($1::bigint, $2::bigint)
+        AND student_id <= coalesce($5::bigint, 9223372036854775807)
+    ORDER BY student_id, course_id
+    LIMIT $3::bigint
+)
+SELECT
+    page.items,
+    CASE WHEN page.size > $4::bigint THEN page.last_student_id ELSE (SELECT student_id FROM scanned OFFSET $3 - 1) END
+        AS next_student_id,
+    CASE WHEN page.size > $4 THEN page.last_course_id ELSE (SELECT course_id FROM scanned OFFSET $3 - 1) END
+        AS next_course_id
+FROM (
+    SELECT
+        '[' || string_agg(row_to_json(entry.item)::text, ',') FILTER (WHERE entry.number <= $4) || ']' AS items,
+        count(*) AS size,
+        max(entry.student_id) FILTER (WHERE entry.number = $4) AS last_student_id,
+        max(entry.course_id) FILTER (WHERE entry.number = $4) AS last_course_id
+    FROM (
+        SELECT
+            found.student_id,
+            found.course_id,
+            row_number() OVER (ORDER BY found.student_id, found.course_id) AS number,
+            (
+                SELECT item
+                FROM (
+                    SELECT
+                        found.student_id,
+                        found.student_external_id,
+                        found.course_id,
+                        found.course_external_id,
+                        found.term_id,
+                        found.status,
+                        to_char(found.joined_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS joined_at,
+                        to_char(found.updated_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS updated_at,
+                        found.passed,
+                        found.grade
+                ) AS item
+            ) AS item
+        FROM (
+            SELECT
+                scanned.student_id, student.external_id AS student_external_id, scanned.course_id,
+                course.external_id AS course_external_id, course.term_id, scanned.status, scanned.joined_at,
+                scanned.updated_at, scanned.passed, scanned.grade
+            FROM scanned
+            CROSS JOIN LATERAL (
+                SELECT external_id
+                FROM students
+                WHERE students.id = scanned.student_id
+                OFFSET 0
+            ) AS student
+            CROSS JOIN LATERAL (
+                SELECT external_id, term_id
+                FROM courses
+                WHERE courses.id = scanned.course_id
+                OFFSET 0
+            ) AS course
+            WHERE ($6::bigint IS NULL OR scanned.course_id = $6)
+                AND ($7::bigint IS NULL OR course.term_id = $7)
+                AND ($8::text[] IS NULL OR scanned.status = ANY($8))
+                AND ($9::timestamptz IS NULL OR scanned.updated_at >= $9)
+            ORDER BY scanned.student_id, scanned.course_id
+            LIMIT $4::bigint + 1
+        ) AS found
+    ) AS entry
+) AS page
+"""
+
+
+async def list_enrollments(
+    connection: Connection,
+    after_student_id: int,
+    after_course_id: int,
+    scan_limit: int,
+    limit: int,
+    *,
+    student_id: int | None,
+    course_id: int | None,
+    term_id: int | None,
+    statuses: list[str] | None,
+    updated_since: datetime | None,
+) -> list[EnrollmentsPage]:
+    """Return a page of the enrollments that match every given filter as JSON, ordered by student and course.
+
+    At most ``scan_limit`` enrollments are examined. The session's time zone must be UTC.
+    """
+    rows = await connection.fetch(
+        LIST_ENROLLMENTS,
+        after_student_id,
+        after_course_id,
+        scan_limit,
+        limit,
+        student_id,
+        course_id,
+        term_id,
+        statuses,
+        updated_since,
+    )
+    return [EnrollmentsPage._make(row) for row in rows]
+
+
+LIST_ENROLLMENTS_OF_COURSES: Final = """
+WITH scanned AS NOT MATERIALIZED (
+    SELECT
+        mine.student_id, course.id AS course_id, course.external_id, course.term_id, mine.status, mine.joined_at,
+        mine.updated_at, mine.passed, mine.grade
+    FROM (
+        (
+            SELECT id, external_id, term_id
+            FROM courses
+            WHERE id = $5::bigint
+                AND ($6::bigint IS NULL OR term_id = $6)
+            ORDER BY id
+        )
+        UNION ALL
+        (
+            SELECT id, external_id, term_id
+            FROM courses
+            WHERE term_id = $6
+                AND $5 IS NULL
+                AND id >= $1::bigint
+            ORDER BY id
+        )
+    ) AS course
+    CROSS JOIN LATERAL (
+        SELECT student_id, status, joined_at, updated_at, passed, grade
+        FROM student_courses
+        WHERE student_courses.course_id = course.id
+            AND (course.id > $1 OR student_courses.student_id > $2::bigint)
+        ORDER BY student_id
+    ) AS mine
+    ORDER BY course.id, mine.student_id
+    LIMIT $3::bigint
+)
+SELECT
+    page.items,
+    CASE WHEN page.size > $4::bigint THEN page.last_student_id ELSE (SELECT student_id FROM scanned OFFSET $3 - 1) END
+        AS next_student_id,
+    CASE WHEN page.size > $4 THEN page.last_course_id ELSE (SELECT course_id FROM scanned OFFSET $3 - 1) END
+        AS next_course_id
+FROM (
+    SELECT
+        '[' || string_agg(row_to_json(entry.item)::text, ',') FILTER (WHERE entry.number <= $4) || ']' AS items,
+        count(*) AS size,
+        max(entry.student_id) FILTER (WHERE entry.number = $4) AS last_student_id,
+        max(entry.course_id) FILTER (WHERE entry.number = $4) AS last_course_id
+    FROM (
+        SELECT
+            found.student_id,
+            found.course_id,
+            row_number() OVER (ORDER BY found.course_id, found.student_id) AS number,
+            (
+                SELECT item
+                FROM (
+                    SELECT
+                        found.student_id,
+                        found.student_external_id,
+                        found.course_id,
+                        found.course_external_id,
+                        found.term_id,
+                        found.status,
+                        to_char(found.joined_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS joined_at,
+                        to_char(found.updated_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS updated_at,
+                        found.passed,
+                        found.grade
+                ) AS item
+            ) AS item
+        FROM (
+            SELECT
+                scanned.student_id, student.external_id AS student_external_id, scanned.course_id,
+                scanned.external_id AS course_external_id, scanned.term_id, scanned.status, scanned.joined_at,
+                scanned.updated_at, scanned.passed, scanned.grade
+            FROM scanned
+            CROSS JOIN LATERAL (
+                SELECT external_id
+                FROM students
+                WHERE students.id = scanned.student_id
+                OFFSET 0
+            ) AS student
+            WHERE ($7::text[] IS NULL OR scanned.status = ANY($7))
+                AND ($8::timestamptz IS NULL OR scanned.updated_at >= $8)
+            ORDER BY scanned.course_id, scanned.student_id
+            LIMIT $4::bigint + 1
+        ) AS found
+    ) AS entry
+) AS page
+"""
+
+
+async def list_enrollments_of_courses(
+    connection: Connection,
+    after_course_id: int,
+    after_student_id: int,
+    scan_limit: int,
+    limit: int,
+    *,
+    course_id: int | None,
+    term_id: int | None,
+    statuses: list[str] | None,
+    updated_since: datetime | None,
+) -> list[EnrollmentsPage]:
+    """Return a page as ``list_enrollments`` does, of one course or of the courses of a term, ordered by course and student."""
+    rows = await connection.fetch(
+        LIST_ENROLLMENTS_OF_COURSES,
+        after_course_id,
+        after_student_id,
+        scan_limit,
+        limit,
+        course_id,
+        term_id,
+        statuses,
+        updated_since,
+    )
+    return [EnrollmentsPage._make(row) for row in rows]

@@ -40,6 +40,28 @@ class Event(NamedTuple):
     after: str | None
 
 
+class ListedEvent(NamedTuple):
+    """An event as the API shows it: with the external ids that its student and its course have now, if they exist.
+
+    The feed itself holds no external ids: that of a student is personal data.
+    """
+
+    position: int
+    type: str
+    occurred_at: datetime
+    actor: str | None
+    on_behalf_of: str | None
+    request_id: str
+    reason: str | None
+    student_id: int | None
+    student_external_id: str | None
+    course_id: int | None
+    course_external_id: str | None
+    term_id: int | None
+    before: str | None
+    after: str | None
+
+
 LOCK_FEED: Final = """
 BEGIN;
 SELECT FROM feed
@@ -142,8 +164,24 @@ async def get_epoch(connection: Connection) -> Epoch:
     return Epoch(*row)
 
 
+GET_NOW: Final = """
+SELECT now() AS now
+"""
+
+
+async def get_now(connection: Connection) -> datetime:
+    """Return the time of the current transaction, by the clock of the institution."""
+    now: datetime = await connection.fetchval(GET_NOW)
+    return now
+
+
 LIST_EVENTS: Final = """
-SELECT position, type, occurred_at, actor, on_behalf_of, request_id, reason, student_id, course_id, term_id, before, after
+SELECT
+    position, type, occurred_at, actor, on_behalf_of, request_id, reason, student_id,
+    (SELECT external_id FROM students WHERE students.id = events.student_id) AS student_external_id,
+    course_id,
+    (SELECT external_id FROM courses WHERE courses.id = events.course_id) AS course_external_id,
+    term_id, before, after
 FROM events
 WHERE position > $1::bigint
 ORDER BY position
@@ -151,13 +189,18 @@ LIMIT $2::bigint
 """
 
 
-async def list_events(connection: Connection, after_position: int, limit: int) -> list[Event]:
+async def list_events(connection: Connection, after_position: int, limit: int) -> list[ListedEvent]:
     """Return the events after a position, in order."""
-    return [Event._make(row) for row in await connection.fetch(LIST_EVENTS, after_position, limit)]
+    return [ListedEvent._make(row) for row in await connection.fetch(LIST_EVENTS, after_position, limit)]
 
 
 LIST_HISTORY: Final = """
-SELECT position, type, occurred_at, actor, on_behalf_of, request_id, reason, student_id, course_id, term_id, before, after
+SELECT
+    position, type, occurred_at, actor, on_behalf_of, request_id, reason, student_id,
+    (SELECT external_id FROM students WHERE students.id = events.student_id) AS student_external_id,
+    course_id,
+    (SELECT external_id FROM courses WHERE courses.id = events.course_id) AS course_external_id,
+    term_id, before, after
 FROM events
 WHERE student_id = $1::bigint
     AND course_id = $2::bigint
@@ -169,10 +212,10 @@ LIMIT $4::bigint
 
 async def list_history(
     connection: Connection, student_id: int, course_id: int, after_position: int, limit: int
-) -> list[Event]:
+) -> list[ListedEvent]:
     """Return the events of one student in one course after a position, in order."""
     rows = await connection.fetch(LIST_HISTORY, student_id, course_id, after_position, limit)
-    return [Event._make(row) for row in rows]
+    return [ListedEvent._make(row) for row in rows]
 
 
 GET_WRITER_AGE: Final = """

@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 
 from sql import Connection
 from sql.enrollments import Status
-from sql.feed import Event
+from sql.feed import ListedEvent
 from sql.holds import Hold
 from sql.overrides import Override
 
@@ -57,7 +57,12 @@ async def list_held_enrollments(
 
 
 LIST_EVENTS_OF_STUDENT: Final = """
-SELECT position, type, occurred_at, actor, on_behalf_of, request_id, reason, student_id, course_id, term_id, before, after
+SELECT
+    position, type, occurred_at, actor, on_behalf_of, request_id, reason, student_id,
+    (SELECT external_id FROM students WHERE students.id = events.student_id) AS student_external_id,
+    course_id,
+    (SELECT external_id FROM courses WHERE courses.id = events.course_id) AS course_external_id,
+    term_id, before, after
 FROM events
 WHERE position = ANY(
         ARRAY(
@@ -79,14 +84,14 @@ ORDER BY position
 
 async def list_events_of_student(
     connection: Connection, student_id: int, after_position: int, limit: int
-) -> list[Event]:
+) -> list[ListedEvent]:
     """Return a page of the events about a student, in order.
 
     The positions come from the index of the student's events, which OFFSET 0 enforces: it is in the order of courses,
     and the index in the order of the feed would be read to its end.
     """
     rows = await connection.fetch(LIST_EVENTS_OF_STUDENT, student_id, after_position, limit)
-    return [Event._make(row) for row in rows]
+    return [ListedEvent._make(row) for row in rows]
 
 
 ERASE_HOLDS: Final = """

@@ -54,16 +54,168 @@ async def list_students(connection: Connection, after_id: int, limit: int) -> li
     return [Student(*row) for row in await connection.fetch(LIST_STUDENTS, after_id, limit)]
 
 
-FIND_STUDENTS_BY_EMAIL: Final = """
+FIND_STUDENTS: Final = """
+WITH requested AS MATERIALIZED (
+    SELECT left(
+        lower(
+            regexp_replace(normalize($6::text, NFKD), '[\\u0300-\\u036F''\\u2019]', '', 'g')
+        ),
+        60
+    ) AS prefix
+)
 SELECT id, external_id, given_name, family_name, email, max_credits, version, created_at, updated_at
 FROM students
-WHERE lower(email COLLATE "C") = lower($1::text COLLATE "C")
+WHERE id = ANY(
+    CASE
+        WHEN $3::text IS NOT NULL THEN ARRAY(SELECT id FROM students WHERE external_id = $3)
+        WHEN $4::text IS NOT NULL THEN ARRAY(SELECT id FROM students WHERE lower(email COLLATE "C") = lower($4 COLLATE "C"))
+        ELSE $5::bigint[]
+    END
+)
+    AND ($4 IS NULL OR lower(email COLLATE "C") = lower($4 COLLATE "C"))
+    AND ($5 IS NULL OR id = ANY($5))
+    AND (
+        $6 IS NULL
+        OR starts_with(
+            left(
+                lower(
+                    regexp_replace(
+                        normalize(coalesce(family_name || ' ', '') || coalesce(given_name, ''), NFKD),
+                        '[\\u0300-\\u036F''\\u2019]', '', 'g'
+                    )
+                ),
+                60
+            ),
+            (SELECT prefix FROM requested)
+        )
+        OR starts_with(
+            left(
+                lower(
+                    regexp_replace(
+                        normalize(coalesce(given_name || ' ', '') || coalesce(family_name, ''), NFKD),
+                        '[\\u0300-\\u036F''\\u2019]', '', 'g'
+                    )
+                ),
+                60
+            ),
+            (SELECT prefix FROM requested)
+        )
+    )
+    AND id > $1::bigint
+ORDER BY id
+LIMIT $2::bigint
 """
 
 
-async def find_students_by_email(connection: Connection, email: str) -> list[Student]:
-    """Return the student with an e-mail address, ignoring case."""
-    return [Student(*row) for row in await connection.fetch(FIND_STUDENTS_BY_EMAIL, email)]
+async def find_students(
+    connection: Connection,
+    after_id: int,
+    limit: int,
+    *,
+    external_id: str | None,
+    email: str | None,
+    ids: list[int] | None,
+    text: str | None,
+) -> list[Student]:
+    """Return a page of the students who match every given filter, ordered by id; one of the first three is given.
+
+    ``text`` is the beginning of a name, as for ``search_students``.
+    """
+    rows = await connection.fetch(FIND_STUDENTS, after_id, limit, external_id, email, ids, text)
+    return [Student(*row) for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class FoundStudent(Student):
+    """A student with the key by which a search found and ordered it."""
+
+    sort_key: str
+
+
+SEARCH_STUDENTS: Final = """
+WITH requested AS MATERIALIZED (
+    SELECT folded.prefix, greatest(folded.prefix, $2::text COLLATE "C") AS first_key
+    FROM (
+        SELECT left(
+            lower(
+                regexp_replace(normalize($1::text, NFKD), '[\\u0300-\\u036F''\\u2019]', '', 'g')
+            ),
+            60
+        ) COLLATE "C" AS prefix
+    ) AS folded
+)
+SELECT id, external_id, given_name, family_name, email, max_credits, version, created_at, updated_at, sort_key
+FROM (
+    (
+        SELECT id, external_id, given_name, family_name, email, max_credits, version, created_at, updated_at, sort_key
+        FROM (
+            SELECT
+                id, external_id, given_name, family_name, email, max_credits, version, created_at, updated_at,
+                left(
+                    lower(
+                        regexp_replace(
+                            normalize(coalesce(family_name || ' ', '') || coalesce(given_name, ''), NFKD),
+                            '[\\u0300-\\u036F''\\u2019]', '', 'g'
+                        )
+                    ),
+                    60
+                ) COLLATE "C" AS sort_key
+            FROM students
+        ) AS by_family_name
+        WHERE (sort_key, id) > ((SELECT first_key FROM requested), $3::bigint)
+            AND sort_key < (SELECT prefix || chr(1114111) FROM requested)
+        ORDER BY sort_key, id
+        LIMIT $4::bigint
+    )
+    UNION ALL
+    (
+        SELECT id, external_id, given_name, family_name, email, max_credits, version, created_at, updated_at, sort_key
+        FROM (
+            SELECT
+                id, external_id, given_name, family_name, email, max_credits, version, created_at, updated_at,
+                left(
+                    lower(
+                        regexp_replace(
+                            normalize(coalesce(given_name || ' ', '') || coalesce(family_name, ''), NFKD),
+                            '[\\u0300-\\u036F''\\u2019]', '', 'g'
+                        )
+                    ),
+                    60
+                ) COLLATE "C" AS sort_key,
+                left(
+                    lower(
+                        regexp_replace(
+                            normalize(coalesce(family_name || ' ', '') || coalesce(given_name, ''), NFKD),
+                            '[\\u0300-\\u036F''\\u2019]', '', 'g'
+                        )
+                    ),
+                    60
+                ) COLLATE "C" AS family_key
+            FROM students
+        ) AS by_given_name
+        WHERE $1 <> ''
+            AND (sort_key, id) > ((SELECT first_key FROM requested), $3)
+            AND sort_key < (SELECT prefix || chr(1114111) FROM requested)
+            AND NOT starts_with(family_key, (SELECT prefix FROM requested))
+        ORDER BY sort_key, id
+        LIMIT $4
+    )
+) AS found
+ORDER BY sort_key, id
+LIMIT $4
+"""
+
+
+async def search_students(
+    connection: Connection, text: str, after_key: str, after_id: int, limit: int
+) -> list[FoundStudent]:
+    """Return a page of the students whose name begins with a text, whichever of their names comes first.
+
+    Case, accents and apostrophes are ignored. The order is that of the names as they matched; an empty text lists all
+    students by family name.
+    """
+    rows = await connection.fetch(SEARCH_STUDENTS, text, after_key, after_id, limit)
+    return [FoundStudent(*row) for row in rows]
 
 
 FIND_STUDENTS_BY_EXTERNAL_ID: Final = """

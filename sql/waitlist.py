@@ -318,7 +318,9 @@ FROM (
                         (
                             SELECT student
                             FROM (
-                                SELECT students.id, students.given_name, students.family_name, students.email
+                                SELECT
+                                    students.id, students.external_id, students.given_name, students.family_name,
+                                    students.email
                             ) AS student
                         ) AS student
                 ) AS item

@@ -10,7 +10,7 @@ REFUSED: Final = frozenset({404, 409, 412})
 
 BEYOND_SCHEMAS: Final = frozenset(
     {
-        *{"invalid_cursor", "too_many_filters", "unknown_term", "own_requirement"},
+        *{"invalid_cursor", "not_combinable", "unknown_term", "own_requirement"},
         *{"blank", "forbidden_character"},
         *{"term_dates", "hold_dates", "inverted_meeting"},
         *{"read_only", "swap_with_itself", "too_many_adds", "too_many_pairs", "invalid_etag"},

@@ -228,6 +228,8 @@ async def test_a_student_reads_and_changes_no_other_student(
     assert await status("POST", f"/students/{own}/enroll", {"course_ids": [course]}) == 201
     assert await status("GET", f"/students/{own}/courses") == 200
     assert await status("GET", f"/students/{own}/export") == 200
+    assert await status("GET", f"/students/{own}/courses/{course}") == 200
+    assert await status("GET", f"/students/{own}/overview") == 200
     assert await status("GET", f"/students/{own}/refusals") == 200
     assert await status("DELETE", f"/students/{own}/courses/{course}") == 200
     for item in ENDPOINTS:

@@ -63,12 +63,26 @@ async def test_student_enrollment_success(client: Client, connection: Connection
             {
                 "course_id": choir,
                 "outcome": "enrolled",
-                "course": {"id": choir, "code": "MUS105", "title": "Choir", "credits": 0, "term_id": None},
+                "course": {
+                    "id": choir,
+                    "external_id": None,
+                    "code": "MUS105",
+                    "title": "Choir",
+                    "credits": 0,
+                    "term_id": None,
+                },
             },
             {
                 "course_id": maths,
                 "outcome": "enrolled",
-                "course": {"id": maths, "code": "MATH101", "title": "Calculus I", "credits": 4.5, "term_id": None},
+                "course": {
+                    "id": maths,
+                    "external_id": None,
+                    "code": "MATH101",
+                    "title": "Calculus I",
+                    "credits": 4.5,
+                    "term_id": None,
+                },
             },
         ],
     }
@@ -114,7 +128,14 @@ async def test_retrieve_student_courses(client: Client) -> None:
             "swap_adds": None,
             "passed": None,
             "grade": None,
-            "course": {"id": maths, "code": "MATH101", "title": "Calculus I", "credits": 4, "term_id": None},
+            "course": {
+                "id": maths,
+                "external_id": None,
+                "code": "MATH101",
+                "title": "Calculus I",
+                "credits": 4,
+                "term_id": None,
+            },
         },
         {
             "course_id": choir,
@@ -125,7 +146,14 @@ async def test_retrieve_student_courses(client: Client) -> None:
             "swap_adds": None,
             "passed": None,
             "grade": None,
-            "course": {"id": choir, "code": "MUS105", "title": "Choir", "credits": 0.5, "term_id": None},
+            "course": {
+                "id": choir,
+                "external_id": None,
+                "code": "MUS105",
+                "title": "Choir",
+                "credits": 0.5,
+                "term_id": None,
+            },
         },
     ]
     assert all(time.endswith("Z") for time in joined)
@@ -187,7 +215,7 @@ async def test_retrieve_course_students(client: Client) -> None:
             "position": None,
             "blocked_by": None,
             "swap_drops": None,
-            "student": {"id": id, **body},
+            "student": {"id": id, "external_id": None, **body},
         }
         for id, body in zip((ada, grace), fields, strict=True)
     ]
@@ -450,7 +478,7 @@ async def test_a_drop_frees_the_seat_and_keeps_the_row(client: Client, connectio
             "joined_at": joined,
             "passed": None,
             "grade": None,
-            "course": {"id": course, "code": "C1", "title": "One", "credits": 3, "term_id": None},
+            "course": {"id": course, "external_id": None, "code": "C1", "title": "One", "credits": 3, "term_id": None},
             "outcome": "dropped",
         },
     )

@@ -537,13 +537,37 @@ async def test_events_show_only_the_names_of_a_students_fields(client: Client) -
     items = (await read(client, "/events"))["items"]
 
     # The seconds of an instant may contain 7.5 or 8.5.
-    written = json.dumps([{**event, "occurred_at": None} for event in items])
+    written = json.dumps([{**event, "occurred_at": None, "student_external_id": None} for event in items])
     for secret in ("Zaphod", "Beeblebrox", "secret", "Zarniwoop", "Library", "7.5", "8.5"):
         assert secret not in written, secret
     [updated] = [event for event in items if event["type"] == "student.updated"]
     assert sorted(updated["after"]["fields"]) == ["given_name", "max_credits"]
     [skipped] = [event for event in items if event["type"] == "enrollment.skipped"]
     assert [reason["code"] for reason in skipped["after"]["blocked_by"]] == ["hold"]
+    shown = {(event["student_id"], event["student_external_id"]) for event in items}
+    assert shown == {(student, "secret-77"), (student + 1, None), (None, None)}, "a deleted student has no external id"
+
+
+async def test_events_have_the_external_ids_that_their_student_and_course_have_now(
+    client: Client, connection: Connection
+) -> None:
+    student, course = await new_student(client, external_id="S1"), await new_course(client, external_id="C1")
+    await enroll(client, student, course)
+    await call(client, "PATCH", f"/students/{student}", {"external_id": "S-2"})
+    await call(client, "PATCH", f"/courses/{course}", {"external_id": None})
+
+    items = (await read(client, "/events"))["items"]
+    history = (await read(client, f"/students/{student}/courses/{course}/history"))["items"]
+
+    by_type = {event["type"]: (event["student_external_id"], event["course_external_id"]) for event in items}
+    assert by_type == {
+        **dict.fromkeys(("student.created", "student.updated"), ("S-2", None)),
+        **dict.fromkeys(("course.created", "course.updated"), (None, None)),
+        "enrollment.enrolled": ("S-2", None),
+    }
+    assert [(event["student_external_id"], event["course_external_id"]) for event in history] == [("S-2", None)]
+    rows = await connection.fetch("SELECT events::text FROM events WHERE student_id IS NOT NULL")
+    assert not [row for row in rows if "S1" in row[0] or "S-2" in row[0]], "the feed holds no key of a student"
 
 
 async def test_readiness_reports_the_age_of_the_oldest_writing_transaction(client: Client, service_url: str) -> None:

@@ -115,9 +115,9 @@ async def test_an_unsupported_method_is_a_problem_that_lists_the_supported_ones(
         ("OPTIONS", "/courses", "GET, HEAD, POST"),
         ("PUT", "/students/1", "DELETE, GET, HEAD, PATCH"),
         ("POST", "/courses/1", "DELETE, GET, HEAD, PATCH"),
-        ("GET", "/students/by-external-id/x", "PUT"),
+        ("POST", "/students/by-external-id/x", "GET, HEAD, PUT"),
         ("GET", "/students/1/enroll", "POST"),
-        ("PATCH", "/students/1/courses/1", "DELETE"),
+        ("PATCH", "/students/1/courses/1", "DELETE, GET, HEAD"),
         ("POST", "/health/live", "GET, HEAD"),
         ("PROPFIND", "/health/live", "GET, HEAD"),
     ):

@@ -7,10 +7,11 @@ import json
 import pkgutil
 import re
 import types
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from datetime import date, datetime, timedelta
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 from uuid import UUID
@@ -22,6 +23,7 @@ import sql
 from service.database import Database
 from service.errors import CONSTRAINTS
 from service.settings import Settings
+from service.web.paging import SCANNED_ROWS
 from sql import Connection
 from sql.courses import Course
 from sql.enrollments import Enrollment
@@ -353,7 +355,8 @@ INDEXES = {
     "CLAIM_SWEEPS": {"institutions_pkey", "institutions_swept_at_idx"},
     "GET_STUDENT": {"students_pkey"},
     "LIST_STUDENTS": {"students_pkey"},
-    "FIND_STUDENTS_BY_EMAIL": {"students_email_key"},
+    "FIND_STUDENTS": {"students_pkey", "students_email_key", "students_external_id_key"},
+    "SEARCH_STUDENTS": {"students_family_name_search_idx", "students_given_name_search_idx"},
     "FIND_STUDENTS_BY_EXTERNAL_ID": {"students_external_id_key"},
     "LOAD_STUDENTS": {"students_pkey"},
     "MATCH_STUDENTS": {"students_external_id_key", "students_email_key"},
@@ -371,12 +374,16 @@ INDEXES = {
     "COMMIT_WITHOUT_WAITING": set(),
     "ERASE_REFUSALS": {"refusals_student_id_idx"},
     "GET_COURSE": {"courses_pkey"},
-    "LIST_COURSES": {"courses_pkey"},
-    "LIST_COURSES_BY_CODE": {"courses_code_idx"},
+    "LIST_COURSES": {"courses_pkey", "courses_external_id_key", "courses_code_idx", "courses_term_id_idx"},
+    "SORT_COURSES": {
+        "courses_pkey",
+        "courses_code_search_idx",
+        "courses_title_search_idx",
+        "courses_term_id_code_search_idx",
+    },
     "FIND_COURSES_BY_EXTERNAL_ID": {"courses_external_id_key"},
     "LOAD_COURSES": {"courses_pkey"},
     "MATCH_COURSES": {"courses_external_id_key", "courses_term_id_code_key"},
-    "LIST_COURSES_OF_TERM": {"courses_term_id_idx"},
     "LOAD_PROMOTABLE": {
         "courses_waitlisted_idx",
         "overrides_course_id_idx",
@@ -423,8 +430,10 @@ INDEXES = {
     "RESERVE_OVERRIDE_IDS": set(),
     "LIST_WAITLIST": {"student_courses_waitlist_idx", "students_pkey"},
     "LOAD_ROSTER": {"student_courses_course_id_idx"},
-    "LIST_EVENTS": {"events_pkey"},
-    "LIST_HISTORY": {"events_student_id_course_id_idx"},
+    "LIST_EVENTS": {"events_pkey", "students_pkey", "courses_pkey"},
+    "LIST_HISTORY": {"events_student_id_course_id_idx", "students_pkey", "courses_pkey"},
+    "GET_NOW": set(),
+    "LIST_CREDITS_OF_STUDENT": {"student_courses_pkey", "courses_pkey", "terms_pkey"},
     "GET_WRITER_AGE": set(),
     "GET_PID": set(),
     "IS_READ_ONLY": set(),
@@ -463,6 +472,13 @@ INDEXES = {
         "student_courses_waitlisted_idx",
     },
     "LIST_STUDENTS_OF_COURSES": {"student_courses_course_id_idx", "students_pkey"},
+    "LIST_ENROLLMENTS": {"student_courses_pkey", "students_pkey", "courses_pkey"},
+    "LIST_ENROLLMENTS_OF_COURSES": {
+        "courses_pkey",
+        "courses_term_id_idx",
+        "student_courses_course_id_idx",
+        "students_pkey",
+    },
     "LOCK_FEED": set(),
     "GET_EPOCH": {"events_pkey"},
     "LOAD_SEATS": {"courses_pkey"},
@@ -477,7 +493,12 @@ INDEXES = {
     },
     "APPEND_EVENTS": set(),
     "LIST_HELD_ENROLLMENTS": {"student_courses_pkey", "courses_pkey"},
-    "LIST_EVENTS_OF_STUDENT": {"events_student_id_course_id_idx", "events_pkey"},
+    "LIST_EVENTS_OF_STUDENT": {
+        "events_student_id_course_id_idx",
+        "events_pkey",
+        "students_pkey",
+        "courses_pkey",
+    },
     "ERASE_HOLDS": {"holds_student_id_idx"},
     "ERASE_IDEMPOTENCY_KEYS": {"idempotency_keys_student_ids_idx"},
     "ERASE_OVERRIDES": {"overrides_student_id_idx"},
@@ -498,9 +519,12 @@ SORTED = {
     "COUNT_POSITIONS",
     "LOAD_REQUIREMENTS",
     "LIST_EVENTS_OF_STUDENT",
+    "LIST_COURSES",
+    "LIST_ENROLLMENTS_OF_COURSES",
+    "LIST_CREDITS_OF_STUDENT",
 }
-"""Statements that sort a few rows: rows that are due, the requested waitlist places, requirements, and the events of one
-student."""
+"""Statements that sort a few rows: rows that are due, the requested waitlist places, requirements, the events of one
+student and their terms, the course with an external id, and the enrollments in one course."""
 
 WIDE = {"CONFIGURE", "LIST_BLOCKED", "SET_SEARCH_PATH"}
 """Statements without an index: one reads all blocked students on purpose, for ``check``; the other reads no table."""
@@ -553,12 +577,86 @@ async def test_every_statement_of_a_request_uses_an_index(session: Connection) -
 
         used = {node["Index Name"] for node in found if "Index Name" in node}
         used |= {index for node in found for index in node.get("Conflict Arbiter Indexes", [])}
+        if "courses_term_id_code_search_idx" not in indexes:
+            # Where only the term matters, the two indexes that begin with it cost the same.
+            used = {"courses_term_id_idx" if each == "courses_term_id_code_search_idx" else each for each in used}
         looked_up = {node["Index Name"] for node in found if node["Node Type"] == "Index Scan"}
         assert name not in COVERED or "student_courses_pkey" not in looked_up, (name, text)
         scanned = {node["Relation Name"] for node in found if node["Node Type"] == "Seq Scan"}
         assert used == indexes, (name, text)
         assert not scanned & BIG_TABLES, (name, text)
         assert name in SORTED or not [node for node in found if node["Node Type"] == "Sort"], (name, text)
+
+
+def literal(value: object) -> str:
+    """Return a value of a parameter as SQL."""
+    if value is None:
+        return "NULL"
+    text = f"{{{','.join(map(str, value))}}}" if isinstance(value, list) else str(value)
+    return f"'{text}'"
+
+
+async def rows_visited(session: Connection, name: str, arguments: Sequence[object]) -> int:
+    """Run a statement, and return how many rows of tables and indexes it visited; none may be of a scan of a big table."""
+    statement, function = STATEMENTS[name]
+    assert len(arguments) == len(inspect.signature(function).parameters) - 1
+    literals = ", ".join(map(literal, arguments))
+    await session.execute(f"PREPARE statement AS {statement}")
+    text = await session.fetchval(f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) EXECUTE statement({literals})")
+    await session.execute("DEALLOCATE statement")
+    run = [node for node in nodes(json.loads(text)[0]["Plan"]) if node["Actual Loops"] and "Scan" in node["Node Type"]]
+    assert not [node for node in run if node["Node Type"] == "Seq Scan" and node["Relation Name"] in BIG_TABLES], text
+    visited = ("Actual Rows", "Rows Removed by Filter", "Rows Removed by Index Recheck")
+    of_tables = [node for node in run if "Relation Name" in node]
+    return sum(round(node["Actual Loops"] * sum(node.get(each, 0) for each in visited)) for node in of_tables)
+
+
+def combinations_of(filters: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield each subset of the filters, with None for the others."""
+    for chosen in product((False, True), repeat=len(filters)):
+        yield {name: value if is_sent else None for (name, value), is_sent in zip(filters.items(), chosen, strict=True)}
+
+
+@pytest.mark.not_on_citus("the plans are those of the node that holds the schema")
+async def test_every_combination_of_filters_visits_few_rows(session: Connection) -> None:
+    await session.execute(FILLED)
+    await session.execute("VACUUM student_courses, courses, students")
+    limit, scanned = 50, SCANNED_ROWS
+    found = {"external_id": "S7", "email": "s7@campus.example", "ids": [*range(1, 101)], "text": "n1"}
+    for filters in combinations_of(found):
+        if filters["external_id"] or filters["email"] or filters["ids"]:
+            visited = await rows_visited(session, "FIND_STUDENTS", [0, limit, *filters.values()])
+            assert visited <= 202, filters
+    for prefix, after_key in product(("", "ada n1", "n", "x"), ("", "n19999 ada")):
+        assert await rows_visited(session, "SEARCH_STUDENTS", [prefix, after_key, 0, limit]) <= 2 * limit, prefix
+
+    # Filters that many courses match, and filters that hardly one does: then the page ends early.
+    for status, has_free_seats, text in product(("open", "cancelled", None), (True, False, None), ("t", "no", None)):
+        rest: list[object] = [status, has_free_seats, text]
+        for named in combinations_of({"external_id": "C7", "ids": [*range(1, 101)], "code": "code7", "term_id": 7}):
+            visited = await rows_visited(session, "LIST_COURSES", [0, scanned, limit, *named.values(), *rest])
+            assert visited <= (3 * scanned if named["ids"] is None else 400), (named, rest)
+        for term_id in (7, None):
+            arguments: list[object] = ["", 0, scanned, limit, text or "", term_id, status, has_free_seats]
+            assert await rows_visited(session, "SORT_COURSES", arguments) <= 6 * scanned, arguments
+
+    for state, since in product((["enrolled"], ["completed"], None), ("2020-01-01Z", "2099-01-01Z", None)):
+        for ids in combinations_of({"student_id": 7, "course_id": 7, "term_id": 7}):
+            tests: list[object] = [state, since]
+            after = [ids["student_id"] or 0, 0]
+            visited = await rows_visited(session, "LIST_ENROLLMENTS", [*after, scanned, limit, *ids.values(), *tests])
+            assert visited <= 5 * scanned, (ids, tests)
+            if ids["course_id"] or ids["term_id"]:
+                chosen: list[object] = [
+                    ids["course_id"] or 0,
+                    0,
+                    scanned,
+                    limit,
+                    ids["course_id"],
+                    ids["term_id"],
+                    *tests,
+                ]
+                assert await rows_visited(session, "LIST_ENROLLMENTS_OF_COURSES", chosen) <= 3 * scanned, chosen
 
 
 @pytest.mark.not_on_citus("the plans are those of the node that holds the schema")

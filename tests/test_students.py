@@ -264,12 +264,6 @@ async def test_a_student_is_found_by_email_in_any_case_and_by_the_exact_external
         assert await read(client, f"/students?{query}") == {"items": [], "next": None}
 
 
-async def test_more_than_one_filter_is_invalid(client: Client) -> None:
-    answer = await call(client, "GET", "/students?email=a@b&external_id=x")
-
-    assert places(answer) == [("too_many_filters", "external_id")]
-
-
 async def test_a_filter_that_no_student_can_match_is_invalid(client: Client) -> None:
     for name, value in (
         ("email", "x"),

@@ -193,8 +193,8 @@ async def errors_of_calls(client: Client) -> set[str]:
     seen: set[str] = set()
     for method, path, body, headers in (
         ("GET", "/students?limit=1&limit=2", None, {}),
-        ("GET", "/students?email=a@b.example&external_id=1", None, {}),
-        ("GET", "/courses?code=1&external_id=1", None, {}),
+        ("GET", "/students?q=a&sort=name", None, {}),
+        ("GET", "/courses?code=1&sort=code", None, {}),
         ("GET", "/students?cursor=x", None, {}),
         ("GET", "/events?after=x", None, {}),
         ("GET", "/students?cursor=%ff", None, {}),

@@ -17,17 +17,20 @@ from service.api.fields import (
     IdInBody,
     IdInPath,
     IdInQuery,
+    IdsInQuery,
     Input,
     Name,
     ReasonQuery,
+    SearchText,
+    Truth,
     WaitlistCapacity,
+    refuse_together,
 )
 from service.api.keys import COURSES, DATABASE, REGISTRAR, origin_of, submit
 from service.api.read_only import READ_ONLY, ReadOnly, ReadOnlyFields, expecting, sent_back, split
 from service.errors import (
     CodeTaken,
     CourseNotFound,
-    Detail,
     ExternalIdTaken,
     InUse,
     OwnRequirement,
@@ -41,8 +44,16 @@ from service.registrar.load import groups_of
 from service.registrar.resources import Create, Delete, Edit, Replace
 from service.registrar.rules import DAYS
 from service.web.endpoint import Call, ETags, Reply, endpoint
-from service.web.paging import Paging, WrittenPage, decode_cursor, written_page
-from service.web.problems import invalid
+from service.web.paging import (
+    SCANNED_ROWS,
+    Paging,
+    WrittenPage,
+    decode_cursor,
+    decode_keys,
+    keyed_page,
+    list_name,
+    written_page,
+)
 from service.web.schema import named
 from service.web.validation import wrong
 from sql import Connection
@@ -143,11 +154,26 @@ class CourseChanges(CourseReadOnly, total=False):
 
 
 class CourseQuery(Paging):
-    """A page of courses, with at most one filter."""
+    """A page of courses, with any of the filters."""
 
-    code: Annotated[CourseCode | None, Field(description="Only courses with this code; case is ignored.")] = None
     term_id: Annotated[IdInQuery | None, Field(description="Only courses in this term.")] = None
+    code: Annotated[CourseCode | None, Field(description="Only courses with this code; case is ignored.")] = None
     external_id: Annotated[ExternalId | None, Field(description="Only the course with this external id.")] = None
+    id: Annotated[
+        IdsInQuery | None, Field(description="Only courses with these ids: up to 100, separated by commas.")
+    ] = None
+    status: Annotated[NamedCourseStatus | None, Field(description="Only courses with this status.")] = None
+    has_free_seats: Annotated[
+        bool | None, Truth, Field(description="Only courses that have a free seat, or only those that have none.")
+    ] = None
+    q: Annotated[
+        SearchText | None,
+        Field(
+            description="Only courses whose code or title begins with this text; case, accents and apostrophes are "
+            "ignored. The list is ordered by the code or title that matched."
+        ),
+    ] = None
+    sort: Annotated[Literal["id", "code"] | None, Field(description="The order; by default `id`.")] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,27 +262,58 @@ async def create_course(call: Call, body: NewCourse) -> Reply[Course]:
 
 @endpoint("GET", "/courses", scope="read")
 async def search_courses(call: Call, query: CourseQuery) -> WrittenPage[Course]:
-    """List courses by id; filter them by code, term or external id.
+    """List courses by id or by code; filter them by term, code, external id, ids, status, seats and the beginning of a title.
 
-    Only one filter may be given per request. A filter that matches no course returns an empty list.
+    The list contains the courses that match every filter; it is empty if there are none. A page examines some thousand
+    courses: it may have fewer items than `limit`, or none, although others follow. Only `next` says whether they do.
+    `sort` can be combined with `term_id`, `status` and `has_free_seats`.
     """
-    filters = [name for name in ("code", "term_id", "external_id") if getattr(query, name) is not None]
-    if len(filters) > 1:
-        raise invalid(
-            [Detail("too_many_filters", "Send at most one of code, term_id and external_id.", parameter=filters[-1])]
-        )
-    of = f"courses {filters[0]} {getattr(query, filters[0])}" if filters else "courses"
-    after = decode_cursor(query.cursor, of)
+    refuse_together(query, "sort", "code", "external_id", "id", "q")
+    of = list_name("courses", query)
+    named_courses = any(each is not None for each in (query.external_id, query.id, query.code))
     async with call[DATABASE].reading() as connection:
-        if query.external_id is not None:
-            [page] = await sql.find_courses_by_external_id(connection, query.external_id)
-        elif query.term_id is not None:
-            [page] = await sql.list_courses_of_term(connection, query.term_id, after, query.limit)
-        elif query.code is not None:
-            [page] = await sql.list_courses_by_code(connection, query.code, after, query.limit)
-        else:
-            [page] = await sql.list_courses(connection, after, query.limit)
-    return written_page(page.items, page.next_after, of)
+        if named_courses or (query.q is None and query.sort != "code"):
+            [page] = await sql.list_courses(
+                connection,
+                decode_cursor(query.cursor, of),
+                SCANNED_ROWS,
+                query.limit,
+                external_id=query.external_id,
+                ids=None if query.id is None else list(query.id),
+                code=query.code,
+                term_id=query.term_id,
+                status=query.status,
+                has_free_seats=query.has_free_seats,
+                text=query.q,
+            )
+            return written_page(page.items, page.next_after, of)
+        after_key, after_id = decode_keys(query.cursor, of, "", 0)
+        [keyed] = await sql.sort_courses(
+            connection,
+            after_key,
+            after_id,
+            SCANNED_ROWS,
+            query.limit,
+            text=query.q or "",
+            term_id=query.term_id,
+            status=query.status,
+            has_free_seats=query.has_free_seats,
+        )
+    after = None if keyed.next_key is None or keyed.next_id is None else (keyed.next_key, keyed.next_id)
+    return keyed_page(keyed.items, after, of)
+
+
+@endpoint("GET", "/courses/by-external-id/{external_id}", scope="read", problems=[CourseNotFound])
+async def read_course_by_external_id(call: Call, external_id: ExternalId) -> Course:
+    """Read the course with an external id, with its seats.
+
+    The ETag is the version of the editable fields; it does not change with the seats.
+    """
+    async with call[DATABASE].reading() as connection:
+        found = await sql.find_courses_by_external_id(connection, external_id)
+    if not found:
+        raise CourseNotFound(external_id=external_id)
+    return course_of(found[0])
 
 
 @endpoint("GET", "/courses/{course_id}", scope="read", problems=[CourseNotFound])

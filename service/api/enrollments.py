@@ -2,11 +2,12 @@
 
 import json
 import logging
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import Annotated, Literal, NotRequired, Self, TypeAlias, cast
+from typing import Annotated, Final, Literal, NotRequired, Self, TypeAlias, cast, get_args
 
 from pydantic import (
     BaseModel,
@@ -14,6 +15,7 @@ from pydantic import (
     FailFast,
     Field,
     PlainSerializer,
+    PlainValidator,
     TypeAdapter,
     WithJsonSchema,
     model_validator,
@@ -22,7 +24,7 @@ from pydantic import (
 from typing_extensions import TypeAliasType, TypedDict
 
 from service.api.answers import CourseId, Id, StudentId, TermId
-from service.api.fields import Credits, Grade, IdInBody, IdInPath, Input, ReasonQuery, Truth
+from service.api.fields import Credits, Grade, IdInBody, IdInPath, IdInQuery, Input, Instant, ReasonQuery, Truth
 from service.api.keys import COURSES_OF_STUDENTS, DATABASE, REGISTRAR, STUDENTS_OF_COURSES, origin_of, submit
 from service.errors import (
     AlreadyCompleted,
@@ -43,7 +45,16 @@ from service.registrar.enrollments import Complete, Drop, Enroll, KeepDrops, Mod
 from service.registrar.moves import swap_drops_of
 from service.registrar.rules import SENTENCES, number, sentence
 from service.web.endpoint import Call, Reply, Written, endpoint
-from service.web.paging import Paging, WrittenPage, decode_cursor, written_page
+from service.web.paging import (
+    Digits,
+    Paging,
+    WrittenPage,
+    decode_cursor,
+    decode_keys,
+    keyed_page,
+    list_name,
+    written_page,
+)
 from service.web.problems import InternalError, Problem, problem_of
 from service.web.schema import named
 from service.web.validation import wrong
@@ -56,6 +67,7 @@ from sql.waitlist import list_waitlist
 
 logger = logging.getLogger(__name__)
 
+ACTIVE: Final[tuple[Status, ...]] = ("enrolled", "waitlisted")
 CourseIds = Annotated[list[IdInBody], Field(min_length=1, max_length=100, description="Duplicate ids are ignored.")]
 OnFullField = Annotated[
     OnFull,
@@ -73,6 +85,24 @@ NamedStatus: TypeAlias = Annotated[
         "The status of a student in a course. `enrolled` and `completed` students have a seat. `dropped` students "
         "have left the course before the term's `drop_until`, `withdrawn` students after it.",
     ),
+]
+
+
+ALL_STATUSES: Final[tuple[Status, ...]] = get_args(Status)
+STATUSES_PATTERN: Final = f"({'|'.join(ALL_STATUSES)})(,({'|'.join(ALL_STATUSES)})){{0,{len(ALL_STATUSES) - 1}}}"
+
+
+def _statuses(text: object) -> tuple[Status, ...]:
+    """Split statuses at their commas, and put them in one order."""
+    if not isinstance(text, str) or not re.fullmatch(STATUSES_PATTERN, text):
+        raise wrong("not_statuses", f"{{field}} must be one or more of {', '.join(ALL_STATUSES)}, separated by commas.")
+    return tuple(status for status in ALL_STATUSES if status in text.split(","))
+
+
+StatusesInQuery = Annotated[
+    tuple[Status, ...],
+    PlainValidator(_statuses),
+    WithJsonSchema({"type": "string", "pattern": f"^{STATUSES_PATTERN}$"}),
 ]
 
 
@@ -118,6 +148,7 @@ class CourseInfo:
     """The main fields of the course of an enrollment."""
 
     id: Id
+    external_id: Annotated[str | None, Field(description="The caller's own key; null if the course has none.")]
     code: Annotated[str, Field(description="The catalogue code.")]
     title: Annotated[str, Field(description="The title.")]
     credits: Credits
@@ -131,6 +162,7 @@ class StudentInfo:
     """The main fields of the student of an enrollment."""
 
     id: Id
+    external_id: Annotated[str | None, Field(description="The caller's own key; null if the student has none.")]
     given_name: Annotated[str, Field(description="The given name or names.")]
     family_name: Annotated[str, Field(description="The family name or names.")]
     email: Annotated[str, Field(description="The e-mail address.")]
@@ -327,8 +359,54 @@ class StudentCoursesQuery(Paging):
     """A page of a student's courses."""
 
     status: Annotated[
-        NamedStatus | None, Field(description="Only courses with this status; by default `enrolled` and `waitlisted`.")
+        StatusesInQuery | None,
+        Field(
+            description="Only courses with these statuses, separated by commas; by default `enrolled` and `waitlisted`."
+        ),
     ] = None
+    term_id: Annotated[IdInQuery | None, Field(description="Only courses in this term.")] = None
+
+
+class EnrollmentsQuery(Paging):
+    """A page of enrollments, with any of the filters."""
+
+    limit: Annotated[int, Field(ge=1, le=1000, description="Maximum number of items on a page."), Digits] = 50
+    student_id: Annotated[IdInQuery | None, Field(description="Only enrollments of this student.")] = None
+    course_id: Annotated[IdInQuery | None, Field(description="Only enrollments in this course.")] = None
+    term_id: Annotated[IdInQuery | None, Field(description="Only enrollments in courses of this term.")] = None
+    status: Annotated[
+        StatusesInQuery | None,
+        Field(description="Only enrollments with these statuses, separated by commas; by default all of them."),
+    ] = None
+    updated_since: Annotated[
+        Instant | None, Field(description="Only enrollments whose status changed at this instant or later.")
+    ] = None
+
+
+SCANNED_ENROLLMENTS: Final = 10_000
+"""The enrollments that a page examines, in about 20 ms; see ``SCANNED_ROWS``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedEnrollment:
+    """The enrollment of a student in a course, with the keys of both and without their other fields."""
+
+    student_id: StudentId
+    student_external_id: Annotated[
+        str | None, Field(description="The caller's own key of the student; null if the student has none.")
+    ]
+    course_id: CourseId
+    course_external_id: Annotated[
+        str | None, Field(description="The caller's own key of the course; null if the course has none.")
+    ]
+    term_id: Annotated[
+        TermId | None, Field(description="The id of the course's term; null for a course without a term.")
+    ]
+    status: NamedStatus
+    joined_at: Annotated[datetime, Field(description="When the student got the seat or the waitlist place.")]
+    updated_at: Annotated[datetime, Field(description="When the status last changed.")]
+    passed: Annotated[bool | None, Field(description="Whether the student passed; null until the course is completed.")]
+    grade: Annotated[str | None, Field(description="Free-form grade; null if there is none.")]
 
 
 class CourseStudentsQuery(Paging):
@@ -430,13 +508,52 @@ async def list_student_courses(
 
     By default, the list contains the courses in which the student is enrolled or waitlisted.
     """
-    of = f"courses of {student_id} {query.status or 'enrolled waitlisted'}"
+    of = list_name(f"courses of {student_id}", query)
     after = decode_cursor(query.cursor, of)
-    asked = CoursesAsked(student_id, query.status, after, query.limit)
+    limit = query.limit if query.term_id is None else MAX_PAGE
+    asked = CoursesAsked(student_id, " ".join(query.status or ACTIVE), after, limit)
     page = await call[COURSES_OF_STUDENTS].submit(asked, call.disconnected)
     if page is None:
         raise StudentNotFound(student_id)
+    if query.term_id is not None:
+        page = _of_term(page, query.term_id, query.limit)
     return written_page(page.items, page.next_after, of)
+
+
+MAX_PAGE: Final = 500
+"""The courses of a student from which those of a term are chosen: more than any student has."""
+
+
+def _of_term(page: JsonPage, term_id: int, limit: int) -> JsonPage:
+    """Return the courses of a page that are in a term.
+
+    The statement has no condition for it, because every list of a student's courses would pay for that.
+    """
+    items = [item for item in json.loads(page.items or "[]") if item["course"]["term_id"] == term_id]
+    next_after = page.next_after if len(items) <= limit else items[limit - 1]["course_id"]
+    text = json.dumps(items[:limit], ensure_ascii=False, separators=(",", ":"))
+    return page._replace(items=text, next_after=next_after)
+
+
+@endpoint(
+    "GET",
+    "/students/{student_id}/courses/{course_id}",
+    scope="read",
+    problems=[StudentNotFound, EnrollmentNotFound],
+)
+async def read_student_course(call: Call, student_id: IdInPath, course_id: IdInPath) -> Written[StudentCourse]:
+    """Read a student's enrollment in a course.
+
+    The answer is the item that the list of the student's courses has, whatever its status.
+    """
+    asked = CoursesAsked(student_id, " ".join(ALL_STATUSES), course_id - 1, 1)
+    page = await call[COURSES_OF_STUDENTS].submit(asked, call.disconnected)
+    if page is None:
+        raise StudentNotFound(student_id)
+    # The first course from this id on may be another one.
+    if page.items is None or not page.items.startswith(f'[{{"course_id":{course_id},'):
+        raise EnrollmentNotFound(student_id, course_id)
+    return Written(page.items[1:-1])
 
 
 async def find_courses(connection: Connection, asked: list[CoursesAsked]) -> dict[CoursesAsked, JsonPage]:
@@ -557,6 +674,50 @@ async def find_students(connection: Connection, asked: list[StudentsAsked]) -> d
     return found
 
 
+@endpoint("GET", "/enrollments", scope="read")
+async def list_enrollments(call: Call, query: EnrollmentsQuery) -> WrittenPage[ListedEnrollment]:
+    """List enrollments in any status; filter them by student, course, term, status and time of change.
+
+    With `course_id` or `term_id` the list is ordered by course and student, otherwise by student and course; `student_id`
+    takes precedence. A page examines some thousand enrollments: it may have fewer items than `limit`, or none, although
+    others follow. Only `next` says whether they do.
+    """
+    of = list_name("enrollments", query)
+    statuses: list[str] | None = None if query.status is None else [*query.status]
+    if query.student_id is None and (query.course_id is not None or query.term_id is not None):
+        after_course, after_student = decode_keys(query.cursor, of, query.course_id or 0, 0)
+        async with call[DATABASE].reading() as connection:
+            [page] = await sql.list_enrollments_of_courses(
+                connection,
+                after_course,
+                after_student,
+                SCANNED_ENROLLMENTS,
+                query.limit,
+                course_id=query.course_id,
+                term_id=query.term_id,
+                statuses=statuses,
+                updated_since=query.updated_since,
+            )
+        after = page.next_course_id, page.next_student_id
+    else:
+        after_student, after_course = decode_keys(query.cursor, of, query.student_id or 0, 0)
+        async with call[DATABASE].reading() as connection:
+            [page] = await sql.list_enrollments(
+                connection,
+                after_student,
+                after_course,
+                SCANNED_ENROLLMENTS,
+                query.limit,
+                student_id=query.student_id,
+                course_id=query.course_id,
+                term_id=query.term_id,
+                statuses=statuses,
+                updated_since=query.updated_since,
+            )
+        after = page.next_student_id, page.next_course_id
+    return keyed_page(page.items, [key for key in after if key is not None] or None, of)
+
+
 def _result(result: Result) -> str:
     """Return the result of one course as JSON."""
     course = result.course
@@ -565,7 +726,7 @@ def _result(result: Result) -> str:
     if result.outcome == "waitlisted":
         assert result.position is not None
         return _json(Waitlisted(course_id=course.id, position=result.position, course=_info(course)))
-    shown = course.id, course.code, course.title, course.credits, course.term_id
+    shown = course.id, course.external_id, course.code, course.title, course.credits, course.term_id
     return _common_result(result.outcome, result.status, result.position, shown)
 
 
@@ -574,11 +735,11 @@ def _common_result(
     outcome: Literal["enrolled", "unchanged", "dropped", "withdrawn", "kept"],
     status: Status | None,
     position: int | None,
-    shown: tuple[int, str, str, float, int | None],
+    shown: tuple[int, str | None, str, str, float, int | None],
 ) -> str:
     """Return a result as JSON, cached because it is the same for every student who requests the course."""
-    course_id, code, title, credits, term_id = shown
-    info = CourseInfo(id=course_id, code=code, title=title, credits=credits, term_id=term_id)
+    course_id, external_id, code, title, credits, term_id = shown
+    info = CourseInfo(id=course_id, external_id=external_id, code=code, title=title, credits=credits, term_id=term_id)
     if outcome == "enrolled":
         return _json(Enrolled(course_id=course_id, course=info))
     if outcome == "unchanged":
@@ -601,7 +762,12 @@ def refusal_of(refusal: application.Refusal) -> Refusal:
 
 def _info(course: Course) -> CourseInfo:
     return CourseInfo(
-        id=course.id, code=course.code, title=course.title, credits=course.credits, term_id=course.term_id
+        id=course.id,
+        external_id=course.external_id,
+        code=course.code,
+        title=course.title,
+        credits=course.credits,
+        term_id=course.term_id,
     )
 
 

@@ -42,7 +42,15 @@ class EventFields:
     request_id: Annotated[str, Field(description="The id of the request that made the change.")]
     reason: Annotated[str | None, Field(description="The reason that the caller gave; null if there is none.")]
     student_id: Annotated[StudentId | None, Field(description="The student of the event; null if there is none.")]
+    student_external_id: Annotated[
+        str | None,
+        Field(description="The external id that the student has now; null if there is none, or no such student."),
+    ]
     course_id: Annotated[CourseId | None, Field(description="The course of the event; null if there is none.")]
+    course_external_id: Annotated[
+        str | None,
+        Field(description="The external id that the course has now; null if there is none, or no such course."),
+    ]
     term_id: Annotated[TermId | None, Field(description="The term of the event; null if there is none.")]
 
 

@@ -88,12 +88,14 @@ class EventsQuery(BaseModel):
     ] = 0
 
 
-def write_event(row: feed.Event) -> str:
+def write_event(row: feed.ListedEvent) -> str:
     """Return an event as the JSON of ``Event``; its states are already JSON."""
     return (
         f'{{"position":{row.position},"type":"{row.type}","occurred_at":"{timestamp(row.occurred_at)}",'
         f'"actor":{text(row.actor)},"on_behalf_of":{text(row.on_behalf_of)},"request_id":{text(row.request_id)},"reason":{text(row.reason)},'
-        f'"student_id":{row.student_id or "null"},"course_id":{row.course_id or "null"},"term_id":{row.term_id or "null"},'
+        f'"student_id":{row.student_id or "null"},"student_external_id":{text(row.student_external_id)},'
+        f'"course_id":{row.course_id or "null"},"course_external_id":{text(row.course_external_id)},'
+        f'"term_id":{row.term_id or "null"},'
         f'"before":{row.before or "null"},"after":{row.after or "null"}}}'
     )
 
@@ -120,7 +122,7 @@ class Cursor:
             raise CursorExpired
 
 
-def cursor_after(epoch: UUID, event: feed.Event | feed.Epoch) -> Cursor:
+def cursor_after(epoch: UUID, event: feed.ListedEvent | feed.Epoch) -> Cursor:
     """Return the cursor after an event. An ``Epoch`` gives the cursor after the newest event, if there is any."""
     if event.occurred_at is None:
         return Cursor(epoch, 0, "")
@@ -128,7 +130,7 @@ def cursor_after(epoch: UUID, event: feed.Event | feed.Epoch) -> Cursor:
     return Cursor(epoch, event.position, blake2b(text.encode(), digest_size=8).hexdigest())
 
 
-async def list_events_after(connection: Connection, cursor: Cursor, limit: int) -> list[feed.Event]:
+async def list_events_after(connection: Connection, cursor: Cursor, limit: int) -> list[feed.ListedEvent]:
     """Load the events after a cursor of the current epoch, in order.
 
     Raises:
@@ -147,7 +149,7 @@ class News:
     """The events after a cursor, serialised once for all readers with the same number of events."""
 
     cursor: Cursor
-    rows: list[feed.Event]
+    rows: list[feed.ListedEvent]
     written: dict[int, Written[Events]] = field(default_factory=dict)
 
     def first(self, limit: int) -> Written[Events]:

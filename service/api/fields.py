@@ -13,11 +13,14 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    PlainValidator,
     StringConstraints,
     WithJsonSchema,
 )
 
+from service.errors import Detail
 from service.web.paging import Digits
+from service.web.problems import invalid
 from service.web.text import (
     CODE_PATTERN,
     EXTERNAL_ID_PATTERN,
@@ -30,6 +33,8 @@ from service.web.validation import CODES, wrong
 
 FIELD_CODES: Final = {
     **CODES,
+    "not_ids": "The string is not 1 to 100 ids, separated by commas.",
+    "not_statuses": "The string is not statuses of an enrollment, separated by commas.",
     "not_an_email": "The string is not one e-mail address.",
     "not_a_time": "The string is not a time of day in the form HH:MM.",
     "read_only": "A read-only member differs from the stored value.",
@@ -218,6 +223,39 @@ def _truth(text: object) -> object:
 
 
 Truth = BeforeValidator(_truth)
+
+IDS_PATTERN: Final = "[1-9][0-9]{0,17}(,[1-9][0-9]{0,17}){0,99}"
+
+
+def _ids(text: object) -> tuple[int, ...]:
+    """Split ids at their commas."""
+    if not isinstance(text, str) or not re.fullmatch(IDS_PATTERN, text):
+        raise wrong("not_ids", "{field} must be 1 to 100 ids, separated by commas.")
+    return tuple(map(int, text.split(",")))
+
+
+IdsInQuery = Annotated[
+    tuple[int, ...], PlainValidator(_ids), WithJsonSchema({"type": "string", "pattern": f"^{IDS_PATTERN}$"})
+]
+SearchText = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=200),
+    AfterValidator(check_line),
+    AfterValidator(lambda text: " ".join(text.split())),
+    Field(json_schema_extra={"pattern": LINE_PATTERN}),
+]
+"""The beginning of a text to find: case, accents and apostrophes are ignored."""
+
+
+def refuse_together(query: BaseModel, name: str, *others: str) -> None:
+    """Raise ``Invalid`` if a query has a parameter together with one of the others."""
+    if getattr(query, name) is None:
+        return
+    for other in others:
+        if getattr(query, other) is not None:
+            raise invalid(
+                [Detail("not_combinable", f"{name} can't be combined with {other}: omit one.", parameter=name)]
+            )
 
 
 class ReasonQuery(BaseModel):

@@ -1,21 +1,30 @@
 """Students: request and answer models, and handlers."""
 
 from dataclasses import dataclass
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import ConfigDict, Field, with_config
 
 from service.api.answers import CreatedAt, Id, UpdatedAt, Version
-from service.api.fields import CreditLimit, Email, ExternalId, IdInPath, Input, Name
+from service.api.fields import (
+    CreditLimit,
+    Email,
+    ExternalId,
+    IdInPath,
+    IdsInQuery,
+    Input,
+    Name,
+    SearchText,
+    refuse_together,
+)
 from service.api.keys import DATABASE, REGISTRAR, STUDENTS, origin_of, submit
 from service.api.read_only import ReadOnly, ReadOnlyFields, expecting, sent_back, split
-from service.errors import Detail, EmailTaken, ExternalIdTaken, InUse, PreconditionFailed, StudentNotFound
+from service.errors import EmailTaken, ExternalIdTaken, InUse, PreconditionFailed, StudentNotFound
 from service.registrar import students as registrar
 from service.registrar.resources import Create, Delete, Edit, Replace
 from service.registrar.students import STUDENT
 from service.web.endpoint import Call, ETags, Reply, endpoint
-from service.web.paging import Page, Paging, decode_cursor, page_of
-from service.web.problems import invalid
+from service.web.paging import Page, Paging, decode_cursor, decode_keys, encode_cursor, list_name, page_of
 from sql import Connection
 from sql import students as sql
 
@@ -58,10 +67,26 @@ class StudentReplacement(StudentFields, ReadOnlyFields):
 
 
 class StudentQuery(Paging):
-    """A page of students, or one filter; each filter matches at most one student."""
+    """A page of students, with any of the filters."""
 
     email: Annotated[Email | None, Field(description="Only the student with this address; case is ignored.")] = None
     external_id: Annotated[ExternalId | None, Field(description="Only the student with this external id.")] = None
+    id: Annotated[
+        IdsInQuery | None, Field(description="Only students with these ids: up to 100, separated by commas.")
+    ] = None
+    q: Annotated[
+        SearchText | None,
+        Field(
+            description="Only students whose name begins with this text, with either name first; case, accents and "
+            "apostrophes are ignored. The list is ordered by the names that matched."
+        ),
+    ] = None
+    sort: Annotated[
+        Literal["id", "name"] | None,
+        Field(
+            description="The order: `id`, or `name` for the family name followed by the given name; by default `id`."
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,23 +141,51 @@ async def create_student(call: Call, body: NewStudent) -> Reply[Student]:
 
 @endpoint("GET", "/students", scope="read")
 async def search_students(call: Call, query: StudentQuery) -> Page[Student]:
-    """List students by id, or find one by e-mail address or by external id.
+    """List students by id or by name; filter them by e-mail address, external id, ids and the beginning of a name.
 
-    Only one filter may be given per request. A filter that matches no student returns an empty list.
+    The list contains the students that match every filter; it is empty if there are none. `sort` can't be combined with
+    a filter: `q` orders the students by the names that matched, the others by id.
     """
-    if query.email is not None and query.external_id is not None:
-        raise invalid(
-            [Detail("too_many_filters", "Send at most one of email and external_id.", parameter="external_id")]
-        )
-    after = decode_cursor(query.cursor, "students")
-    async with call[DATABASE].reading() as connection:
-        if query.email is not None:
-            found = await sql.find_students_by_email(connection, query.email)
-        elif query.external_id is not None:
-            found = await sql.find_students_by_external_id(connection, query.external_id)
-        else:
+    refuse_together(query, "sort", "email", "external_id", "id", "q")
+    of = list_name("students", query)
+    if any(each is not None for each in (query.email, query.external_id, query.id)):
+        after = decode_cursor(query.cursor, of)
+        ids = None if query.id is None else list(query.id)
+        async with call[DATABASE].reading() as connection:
+            found = await sql.find_students(
+                connection,
+                after,
+                query.limit + 1,
+                external_id=query.external_id,
+                email=query.email,
+                ids=ids,
+                text=query.q,
+            )
+    elif query.q is None and query.sort != "name":
+        after = decode_cursor(query.cursor, of)
+        async with call[DATABASE].reading() as connection:
             found = await sql.list_students(connection, after, query.limit + 1)
-    return page_of([student_of(row) for row in found], query.limit, "students", lambda student: student.id)
+    else:
+        after_key, after = decode_keys(query.cursor, of, "", 0)
+        async with call[DATABASE].reading() as connection:
+            keyed = await sql.search_students(connection, query.q or "", after_key, after, query.limit + 1)
+        items = [student_of(row) for row in keyed[: query.limit]]
+        last = keyed[len(items) - 1] if len(keyed) > query.limit else None
+        return Page(items, None if last is None else encode_cursor(of, last.sort_key, last.id))
+    return page_of([student_of(row) for row in found], query.limit, of, lambda student: student.id)
+
+
+@endpoint("GET", "/students/by-external-id/{external_id}", scope="read", problems=[StudentNotFound])
+async def read_student_by_external_id(call: Call, external_id: ExternalId) -> Student:
+    """Read the student with an external id.
+
+    The ETag is the version of the student, for `If-Match`.
+    """
+    async with call[DATABASE].reading() as connection:
+        found = await sql.find_students_by_external_id(connection, external_id)
+    if not found:
+        raise StudentNotFound(external_id=external_id)
+    return student_of(found[0])
 
 
 @endpoint("GET", "/students/{student_id}", scope="read", problems=[StudentNotFound])

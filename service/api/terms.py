@@ -14,7 +14,7 @@ from service.errors import CodeTaken, InUse, PreconditionFailed, TermDates, Term
 from service.registrar.resources import Create, Delete, Edit
 from service.registrar.terms import TERM, TermFields
 from service.web.endpoint import Call, ETags, Reply, endpoint
-from service.web.paging import Page, Paging, decode_cursor, page_of
+from service.web.paging import Page, Paging, decode_cursor, list_name, page_of
 from sql import terms as sql
 
 TermName: TypeAlias = Annotated[Name, Field(description='The name, such as "Fall 2026".')]
@@ -55,6 +55,12 @@ class TermChanges(ReadOnly, total=False):
     drop_until: Instant | None
     withdraw_until: Instant | None
     max_credits: MaxCredits
+
+
+class TermQuery(Paging):
+    """A page of terms, or the term with a code."""
+
+    code: Annotated[CourseCode | None, Field(description="Only the term with this code; case is ignored.")] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,15 +131,19 @@ async def create_term(call: Call, body: NewTerm) -> Reply[Term]:
 
 
 @endpoint("GET", "/terms", scope="read")
-async def search_terms(call: Call, query: Paging) -> Page[Term]:
-    """List terms by id.
+async def search_terms(call: Call, query: TermQuery) -> Page[Term]:
+    """List terms by id, or find one by its code.
 
     The list includes past terms.
     """
-    after = decode_cursor(query.cursor, "terms")
+    of = list_name("terms", query)
+    after = decode_cursor(query.cursor, of)
     async with call[DATABASE].reading() as connection:
-        found = await sql.list_terms(connection, after, query.limit + 1)
-    return page_of([term_of(row) for row in found], query.limit, "terms", lambda term: term.id)
+        if query.code is None:
+            found = await sql.list_terms(connection, after, query.limit + 1)
+        else:
+            found = await sql.match_terms(connection, [query.code])
+    return page_of([term_of(row) for row in found], query.limit, of, lambda term: term.id)
 
 
 @endpoint("GET", "/terms/{term_id}", scope="read", problems=[TermNotFound])

@@ -79,7 +79,7 @@ async def fill(settings: Settings, size: Size, *, again: bool = False) -> int:
         async with database.reading() as connection:
             if (
                 await list_students(connection, 0, 1)
-                or (await list_courses(connection, 0, 1))[0].items
+                or (await list_courses(connection, 0, 1, 1))[0].items
                 or await list_terms(connection, 0, 1)
             ):
                 if again:
@@ -221,7 +221,7 @@ async def find_calls(settings: Settings) -> tuple[str, ...]:
     try:
         async with database.reading() as connection:
             students = await list_students(connection, 0, 1)
-            [page] = await list_courses(connection, 0, MAX_COURSES)
+            [page] = await list_courses(connection, 0, MAX_COURSES, MAX_COURSES)
     finally:
         await database.close()
     courses = json.loads(page.items or "[]")

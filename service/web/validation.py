@@ -29,7 +29,7 @@ CODES: Final[Mapping[str, str]] = {
     "not_an_instant": "The string is not an RFC 3339 instant, or is outside the years 1 to 9999.",
     "not_a_date": "The string is not a date in the form YYYY-MM-DD.",
     "repeated": "A query parameter was sent more than once.",
-    "too_many_filters": "More than one filter was sent.",
+    "not_combinable": "Two query parameters were sent that can't be combined, such as `q` and `sort`.",
     "too_many_members": "The body has more members than any valid body.",
     "invalid_cursor": "The cursor is malformed, or belongs to another list.",
     "invalid_etag": "The header is not a list of entity tags.",

@@ -20,7 +20,9 @@ from service.settings import Settings
 from service.web.auth import ANYONE
 from service.web.endpoint import Call, endpoint, endpoints_of, register
 
-COURSE = '{"id":%d,"code":"C000500","title":"Introduction to Subject 500","credits":3,"term_id":null}'
+COURSE = (
+    '{"id":%d,"external_id":null,"code":"C000500","title":"Introduction to Subject 500","credits":3,"term_id":null}'
+)
 ENROLLED = (
     '{"student_id":2500,"results":['
     + ",".join(f'{{"course_id":{id},"outcome":"enrolled","course":{COURSE % id}}}' for id in (500, 600))

@@ -303,12 +303,12 @@ class Contract:
 
 def info(course: int) -> dict[str, object]:
     """Return the expected summary of a course."""
-    return {"id": course, "code": "CHECK", "title": "Checked", "credits": 2.5, "term_id": None}
+    return {"id": course, "external_id": None, "code": "CHECK", "title": "Checked", "credits": 2.5, "term_id": None}
 
 
 def person(student: int) -> dict[str, object]:
     """Return the expected summary of a student."""
-    return {"id": student, "given_name": "Given", "family_name": "Family", "email": TEXT}
+    return {"id": student, "external_id": None, "given_name": "Given", "family_name": "Family", "email": TEXT}
 
 
 def student_course(course: int, status: str, position: int | None) -> dict[str, object]:

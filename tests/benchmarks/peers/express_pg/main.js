@@ -44,7 +44,8 @@ const noStudent = (id) => new Problem(404, 'student_not_found', `There is no stu
 const noCourse = (id) => new Problem(404, 'course_not_found', `There is no course ${id}.`)
 const requestIdOf = (req) => req.get('x-request-id') ?? randomUUID()
 
-const courseInfo = ({ id, code, title, credits, term_id }) => ({ id, code, title, credits, term_id })
+const courseInfo = ({ id, external_id, code, title, credits, term_id }) =>
+  ({ id, external_id, code, title, credits, term_id })
 const hasFreeSeat = ({ capacity, seats_taken }) => capacity === null || seats_taken < capacity
 
 // Runs work in a transaction. BEGIN and the first statements are sent together, and so are the last one and COMMIT:

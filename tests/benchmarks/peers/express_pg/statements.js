@@ -10,7 +10,7 @@ export const ADVANCE_SEQUENCE = `
   )`
 
 export const lockCourses = statement('lock_courses', `
-  SELECT id, code, title, credits, term_id, capacity, waitlist_capacity, seats_taken, waitlisted
+  SELECT id, external_id, code, title, credits, term_id, capacity, waitlist_capacity, seats_taken, waitlisted
   FROM courses
   WHERE id = ANY($1::bigint[])
   ORDER BY id
@@ -59,7 +59,7 @@ export const saveMoves = statement('save_moves', `
 export const listStudentCourses = statement('list_student_courses', `
   SELECT
     mine.course_id, mine.status, mine.joined_at, mine.passed, mine.grade,
-    courses.code, courses.title, courses.credits, courses.term_id,
+    courses.external_id, courses.code, courses.title, courses.credits, courses.term_id,
     CASE WHEN mine.status = 'waitlisted' THEN (
       SELECT count(*)
       FROM student_courses AS ahead
@@ -73,7 +73,8 @@ export const listStudentCourses = statement('list_student_courses', `
 
 export const listCourseStudents = statement('list_course_students', `
   SELECT
-    roster.student_id, roster.status, roster.joined_at, students.given_name, students.family_name, students.email
+    roster.student_id, roster.status, roster.joined_at, students.external_id,
+    students.given_name, students.family_name, students.email
   FROM student_courses AS roster
   JOIN students ON students.id = roster.student_id
   WHERE roster.course_id = $1 AND roster.status = $2 AND roster.student_id > $3
@@ -82,7 +83,8 @@ export const listCourseStudents = statement('list_course_students', `
 
 export const listWaitlist = statement('list_waitlist', `
   SELECT
-    waitlist.student_id, waitlist.status, waitlist.joined_at, students.given_name, students.family_name, students.email
+    waitlist.student_id, waitlist.status, waitlist.joined_at, students.external_id,
+    students.given_name, students.family_name, students.email
   FROM student_courses AS waitlist
   JOIN students ON students.id = waitlist.student_id
   WHERE waitlist.course_id = $1 AND waitlist.status = 'waitlisted'

@@ -233,6 +233,7 @@ async def list_student_courses(
             "grade": row["grade"],
             "course": {
                 "id": row["course_id"],
+                "external_id": row["external_id"],
                 "code": row["code"],
                 "title": row["title"],
                 "credits": row["credits"],

@@ -23,6 +23,7 @@ class CourseInfo(BaseModel):
     """The summary of a course."""
 
     id: int
+    external_id: str | None
     code: str
     title: str
     credits: float
@@ -33,6 +34,7 @@ class StudentInfo(BaseModel):
     """The summary of a student."""
 
     id: int
+    external_id: str | None
     given_name: str
     family_name: str
     email: str
@@ -115,7 +117,6 @@ class Meeting(BaseModel):
 class Course(CourseInfo):
     """A course with its seats."""
 
-    external_id: str | None
     capacity: int | None
     waitlist_capacity: int | None
     meetings: Json[list[Meeting]]

@@ -9,7 +9,7 @@ SELECT setval(
 """
 
 LOCK_COURSES = """
-SELECT id, code, title, credits, term_id, capacity, waitlist_capacity, seats_taken, waitlisted
+SELECT id, external_id, code, title, credits, term_id, capacity, waitlist_capacity, seats_taken, waitlisted
 FROM courses
 WHERE id = ANY($1::bigint[])
 ORDER BY id
@@ -62,7 +62,7 @@ ON CONFLICT (student_id, course_id) DO UPDATE SET
 LIST_STUDENT_COURSES = """
 SELECT
     mine.course_id, mine.status, mine.joined_at, mine.passed, mine.grade,
-    courses.code, courses.title, courses.credits, courses.term_id,
+    courses.external_id, courses.code, courses.title, courses.credits, courses.term_id,
     CASE WHEN mine.status = 'waitlisted' THEN (
         SELECT count(*)
         FROM student_courses AS ahead
@@ -77,7 +77,8 @@ LIMIT $4
 
 LIST_COURSE_STUDENTS = """
 SELECT
-    roster.student_id, roster.status, roster.joined_at, students.given_name, students.family_name, students.email
+    roster.student_id, roster.status, roster.joined_at, students.external_id,
+    students.given_name, students.family_name, students.email
 FROM student_courses AS roster
 JOIN students ON students.id = roster.student_id
 WHERE roster.course_id = $1 AND roster.status = $2 AND roster.student_id > $3
@@ -87,7 +88,8 @@ LIMIT $4
 
 LIST_WAITLIST = """
 SELECT
-    waitlist.student_id, waitlist.status, waitlist.joined_at, students.given_name, students.family_name, students.email
+    waitlist.student_id, waitlist.status, waitlist.joined_at, students.external_id,
+    students.given_name, students.family_name, students.email
 FROM student_courses AS waitlist
 JOIN students ON students.id = waitlist.student_id
 WHERE waitlist.course_id = $1 AND waitlist.status = 'waitlisted'

@@ -29,6 +29,7 @@ class CourseInfo(Shown):
     """The summary of a course."""
 
     id: int
+    external_id: str | None
     code: str
     title: str
     credits: float
@@ -39,6 +40,7 @@ class StudentInfo(Shown):
     """The summary of a student."""
 
     id: int
+    external_id: str | None
     given_name: str
     family_name: str
     email: str
@@ -121,7 +123,6 @@ class Meeting(BaseModel):
 class Course(CourseInfo):
     """A course with its seats."""
 
-    external_id: str | None
     capacity: int | None
     waitlist_capacity: int | None
     meetings: list[Meeting]

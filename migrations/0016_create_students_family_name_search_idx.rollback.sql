@@ -1,0 +1,1 @@
+DROP INDEX students_family_name_search_idx;

@@ -1,0 +1,1 @@
+DROP INDEX students_given_name_search_idx;

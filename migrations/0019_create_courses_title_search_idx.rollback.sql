@@ -1,0 +1,1 @@
+DROP INDEX courses_title_search_idx;

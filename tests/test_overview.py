@@ -1,0 +1,142 @@
+"""The overview of a student: everything current in one call, of one instant, in a constant number of statements."""
+
+from typing import Any
+
+from pytest_aiohttp import AiohttpClient
+
+from service.api.keys import DATABASE
+from service.settings import Settings
+from sql import Connection
+from tests.campus import (
+    call,
+    create,
+    enroll,
+    join_waitlist,
+    let_holds_end,
+    new_course,
+    new_student,
+    problem,
+    read,
+    served,
+)
+from tests.conftest import Client
+
+
+async def new_term(client: Client, code: str, starts_on: str, **fields: object) -> int:
+    body = {"code": code, "name": code, "starts_on": starts_on, "ends_on": "2031-01-01", **fields}
+    id: int = (await create(client, "/terms", body))["id"]
+    return id
+
+
+async def grant(client: Client, student: int, course: int, **fields: object) -> dict[str, Any]:
+    body = {"course_id": course, "rule": "course_full", "author": "dean", "reason": "so", **fields}
+    return await create(client, f"/students/{student}/overrides", body)
+
+
+async def test_an_overview_has_what_the_lists_have(client: Client, connection: Connection) -> None:
+    spring, fall = await new_term(client, "S", "2030-09-01", max_credits=9), await new_term(client, "F", "2030-02-01")
+    student = await new_student(client, external_id="S1")
+    seats = [await new_course(client, term_id=spring, credits=2.5) for _ in range(2)]
+    completed = await new_course(client, term_id=fall, credits=4)
+    full = await new_course(client, term_id=spring, credits=3, capacity=0)
+    without_term = await new_course(client, credits=8)
+    dropped = await new_course(client, term_id=fall, credits=1)
+    await enroll(client, student, *seats, completed, without_term, dropped)
+    await call(client, "POST", f"/students/{student}/courses/{completed}/complete", {"passed": True})
+    await call(client, "DELETE", f"/students/{student}/courses/{dropped}")
+    await join_waitlist(client, student, full)
+    await create(client, f"/students/{student}/holds", {"reason": "paid", "blocks": ["drop"]})
+    await let_holds_end(connection)
+    await create(client, f"/students/{student}/holds", {"reason": "fees", "blocks": ["enroll"]})
+    ended = await grant(client, student, seats[0])
+    await call(client, "DELETE", f"/students/{student}/overrides/{ended['id']}")
+    usable = await grant(client, student, full, rule="credit_limit")
+    await call(client, "PATCH", f"/courses/{full}", {"capacity": 1})
+    assert (await enroll(client, student, await new_course(client))).status == 409
+
+    overview = await read(client, f"/students/{student}/overview")
+
+    path = f"/students/{student}"
+    assert overview["student"] == await read(client, path)
+    assert overview["courses"] == (await read(client, f"{path}/courses"))["items"]
+    [waiting] = [course for course in overview["courses"] if course["status"] == "waitlisted"]
+    assert (waiting["position"], [each["code"] for each in waiting["blocked_by"]]) == (1, ["hold"])
+    assert overview["terms"] == [
+        {
+            "term_id": fall,
+            "code": "F",
+            "name": "F",
+            "starts_on": "2030-02-01",
+            "ends_on": "2031-01-01",
+            "credits": 4,
+            "waitlisted_credits": 0,
+            "max_credits": None,
+        },
+        {
+            "term_id": spring,
+            "code": "S",
+            "name": "S",
+            "starts_on": "2030-09-01",
+            "ends_on": "2031-01-01",
+            "credits": 5,
+            "waitlisted_credits": 3,
+            "max_credits": 9,
+        },
+    ]
+    holds = (await read(client, f"{path}/holds"))["items"]
+    assert overview["holds"] == holds[1:]
+    assert overview["overrides"] == [usable]
+    await call(client, "PATCH", path, {"max_credits": 12})
+    own = (await read(client, f"{path}/overview"))["terms"]
+    assert [term["max_credits"] for term in own] == [12, 12]
+
+
+async def test_an_overview_has_the_newest_refusals(client: Client) -> None:
+    student = await new_student(client)
+    for _ in range(22):
+        assert (await enroll(client, student, await new_course(client, capacity=0))).status == 409
+    # A batch that writes something else writes the refusals before it.
+    await call(client, "PATCH", f"/students/{student}", {"given_name": "Grace"})
+    await enroll(client, student, await new_course(client))
+
+    overview = await read(client, f"/students/{student}/overview")
+
+    assert overview["refusals"] == (await read(client, f"/students/{student}/refusals?limit=20"))["items"]
+    assert len(overview["refusals"]) == 20
+
+
+async def test_an_empty_overview_and_one_of_nobody(client: Client) -> None:
+    student = await new_student(client)
+
+    overview = await read(client, f"/students/{student}/overview")
+
+    empty: dict[str, list[Any]] = {name: [] for name in ("courses", "terms", "holds", "overrides", "refusals")}
+    assert overview == {"student": await read(client, f"/students/{student}"), **empty}
+    problem(await call(client, "GET", f"/students/{student + 1}/overview"), 404, "student_not_found")
+
+
+async def test_an_overview_takes_as_many_statements_for_a_student_with_more_of_everything(
+    aiohttp_client: AiohttpClient, settings: Settings
+) -> None:
+    client = await served(aiohttp_client, settings.model_copy(update={"pool_size": 1}))
+    few, many = await new_student(client), await new_student(client)
+    for student, count in ((few, 1), (many, 8)):
+        for number in range(count):
+            term = await new_term(client, f"T{student}-{number}", "2030-09-01")
+            full = await new_course(client, term_id=term, capacity=0)
+            await enroll(client, student, await new_course(client, term_id=term))
+            await join_waitlist(client, student, full)
+            await create(client, f"/students/{student}/holds", {"reason": "fees", "blocks": ["drop"]})
+            await grant(client, student, full, rule="hold")
+    sent: list[str] = []
+    async with client.app[DATABASE].reading() as lent:
+        lent.add_query_logger(lambda query: sent.append(query.query))
+
+    statements = []
+    for student in (few, many):
+        sent.clear()
+        overview = await read(client, f"/students/{student}/overview")
+        statements.append([*sent])
+        assert len(overview["holds"]) == len(overview["terms"]) == len(overview["overrides"]) == (1, 8)[student == many]
+    assert statements[0] == statements[1]
+    assert len(statements[0]) == 9, statements[0]
