@@ -339,6 +339,9 @@ class Settings(BaseSettings):
     poll_interval: PositiveFloat = 0.2
     """How often each process looks for new events on behalf of all its long-polling readers."""
 
+    feed_streams: PositiveInt = 2000
+    """Most streams of the feed in a process, for each institution; 1,000 of them take 50 MB and get an event in 0.4 s."""
+
     body_limit: PositiveInt = 1024 * 1024
     """Ten times the largest useful request: 1,000 items of a bulk request are about 100 KiB."""
 
