@@ -44,11 +44,36 @@ class SharedEmail:
 
 
 @dataclass(frozen=True, slots=True)
+class SharedSourcedId:
+    """People with the same sourced id; a list is None if none of them is a student, or none an instructor."""
+
+    student_ids: list[int] | None
+    instructor_ids: list[int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class WrongPrimary:
+    """A course whose instructors do not have exactly one primary among them."""
+
+    course_id: int
+    instructors: int
+    primary: int
+
+
+@dataclass(frozen=True, slots=True)
 class StrayRefusal:
     """A refusal of a student who does not exist."""
 
     refusal_id: int
     student_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class MisplacedPart:
+    """A part of a term that begins before the term, ends after it, or is a part of a part."""
+
+    term_id: int
+    parent_id: int
 
 
 class Seated(NamedTuple):
@@ -57,6 +82,16 @@ class Seated(NamedTuple):
     student_id: int
     course_id: int
     joined_position: int
+
+
+class Held(NamedTuple):
+    """A seat or a waitlist place of a student; ``swap_drops`` is a JSON array of the courses that a swap drops."""
+
+    student_id: int
+    course_id: int
+    status: str
+    joined_position: int
+    swap_drops: str | None
 
 
 class CreditLimit(NamedTuple):
@@ -131,12 +166,28 @@ FROM (
         WHERE id >> 48 = (SELECT last_value >> 48 FROM terms_id_seq)
     ) AS largest
     UNION ALL
+    SELECT 'equivalences_id_seq', last_value + is_called::integer, largest.id
+    FROM equivalences_id_seq
+    CROSS JOIN (
+        SELECT max(id) AS id
+        FROM equivalences
+        WHERE id >> 48 = (SELECT last_value >> 48 FROM equivalences_id_seq)
+    ) AS largest
+    UNION ALL
     SELECT 'holds_id_seq', last_value + is_called::integer, largest.id
     FROM holds_id_seq
     CROSS JOIN (
         SELECT max(id) AS id
         FROM holds
         WHERE id >> 48 = (SELECT last_value >> 48 FROM holds_id_seq)
+    ) AS largest
+    UNION ALL
+    SELECT 'instructors_id_seq', last_value + is_called::integer, largest.id
+    FROM instructors_id_seq
+    CROSS JOIN (
+        SELECT max(id) AS id
+        FROM instructors
+        WHERE id >> 48 = (SELECT last_value >> 48 FROM instructors_id_seq)
     ) AS largest
     UNION ALL
     SELECT 'overrides_id_seq', last_value + is_called::integer, largest.id
@@ -176,6 +227,7 @@ async def find_stray_refusals(connection: Connection, limit: int) -> list[StrayR
 FIND_SHARED_EMAILS: Final = """
 SELECT array_agg(id ORDER BY id) AS student_ids
 FROM students
+WHERE email IS NOT NULL
 GROUP BY lower(email COLLATE "C")
 HAVING count(*) > 1
 ORDER BY min(id)
@@ -186,6 +238,45 @@ LIMIT $1::bigint
 async def find_shared_emails(connection: Connection, limit: int) -> list[SharedEmail]:
     """Return students who share an e-mail address, which only a broken or missing index allows."""
     return [SharedEmail(*row) for row in await connection.fetch(FIND_SHARED_EMAILS, limit)]
+
+
+FIND_SHARED_SOURCED_IDS: Final = """
+SELECT
+    array_agg(id ORDER BY id) FILTER (WHERE is_student) AS student_ids,
+    array_agg(id ORDER BY id) FILTER (WHERE NOT is_student) AS instructor_ids
+FROM (
+    SELECT id, sourced_id, true AS is_student
+    FROM students
+    UNION ALL
+    SELECT id, sourced_id, false AS is_student
+    FROM instructors
+) AS people
+GROUP BY sourced_id
+HAVING count(*) > 1
+ORDER BY min(id)
+LIMIT $1::bigint
+"""
+
+
+async def find_shared_sourced_ids(connection: Connection, limit: int) -> list[SharedSourcedId]:
+    """Return the students and instructors who share a sourced id."""
+    return [SharedSourcedId(*row) for row in await connection.fetch(FIND_SHARED_SOURCED_IDS, limit)]
+
+
+FIND_WRONG_PRIMARIES: Final = """
+SELECT course_id, count(*) AS instructors, count(*) FILTER (WHERE is_primary) AS primary
+FROM course_instructors
+WHERE teaches
+GROUP BY course_id
+HAVING count(*) FILTER (WHERE is_primary) <> 1
+ORDER BY course_id
+LIMIT $1::bigint
+"""
+
+
+async def find_wrong_primaries(connection: Connection, limit: int) -> list[WrongPrimary]:
+    """Return the courses whose instructors do not have exactly one primary among them, ordered by id."""
+    return [WrongPrimary(*row) for row in await connection.fetch(FIND_WRONG_PRIMARIES, limit)]
 
 
 FIND_SEATED: Final = """
@@ -202,6 +293,22 @@ async def find_seated(connection: Connection, after_student_id: int, after_cours
     """Load a page of seats, ordered by student and course."""
     rows = await connection.fetch(FIND_SEATED, after_student_id, after_course_id, limit)
     return [Seated._make(row) for row in rows]
+
+
+FIND_HELD: Final = """
+SELECT student_id, course_id, status, joined_position, swap_drops
+FROM student_courses
+WHERE (student_id, course_id) > ($1::bigint, $2::bigint)
+    AND status IN ('enrolled', 'completed', 'waitlisted')
+ORDER BY student_id, course_id
+LIMIT $3::bigint
+"""
+
+
+async def find_held(connection: Connection, after_student_id: int, after_course_id: int, limit: int) -> list[Held]:
+    """Load a page of seats and waitlist places, ordered by student and course."""
+    rows = await connection.fetch(FIND_HELD, after_student_id, after_course_id, limit)
+    return [Held._make(row) for row in rows]
 
 
 FIND_CREDIT_LIMITS: Final = """
@@ -231,6 +338,50 @@ WHERE student_id = $1::bigint
 async def find_lifted(connection: Connection, student_id: int, rule: str) -> list[int]:
     """Return the ids of the courses for which a student has used an override of a rule."""
     return [row[0] for row in await connection.fetch(FIND_LIFTED, student_id, rule)]
+
+
+FIND_GRANTED: Final = """
+SELECT course_id
+FROM overrides
+WHERE student_id = $1::bigint
+    AND rule = $2::text
+"""
+
+
+async def find_granted(connection: Connection, student_id: int, rule: str) -> list[int]:
+    """Return the ids of the courses for which a student was granted an override of a rule, used or not."""
+    return [row[0] for row in await connection.fetch(FIND_GRANTED, student_id, rule)]
+
+
+FIND_EDIT_OF_CODES: Final = """
+SELECT EXISTS (
+    SELECT
+    FROM events
+    WHERE student_id IS NULL
+        AND course_id = ANY($1::bigint[])
+        AND position > $3::bigint
+        AND (after -> 'code' IS NOT NULL OR after -> 'term_id' IS NOT NULL)
+)
+OR EXISTS (
+    SELECT
+    FROM events
+    WHERE student_id IS NULL
+        AND course_id IS NULL
+        AND position > $3::bigint
+        AND (
+            type = 'equivalence.created'
+            OR (term_id = ANY($2::bigint[]) AND (after -> 'starts_on' IS NOT NULL OR after -> 'ends_on' IS NOT NULL))
+        )
+)
+"""
+
+
+async def find_edit_of_codes(
+    connection: Connection, course_ids: list[int], term_ids: list[int], after_position: int
+) -> bool:
+    """Return whether the code or term of a course, the dates of a term, or any equivalent codes were edited since."""
+    edited: bool = await connection.fetchval(FIND_EDIT_OF_CODES, course_ids, term_ids, after_position)
+    return edited
 
 
 FIND_EDIT_OF_TIMES: Final = """
@@ -276,9 +427,9 @@ OR EXISTS (
     FROM events
     WHERE student_id IS NULL
         AND course_id IS NULL
-        AND term_id = $2::bigint
+        AND term_id = ANY($2::bigint[])
         AND position > $4::bigint
-        AND after -> 'max_credits' IS NOT NULL
+        AND (after -> 'max_credits' IS NOT NULL OR after -> 'parent_id' IS NOT NULL)
 )
 OR EXISTS (
     SELECT
@@ -293,11 +444,29 @@ OR EXISTS (
 
 
 async def find_edit_of_credits(
-    connection: Connection, course_ids: list[int], term_id: int, student_id: int, after_position: int
+    connection: Connection, course_ids: list[int], term_ids: list[int], student_id: int, after_position: int
 ) -> bool:
-    """Return whether an edit after a position affects the credits of a student in a term.
+    """Return whether an edit after a position affects the credits of a student in a term or its parts.
 
-    Such an edit changes the credits or the term of a course, or the credit limit of the term or the student.
+    Such an edit changes the credits or the term of a course, the credit limit of a term or the student, or makes a term
+    a part of another one.
     """
-    edited: bool = await connection.fetchval(FIND_EDIT_OF_CREDITS, course_ids, term_id, student_id, after_position)
+    edited: bool = await connection.fetchval(FIND_EDIT_OF_CREDITS, course_ids, term_ids, student_id, after_position)
     return edited
+
+
+FIND_MISPLACED_PARTS: Final = """
+SELECT parts.id AS term_id, parts.parent_id
+FROM terms AS parts
+INNER JOIN terms AS parents ON parents.id = parts.parent_id
+WHERE parents.parent_id IS NOT NULL
+    OR parts.starts_on < parents.starts_on
+    OR parts.ends_on > parents.ends_on
+ORDER BY parts.id
+LIMIT $1::bigint
+"""
+
+
+async def find_misplaced_parts(connection: Connection, limit: int) -> list[MisplacedPart]:
+    """Return the parts that do not lie within a whole term."""
+    return [MisplacedPart(*row) for row in await connection.fetch(FIND_MISPLACED_PARTS, limit)]

@@ -4,12 +4,39 @@ The model handles one request after the other, looks up everything each time, an
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import date, timedelta
+from decimal import Decimal
+from functools import cache
 from typing import Any
 
 Refusal = tuple[int, str, tuple[tuple[str, Any], ...]]
 """A course, the code of a rule, and the parameters of the refusal."""
 SEATED = {"enrolled", "completed"}
+
+
+PARTS = {1: ("2036-01-01", "2036-06-30"), 2: ("2036-07-01", "2036-07-01"), 3: ("2036-07-02", "2036-12-31")}
+"""The year in three parts; the middle one is a single day, a Tuesday, which both halves of the year may share."""
+WINDOW = date(2035, 10, 1), date(2037, 3, 31)
+"""The dates that the model looks at: a course without a term meets at any time."""
+
+Meeting = tuple[str, int, int, str | None, str | None, int]
+"""A day of the week, the hours of the start and the end, the first and the last date, and the number of weeks."""
+
+
+@cache
+def hours_of(meetings: tuple[Meeting, ...], first: date | None, last: date | None) -> frozenset[tuple[date, int]]:
+    """Return the dates and hours at which meetings take place, by looking at every date."""
+    found = set()
+    for day, start, end, begin, until, weeks in meetings:
+        begins_on = date.fromisoformat(begin) if begin else first or WINDOW[0]
+        ends_on = date.fromisoformat(until) if until else last or WINDOW[1]
+        monday = begins_on - timedelta(begins_on.weekday())
+        for ordinal in range(begins_on.toordinal(), ends_on.toordinal() + 1):
+            on = date.fromordinal(ordinal)
+            if f"{on:%a}".lower() == day and (on - monday).days // 7 % weeks == 0:
+                found |= {(on + timedelta(hour // 24), hour % 24) for hour in range(start, end)}
+    return frozenset(found)
 
 
 @dataclass
@@ -21,18 +48,24 @@ class Term:
     enroll_closed: bool = False
     drop_late: bool = False
     drop_closed: bool = False
+    parent: int | None = None
+
+    def is_within(self, whole: "Term") -> bool:
+        """Return whether all days of the term are days of a whole term, which is in one piece."""
+        return min(self.halves) >= min(whole.halves) and max(self.halves) <= max(whole.halves)
 
 
 @dataclass
 class Course:
-    """A course; meetings are (day, start, end) in hours."""
+    """A course."""
 
     code: str
     term: int | None
     credits: float
     capacity: int | None
     waitlist_capacity: int | None
-    meetings: list[tuple[str, int, int]]
+    meetings: list[Meeting]
+    section: str = ""
     cancelled: bool = False
     groups: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
 
@@ -71,8 +104,15 @@ class Model:
     states: dict[tuple[int, int], State] = field(default_factory=dict)
     holds: list[tuple[int, str]] = field(default_factory=list)
     """Students, each with the action that is blocked: enroll or drop."""
+    instructors: list[int] = field(default_factory=list)
+    teachers: dict[int, list[int]] = field(default_factory=dict)
+    """The instructors of each course, the primary one first, the others by id."""
+    taught: set[int] = field(default_factory=set)
+    """The instructors who have ever been in the list of a course."""
     overrides: list[tuple[int, int, str]] = field(default_factory=list)
     """Unused overrides: student, course, rule."""
+    sets: list[frozenset[str]] = field(default_factory=list)
+    """Sets of equivalent codes, in the form in which codes are compared."""
     clock: int = 0
 
     # Queries.
@@ -105,12 +145,96 @@ class Model:
     def overlap(self, one: int | None, other: int | None) -> bool:
         return one is None or other is None or bool(self.terms[one].halves & self.terms[other].halves)
 
+    def hours(self, meetings: Iterable[Meeting], term: int | None) -> frozenset[tuple[date, int]]:
+        dates: list[date | None] = [None, None]
+        if term is not None:
+            halves = self.terms[term].halves
+            dates = [date.fromisoformat(PARTS[min(halves)][0]), date.fromisoformat(PARTS[max(halves)][1])]
+        return hours_of(tuple(meetings), *dates)
+
+    def key(self, code: str) -> str:
+        """Return the same text for all equivalent codes."""
+        return next((min(each) for each in self.sets if fold(code) in each), fold(code))
+
+    def duplicates(self, student: int, course: int, seats: Iterable[int]) -> list[int]:
+        """Return the courses among those with a seat that are other offerings of a course at the same time."""
+        it = self.courses[course]
+        return [
+            c
+            for c in seats
+            if c != course
+            and self.key(self.courses[c].code) == self.key(it.code)
+            and self.overlap(it.term, self.courses[c].term)
+            and not (self.is_completed(student, c) and None in {it.term, self.courses[c].term})
+        ]
+
+    def is_completed(self, student: int, course: int) -> bool:
+        state = self.states.get((student, course))
+        return state is not None and state.status == "completed"
+
     def clash(self, one: int, other: int) -> bool:
-        return self.overlap(self.courses[one].term, self.courses[other].term) and any(
-            day == its_day and start < its_end and its_start < end
-            for day, start, end in self.courses[one].meetings
-            for its_day, its_start, its_end in self.courses[other].meetings
+        mine, its = [self.hours(self.courses[c].meetings, self.courses[c].term) for c in (one, other)]
+        return bool(mine & its)
+
+    def can_meet(self, meetings: Iterable[Meeting], term: int | None) -> bool:
+        """Return whether each meeting takes place on some date, and its weeks can be counted."""
+        return all(
+            self.hours([each], term) and (each[5] == 1 or each[3] is not None or term is not None) for each in meetings
         )
+
+    def meet(self, course: int, meetings: list[Meeting]) -> int:
+        """Set the meetings of a course."""
+        it = self.courses[course]
+        if meetings != it.meetings and not self.can_meet(meetings, it.term):
+            return 422
+        it.meetings = meetings
+        self.promote()
+        return 200
+
+    def limits_of(self, student: int, term: int | None) -> list[tuple[int, float]]:
+        """Return the terms whose limits count the credits of a course in a term, with these limits."""
+        if term is None:
+            return []
+        parent, own = self.terms[term].parent, self.limits[student]
+        if own is not None:
+            return [(term if parent is None else parent, own)]
+        found = [(id, self.terms[id].limit) for id in (term, parent) if id is not None]
+        return [(id, limit) for id, limit in found if limit is not None]
+
+    def credits(self, courses: Iterable[int], within: int) -> Decimal:
+        """Return the credits of the courses that are in a term or a part of it."""
+        found = Decimal()
+        for course in courses:
+            term = self.courses[course].term
+            if term is not None and within in {term, self.terms[term].parent}:
+                found += Decimal(str(self.courses[course].credits))
+        return found
+
+    def parts(self, term: int) -> list[Term]:
+        return [part for part in self.terms.values() if part.parent == term]
+
+    def join(self, term: int, parent: int | None) -> int:
+        """Make a term a part of another one, or a whole term."""
+        it = self.terms[term]
+        if parent is not None and parent != it.parent:
+            whole = self.terms[parent]
+            if parent == term or whole.parent is not None or self.parts(term) or not it.is_within(whole):
+                return 422
+        it.parent = parent
+        self.promote()
+        return 200
+
+    def shift(self, term: int, halves: frozenset[int]) -> int:
+        """Set the dates of a term."""
+        it = self.terms[term]
+        moved = replace(it, halves=halves)
+        if it.parent is not None and not moved.is_within(self.terms[it.parent]):
+            return 422
+        if not all(part.is_within(moved) for part in self.parts(term)):
+            return 422
+        it.halves = halves
+        self.promote()
+        return 200
 
     def lifted(self, student: int, course: int, code: str) -> bool:
         return (student, course, code) in self.overrides
@@ -149,44 +273,45 @@ class Model:
         for who, what in self.holds:
             if who == student and what == "enroll":
                 refuse("hold", reason="fees")
-        passed = {fold(self.courses[c].code) for c in self.of(student, {"completed"}) if self.states[student, c].passed}
+        passed = {
+            self.key(self.courses[c].code) for c in self.of(student, {"completed"}) if self.states[student, c].passed
+        }
         current = self.of(student, {"enrolled", "waitlisted"}, {*without, course})
         also = [c for c in requested if c in self.courses and c != course]
         # Courses of an overlapping term count, and passed courses of any term.
         near = sorted(c for c in {*current, *also} if self.overlap(it.term, self.courses[c].term))
-        has = passed | {fold(self.courses[c].code) for c in near}
+        has = passed | {self.key(self.courses[c].code) for c in near}
         for kind, codes in it.groups:
-            if kind == "pre" and not passed & set(map(fold, codes)):
+            if kind == "pre" and not passed & set(map(self.key, codes)):
                 refuse("prerequisite_missing", any_of=codes)
         for kind, codes in it.groups:
-            if kind == "co" and not has & set(map(fold, codes)):
+            if kind == "co" and not has & set(map(self.key, codes)):
                 refuse("corequisite_missing", any_of=codes)
-        own = [code for kind, codes in it.groups if kind == "anti" for code in codes if fold(code) in has]
+        own = [code for kind, codes in it.groups if kind == "anti" for code in codes if self.key(code) in has]
         graduate = [c for c in self.of(student, {"completed"}) if self.states[student, c].passed and c != course]
         naming = [
             self.courses[c].code
             for c in sorted({*near, *graduate})
-            if any(kind == "anti" and fold(it.code) in map(fold, codes) for kind, codes in self.courses[c].groups)
+            if any(
+                kind == "anti" and self.key(it.code) in map(self.key, codes) for kind, codes in self.courses[c].groups
+            )
         ]
-        for code in {fold(code): code for code in reversed([*own, *naming])}.values():
+        for code in {self.key(code): code for code in reversed([*own, *naming])}.values():
             refuse("antirequisite", course_code=code)
+        mine = self.of(student, SEATED, {*without, course})
+        for other in self.duplicates(student, course, [*mine, *(c for c in others if c != course)]):
+            refuse("duplicate_course", with_course_id=other)
         if seat == "seat":
-            mine = self.of(student, SEATED, {*without, course})
             for other in [*mine, *(c for c in others if c != course)]:
                 if self.clash(course, other):
                     refuse("time_conflict", with_course_id=other)
-            limit = self.limits[student]
-            if limit is None and term is not None:
-                limit = term.limit
-            if term is not None and limit is not None:
+            for within, limit in self.limits_of(student, it.term):
                 counted = mine if together else [*mine, *(c for c in others if c != course)]
-                held = sum(self.courses[c].credits for c in counted if self.courses[c].term == it.term)
-                now = [c for c in {*others, course} if self.courses[c].term == it.term] if together else [course]
-                added = sum(self.courses[c].credits for c in now)
+                now = {*others, course} if together else {course}
                 left = [c for c in self.of(student, SEATED) if c in without and c != course]
-                freed = sum(self.courses[c].credits for c in left if self.courses[c].term == it.term)
-                if held + added > limit and added > freed and it.credits:
-                    refuse("credit_limit", held=held, asked=added, limit=limit)
+                held, added, freed = [self.credits(some, within) for some in (counted, now, left)]
+                if held + added > Decimal(str(limit)) and added > freed and it.credits:
+                    refuse("credit_limit", term_id=within, held=float(held), asked=float(added), limit=limit)
         if seat == "none" and (on_full == "fail" or it.waitlist_capacity == 0):
             refuse("course_full", capacity=it.capacity, seats_taken=self.seated_in(course))
         elif seat == "none":
@@ -258,6 +383,14 @@ class Model:
             codes.add("course_full")
         self.use(student, course, codes)
         self.put(student, course, "enrolled")
+        self.leave_siblings(student, course)
+
+    def leave_siblings(self, student: int, course: int) -> None:
+        """Drop the waitlist places for other offerings of a course, except by an override or for a swap of it."""
+        for c in self.of(student, {"waitlisted"}):
+            kept = course in self.states[student, c].drops or self.lifted(student, c, "duplicate_course")
+            if not kept and self.duplicates(student, c, [course]):
+                self.leave(student, c)
 
     def enroll(self, student: int, requested: list[int], mode: str, on_full: str) -> list[tuple[int, str, Any]]:
         requested = list(dict.fromkeys(requested))
@@ -280,7 +413,16 @@ class Model:
         if without == [] and self.refused:
             raise Refused(self.refused)
         self.planned = (seats, reasons)
-        return [] if without else [self._give(student, c, seats, reasons) for c in requested]
+        return [] if without else self._dropped(student, [self._give(student, c, seats, reasons) for c in requested])
+
+    def _dropped(self, student: int, results: list[tuple[int, str, Any]]) -> list[tuple[int, str, Any]]:
+        """Return results in which the places that a seat of the request has dropped are dropped."""
+        return [
+            (c, "dropped", None)
+            if outcome == "unchanged" and self.active_status(student, c) is None
+            else (c, outcome, more)
+            for c, outcome, more in results
+        ]
 
     def _give(
         self, student: int, c: int, seats: dict[int, str], reasons: dict[int, list[Refusal]], drops: Iterable[int] = ()
@@ -306,6 +448,13 @@ class Model:
             refused[c] = self.unlifted(student, reasons[c])
             if not refused[c]:
                 granted.append(c)
+        taken = [g for g in granted if seats[g] == "seat"]
+        for c in [g for g in granted if seats[g] == "waitlist"]:
+            again = self.reasons(student, c, "waitlist", on_full, taken, new, [], False)
+            siblings = self.unlifted(student, [reason for reason in again if reason[1] == "duplicate_course"])
+            if siblings:
+                refused[c] = siblings
+                granted.remove(c)
         moved = True
         while moved:
             moved = False
@@ -324,6 +473,7 @@ class Model:
                 results.append((c, "refused", sorted(refused[c], key=repr)))
             else:
                 results.append(self._give(student, c, seats, reasons))
+        results = self._dropped(student, results)
         self.promote()
         return results
 
@@ -359,6 +509,14 @@ class Model:
         results: list[tuple[int, str, Any]] = []
         # If a seat was given, it was judged as if the courses were already dropped, so they are dropped.
         if waits and to_drop and "seat" not in seats.values():
+            beside: list[Refusal] = [
+                (c, "duplicate_course", (("with_course_id", other),))
+                for c in add
+                if self.active_status(student, c) == "waitlisted"
+                for other in self.duplicates(student, c, self.of(student, SEATED, {*to_drop, c}))
+            ]
+            if self.unlifted(student, beside):
+                raise Refused(self.unlifted(student, beside))
             for c in drop:
                 results.append(
                     (c, "kept", None) if c in to_drop else (c, "unchanged", (self.states[student, c].status, None))
@@ -374,7 +532,7 @@ class Model:
                     if c in to_drop
                     else (c, "unchanged", (self.states[student, c].status, None))
                 )
-            results += [self._give(student, c, seats, why) for c in add]
+            results += self._dropped(student, [self._give(student, c, seats, why) for c in add])
         self.promote()
         return results
 
@@ -386,6 +544,7 @@ class Model:
             return "unchanged"
         state.status, state.passed = "completed", passed
         self.lapse(student, course)
+        self.leave_siblings(student, course)
         self.promote()
         return "completed"
 
@@ -401,15 +560,37 @@ class Model:
         """Set the code, the credits or the term of a course."""
         it = self.courses[course]
         code, term = (value if what == "code" else it.code), (value if what == "term" else it.term)
-        if term is not None and any(
-            (fold(other.code), other.term) == (fold(code), term) for id, other in self.courses.items() if id != course
+        section = value if what == "section" else it.section
+        if not it.cancelled and any(
+            (fold(other.code), other.section, other.term) == (fold(code), section, term) and not other.cancelled
+            for id, other in self.courses.items()
+            if id != course and term is not None
         ):
             return 409
         if any(fold(code) in map(fold, codes) for _, codes in it.groups):
             return 422
+        if term != it.term and not self.can_meet(it.meetings, term):
+            return 422
         setattr(it, what, value)
         self.promote()
         return 200
+
+    def teach(self, course: int, instructors: list[int]) -> int:
+        """Set the instructors of a course, of whom the first is the primary one."""
+        if not {*instructors} <= {*self.instructors}:
+            return 422
+        self.teachers[course] = instructors[:1] + sorted(instructors[1:])
+        self.taught |= {*instructors}
+        return 200
+
+    def dismiss(self, instructor: int) -> int:
+        """Delete an instructor."""
+        if instructor not in self.instructors:
+            return 404
+        if instructor in self.taught:
+            return 409
+        self.instructors.remove(instructor)
+        return 204
 
     def promote(self) -> None:
         """Seat the first eligible student of the course with the smallest id, as long as there is one."""
@@ -423,8 +604,28 @@ class Model:
         if state.status != "waitlisted" or not state.drops:
             return "unchanged"
         state.drops = []
+        beside = self.duplicates(student, course, self.of(student, SEATED, {course}))
+        if beside and not self.lifted(student, course, "duplicate_course"):
+            self.leave(student, course)
+            self.promote()
+            return "dropped"
         self.promote()
         return "kept"
+
+    def equate(self, codes: list[str]) -> int:
+        """Create a set of equivalent codes."""
+        keys = frozenset(map(fold, codes))
+        if any(keys & each for each in self.sets):
+            return 409
+        self.sets.append(keys)
+        self.promote()
+        return 201
+
+    def part(self, codes: frozenset[str]) -> int:
+        """Delete a set of equivalent codes."""
+        self.sets.remove(codes)
+        self.promote()
+        return 204
 
     def pending_drops(self, student: int, course: int) -> list[int]:
         """Return the courses that a swap drops when the student gets the seat."""

@@ -20,7 +20,9 @@ from service.registrar.application import Group
 from service.registrar.changes import Change, Origin
 from service.registrar.courses import COURSE, Cancel, SetRequirements
 from service.registrar.enrollments import Complete, Drop, Enroll, Swap
+from service.registrar.equivalences import CreateEquivalence, DeleteEquivalence
 from service.registrar.holds import EndHold, PlaceHold
+from service.registrar.instructors import INSTRUCTOR, SetInstructors
 from service.registrar.overrides import EndOverride, GrantOverride
 from service.registrar.resources import Create, Delete, Edit
 from service.registrar.students import STUDENT
@@ -34,7 +36,7 @@ from tests.campus import TABLES, registrar_of, waiting_writer
 SEEDS = int(os.environ.get("HISTORIES", "40"))
 CHANGES = 40
 ORIGIN = Origin("r")
-STUDENTS, COURSES, TERMS = range(1, 7), range(1, 6), range(1, 3)
+STUDENTS, COURSES, TERMS, INSTRUCTORS = range(1, 7), range(1, 6), range(1, 3), range(1, 4)
 """Ids; the resource with the last one is sometimes deleted."""
 HELD = 4
 """The number of holds, and of overrides, at the beginning: two for each of two students."""
@@ -44,6 +46,8 @@ MEETINGS = [
     "[]",
     '[{"day": "mon", "start": "09:00", "end": "10:00"}]',
     '[{"day": "mon", "start": "09:30", "end": "11:00"}]',
+    '[{"day": "mon", "start": "09:00", "end": "10:00", "from": "2030-09-09", "every_weeks": 2}]',
+    '[{"day": "sun", "start": "23:00", "end": "10:00", "until": "2030-10-13"}]',
 ]
 OPEN = {
     "starts_on": date(2030, 9, 1),
@@ -55,15 +59,25 @@ OVERLAPPING: dict[str, object] = {name: OPEN[name] for name in ("starts_on", "en
 APART: dict[str, object] = {"starts_on": date(2031, 9, 1), "ends_on": date(2031, 12, 20)}
 OVER: dict[str, object] = {"starts_on": date(2001, 9, 1), "ends_on": date(2001, 12, 20)}
 LONG_AGO, AHEAD = datetime(2001, 1, 1, tzinfo=UTC), datetime(2999, 1, 1, tzinfo=UTC)
-RULES = ["hold", "time_conflict", "course_full", "credit_limit", "corequisite_missing", "drop_closed"]
+RULES = [
+    "hold",
+    "duplicate_course",
+    "time_conflict",
+    "course_full",
+    "credit_limit",
+    "corequisite_missing",
+    "drop_closed",
+]
 
 
 TIME = re.compile(r"datetime\.datetime\([^()]*\)|20\d\d-\d\d-\d\dT[\d:.]+(?:Z|\+00:00)")
-NEW_ID = re.compile(r'((?:Hold|Override)\(id=|override_id=|"(?:hold|override)_id": ?)\d+')
+NEW_ID = re.compile(
+    r'((?:Hold|Override|Equivalence)\(id=|override_id=|"(?:hold|override|equivalence)_id": ?|in the set )\d+'
+)
 
 
 def term(id: int, **fields: object) -> Change[Any]:
-    values: Any = {"code": f"T{id}", "name": "T", **OPEN, "max_credits": None, **fields}
+    values: Any = {"code": f"T{id}", "name": "T", "parent_id": None, **OPEN, "max_credits": None, **fields}
     return Create(origin=ORIGIN, resource=TERM, fields=values)
 
 
@@ -72,6 +86,7 @@ def course(id: int, **fields: object) -> Change[Any]:
         "external_id": None,
         "term_id": None,
         "code": f"C{id}",
+        "section": None,
         "title": "T",
         "credits": 1.0,
         "capacity": 1,
@@ -82,9 +97,22 @@ def course(id: int, **fields: object) -> Change[Any]:
 
 
 def student(id: int) -> Change[Any]:
-    names = {"external_id": None, "given_name": "A", "family_name": "B", "email": f"{id}@campus.example"}
-    made: Any = {**names, "max_credits": None}
+    ids = {"external_id": None, "sourced_id": f"s-{id}"}
+    names = {"given_name": "A", "family_name": "B", "preferred_name": None, "email": f"{id}@campus.example"}
+    made: Any = {**ids, **names, "max_credits": None, "groups": ""}
     return Create(origin=ORIGIN, resource=STUDENT, fields=made)
+
+
+def instructor(id: int, **fields: object) -> Change[Any]:
+    ids = {"external_id": None, "sourced_id": f"i-{id}"}
+    made: Any = {**ids, "given_name": "A", "family_name": None, "email": f"{id}@campus.example", **fields}
+    return Create(origin=ORIGIN, resource=INSTRUCTOR, fields=made)
+
+
+def teach(course: int, *instructors: int) -> Change[Any]:
+    """Return a change of the instructors of a course, of whom the first is the primary one."""
+    primary = {id: id == instructors[0] for id in instructors}
+    return SetInstructors(origin=ORIGIN, course_id=course, primary=primary)
 
 
 def enroll(student: int, course: int) -> Change[Any]:
@@ -93,6 +121,14 @@ def enroll(student: int, course: int) -> Change[Any]:
 
 def drop(student: int, course: int) -> Change[Any]:
     return Drop(origin=ORIGIN, student_id=student, course_id=course)
+
+
+def equate(*codes: str) -> Change[Any]:
+    return CreateEquivalence(origin=ORIGIN, codes=codes)
+
+
+def part(id: int) -> Change[Any]:
+    return DeleteEquivalence(origin=ORIGIN, equivalence_id=id)
 
 
 def hold(student: int, reason: str, *, blocks_drop: bool = False) -> Change[Any]:
@@ -117,7 +153,7 @@ def edit(resource: Any, id: int, **values: object) -> Change[Any]:
 
 def campus(chance: random.Random) -> list[Change[Any]]:
     """Choose the changes that create the campus."""
-    made = [term(id, max_credits=4.0) for id in TERMS]
+    made = [term(id, max_credits=4.0, parent_id=chance.choice([None, 1]) if id > 1 else None) for id in TERMS]
     made += [
         course(
             id,
@@ -129,7 +165,9 @@ def campus(chance: random.Random) -> list[Change[Any]]:
         )
         for id in COURSES
     ]
+    made += [equate("C1", "C2"), equate("C3", "C4")]
     made += [student(id) for id in STUDENTS]
+    made += [instructor(id) for id in INSTRUCTORS]
     for holder in (1, 2, 1, 2):
         made += [hold(holder, "R"), grant(holder, chance.choice(COURSES[3:]), "course_full")]
     return made
@@ -154,18 +192,27 @@ def change(chance: random.Random) -> Change[Any]:
         (COURSE, course_id, {"capacity": chance.choice([0, 1, 3, None])}),
         (COURSE, course_id, {"meetings": chance.choice(MEETINGS)}),
         (COURSE, course_id, {"term_id": chance.choice([None, *TERMS])}),
-        (COURSE, course_id, {"credits": chance.choice([1.0, 3.0])}),
+        (COURSE, course_id, {"credits": chance.choice([1.0, 3.0, 0.1])}),
         (STUDENT, student_id, {"max_credits": chance.choice([None, 3.0])}),
         (TERM, 1, {"max_credits": chance.choice([None, 2.0, 6.0])}),
         (TERM, 1, {"enroll_until": chance.choice([None, LONG_AGO, AHEAD])}),
         (TERM, 1, {"drop_until": chance.choice([None, LONG_AGO])}),
         (TERM, chance.choice(TERMS), {"withdraw_until": chance.choice([None, LONG_AGO, AHEAD])}),
         (TERM, chance.choice(TERMS), chance.choice([OVERLAPPING, APART, OVER])),
-        (COURSE, course_id, {"code": chance.choice([f"C{course_id}", "C9"])}),
+        (TERM, chance.choice(TERMS), {"parent_id": chance.choice([None, *TERMS])}),
+        (STUDENT, student_id, {"email": chance.choice([None, "9@campus.example"])}),
+        (STUDENT, student_id, {"given_name": chance.choice([None, "A"])}),
+        (STUDENT, student_id, {"family_name": chance.choice([None, "B"]), "groups": chance.choice(["", "a,b"])}),
+        (INSTRUCTOR, chance.choice(INSTRUCTORS), {"email": chance.choice([None, "9@campus.example"])}),
+        (COURSE, course_id, {"code": chance.choice([f"C{course_id}", "C9", "c1"])}),
+        (COURSE, course_id, {"section": chance.choice([None, f"{course_id}", "1"])}),
     ]
     edited, id, values = chance.choice(edits)
     deleted: Any
-    deleted, last = chance.choice([(STUDENT, STUDENTS[-1]), (COURSE, COURSES[-1]), (TERM, TERMS[-1])])
+    deleted, last = chance.choice(
+        [(STUDENT, STUDENTS[-1]), (COURSE, COURSES[-1]), (TERM, TERMS[-1]), (INSTRUCTOR, INSTRUCTORS[-1])]
+    )
+    teachers = chance.sample(INSTRUCTORS, chance.choice([0, 1, 2]))
     others: list[Change[Any]] = [
         Complete(origin=ORIGIN, student_id=student_id, course_id=course_id, passed=chance.random() < 0.7),
         hold(held, "R", blocks_drop=chance.random() < 0.5),
@@ -184,6 +231,9 @@ def change(chance: random.Random) -> Change[Any]:
             ends_at=chance.choice([LONG_AGO + timedelta(1), AHEAD]),
         ),
         Sweep(origin=ORIGIN, course_ids=tuple(COURSES)),
+        teach(course_id, *teachers),
+        equate(f"C{course_id}", f"c{other}"),
+        part(chance.choice((1, 2))),
         *[Delete(origin=ORIGIN, resource=deleted, id=last)] * 2,
         *[edit(edited, id, **values)] * 7,
     ]
@@ -203,7 +253,7 @@ def normalized(outcome: object) -> str:
 
 async def rows_of(connection: Connection, table: str) -> list[str]:
     """Return the rows of a table in order, as JSON."""
-    key = "hold_id" if table == "holds" else "override_id" if table == "overrides" else "id"
+    key = {"holds": "hold_id", "overrides": "override_id", "equivalences": "equivalence_id"}.get(table, "id")
     find = f"SELECT to_json(it)::text FROM (SELECT * FROM {table} ORDER BY 1, 2) AS it"
     return [row[0].replace('{"id"', f'{{"{key}"', 1) for row in await connection.fetch(find)]
 
@@ -373,6 +423,11 @@ MANY: list[Change[Any]] = [term(1), term(2), student(1), student(2)]
 CLASH: list[Change[Any]] = [course(1, meetings=MEETINGS[1], term_id=1), course(2, meetings=MEETINGS[2], term_id=1)]
 SEATED: list[Change[Any]] = [enroll(1, 1), enroll(2, 2)]
 """Student 1 has a seat in course 1, which clashes with course 2, where student 2 has a seat."""
+SECTIONS: list[Change[Any]] = [
+    course(1, code="A", term_id=1),
+    *[course(id, code="A", section=f"{id}", term_id=1) for id in (2, 3)],
+    *[course(4, code="B", term_id=1, capacity=None)],
+]
 CASES: dict[str, tuple[list[Change[Any]], list[Change[Any]]]] = {
     "an edit of a course unblocks a student waitlisted in the same batch": (
         [*MANY, *CLASH, *SEATED],
@@ -386,9 +441,50 @@ CASES: dict[str, tuple[list[Change[Any]], list[Change[Any]]]] = {
         [*MANY, *CLASH, *SEATED, enroll(1, 2), drop(2, 2)],
         [edit(COURSE, 1, term_id=2), edit(TERM, 2, **APART)],
     ),
+    "a section whose place a promotion drops goes to the next student": (
+        [*MANY, student(3), *SECTIONS, enroll(1, 1), enroll(2, 2), enroll(3, 1), enroll(3, 2)],
+        [enroll(2, 1), drop(1, 1), enroll(1, 2), drop(2, 2), drop(3, 1), enroll(3, 3)],
+    ),
+    "a set is created, used, deleted and created again in one batch": (
+        [*MANY, *SECTIONS, enroll(1, 4)],
+        [
+            *(enroll(2, 1), equate("a", "B"), enroll(1, 2), enroll(1, 1), part(1), enroll(1, 1)),
+            *(equate("A", "X"), equate("X", "b"), part(2), drop(2, 1), equate("x", "b"), enroll(2, 4)),
+        ],
+    ),
     "the older override is used": (
         [*MANY, course(1, capacity=0), *[grant(1, 1, "course_full")] * 2],
         [enroll(1, 1), end_override(1, 2)],
+    ),
+    "a student is deleted, whose refusals are kept, while another one enrolls": (
+        [*MANY, course(1), hold(2, "A"), enroll(2, 1), student(3)],
+        [enroll(1, 1), Delete(origin=ORIGIN, resource=STUDENT, id=2)],
+    ),
+    "an instructor of a deleted course can be deleted": (
+        [*MANY, course(1), course(2), instructor(1), instructor(2), teach(1, 1)],
+        [
+            Delete(origin=ORIGIN, resource=INSTRUCTOR, id=1),
+            teach(2, 2),
+            teach(2),
+            Delete(origin=ORIGIN, resource=COURSE, id=1),
+            Delete(origin=ORIGIN, resource=INSTRUCTOR, id=1),
+            Delete(origin=ORIGIN, resource=INSTRUCTOR, id=2),
+            teach(2, 1),
+        ],
+    ),
+    "a released address of an instructor is free": (
+        [*MANY, instructor(1), instructor(2)],
+        [edit(INSTRUCTOR, 1, email=None), edit(INSTRUCTOR, 2, email="1@campus.example")],
+    ),
+    "a sourced id is taken until its person is deleted": (
+        [*MANY, instructor(1)],
+        [
+            Delete(origin=ORIGIN, resource=STUDENT, id=2),
+            instructor(2, sourced_id="s-2"),
+            instructor(3, sourced_id="s-2"),
+            instructor(3, sourced_id="s-1"),
+            instructor(3, given_name=None),
+        ],
     ),
     "holds are listed in order": (
         [*MANY, course(1), hold(1, "A"), hold(1, "B")],

@@ -84,8 +84,8 @@ NAN, INFINITE = float("nan"), float("inf")
         ("title", ["X", "李", " x ", "x" * 200], ["", " ", "\u2003", "x" * 201, "a\x00b", "a\nb", "\x7f", 1, None]),
         (
             "credits",
-            [0, 0.5, 1, 1.0, 3.5, 98.5, 99, 99.0, 5e-1, -0.0],
-            [-0.5, -1, 0.25, 1.49, 99.5, 100, 1e300, NAN, INFINITE, -INFINITE, "3", True, None, [1], 10**400],
+            [0, 0.5, 1, 1.0, 3.5, 0.25, 1.49, 98.99, 99, 99.0, 5e-1, -0.0],
+            [-0.5, -1, 0.255, 1.001, 99.01, 99.5, 100, 1e300, NAN, INFINITE, -INFINITE, "3", True, None, [1], 10**400],
         ),
         (
             "capacity",
@@ -434,6 +434,7 @@ async def test_every_change_has_an_event_with_the_state_before_and_after(
     headers = {"X-Actor": "timetable office"}
     fields = {
         "code": "C1",
+        "section": "001",
         "title": "One",
         "credits": 1.5,
         "capacity": 3,

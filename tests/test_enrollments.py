@@ -215,7 +215,7 @@ async def test_retrieve_course_students(client: Client) -> None:
             "position": None,
             "blocked_by": None,
             "swap_drops": None,
-            "student": {"id": id, "external_id": None, **body},
+            "student": {"id": id, "external_id": None, **body, "preferred_name": None},
         }
         for id, body in zip((ada, grace), fields, strict=True)
     ]
@@ -392,7 +392,7 @@ async def test_100_courses_in_one_request_are_enrolled_and_101_are_too_many(
 ) -> None:
     student = await new_student(client)
     await connection.execute(
-        "INSERT INTO courses (id, code, title) SELECT n, 'C', 'T' FROM generate_series(1001, 1101) AS n"
+        "INSERT INTO courses (id, code, title) SELECT n, 'C' || n, 'T' FROM generate_series(1001, 1101) AS n"
     )
 
     assert places(await enroll(client, student, *range(1001, 1102))) == [("too_long", "#/course_ids")]

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, model_validator, with_config
@@ -11,9 +12,11 @@ from service.api.answers import CreatedAt, Id, TermId, UpdatedAt, Version
 from service.api.fields import (
     Capacity,
     Clock,
+    ClockOfEnd,
     Count,
     CourseCode,
     Credits,
+    Day,
     ExternalId,
     IdInBody,
     IdInPath,
@@ -23,8 +26,10 @@ from service.api.fields import (
     Name,
     ReasonQuery,
     SearchText,
+    Section,
     Truth,
     WaitlistCapacity,
+    Whole,
     refuse_together,
 )
 from service.api.keys import COURSES, DATABASE, REGISTRAR, origin_of, submit
@@ -34,6 +39,7 @@ from service.errors import (
     CourseNotFound,
     ExternalIdTaken,
     InUse,
+    MeetingDates,
     OwnRequirement,
     PreconditionFailed,
     UnknownTerm,
@@ -42,8 +48,8 @@ from service.registrar import courses as registrar
 from service.registrar.application import Group, code_key
 from service.registrar.courses import COURSE, Cancel, SetRequirements, requirements_tag
 from service.registrar.load import groups_of
+from service.registrar.meetings import DAYS
 from service.registrar.resources import Create, Delete, Edit, Replace
-from service.registrar.rules import DAYS
 from service.web.endpoint import Call, ETags, Reply, endpoint
 from service.web.paging import (
     SCANNED_ROWS,
@@ -70,33 +76,75 @@ NamedCourseStatus: TypeAlias = Annotated[
 ]
 
 
+def _is_absent(value: object) -> bool:
+    return value is None
+
+
 class Meeting(Input):
-    """A weekly meeting from `start` until `end`, exclusive, in the local time of the institution."""
+    """A meeting on a day of the week, from `start` until `end`, exclusive, in the local time of the institution.
+
+    Without `from` and `until`, it takes place in every week of the term. Members without a value are left out.
+    """
+
+    model_config = ConfigDict(serialize_by_alias=True, extra="forbid", frozen=True, strict=True)
 
     day: Weekday
     start: Annotated[Clock, Field(description="Start of the meeting, as HH:MM.")]
-    end: Annotated[Clock, Field(description="End of the meeting, as HH:MM, exclusive.")]
+    end: Annotated[
+        ClockOfEnd,
+        Field(description="End of the meeting, as HH:MM, exclusive. An end before `start` is on the next day."),
+    ]
+    begins_on: Annotated[
+        Day | None,
+        Field(alias="from", exclude_if=_is_absent, description="The first possible date; else the term's first day."),
+    ] = None
+    ends_on: Annotated[
+        Day | None,
+        Field(alias="until", exclude_if=_is_absent, description="The last possible date; else the term's last day."),
+    ] = None
+    every_weeks: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=4,
+            exclude_if=lambda weeks: bool(weeks == 1),
+            description="2 is every other week, counted from the week of the first possible date. Weeks begin on Monday.",
+        ),
+        Whole,
+    ] = 1
+    location: Annotated[
+        Name | None, Field(exclude_if=_is_absent, description="Where the meeting takes place; no rule reads it.")
+    ] = None
 
     @model_validator(mode="after")
-    def check_order(self) -> Self:
-        """Refuse a meeting that does not start before it ends."""
-        if self.start >= self.end:
-            raise wrong("inverted_meeting", "start must be before end.")
+    def check_length(self) -> Self:
+        """Refuse a meeting that ends when it starts."""
+        if self.start == self.end:
+            raise wrong("empty_meeting", "end must differ from start; a whole day is from 00:00 until 24:00.")
         return self
+
+
+def _order(meeting: Meeting) -> tuple[object, ...]:
+    dates = meeting.begins_on or date.min, meeting.ends_on or date.max
+    return DAYS.index(meeting.day), meeting.start, meeting.end, *dates, meeting.every_weeks, meeting.location or ""
 
 
 def _in_order(meetings: Sequence[Meeting]) -> tuple[Meeting, ...]:
     """Return meetings in the order of the week. Meetings may coincide: a section can meet in two rooms at once."""
-    return tuple(sorted(meetings, key=lambda meeting: (DAYS.index(meeting.day), meeting.start, meeting.end)))
+    return tuple(sorted(meetings, key=_order))
 
 
 Meetings = Annotated[
     tuple[Meeting, ...],
-    Field(max_length=50, strict=False, description="The weekly meetings."),
+    Field(max_length=50, strict=False, description="When the course meets."),
     AfterValidator(_in_order),
 ]
 
 
+SectionOfCourse: TypeAlias = Annotated[
+    Section | None,
+    Field(description="The section, which distinguishes the offerings of a code in a term; null is no section."),
+]
 CourseTitle: TypeAlias = Annotated[Name, Field(description='The title, such as "Calculus I".')]
 TermOfCourse: TypeAlias = Annotated[
     IdInBody | None,
@@ -108,6 +156,7 @@ class CourseFields(Input):
     """The writable fields of a course except the external id."""
 
     code: CourseCode
+    section: SectionOfCourse = None
     title: CourseTitle
     credits: Credits = 0.0
     term_id: TermOfCourse = None
@@ -146,6 +195,7 @@ class CourseChanges(CourseReadOnly, total=False):
 
     external_id: ExternalId | None
     code: CourseCode
+    section: SectionOfCourse
     title: CourseTitle
     credits: Credits
     term_id: TermOfCourse
@@ -158,7 +208,9 @@ class CourseQuery(Paging):
     """A page of courses, with any of the filters."""
 
     term_id: Annotated[IdInQuery | None, Field(description="Only courses in this term.")] = None
-    code: Annotated[CourseCode | None, Field(description="Only courses with this code; case is ignored.")] = None
+    code: Annotated[
+        CourseCode | None, Field(description="Only courses with this code: all its sections. Case is ignored.")
+    ] = None
     external_id: Annotated[ExternalId | None, Field(description="Only the course with this external id.")] = None
     id: Annotated[
         IdsInQuery | None, Field(description="Only courses with these ids: up to 100, separated by commas.")
@@ -183,7 +235,8 @@ class Course:
 
     id: Id
     external_id: Annotated[str | None, Field(description="The caller's own key; null if the course has none.")]
-    code: Annotated[str, Field(description="The catalogue code; unique within a term.")]
+    code: Annotated[str, Field(description="The catalogue code; unique within a term, together with the section.")]
+    section: Annotated[str | None, Field(description="The section; null if the course has none.")]
     title: Annotated[str, Field(description='The title, such as "Calculus I".')]
     credits: Credits
     term_id: Annotated[
@@ -193,7 +246,7 @@ class Course:
     waitlist_capacity: Annotated[
         int | None, Field(description="Number of waitlist places; null is unlimited, and 0 is no waitlist.")
     ]
-    meetings: Annotated[list[Meeting], Field(description="The weekly meetings, in the order of the week.")]
+    meetings: Annotated[list[Meeting], Field(description="When the course meets, in the order of the week.")]
     status: NamedCourseStatus
     seats_taken: Annotated[
         int, Field(description="Number of students who are enrolled in the course or have completed it.")
@@ -231,6 +284,7 @@ def _fields(body: CourseFields, external_id: str | None) -> registrar.CourseFiel
         "external_id": external_id,
         "term_id": body.term_id,
         "code": body.code,
+        "section": body.section,
         "title": body.title,
         "credits": body.credits,
         "capacity": body.capacity,
@@ -251,6 +305,7 @@ def course_of(row: sql.Course) -> Course:
         id=row.id,
         external_id=row.external_id,
         code=row.code,
+        section=row.section,
         title=row.title,
         credits=row.credits,
         term_id=row.term_id,
@@ -267,11 +322,14 @@ def course_of(row: sql.Course) -> Course:
     )
 
 
-@endpoint("POST", "/courses", scope="manage", status=201, problems=[ExternalIdTaken, CodeTaken, UnknownTerm])
+@endpoint(
+    "POST", "/courses", scope="manage", status=201, problems=[ExternalIdTaken, CodeTaken, UnknownTerm, MeetingDates]
+)
 async def create_course(call: Call, body: NewCourse) -> Reply[Course]:
     """Create a course.
 
-    The code must be unique in its term; courses without a term may share a code. The external id must be unique.
+    The code and the section together must be unique in the term, cancelled courses aside; courses without a term may share
+    both. The external id must be unique.
     """
     change = Create(origin=origin_of(call), resource=COURSE, fields=_fields(body, body.external_id))
     return await submit(call, change, lambda row: Reply(course_of(row), 201, {"Location": f"/courses/{row.id}"}))
@@ -356,7 +414,15 @@ async def find(connection: Connection, ids: list[int]) -> dict[int, sql.Course]:
     "PATCH",
     "/courses/{course_id}",
     scope="manage",
-    problems=[CourseNotFound, ExternalIdTaken, CodeTaken, UnknownTerm, OwnRequirement, PreconditionFailed],
+    problems=[
+        CourseNotFound,
+        ExternalIdTaken,
+        CodeTaken,
+        UnknownTerm,
+        MeetingDates,
+        OwnRequirement,
+        PreconditionFailed,
+    ],
 )
 async def edit_course(call: Call, course_id: IdInPath, body: CourseChanges, if_match: ETags) -> Course:
     """Change some fields of a course.
@@ -385,7 +451,7 @@ async def edit_course(call: Call, course_id: IdInPath, body: CourseChanges, if_m
     "/courses/by-external-id/{external_id}",
     scope="manage",
     status=(200, 201),
-    problems=[CodeTaken, UnknownTerm, OwnRequirement, PreconditionFailed],
+    problems=[CodeTaken, UnknownTerm, MeetingDates, OwnRequirement, PreconditionFailed],
 )
 async def put_course(
     call: Call, external_id: ExternalId, body: CourseReplacement, if_match: ETags, if_none_match: ETags

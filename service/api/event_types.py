@@ -40,7 +40,12 @@ class EventFields:
     ]
     on_behalf_of: Annotated[str | None, Field(description="For whom the actor made it, as the header X-Actor said.")]
     request_id: Annotated[str, Field(description="The id of the request that made the change.")]
-    reason: Annotated[str | None, Field(description="The reason that the caller gave; null if there is none.")]
+    reason: Annotated[
+        str | None,
+        Field(
+            description="The reason that the caller gave, or why the service dropped a waitlist place; null if there is none."
+        ),
+    ]
     student_id: Annotated[StudentId | None, Field(description="The student of the event; null if there is none.")]
     student_external_id: Annotated[
         str | None,
@@ -59,7 +64,18 @@ class StudentState(TypedDict):
     """The names of the fields of a student that changed; the feed contains no personal data."""
 
     fields: Annotated[
-        list[Literal["external_id", "given_name", "family_name", "email", "max_credits"]],
+        list[
+            Literal[
+                "external_id",
+                "sourced_id",
+                "given_name",
+                "family_name",
+                "preferred_name",
+                "email",
+                "max_credits",
+                "groups",
+            ]
+        ],
         Field(description="The fields that changed, or all fields of a new or deleted student."),
     ]
     version: Version
@@ -81,12 +97,40 @@ class StudentEvent(EventFields):
 
 
 @FORBID_EXTRA
+class InstructorState(TypedDict):
+    """The names of the fields of an instructor that changed; the feed contains no personal data."""
+
+    instructor_id: Annotated[int, Field(description="The id of the instructor.")]
+    fields: Annotated[
+        list[Literal["external_id", "sourced_id", "given_name", "family_name", "email"]],
+        Field(description="The fields that changed, or all fields of a new or deleted instructor."),
+    ]
+    version: Version
+
+
+InstructorEventType: TypeAlias = Annotated[
+    Literal["instructor.created", "instructor.updated", "instructor.deleted"],
+    named("InstructorEventType", "The types of events about instructors."),
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstructorEvent(EventFields):
+    """An instructor was created, updated or deleted."""
+
+    type: InstructorEventType
+    before: Annotated[InstructorState | None, Field(description="Null for a new instructor.")]
+    after: Annotated[InstructorState | None, Field(description="Null for a deleted instructor.")]
+
+
+@FORBID_EXTRA
 class CourseState(TypedDict):
     """The fields of a course that changed, or all fields of a new or deleted course."""
 
     external_id: NotRequired[Annotated[str | None, Field(description="The caller's own key.")]]
     term_id: NotRequired[Annotated[TermId | None, Field(description="The term of the course.")]]
     code: NotRequired[Annotated[str, Field(description="The catalogue code.")]]
+    section: NotRequired[Annotated[str | None, Field(description="The section; null is none.")]]
     title: NotRequired[Annotated[str, Field(description="The title.")]]
     credits: NotRequired[Credits]
     capacity: NotRequired[
@@ -95,7 +139,7 @@ class CourseState(TypedDict):
     waitlist_capacity: NotRequired[
         Annotated[int | None, Field(description="Number of waitlist places; null is unlimited, and 0 is no waitlist.")]
     ]
-    meetings: NotRequired[Annotated[list[Meeting], Field(description="The weekly meetings.")]]
+    meetings: NotRequired[Annotated[list[Meeting], Field(description="When the course meets.")]]
     version: Version
 
 
@@ -159,11 +203,44 @@ class RequirementsSet(EventFields):
 
 
 @FORBID_EXTRA
+class TaughtBy(TypedDict):
+    """An instructor of a course."""
+
+    instructor_id: Annotated[int, Field(description="The id of the instructor.")]
+    primary: Annotated[bool, Field(description="Whether the instructor is the primary one.")]
+
+
+@FORBID_EXTRA
+class InstructorsState(TypedDict):
+    """All instructors of a course."""
+
+    instructors: Annotated[list[TaughtBy], Field(description="The primary one first, the others by id.")]
+    version: Version
+
+
+InstructorsSetType: TypeAlias = Annotated[
+    Literal["course.instructors_set"], named("InstructorsSetType", "The type of the event of replaced instructors.")
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstructorsSet(EventFields):
+    """The instructors of a course were replaced."""
+
+    type: InstructorsSetType
+    before: InstructorsState
+    after: InstructorsState
+
+
+@FORBID_EXTRA
 class TermState(TypedDict):
     """The fields of a term that changed, or all fields of a new or deleted term."""
 
     code: NotRequired[Annotated[str, Field(description="Unique among terms.")]]
     name: NotRequired[Annotated[str, Field(description="The name.")]]
+    parent_id: NotRequired[
+        Annotated[TermId | None, Field(description="The term of which it is a part; null for a whole term.")]
+    ]
     starts_on: NotRequired[Annotated[date, Field(description="The first day.")]]
     ends_on: NotRequired[Annotated[date, Field(description="The last day.")]]
     enroll_from: NotRequired[
@@ -201,6 +278,29 @@ class TermEvent(EventFields):
 
 
 @FORBID_EXTRA
+class EquivalenceState(TypedDict):
+    """A set of equivalent codes."""
+
+    equivalence_id: Annotated[int, Field(description="The id of the set.")]
+    codes: Annotated[list[str], Field(description="The codes, sorted.")]
+
+
+EquivalenceEventType: TypeAlias = Annotated[
+    Literal["equivalence.created", "equivalence.deleted"],
+    named("EquivalenceEventType", "The types of events about sets of equivalent codes."),
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EquivalenceEvent(EventFields):
+    """A set of equivalent codes was created or deleted."""
+
+    type: EquivalenceEventType
+    before: Annotated[EquivalenceState | None, Field(description="Null for a new set.")]
+    after: Annotated[EquivalenceState | None, Field(description="Null for a deleted set.")]
+
+
+@FORBID_EXTRA
 class EnrollmentState(TypedDict):
     """The state of one student in one course."""
 
@@ -214,6 +314,12 @@ class EnrollmentState(TypedDict):
     ]
     passed: NotRequired[Annotated[bool | None, Field(description="Whether the student passed the completed course.")]]
     grade: NotRequired[Annotated[str | None, Field(description="The grade of the completed course.")]]
+    blocked_by: NotRequired[
+        Annotated[
+            list[Blocker],
+            Field(description="Why the service dropped a waitlist place: the student has a seat in another offering."),
+        ]
+    ]
 
 
 EnrollmentEventType: TypeAlias = Annotated[
@@ -347,10 +453,13 @@ class OverrideUsed(EventFields):
 
 AnyEvent: TypeAlias = (
     StudentEvent
+    | InstructorEvent
     | CourseEvent
     | CourseCancelled
     | RequirementsSet
+    | InstructorsSet
     | TermEvent
+    | EquivalenceEvent
     | EnrollmentEvent
     | EnrollmentSkipped
     | HoldEvent

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby, starmap
 from typing import Any
 
-from service.registrar.application import Group, code_key
+from service.registrar.application import CodeSets, Group, code_key
 from service.registrar.catalog import MAX_EDITS, Catalog
 from service.registrar.changes import Change
 from service.registrar.ledger import Ledger, excluded_keys
@@ -14,14 +14,18 @@ from service.registrar.save import erase_texts, save
 from service.registrar.seats import has_free_seat
 from sql import (
     Connection,
+    course_instructors,
     courses,
     enrollments,
+    equivalences,
     feed,
     holds,
     idempotency_keys,
+    instructors,
     overrides,
     passed_codes,
     requirements,
+    students,
     terms,
     waitlist,
 )
@@ -117,6 +121,9 @@ async def load(connection: Connection, ledger: Ledger, needs: Needs) -> None:
     if needs.overrides:
         for override in await overrides.find_overrides(connection, sorted(needs.overrides)):
             ledger.add_override(override)
+    if unread_teaching := sorted(needs.teaching - ledger.loaded_teaching):
+        rows = await course_instructors.load_course_instructors(connection, unread_teaching)
+        ledger.add_teaching(unread_teaching, rows)
     if new := needs.students - ledger.loaded_students:
         await _add_students(
             connection, ledger, new, await enrollments.load_transcripts(connection, sorted(new), ledger.now)
@@ -187,6 +194,10 @@ async def _unjudge(connection: Connection, ledger: Ledger, relaxed: Relaxed) -> 
         pairs += await waitlist.unjudge_members(connection, sorted(relaxed.members), sorted(relaxed.members_of_terms))
     if relaxed.students:
         pairs += await waitlist.unjudge_students(connection, sorted(relaxed.students))
+    if relaxed.joined_codes:
+        pairs += await equivalences.unjudge_equivalent(connection, relaxed.joined_codes, ["pre", "co"], False)
+    if relaxed.parted_codes:
+        pairs += await equivalences.unjudge_equivalent(connection, relaxed.parted_codes, ["anti"], True)
     if relaxed.due:
         pairs += await waitlist.unjudge_due(connection, ledger.now, MAX_DUE_STUDENTS)
     if relaxed.reopened_terms:
@@ -274,8 +285,15 @@ async def _load_catalog(connection: Connection, ledger: Ledger, needs: Needs) ->
     of them or none.
     """
     catalog = ledger.catalog
+    if catalog.code_sets is None and (needs.code_sets or any(ledger.courses)):
+        catalog.code_sets = CodeSets({each.id: each for each in await equivalences.load_equivalences(connection)})
     unread = {course.id for course in ledger.courses if course.id not in catalog.requirements}
-    codes = {key: course.code for course in ledger.courses if (key := code_key(course.code)) not in catalog.excluders}
+    codes = {
+        key: code
+        for course in ledger.courses
+        for code in ledger.code_sets.equivalents(course.code)
+        if (key := code_key(code)) not in catalog.excluders
+    }
     if unread or codes:
         required = await requirements.load_requirements(connection, sorted(unread), [*codes.values()])
         catalog.requirements.update(dict.fromkeys(unread, ()))
@@ -289,7 +307,9 @@ async def _load_catalog(connection: Connection, ledger: Ledger, needs: Needs) ->
     wanted = {*needs.terms}
     wanted.update([course.term_id for course in ledger.courses if course.term_id is not None])
     if needs.definitions:
-        new = sorted((needs.definitions | ledger.held_course_ids()) - catalog.definitions.keys())
+        new = sorted(
+            (needs.definitions | ledger.held_course_ids()) - catalog.definitions.keys() - catalog.courses.keys()
+        )
         for definition in await courses.load_definitions(connection, new):
             catalog.definitions[definition.id] = definition
             if definition.term_id is not None:
@@ -312,6 +332,11 @@ async def _load_resources(connection: Connection, ledger: Ledger, needs: Needs) 
     """Load the rows of all resource types, and mark the rows to delete on which other rows depend."""
     for resource, wanted in needs.resources.items():
         await _load_rows(connection, ledger, resource, wanted)
+    if needs.sourced_ids:
+        for student in await students.match_students_by_sourced_id(connection, sorted(needs.sourced_ids)):
+            ledger.students.load(student.id, student)
+        for instructor in await instructors.match_instructors_by_sourced_id(connection, sorted(needs.sourced_ids)):
+            ledger.instructors.load(instructor.id, instructor)
     # First load all rows: a course in memory does not count as a use of its term, since a change may move the course.
     for resource, wanted in needs.resources.items():
         if wanted.deleted:
