@@ -64,7 +64,7 @@ TYPES: Final = tuple(name for event in get_args(AnyEvent) for name in _types_of(
 def _types(text: object) -> tuple[str, ...]:
     """Split types at their commas, and put them in one order."""
     chosen = text.split(",") if isinstance(text, str) else []
-    if not chosen or not set(chosen) <= set(TYPES) or len(chosen) > len(set(chosen)):
+    if not chosen or not set(chosen) <= set(TYPES):
         raise wrong("not_event_types", f"{{field}} must be one or more of {', '.join(TYPES)}, separated by commas.")
     return tuple(name for name in TYPES if name in chosen)
 
