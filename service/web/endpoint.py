@@ -776,15 +776,16 @@ def _conditional(request: web.Request, response: web.Response) -> web.Response:
     """Apply the preconditions of a read to its response (RFC 9110 section 13.2.2)."""
     if "If-Match" not in request.headers and "If-None-Match" not in request.headers:
         return response
+    if_match, if_none_match = _etags(request, "if_match"), _etags(request, "if_none_match")
     etag = response.headers.get("ETag")
-    if (if_match := _etags(request, "if_match")) is not None:
+    if if_match is not None:
         # The comparison is strong, and a weak ETag therefore only matches "*".
         strong = {"*"} if etag is None or etag.startswith("W/") else {"*", etag.strip('"')}
         if not if_match & strong:
             has = f"has the ETag {etag}" if etag is not None else "has no ETag"
             raise PreconditionFailed.of_if_match(f"The resource {has}, which If-Match does not name.", if_match)
     found = {"*"} if etag is None else {"*", etag.removeprefix("W/").strip('"')}
-    if (if_none_match := _etags(request, "if_none_match")) is None or not if_none_match & found:
+    if if_none_match is None or not if_none_match & found:
         return response
     if takes_gzip(request, response):
         note_coding(response)
