@@ -227,7 +227,9 @@ class AlreadyCompleted(DomainError):
     code, status, title = "already_completed", 409, "Already completed"
 
     def __init__(self, course_id: int) -> None:
-        super().__init__(f"The student has completed course {course_id}: a completed course cannot be dropped.")
+        super().__init__(
+            f"The student has completed course {course_id}: a completed course cannot be dropped until its completion is removed."
+        )
 
 
 class NotEnrolled(DomainError):
@@ -237,6 +239,24 @@ class NotEnrolled(DomainError):
 
     def __init__(self, student_id: int, course_id: int) -> None:
         super().__init__(f"Student {student_id} is not enrolled in course {course_id}.")
+
+
+class NotCompleted(DomainError):
+    """The student has not completed the course, and therefore no completion can be taken back."""
+
+    code, status, title = "not_completed", 409, "Not completed"
+
+    def __init__(self, student_id: int, course_id: int) -> None:
+        super().__init__(f"Student {student_id} has not completed course {course_id}.")
+
+
+class CourseCancelled(DomainError):
+    """The course is cancelled: nobody can be enrolled in it until it is reopened."""
+
+    code, status, title = "course_cancelled", 409, "Course cancelled"
+
+    def __init__(self, course_id: int) -> None:
+        super().__init__(f"Course {course_id} is cancelled, and nobody can be enrolled in it: reopen it first.")
 
 
 class DropRefused(DomainError):

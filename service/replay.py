@@ -38,7 +38,7 @@ NOT_IN_EVENTS: Final = frozenset({"id", "seats_taken", "waitlisted", "created_at
 
 ACTIONS: Final = {
     "student": frozenset({"created", "updated", "deleted", "erased"}),
-    "course": frozenset({"created", "updated", "deleted", "cancelled", "requirements_set"}),
+    "course": frozenset({"created", "updated", "deleted", "cancelled", "reopened", "requirements_set"}),
     "term": frozenset({"created", "updated", "deleted"}),
 }
 STATUSES: Final = {
@@ -48,10 +48,15 @@ STATUSES: Final = {
     "skipped": "waitlisted",
     "updated": "waitlisted",
     "completed": "completed",
+    "completion_removed": "enrolled",
     "dropped": "dropped",
+    "annulled": "dropped",
     "withdrawn": "withdrawn",
 }
 """The status after each event of an enrollment."""
+
+COURSE_STATUSES: Final = {"cancelled": "cancelled", "reopened": "open"}
+"""The status after each event that changes that of a course."""
 
 JOINS: Final = frozenset({"enrollment.enrolled", "enrollment.waitlisted", "enrollment.promoted"})
 """The events that put a student at the end of a waitlist or in a seat."""
@@ -361,8 +366,8 @@ def _follow(noun: str, id: int, events: Sequence[Recorded], row: State | None) -
             yield Break(
                 event.position, event.type, "fields", after.get("fields", [*after]), before.get("fields", [*before])
             )
-        if action == "cancelled" and after.get("status") != "cancelled":
-            yield Break(event.position, event.type, "status", after.get("status"), "cancelled")
+        if after.get("status") != (status := COURSE_STATUSES.get(action, after.get("status"))):
+            yield Break(event.position, event.type, "status", after.get("status"), status)
         state = {**(state or {}), **after}
     yield from _compare(f"{noun} {id}", row, state)
 
@@ -478,6 +483,8 @@ def _moved(event: Recorded, state: dict[str, object] | None) -> dict[str, object
     if event.type == "enrollment.updated":
         return {**(state or {}), "swap_drops": after.get("swap_drops", [])}
     moved = {**(state or {}), "passed": None, "grade": None, "swap_drops": [], **after}
+    if event.type == "enrollment.completion_removed":
+        moved["passed_code"] = None
     if state is None or event.type in JOINS:
         moved["joined_position"], moved["joined_at"] = event.position, event.occurred_at
         moved["override_id"] = after.get("override_id")

@@ -389,6 +389,38 @@ class Model:
         self.promote()
         return "completed"
 
+    def annul(self, student: int, course: int) -> str:
+        """Drop a course whatever the deadlines and holds; a withdrawal becomes a drop."""
+        state = self.states.get((student, course))
+        if state is None:
+            raise Refused([(course, "enrollment_not_found", ())])
+        if state.status == "completed":
+            raise Refused([(course, "already_completed", ())])
+        if state.status == "dropped":
+            return "unchanged"
+        state.status, state.drops = "dropped", []
+        self.lapse(student, course)
+        self.promote()
+        return "dropped"
+
+    def remove_completion(self, student: int, course: int) -> str:
+        state = self.states.get((student, course))
+        if state is None:
+            raise Refused([(course, "enrollment_not_found", ())])
+        if state.status == "enrolled":
+            return "unchanged"
+        if state.status != "completed":
+            raise Refused([(course, "not_completed", ())])
+        if self.courses[course].cancelled:
+            raise Refused([(course, "course_cancelled", ())])
+        state.status, state.passed = "enrolled", None
+        self.promote()
+        return "enrolled"
+
+    def reopen(self, course: int) -> None:
+        self.courses[course].cancelled = False
+        self.promote()
+
     def cancel(self, course: int) -> None:
         self.courses[course].cancelled = True
         for (s, c), state in self.states.items():

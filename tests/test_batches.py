@@ -18,8 +18,8 @@ from service.errors import DomainError, EnrollmentRefused, PromotionsPending, Un
 from service.registrar import load
 from service.registrar.application import Group
 from service.registrar.changes import Change, Origin
-from service.registrar.courses import COURSE, Cancel, SetRequirements
-from service.registrar.enrollments import Complete, Drop, Enroll, Swap
+from service.registrar.courses import COURSE, Cancel, Reopen, SetRequirements
+from service.registrar.enrollments import Complete, Drop, Enroll, RemoveCompletion, Swap
 from service.registrar.holds import EndHold, PlaceHold
 from service.registrar.overrides import EndOverride, GrantOverride
 from service.registrar.resources import Create, Delete, Edit
@@ -95,6 +95,10 @@ def drop(student: int, course: int) -> Change[Any]:
     return Drop(origin=ORIGIN, student_id=student, course_id=course)
 
 
+def completed(student: int, course: int) -> list[Change[Any]]:
+    return [Complete(origin=ORIGIN, student_id=student, course_id=course, passed=True)]
+
+
 def hold(student: int, reason: str, *, blocks_drop: bool = False) -> Change[Any]:
     return PlaceHold(origin=ORIGIN, student_id=student, reason=reason, blocks_enroll=True, blocks_drop=blocks_drop)
 
@@ -168,6 +172,9 @@ def change(chance: random.Random) -> Change[Any]:
     deleted, last = chance.choice([(STUDENT, STUDENTS[-1]), (COURSE, COURSES[-1]), (TERM, TERMS[-1])])
     others: list[Change[Any]] = [
         Complete(origin=ORIGIN, student_id=student_id, course_id=course_id, passed=chance.random() < 0.7),
+        RemoveCompletion(origin=ORIGIN, student_id=student_id, course_id=course_id),
+        Drop(origin=ORIGIN, student_id=student_id, course_id=course_id, annuls=True),
+        Reopen(origin=ORIGIN, course_id=course_id),
         hold(held, "R", blocks_drop=chance.random() < 0.5),
         end_hold(chance.choice((1, 2)), chance.randint(1, HELD)),
         grant(held, lifted, chance.choice(RULES)),
@@ -405,6 +412,10 @@ CASES: dict[str, tuple[list[Change[Any]], list[Change[Any]]]] = {
             edit(STUDENT, 1, email="9@campus.example"),
             edit(STUDENT, 2, email="1@campus.example"),
         ],
+    ),
+    "a course that is completed again counts for the code that it has then": (
+        [*MANY, course(1), enroll(1, 1), *completed(1, 1), edit(COURSE, 1, code="C2"), edit(COURSE, 1, code="C3")],
+        [RemoveCompletion(origin=ORIGIN, student_id=1, course_id=1), *completed(1, 1), edit(COURSE, 1, code="C4")],
     ),
     "a released code is free": (
         [*MANY, *CLASH],

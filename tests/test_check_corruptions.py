@@ -91,6 +91,12 @@ async def new_campus(client: Client) -> None:
     await call(client, "POST", "/students/2/courses/3/complete", {"passed": True, "grade": "A-"})
     assert (await enroll(client, 6, 5)).status == 201
     await call(client, "POST", "/courses/5/cancel", {})
+    assert (await enroll(client, 6, 3)).status == 201
+    assert (await call(client, "DELETE", "/students/6/courses/3?as=dropped&reason=error")).status == 200
+    await call(client, "POST", "/students/4/courses/3/complete", {"passed": True})
+    assert (await call(client, "DELETE", "/students/4/courses/3/completion")).status == 200
+    for action in ("cancel", "reopen"):
+        assert (await call(client, "POST", f"/courses/6/{action}")).status == 200
     for _ in range(2):
         await create(client, "/students/7/holds", {"reason": "fees", "blocks": ["enroll"]})
     await call(client, "DELETE", "/students/7/holds/2")
@@ -140,6 +146,15 @@ CORRUPTIONS = {
     "a capacity that is raised": (COURSES, "UPDATE courses SET capacity = 7 WHERE id = 3"),
     "a missing capacity": (COURSES, "UPDATE courses SET capacity = NULL WHERE id = 3"),
     "a missing waitlist capacity": (COURSES, "UPDATE courses SET waitlist_capacity = NULL WHERE id = 2"),
+    "an annulled course that is withdrawn": (
+        STUDENTS,
+        f"UPDATE student_courses SET status = 'withdrawn' WHERE {PAIR.format(6, 3)}",
+    ),
+    "a removed completion that is still there": (
+        STUDENTS,
+        f"UPDATE student_courses SET status = 'completed', passed = true WHERE {PAIR.format(4, 3)}",
+    ),
+    "a reopened course that is cancelled": (COURSES, "UPDATE courses SET status = 'cancelled' WHERE id = 6"),
     "a cancelled course that is open": (COURSES, "UPDATE courses SET status = 'open' WHERE id = 5"),
     "an open course that is cancelled": (COURSES, "UPDATE courses SET status = 'cancelled' WHERE id = 4"),
     "a title": (COURSES, "UPDATE courses SET title = 'Another' WHERE id = 3"),

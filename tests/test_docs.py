@@ -310,6 +310,11 @@ PROBLEMS: Final[list[tuple[str, str, Any, dict[str, str]]]] = [
     ("DELETE", "/students/1/courses/2", None, {}),
     ("POST", "/students/1/courses/1/complete", {"passed": True}, {}),
     ("DELETE", "/students/1/courses/1", None, {}),
+    ("DELETE", "/students/1/courses/2?as=dropped&reason=error", None, {}),
+    ("DELETE", "/students/1/courses/2/completion", None, {}),
+    ("POST", "/courses/1/cancel", None, {}),
+    ("DELETE", "/students/1/courses/1/completion", None, {}),
+    ("POST", "/courses/1/reopen", None, {}),
     ("DELETE", "/students/1", None, {}),
     ("PATCH", "/students/1", {"family_name": "King"}, {"If-Match": '"9"'}),
     ("POST", "/students/1/enroll", {"course_ids": [1]}, {"If-Match": '"1"'}),
@@ -580,6 +585,9 @@ async def every_event(client: Client) -> list[dict[str, Any]]:
     await do("DELETE", f"/students/{first}/overrides/{ended}")
     await do("PUT", f"/courses/{kept}/requirements", {"groups": [{"kind": "pre", "any_of": ["X"]}]})
     await do("POST", f"/courses/{kept}/cancel")
+    await do("POST", f"/courses/{kept}/reopen")
+    await do("DELETE", f"/students/{first}/courses/{withdrawn}?as=dropped&reason=error")
+    await do("DELETE", f"/students/{second}/courses/{full}/completion")
     return list((await read(client, "/events?limit=500"))["items"])
 
 

@@ -63,6 +63,7 @@ POSTS: Final[dict[str, tuple[str, Any, Any]]] = {
     "/terms": ("/terms", TERM, {**TERM, "code": "2027S"}),
     "/courses": ("/courses", COURSE, {**COURSE, "credits": 3}),
     "/courses/{course_id}/cancel": ("/courses/1/cancel?reason=Ill", None, None),
+    "/courses/{course_id}/reopen": ("/courses/4/reopen?reason=Funded", None, None),
     "/students/{student_id}/holds": ("/students/1/holds", HOLD, {**HOLD, "reason": "Library"}),
     "/students/{student_id}/overrides": ("/students/1/overrides", OVERRIDE, {**OVERRIDE, "reason": "Because"}),
     "/students/{student_id}/enroll": ("/students/1/enroll", {"course_ids": [1]}, {"course_ids": [2]}),
@@ -78,7 +79,8 @@ POSTS: Final[dict[str, tuple[str, Any, Any]]] = {
         {"items": [{"student_id": 1, "course_ids": [2]}]},
     ),
 }
-"""A call of each POST operation, and another body, for a service with student 1, who is enrolled in course 3 of three."""
+"""A call of each POST operation, and another body, for a service with student 1, who is enrolled in course 3; course 4 is
+cancelled."""
 
 SECRET: Final = {"/keys": {"name": "portal", "scopes": ["read"]}, "/keys/{key_id}/rotate": {}}
 """The POST operations whose answers are secrets."""
@@ -89,8 +91,9 @@ UNSTORED: Final = SECRET.keys() | {"/institutions"}
 
 async def small_campus(client: Client) -> None:
     student = await new_student(client)
-    courses = [await new_course(client) for _ in range(3)]
-    assert (student, courses) == (1, [1, 2, 3])
+    courses = [await new_course(client) for _ in range(4)]
+    assert (student, courses) == (1, [1, 2, 3, 4])
+    assert (await call(client, "POST", "/courses/4/cancel")).status == 200
     assert (await enroll(client, 1, 3)).status == 201
 
 

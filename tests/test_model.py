@@ -28,7 +28,7 @@ HISTORIES = int(os.environ.get("HISTORIES", "40"))
 CONCURRENT_HISTORIES = max(12, HISTORIES // 4)
 LONG_HISTORIES = max(4, HISTORIES // 10)
 STEPS = 16
-AT_ONCE = {"enroll", "drop", "swap", "complete", "capacity", "cancel"}
+AT_ONCE = {"enroll", "drop", "swap", "complete", "capacity", "cancel", "annul", "remove_completion", "reopen"}
 NUMBERS = count()
 PAST, AHEAD = "2001-01-01T00:00:00Z", "2999-01-01T00:00:00Z"
 RULES = [
@@ -201,9 +201,11 @@ class Campus:
                 ]
                 steps += [step for c in holding for step in (("drop", (student, c)), ("cancel", (c,)))]
                 steps += [("edit", (c, "code", "X9")) for c in holding]
+                steps += [("remove_completion", (student, c)) for c in holding]
             case "time_conflict":
                 other = parameters["with_course_id"]
                 steps += [("drop", (student, other)), ("cancel", (other,)), ("meetings", (other, []))]
+                steps += [("annul", (student, other))]
                 steps += [("dates", (each, self.chance.choice(HALVES))) for each in model.terms]
             case "credit_limit":
                 steps += [("edit", (c, "credits", 0.0)) for c in model.of(student, {"enrolled", "completed"})]
@@ -229,6 +231,7 @@ class Campus:
         )
         kinds += ["limit", "hold", "end_hold", "end_hold", "override", "override", "require", "require", "cancel"]
         kinds += ["term", "term", "dates", "edit", "edit", "end_override", "bulk", "keep"]
+        kinds += ["annul", "remove_completion", "reopen"]
         match chance.choice(kinds):
             case "enroll":
                 wanted = some + ([9_999_999] if chance.random() < 0.1 else [])
@@ -240,6 +243,15 @@ class Campus:
             case "keep":
                 swaps = [key for key, state in model.states.items() if state.drops]
                 return "keep", chance.choice(swaps) if swaps else (student, course)
+            case "annul":
+                gone = [key for key, state in model.states.items() if state.status in {"enrolled", "withdrawn"}]
+                return "annul", chance.choice(gone) if gone else (student, course)
+            case "remove_completion":
+                done = [key for key, state in model.states.items() if state.status == "completed"]
+                return "remove_completion", chance.choice(done) if done else (student, course)
+            case "reopen":
+                cancelled = [id for id, it in model.courses.items() if it.cancelled]
+                return "reopen", (chance.choice(cancelled or courses),)
             case "complete":
                 return "complete", (student, course, chance.random() < 0.7)
             case "capacity":
@@ -304,11 +316,11 @@ class Campus:
             case "swap", (student, out, into, on_full):
                 body = {"drop": out, "add": into, "on_full": on_full}
                 return results(await call(client, "POST", f"/students/{student}/swap", body))
-            case "drop", (student, course):
-                answer = await call(client, "DELETE", f"/students/{student}/courses/{course}")
-                if answer.status in {404, 409} and not answer.body["errors"]:
-                    return [(course, answer.body["code"], ())]
-                return reasons(answer) if answer.status == 409 else answer.body["outcome"]
+            case "drop" | "annul" | "remove_completion" as what, (student, course):
+                path = {"drop": "", "annul": "?as=dropped&reason=error", "remove_completion": "/completion"}[what]
+                return moved(await call(client, "DELETE", f"/students/{student}/courses/{course}{path}"), course)
+            case "reopen", (course,):
+                return (await call(client, "POST", f"/courses/{course}/reopen")).status
             case "keep", (student, course):
                 answer = await call(client, "DELETE", f"/students/{student}/courses/{course}/swap")
                 return [(course, "not_enrolled", ())] if answer.status == 404 else answer.body["outcome"]
@@ -436,6 +448,13 @@ def reasons(answer: Answer) -> list[Any]:
     return plain(answer.body["errors"])
 
 
+def moved(answer: Answer, course: int) -> object:
+    """Return the outcome of a drop or of the removal of a completion."""
+    if answer.status in {404, 409} and not answer.body["errors"]:
+        return [(course, answer.body["code"], ())]
+    return reasons(answer) if answer.status == 409 else answer.body["outcome"]
+
+
 def results(answer: Answer) -> object:
     if answer.status in {409, 422}:
         return reasons(answer)
@@ -469,6 +488,13 @@ def modelled(model: Model, step: Step) -> object:
                 return model.keep(*arguments)
             case "complete", arguments:
                 return model.complete(*arguments)
+            case "annul", arguments:
+                return model.annul(*arguments)
+            case "remove_completion", arguments:
+                return model.remove_completion(*arguments)
+            case "reopen", (course,):
+                model.reopen(course)
+                return 200
             case "cancel", (course,):
                 model.cancel(course)
                 return 200

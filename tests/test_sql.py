@@ -457,6 +457,7 @@ INDEXES = {
     },
     "LOAD_PASSED_CODES": {"student_courses_passed_code_idx"},
     "KEEP_PASSED_CODES": {"student_courses_course_id_idx"},
+    "CLEAR_PASSED_CODES": {"student_courses_pkey"},
     "LOAD_DEFINITIONS": {"courses_pkey"},
     "LOAD_EDITS": {"events_pkey", "events_edits_idx"},
     "LOAD_STUDENTS_IN_USE": {"student_courses_pkey"},

@@ -136,6 +136,20 @@ class CourseCancelled(EventFields):
     after: CourseStatusState
 
 
+CourseReopenedType: TypeAlias = Annotated[
+    Literal["course.reopened"], named("CourseReopenedType", "The type of the event of a reopened course.")
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CourseReopened(EventFields):
+    """A cancelled course was opened again, with nobody enrolled or waitlisted."""
+
+    type: CourseReopenedType
+    before: CourseStatusState
+    after: CourseStatusState
+
+
 @FORBID_EXTRA
 class RequirementsState(TypedDict):
     """All requirements of a course."""
@@ -224,6 +238,8 @@ EnrollmentEventType: TypeAlias = Annotated[
         "enrollment.dropped",
         "enrollment.withdrawn",
         "enrollment.completed",
+        "enrollment.annulled",
+        "enrollment.completion_removed",
         "enrollment.updated",
     ],
     named("EnrollmentEventType", "The types of events about a student's status in a course."),
@@ -234,7 +250,8 @@ EnrollmentEventType: TypeAlias = Annotated[
 class EnrollmentEvent(EventFields):
     """A student's status in a course changed.
 
-    `promoted`: enrolled from the waitlist. `updated`: other drops of a swap.
+    `promoted`: enrolled from the waitlist. `annulled`: dropped by the office without a withdrawal. `completion_removed`:
+    enrolled again. `updated`: other drops of a swap.
     """
 
     type: EnrollmentEventType
@@ -349,6 +366,7 @@ AnyEvent: TypeAlias = (
     StudentEvent
     | CourseEvent
     | CourseCancelled
+    | CourseReopened
     | RequirementsSet
     | TermEvent
     | EnrollmentEvent

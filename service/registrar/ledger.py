@@ -50,6 +50,7 @@ class Written(NamedTuple):
     events: list[Event]
     one_table_each: bool
     answers: list[IdempotencyKey]
+    passed_codes: Flush[tuple[int, int], str]
 
 
 @dataclass(slots=True)
@@ -114,6 +115,8 @@ class Ledger:
         self.holds: IdentityMap[int, Hold] = IdentityMap(self._undo)
         self.overrides: IdentityMap[int, Override] = IdentityMap(self._undo)
         self.requirements: IdentityMap[int, tuple[Group, ...]] = IdentityMap(self._undo)
+        self.passed_codes: IdentityMap[tuple[int, int], str] = IdentityMap(self._undo)
+        """By student and course, the code under which a course was completed, if its code has changed since."""
         self.in_use: set[tuple[str, int]] = set()
         """Resources, by the name of their type and id, on which other rows depended when they were loaded."""
         self.free_ids: dict[ReserveIds, list[int]] = {}
@@ -150,8 +153,6 @@ class Ledger:
         """By course and student, the joined position and the counted waitlist position."""
         self._promotable_heap: list[int] = []
         self._marks: dict[int, dict[int, Mark]] = {}
-        self._passed_codes: dict[tuple[int, int], str] = {}
-        """By student and course, the code under which a course was completed, if its code has changed since."""
         self._limits: dict[int, float | None] = {}
         self._inactive: dict[int, list[int]] = {}
         """The courses that students had left before this batch."""
@@ -201,6 +202,7 @@ class Ledger:
             events=events,
             one_table_each=self.one_table_each,
             answers=answers,
+            passed_codes=self.passed_codes.flush(),
         )
 
     def append_event(
@@ -295,7 +297,7 @@ class Ledger:
 
     def passed_code(self, student_id: int, course: Defined) -> str:
         """Return the code under which a student has completed a course."""
-        return self._passed_codes.get((student_id, course.id), course.code)
+        return self.passed_codes.get((student_id, course.id)) or course.code
 
     def held_course_ids(self) -> set[int]:
         """Return the ids of the courses of all loaded students."""
@@ -571,7 +573,8 @@ class Ledger:
 
     def add_passed_codes(self, rows: Iterable[PassedCode]) -> None:
         """Add the codes under which students completed courses whose codes have changed since."""
-        self._passed_codes.update({(row.student_id, row.course_id): row.code for row in rows})
+        for row in rows:
+            self.passed_codes.reload((row.student_id, row.course_id), row.code)
 
     def add_enrollment(self, row: Enrollment) -> None:
         """Add a row of the database, unless a change has set it.

@@ -81,7 +81,8 @@ def move(
         before=None if existing is None else _state(existing.status, existing.passed, existing.grade),
         after=_state(status, passed, grade, override_id, tuple(swap_drops)),
     )
-    if existing is not None and status not in seats.ACTIVE:
+    # A student who has a seat keeps it, also when a completion is taken back.
+    if existing is not None and (status not in seats.ACTIVE or existing.status in seats.SEATED):
         row = existing._replace(
             status=status,
             updated_at=ledger.now,

@@ -1,6 +1,7 @@
 """Save the ledger to the tables: the final row of each key once, and all events in order."""
 
 from collections.abc import Mapping, Sequence
+from itertools import starmap
 from typing import Any, NamedTuple
 
 from service.registrar.application import Group
@@ -18,12 +19,13 @@ from sql import (
     holds,
     idempotency_keys,
     overrides,
+    passed_codes,
     privacy,
     refusals,
     requirements,
 )
 from sql.courses import Course, Seats
-from sql.enrollments import Enrollment
+from sql.enrollments import Enrollment, Pair
 from sql.holds import Hold
 from sql.overrides import Override
 from sql.requirements import Requirement
@@ -47,6 +49,8 @@ async def save(connection: Connection, written: Written) -> None:
         await overrides.save_overrides(connection, [*written.overrides.saved.values()])
     if written.requirements.saved:
         await _save_requirements(connection, written.requirements.saved)
+    if written.passed_codes.removed:
+        await passed_codes.clear_passed_codes(connection, [*starmap(Pair, written.passed_codes.removed)])
     if written.answers:
         await idempotency_keys.add_idempotency_keys(connection, written.answers)
     if written.enrollments.saved:

@@ -13,7 +13,7 @@ SCOPE_DESCRIPTIONS: Final[dict[Scope, str]] = {
     "read": "Read students, courses, terms and enrollments.",
     "enroll": "Enroll students, drop and swap courses.",
     "manage": "Create, change and delete students, courses and terms; record completions.",
-    "override": "Place holds and grant overrides.",
+    "override": "Place holds and grant overrides; with `enroll`, drop courses without a withdrawal.",
     "events": "Read the feed of changes.",
     "admin": "Manage API keys and institutions; erase students.",
     "metrics": "Read the metrics of the service.",

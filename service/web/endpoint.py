@@ -155,6 +155,11 @@ class Call:
         """Return the response to an answer of the handler, or to an error."""
         return self.endpoint.respond(self.request, answer, self.request_id, self.caller.institution)
 
+    def require(self, scope: Scope) -> None:
+        """Raise ``ScopeMissing`` if the caller lacks a scope that only some requests to the endpoint need."""
+        if scope not in self.caller.scopes:
+            raise ScopeMissing(scope)
+
     def disconnected(self) -> bool:
         """Return whether the client has disconnected."""
         return self.request.transport is None or self.request.transport.is_closing()
