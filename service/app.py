@@ -20,6 +20,7 @@ from service.api import (
     events,
     holds,
     institutions,
+    instructors,
     overrides,
     overview,
     privacy,
@@ -97,6 +98,7 @@ ABOUT = About(
     tags=[
         ("students", "The students who can be enrolled."),
         ("courses", "Each course is one offering, in one term or in none, with its seats and its waitlist."),
+        ("instructors", "The people who teach, and which courses they teach."),
         ("enrollments", "Which student is in which course. A seat is never sold twice."),
         ("overview", "A student at a glance."),
         ("refusals", "Why enrolls, swaps and drops were refused, for some days."),
@@ -119,6 +121,7 @@ EXAMPLES = TypeAdapter(Examples).validate_json((files("service.api") / "examples
 ENDPOINTS: Final = endpoints_of(
     students,
     courses,
+    instructors,
     enrollments,
     overview,
     refusals,

@@ -16,22 +16,26 @@ from pydantic import ValidationError
 
 from service.api.courses import NewCourse
 from service.api.fields import Input
-from service.api.students import NewStudent
+from service.api.instructors import NewInstructor
+from service.api.students import NewStudent, groups_of
 from service.api.terms import NewTerm
 from service.clock import search_path, session_settings
 from service.faults import text_of
 from service.fitness import NotMigrated
 from service.migrate import DatabaseUnavailable
+from service.registrar.meetings import conflict, dates_of, week_of
 from service.registrar.review import review_blocked
-from service.registrar.rules import terms_overlap, week_of
+from service.registrar.rules import exact
 from service.registry import Registry, is_behind, settings_of, with_registry
 from service.replay import (
     LOWEST,
     PAGE_ROWS,
     Stream,
     courses_of,
+    instructors_of,
     parsed,
     replay_courses,
+    replay_instructors,
     replay_students,
     replay_terms,
     smallest_id,
@@ -44,6 +48,7 @@ from sql import Connection
 from sql import check as sql
 from sql import replay as sql_replay
 from sql.courses import Course
+from sql.instructors import Instructor
 from sql.overrides import find_overrides
 from sql.replay import Recorded
 from sql.server import configure
@@ -198,8 +203,13 @@ class Offering(NamedTuple):
     """The fields of a course that matter to the other courses of its students."""
 
     term: Term | None
+    parent: Term | None
     credits: float
     meetings: str
+
+    def is_in(self, term_id: int) -> bool:
+        """Return whether the course is in a term or a part of it."""
+        return self.term is not None and term_id in {self.term.id, self.term.parent_id}
 
 
 async def load_offerings(connection: Connection) -> dict[int, Offering]:
@@ -212,7 +222,8 @@ async def load_offerings(connection: Connection) -> dict[int, Offering]:
     while (id := await all_courses.next_id()) is not None:
         [course] = await all_courses.take(id)
         term = None if course.term_id is None else terms.get(course.term_id)
-        offerings[id] = Offering(term, course.credits, course.meetings)
+        parent = None if term is None or term.parent_id is None else terms.get(term.parent_id)
+        offerings[id] = Offering(term, parent, course.credits, course.meetings)
     return offerings
 
 
@@ -251,7 +262,8 @@ async def find_clashes(connection: Connection) -> AsyncIterator[Clash]:
         clashing = [
             (seat, offering, other_seat, other)
             for (seat, offering, week), (other_seat, other, other_week) in itertools.combinations(meeting, 2)
-            if week & other_week and terms_overlap(offering.term, other.term)
+            if week & other_week
+            and conflict(offering.meetings, dates_of(offering.term), other.meetings, dates_of(other.term))
         ]
         lifted = set(await sql.find_lifted(connection, student_id, "time_conflict")) if clashing else set()
         for seat, offering, other_seat, other in clashing:
@@ -273,7 +285,7 @@ def _week(meetings: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Overload:
-    """A student who has more credits in a term than allowed without an override.
+    """A student who has more credits in a term and its parts than allowed without an override.
 
     ``edited`` is true if the credits, the courses' terms or the limits were edited after the credits last rose.
     """
@@ -286,7 +298,7 @@ class Overload:
 
 
 async def find_overloads(connection: Connection) -> AsyncIterator[Overload]:
-    """Find students who have more credits in a term than allowed without an override."""
+    """Find students who have more credits in a term and its parts than allowed without an override."""
     offerings = await load_offerings(connection)
     seats = seats_of(connection)
     limits = Stream[sql.CreditLimit](
@@ -298,21 +310,34 @@ async def find_overloads(connection: Connection) -> AsyncIterator[Overload]:
         by_term: dict[int, list[sql.Seated]] = defaultdict(list)
         allowed: dict[int, float] = {}
         for seat in await seats.take(student_id):
-            term = offerings[seat.course_id].term if seat.course_id in offerings else None
-            most = own_limit if term is None or own_limit is not None else term.max_credits
-            if term is not None and most is not None:
-                by_term[term.id].append(seat)
-                allowed[term.id] = most
+            for term_id, most in _limits_of(offerings.get(seat.course_id), own_limit):
+                by_term[term_id].append(seat)
+                allowed[term_id] = most
         for term_id, own in sorted(by_term.items()):
-            held = sum(offerings[seat.course_id].credits for seat in own)
+            held = exact(sum(offerings[seat.course_id].credits for seat in own))
             if held <= allowed[term_id]:
                 continue
             course_ids = [seat.course_id for seat in own]
-            in_term = {id: each.credits for id, each in offerings.items() if each.term and each.term.id == term_id}
+            in_term = {id: each.credits for id, each in offerings.items() if each.is_in(term_id)}
             since, gained = await _last_raise(connection, student_id, in_term)
             if gained.isdisjoint(await sql.find_lifted(connection, student_id, "credit_limit")):
-                edited = await sql.find_edit_of_credits(connection, course_ids, term_id, student_id, since)
+                term_ids = sorted(
+                    {term_id, *[each.term.id for each in offerings.values() if each.term and each.is_in(term_id)]}
+                )
+                edited = await sql.find_edit_of_credits(connection, course_ids, term_ids, student_id, since)
                 yield Overload(student_id, term_id, held, allowed[term_id], edited)
+
+
+def _limits_of(offering: Offering | None, own_limit: float | None) -> Iterator[tuple[int, float]]:
+    """Yield the terms whose credit limits hold for a seat in a course, and these limits."""
+    if offering is None or offering.term is None:
+        return
+    if own_limit is not None:
+        yield (offering.parent or offering.term).id, own_limit
+        return
+    for term in (offering.term, offering.parent):
+        if term is not None and term.max_credits is not None:
+            yield term.id, term.max_credits
 
 
 async def _last_raise(connection: Connection, student_id: int, credits: Mapping[int, float]) -> tuple[int, set[int]]:
@@ -336,14 +361,14 @@ async def _last_raise(connection: Connection, student_id: int, credits: Mapping[
             change += seats * credits[course_id]
             if seats > 0:
                 gained.add(course_id)
-        if change > 0:
+        if exact(change) > 0:
             position, raised_by = event.position, gained
     return position, raised_by
 
 
 @dataclass(frozen=True, slots=True)
 class Invalid:
-    """A field of a student, course or term with a value that the API would refuse."""
+    """A field of a student, instructor, course or term with a value that the API would refuse."""
 
     resource: str
     field: str
@@ -351,11 +376,16 @@ class Invalid:
 
 
 async def find_invalid(connection: Connection) -> AsyncIterator[Invalid]:
-    """Find students, courses and terms with values that the API would refuse."""
+    """Find students, instructors, courses and terms with values that the API would refuse."""
     students, courses, terms = students_of(connection), courses_of(connection), terms_of(connection)
+    instructors = instructors_of(connection)
     while (id := await students.next_id()) is not None:
         for student in await students.take(id):
             for fault in _validate(f"student {id}", NewStudent, student):
+                yield fault
+    while (id := await instructors.next_id()) is not None:
+        for instructor in await instructors.take(id):
+            for fault in _validate(f"instructor {id}", NewInstructor, instructor):
                 yield fault
     while (id := await courses.next_id()) is not None:
         for course in await courses.take(id):
@@ -367,11 +397,13 @@ async def find_invalid(connection: Connection) -> AsyncIterator[Invalid]:
                 yield fault
 
 
-def _validate(resource: str, model: type[Input], row: Student | Course | Term) -> Iterator[Invalid]:
+def _validate(resource: str, model: type[Input], row: Student | Instructor | Course | Term) -> Iterator[Invalid]:
     """Validate a row as if a caller had sent it."""
     values = {name: getattr(row, name) for name in model.model_fields}
     if "meetings" in values:
         values["meetings"] = json.loads(values["meetings"])
+    if isinstance(row, Student):
+        values["groups"] = groups_of(row)
     try:
         model.model_validate_json(json.dumps(values, default=lambda value: value.isoformat()))
     except ValidationError as error:
@@ -384,9 +416,24 @@ async def find_shared_emails(connection: Connection) -> Sequence[sql.SharedEmail
     return await sql.find_shared_emails(connection, MAX_FAULTS)
 
 
+async def find_shared_sourced_ids(connection: Connection) -> Sequence[sql.SharedSourcedId]:
+    """Find students and instructors who share a sourced id."""
+    return await sql.find_shared_sourced_ids(connection, MAX_FAULTS)
+
+
+async def find_wrong_primaries(connection: Connection) -> Sequence[sql.WrongPrimary]:
+    """Find courses whose instructors do not have exactly one primary among them."""
+    return await sql.find_wrong_primaries(connection, MAX_FAULTS)
+
+
 async def find_stray_refusals(connection: Connection) -> Sequence[sql.StrayRefusal]:
     """Find refusals of students who do not exist."""
     return await sql.find_stray_refusals(connection, MAX_FAULTS)
+
+
+async def find_misplaced_parts(connection: Connection) -> Sequence[sql.MisplacedPart]:
+    """Find parts of terms that do not lie within a whole term."""
+    return await sql.find_misplaced_parts(connection, MAX_FAULTS)
 
 
 async def find_gaps(connection: Connection) -> Sequence[sql.Gap]:
@@ -416,8 +463,12 @@ def invariants(sweep_interval: float, time_zone: str = "UTC") -> tuple[Invariant
         Invariant("every student, hold, override and enrollment matches its events", replay_students),
         Invariant("every course matches its events, requirements included", replay_courses),
         Invariant("every term matches its events", replay_terms),
-        Invariant("every student, course and term is valid", find_invalid),
-        Invariant("every student has an e-mail address that no other has", find_shared_emails),
+        Invariant("every instructor matches the events", replay_instructors),
+        Invariant("every student, instructor, course and term is valid", find_invalid),
+        Invariant("every part of a term lies within a whole term", find_misplaced_parts),
+        Invariant("no two people have the same sourced id", find_shared_sourced_ids),
+        Invariant("exactly one of the instructors of a course is primary", find_wrong_primaries),
+        Invariant("no two students have the same e-mail address", find_shared_emails),
         Invariant("every refusal is of a student who exists", find_stray_refusals),
         Invariant("the positions of the events are contiguous from 1", find_gaps),
         Invariant("every sequence is ahead of the ids in its table", sql.find_lagging_sequences),

@@ -6,6 +6,7 @@ This module imports neither HTTP nor SQL code, so that the registrar can raise w
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from typing import ClassVar, Self
 
 
@@ -74,6 +75,16 @@ class CourseNotFound(DomainError):
         super().__init__(by_id if external_id is None else f"No course has the external id {external_id}.")
 
 
+class InstructorNotFound(DomainError):
+    """No instructor has this id or external id."""
+
+    code, status, title = "instructor_not_found", 404, "Instructor not found"
+
+    def __init__(self, instructor_id: int | None = None, *, external_id: str | None = None) -> None:
+        by_id = f"There is no instructor {instructor_id}."
+        super().__init__(by_id if external_id is None else f"No instructor has the external id {external_id}.")
+
+
 class TermNotFound(DomainError):
     """No term has this id."""
 
@@ -83,16 +94,37 @@ class TermNotFound(DomainError):
         super().__init__(f"There is no term {term_id}.")
 
 
+class NameRequired(FieldError):
+    """A student or an instructor needs a given name or a family name, or both."""
+
+    code, status, title = "name_required", 422, "Name required"
+
+    def __init__(self) -> None:
+        sentence = "Send given_name, family_name or both: at least one of them must have a value."
+        DomainError.__init__(
+            self, sentence, [Detail(self.code, sentence, f"#/{name}") for name in ("given_name", "family_name")]
+        )
+
+
+class UnknownInstructor(FieldError):
+    """The body names an instructor who does not exist."""
+
+    code, status, title = "unknown_instructor", 422, "Unknown instructor"
+
+    def __init__(self, instructor_id: int, pointer: str = "#/instructors") -> None:
+        super().__init__(f"There is no instructor {instructor_id}.", pointer=pointer)
+
+
 class UnknownTerm(FieldError):
     """The body names a term that does not exist."""
 
     code, status, title = "unknown_term", 422, "Unknown term"
 
-    def __init__(self, term_id: int | None = None) -> None:
-        sentence = "term_id refers to a term that does not exist."
+    def __init__(self, term_id: int | None = None, field: str = "term_id") -> None:
+        sentence = f"{field} refers to a term that does not exist."
         if term_id is not None:
             sentence = f"There is no term {term_id}."
-        super().__init__(sentence, pointer="#/term_id")
+        super().__init__(sentence, pointer=f"#/{field}")
 
 
 class InstitutionNotFound(DomainError):
@@ -221,6 +253,59 @@ class TermDates(FieldError):
         super().__init__(f"{first} must not be after {second}.", pointer=f"#/{first}")
 
 
+class InvalidPart(FieldError):
+    """A part of a term does not lie within the term, or is a part of a part."""
+
+    code, status, title = "invalid_part", 422, "Not a part of the term"
+
+    @classmethod
+    def of_itself(cls) -> Self:
+        """Return the error of a term that names itself."""
+        return cls("A term can't be a part of itself: parent_id must be another term, or null.", pointer="#/parent_id")
+
+    @classmethod
+    def of_part(cls, parent_id: int) -> Self:
+        """Return the error of a term whose parent is a part itself."""
+        sentence = f"Term {parent_id} is a part of another term: parent_id must be a whole term, or null."
+        return cls(sentence, pointer="#/parent_id")
+
+    @classmethod
+    def with_parts(cls, part_id: int) -> Self:
+        """Return the error of a part that has a part."""
+        sentence = f"Term {part_id} is a part of this term, which can't become a part itself: parent_id must be null."
+        return cls(sentence, pointer="#/parent_id")
+
+    @classmethod
+    def outside(cls, field: str, side: str, other_id: int, day: date) -> Self:
+        """Return the error of a date on the wrong side of the date of the parent, or of a part."""
+        sentence = (
+            f"{field} must not be {side} {day}, which is that of term {other_id}: change one of both terms first."
+        )
+        return cls(sentence, pointer=f"#/{field}")
+
+
+class MeetingDates(FieldError):
+    """A meeting takes place on no date, or its weeks can't be counted."""
+
+    code, status, title = "meeting_dates", 422, "A meeting without dates"
+
+    @classmethod
+    def on_no_date(cls, place: int, first: date, last: date) -> Self:
+        """Return the error of a meeting that takes place on none of its possible dates."""
+        return cls(
+            f"meetings/{place} takes place on no date from {first} until {last}: correct its day or its dates.",
+            pointer=f"#/meetings/{place}",
+        )
+
+    @classmethod
+    def without_first_week(cls, place: int) -> Self:
+        """Return the error of a meeting whose weeks have nothing to be counted from."""
+        return cls(
+            f"The weeks of meetings/{place} can't be counted: give it a from, or give the course a term.",
+            pointer=f"#/meetings/{place}/every_weeks",
+        )
+
+
 class AlreadyCompleted(DomainError):
     """The student has completed this offering of the course, and cannot drop it or enroll in it again."""
 
@@ -313,22 +398,30 @@ class UnknownCourse(DomainError):
 
 
 class EmailTaken(FieldError):
-    """Another student already uses this e-mail address; case is ignored."""
+    """Another student, or another instructor, already uses this e-mail address; case is ignored."""
 
     code, status, title = "email_taken", 409, "E-mail address taken"
 
     def __init__(self) -> None:
-        sentence = "Another student already uses this e-mail address (case is ignored)."
-        super().__init__(sentence, pointer="#/email")
+        super().__init__("This e-mail address is already in use (case is ignored).", pointer="#/email")
 
 
 class ExternalIdTaken(FieldError):
-    """Another student, or another course, already uses this external id."""
+    """Another student, instructor or course already uses this external id."""
 
     code, status, title = "external_id_taken", 409, "External id taken"
 
     def __init__(self) -> None:
         super().__init__("This external id is already in use.", pointer="#/external_id")
+
+
+class SourcedIdTaken(FieldError):
+    """Another person, be it a student or an instructor, has this sourced id."""
+
+    code, status, title = "sourced_id_taken", 409, "Sourced id taken"
+
+    def __init__(self) -> None:
+        super().__init__("Another student or instructor has this sourced id.", pointer="#/sourced_id")
 
 
 class ApiKeyNotFound(DomainError):
@@ -359,14 +452,16 @@ class ApiKeyRevoked(DomainError):
 
 
 class InUse(DomainError):
-    """The student or course has enrollment history, or the term has courses: none of these can be deleted."""
+    """The student or course has enrollment history, the term has courses or parts, or the instructor teaches or taught a course:
+    none of these can be deleted.
+    """
 
     code, status, title = "in_use", 409, "In use"
 
     def __init__(self, resource: str = "The resource") -> None:
         super().__init__(
             f"{resource} cannot be deleted: students and courses with enrollment history are kept, "
-            "and so are terms with courses."
+            "and so are terms with courses or parts and instructors who teach or taught a course."
         )
 
 
@@ -480,6 +575,10 @@ class OutcomeUnknown(DomainError):
 CONSTRAINTS: Mapping[str, type[DomainError]] = {
     "students_email_key": EmailTaken,
     "students_external_id_key": ExternalIdTaken,
+    "students_sourced_id_key": SourcedIdTaken,
+    "instructors_email_key": EmailTaken,
+    "instructors_external_id_key": ExternalIdTaken,
+    "instructors_sourced_id_key": SourcedIdTaken,
     "courses_external_id_key": ExternalIdTaken,
     "courses_term_id_code_key": CodeTaken,
     "courses_term_id_fkey": UnknownTerm,
@@ -488,5 +587,6 @@ CONSTRAINTS: Mapping[str, type[DomainError]] = {
     "institutions_schema_name_key": InstitutionSchemaTaken,
     "student_courses_student_id_fkey": InUse,
     "student_courses_course_id_fkey": InUse,
+    "course_instructors_instructor_id_fkey": InUse,
 }
 """The error that the violation of a constraint raises. A violation of any other constraint is a bug of the service."""

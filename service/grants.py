@@ -13,6 +13,11 @@ TABLES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         "INSERT": (),
         "UPDATE": ("last_used_at", "previous_hash", "previous_until", "revoked_at", "secret_hash"),
     },
+    "course_instructors": {
+        "SELECT": (),
+        "INSERT": (),
+        "UPDATE": ("is_primary", "teaches", "updated_at"),
+    },
     "courses": {
         "SELECT": (),
         "INSERT": (),
@@ -39,6 +44,12 @@ TABLES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     "holds": {"SELECT": (), "INSERT": (), "UPDATE": ("ends_at", "reason")},
     # As for the feed: the keys to delete are locked first.
     "idempotency_keys": {"SELECT": (), "INSERT": (), "UPDATE": ("created_at",), "DELETE": ()},
+    "instructors": {
+        "SELECT": (),
+        "INSERT": (),
+        "UPDATE": ("email", "external_id", "family_name", "given_name", "updated_at", "version"),
+        "DELETE": (),
+    },
     "overrides": {"SELECT": (), "INSERT": (), "UPDATE": ("author", "expires_at", "reason", "used_at")},
     "refusals": {"SELECT": (), "INSERT": (), "DELETE": ()},
     "requirements": {"SELECT": (), "INSERT": (), "DELETE": ()},
@@ -62,7 +73,18 @@ TABLES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     "students": {
         "SELECT": (),
         "INSERT": (),
-        "UPDATE": ("email", "external_id", "family_name", "given_name", "max_credits", "updated_at", "version"),
+        "UPDATE": (
+            "email",
+            "external_id",
+            "family_name",
+            "given_name",
+            "groups",
+            "max_credits",
+            "preferred_name",
+            "sourced_id",
+            "updated_at",
+            "version",
+        ),
         "DELETE": (),
     },
     "terms": {
@@ -76,6 +98,7 @@ TABLES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
             "enroll_until",
             "max_credits",
             "name",
+            "parent_id",
             "starts_on",
             "updated_at",
             "version",
@@ -91,6 +114,7 @@ The rows that a deletion takes with it, and the look-ups of foreign keys, need n
 SEQUENCES: Final[Mapping[str, tuple[str, ...]]] = {
     "courses_id_seq": ("SELECT", "USAGE"),
     "holds_id_seq": ("SELECT", "USAGE"),
+    "instructors_id_seq": ("SELECT", "USAGE"),
     "overrides_id_seq": ("SELECT", "USAGE"),
     "students_id_seq": ("SELECT", "USAGE"),
     "terms_id_seq": ("SELECT", "USAGE"),

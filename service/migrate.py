@@ -202,18 +202,32 @@ def _columns(connection: psycopg.Connection[Any], schema: str) -> set[tuple[str,
     return set(connection.execute(COLUMNS_OF_SCHEMA, [schema]).fetchall())
 
 
+GET_DEFAULT: Final = """
+SELECT column_default
+FROM information_schema.columns
+WHERE table_schema = %s
+    AND table_name = %s
+    AND column_name = %s
+"""
+
+
 def _refuse_loss(
     connection: psycopg.Connection[Any], schema: str, last: Migration, columns: set[tuple[str, str]], kept: set[str]
 ) -> None:
-    """Raise an error if one of these columns has values; until the end of the transaction, nobody else can write any.
+    """Raise an error if one of these columns has values other than its default.
 
-    ``kept`` are the tables that lose only columns.
+    Until the end of the transaction, nobody else can write any. ``kept`` are the tables that lose only columns.
     """
     held = set()
     for table, column in sorted(columns):
         names = sql.Identifier(schema, table), sql.Identifier(column)
         connection.execute(sql.SQL("LOCK TABLE {}").format(names[0]))
-        found = sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE {} IS NOT NULL)").format(*names)
+        default = connection.execute(GET_DEFAULT, (schema, table, column)).fetchone()
+        expression = sql.SQL(default[0] if default is not None and default[0] is not None else "NULL")
+        # As texts, since the values of some types can't be compared.
+        found = sql.SQL(
+            "SELECT EXISTS (SELECT FROM {0} WHERE {1} IS NOT NULL AND {1}::text IS DISTINCT FROM ({2})::text)"
+        ).format(*names, expression)
         if connection.execute(found).fetchone() == (True,):
             held.add(f"the column {column} of {table}" if table in kept else f"the table {table}")
     if held:

@@ -11,8 +11,10 @@ from typing import Final, Generic, Protocol, TypeAlias, TypeVar
 
 from sql import Connection
 from sql import replay as sql
+from sql.course_instructors import CourseInstructor
 from sql.courses import Course, load_definitions
 from sql.holds import Hold
+from sql.instructors import Instructor, list_instructors
 from sql.overrides import Override
 from sql.replay import EnrollmentState, Recorded
 from sql.requirements import Requirement
@@ -38,8 +40,11 @@ NOT_IN_EVENTS: Final = frozenset({"id", "seats_taken", "waitlisted", "created_at
 
 ACTIONS: Final = {
     "student": frozenset({"created", "updated", "deleted", "erased"}),
-    "course": frozenset({"created", "updated", "deleted", "cancelled", "reopened", "requirements_set"}),
+    "course": frozenset(
+        {"created", "updated", "deleted", "cancelled", "reopened", "requirements_set", "instructors_set"}
+    ),
     "term": frozenset({"created", "updated", "deleted"}),
+    "instructor": frozenset({"created", "updated", "deleted"}),
 }
 STATUSES: Final = {
     "enrolled": "enrolled",
@@ -61,7 +66,7 @@ COURSE_STATUSES: Final = {"cancelled": "cancelled", "reopened": "open"}
 JOINS: Final = frozenset({"enrollment.enrolled", "enrollment.waitlisted", "enrollment.promoted"})
 """The events that put a student at the end of a waitlist or in a seat."""
 
-DEFAULTS: Final = {"status": "open", "groups": (), "meetings": [], "swap_drops": []}
+DEFAULTS: Final = {"status": "open", "groups": (), "instructors": [], "meetings": [], "swap_drops": []}
 """The values of fields before any event carries them; all other fields are None."""
 
 
@@ -143,7 +148,8 @@ async def replay_terms(connection: Connection) -> AsyncIterator[Difference | Bre
     while page := await sql.find_events_of_terms(connection, after, PAGE_ROWS):
         after = page[-1].position
         for event in page:
-            events[event.term_id or 0].append(event)
+            if not event.type.startswith("instructor."):
+                events[event.term_id or 0].append(event)
     terms = terms_of(connection)
     while (id := await terms.next_id()) is not None:
         for term in await terms.take(id):
@@ -154,8 +160,33 @@ async def replay_terms(connection: Connection) -> AsyncIterator[Difference | Bre
             yield fault
 
 
+async def replay_instructors(connection: Connection) -> AsyncIterator[Difference | Break]:
+    """Compare every instructor with the result of the events.
+
+    They carry only the id, the version and the names of the changed fields.
+    """
+    # Few too, and found among the same events as terms.
+    events: dict[int, list[Recorded]] = defaultdict(list)
+    after = LOWEST
+    while page := await sql.find_events_of_terms(connection, after, PAGE_ROWS):
+        after = page[-1].position
+        for event in page:
+            if event.type.startswith("instructor."):
+                state = parsed(event.after) or parsed(event.before) or {}
+                events[_id_in(state, "instructor_id") or 0].append(event)
+    instructors = instructors_of(connection)
+    while (id := await instructors.next_id()) is not None:
+        for instructor in await instructors.take(id):
+            row = {"instructor_id": id, "version": instructor.version}
+            for fault in _follow("instructor", id, events.pop(id, []), row):
+                yield fault
+    for id, remaining in events.items():
+        for fault in _follow("instructor", id, remaining, None):
+            yield fault
+
+
 async def replay_courses(connection: Connection) -> AsyncIterator[Difference | Break]:
-    """Compare every course and its requirements with the result of its events."""
+    """Compare every course, its requirements and its instructors with the result of its events."""
     courses = courses_of(connection)
     requirements = Stream[Requirement](
         lambda last: sql.find_requirements(
@@ -165,21 +196,32 @@ async def replay_courses(connection: Connection) -> AsyncIterator[Difference | B
         ),
         lambda row: row.course_id,
     )
+    teaching = Stream[CourseInstructor](
+        lambda last: sql.find_course_instructors(
+            connection, *((last.course_id, last.instructor_id) if last else (LOWEST, LOWEST)), PAGE_ROWS
+        ),
+        lambda row: row.course_id,
+    )
     events = Stream[Recorded](
         lambda last: sql.find_events_of_courses(
             connection, *((last.course_id or 0, last.position) if last else (LOWEST, LOWEST)), PAGE_ROWS
         ),
         lambda event: event.course_id or 0,
     )
-    while (id := await smallest_id(courses, requirements, events)) is not None:
+    while (id := await smallest_id(courses, requirements, teaching, events)) is not None:
         state: State | None = None
         required = await requirements.take(id)
+        teachers = [
+            {"instructor_id": row.instructor_id, "primary": row.is_primary}
+            for row in sorted(await teaching.take(id), key=lambda row: (not row.is_primary, row.instructor_id))
+            if row.teaches
+        ]
         for course in await courses.take(id):
             groups = [
                 {"kind": kind, "any_of": [row.code for row in members]}
                 for (_, kind), members in groupby(required, lambda row: (row.group_number, row.kind))
             ]
-            state = {**_row_state(course, Course._fields), "groups": _plain("groups", groups)}
+            state = {**_row_state(course, Course._fields), "groups": _plain("groups", groups), "instructors": teachers}
         for fault in _follow("course", id, await events.take(id), state):
             yield fault
 
@@ -255,6 +297,11 @@ def students_of(connection: Connection) -> Stream[Student]:
     return Stream(
         lambda last: list_students(connection, last.id if last else LOWEST, PAGE_ROWS), lambda student: student.id
     )
+
+
+def instructors_of(connection: Connection) -> Stream[Instructor]:
+    """Return a stream of all instructors."""
+    return Stream(lambda last: list_instructors(connection, last.id if last else LOWEST, PAGE_ROWS), lambda row: row.id)
 
 
 def courses_of(connection: Connection) -> Stream[Course]:
@@ -358,7 +405,9 @@ def _follow(noun: str, id: int, events: Sequence[Recorded], row: State | None) -
             state = None
             continue
         version = state.get("version", 0) if state else 0
-        expected = version + (action != "requirements_set") if isinstance(version, int) else None
+        expected = (
+            version + (action not in {"requirements_set", "instructors_set"}) if isinstance(version, int) else None
+        )
         if after.get("version") != expected:
             yield Break(event.position, event.type, "version", after.get("version"), expected)
         before = parsed(event.before)

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from service.api.courses import create_course, set_requirements
 from service.api.enrollments import complete_course, enroll_student, swap_courses
 from service.api.holds import place_hold
+from service.api.instructors import create_instructor, set_instructors
 from service.api.overrides import grant_override
 from service.api.students import create_student
 from service.api.terms import create_term
@@ -40,6 +41,8 @@ KINDS: Final[Mapping[str, Endpoint]] = {
     "term": create_term,
     "course": create_course,
     "requirements": set_requirements,
+    "instructor": create_instructor,
+    "instructors": set_instructors,
     "student": create_student,
     "hold": place_hold,
     "override": grant_override,

@@ -44,11 +44,36 @@ class SharedEmail:
 
 
 @dataclass(frozen=True, slots=True)
+class SharedSourcedId:
+    """People with the same sourced id; a list is None if none of them is a student, or none an instructor."""
+
+    student_ids: list[int] | None
+    instructor_ids: list[int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class WrongPrimary:
+    """A course whose instructors do not have exactly one primary among them."""
+
+    course_id: int
+    instructors: int
+    primary: int
+
+
+@dataclass(frozen=True, slots=True)
 class StrayRefusal:
     """A refusal of a student who does not exist."""
 
     refusal_id: int
     student_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class MisplacedPart:
+    """A part of a term that begins before the term, ends after it, or is a part of a part."""
+
+    term_id: int
+    parent_id: int
 
 
 class Seated(NamedTuple):
@@ -139,6 +164,14 @@ FROM (
         WHERE id >> 48 = (SELECT last_value >> 48 FROM holds_id_seq)
     ) AS largest
     UNION ALL
+    SELECT 'instructors_id_seq', last_value + is_called::integer, largest.id
+    FROM instructors_id_seq
+    CROSS JOIN (
+        SELECT max(id) AS id
+        FROM instructors
+        WHERE id >> 48 = (SELECT last_value >> 48 FROM instructors_id_seq)
+    ) AS largest
+    UNION ALL
     SELECT 'overrides_id_seq', last_value + is_called::integer, largest.id
     FROM overrides_id_seq
     CROSS JOIN (
@@ -176,6 +209,7 @@ async def find_stray_refusals(connection: Connection, limit: int) -> list[StrayR
 FIND_SHARED_EMAILS: Final = """
 SELECT array_agg(id ORDER BY id) AS student_ids
 FROM students
+WHERE email IS NOT NULL
 GROUP BY lower(email COLLATE "C")
 HAVING count(*) > 1
 ORDER BY min(id)
@@ -186,6 +220,45 @@ LIMIT $1::bigint
 async def find_shared_emails(connection: Connection, limit: int) -> list[SharedEmail]:
     """Return students who share an e-mail address, which only a broken or missing index allows."""
     return [SharedEmail(*row) for row in await connection.fetch(FIND_SHARED_EMAILS, limit)]
+
+
+FIND_SHARED_SOURCED_IDS: Final = """
+SELECT
+    array_agg(id ORDER BY id) FILTER (WHERE is_student) AS student_ids,
+    array_agg(id ORDER BY id) FILTER (WHERE NOT is_student) AS instructor_ids
+FROM (
+    SELECT id, sourced_id, true AS is_student
+    FROM students
+    UNION ALL
+    SELECT id, sourced_id, false AS is_student
+    FROM instructors
+) AS people
+GROUP BY sourced_id
+HAVING count(*) > 1
+ORDER BY min(id)
+LIMIT $1::bigint
+"""
+
+
+async def find_shared_sourced_ids(connection: Connection, limit: int) -> list[SharedSourcedId]:
+    """Return the students and instructors who share a sourced id."""
+    return [SharedSourcedId(*row) for row in await connection.fetch(FIND_SHARED_SOURCED_IDS, limit)]
+
+
+FIND_WRONG_PRIMARIES: Final = """
+SELECT course_id, count(*) AS instructors, count(*) FILTER (WHERE is_primary) AS primary
+FROM course_instructors
+WHERE teaches
+GROUP BY course_id
+HAVING count(*) FILTER (WHERE is_primary) <> 1
+ORDER BY course_id
+LIMIT $1::bigint
+"""
+
+
+async def find_wrong_primaries(connection: Connection, limit: int) -> list[WrongPrimary]:
+    """Return the courses whose instructors do not have exactly one primary among them, ordered by id."""
+    return [WrongPrimary(*row) for row in await connection.fetch(FIND_WRONG_PRIMARIES, limit)]
 
 
 FIND_SEATED: Final = """
@@ -276,9 +349,9 @@ OR EXISTS (
     FROM events
     WHERE student_id IS NULL
         AND course_id IS NULL
-        AND term_id = $2::bigint
+        AND term_id = ANY($2::bigint[])
         AND position > $4::bigint
-        AND after -> 'max_credits' IS NOT NULL
+        AND (after -> 'max_credits' IS NOT NULL OR after -> 'parent_id' IS NOT NULL)
 )
 OR EXISTS (
     SELECT
@@ -293,11 +366,29 @@ OR EXISTS (
 
 
 async def find_edit_of_credits(
-    connection: Connection, course_ids: list[int], term_id: int, student_id: int, after_position: int
+    connection: Connection, course_ids: list[int], term_ids: list[int], student_id: int, after_position: int
 ) -> bool:
-    """Return whether an edit after a position affects the credits of a student in a term.
+    """Return whether an edit after a position affects the credits of a student in a term or its parts.
 
-    Such an edit changes the credits or the term of a course, or the credit limit of the term or the student.
+    Such an edit changes the credits or the term of a course, the credit limit of a term or the student, or makes a term
+    a part of another one.
     """
-    edited: bool = await connection.fetchval(FIND_EDIT_OF_CREDITS, course_ids, term_id, student_id, after_position)
+    edited: bool = await connection.fetchval(FIND_EDIT_OF_CREDITS, course_ids, term_ids, student_id, after_position)
     return edited
+
+
+FIND_MISPLACED_PARTS: Final = """
+SELECT parts.id AS term_id, parts.parent_id
+FROM terms AS parts
+INNER JOIN terms AS parents ON parents.id = parts.parent_id
+WHERE parents.parent_id IS NOT NULL
+    OR parts.starts_on < parents.starts_on
+    OR parts.ends_on > parents.ends_on
+ORDER BY parts.id
+LIMIT $1::bigint
+"""
+
+
+async def find_misplaced_parts(connection: Connection, limit: int) -> list[MisplacedPart]:
+    """Return the parts that do not lie within a whole term."""
+    return [MisplacedPart(*row) for row in await connection.fetch(FIND_MISPLACED_PARTS, limit)]

@@ -13,7 +13,7 @@ class Course(NamedTuple):
     """A course: one offering, in at most one term.
 
     ``capacity`` is the number of seats and ``waitlist_capacity`` the number of waitlist places; None means unlimited.
-    ``credits`` is a multiple of 0.5; ``meetings`` is a JSON array. ``version`` counts changes of the editable fields,
+    ``credits`` has at most two decimals; ``meetings`` is a JSON array. ``version`` counts changes of the editable fields,
     not of the seat counters.
     """
 

@@ -437,7 +437,9 @@ CROSS JOIN LATERAL (
             (
                 SELECT student
                 FROM (
-                    SELECT students.id, students.external_id, students.given_name, students.family_name, students.email
+                    SELECT
+                        students.id, students.external_id, students.given_name, students.family_name,
+                        students.preferred_name, students.email
                 ) AS student
             ) AS student
         FROM (
@@ -477,7 +479,13 @@ class TermCredits:
 
 LIST_CREDITS_OF_STUDENT: Final = """
 SELECT
-    terms.id AS term_id, terms.code, terms.name, terms.starts_on, terms.ends_on, held.credits, held.waitlisted_credits,
+    terms.id AS term_id,
+    terms.code,
+    terms.name,
+    terms.starts_on,
+    terms.ends_on,
+    round(sum(held.credits)::numeric, 2)::double precision AS credits,
+    round(sum(held.waitlisted_credits)::numeric, 2)::double precision AS waitlisted_credits,
     terms.max_credits
 FROM (
     SELECT
@@ -490,14 +498,16 @@ FROM (
         AND student_courses.status IN ('enrolled', 'waitlisted', 'completed')
     GROUP BY courses.term_id
 ) AS held
-INNER JOIN terms ON terms.id = held.term_id
+INNER JOIN terms AS own ON own.id = held.term_id
+INNER JOIN terms ON terms.id = ANY(ARRAY[own.id, own.parent_id])
+GROUP BY terms.id
 ORDER BY terms.starts_on, terms.id
 LIMIT $2::bigint
 """
 
 
 async def list_credits_of_student(connection: Connection, student_id: int, limit: int) -> list[TermCredits]:
-    """Return the credits of a student by term, the earliest term first."""
+    """Return the credits of a student by term, the earliest term first; those in its parts count for a whole term too."""
     return [TermCredits(*row) for row in await connection.fetch(LIST_CREDITS_OF_STUDENT, student_id, limit)]
 
 

@@ -51,7 +51,7 @@ LOAD_KEPT_STUDENTS: Final = """
 SELECT id
 FROM students
 WHERE id = ANY($1::bigint[])
-    AND email NOT LIKE '%@erased.invalid'
+    AND (email LIKE '%@erased.invalid') IS NOT TRUE
 """
 
 

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Final, NamedTuple
 
 from sql import Connection
+from sql.course_instructors import CourseInstructor
 from sql.courses import Course
 from sql.holds import Hold
 from sql.overrides import Override
@@ -158,6 +159,23 @@ async def find_requirements(
     """Return a page of requirements, ordered by course, group and code."""
     rows = await connection.fetch(FIND_REQUIREMENTS, after_course_id, after_group_number, after_code, limit)
     return [Requirement(*row) for row in rows]
+
+
+FIND_COURSE_INSTRUCTORS: Final = """
+SELECT course_id, instructor_id, teaches, is_primary, updated_at
+FROM course_instructors
+WHERE (course_id, instructor_id) > ($1::bigint, $2::bigint)
+ORDER BY course_id, instructor_id
+LIMIT $3::bigint
+"""
+
+
+async def find_course_instructors(
+    connection: Connection, after_course_id: int, after_instructor_id: int, limit: int
+) -> list[CourseInstructor]:
+    """Return a page of the instructors of courses, ordered by course and instructor."""
+    rows = await connection.fetch(FIND_COURSE_INSTRUCTORS, after_course_id, after_instructor_id, limit)
+    return [CourseInstructor._make(row) for row in rows]
 
 
 FIND_ALL_HOLDS: Final = """

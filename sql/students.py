@@ -12,23 +12,29 @@ from sql import Connection, columns
 class Student:
     """A student.
 
-    ``max_credits`` is the student's own credit limit for one term; None means that the limit of the term applies.
-    ``version`` counts changes of the editable fields.
+    ``sourced_id`` never changes, and no instructor has it. ``max_credits`` is the student's own credit limit for one
+    term; None means that the limit of the term applies. ``groups`` are sorted and separated by commas, which no group
+    contains. ``version`` counts changes of the editable fields.
     """
 
     id: int
     external_id: str | None
-    given_name: str
-    family_name: str
-    email: str
+    sourced_id: str
+    given_name: str | None
+    family_name: str | None
+    preferred_name: str | None
+    email: str | None
     max_credits: float | None
+    groups: str
     version: int
     created_at: datetime
     updated_at: datetime
 
 
 GET_STUDENT: Final = """
-SELECT id, external_id, given_name, family_name, email, max_credits, version, created_at, updated_at
+SELECT
+    id, external_id, sourced_id, given_name, family_name, preferred_name, email, max_credits,
+    array_to_string(groups, ',') AS groups, version, created_at, updated_at
 FROM students
 WHERE id = $1::bigint
 """
@@ -41,7 +47,9 @@ async def get_student(connection: Connection, student_id: int) -> Student | None
 
 
 LIST_STUDENTS: Final = """
-SELECT id, external_id, given_name, family_name, email, max_credits, version, created_at, updated_at
+SELECT
+    id, external_id, sourced_id, given_name, family_name, preferred_name, email, max_credits,
+    array_to_string(groups, ',') AS groups, version, created_at, updated_at
 FROM students
 WHERE id > $1::bigint
 ORDER BY id
@@ -63,7 +71,9 @@ WITH requested AS MATERIALIZED (
         60
     ) AS prefix
 )
-SELECT id, external_id, given_name, family_name, email, max_credits, version, created_at, updated_at
+SELECT
+    id, external_id, sourced_id, given_name, family_name, preferred_name, email, max_credits,
+    array_to_string(groups, ',') AS groups, version, created_at, updated_at
 FROM students
 WHERE id = ANY(
     CASE
@@ -144,13 +154,18 @@ WITH requested AS MATERIALIZED (
         ) COLLATE "C" AS prefix
     ) AS folded
 )
-SELECT id, external_id, given_name, family_name, email, max_credits, version, created_at, updated_at, sort_key
+SELECT
+    id, external_id, sourced_id, given_name, family_name, preferred_name, email, max_credits,
+    groups, version, created_at, updated_at, sort_key
 FROM (
     (
-        SELECT id, external_id, given_name, family_name, email, max_credits, version, created_at, updated_at, sort_key
+        SELECT
+            id, external_id, sourced_id, given_name, family_name, preferred_name, email, max_credits,
+            groups, version, created_at, updated_at, sort_key
         FROM (
             SELECT
-                id, external_id, given_name, family_name, email, max_credits, version, created_at, updated_at,
+                id, external_id, sourced_id, given_name, family_name, preferred_name, email, max_credits,
+                array_to_string(groups, ',') AS groups, version, created_at, updated_at,
                 left(
                     lower(
                         regexp_replace(
@@ -169,10 +184,13 @@ FROM (
     )
     UNION ALL
     (
-        SELECT id, external_id, given_name, family_name, email, max_credits, version, created_at, updated_at, sort_key
+        SELECT
+            id, external_id, sourced_id, given_name, family_name, preferred_name, email, max_credits,
+            groups, version, created_at, updated_at, sort_key
         FROM (
             SELECT
-                id, external_id, given_name, family_name, email, max_credits, version, created_at, updated_at,
+                id, external_id, sourced_id, given_name, family_name, preferred_name, email, max_credits,
+                array_to_string(groups, ',') AS groups, version, created_at, updated_at,
                 left(
                     lower(
                         regexp_replace(
@@ -219,7 +237,9 @@ async def search_students(
 
 
 FIND_STUDENTS_BY_EXTERNAL_ID: Final = """
-SELECT id, external_id, given_name, family_name, email, max_credits, version, created_at, updated_at
+SELECT
+    id, external_id, sourced_id, given_name, family_name, preferred_name, email, max_credits,
+    array_to_string(groups, ',') AS groups, version, created_at, updated_at
 FROM students
 WHERE external_id = $1::text
 """
@@ -231,7 +251,9 @@ async def find_students_by_external_id(connection: Connection, external_id: str)
 
 
 LOAD_STUDENTS: Final = """
-SELECT id, external_id, given_name, family_name, email, max_credits, version, created_at, updated_at
+SELECT
+    id, external_id, sourced_id, given_name, family_name, preferred_name, email, max_credits,
+    array_to_string(groups, ',') AS groups, version, created_at, updated_at
 FROM students
 WHERE id = ANY($1::bigint[])
 """
@@ -243,7 +265,9 @@ async def load_students(connection: Connection, ids: list[int]) -> list[Student]
 
 
 MATCH_STUDENTS: Final = """
-SELECT id, external_id, given_name, family_name, email, max_credits, version, created_at, updated_at
+SELECT
+    id, external_id, sourced_id, given_name, family_name, preferred_name, email, max_credits,
+    array_to_string(groups, ',') AS groups, version, created_at, updated_at
 FROM students
 WHERE external_id = ANY($1::text[])
     OR lower(email COLLATE "C") = ANY($2::text[])
@@ -253,6 +277,20 @@ WHERE external_id = ANY($1::text[])
 async def match_students(connection: Connection, external_ids: list[str], emails: list[str]) -> list[Student]:
     """Load the students who have one of these external ids or one of these e-mail addresses, given in lower case."""
     return [Student(*row) for row in await connection.fetch(MATCH_STUDENTS, external_ids, emails)]
+
+
+MATCH_STUDENTS_BY_SOURCED_ID: Final = """
+SELECT
+    id, external_id, sourced_id, given_name, family_name, preferred_name, email, max_credits,
+    array_to_string(groups, ',') AS groups, version, created_at, updated_at
+FROM students
+WHERE sourced_id = ANY($1::text[])
+"""
+
+
+async def match_students_by_sourced_id(connection: Connection, sourced_ids: list[str]) -> list[Student]:
+    """Load the students who have one of these sourced ids."""
+    return [Student(*row) for row in await connection.fetch(MATCH_STUDENTS_BY_SOURCED_ID, sourced_ids)]
 
 
 RESERVE_STUDENT_IDS: Final = """
@@ -267,17 +305,38 @@ async def reserve_student_ids(connection: Connection, count: int) -> list[int]:
 
 
 SAVE_STUDENTS: Final = """
-INSERT INTO students (id, external_id, given_name, family_name, email, max_credits, version, created_at, updated_at)
+INSERT INTO students (
+    id, external_id, sourced_id, given_name, family_name, preferred_name, email, max_credits, groups,
+    version, created_at, updated_at
+)
 SELECT
-    unnest($1::bigint[]), unnest($2::text[]), unnest($3::text[]), unnest($4::text[]), unnest($5::text[]),
-    unnest($6::double precision[]), unnest($7::bigint[]), unnest($8::timestamptz[]), unnest($9::timestamptz[])
-FROM feed
+    new.id, new.external_id, new.sourced_id, new.given_name, new.family_name, new.preferred_name, new.email,
+    new.max_credits, string_to_array(new.groups, ','), new.version, new.created_at, new.updated_at
+FROM (
+    SELECT
+        unnest($1::bigint[]) AS id,
+        unnest($2::text[]) AS external_id,
+        unnest($3::text[]) AS sourced_id,
+        unnest($4::text[]) AS given_name,
+        unnest($5::text[]) AS family_name,
+        unnest($6::text[]) AS preferred_name,
+        unnest($7::text[]) AS email,
+        unnest($8::double precision[]) AS max_credits,
+        unnest($9::text[]) AS groups,
+        unnest($10::bigint[]) AS version,
+        unnest($11::timestamptz[]) AS created_at,
+        unnest($12::timestamptz[]) AS updated_at
+    FROM feed
+) AS new
 ON CONFLICT (id) DO UPDATE SET
     external_id = excluded.external_id,
+    sourced_id = excluded.sourced_id,
     given_name = excluded.given_name,
     family_name = excluded.family_name,
+    preferred_name = excluded.preferred_name,
     email = excluded.email,
     max_credits = excluded.max_credits,
+    groups = excluded.groups,
     version = excluded.version,
     updated_at = excluded.updated_at
 """
@@ -286,7 +345,7 @@ ON CONFLICT (id) DO UPDATE SET
 async def save_students(connection: Connection, students: Sequence[Student]) -> None:
     """Insert or update students.
 
-    Raise ``asyncpg.UniqueViolationError`` if another student has the same external id or e-mail address.
+    Raise ``asyncpg.UniqueViolationError`` if another student has the same external id, sourced id or e-mail address.
     """
     await connection.execute(SAVE_STUDENTS, *columns(students))
 

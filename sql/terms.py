@@ -10,11 +10,15 @@ from sql import Connection, columns
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """A term and its deadlines; None means no deadline. ``max_credits`` is the credit limit for each student."""
+    """A term and its deadlines; None means no deadline. ``max_credits`` is the credit limit for each student.
+
+    ``parent_id`` is the term of which it is a part, or None for a whole term. A part has no parts.
+    """
 
     id: int
     code: str
     name: str
+    parent_id: int | None
     starts_on: date
     ends_on: date
     enroll_from: datetime | None
@@ -29,7 +33,7 @@ class Term:
 
 GET_TERM: Final = """
 SELECT
-    id, code, name, starts_on, ends_on, enroll_from, enroll_until, drop_until, withdraw_until, max_credits,
+    id, code, name, parent_id, starts_on, ends_on, enroll_from, enroll_until, drop_until, withdraw_until, max_credits,
     version, created_at, updated_at
 FROM terms
 WHERE id = $1::bigint
@@ -44,7 +48,7 @@ async def get_term(connection: Connection, term_id: int) -> Term | None:
 
 LIST_TERMS: Final = """
 SELECT
-    id, code, name, starts_on, ends_on, enroll_from, enroll_until, drop_until, withdraw_until, max_credits,
+    id, code, name, parent_id, starts_on, ends_on, enroll_from, enroll_until, drop_until, withdraw_until, max_credits,
     version, created_at, updated_at
 FROM terms
 WHERE id > $1::bigint
@@ -60,42 +64,50 @@ async def list_terms(connection: Connection, after_id: int, limit: int) -> list[
 
 LOAD_TERMS: Final = """
 SELECT
-    id, code, name, starts_on, ends_on, enroll_from, enroll_until, drop_until, withdraw_until, max_credits,
+    id, code, name, parent_id, starts_on, ends_on, enroll_from, enroll_until, drop_until, withdraw_until, max_credits,
     version, created_at, updated_at
 FROM terms
-WHERE id = ANY($1::bigint[])
+WHERE id = ANY($1::bigint[] || ARRAY(SELECT parts.parent_id FROM terms AS parts WHERE parts.id = ANY($1::bigint[])))
 """
 
 
 async def load_terms(connection: Connection, ids: list[int]) -> list[Term]:
-    """Load terms by id, in no particular order."""
+    """Load terms by id, and those of which they are parts, in no particular order."""
     return [Term(*row) for row in await connection.fetch(LOAD_TERMS, ids)]
 
 
 MATCH_TERMS: Final = """
 SELECT
-    id, code, name, starts_on, ends_on, enroll_from, enroll_until, drop_until, withdraw_until, max_credits,
+    id, code, name, parent_id, starts_on, ends_on, enroll_from, enroll_until, drop_until, withdraw_until, max_credits,
     version, created_at, updated_at
 FROM terms
 WHERE lower(code) = ANY(ARRAY(SELECT lower(requested.code) FROM unnest($1::text[]) AS requested (code)))
+    OR id = ANY($2::bigint[])
+    OR parent_id = ANY($3::bigint[])
 """
 
 
-async def match_terms(connection: Connection, codes: list[str]) -> list[Term]:
-    """Load the terms that have one of these codes, ignoring case."""
-    return [Term(*row) for row in await connection.fetch(MATCH_TERMS, codes)]
+async def match_terms(
+    connection: Connection, codes: list[str], parent_ids: list[int], whole_ids: list[int]
+) -> list[Term]:
+    """Load the terms that have one of these codes, ignoring case, these parents, and the parts of these whole terms."""
+    return [Term(*row) for row in await connection.fetch(MATCH_TERMS, codes, parent_ids, whole_ids)]
 
 
 LOAD_TERMS_IN_USE: Final = """
 SELECT id
 FROM unnest($1::bigint[]) AS requested (id)
 WHERE EXISTS (SELECT FROM courses WHERE courses.term_id = requested.id AND courses.id <> ALL($2::bigint[]))
+    OR EXISTS (SELECT FROM terms WHERE terms.parent_id = requested.id AND terms.id <> ALL($3::bigint[]))
 """
 
 
-async def load_terms_in_use(connection: Connection, term_ids: list[int], except_course_ids: list[int]) -> list[int]:
-    """Return which of these terms have courses other than the given ones."""
-    return [row[0] for row in await connection.fetch(LOAD_TERMS_IN_USE, term_ids, except_course_ids)]
+async def load_terms_in_use(
+    connection: Connection, term_ids: list[int], except_course_ids: list[int], except_part_ids: list[int]
+) -> list[int]:
+    """Return which of these terms have courses or parts other than the given ones."""
+    rows = await connection.fetch(LOAD_TERMS_IN_USE, term_ids, except_course_ids, except_part_ids)
+    return [row[0] for row in rows]
 
 
 RESERVE_TERM_IDS: Final = """
@@ -111,17 +123,19 @@ async def reserve_term_ids(connection: Connection, count: int) -> list[int]:
 
 SAVE_TERMS: Final = """
 INSERT INTO terms (
-    id, code, name, starts_on, ends_on, enroll_from, enroll_until, drop_until, withdraw_until, max_credits,
+    id, code, name, parent_id, starts_on, ends_on, enroll_from, enroll_until, drop_until, withdraw_until, max_credits,
     version, created_at, updated_at
 )
 SELECT
-    unnest($1::bigint[]), unnest($2::text[]), unnest($3::text[]), unnest($4::date[]), unnest($5::date[]),
-    unnest($6::timestamptz[]), unnest($7::timestamptz[]), unnest($8::timestamptz[]), unnest($9::timestamptz[]),
-    unnest($10::double precision[]), unnest($11::bigint[]), unnest($12::timestamptz[]), unnest($13::timestamptz[])
+    unnest($1::bigint[]), unnest($2::text[]), unnest($3::text[]), unnest($4::bigint[]), unnest($5::date[]),
+    unnest($6::date[]), unnest($7::timestamptz[]), unnest($8::timestamptz[]), unnest($9::timestamptz[]),
+    unnest($10::timestamptz[]), unnest($11::double precision[]), unnest($12::bigint[]), unnest($13::timestamptz[]),
+    unnest($14::timestamptz[])
 FROM feed
 ON CONFLICT (id) DO UPDATE SET
     code = excluded.code,
     name = excluded.name,
+    parent_id = excluded.parent_id,
     starts_on = excluded.starts_on,
     ends_on = excluded.ends_on,
     enroll_from = excluded.enroll_from,
@@ -146,5 +160,5 @@ WHERE id = ANY($1::bigint[])
 
 
 async def delete_terms(connection: Connection, ids: list[int]) -> None:
-    """Delete terms; raise ``asyncpg.ForeignKeyViolationError`` if a term has courses."""
+    """Delete terms; raise ``asyncpg.ForeignKeyViolationError`` if a term has courses or parts."""
     await connection.execute(DELETE_TERMS, ids)

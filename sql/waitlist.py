@@ -94,7 +94,14 @@ UNJUDGE_COURSES: Final = """
 UPDATE student_courses
 SET recheck_at = NULL
 WHERE course_id = ANY(
-        $1::bigint[] || ARRAY(SELECT id FROM courses WHERE term_id = ANY($2::bigint[]) AND courses.waitlisted > 0)
+        $1::bigint[] || ARRAY(
+            SELECT id
+            FROM courses
+            WHERE term_id = ANY(
+                    $2::bigint[] || ARRAY(SELECT parts.id FROM terms AS parts WHERE parts.parent_id = ANY($2::bigint[]))
+                )
+                AND courses.waitlisted > 0
+        )
     )
     AND status = 'waitlisted'
     AND recheck_at IS NOT NULL
@@ -103,7 +110,10 @@ RETURNING student_id, course_id
 
 
 async def unjudge_courses(connection: Connection, course_ids: list[int], term_ids: list[int]) -> list[Pair]:
-    """Mark the blocked students of these courses, and of all courses of these terms, as unjudged; return them."""
+    """Mark the blocked students of these courses, and of all courses of these terms and their parts, as unjudged.
+
+    Return the marked students.
+    """
     return [Pair._make(row) for row in await connection.fetch(UNJUDGE_COURSES, course_ids, term_ids)]
 
 
@@ -320,7 +330,7 @@ FROM (
                             FROM (
                                 SELECT
                                     students.id, students.external_id, students.given_name, students.family_name,
-                                    students.email
+                                    students.preferred_name, students.email
                             ) AS student
                         ) AS student
                 ) AS item

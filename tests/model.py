@@ -4,12 +4,39 @@ The model handles one request after the other, looks up everything each time, an
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import date, timedelta
+from decimal import Decimal
+from functools import cache
 from typing import Any
 
 Refusal = tuple[int, str, tuple[tuple[str, Any], ...]]
 """A course, the code of a rule, and the parameters of the refusal."""
 SEATED = {"enrolled", "completed"}
+
+
+PARTS = {1: ("2036-01-01", "2036-06-30"), 2: ("2036-07-01", "2036-07-01"), 3: ("2036-07-02", "2036-12-31")}
+"""The year in three parts; the middle one is a single day, a Tuesday, which both halves of the year may share."""
+WINDOW = date(2035, 10, 1), date(2037, 3, 31)
+"""The dates that the model looks at: a course without a term meets at any time."""
+
+Meeting = tuple[str, int, int, str | None, str | None, int]
+"""A day of the week, the hours of the start and the end, the first and the last date, and the number of weeks."""
+
+
+@cache
+def hours_of(meetings: tuple[Meeting, ...], first: date | None, last: date | None) -> frozenset[tuple[date, int]]:
+    """Return the dates and hours at which meetings take place, by looking at every date."""
+    found = set()
+    for day, start, end, begin, until, weeks in meetings:
+        begins_on = date.fromisoformat(begin) if begin else first or WINDOW[0]
+        ends_on = date.fromisoformat(until) if until else last or WINDOW[1]
+        monday = begins_on - timedelta(begins_on.weekday())
+        for ordinal in range(begins_on.toordinal(), ends_on.toordinal() + 1):
+            on = date.fromordinal(ordinal)
+            if f"{on:%a}".lower() == day and (on - monday).days // 7 % weeks == 0:
+                found |= {(on + timedelta(hour // 24), hour % 24) for hour in range(start, end)}
+    return frozenset(found)
 
 
 @dataclass
@@ -21,18 +48,23 @@ class Term:
     enroll_closed: bool = False
     drop_late: bool = False
     drop_closed: bool = False
+    parent: int | None = None
+
+    def is_within(self, whole: "Term") -> bool:
+        """Return whether all days of the term are days of a whole term, which is in one piece."""
+        return min(self.halves) >= min(whole.halves) and max(self.halves) <= max(whole.halves)
 
 
 @dataclass
 class Course:
-    """A course; meetings are (day, start, end) in hours."""
+    """A course."""
 
     code: str
     term: int | None
     credits: float
     capacity: int | None
     waitlist_capacity: int | None
-    meetings: list[tuple[str, int, int]]
+    meetings: list[Meeting]
     cancelled: bool = False
     groups: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
 
@@ -71,6 +103,11 @@ class Model:
     states: dict[tuple[int, int], State] = field(default_factory=dict)
     holds: list[tuple[int, str]] = field(default_factory=list)
     """Students, each with the action that is blocked: enroll or drop."""
+    instructors: list[int] = field(default_factory=list)
+    teachers: dict[int, list[int]] = field(default_factory=dict)
+    """The instructors of each course, the primary one first, the others by id."""
+    taught: set[int] = field(default_factory=set)
+    """The instructors who have ever been in the list of a course."""
     overrides: list[tuple[int, int, str]] = field(default_factory=list)
     """Unused overrides: student, course, rule."""
     clock: int = 0
@@ -105,12 +142,76 @@ class Model:
     def overlap(self, one: int | None, other: int | None) -> bool:
         return one is None or other is None or bool(self.terms[one].halves & self.terms[other].halves)
 
+    def hours(self, meetings: Iterable[Meeting], term: int | None) -> frozenset[tuple[date, int]]:
+        dates: list[date | None] = [None, None]
+        if term is not None:
+            halves = self.terms[term].halves
+            dates = [date.fromisoformat(PARTS[min(halves)][0]), date.fromisoformat(PARTS[max(halves)][1])]
+        return hours_of(tuple(meetings), *dates)
+
     def clash(self, one: int, other: int) -> bool:
-        return self.overlap(self.courses[one].term, self.courses[other].term) and any(
-            day == its_day and start < its_end and its_start < end
-            for day, start, end in self.courses[one].meetings
-            for its_day, its_start, its_end in self.courses[other].meetings
+        mine, its = [self.hours(self.courses[c].meetings, self.courses[c].term) for c in (one, other)]
+        return bool(mine & its)
+
+    def can_meet(self, meetings: Iterable[Meeting], term: int | None) -> bool:
+        """Return whether each meeting takes place on some date, and its weeks can be counted."""
+        return all(
+            self.hours([each], term) and (each[5] == 1 or each[3] is not None or term is not None) for each in meetings
         )
+
+    def meet(self, course: int, meetings: list[Meeting]) -> int:
+        """Set the meetings of a course."""
+        it = self.courses[course]
+        if meetings != it.meetings and not self.can_meet(meetings, it.term):
+            return 422
+        it.meetings = meetings
+        self.promote()
+        return 200
+
+    def limits_of(self, student: int, term: int | None) -> list[tuple[int, float]]:
+        """Return the terms whose limits count the credits of a course in a term, with these limits."""
+        if term is None:
+            return []
+        parent, own = self.terms[term].parent, self.limits[student]
+        if own is not None:
+            return [(term if parent is None else parent, own)]
+        found = [(id, self.terms[id].limit) for id in (term, parent) if id is not None]
+        return [(id, limit) for id, limit in found if limit is not None]
+
+    def credits(self, courses: Iterable[int], within: int) -> Decimal:
+        """Return the credits of the courses that are in a term or a part of it."""
+        found = Decimal()
+        for course in courses:
+            term = self.courses[course].term
+            if term is not None and within in {term, self.terms[term].parent}:
+                found += Decimal(str(self.courses[course].credits))
+        return found
+
+    def parts(self, term: int) -> list[Term]:
+        return [part for part in self.terms.values() if part.parent == term]
+
+    def join(self, term: int, parent: int | None) -> int:
+        """Make a term a part of another one, or a whole term."""
+        it = self.terms[term]
+        if parent is not None and parent != it.parent:
+            whole = self.terms[parent]
+            if parent == term or whole.parent is not None or self.parts(term) or not it.is_within(whole):
+                return 422
+        it.parent = parent
+        self.promote()
+        return 200
+
+    def shift(self, term: int, halves: frozenset[int]) -> int:
+        """Set the dates of a term."""
+        it = self.terms[term]
+        moved = replace(it, halves=halves)
+        if it.parent is not None and not moved.is_within(self.terms[it.parent]):
+            return 422
+        if not all(part.is_within(moved) for part in self.parts(term)):
+            return 422
+        it.halves = halves
+        self.promote()
+        return 200
 
     def lifted(self, student: int, course: int, code: str) -> bool:
         return (student, course, code) in self.overrides
@@ -175,18 +276,13 @@ class Model:
             for other in [*mine, *(c for c in others if c != course)]:
                 if self.clash(course, other):
                     refuse("time_conflict", with_course_id=other)
-            limit = self.limits[student]
-            if limit is None and term is not None:
-                limit = term.limit
-            if term is not None and limit is not None:
+            for within, limit in self.limits_of(student, it.term):
                 counted = mine if together else [*mine, *(c for c in others if c != course)]
-                held = sum(self.courses[c].credits for c in counted if self.courses[c].term == it.term)
-                now = [c for c in {*others, course} if self.courses[c].term == it.term] if together else [course]
-                added = sum(self.courses[c].credits for c in now)
+                now = {*others, course} if together else {course}
                 left = [c for c in self.of(student, SEATED) if c in without and c != course]
-                freed = sum(self.courses[c].credits for c in left if self.courses[c].term == it.term)
-                if held + added > limit and added > freed and it.credits:
-                    refuse("credit_limit", held=held, asked=added, limit=limit)
+                held, added, freed = [self.credits(some, within) for some in (counted, now, left)]
+                if held + added > Decimal(str(limit)) and added > freed and it.credits:
+                    refuse("credit_limit", term_id=within, held=float(held), asked=float(added), limit=limit)
         if seat == "none" and (on_full == "fail" or it.waitlist_capacity == 0):
             refuse("course_full", capacity=it.capacity, seats_taken=self.seated_in(course))
         elif seat == "none":
@@ -439,9 +535,28 @@ class Model:
             return 409
         if any(fold(code) in map(fold, codes) for _, codes in it.groups):
             return 422
+        if term != it.term and not self.can_meet(it.meetings, term):
+            return 422
         setattr(it, what, value)
         self.promote()
         return 200
+
+    def teach(self, course: int, instructors: list[int]) -> int:
+        """Set the instructors of a course, of whom the first is the primary one."""
+        if not {*instructors} <= {*self.instructors}:
+            return 422
+        self.teachers[course] = instructors[:1] + sorted(instructors[1:])
+        self.taught |= {*instructors}
+        return 200
+
+    def dismiss(self, instructor: int) -> int:
+        """Delete an instructor."""
+        if instructor not in self.instructors:
+            return 404
+        if instructor in self.taught:
+            return 409
+        self.instructors.remove(instructor)
+        return 204
 
     def promote(self) -> None:
         """Seat the first eligible student of the course with the smallest id, as long as there is one."""

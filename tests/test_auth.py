@@ -41,7 +41,7 @@ async def new_key(client: Client, *scopes: str, key: str | None = None, **fields
 def path_of(item: Endpoint) -> str:
     """Name the path of an operation with ids that exist nowhere."""
     path = item.path
-    for name in ("student_id", "course_id", "term_id", "hold_id", "override_id", "key_id"):
+    for name in ("student_id", "course_id", "term_id", "hold_id", "override_id", "instructor_id", "key_id"):
         path = path.replace(f"{{{name}}}", "999")
     return path.replace("{external_id}", "X").replace("{code}", "invalid")
 

@@ -21,6 +21,7 @@ from service.registrar.changes import Change, Origin
 from service.registrar.courses import COURSE, Cancel, Reopen, SetRequirements
 from service.registrar.enrollments import Complete, Drop, Enroll, RemoveCompletion, Swap
 from service.registrar.holds import EndHold, PlaceHold
+from service.registrar.instructors import INSTRUCTOR, SetInstructors
 from service.registrar.overrides import EndOverride, GrantOverride
 from service.registrar.resources import Create, Delete, Edit
 from service.registrar.students import STUDENT
@@ -34,7 +35,7 @@ from tests.campus import TABLES, registrar_of, waiting_writer
 SEEDS = int(os.environ.get("HISTORIES", "40"))
 CHANGES = 40
 ORIGIN = Origin("r")
-STUDENTS, COURSES, TERMS = range(1, 7), range(1, 6), range(1, 3)
+STUDENTS, COURSES, TERMS, INSTRUCTORS = range(1, 7), range(1, 6), range(1, 3), range(1, 4)
 """Ids; the resource with the last one is sometimes deleted."""
 HELD = 4
 """The number of holds, and of overrides, at the beginning: two for each of two students."""
@@ -44,6 +45,8 @@ MEETINGS = [
     "[]",
     '[{"day": "mon", "start": "09:00", "end": "10:00"}]',
     '[{"day": "mon", "start": "09:30", "end": "11:00"}]',
+    '[{"day": "mon", "start": "09:00", "end": "10:00", "from": "2030-09-09", "every_weeks": 2}]',
+    '[{"day": "sun", "start": "23:00", "end": "10:00", "until": "2030-10-13"}]',
 ]
 OPEN = {
     "starts_on": date(2030, 9, 1),
@@ -63,7 +66,7 @@ NEW_ID = re.compile(r'((?:Hold|Override)\(id=|override_id=|"(?:hold|override)_id
 
 
 def term(id: int, **fields: object) -> Change[Any]:
-    values: Any = {"code": f"T{id}", "name": "T", **OPEN, "max_credits": None, **fields}
+    values: Any = {"code": f"T{id}", "name": "T", "parent_id": None, **OPEN, "max_credits": None, **fields}
     return Create(origin=ORIGIN, resource=TERM, fields=values)
 
 
@@ -82,9 +85,22 @@ def course(id: int, **fields: object) -> Change[Any]:
 
 
 def student(id: int) -> Change[Any]:
-    names = {"external_id": None, "given_name": "A", "family_name": "B", "email": f"{id}@campus.example"}
-    made: Any = {**names, "max_credits": None}
+    ids = {"external_id": None, "sourced_id": f"s-{id}"}
+    names = {"given_name": "A", "family_name": "B", "preferred_name": None, "email": f"{id}@campus.example"}
+    made: Any = {**ids, **names, "max_credits": None, "groups": ""}
     return Create(origin=ORIGIN, resource=STUDENT, fields=made)
+
+
+def instructor(id: int, **fields: object) -> Change[Any]:
+    ids = {"external_id": None, "sourced_id": f"i-{id}"}
+    made: Any = {**ids, "given_name": "A", "family_name": None, "email": f"{id}@campus.example", **fields}
+    return Create(origin=ORIGIN, resource=INSTRUCTOR, fields=made)
+
+
+def teach(course: int, *instructors: int) -> Change[Any]:
+    """Return a change of the instructors of a course, of whom the first is the primary one."""
+    primary = {id: id == instructors[0] for id in instructors}
+    return SetInstructors(origin=ORIGIN, course_id=course, primary=primary)
 
 
 def enroll(student: int, course: int) -> Change[Any]:
@@ -121,7 +137,7 @@ def edit(resource: Any, id: int, **values: object) -> Change[Any]:
 
 def campus(chance: random.Random) -> list[Change[Any]]:
     """Choose the changes that create the campus."""
-    made = [term(id, max_credits=4.0) for id in TERMS]
+    made = [term(id, max_credits=4.0, parent_id=chance.choice([None, 1]) if id > 1 else None) for id in TERMS]
     made += [
         course(
             id,
@@ -134,6 +150,7 @@ def campus(chance: random.Random) -> list[Change[Any]]:
         for id in COURSES
     ]
     made += [student(id) for id in STUDENTS]
+    made += [instructor(id) for id in INSTRUCTORS]
     for holder in (1, 2, 1, 2):
         made += [hold(holder, "R"), grant(holder, chance.choice(COURSES[3:]), "course_full")]
     return made
@@ -158,18 +175,26 @@ def change(chance: random.Random) -> Change[Any]:
         (COURSE, course_id, {"capacity": chance.choice([0, 1, 3, None])}),
         (COURSE, course_id, {"meetings": chance.choice(MEETINGS)}),
         (COURSE, course_id, {"term_id": chance.choice([None, *TERMS])}),
-        (COURSE, course_id, {"credits": chance.choice([1.0, 3.0])}),
+        (COURSE, course_id, {"credits": chance.choice([1.0, 3.0, 0.1])}),
         (STUDENT, student_id, {"max_credits": chance.choice([None, 3.0])}),
         (TERM, 1, {"max_credits": chance.choice([None, 2.0, 6.0])}),
         (TERM, 1, {"enroll_until": chance.choice([None, LONG_AGO, AHEAD])}),
         (TERM, 1, {"drop_until": chance.choice([None, LONG_AGO])}),
         (TERM, chance.choice(TERMS), {"withdraw_until": chance.choice([None, LONG_AGO, AHEAD])}),
         (TERM, chance.choice(TERMS), chance.choice([OVERLAPPING, APART, OVER])),
+        (TERM, chance.choice(TERMS), {"parent_id": chance.choice([None, *TERMS])}),
         (COURSE, course_id, {"code": chance.choice([f"C{course_id}", "C9"])}),
+        (STUDENT, student_id, {"email": chance.choice([None, "9@campus.example"])}),
+        (STUDENT, student_id, {"given_name": chance.choice([None, "A"])}),
+        (STUDENT, student_id, {"family_name": chance.choice([None, "B"]), "groups": chance.choice(["", "a,b"])}),
+        (INSTRUCTOR, chance.choice(INSTRUCTORS), {"email": chance.choice([None, "9@campus.example"])}),
     ]
     edited, id, values = chance.choice(edits)
     deleted: Any
-    deleted, last = chance.choice([(STUDENT, STUDENTS[-1]), (COURSE, COURSES[-1]), (TERM, TERMS[-1])])
+    deleted, last = chance.choice(
+        [(STUDENT, STUDENTS[-1]), (COURSE, COURSES[-1]), (TERM, TERMS[-1]), (INSTRUCTOR, INSTRUCTORS[-1])]
+    )
+    teachers = chance.sample(INSTRUCTORS, chance.choice([0, 1, 2]))
     others: list[Change[Any]] = [
         Complete(origin=ORIGIN, student_id=student_id, course_id=course_id, passed=chance.random() < 0.7),
         RemoveCompletion(origin=ORIGIN, student_id=student_id, course_id=course_id),
@@ -191,6 +216,7 @@ def change(chance: random.Random) -> Change[Any]:
             ends_at=chance.choice([LONG_AGO + timedelta(1), AHEAD]),
         ),
         Sweep(origin=ORIGIN, course_ids=tuple(COURSES)),
+        teach(course_id, *teachers),
         *[Delete(origin=ORIGIN, resource=deleted, id=last)] * 2,
         *[edit(edited, id, **values)] * 7,
     ]
@@ -396,6 +422,36 @@ CASES: dict[str, tuple[list[Change[Any]], list[Change[Any]]]] = {
     "the older override is used": (
         [*MANY, course(1, capacity=0), *[grant(1, 1, "course_full")] * 2],
         [enroll(1, 1), end_override(1, 2)],
+    ),
+    "a student is deleted, whose refusals are kept, while another one enrolls": (
+        [*MANY, course(1), hold(2, "A"), enroll(2, 1), student(3)],
+        [enroll(1, 1), Delete(origin=ORIGIN, resource=STUDENT, id=2)],
+    ),
+    "an instructor of a deleted course can be deleted": (
+        [*MANY, course(1), course(2), instructor(1), instructor(2), teach(1, 1)],
+        [
+            Delete(origin=ORIGIN, resource=INSTRUCTOR, id=1),
+            teach(2, 2),
+            teach(2),
+            Delete(origin=ORIGIN, resource=COURSE, id=1),
+            Delete(origin=ORIGIN, resource=INSTRUCTOR, id=1),
+            Delete(origin=ORIGIN, resource=INSTRUCTOR, id=2),
+            teach(2, 1),
+        ],
+    ),
+    "a released address of an instructor is free": (
+        [*MANY, instructor(1), instructor(2)],
+        [edit(INSTRUCTOR, 1, email=None), edit(INSTRUCTOR, 2, email="1@campus.example")],
+    ),
+    "a sourced id is taken until its person is deleted": (
+        [*MANY, instructor(1)],
+        [
+            Delete(origin=ORIGIN, resource=STUDENT, id=2),
+            instructor(2, sourced_id="s-2"),
+            instructor(3, sourced_id="s-2"),
+            instructor(3, sourced_id="s-1"),
+            instructor(3, given_name=None),
+        ],
     ),
     "holds are listed in order": (
         [*MANY, course(1), hold(1, "A"), hold(1, "B")],

@@ -525,10 +525,13 @@ def creation(number: int, given_name: str = "Ada") -> Create[Student, StudentFie
     """Return a change that creates a student, a different one for each number."""
     fields: StudentFields = {
         "external_id": None,
+        "sourced_id": None,
         "given_name": given_name,
         "family_name": "B",
+        "preferred_name": None,
         "email": f"{number}@campus.example",
         "max_credits": None,
+        "groups": "",
     }
     return Create(origin=Origin("r"), resource=STUDENT, fields=fields)
 

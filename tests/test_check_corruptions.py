@@ -44,7 +44,7 @@ def database_url(server: Server, admin: psycopg.Connection[Any], campus: str) ->
 
 
 async def new_campus(client: Client) -> None:
-    """Fill an empty database: students 1 to 7, courses 1 to 6, term 1, holds 1 and 2, overrides 1 to 3."""
+    """Fill an empty database: students 1 to 7, instructors 1 and 2, courses 1 to 6, term 1, holds 1 and 2, overrides 1 to 3."""
     now = datetime.now(UTC)
     term = {
         "code": "2026F",
@@ -57,6 +57,9 @@ async def new_campus(client: Client) -> None:
         "withdraw_until": (now + timedelta(days=40)).isoformat(),
         "max_credits": 6,
     }
+    for name in ("Ada", "Emmy"):
+        await create(client, "/instructors", {"given_name": name})
+    await call(client, "PATCH", "/instructors/2", {"family_name": "Noether"})
     await create(client, "/terms", term)
     await call(client, "PATCH", "/terms/1", {"name": "Fall 2026"})
     for fields in (
@@ -73,6 +76,9 @@ async def new_campus(client: Client) -> None:
     await call(client, "PATCH", "/students/1", {"email": "ada.king@campus.example"})
     await call(client, "PATCH", "/courses/3", {"capacity": 5, "title": "A new title"})
     await call(client, "PATCH", "/courses/3", {"capacity": 6})
+    teaching = [{"instructor_id": 2, "primary": True}, {"instructor_id": 1}]
+    for wanted in (teaching[:1], teaching):
+        await call(client, "PUT", "/courses/6/instructors", {"instructors": wanted})
     groups = [{"kind": "pre", "any_of": ["MATH101", "MATH102"]}, {"kind": "anti", "any_of": ["CS999"]}]
     await call(client, "PUT", "/courses/6/requirements", {"groups": groups})
     for rule, course in (("course_full", 2), ("hold", 3), ("time_conflict", 4)):
@@ -105,7 +111,8 @@ async def new_campus(client: Client) -> None:
 STUDENTS = "every student, hold, override and enrollment matches its events"
 COURSES = "every course matches its events, requirements included"
 TERMS = "every term matches its events"
-VALID = "every student, course and term is valid"
+INSTRUCTORS = "every instructor matches the events"
+VALID = "every student, instructor, course and term is valid"
 GAPS = "the positions of the events are contiguous from 1"
 SEQUENCES = "every sequence is ahead of the ids in its table"
 BLOCKED = "every blocked student is refused, until recheck_at at the latest"
@@ -176,6 +183,8 @@ CORRUPTIONS = {
     "the deadline to enroll": (TERMS, "UPDATE terms SET enroll_until = enroll_until + interval '1 microsecond'"),
     "a missing deadline": (TERMS, "UPDATE terms SET withdraw_until = NULL"),
     "the end of a term": (TERMS, "UPDATE terms SET ends_on = ends_on + 1"),
+    "the parent of a term": (TERMS, "UPDATE terms SET parent_id = id"),
+    "a part of a part": ("every part of a term lies within a whole term", "UPDATE terms SET parent_id = id"),
     "the credit limit of a term": (TERMS, "UPDATE terms SET max_credits = 6.5"),
     "a term without events": (
         TERMS,
@@ -250,7 +259,7 @@ CORRUPTIONS = {
         """,
     ),
     "the e-mail address of another student": (
-        "every student has an e-mail address that no other has",
+        "no two students have the same e-mail address",
         """
         DROP INDEX students_email_key;
         UPDATE students SET email = (SELECT upper(email) FROM students WHERE id = 2) WHERE id = 1
@@ -319,6 +328,40 @@ CORRUPTIONS = {
         STUDENTS,
         "DELETE FROM events WHERE position = (SELECT max(position) FROM events)",
     ),
+    "an instructor's version": (INSTRUCTORS, "UPDATE instructors SET version = 3 WHERE id = 2"),
+    "an instructor without events": (INSTRUCTORS, "INSERT INTO instructors (sourced_id, given_name) VALUES ('x', 'A')"),
+    "the events of a missing instructor": (
+        INSTRUCTORS,
+        "DELETE FROM course_instructors WHERE instructor_id = 1; DELETE FROM instructors WHERE id = 1",
+    ),
+    "an event of another instructor": (
+        INSTRUCTORS,
+        """UPDATE events SET after = '{"instructor_id":1,"fields":["family_name"],"version":2}'
+           WHERE type = 'instructor.updated'""",
+    ),
+    "an instructor who was removed from a course": (
+        COURSES,
+        "UPDATE course_instructors SET teaches = false WHERE instructor_id = 1",
+    ),
+    "another primary instructor": (
+        COURSES,
+        "UPDATE course_instructors SET is_primary = NOT is_primary",
+    ),
+    "a course without a primary instructor": (
+        "exactly one of the instructors of a course is primary",
+        "UPDATE course_instructors SET is_primary = false",
+    ),
+    "an event with other instructors": (
+        COURSES,
+        """UPDATE events SET after = '{"instructors":[],"version":1}' WHERE type = 'course.instructors_set'""",
+    ),
+    "an invalid sourced id": (VALID, "UPDATE instructors SET sourced_id = 'a b' WHERE id = 1"),
+    "an invalid group": (VALID, "UPDATE students SET groups = ARRAY['a  b'] WHERE id = 1"),
+    "a sourced id of two people": (
+        "no two people have the same sourced id",
+        "UPDATE instructors SET sourced_id = (SELECT sourced_id FROM students WHERE id = 3) WHERE id = 2",
+    ),
+    "a sequence of instructors": (SEQUENCES, "SELECT setval('instructors_id_seq', 1, false)"),
     "a sequence of students": (SEQUENCES, "SELECT setval('students_id_seq', 3)"),
     "a sequence of courses": (SEQUENCES, "SELECT setval('courses_id_seq', 6, false)"),
     "a sequence of overrides": (SEQUENCES, "ALTER SEQUENCE overrides_id_seq RESTART"),
@@ -365,8 +408,8 @@ def test_every_invariant_is_broken_by_some_corruption() -> None:
             "resource=hold 1 of student 7, field=row, value=None, value_by_events=present",
         ),
         (
-            "UPDATE events SET before = NULL WHERE position = 2",
-            "position=2, type=term.updated, field=before, value=None, value_by_events=a state",
+            "UPDATE events SET before = NULL WHERE type = 'term.updated'",
+            "position=5, type=term.updated, field=before, value=None, value_by_events=a state",
         ),
         ("UPDATE events SET position = 1000 WHERE position = 2", "after_position=1, next_position=3"),
         ("SELECT setval('students_id_seq', 3)", "sequence=students_id_seq, next_id=4, largest_id=7"),

@@ -19,7 +19,7 @@ FILES: Final = Path(__file__).with_name("clients")
 NODE_MODULES: Final = FILES / "node_modules"
 needs_npm = pytest.mark.skipif(not NODE_MODULES.exists(), reason="needs npm: run make clients first")
 
-CALLS: Final = "MATH101 enrolled\nstudent.created 5\nenrollment.enrolled enrolled\nstudent_not_found\n"
+CALLS: Final = "MATH101 enrolled\nstudent.created 8\nenrollment.enrolled enrolled\nstudent_not_found\n"
 """The output of the first calls, in each language."""
 
 

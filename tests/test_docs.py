@@ -104,8 +104,9 @@ def parse(command: str) -> Request:
 
 
 def settled(body: Any) -> Any:
-    """Replace the values that differ from run to run: instants, ids of requests, cursors, keys and the newest migration."""
+    """Replace what differs from run to run: instants, UUIDs, ids of requests, cursors, keys and the newest migration."""
     text = FEED_CURSOR.sub('"next": "<cursor>"', INSTANT.sub('"<instant>"', json.dumps(body)))
+    text = re.sub(r'"sourced_id": "[0-9a-f]{8}-[^"]*"', '"sourced_id": "<uuid>"', text)
     text = re.sub(r'"key": "ek_[^"]*"', '"key": "<key>"', text)
     text = re.sub(r'"migration": "[^"]*"', '"migration": "<newest>"', text)
     return json.loads(re.sub(r'"request_id": "[^"]*"', '"request_id": "<id>"', text))
@@ -270,6 +271,7 @@ STUDENT: Final = {
     "external_id": "S-1001",
 }
 COURSE: Final = {"code": "MATH101", "title": "Calculus I", "credits": 4}
+MEETING: Final = {"day": "mon", "start": "09:00", "end": "10:30"}
 TERM: Final = {"code": "2026F", "name": "Fall 2026", "starts_on": "2026-09-01", "ends_on": "9999-12-31"}
 HOLD: Final = {"reason": "Library fees", "blocks": ["drop"]}
 OTHER_FEED: Final = encode(Cursor(UUID(int=7), 7, "0" * 16))
@@ -278,6 +280,9 @@ PROBLEMS: Final[list[tuple[str, str, Any, dict[str, str]]]] = [
     ("POST", "/students", {**STUDENT, "email": "emmy@campus.example", "external_id": None}, {}),
     ("POST", "/students", {**STUDENT, "external_id": None}, {}),
     ("POST", "/students", {**STUDENT, "email": "ada.king@campus.example"}, {}),
+    ("POST", "/students", {"preferred_name": "Ada"}, {}),
+    ("POST", "/students", {"given_name": "Alan", "sourced_id": "17"}, {}),
+    ("POST", "/students", {"given_name": "Alan", "sourced_id": "17"}, {}),
     ("POST", "/students", "{", JSON_TYPE),
     ("POST", "/students", {"given_name": "Ada", "email": "ada"}, {}),
     ("POST", "/students", "{}", {"Content-Type": "text/plain"}),
@@ -286,15 +291,19 @@ PROBLEMS: Final[list[tuple[str, str, Any, dict[str, str]]]] = [
     ("POST", "/terms", TERM | {"withdraw_until": "2026-01-01T00:00:00Z"}, {}),
     ("POST", "/terms", TERM, {}),
     ("POST", "/terms", {**TERM, "code": "2027S", "ends_on": "2026-08-01"}, {}),
+    ("POST", "/terms", {**TERM, "code": "2027S", "parent_id": 1, "starts_on": "2026-08-01"}, {}),
     ("POST", "/courses", {**COURSE, "capacity": 1}, {}),
     ("POST", "/courses", {**COURSE, "code": "PHYS101", "term_id": 1}, {}),
     ("POST", "/courses", {**COURSE, "term_id": 99}, {}),
+    ("POST", "/courses", {**COURSE, "meetings": [{**MEETING, "from": "2026-09-08", "until": "2026-09-13"}]}, {}),
     ("PUT", "/courses/1/requirements", {"groups": [{"kind": "pre", "any_of": ["MATH101"]}]}, {}),
     ("POST", "/students", STUDENT, {"Origin": "https://elsewhere.example"}),
     ("GET", "/students/1", None, {"Host": "elsewhere.example"}),
     ("GET", "/students/99", None, {}),
     ("GET", "/courses/99", None, {}),
     ("GET", "/terms/99", None, {}),
+    ("GET", "/instructors/99", None, {}),
+    ("PUT", "/courses/1/instructors", {"instructors": [{"instructor_id": 99, "primary": True}]}, {}),
     ("GET", "/institutions", None, {}),
     ("GET", "/problems/nothing", None, {}),
     ("GET", f"/events?after={OTHER_FEED}", None, {}),
@@ -549,8 +558,12 @@ async def every_event(client: Client) -> list[dict[str, Any]]:
     await do("POST", f"/students/{third}/erase", {"reason": "Art. 17"})
     await do("DELETE", f"/students/{third}")
     unused = await new_course(client)
+    teacher = await new("/instructors", {"given_name": "Emmy"})
+    await do("PATCH", f"/instructors/{teacher}", {"family_name": "Noether"})
+    await do("PUT", f"/courses/{unused}/instructors", {"instructors": [{"instructor_id": teacher, "primary": True}]})
     await do("PATCH", f"/courses/{unused}", {"title": "U"})
     await do("DELETE", f"/courses/{unused}")
+    await do("DELETE", f"/instructors/{teacher}")
     days = {"starts_on": "2026-01-01", "ends_on": "9999-12-31"}
     late = {**days, "code": "late", "name": "N", "drop_until": "2026-01-01T00:00:00Z"}
     term = await new("/terms", {**days, "code": "T", "name": "N"})

@@ -215,7 +215,7 @@ async def test_retrieve_course_students(client: Client) -> None:
             "position": None,
             "blocked_by": None,
             "swap_drops": None,
-            "student": {"id": id, "external_id": None, **body},
+            "student": {"id": id, "external_id": None, **body, "preferred_name": None},
         }
         for id, body in zip((ada, grace), fields, strict=True)
     ]

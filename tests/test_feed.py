@@ -101,10 +101,13 @@ async def test_every_reader_sees_every_position_once_and_in_order_whatever_the_w
             name = f"w{number}-{turn}"
             fields: StudentFields = {
                 "external_id": name,
+                "sourced_id": None,
                 "given_name": "A",
                 "family_name": "B",
+                "preferred_name": None,
                 "email": f"{name}@x",
                 "max_credits": None,
+                "groups": "",
             }
             await registrar.submit(Create(origin=Origin(name), resource=STUDENT, fields=fields))
 

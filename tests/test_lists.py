@@ -263,8 +263,8 @@ async def test_a_cursor_continues_only_the_list_with_the_same_filters_and_sort(c
                 assert places(answer) == [("invalid_cursor", "cursor")], (query, other)
 
 
-async def test_students_and_courses_are_read_by_external_id(client: Client) -> None:
-    for path, fields in (("/students", student_fields), ("/courses", course_fields)):
+async def test_students_courses_and_instructors_are_read_by_external_id(client: Client) -> None:
+    for path, fields in (("/students", student_fields), ("/courses", course_fields), ("/instructors", student_fields)):
         created = await create(client, path, fields(external_id="courses/é"))
         name = path[1:-1]
 

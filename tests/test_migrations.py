@@ -95,10 +95,23 @@ FILL = {
         VALUES ('portal', 'k-1', '\\x00ff', '1,2', 201, '{"ETag":"\\"1\\""}', '\\x7b7d0a', '2026-01-01Z'),
                ('', '"é', '\\x01', '', 409, '{}', '', '2026-01-01Z')
     """,
+    "0022_add_parent_id_to_terms": "UPDATE terms SET parent_id = 1 WHERE id = 2",
     "0015_create_refusals": """
         INSERT INTO refusals (student_id, course_id, action, reasons, actor, on_behalf_of, request_id, occurred_at)
         VALUES (1, 1, 'enroll', '[{"code":"course_full","capacity":1,"seats_taken":1}]', 'portal', 'Adé', 'r-1', '2026-01-01Z'),
                (9, 7, 'swap_drop', '[]', NULL, NULL, 'r-2', '2026-01-02Z')
+    """,
+    "0024_add_sourced_id_to_students": "UPDATE students SET sourced_id = 'id-' || id WHERE id = 1",
+    "0028_add_preferred_name_to_students": "UPDATE students SET preferred_name = 'Zo' WHERE id = 1",
+    "0029_add_groups_to_students": "UPDATE students SET groups = '{major:physics,year:2}' WHERE id = 1",
+    "0031_create_instructors": """
+        INSERT INTO instructors (id, external_id, sourced_id, given_name, family_name, email, version, created_at, updated_at)
+        VALUES (1, 'I-1', 'T:1', 'Emmy', 'Noether', 'Emmy@Example.org', 2, '2026-01-01Z', '2026-01-02Z'),
+               (2, NULL, 'T:2', NULL, 'Sukarno', NULL, 1, '2026-01-01Z', '2026-01-01Z')
+    """,
+    "0032_create_course_instructors": """
+        INSERT INTO course_instructors (course_id, instructor_id, teaches, is_primary, updated_at)
+        VALUES (1, 1, true, true, '2026-01-01Z'), (1, 2, false, false, '2026-01-02Z')
     """,
     "0001_create_registry": "UPDATE registry SET revision = 7",
     "0002_create_institutions": """
@@ -632,3 +645,17 @@ def test_a_url_may_contain_characters_that_must_be_quoted(server: Server, admin:
         assert migrate(url) == NAMES
     finally:
         admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def test_students_from_before_get_a_sourced_id_each(empty_database_url: str, database: Connection, upto: Upto) -> None:
+    migrate(empty_database_url, migrations=upto("0015_create_refusals"))
+    fill(database, "0015_create_refusals")
+    migrate(empty_database_url, migrations=upto("0024_add_sourced_id_to_students"))
+    database.execute("INSERT INTO students (id, given_name, family_name, email) VALUES (11, 'A', 'B', 'c@b.example')")
+    migrate(empty_database_url)
+    database.execute("INSERT INTO students (id, given_name, family_name, email) VALUES (12, 'A', 'B', 'd@b.example')")
+
+    ids = [row[0] for row in database.execute("SELECT sourced_id FROM students").fetchall()]
+
+    assert len(ids) == len(set(ids)) == 5
+    assert all(re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", id) for id in ids)

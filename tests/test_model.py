@@ -21,7 +21,7 @@ from service.settings import Settings
 from sql import Connection
 from tests.campus import Answer, call, course_fields, create, new_student, read, until_ready
 from tests.conftest import Client
-from tests.model import Course, Model, Refused, Term, fold
+from tests.model import PARTS, Course, Meeting, Model, Refused, Term, fold
 
 HISTORIES = int(os.environ.get("HISTORIES", "40"))
 """The number of random histories; use some thousands for a long run."""
@@ -48,6 +48,8 @@ class Known(NamedTuple):
     """The courses to drop when the waitlisted student gets a seat."""
     overrides: set[tuple[Any, ...]]
     """Unused overrides."""
+    teachers: dict[int, list[int]]
+    """The instructors of each course that has some, the primary one first."""
 
     def seen(self) -> tuple[dict[int, list[int]], dict[tuple[int, int], str]]:
         """Return only the parts that the lists of the API show."""
@@ -67,23 +69,28 @@ class Campus:
 
     async def build(self) -> None:
         chance = self.chance
-        for _ in range(chance.randint(0, 2)):
-            limit = chance.choice([None, 4.0, 8.0])
+        for _ in range(chance.randint(0, 3)):
+            limit = chance.choice([None, 4.0, 8.0, 4.6])
             halves = chance.choice(HALVES)
             fields: dict[str, object] = {"name": "T", **dates(halves), "max_credits": limit}
             code = f"T{next(NUMBERS)}"
             fields |= {"enroll_until": AHEAD, "drop_until": AHEAD, "withdraw_until": AHEAD}
             term = await create(self.client, "/terms", {"code": code, **fields})
             self.model.terms[term["id"]] = Term(halves, limit)
+            if chance.random() < 0.6:
+                step = "parent", (term["id"], chance.choice([*self.model.terms]))
+                assert await self.serve(step) == modelled(self.model, step)
         for number in range(chance.randint(2, 4)):
             course = Course(
                 code=f"C{number}",
                 term=chance.choice([None, *self.model.terms, *self.model.terms]),
-                credits=chance.choice([1.0, 3.0, 4.5]),
+                credits=chance.choice([1.0, 3.0, 4.5, 0.1, 1.2]),
                 capacity=chance.choice([0, 1, 1, 2, None]),
                 waitlist_capacity=chance.choice([0, 1, 2, None, None]),
                 meetings=self.meetings(),
             )
+            if not self.model.can_meet(course.meetings, course.term):
+                course.meetings = []
             body: dict[str, object] = {"term_id": course.term, "credits": course.credits, "capacity": course.capacity}
             body |= {"waitlist_capacity": course.waitlist_capacity, "meetings": shown(course.meetings)}
             row = await create(self.client, "/courses", course_fields(code=course.code, **body))
@@ -91,15 +98,30 @@ class Campus:
         for id in chance.sample(list(self.model.courses), chance.randint(0, 2)):
             self.model.courses[id].groups = self.groups(id)
             await self.serve(("require", (id, self.model.courses[id].groups)))
+        for _ in range(3):
+            row = await create(self.client, "/instructors", {"given_name": "A"})
+            self.model.instructors.append(row["id"])
+        self.instructors = [*self.model.instructors]
         for _ in range(self.students):
             limit = chance.choice([None, None, 4.0])
             self.model.limits[await new_student(self.client, max_credits=limit)] = limit
 
-    def meetings(self) -> list[tuple[str, int, int]]:
-        start = self.chance.randint(8, 10)
-        return (
-            [(self.chance.choice(DAYS), start, start + self.chance.randint(1, 2))] if self.chance.random() < 0.6 else []
+    def meetings(self) -> list[Meeting]:
+        """Choose a meeting, often a plain one, sometimes in the night from Monday to Tuesday."""
+        chance = self.chance
+        if chance.random() < 0.4:
+            return []
+        start = chance.randint(8, 10)
+        day, hours = chance.choice(
+            [*((day, (start, start + chance.randint(1, 2))) for day in DAYS * 2), ("mon", (23, 25)), ("tue", (0, 1))]
         )
+        if chance.random() < 0.5:
+            return [(day, *hours, None, None, 1)]
+        begin, until = (
+            chance.choice([None, "2036-01-02", "2036-01-09", "2036-06-30"]),
+            chance.choice([None, "2036-07-03"]),
+        )
+        return [(day, *hours, begin, until, chance.choice([1, 2, 2, 3]))]
 
     def groups(self, course: int) -> list[tuple[str, tuple[str, ...]]]:
         """Choose requirements, mostly with existing codes."""
@@ -206,10 +228,13 @@ class Campus:
                 other = parameters["with_course_id"]
                 steps += [("drop", (student, other)), ("cancel", (other,)), ("meetings", (other, []))]
                 steps += [("annul", (student, other))]
+                steps += [("meetings", (other, self.meetings()))] * 2
                 steps += [("dates", (each, self.chance.choice(HALVES))) for each in model.terms]
             case "credit_limit":
                 steps += [("edit", (c, "credits", 0.0)) for c in model.of(student, {"enrolled", "completed"})]
-                steps += [("limit", (student, 9.0)), ("term", (term, "limit", False)), ("edit", (course, "term", None))]
+                steps += [("limit", (student, 9.0)), ("edit", (course, "term", None))]
+                steps += [("term", (parameters["term_id"], "limit", False))]
+                steps += [("parent", (id, None)) for id, it in model.terms.items() if it.parent is not None]
             case "hold":
                 steps += [("end_hold", (student, "enroll"))]
             case "enrollment_closed":
@@ -230,7 +255,8 @@ class Campus:
             + ["complete", "capacity", "capacity", "waitlist_capacity", "meetings"]
         )
         kinds += ["limit", "hold", "end_hold", "end_hold", "override", "override", "require", "require", "cancel"]
-        kinds += ["term", "term", "dates", "edit", "edit", "end_override", "bulk", "keep"]
+        kinds += ["term", "term", "dates", "parent", "edit", "edit", "end_override", "bulk", "keep"]
+        kinds += ["teach", "teach", "dismiss"]
         kinds += ["annul", "remove_completion", "reopen"]
         match chance.choice(kinds):
             case "enroll":
@@ -243,15 +269,13 @@ class Campus:
             case "keep":
                 swaps = [key for key, state in model.states.items() if state.drops]
                 return "keep", chance.choice(swaps) if swaps else (student, course)
-            case "annul":
-                gone = [key for key, state in model.states.items() if state.status in {"enrolled", "withdrawn"}]
-                return "annul", chance.choice(gone) if gone else (student, course)
-            case "remove_completion":
-                done = [key for key, state in model.states.items() if state.status == "completed"]
-                return "remove_completion", chance.choice(done) if done else (student, course)
+            case "annul" | "remove_completion" as taken:
+                past = {"enrolled", "withdrawn"} if taken == "annul" else {"completed"}
+                return taken, chance.choice(
+                    [key for key, it in model.states.items() if it.status in past] or [(student, course)]
+                )
             case "reopen":
-                cancelled = [id for id, it in model.courses.items() if it.cancelled]
-                return "reopen", (chance.choice(cancelled or courses),)
+                return "reopen", (chance.choice([id for id, it in model.courses.items() if it.cancelled] or courses),)
             case "complete":
                 return "complete", (student, course, chance.random() < 0.7)
             case "capacity":
@@ -270,12 +294,14 @@ class Campus:
                 )
             case "dates" if term is not None:
                 return "dates", (term, chance.choice(HALVES))
+            case "parent" if term is not None:
+                return "parent", (term, chance.choice([None, *model.terms, *model.terms]))
             case "edit":
                 what = chance.choice(["code", "credits", "term"])
                 codes = [*(it.code for it in model.courses.values()), "X9"]
                 values: dict[str, list[Any]] = {
                     "code": codes,
-                    "credits": [0.0, 1.0, 3.0, 4.5],
+                    "credits": [0.0, 1.0, 3.0, 4.5, 0.1, 0.2],
                     "term": [None, *model.terms],
                 }
                 value = chance.choice(values[what])
@@ -291,6 +317,10 @@ class Campus:
                         (chance.choice(list(model.limits)), requested, mode, chance.choice(["fail", "waitlist"]))
                     )
                 return "bulk", (items,)
+            case "teach":
+                return "teach", (course, chance.sample(self.instructors, chance.choice([0, 1, 2, 2, 3])))
+            case "dismiss":
+                return "dismiss", (chance.choice(self.instructors),)
             case "hold":
                 return "hold", (student, chance.choice(["enroll", "enroll", "drop"]))
             case "end_hold" if model.holds:
@@ -306,7 +336,7 @@ class Campus:
             case _:
                 return "drop", (student, course)
 
-    async def serve(self, step: Step, client: Client | None = None) -> object:
+    async def serve(self, step: Step, client: Client | None = None) -> object:  # noqa: PLR0915 - a case for each step
         """Make a step in the service and return the outcome in the form of the model."""
         client = client or self.client
         match step:
@@ -361,6 +391,8 @@ class Campus:
                 return (await call(client, "DELETE", f"/students/{student}/overrides/{id}")).status
             case "dates", (term, halves):
                 return (await call(client, "PATCH", f"/terms/{term}", dates(halves))).status
+            case "parent", (term, parent):
+                return (await call(client, "PATCH", f"/terms/{term}", {"parent_id": parent})).status
             case "edit", (course, what, value):
                 name = {"term": "term_id"}.get(what, what)
                 return (await call(client, "PATCH", f"/courses/{course}", {name: value})).status
@@ -373,6 +405,11 @@ class Campus:
             case "require", (course, groups):
                 wanted = {"groups": [{"kind": kind, "any_of": codes} for kind, codes in groups]}
                 return (await call(client, "PUT", f"/courses/{course}/requirements", wanted)).status
+            case "teach", (course, ids):
+                wanted = {"instructors": [{"instructor_id": id, "primary": id == ids[0]} for id in ids]}
+                return (await call(client, "PUT", f"/courses/{course}/instructors", wanted)).status
+            case "dismiss", (instructor,):
+                return (await call(client, "DELETE", f"/instructors/{instructor}")).status
             case "cancel", (course,):
                 return (await call(client, "POST", f"/courses/{course}/cancel")).status
         raise AssertionError(step)
@@ -402,7 +439,20 @@ class Campus:
             {(row["student_id"], row["course_id"]): (row["status"], row["passed"]) for row in rows},
             {(row["student_id"], row["course_id"]): json.loads(row["swap_drops"] or "[]") for row in waiting},
             {tuple(row) for row in unused},
+            await self.teachers(connection),
         )
+
+    async def teachers(self, connection: Connection) -> dict[int, list[int]]:
+        """Return the instructors of the courses that have some, the primary one first."""
+        rows = await connection.fetch(
+            "SELECT course_id, instructor_id FROM course_instructors WHERE teaches AND course_id = ANY($1)"
+            " ORDER BY course_id, is_primary DESC, instructor_id",
+            list(self.model.courses),
+        )
+        found: dict[int, list[int]] = {}
+        for course, instructor in rows:
+            found.setdefault(course, []).append(instructor)
+        return found
 
     async def waitlists_and_states(self) -> tuple[dict[int, list[int]], dict[tuple[int, int], str]]:
         """Return the state that the service shows, in the form of the model."""
@@ -419,8 +469,6 @@ class Campus:
 
 
 HALVES = [frozenset({1}), frozenset({1, 2}), frozenset({2, 3}), frozenset({3}), frozenset({1, 2, 3})]
-PARTS = {1: ("2036-01-01", "2036-06-30"), 2: ("2036-07-01", "2036-07-01"), 3: ("2036-07-02", "2036-12-31")}
-"""The year in three parts; the middle one is a single day, which both halves of the year may share."""
 
 
 def dates(halves: frozenset[int]) -> dict[str, str]:
@@ -428,8 +476,12 @@ def dates(halves: frozenset[int]) -> dict[str, str]:
     return {"starts_on": PARTS[min(halves)][0], "ends_on": PARTS[max(halves)][1]}
 
 
-def shown(meetings: list[tuple[str, int, int]]) -> list[dict[str, str]]:
-    return [{"day": day, "start": f"{start:02}:00", "end": f"{end:02}:00"} for day, start, end in meetings]
+def shown(meetings: list[Meeting]) -> list[dict[str, object]]:
+    return [
+        {"day": day, "start": f"{start:02}:00", "end": f"{end % 24:02}:00"}
+        | {"from": begin, "until": until, "every_weeks": weeks}
+        for day, start, end, begin, until, weeks in meetings
+    ]
 
 
 def plain(errors: list[dict[str, Any]], course: int | None = None) -> list[Any]:
@@ -503,7 +555,7 @@ def modelled(model: Model, step: Step) -> object:
             case "waitlist_capacity", (course, capacity):
                 model.courses[course].waitlist_capacity = capacity
             case "meetings", (course, meetings):
-                model.courses[course].meetings = meetings
+                return model.meet(course, meetings)
             case "limit", (student, limit):
                 model.limits[student] = limit
             case "term", (term, what, value):
@@ -523,7 +575,9 @@ def modelled(model: Model, step: Step) -> object:
             case "edit", arguments:
                 return model.edit(*arguments)
             case "dates", (term, halves):
-                model.terms[term].halves = halves
+                return model.shift(term, halves)
+            case "parent", (term, parent):
+                return model.join(term, parent)
             case "end_override", override:
                 model.overrides.remove(override)
             case "override", (student, course, rule):
@@ -532,6 +586,10 @@ def modelled(model: Model, step: Step) -> object:
                 return 201
             case "require", (course, groups):
                 model.courses[course].groups = groups
+            case "teach", arguments:
+                return model.teach(*arguments)
+            case "dismiss", (instructor,):
+                return model.dismiss(instructor)
     except Refused as refused:
         model.promote()
         return refused.reasons
@@ -551,6 +609,7 @@ def known(model: Model) -> Known:
         {key: (state.status, state.passed) for key, state in model.states.items()},
         {key: state.drops for key, state in model.states.items() if state.status == "waitlisted"},
         set(model.overrides),
+        {course: ids for course, ids in model.teachers.items() if ids},
     )
 
 

@@ -16,6 +16,7 @@ from service.registrar.changes import Change, Origin
 from service.registrar.courses import COURSE
 from service.registrar.enrollments import Enroll
 from service.registrar.resources import Delete
+from service.registrar.students import STUDENT
 from service.registrar.waitlist import Swept
 from service.settings import Settings
 from sql import Connection
@@ -25,7 +26,7 @@ from sql.feed import LOCK_FEED
 from sql.opening import LOAD_OPENING
 from sql.requirements import LOAD_REQUIREMENTS
 from tests.campus import busy, everything, registrar_of, until
-from tests.test_batches import course, drop, edit, enroll, hold, student
+from tests.test_batches import course, drop, edit, enroll, hold, instructor, student, teach
 
 pytestmark = pytest.mark.not_on_citus("every batch takes the lock first")
 
@@ -125,6 +126,20 @@ async def test_a_single_enrollment_takes_two_statements_and_a_single_refusal_one
         [refused] = await office.submit_all([Enroll(origin=Origin("r"), student_id=1, course_ids=(FULL,))])
         assert isinstance(refused, EnrollmentRefused)
         assert sent == [LOAD_OPENING]
+
+
+async def test_instructors_and_groups_cost_an_enrollment_no_statement(
+    offices: list[Registrar], settings: Settings
+) -> None:
+    async with counted(settings) as (office, sent):
+        await office.submit_all([instructor(1), instructor(2), teach(LARGE, 1, 2), edit(STUDENT, 1, groups="a,b")])
+        await know_the_courses([office])
+        await office.submit_all([enroll(9, LARGE)])
+        sent.clear()
+
+        [seated] = await office.submit_all([enroll(1, LARGE)])
+        assert not isinstance(seated, Exception)
+        assert sent == [LOAD_OPENING, INSERT_ENROLLMENTS]
 
 
 async def test_a_batch_that_needs_more_than_two_statements_runs_under_the_lock(

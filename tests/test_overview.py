@@ -140,3 +140,23 @@ async def test_an_overview_takes_as_many_statements_for_a_student_with_more_of_e
         assert len(overview["holds"]) == len(overview["terms"]) == len(overview["overrides"]) == (1, 8)[student == many]
     assert statements[0] == statements[1]
     assert len(statements[0]) == 9, statements[0]
+
+
+async def test_the_credits_in_a_part_count_for_its_term_too(client: Client) -> None:
+    whole = await new_term(client, "W", "2030-01-01", max_credits=9)
+    part = await new_term(client, "P", "2030-02-01", parent_id=whole, max_credits=3)
+    student = await new_student(client)
+    await enroll(
+        client,
+        student,
+        await new_course(client, term_id=whole, credits=2.1),
+        await new_course(client, term_id=part, credits=0.1),
+        await new_course(client, term_id=part, credits=0.2),
+    )
+
+    terms = (await read(client, f"/students/{student}/overview"))["terms"]
+
+    assert [(each["term_id"], each["credits"], each["max_credits"]) for each in terms] == [
+        (whole, 2.4, 9),
+        (part, 0.3, 3),
+    ]

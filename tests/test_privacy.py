@@ -44,11 +44,14 @@ from tests.test_process import run, serving
 from tests.test_sql import FILLED
 
 CANARY = "canary"
-NAMES = {
+NAMES: dict[str, Any] = {
     "given_name": f"{CANARY}-given",
     "family_name": f"{CANARY}-family",
     "email": f"{CANARY}@campus.example",
     "external_id": f"{CANARY}-number",
+    "sourced_id": f"{CANARY}-sis",
+    "preferred_name": f"{CANARY}-called",
+    "groups": [f"{CANARY}:a", f"{CANARY}:b"],
 }
 SPEAKING = {"X-Actor": f"{CANARY}-actor"}
 REASON = f"reason={CANARY}-drop"
@@ -220,6 +223,10 @@ async def test_a_refused_erasure_leaves_every_text(client: Client, connection: C
         answer = await call(client, "POST", f"/students/{student}/erase", {"reason": "Art. 17"})
         problem(answer, 409, code)
         assert await everything(connection) == before
+    assert (await call(client, "PATCH", f"/students/{other}", {"email": None})).status == 200
+    await new_student(client, sourced_id=f"erased-{student}")
+    answer = await call(client, "POST", f"/students/{student}/erase", {"reason": "Art. 17"})
+    problem(answer, 409, "sourced_id_taken")
 
 
 async def test_a_deleted_student_leaves_no_text_in_the_events(client: Client, connection: Connection) -> None:
@@ -235,7 +242,7 @@ async def test_a_deleted_student_leaves_no_text_in_the_events(client: Client, co
 async def test_an_actor_whose_name_is_that_of_the_student_gets_a_pseudonym(
     settings: Settings, connection: Connection
 ) -> None:
-    fields: Any = {**NAMES, "max_credits": None}
+    fields: Any = {**NAMES, "max_credits": None, "groups": f"{CANARY}:a"}
     async with registrar_of(settings) as registrar:
         by = {name: Origin(request_id="r", actor=actor) for name, actor in (("staff", "dean"), ("own", NAMES["email"]))}
         row = await registrar.submit(Create(origin=by["staff"], resource=STUDENT, fields=fields))
@@ -250,7 +257,7 @@ async def test_changes_before_and_after_an_erasure_in_the_same_transaction(
     settings: Settings, connection: Connection
 ) -> None:
     """The texts of the changes before are erased with the others, and none returns from memory with those after."""
-    fields: Any = {**NAMES, "max_credits": None}
+    fields: Any = {**NAMES, "max_credits": None, "groups": f"{CANARY}:a"}
     origin = Origin(request_id="r", on_behalf_of=CANARY, reason=CANARY)
     quiet = Origin(request_id="r", reason="Art. 17")
     await connection.execute("INSERT INTO courses (code, title) VALUES ('A', 'A')")
@@ -301,10 +308,11 @@ async def test_many_callers_at_once_change_and_erase_a_student(client: Client, c
 
 def test_the_pseudonym_is_valid() -> None:
     now = datetime.now(UTC)
-    erased = pseudonymous(Student(7, "S", "A", "B", "a@b.example", None, 1, now, now))
-    fields = {name: getattr(erased, name) for name in NewStudent.model_fields}
+    erased = pseudonymous(Student(7, "S", "I", "A", "B", "C", "a@b.example", None, "G", 1, now, now))
+    fields = {name: getattr(erased, name) for name in NewStudent.model_fields if name != "groups"}
     assert NewStudent.model_validate(fields).email == erased.email
     assert pseudonymous(erased) == erased
+    assert (erased.preferred_name, erased.groups) == (None, "")
 
 
 @pytest.fixture
@@ -344,7 +352,14 @@ async def test_an_export_has_everything_that_is_held(client: Client, connection:
     assert columns == {*export["enrollments"][0]} - {"course_code", "blocked_by"}
     # Whatever the tables hold about the student is in it.
     text = str(export)
-    for value in (*NAMES.values(), f"{CANARY}-hold", f"{CANARY}-override", f"{CANARY}-actor", f"{CANARY}-drop"):
+    for value in (
+        *NAMES["groups"],
+        *(name for name in NAMES.values() if isinstance(name, str)),
+        f"{CANARY}-hold",
+        f"{CANARY}-override",
+        f"{CANARY}-actor",
+        f"{CANARY}-drop",
+    ):
         assert value in text, value
     assert await read(client, f"/students/{other}/export") != export
     problem(await call(client, "GET", "/students/999/export"), 404, "student_not_found")

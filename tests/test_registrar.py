@@ -86,7 +86,7 @@ async def test_every_rule_that_refuses_is_listed_with_its_parameters_and_its_poi
         {"code": "corequisite_missing", **place, "any_of": ["Q"]},
         {"code": "antirequisite", **place, "course_code": "HERE"},
         {"code": "time_conflict", **place, "with_course_id": seated},
-        {"code": "credit_limit", **place, "held": 0, "asked": 4, "limit": 3},
+        {"code": "credit_limit", **place, "term_id": term["id"], "held": 0, "asked": 4, "limit": 3},
     ]
 
 
@@ -451,7 +451,7 @@ async def test_a_dry_run_returns_the_same_writes_nothing_and_does_not_wait_for_t
     ("method", "path", "body", "status", "code", "place"),
     [
         ("PUT", "/courses/1/requirements", {"groups": [{"kind": "pre", "any_of": ["X", "OWN"]}]}, 422, "own_requirement", "#/groups/0/any_of/0"),
-        ("POST", "/courses", course_fields(meetings=[{"day": "mon", "start": "10:00", "end": "09:00"}]), 422, "inverted_meeting", "#/meetings/0"),
+        ("POST", "/courses", course_fields(meetings=[{"day": "mon", "start": "10:00", "end": "10:00"}]), 422, "empty_meeting", "#/meetings/0"),
         ("POST", "/courses", course_fields(capacity=-1), 422, "too_small", "#/capacity"),
         ("POST", "/courses", course_fields(waitlist_capacity=-1), 422, "too_small", "#/waitlist_capacity"),
         ("POST", "/courses", course_fields(term_id=99), 422, "unknown_term", "#/term_id"),

@@ -18,8 +18,8 @@ from service.api.overrides import OverridableRule
 from service.registrar.application import Application, Definition, Group, HeldSeat, Hold, Partner, Refusal
 from service.registrar.changes import Origin
 from service.registrar.ledger import Ledger
+from service.registrar.meetings import DAYS
 from service.registrar.rules import (
-    DAYS,
     FINAL_RULES,
     RULES,
     SENTENCES,
@@ -27,7 +27,6 @@ from service.registrar.rules import (
     judge_drop,
     sentence,
     terms_overlap,
-    week_of,
 )
 from service.registrar.seats import SEATED, has_free_seat, offer, recount
 from service.registrar.unit_of_work import IdentityMap
@@ -75,6 +74,7 @@ terms = st.builds(
     id=st.integers(1, 2),
     code=st.just("F"),
     name=st.just("Fall"),
+    parent_id=st.none(),
     starts_on=days,
     ends_on=days,
     enroll_from=instants,
@@ -252,18 +252,6 @@ def test_the_credit_limit_refuses_only_requests_that_raise_the_credits_above_it(
     before = total(application.held_seats, application.history.leaving)
     after = total(application.held_seats, application.requested_seats) + course.credits
     assert bool(refusals) == (after > max(limit, before) and course.credits > 0)
-
-
-@given(courses, courses)
-def test_meetings_overlap_exactly_if_they_share_a_minute(one: Course, other: Course) -> None:
-    def minutes(course: Course) -> set[tuple[str, int]]:
-        return {
-            (meeting["day"], minute)
-            for meeting in json.loads(course.meetings)
-            for minute in range(int(meeting["start"][:2]) * 60, int(meeting["end"][:2]) * 60)
-        }
-
-    assert bool(week_of(one.meetings) & week_of(other.meetings)) == bool(minutes(one) & minutes(other))
 
 
 @given(terms, terms)

@@ -57,6 +57,9 @@ TYPES: dict[type, set[str]] = {
 """The types of the database for each Python type."""
 
 GUARDS = {
+    "course_instructors_course_id_fkey",
+    "course_instructors_pkey",
+    "course_instructors_primary_check",
     "courses_capacity_check",
     "courses_status_check",
     "courses_waitlist_capacity_check",
@@ -67,6 +70,8 @@ GUARDS = {
     "holds_pkey",
     "holds_student_id_fkey",
     "idempotency_keys_pkey",
+    "instructors_name_check",
+    "instructors_pkey",
     "overrides_course_id_fkey",
     "overrides_pkey",
     "overrides_student_id_fkey",
@@ -77,10 +82,12 @@ GUARDS = {
     "requirements_pkey",
     "student_courses_override_id_fkey",
     "students_max_credits_check",
+    "students_name_check",
     "terms_dates_check",
     "terms_drop_check",
     "terms_enroll_check",
     "terms_max_credits_check",
+    "terms_parent_id_fkey",
     "terms_pkey",
     "courses_credits_check",
     "courses_pkey",
@@ -337,14 +344,22 @@ INSERT INTO holds (student_id, reason, blocks_enroll, blocks_drop, created_at)
 SELECT n, 'fees', true, true, now() FROM generate_series(1, 10000) AS n;
 INSERT INTO overrides (student_id, course_id, rule, author, reason, created_at)
 SELECT n, n, 'hold', 'dean', 'so', now() FROM generate_series(1, 10000) AS n;
+INSERT INTO instructors (external_id, sourced_id, family_name, email)
+SELECT 'I' || n, 'I' || n, 'N', 'i' || n || '@campus.example' FROM generate_series(1, 5000) AS n;
+INSERT INTO course_instructors (course_id, instructor_id, teaches, is_primary, updated_at)
+SELECT 1 + n / 2, 1 + n % 5000, true, n % 2 = 0, now() FROM generate_series(0, 19999) AS n;
 INSERT INTO api_keys (name, scopes, secret_hash, created_at)
 SELECT 'K' || n, '{read}', '', now() FROM generate_series(1, 5000) AS n;
 INSERT INTO institutions (name, schema_name, display_name, time_zone, state, revision, created_at, changed_at, swept_at)
 SELECT 'i' || n, 'i' || n, 'I', 'UTC', 'active', n, now(), now(), now() FROM generate_series(1, 5000) AS n;
-ANALYZE institutions, registry, api_keys, students, courses, student_courses, events, feed, terms, requirements, holds, overrides;
+ANALYZE institutions, registry, api_keys, students, courses, student_courses, events, feed, terms, requirements, holds, overrides,
+instructors, course_instructors;
 """
 """Enough rows in each table that PostgreSQL prefers an index where one fits."""
-BIG_TABLES = {"students", "courses", "student_courses", "events", "requirements", "holds", "overrides", "institutions"}
+BIG_TABLES = {
+    *("students", "courses", "student_courses", "events", "requirements", "holds", "overrides", "institutions"),
+    *("instructors", "course_instructors"),
+}
 INDEXES = {
     "NEXT_REVISION": set(),
     "CREATE_INSTITUTION": {"institutions_name_key"},
@@ -360,9 +375,25 @@ INDEXES = {
     "FIND_STUDENTS_BY_EXTERNAL_ID": {"students_external_id_key"},
     "LOAD_STUDENTS": {"students_pkey"},
     "MATCH_STUDENTS": {"students_external_id_key", "students_email_key"},
+    "MATCH_STUDENTS_BY_SOURCED_ID": {"students_sourced_id_key"},
     "SAVE_STUDENTS": {"students_pkey"},
     "DELETE_STUDENTS": {"students_pkey"},
     "RESERVE_STUDENT_IDS": set(),
+    "GET_INSTRUCTOR": {"instructors_pkey"},
+    "LIST_INSTRUCTORS": {"instructors_pkey"},
+    "FIND_INSTRUCTORS_BY_EMAIL": {"instructors_email_key"},
+    "FIND_INSTRUCTORS_BY_EXTERNAL_ID": {"instructors_external_id_key"},
+    "LOAD_INSTRUCTORS": {"instructors_pkey"},
+    "MATCH_INSTRUCTORS": {"instructors_external_id_key", "instructors_email_key"},
+    "MATCH_INSTRUCTORS_BY_SOURCED_ID": {"instructors_sourced_id_key"},
+    "SAVE_INSTRUCTORS": {"instructors_pkey"},
+    "DELETE_INSTRUCTORS": {"instructors_pkey"},
+    "RESERVE_INSTRUCTOR_IDS": set(),
+    "LOAD_COURSE_INSTRUCTORS": {"course_instructors_pkey"},
+    "LOAD_INSTRUCTORS_IN_USE": {"course_instructors_instructor_id_idx"},
+    "SAVE_COURSE_INSTRUCTORS": {"course_instructors_pkey"},
+    "LIST_COURSES_OF_INSTRUCTOR": {"course_instructors_instructor_id_idx"},
+    "LIST_COURSES_OF_INSTRUCTOR_IN_TERM": {"course_instructors_instructor_id_idx", "courses_term_id_idx"},
     "LOAD_IDEMPOTENCY_KEYS": {"idempotency_keys_pkey"},
     "ADD_IDEMPOTENCY_KEYS": set(),
     "DELETE_IDEMPOTENCY_KEYS": {"idempotency_keys_created_at_idx"},
@@ -397,7 +428,7 @@ INDEXES = {
     "LOAD_SWAPS_OF_MEMBERS": {"student_courses_waitlisted_idx", "student_courses_course_id_idx"},
     "COUNT_POSITIONS": {"student_courses_waitlist_idx"},
     "LOAD_OVERRIDE_HOLDERS": {"overrides_course_id_idx"},
-    "UNJUDGE_COURSES": {"student_courses_waitlist_idx", "courses_waitlisted_idx"},
+    "UNJUDGE_COURSES": {"student_courses_waitlist_idx", "courses_waitlisted_idx", "terms_parent_id_idx"},
     "UNJUDGE_MEMBERS": {
         "courses_term_id_idx",
         "student_courses_course_id_idx",
@@ -410,8 +441,8 @@ INDEXES = {
     "GET_TERM": {"terms_pkey"},
     "LIST_TERMS": {"terms_pkey"},
     "LOAD_TERMS": {"terms_pkey"},
-    "MATCH_TERMS": {"terms_code_key"},
-    "LOAD_TERMS_IN_USE": {"courses_term_id_idx"},
+    "MATCH_TERMS": {"terms_code_key", "terms_parent_id_idx", "terms_pkey"},
+    "LOAD_TERMS_IN_USE": {"courses_term_id_idx", "terms_parent_id_idx"},
     "SAVE_TERMS": {"terms_pkey"},
     "DELETE_TERMS": {"terms_pkey"},
     "RESERVE_TERM_IDS": set(),

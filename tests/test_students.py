@@ -3,11 +3,13 @@
 import asyncio
 import base64
 from collections import Counter
+from uuid import UUID
 
 import pytest
 
 from sql import Connection
 from tests.campus import (
+    Answer,
     call,
     create,
     enroll,
@@ -63,7 +65,6 @@ NO_LINES_OF_TEXT: list[object] = [
     *("a\u2028b", "a\u2029", "a\x85b", "a\u202eb", "\u202aa", "a\u2066b", "a\u2069"),
     1,
     True,
-    None,
     [],
 ]
 
@@ -80,7 +81,7 @@ EMAILS = [
     *("a@b.test", "a@host.local", "a@localhost", "a@b.invalid"),
 ]
 NO_EMAILS = [
-    *("", "a", "@b", "a@", "a@b@c", "a b@c", "a@b\n", "a\x00@b", "x" * 253 + "@y", 1, None, ["a@b"]),
+    *("", "a", "@b", "a@", "a@b@c", "a b@c", "a@b\n", "a\x00@b", "x" * 253 + "@y", 1, ["a@b"]),
     *("a..b@c.example", ".a@b.example", "a@-b.example", "a@b..example", "a@[127.0.0.1]", '"a b"@c.example'),
     *("Ada <a@b.example>", "a\u200b@b.example", "a\u202eb@b.example", "a\xad@b.example"),
 ]
@@ -156,9 +157,10 @@ async def test_many_students_may_have_no_external_id(client: Client) -> None:
 @pytest.mark.parametrize(
     ("field", "good", "bad"),
     [
-        ("given_name", LINES_OF_TEXT, NO_LINES_OF_TEXT),
-        ("family_name", LINES_OF_TEXT, NO_LINES_OF_TEXT),
-        ("email", EMAILS, NO_EMAILS),
+        ("given_name", [*LINES_OF_TEXT, None], NO_LINES_OF_TEXT),
+        ("family_name", [*LINES_OF_TEXT, None], NO_LINES_OF_TEXT),
+        ("preferred_name", [*LINES_OF_TEXT, None], NO_LINES_OF_TEXT),
+        ("email", [*EMAILS, None, None], NO_EMAILS),
         ("external_id", [*EXTERNAL_IDS, None], NO_EXTERNAL_IDS),
     ],
 )
@@ -181,12 +183,10 @@ async def test_a_field_accepts_valid_values_and_refuses_all_others(
     assert await everything(connection) == before
 
 
-async def test_each_missing_or_unknown_field_gets_a_pointer(client: Client) -> None:
+async def test_each_unknown_field_gets_a_pointer(client: Client) -> None:
     answer = await call(client, "POST", "/students", {"given_name": "Ada", "e/mail~": "x", "id": 7})
 
     assert sorted(places(answer)) == [
-        ("required", "#/email"),
-        ("required", "#/family_name"),
         ("unknown_field", "#/e~1mail~0"),
         ("unknown_field", "#/id"),
     ]
@@ -352,12 +352,154 @@ async def test_a_patch_that_changes_nothing_makes_no_event_and_no_version(
     assert await everything(connection) == before
 
 
-async def test_a_required_field_cannot_be_removed(client: Client) -> None:
+def missing_names(answer: Answer) -> list[str]:
+    """Return the places of the errors of a student without a name."""
+    errors = problem(answer, 422, "name_required")["errors"]
+    assert {error["code"] for error in errors} == {"name_required"}
+    return [error["pointer"] for error in errors]
+
+
+async def test_a_student_needs_one_of_the_two_names(client: Client, connection: Connection) -> None:
+    only_given = await create(client, "/students", {"given_name": "Sukarno"})
+    only_family = await create(client, "/students", {"family_name": "Teller", "given_name": None})
+    assert (only_given["family_name"], only_family["given_name"]) == (None, None)
+    before = await everything(connection)
+
+    path = f"/students/{only_given['id']}"
+    for answer in (
+        await call(client, "POST", "/students", {}),
+        await call(client, "POST", "/students", {"given_name": None, "family_name": None, "preferred_name": "Ada"}),
+        await call(client, "PATCH", path, {"given_name": None}),
+        await call(client, "PUT", "/students/by-external-id/S1", {"email": "a@b.example"}),
+    ):
+        assert missing_names(answer) == ["#/given_name", "#/family_name"]
+    assert await everything(connection) == before
+
+    moved = await call(client, "PATCH", path, {"given_name": None, "family_name": "Sukarno"})
+    assert (moved.body["given_name"], moved.body["family_name"]) == (None, "Sukarno")
+    await call(client, "PUT", "/students/by-external-id/S1", {"family_name": "X"})
+    answer = await call(client, "PUT", "/students/by-external-id/S1", {})
+    assert missing_names(answer) == ["#/given_name", "#/family_name"]
+
+
+async def test_students_without_an_address_are_listed_edited_and_given_one(client: Client) -> None:
+    fields = {**student_fields(), "email": None}
+    first, second = [await create(client, "/students", fields) for _ in range(2)]
+    assert (first["email"], second["email"]) == (None, None)
+    taken = await new_student(client, email="ada@campus.example")
+
+    answer = await call(client, "PATCH", f"/students/{first['id']}", {"email": "ADA@campus.example"})
+    problem(answer, 409, "email_taken")
+    assert (await call(client, "PATCH", f"/students/{taken}", {"email": None})).body["email"] is None
+    answer = await call(client, "PATCH", f"/students/{first['id']}", {"email": "ADA@campus.example"})
+    assert (answer.status, answer.body["email"]) == (200, "ADA@campus.example")
+    course = await new_course(client)
+    await enroll(client, second["id"], course)
+    [row] = (await read(client, f"/courses/{course}/students"))["items"]
+    assert row["student"] == {
+        name: second[name] for name in ("id", "external_id", "given_name", "family_name", "preferred_name", "email")
+    }
+
+
+GROUPS: list[tuple[list[str], list[str]]] = [
+    ([], []),
+    (["year:2", "major:physics"], ["major:physics", "year:2"]),
+    ([" honors ", "honors", "Honors"], ["Honors", "honors"]),
+    (["fach:e\u0301tudes", "专业:物理"], ["fach:études", "专业:物理"]),
+    (["x" * 100, '"', "{}", "\\", "NULL", "a b", "'"], ['"', "'", "NULL", "\\", "a b", "x" * 100, "{}"]),
+    ([f"g{number:02}" for number in range(50)], [f"g{number:02}" for number in range(50)]),
+]
+
+
+@pytest.mark.parametrize(("sent", "kept"), GROUPS)
+async def test_groups_are_kept_once_each_and_sorted(client: Client, sent: list[str], kept: list[str]) -> None:
+    student = await create(client, "/students", student_fields(groups=sent))
+    path = f"/students/{student['id']}"
+
+    assert student["groups"] == kept
+    assert await read(client, path) == student
+    # The same groups in another order are no change.
+    again = await call(client, "PATCH", path, {"groups": [*reversed(sent)]})
+    assert again.body == student
+    emptied = await call(client, "PATCH", path, {"groups": []})
+    assert (emptied.body["groups"], emptied.body["version"]) == ([], 2 if kept else 1)
+
+
+@pytest.mark.parametrize(
+    ("groups", "code", "place"),
+    [
+        (["a,b"], "forbidden_character", "#/groups/0"),
+        (["ok", ","], "forbidden_character", "#/groups/1"),
+        ([""], "too_short", "#/groups/0"),
+        (["  "], "forbidden_character", "#/groups/0"),
+        (["a  b"], "forbidden_character", "#/groups/0"),
+        (["a\x00"], "forbidden_character", "#/groups/0"),
+        (["a\nb"], "forbidden_character", "#/groups/0"),
+        (["x" * 101], "too_long", "#/groups/0"),
+        ([f"g{number}" for number in range(51)], "too_long", "#/groups"),
+        ([1], "wrong_type", "#/groups/0"),
+        ("a", "wrong_type", "#/groups"),
+        (None, "wrong_type", "#/groups"),
+    ],
+)
+async def test_invalid_groups_are_refused(client: Client, groups: object, code: str, place: str) -> None:
     id = await new_student(client)
 
-    answer = await call(client, "PATCH", f"/students/{id}", {"given_name": None, "version": 9, "id": 1})
+    for method, path, body in (
+        ("POST", "/students", student_fields(groups=groups)),
+        ("PATCH", f"/students/{id}", {"groups": groups}),
+        ("PUT", "/students/by-external-id/S1", student_fields(groups=groups)),
+    ):
+        assert places(await call(client, method, path, body)) == [(code, place)]
 
-    assert places(answer) == [("wrong_type", "#/given_name")]
+
+async def test_a_sourced_id_is_generated_or_given_once(client: Client, connection: Connection) -> None:
+    generated = await create(client, "/students", student_fields(sourced_id=None))
+    given = await create(client, "/students", student_fields(sourced_id="SIS:4711"))
+    assert UUID(generated["sourced_id"]).version == 4
+    assert given["sourced_id"] == "SIS:4711"
+    before = await everything(connection)
+
+    for sourced_id in ("SIS:4711", generated["sourced_id"]):
+        answer = await call(client, "POST", "/students", student_fields(sourced_id=sourced_id))
+        [error] = problem(answer, 409, "sourced_id_taken")["errors"]
+        assert error["pointer"] == "#/sourced_id"
+        answer = await call(client, "PUT", "/students/by-external-id/S9", student_fields(sourced_id=sourced_id))
+        problem(answer, 409, "sourced_id_taken")
+    path = f"/students/{given['id']}"
+    assert places(await call(client, "PATCH", path, {"sourced_id": "other"})) == [("read_only", "#/sourced_id")]
+    assert (await call(client, "PATCH", path, {"sourced_id": "SIS:4711"})).body == given
+    assert await everything(connection) == before
+
+
+@pytest.mark.parametrize("sourced_id", ["", "a b", "é", ".a", "a/b", "a,b", "a\n", "x" * 256, 7])
+async def test_an_invalid_sourced_id_is_refused(client: Client, sourced_id: object) -> None:
+    answer = await call(client, "POST", "/students", student_fields(sourced_id=sourced_id))
+    assert [place for _, place in places(answer)] == ["#/sourced_id"]
+
+
+async def test_a_put_gives_the_sourced_id_once_and_keeps_it(client: Client) -> None:
+    path, body = "/students/by-external-id/S1", student_fields()
+    created = await call(client, "PUT", path, {**body, "sourced_id": "A-1"})
+    assert (created.status, created.body["sourced_id"]) == (201, "A-1")
+
+    for sent in ({}, {"sourced_id": None}, {"sourced_id": "A-1"}):
+        answer = await call(client, "PUT", path, {**body, **sent})
+        assert (answer.status, answer.body) == (200, created.body)
+    answer = await call(client, "PUT", path, {**body, "sourced_id": "A-2"})
+    assert places(answer) == [("read_only", "#/sourced_id")]
+    other = await call(client, "PUT", "/students/by-external-id/S2", student_fields(sourced_id=None))
+    assert UUID(other.body["sourced_id"]).version == 4
+
+
+async def test_the_previous_version_of_the_service_still_adds_students(client: Client, connection: Connection) -> None:
+    insert = "INSERT INTO students (given_name, family_name, email) VALUES ('A', 'B', 'a@b.example') RETURNING id"
+    id = await connection.fetchval(insert)
+
+    student = await read(client, f"/students/{id}")
+
+    assert UUID(student["sourced_id"]).version == 4
+    assert (student["groups"], student["preferred_name"]) == ([], None)
 
 
 async def test_a_student_may_change_the_case_of_their_own_address(client: Client) -> None:
@@ -455,12 +597,6 @@ async def test_a_put_that_creates_accepts_no_read_only_member_except_the_externa
         answer = await call(client, "PUT", "/students/by-external-id/S1", student_fields(**{name: value}))
         assert places(answer) == [("read_only", f"#/{name}")]
     assert await events(connection) == []
-
-
-async def test_a_put_must_have_every_required_field(client: Client) -> None:
-    answer = await call(client, "PUT", "/students/by-external-id/S1", {"given_name": "Ada"})
-
-    assert [place for _, place in places(answer)] == ["#/family_name", "#/email"]
 
 
 async def test_a_put_with_if_none_match_any_creates_once(client: Client, connection: Connection) -> None:
@@ -709,7 +845,16 @@ async def test_every_change_has_an_event_with_the_names_of_the_fields_and_no_per
 
     assert [event["position"] for event in recorded] == [1, 2, 3]
     assert [event["type"] for event in recorded] == ["student.created", "student.updated", "student.deleted"]
-    fields = ["external_id", "given_name", "family_name", "email", "max_credits"]
+    fields = [
+        "external_id",
+        "sourced_id",
+        "given_name",
+        "family_name",
+        "preferred_name",
+        "email",
+        "max_credits",
+        "groups",
+    ]
     assert [event["before"] for event in recorded] == [
         None,
         {"fields": ["email"], "version": 1},

@@ -22,7 +22,7 @@ from tests.test_check import checked
 from tests.test_registrar import grant, status_of
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
-AT = [{"day": "mon", "start": "09:00", "end": "10:00"}]
+AT = [{"day": "tue", "start": "09:00", "end": "10:00"}]
 FIRST = {"code": "1", "name": "First", "starts_on": "2036-01-01", "ends_on": "2036-07-01"}
 SECOND = {"code": "2", "name": "Second", "starts_on": "2036-07-01", "ends_on": "2036-12-31"}
 
@@ -119,7 +119,9 @@ def test_a_term_is_open_up_to_the_midnight_after_its_last_day(time_zone: str, mi
     instant = datetime.fromisoformat(midnight)
     ends_at = end_of_day(date(2036, 3, 29), zone_of(time_zone))
     assert ends_at == instant
-    term = Term(1, "F", "Fall", date(2036, 1, 1), date(2036, 3, 29), None, None, None, None, None, 1, START, START)
+    term = Term(
+        1, "F", "Fall", None, date(2036, 1, 1), date(2036, 3, 29), None, None, None, None, None, 1, START, START
+    )
     ledger = Ledger(Head(START, 0))
     ledger.loaded_students.add(1)
     ledger.add_transcript(Transcript(1, None, None, None, None, None, None, False, False, False))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, model_validator, with_config
@@ -10,9 +11,11 @@ from service.api.answers import CreatedAt, Id, TermId, UpdatedAt, Version
 from service.api.fields import (
     Capacity,
     Clock,
+    ClockOfEnd,
     Count,
     CourseCode,
     Credits,
+    Day,
     ExternalId,
     IdInBody,
     IdInPath,
@@ -24,6 +27,7 @@ from service.api.fields import (
     SearchText,
     Truth,
     WaitlistCapacity,
+    Whole,
     refuse_together,
 )
 from service.api.keys import COURSES, DATABASE, REGISTRAR, origin_of, submit
@@ -33,6 +37,7 @@ from service.errors import (
     CourseNotFound,
     ExternalIdTaken,
     InUse,
+    MeetingDates,
     OwnRequirement,
     PreconditionFailed,
     UnknownTerm,
@@ -41,8 +46,8 @@ from service.registrar import courses as registrar
 from service.registrar.application import Group, code_key
 from service.registrar.courses import COURSE, Cancel, Reopen, SetRequirements, requirements_tag
 from service.registrar.load import groups_of
+from service.registrar.meetings import DAYS
 from service.registrar.resources import Create, Delete, Edit, Replace
-from service.registrar.rules import DAYS
 from service.web.endpoint import Call, ETags, Reply, endpoint
 from service.web.paging import (
     SCANNED_ROWS,
@@ -67,29 +72,67 @@ Weekday: TypeAlias = Annotated[
 NamedCourseStatus: TypeAlias = Annotated[CourseStatus, named("CourseStatus", "Whether the course takes place.")]
 
 
+def _is_absent(value: object) -> bool:
+    return value is None
+
+
 class Meeting(Input):
-    """A weekly meeting from `start` until `end`, exclusive, in the local time of the institution."""
+    """A meeting on a day of the week, from `start` until `end`, exclusive, in the local time of the institution.
+
+    Without `from` and `until`, it takes place in every week of the term. Members without a value are left out.
+    """
+
+    model_config = ConfigDict(serialize_by_alias=True, extra="forbid", frozen=True, strict=True)
 
     day: Weekday
     start: Annotated[Clock, Field(description="Start of the meeting, as HH:MM.")]
-    end: Annotated[Clock, Field(description="End of the meeting, as HH:MM, exclusive.")]
+    end: Annotated[
+        ClockOfEnd,
+        Field(description="End of the meeting, as HH:MM, exclusive. An end before `start` is on the next day."),
+    ]
+    begins_on: Annotated[
+        Day | None,
+        Field(alias="from", exclude_if=_is_absent, description="The first possible date; else the term's first day."),
+    ] = None
+    ends_on: Annotated[
+        Day | None,
+        Field(alias="until", exclude_if=_is_absent, description="The last possible date; else the term's last day."),
+    ] = None
+    every_weeks: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=4,
+            exclude_if=lambda weeks: bool(weeks == 1),
+            description="2 is every other week, counted from the week of the first possible date. Weeks begin on Monday.",
+        ),
+        Whole,
+    ] = 1
+    location: Annotated[
+        Name | None, Field(exclude_if=_is_absent, description="Where the meeting takes place; no rule reads it.")
+    ] = None
 
     @model_validator(mode="after")
-    def check_order(self) -> Self:
-        """Refuse a meeting that does not start before it ends."""
-        if self.start >= self.end:
-            raise wrong("inverted_meeting", "start must be before end.")
+    def check_length(self) -> Self:
+        """Refuse a meeting that ends when it starts."""
+        if self.start == self.end:
+            raise wrong("empty_meeting", "end must differ from start; a whole day is from 00:00 until 24:00.")
         return self
+
+
+def _order(meeting: Meeting) -> tuple[object, ...]:
+    dates = meeting.begins_on or date.min, meeting.ends_on or date.max
+    return DAYS.index(meeting.day), meeting.start, meeting.end, *dates, meeting.every_weeks, meeting.location or ""
 
 
 def _in_order(meetings: Sequence[Meeting]) -> tuple[Meeting, ...]:
     """Return meetings in the order of the week. Meetings may coincide: a section can meet in two rooms at once."""
-    return tuple(sorted(meetings, key=lambda meeting: (DAYS.index(meeting.day), meeting.start, meeting.end)))
+    return tuple(sorted(meetings, key=_order))
 
 
 Meetings = Annotated[
     tuple[Meeting, ...],
-    Field(max_length=50, strict=False, description="The weekly meetings."),
+    Field(max_length=50, strict=False, description="When the course meets."),
     AfterValidator(_in_order),
 ]
 
@@ -190,7 +233,7 @@ class Course:
     waitlist_capacity: Annotated[
         int | None, Field(description="Number of waitlist places; null is unlimited, and 0 is no waitlist.")
     ]
-    meetings: Annotated[list[Meeting], Field(description="The weekly meetings, in the order of the week.")]
+    meetings: Annotated[list[Meeting], Field(description="When the course meets, in the order of the week.")]
     status: NamedCourseStatus
     seats_taken: Annotated[
         int, Field(description="Number of students who are enrolled in the course or have completed it.")
@@ -248,7 +291,9 @@ def course_of(row: sql.Course) -> Course:
     )
 
 
-@endpoint("POST", "/courses", scope="manage", status=201, problems=[ExternalIdTaken, CodeTaken, UnknownTerm])
+@endpoint(
+    "POST", "/courses", scope="manage", status=201, problems=[ExternalIdTaken, CodeTaken, UnknownTerm, MeetingDates]
+)
 async def create_course(call: Call, body: NewCourse) -> Reply[Course]:
     """Create a course.
 
@@ -335,7 +380,15 @@ async def find(connection: Connection, ids: list[int]) -> dict[int, sql.Course]:
     "PATCH",
     "/courses/{course_id}",
     scope="manage",
-    problems=[CourseNotFound, ExternalIdTaken, CodeTaken, UnknownTerm, OwnRequirement, PreconditionFailed],
+    problems=[
+        CourseNotFound,
+        ExternalIdTaken,
+        CodeTaken,
+        UnknownTerm,
+        MeetingDates,
+        OwnRequirement,
+        PreconditionFailed,
+    ],
 )
 async def edit_course(call: Call, course_id: IdInPath, body: CourseChanges, if_match: ETags) -> Course:
     """Change some fields of a course.
@@ -364,7 +417,7 @@ async def edit_course(call: Call, course_id: IdInPath, body: CourseChanges, if_m
     "/courses/by-external-id/{external_id}",
     scope="manage",
     status=(200, 201),
-    problems=[CodeTaken, UnknownTerm, OwnRequirement, PreconditionFailed],
+    problems=[CodeTaken, UnknownTerm, MeetingDates, OwnRequirement, PreconditionFailed],
 )
 async def put_course(
     call: Call, external_id: ExternalId, body: CourseReplacement, if_match: ETags, if_none_match: ETags

@@ -166,9 +166,12 @@ class StudentInfo:
 
     id: Id
     external_id: Annotated[str | None, Field(description="The caller's own key; null if the student has none.")]
-    given_name: Annotated[str, Field(description="The given name or names.")]
-    family_name: Annotated[str, Field(description="The family name or names.")]
-    email: Annotated[str, Field(description="The e-mail address.")]
+    given_name: Annotated[str | None, Field(description="The given name or names; null if there are none.")]
+    family_name: Annotated[str | None, Field(description="The family name or names; null if there are none.")]
+    preferred_name: Annotated[
+        str | None, Field(description="The name by which to call the student; null if it is the given name.")
+    ]
+    email: Annotated[str | None, Field(description="The e-mail address; null if the student has none.")]
 
 
 Position = Annotated[int | None, Field(description="The waitlist position, counted from 1; null if not waitlisted.")]
@@ -238,7 +241,10 @@ class Blocker(TypedDict):
     any_of: NotRequired[Annotated[list[str], Field(description="The course codes of which one is required.")]]
     course_code: NotRequired[Annotated[str, Field(description="The code of the course that excludes this one.")]]
     with_course_id: NotRequired[Annotated[CourseId, Field(description="The course that meets at the same time.")]]
-    held: NotRequired[Annotated[Sum, Field(description="The credits that the student holds in the term.")]]
+    term_id: NotRequired[Annotated[TermId, Field(description="The term, or the part of a term, that has the limit.")]]
+    held: NotRequired[
+        Annotated[Sum, Field(description="The credits that the student holds in that term and its parts.")]
+    ]
     asked: NotRequired[Annotated[Sum, Field(description="The credits that the request adds.")]]
     capacity: NotRequired[Annotated[int, Field(description="Number of seats of the course.")]]
     seats_taken: NotRequired[Annotated[int, Field(description="Number of seats taken.")]]

@@ -59,7 +59,18 @@ class StudentState(TypedDict):
     """The names of the fields of a student that changed; the feed contains no personal data."""
 
     fields: Annotated[
-        list[Literal["external_id", "given_name", "family_name", "email", "max_credits"]],
+        list[
+            Literal[
+                "external_id",
+                "sourced_id",
+                "given_name",
+                "family_name",
+                "preferred_name",
+                "email",
+                "max_credits",
+                "groups",
+            ]
+        ],
         Field(description="The fields that changed, or all fields of a new or deleted student."),
     ]
     version: Version
@@ -81,6 +92,33 @@ class StudentEvent(EventFields):
 
 
 @FORBID_EXTRA
+class InstructorState(TypedDict):
+    """The names of the fields of an instructor that changed; the feed contains no personal data."""
+
+    instructor_id: Annotated[int, Field(description="The id of the instructor.")]
+    fields: Annotated[
+        list[Literal["external_id", "sourced_id", "given_name", "family_name", "email"]],
+        Field(description="The fields that changed, or all fields of a new or deleted instructor."),
+    ]
+    version: Version
+
+
+InstructorEventType: TypeAlias = Annotated[
+    Literal["instructor.created", "instructor.updated", "instructor.deleted"],
+    named("InstructorEventType", "The types of events about instructors."),
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstructorEvent(EventFields):
+    """An instructor was created, updated or deleted."""
+
+    type: InstructorEventType
+    before: Annotated[InstructorState | None, Field(description="Null for a new instructor.")]
+    after: Annotated[InstructorState | None, Field(description="Null for a deleted instructor.")]
+
+
+@FORBID_EXTRA
 class CourseState(TypedDict):
     """The fields of a course that changed, or all fields of a new or deleted course."""
 
@@ -95,7 +133,7 @@ class CourseState(TypedDict):
     waitlist_capacity: NotRequired[
         Annotated[int | None, Field(description="Number of waitlist places; null is unlimited, and 0 is no waitlist.")]
     ]
-    meetings: NotRequired[Annotated[list[Meeting], Field(description="The weekly meetings.")]]
+    meetings: NotRequired[Annotated[list[Meeting], Field(description="When the course meets.")]]
     version: Version
 
 
@@ -173,11 +211,44 @@ class RequirementsSet(EventFields):
 
 
 @FORBID_EXTRA
+class TaughtBy(TypedDict):
+    """An instructor of a course."""
+
+    instructor_id: Annotated[int, Field(description="The id of the instructor.")]
+    primary: Annotated[bool, Field(description="Whether the instructor is the primary one.")]
+
+
+@FORBID_EXTRA
+class InstructorsState(TypedDict):
+    """All instructors of a course."""
+
+    instructors: Annotated[list[TaughtBy], Field(description="The primary one first, the others by id.")]
+    version: Version
+
+
+InstructorsSetType: TypeAlias = Annotated[
+    Literal["course.instructors_set"], named("InstructorsSetType", "The type of the event of replaced instructors.")
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstructorsSet(EventFields):
+    """The instructors of a course were replaced."""
+
+    type: InstructorsSetType
+    before: InstructorsState
+    after: InstructorsState
+
+
+@FORBID_EXTRA
 class TermState(TypedDict):
     """The fields of a term that changed, or all fields of a new or deleted term."""
 
     code: NotRequired[Annotated[str, Field(description="Unique among terms.")]]
     name: NotRequired[Annotated[str, Field(description="The name.")]]
+    parent_id: NotRequired[
+        Annotated[TermId | None, Field(description="The term of which it is a part; null for a whole term.")]
+    ]
     starts_on: NotRequired[Annotated[date, Field(description="The first day.")]]
     ends_on: NotRequired[Annotated[date, Field(description="The last day.")]]
     enroll_from: NotRequired[
@@ -364,10 +435,12 @@ class OverrideUsed(EventFields):
 
 AnyEvent: TypeAlias = (
     StudentEvent
+    | InstructorEvent
     | CourseEvent
     | CourseCancelled
     | CourseReopened
     | RequirementsSet
+    | InstructorsSet
     | TermEvent
     | EnrollmentEvent
     | EnrollmentSkipped

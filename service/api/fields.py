@@ -24,10 +24,14 @@ from service.web.problems import invalid
 from service.web.text import (
     CODE_PATTERN,
     EXTERNAL_ID_PATTERN,
+    GROUP_PATTERN,
     LINE_PATTERN,
+    SOURCED_ID_PATTERN,
     check_line,
+    check_sourced_id,
     normalize_code,
     normalize_external_id,
+    normalize_group,
 )
 from service.web.validation import CODES, wrong
 
@@ -42,7 +46,9 @@ FIELD_CODES: Final = {
     "forbidden_character": "A string has a forbidden character, such as a line break or a control character.",
     "invalid_name": "The name of an institution is not 1 to 50 lower-case letters, digits and hyphens.",
     "unknown_time_zone": "The string is not the IANA name of a time zone.",
-    "inverted_meeting": "A meeting does not start before it ends.",
+    "empty_meeting": "A meeting ends when it starts.",
+    "repeated_instructor": "An instructor appears twice among those of a course.",
+    "one_primary": "The instructors of a course do not have exactly one primary among them.",
     "hold_dates": "A hold begins after it ends.",
     "swap_with_itself": "A course appears both in `drop` and in `add`.",
     "too_many_adds": "A swap with `on_full: waitlist` has more than one course to add.",
@@ -62,10 +68,10 @@ def _whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() and abs(value) <= MAX_EXACT_FLOAT else value
 
 
-def _halves(value: float) -> float:
-    """Refuse a number that is not a multiple of 0.5. Pydantic's ``multiple_of`` accepts 3.0000000001."""
-    if value % 0.5:
-        raise wrong("not_a_multiple", "{field} must be a multiple of 0.5.")
+def _hundredths(value: float) -> float:
+    """Refuse a number with more than two decimals. Pydantic's ``multiple_of`` accepts 3.0000000001, and refuses 0.57."""
+    if round(value, 2) != value:
+        raise wrong("not_a_multiple", "{field} must have at most two decimals, such as 1.25.")
     return value
 
 
@@ -91,6 +97,12 @@ def _clock(value: str) -> str:
     return value
 
 
+def _clock_of_end(value: str) -> str:
+    if value != MIDNIGHT and not CLOCK.fullmatch(value):
+        raise wrong("not_a_time", "{field} must be a time of day from 00:00 to 24:00, such as 10:45.")
+    return value
+
+
 def _email(value: str) -> str:
     """Return an address in Unicode's normal form C, with its domain in lower case and in its own script."""
     try:
@@ -107,6 +119,8 @@ RFC_3339 = re.compile(
 )
 ISO_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 CLOCK = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]")
+MIDNIGHT: Final = "24:00"
+"""The end of a day."""
 
 Whole = BeforeValidator(_whole)
 
@@ -132,6 +146,16 @@ ExternalId = Annotated[
         json_schema_extra={"pattern": EXTERNAL_ID_PATTERN},
     ),
 ]
+SourcedId = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=255),
+    AfterValidator(check_sourced_id),
+    Field(
+        description="The key of a person for other programs: no other student or instructor has it, and it never changes. "
+        "Give it when you create the person, or let the service generate a UUID.",
+        json_schema_extra={"pattern": SOURCED_ID_PATTERN},
+    ),
+]
 Email = Annotated[
     str,
     StringConstraints(min_length=3, max_length=254),
@@ -139,6 +163,16 @@ Email = Annotated[
     Field(
         description="Unique; the case of ASCII letters is ignored. The service sends no mail.",
         json_schema_extra={"format": "idn-email"},
+    ),
+]
+Group = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=100),
+    AfterValidator(partial(normalize_group, max_length=100)),
+    Field(
+        description='A group such as "major:physics" or "year:2": letters, marks, digits, punctuation and symbols of any '
+        "script, without commas, with single spaces inside. Groups are compared exactly.",
+        json_schema_extra={"pattern": GROUP_PATTERN},
     ),
 ]
 CourseCode = Annotated[
@@ -153,10 +187,11 @@ CourseCode = Annotated[
 ]
 Credits = Annotated[
     float,
-    Field(ge=0, le=99, allow_inf_nan=False, description="Credits from 0 to 99, in steps of 0.5."),
-    AfterValidator(_halves),
+    Field(ge=0, le=99, allow_inf_nan=False, description="Credits from 0 to 99, with at most two decimals."),
+    AfterValidator(_hundredths),
     PlainSerializer(lambda value: int(value) if value == int(value) else value),
-    WithJsonSchema({"type": "number", "minimum": 0, "maximum": 99, "multipleOf": 0.5}),
+    # No "multipleOf": many readers divide by 0.01 in binary fractions, and refuse 0.57.
+    WithJsonSchema({"type": "number", "minimum": 0, "maximum": 99}),
 ]
 Count = Annotated[int, Field(ge=0, le=MAX_BIGINT), Whole]
 Capacity = Annotated[
@@ -171,13 +206,22 @@ WaitlistCapacity = Annotated[
 ]
 CreditLimit = Annotated[
     float,
-    Field(ge=0, le=999, allow_inf_nan=False, description="Maximum number of credits in one term, in steps of 0.5."),
-    AfterValidator(_halves),
+    Field(
+        ge=0,
+        le=999,
+        allow_inf_nan=False,
+        description="Maximum number of credits in one term, with at most two decimals.",
+    ),
+    AfterValidator(_hundredths),
     PlainSerializer(lambda value: int(value) if value == int(value) else value),
-    WithJsonSchema({"type": "number", "minimum": 0, "maximum": 999, "multipleOf": 0.5}),
+    WithJsonSchema({"type": "number", "minimum": 0, "maximum": 999}),
 ]
 Clock = Annotated[str, AfterValidator(_clock), Field(json_schema_extra={"pattern": f"^{CLOCK.pattern}$"})]
 """A time of day as HH:MM, in the local time of the institution."""
+ClockOfEnd = Annotated[
+    str, AfterValidator(_clock_of_end), Field(json_schema_extra={"pattern": f"^({CLOCK.pattern}|{MIDNIGHT})$"})
+]
+"""A time of day as HH:MM, or the end of the day."""
 
 
 def _in_utc(value: datetime) -> datetime:

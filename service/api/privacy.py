@@ -17,7 +17,7 @@ from service.api.keys import AUTHENTICATOR, DATABASE, origin_of, submit
 from service.api.overrides import Override, override_of
 from service.api.refusals import NEWEST, RefusedCourse, write_refusal
 from service.api.students import Student, student_of
-from service.errors import EmailTaken, ExternalIdTaken, StudentNotFound
+from service.errors import EmailTaken, ExternalIdTaken, SourcedIdTaken, StudentNotFound
 from service.registrar.privacy import Erase
 from service.registrar.rules import timestamp
 from service.web.endpoint import Call, Reply, Written, endpoint
@@ -173,13 +173,13 @@ class Erasure(Input):
     "POST",
     "/students/{student_id}/erase",
     scope="admin",
-    problems=[StudentNotFound, EmailTaken, ExternalIdTaken],
+    problems=[StudentNotFound, EmailTaken, ExternalIdTaken, SourcedIdTaken],
     final=True,
 )
 async def erase_student(call: Call, student_id: IdInPath, body: Erasure) -> Student:
     """Erase the identifying data of a student.
 
-    A pseudonym replaces names, e-mail address and external id. The reasons of holds, overrides and events, the authors of
+    A pseudonym replaces names, e-mail address, external id and sourced id; the groups are removed. The reasons of holds, overrides and events, the authors of
     overrides and what `X-Actor` said are replaced too. Enrollments, grades, seats and the feed stay. A second call
     changes nothing if no such data was added meanwhile.
     """

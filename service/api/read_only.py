@@ -8,6 +8,7 @@ from typing_extensions import TypedDict
 
 from service.api.fields import ExternalId, IdInBody, Input, Instant
 from service.errors import Detail
+from service.registrar.resources import GIVEN_ONCE
 from service.web.problems import Invalid, invalid
 
 Row = TypeVar("Row")
@@ -54,15 +55,20 @@ def sent_back(body: Input, writable: type[Input], external_id: str) -> dict[str,
 def expecting(sent: Mapping[str, object], show: Callable[[Row], object]) -> Callable[[Row | None], None] | None:
     """Return a check that refuses a row with other values of these members, or no row; return None without members.
 
-    ``show`` converts a row to the form that the API returns.
+    A new row may have the members that are given once. ``show`` converts a row to the form that the API returns.
     """
+    sent = {name: value for name, value in sent.items() if value is not None or name not in GIVEN_ONCE}
     if not sent:
         return None
 
     def check(row: Row | None) -> None:
         shown = None if row is None else show(row)
         # A resource that does not exist has no values, so that even null differs.
-        changed = [name for name in sorted(sent) if shown is None or getattr(shown, name) != sent[name]]
+        changed = [
+            name
+            for name in sorted(sent)
+            if (name not in GIVEN_ONCE if shown is None else getattr(shown, name) != sent[name])
+        ]
         if changed:
             raise _refused(changed)
 

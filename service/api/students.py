@@ -1,25 +1,36 @@
 """Students: request and answer models, and handlers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import ConfigDict, Field, with_config
+from pydantic import AfterValidator, ConfigDict, Field, with_config
 
 from service.api.answers import CreatedAt, Id, UpdatedAt, Version
 from service.api.fields import (
     CreditLimit,
     Email,
     ExternalId,
+    Group,
     IdInPath,
     IdsInQuery,
     Input,
     Name,
     SearchText,
+    SourcedId,
     refuse_together,
 )
 from service.api.keys import DATABASE, REGISTRAR, STUDENTS, origin_of, submit
-from service.api.read_only import ReadOnly, ReadOnlyFields, expecting, sent_back, split
-from service.errors import EmailTaken, ExternalIdTaken, InUse, PreconditionFailed, StudentNotFound
+from service.api.read_only import READ_ONLY, ReadOnly, ReadOnlyFields, expecting, sent_back, split
+from service.errors import (
+    EmailTaken,
+    ExternalIdTaken,
+    InUse,
+    NameRequired,
+    PreconditionFailed,
+    SourcedIdTaken,
+    StudentNotFound,
+)
 from service.registrar import students as registrar
 from service.registrar.resources import Create, Delete, Edit, Replace
 from service.registrar.students import STUDENT
@@ -28,42 +39,75 @@ from service.web.paging import Page, Paging, decode_cursor, decode_keys, encode_
 from sql import Connection
 from sql import students as sql
 
-GivenName: TypeAlias = Annotated[Name, Field(description="The given name or names.")]
-FamilyName: TypeAlias = Annotated[Name, Field(description="The family name or names.")]
+GivenName: TypeAlias = Annotated[
+    Name | None, Field(description="The given name or names; null if there are none. A family name is then required.")
+]
+FamilyName: TypeAlias = Annotated[
+    Name | None, Field(description="The family name or names; null if there are none. A given name is then required.")
+]
+PreferredName: TypeAlias = Annotated[
+    Name | None, Field(description="The name by which to call the student; null if it is the given name.")
+]
 MaxCredits: TypeAlias = Annotated[
     CreditLimit | None,
-    Field(description="Maximum number of credits in one term, in steps of 0.5; null applies the limit of the term."),
+    Field(
+        description="Maximum number of credits in one term, with at most two decimals; null applies the limit of the term."
+    ),
+]
+
+
+def _distinct(groups: Sequence[str]) -> tuple[str, ...]:
+    return tuple(sorted(set(groups)))
+
+
+Groups: TypeAlias = Annotated[
+    tuple[Group, ...],
+    Field(max_length=50, strict=False, description="The groups to which the student belongs, sorted, each once."),
+    AfterValidator(_distinct),
 ]
 
 
 class StudentFields(Input):
-    """The writable fields of a student except the external id."""
+    """The writable fields of a student except the external id and the sourced id."""
 
-    given_name: GivenName
-    family_name: FamilyName
-    email: Email
+    given_name: GivenName = None
+    family_name: FamilyName = None
+    preferred_name: PreferredName = None
+    email: Email | None = None
     max_credits: MaxCredits = None
+    groups: Groups = ()
 
 
 class NewStudent(StudentFields):
     """A student to create."""
 
     external_id: ExternalId | None = None
+    sourced_id: SourcedId | None = None
+
+
+class StudentReadOnly(ReadOnly, total=False):
+    """The read-only members of a student, for a merge patch."""
+
+    sourced_id: Annotated[SourcedId, READ_ONLY]
 
 
 @with_config(ConfigDict(extra="forbid", strict=True))
-class StudentChanges(ReadOnly, total=False):
+class StudentChanges(StudentReadOnly, total=False):
     """A JSON merge patch (RFC 7396): an absent field keeps its value, and null removes a value."""
 
     external_id: ExternalId | None
     given_name: GivenName
     family_name: FamilyName
-    email: Email
+    preferred_name: PreferredName
+    email: Email | None
     max_credits: MaxCredits
+    groups: Groups
 
 
 class StudentReplacement(StudentFields, ReadOnlyFields):
-    """A student to create or replace. A field that is left out gets its default."""
+    """A student to create or replace. A field that is left out gets its default, except the sourced id, which stays."""
+
+    sourced_id: SourcedId | None = None
 
 
 class StudentQuery(Paging):
@@ -95,13 +139,25 @@ class Student:
 
     id: Id
     external_id: Annotated[str | None, Field(description="The caller's own key; null if the student has none.")]
-    given_name: Annotated[str, Field(description="The given name or names.")]
-    family_name: Annotated[str, Field(description="The family name or names.")]
-    email: Annotated[str, Field(description="Unique; the case of ASCII letters is ignored.")]
+    sourced_id: Annotated[str, Field(description="The key of the student for other programs; it never changes.")]
+    given_name: Annotated[str | None, Field(description="The given name or names; null if there are none.")]
+    family_name: Annotated[str | None, Field(description="The family name or names; null if there are none.")]
+    preferred_name: Annotated[
+        str | None, Field(description="The name by which to call the student; null if it is the given name.")
+    ]
+    email: Annotated[
+        str | None, Field(description="Unique; the case of ASCII letters is ignored. Null if the student has none.")
+    ]
     max_credits: MaxCredits
+    groups: Annotated[list[str], Field(description="The groups to which the student belongs, sorted.")]
     version: Version
     created_at: CreatedAt
     updated_at: UpdatedAt
+
+
+def groups_of(row: sql.Student) -> list[str]:
+    """Return the groups of a student."""
+    return row.groups.split(",") if row.groups else []
 
 
 def student_of(row: sql.Student) -> Student:
@@ -109,31 +165,44 @@ def student_of(row: sql.Student) -> Student:
     return Student(
         id=row.id,
         external_id=row.external_id,
+        sourced_id=row.sourced_id,
         given_name=row.given_name,
         family_name=row.family_name,
+        preferred_name=row.preferred_name,
         email=row.email,
         max_credits=row.max_credits,
+        groups=groups_of(row),
         version=row.version,
         created_at=row.created_at,
         updated_at=row.updated_at,
     )
 
 
-def _fields(body: StudentFields, external_id: str | None) -> registrar.StudentFields:
+def _fields(body: NewStudent | StudentReplacement, external_id: str | None) -> registrar.StudentFields:
     return {
         "external_id": external_id,
+        "sourced_id": body.sourced_id,
         "given_name": body.given_name,
         "family_name": body.family_name,
+        "preferred_name": body.preferred_name,
         "email": body.email,
         "max_credits": body.max_credits,
+        "groups": ",".join(body.groups),
     }
 
 
-@endpoint("POST", "/students", scope="manage", status=201, problems=[EmailTaken, ExternalIdTaken])
+@endpoint(
+    "POST",
+    "/students",
+    scope="manage",
+    status=201,
+    problems=[EmailTaken, ExternalIdTaken, NameRequired, SourcedIdTaken],
+)
 async def create_student(call: Call, body: NewStudent) -> Reply[Student]:
     """Create a student.
 
-    The e-mail address must be unique, and the external id, if given, must be unique too.
+    A given name or a family name is required. The e-mail address, the external id and the sourced id, if given, must
+    be unique.
     """
     change = Create(origin=origin_of(call), resource=STUDENT, fields=_fields(body, body.external_id))
     return await submit(call, change, lambda row: Reply(student_of(row), 201, {"Location": f"/students/{row.id}"}))
@@ -209,7 +278,7 @@ async def find(connection: Connection, ids: list[int]) -> dict[int, sql.Student]
     "PATCH",
     "/students/{student_id}",
     scope="manage",
-    problems=[StudentNotFound, EmailTaken, ExternalIdTaken, PreconditionFailed],
+    problems=[StudentNotFound, EmailTaken, ExternalIdTaken, NameRequired, PreconditionFailed],
 )
 async def edit_student(call: Call, student_id: IdInPath, body: StudentChanges, if_match: ETags) -> Student:
     """Change some fields of a student.
@@ -217,7 +286,9 @@ async def edit_student(call: Call, student_id: IdInPath, body: StudentChanges, i
     The body is a JSON merge patch: an absent field keeps its value, and null removes a value. A waitlisted student who
     becomes eligible gets a seat in the same transaction.
     """
-    values, sent = split(body, ReadOnly.__annotations__)
+    values, sent = split(body, StudentReadOnly.__annotations__)
+    if "groups" in body:
+        values["groups"] = ",".join(body["groups"])
     row = await call[REGISTRAR].submit(
         Edit(
             origin=origin_of(call),
@@ -236,14 +307,14 @@ async def edit_student(call: Call, student_id: IdInPath, body: StudentChanges, i
     "/students/by-external-id/{external_id}",
     scope="manage",
     status=(200, 201),
-    problems=[EmailTaken, PreconditionFailed],
+    problems=[EmailTaken, NameRequired, PreconditionFailed, SourcedIdTaken],
 )
 async def put_student(
     call: Call, external_id: ExternalId, body: StudentReplacement, if_match: ETags, if_none_match: ETags
 ) -> Reply[Student]:
     """Create or replace the student with an external id.
 
-    A field that is left out gets its default. The call is safe to repeat: the same call again changes nothing.
+    A field that is left out gets its default; only the sourced id stays as it is. The call is safe to repeat: the same call again changes nothing.
     """
     replaced = await call[REGISTRAR].submit(
         Replace(

@@ -6,11 +6,11 @@ from typing import Annotated, TypeAlias
 
 from pydantic import ConfigDict, Field, with_config
 
-from service.api.answers import CreatedAt, Id, UpdatedAt, Version
-from service.api.fields import CourseCode, CreditLimit, Day, IdInPath, Input, Instant, Name
+from service.api.answers import CreatedAt, Id, TermId, UpdatedAt, Version
+from service.api.fields import CourseCode, CreditLimit, Day, IdInBody, IdInPath, Input, Instant, Name
 from service.api.keys import DATABASE, REGISTRAR, origin_of, submit
 from service.api.read_only import ReadOnly, expecting, split
-from service.errors import CodeTaken, InUse, PreconditionFailed, TermDates, TermNotFound
+from service.errors import CodeTaken, InUse, InvalidPart, PreconditionFailed, TermDates, TermNotFound, UnknownTerm
 from service.registrar.resources import Create, Delete, Edit
 from service.registrar.terms import TERM, TermFields
 from service.web.endpoint import Call, ETags, Reply, endpoint
@@ -20,7 +20,17 @@ from sql import terms as sql
 TermName: TypeAlias = Annotated[Name, Field(description='The name, such as "Fall 2026".')]
 MaxCredits: TypeAlias = Annotated[
     CreditLimit | None,
-    Field(description="Maximum number of credits per student in this term, in steps of 0.5; null is unlimited."),
+    Field(
+        description="Maximum number of credits per student in this term, with at most two decimals; null is unlimited."
+    ),
+]
+
+
+ParentId: TypeAlias = Annotated[
+    IdInBody | None,
+    Field(
+        description="The id of the term of which this one is a part: its dates lie within that term's. Null is a whole term."
+    ),
 ]
 
 
@@ -29,6 +39,7 @@ class NewTerm(Input):
 
     code: CourseCode
     name: TermName
+    parent_id: ParentId = None
     starts_on: Day
     ends_on: Day
     enroll_from: Instant | None = None
@@ -48,6 +59,7 @@ class TermChanges(ReadOnly, total=False):
 
     code: CourseCode
     name: TermName
+    parent_id: ParentId
     starts_on: Day
     ends_on: Day
     enroll_from: Instant | None
@@ -70,6 +82,9 @@ class Term:
     id: Id
     code: Annotated[str, Field(description="Unique among terms.")]
     name: Annotated[str, Field(description='The name, such as "Fall 2026".')]
+    parent_id: Annotated[
+        TermId | None, Field(description="The id of the term of which this one is a part; null for a whole term.")
+    ]
     starts_on: Annotated[date, Field(description="The first day.")]
     ends_on: Annotated[date, Field(description="The last day.")]
     enroll_from: Annotated[
@@ -96,6 +111,7 @@ def term_of(row: sql.Term) -> Term:
         id=row.id,
         code=row.code,
         name=row.name,
+        parent_id=row.parent_id,
         starts_on=row.starts_on,
         ends_on=row.ends_on,
         enroll_from=row.enroll_from,
@@ -109,7 +125,7 @@ def term_of(row: sql.Term) -> Term:
     )
 
 
-@endpoint("POST", "/terms", scope="manage", status=201, problems=[CodeTaken, TermDates])
+@endpoint("POST", "/terms", scope="manage", status=201, problems=[CodeTaken, UnknownTerm, TermDates, InvalidPart])
 async def create_term(call: Call, body: NewTerm) -> Reply[Term]:
     """Create a term.
 
@@ -118,6 +134,7 @@ async def create_term(call: Call, body: NewTerm) -> Reply[Term]:
     fields: TermFields = {
         "code": body.code,
         "name": body.name,
+        "parent_id": body.parent_id,
         "starts_on": body.starts_on,
         "ends_on": body.ends_on,
         "enroll_from": body.enroll_from,
@@ -142,7 +159,7 @@ async def search_terms(call: Call, query: TermQuery) -> Page[Term]:
         if query.code is None:
             found = await sql.list_terms(connection, after, query.limit + 1)
         else:
-            found = await sql.match_terms(connection, [query.code])
+            found = await sql.match_terms(connection, [query.code], [], [])
     return page_of([term_of(row) for row in found], query.limit, of, lambda term: term.id)
 
 
@@ -160,7 +177,10 @@ async def read_term(call: Call, term_id: IdInPath) -> Term:
 
 
 @endpoint(
-    "PATCH", "/terms/{term_id}", scope="manage", problems=[TermNotFound, CodeTaken, TermDates, PreconditionFailed]
+    "PATCH",
+    "/terms/{term_id}",
+    scope="manage",
+    problems=[TermNotFound, CodeTaken, UnknownTerm, TermDates, InvalidPart, PreconditionFailed],
 )
 async def edit_term(call: Call, term_id: IdInPath, body: TermChanges, if_match: ETags) -> Term:
     """Change some fields of a term.
@@ -184,8 +204,8 @@ async def edit_term(call: Call, term_id: IdInPath, body: TermChanges, if_match: 
 
 @endpoint("DELETE", "/terms/{term_id}", scope="manage", status=204, problems=[TermNotFound, InUse, PreconditionFailed])
 async def delete_term(call: Call, term_id: IdInPath, if_match: ETags) -> None:
-    """Delete a term without courses.
+    """Delete a term without courses and parts.
 
-    A term with courses cannot be deleted; move its courses to another term first.
+    A term with courses or parts cannot be deleted; move its courses and parts to another term first.
     """
     await call[REGISTRAR].submit(Delete(origin=origin_of(call), resource=TERM, id=term_id, if_match=if_match))

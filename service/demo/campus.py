@@ -99,6 +99,7 @@ def _semester(year: int, letter: str) -> TermFields:
         "drop_until": None,
         "withdraw_until": None,
         "max_credits": 18.0,
+        "parent_id": None,
     }
 
 
@@ -242,10 +243,13 @@ def _student(
     given_name, family_name = chance.choice(GIVEN_NAMES), chance.choice(FAMILY_NAMES)
     fields: StudentFields = {
         "external_id": f"demo-{number:05}",
+        "sourced_id": None,
         "given_name": given_name,
         "family_name": family_name,
+        "preferred_name": None,
         "email": f"{given_name}.{family_name}.{number}@campus.example".lower(),
         "max_credits": chance.choice([None] * 19 + [21.0]),
+        "groups": f"year:{1 + number % 4}",
     }
     return PlannedStudent(
         fields=fields,

@@ -127,7 +127,7 @@ NO_PARTNERS: Partners = MappingProxyType({})
 class Application(NamedTuple):
     """The application of one student for one course, with the state of both when it is judged.
 
-    ``ends_at`` is the instant at which the term is over, ``seat`` what the student would get, ``on_full`` what the
+    ``ends_at`` is the instant at which the term is over, ``parent`` the whole term if the term is a part, ``seat`` what the student would get, ``on_full`` what the
     request wants if no seat is free. ``excluders`` are the ids of the courses that name this one as an antirequisite.
     ``requested`` are all courses of the request, ``granted`` the seats that the request was granted before this one,
     and ``requested_seats`` the other seats that it would be granted together with this one.
@@ -146,6 +146,7 @@ class Application(NamedTuple):
     requested: Partners = NO_PARTNERS
     granted: tuple[HeldSeat, ...] = ()
     requested_seats: tuple[HeldSeat, ...] = ()
+    parent: Term | None = None
 
     @property
     def held_seats(self) -> list[HeldSeat]:

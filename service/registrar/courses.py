@@ -11,6 +11,7 @@ from service.errors import (
     CodeTaken,
     CourseNotFound,
     ExternalIdTaken,
+    MeetingDates,
     OwnRequirement,
     PreconditionFailed,
     UnknownTerm,
@@ -18,6 +19,7 @@ from service.errors import (
 from service.registrar.application import Group, code_key
 from service.registrar.changes import Change, Origin
 from service.registrar.ledger import Ledger, excluded_keys
+from service.registrar.meetings import dates_of, first_without_date, first_without_week
 from service.registrar.moves import move
 from service.registrar.needs import Needs, Relaxed
 from service.registrar.resources import ResourceType, check_unique, external_id_of
@@ -52,6 +54,20 @@ def _validate(ledger: Ledger, course: Course) -> None:
     # A new course has no requirements yet.
     if course.version > 1 and any(code_key(course.code) in group.keys for group in ledger.groups(course.id)):
         raise OwnRequirement(course.code)
+    _validate_meetings(ledger, course)
+
+
+def _validate_meetings(ledger: Ledger, course: Course) -> None:
+    """Refuse meetings without a date. A later change of the term may leave some without one: they conflict with nothing."""
+    before = ledger.courses.get(course.id)
+    if before is not None and (before.meetings, before.term_id) == (course.meetings, course.term_id):
+        return
+    term = ledger.term(course.term_id)
+    if term is None and (place := first_without_week(course.meetings)) is not None:
+        raise MeetingDates.without_first_week(place)
+    if (found := first_without_date(course.meetings, dates_of(term))) is not None:
+        place, possible = found
+        raise MeetingDates.on_no_date(place, *possible)
 
 
 def _on_update(ledger: Ledger, before: Course, after: Course, origin: Origin) -> None:
@@ -65,6 +81,7 @@ def _on_update(ledger: Ledger, before: Course, after: Course, origin: Origin) ->
 
 def _on_delete(ledger: Ledger, id: int) -> None:
     ledger.requirements.put(id, None)
+    ledger.teaching.put(id, None)
     for override in [override for override in ledger.overrides if override.course_id == id]:
         ledger.overrides.put(override.id, None)
 

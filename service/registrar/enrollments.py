@@ -208,6 +208,7 @@ def _judged(
         history=history,
         term=term,
         ends_at=ledger.end_of(term),
+        parent=None if term is None or term.parent_id is None else ledger.term(term.parent_id),
         seat=offer.seat,
         on_full=on_full,
         groups=() if course is None else ledger.groups(course.id),

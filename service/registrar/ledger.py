@@ -16,11 +16,13 @@ from service.registrar.changes import Origin, Outcome
 from service.registrar.needs import Needs, NotLoaded, Relaxed, ReserveIds
 from service.registrar.rules import end_of_day, timestamp
 from service.registrar.unit_of_work import Flush, IdentityMap, UndoLog
+from sql.course_instructors import CourseInstructor
 from sql.courses import Course
 from sql.enrollments import Enrollment, Transcript
 from sql.feed import Event, Head
 from sql.holds import Hold
 from sql.idempotency_keys import CallersKey, IdempotencyKey
+from sql.instructors import Instructor
 from sql.overrides import Override
 from sql.passed_codes import PassedCode
 from sql.refusals import NewRefusal
@@ -43,6 +45,8 @@ class Written(NamedTuple):
     students: Flush[int, Student]
     courses: Flush[int, Course]
     terms: Flush[int, Term]
+    instructors: Flush[int, Instructor]
+    teaching: Flush[int, tuple[CourseInstructor, ...]]
     enrollments: Flush[tuple[int, int], Enrollment]
     holds: Flush[int, Hold]
     overrides: Flush[int, Override]
@@ -111,6 +115,9 @@ class Ledger:
         self.students: IdentityMap[int, Student] = IdentityMap(self._undo)
         self.courses: IdentityMap[int, Course] = IdentityMap(self._undo)
         self.terms: IdentityMap[int, Term] = IdentityMap(self._undo)
+        self.instructors: IdentityMap[int, Instructor] = IdentityMap(self._undo)
+        self.teaching: IdentityMap[int, tuple[CourseInstructor, ...]] = IdentityMap(self._undo)
+        """By course, its instructors by id, the removed ones too."""
         self.enrollments: IdentityMap[tuple[int, int], Enrollment] = IdentityMap(self._undo)
         self.holds: IdentityMap[int, Hold] = IdentityMap(self._undo)
         self.overrides: IdentityMap[int, Override] = IdentityMap(self._undo)
@@ -145,6 +152,7 @@ class Ledger:
         self.loaded_students: set[int] = set()
         self.loaded_courses: set[int] = set()
         self.loaded_terms: set[int] = set()
+        self.loaded_teaching: set[int] = set()
         self.loaded_rosters: set[int] = set()
         self.loaded_pairs: set[tuple[int, int]] = set()
         self.loaded_holders: set[int] = set()
@@ -195,6 +203,8 @@ class Ledger:
             students=self.students.flush(),
             courses=self.courses.flush(),
             terms=self.terms.flush(),
+            instructors=self.instructors.flush(),
+            teaching=self.teaching.flush(),
             enrollments=self.enrollments.flush(),
             holds=self.holds.flush(),
             overrides=self.overrides.flush(),
@@ -347,6 +357,12 @@ class Ledger:
         if groups is None and course_id not in self.loaded_courses:
             raise NotLoaded(Needs(courses={course_id}))
         return groups or ()
+
+    def instructors_of(self, course_id: int) -> tuple[CourseInstructor, ...]:
+        """Return the instructors of a course, the removed ones too, by id."""
+        if course_id not in self.loaded_teaching:
+            raise NotLoaded(Needs(teaching={course_id}))
+        return self.teaching.get(course_id) or ()
 
     def excluders(self, course: Course) -> Set[int]:
         """Return the ids of the courses that name a course as an antirequisite."""
@@ -587,6 +603,15 @@ class Ledger:
                 row = row._replace(recheck_at=None)
             self.enrollments.load(key, row)
             self._index(row)
+
+    def add_teaching(self, course_ids: Iterable[int], rows: Iterable[CourseInstructor]) -> None:
+        """Add all instructors of courses, unless a change has set them."""
+        by_course: dict[int, list[CourseInstructor]] = {id: [] for id in course_ids}
+        for row in rows:
+            by_course[row.course_id].append(row)
+        for course_id, own in by_course.items():
+            self.teaching.load(course_id, tuple(sorted(own)))
+        self.loaded_teaching |= by_course.keys()
 
     def add_hold(self, row: Hold) -> None:
         """Add a hold of the database."""

@@ -14,14 +14,17 @@ from service.registrar.save import erase_texts, save
 from service.registrar.seats import has_free_seat
 from sql import (
     Connection,
+    course_instructors,
     courses,
     enrollments,
     feed,
     holds,
     idempotency_keys,
+    instructors,
     overrides,
     passed_codes,
     requirements,
+    students,
     terms,
     waitlist,
 )
@@ -117,6 +120,9 @@ async def load(connection: Connection, ledger: Ledger, needs: Needs) -> None:
     if needs.overrides:
         for override in await overrides.find_overrides(connection, sorted(needs.overrides)):
             ledger.add_override(override)
+    if unread_teaching := sorted(needs.teaching - ledger.loaded_teaching):
+        rows = await course_instructors.load_course_instructors(connection, unread_teaching)
+        ledger.add_teaching(unread_teaching, rows)
     if new := needs.students - ledger.loaded_students:
         await _add_students(
             connection, ledger, new, await enrollments.load_transcripts(connection, sorted(new), ledger.now)
@@ -312,6 +318,11 @@ async def _load_resources(connection: Connection, ledger: Ledger, needs: Needs) 
     """Load the rows of all resource types, and mark the rows to delete on which other rows depend."""
     for resource, wanted in needs.resources.items():
         await _load_rows(connection, ledger, resource, wanted)
+    if needs.sourced_ids:
+        for student in await students.match_students_by_sourced_id(connection, sorted(needs.sourced_ids)):
+            ledger.students.load(student.id, student)
+        for instructor in await instructors.match_instructors_by_sourced_id(connection, sorted(needs.sourced_ids)):
+            ledger.instructors.load(instructor.id, instructor)
     # First load all rows: a course in memory does not count as a use of its term, since a change may move the course.
     for resource, wanted in needs.resources.items():
         if wanted.deleted:

@@ -37,7 +37,7 @@ class Relaxed:
     """Conditions that a change has relaxed: the students whom they blocked must be judged again.
 
     ``courses``: the students waitlisted for these courses. ``members``: the waitlist places of the students in them.
-    ``terms`` and ``members_of_terms``: the same for all courses of terms. ``students``: all their waitlist places.
+    ``terms`` and ``members_of_terms``: the same for all courses of terms, in ``terms`` also of their parts. ``students``: all their waitlist places.
     ``reopened_terms``: terms in which students may be promoted who could not be judged while the term was closed.
     ``former_codes``: the earlier codes of courses, which stay valid for students who completed them.
     ``due``: the students whose ``recheck_at`` has passed. The promotions that follow have the same ``origin``.
@@ -61,7 +61,7 @@ class Needs:
     ``students`` with their transcripts, ``pairs`` of a student and a course in any status, ``courses`` with terms and
     requirements, ``definitions`` of the students' courses, the next unjudged students of ``waitlists``, the
     ``override_holders`` among the students waitlisted for courses, the waitlist ``positions`` of pairs, the ``rosters``
-    of courses, ``holds`` and ``overrides`` by id, the answers of ``idempotency_keys``, and the number of new ids of each
+    of courses, ``holds`` and ``overrides`` by id, the people with these ``sourced_ids``, the instructors of courses (``teaching``), the answers of ``idempotency_keys``, and the number of new ids of each
     sequence. ``erased`` is a student whose texts must be erased in the database before the decision.
     """
 
@@ -76,6 +76,8 @@ class Needs:
     rosters: set[int] = field(default_factory=set)
     holds: set[int] = field(default_factory=set)
     overrides: set[int] = field(default_factory=set)
+    sourced_ids: set[str] = field(default_factory=set)
+    teaching: set[int] = field(default_factory=set)
     idempotency_keys: set[CallersKey] = field(default_factory=set)
     ids: Counter[ReserveIds] = field(default_factory=Counter)
     resources: "dict[ResourceType[Any, Any], ResourceNeeds]" = field(default_factory=dict)
@@ -89,6 +91,11 @@ class Needs:
         for dropped_id in json.loads(row.swap_drops or "[]"):
             self.pairs.add((row.student_id, dropped_id))
             self.courses.add(dropped_id)
+
+    def add_sourced_id(self, fields: Mapping[str, Any]) -> None:
+        """Add the people with the sourced id that a caller gives to a new one; a generated id needs no look-up."""
+        if (sourced_id := fields.get("sourced_id")) is not None:
+            self.sourced_ids.add(sourced_id)
 
     def resource(self, resource: "ResourceType[Any, Any]") -> ResourceNeeds:
         """Return the needs of one resource type, to which the caller adds."""

@@ -11,7 +11,7 @@ from service.registrar.resources import check_unique
 from service.registrar.students import STUDENT
 from sql.students import Student
 
-IDENTIFYING: Final = ("external_id", "given_name", "family_name", "email")
+IDENTIFYING: Final = (*("external_id", "sourced_id", "given_name", "family_name", "preferred_name", "email", "groups"),)
 """The fields of a student that identify a person."""
 
 
@@ -21,8 +21,11 @@ def pseudonymous(student: Student) -> Student:
     return replace(
         student,
         external_id=None if student.external_id is None else name,
+        sourced_id=name,
         given_name="erased",
         family_name=name,
+        preferred_name=None,
+        groups="",
         email=f"{name}@erased.invalid",
     )
 
@@ -38,6 +41,7 @@ class Erase(Change[Student]):
         name = f"erased-{self.student_id}"
         wanted = needs.resource(STUDENT)
         wanted.ids.add(self.student_id)
+        needs.sourced_ids.add(name)
         wanted.edited.append((self.student_id, {"external_id": name, "email": f"{name}@erased.invalid"}))
 
     def decide(self, ledger: Ledger) -> Student:

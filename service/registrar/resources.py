@@ -1,4 +1,4 @@
-"""The changes of students, courses and terms: creating, editing, replacing and deleting, for every resource type."""
+"""The changes of students, instructors, courses and terms: creating, editing, replacing and deleting, for every resource type."""
 
 import json
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
-from service.errors import DomainError, InUse, PreconditionFailed
+from service.errors import DomainError, InUse, PreconditionFailed, SourcedIdTaken
 from service.registrar.changes import Change, Origin
 from service.registrar.ledger import Ledger
 from service.registrar.needs import Needs, ReserveIds
@@ -15,12 +15,16 @@ from service.registrar.rules import number
 from service.registrar.unit_of_work import IdentityMap
 from sql import Connection
 from sql.courses import Course
+from sql.instructors import Instructor
 from sql.students import Student
 from sql.terms import Term
 
-Row = TypeVar("Row", Student, Course, Term)
+Row = TypeVar("Row", Student, Instructor, Course, Term)
 Fields = TypeVar("Fields", bound=Mapping[str, Any])
 """The fields of a resource that callers write, a TypedDict."""
+
+GIVEN_ONCE = frozenset({"sourced_id"})
+"""The fields that callers may write when they create a resource, and that no edit changes."""
 
 SERVER_FIELDS = frozenset({"id", "version", "created_at", "updated_at"})
 """The fields of every resource that callers do not write."""
@@ -38,7 +42,7 @@ class ResourceType(Generic[Row, Fields]):
     unique: Mapping[Callable[[], DomainError], Callable[[Row], Hashable]]
     """The error to raise if another row has the same key, and the function that returns the key, or None for no key."""
     key_parts: tuple[str, ...]
-    """The fields of a unique key that has several fields."""
+    """The fields that an edit may keep and that ``match`` needs: those of a key of several fields, or the id."""
     server_fields: frozenset[str]
     """Other fields that callers do not write."""
     redact_in_events: bool
@@ -53,11 +57,13 @@ class ResourceType(Generic[Row, Fields]):
     """Returns whether other rows in memory depend on a row."""
     load: Callable[[Connection, list[int]], Awaitable[list[Row]]]
     match: Callable[[Connection, list[str], Sequence[Mapping[str, Any]]], Awaitable[list[Row]]]
-    """Loads the rows with one of these external ids, or with another unique key of these fields."""
+    """Loads the rows with one of these external ids, with another unique key of these fields, or to validate them."""
     load_in_use: Callable[[Connection, Ledger, list[int]], Awaitable[list[int]]]
     save: Callable[[Connection, list[Row]], Awaitable[None]]
     delete: Callable[[Connection, list[int]], Awaitable[None]]
     reserve_ids: ReserveIds
+    has_event_id: bool = True
+    """Whether events have a field for its id; otherwise their states contain the id."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +77,7 @@ class Create(Change[Row], Generic[Row, Fields]):
         """Add the rows that have the same unique keys, and an id."""
         needs.resource(self.resource).created.append(self.fields)
         needs.ids[self.resource.reserve_ids] += 1
+        needs.add_sourced_id(self.fields)
 
     def decide(self, ledger: Ledger) -> Row:
         """Return the new row."""
@@ -132,6 +139,7 @@ class Replace(Change[Replaced[Row]], Generic[Row, Fields]):
         wanted = needs.resource(self.resource)
         wanted.external_ids.append(self.external_id)
         wanted.created.append(self.fields)
+        needs.add_sourced_id(self.fields)
 
     def decide(self, ledger: Ledger) -> Replaced[Row]:
         """Return the row, and whether it is new."""
@@ -150,7 +158,8 @@ class Replace(Change[Replaced[Row]], Generic[Row, Fields]):
         _check_version(self.resource, row, self.if_match)
         if self.check is not None:
             self.check(row)
-        return Replaced(_update(ledger, self.resource, row, self.fields, self.origin), created=False)
+        values = {name: value for name, value in self.fields.items() if name not in GIVEN_ONCE}
+        return Replaced(_update(ledger, self.resource, row, values, self.origin), created=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,11 +237,20 @@ def check_unique(ledger: Ledger, resource: ResourceType[Row, Any], row: Row) -> 
         other = resource.identity_map(ledger).find(key_of, key_of(row))
         if other is not None and other.id != row.id:
             raise taken()
+    if (sourced_id := sourced_id_of(row)) is not None:
+        people = ledger.students.find(sourced_id_of, sourced_id), ledger.instructors.find(sourced_id_of, sourced_id)
+        if any((type(person), person.id) != (type(row), row.id) for person in people if person is not None):
+            raise SourcedIdTaken
 
 
-def external_id_of(row: Student | Course | Term) -> str | None:
+def external_id_of(row: Student | Instructor | Course | Term) -> str | None:
     """Return the external id of a row, or None; terms have none."""
     return getattr(row, "external_id", None)
+
+
+def sourced_id_of(row: Student | Instructor | Course | Term) -> str | None:
+    """Return the sourced id of a person, or None for any other row."""
+    return getattr(row, "sourced_id", None)
 
 
 def event_value(name: str, value: object) -> object:
@@ -259,16 +277,19 @@ def _append_event(
     if before is not None and after is not None:
         names = [name for name in names if getattr(before, name) != getattr(after, name)]
 
+    id = {f"{resource.name}_id": row.id}
+
     def state(row: Row | None) -> dict[str, object] | None:
         if row is None:
             return None
         values = {name: event_value(name, getattr(row, name)) for name in names}
-        return {**({"fields": names} if resource.redact_in_events else values), "version": row.version}
+        its = {} if resource.has_event_id else id
+        return {**its, **({"fields": names} if resource.redact_in_events else values), "version": row.version}
 
     ledger.append_event(
         f"{resource.name}.{what}",
         origin,
         before=state(before),
         after=state(after),
-        **{f"{resource.name}_id": row.id},
+        **(id if resource.has_event_id else {}),
     )

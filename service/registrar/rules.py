@@ -3,21 +3,18 @@
 Refusals are listed in the order of the rules. Each refusal has the instant at which the clock alone lifts it.
 """
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from functools import lru_cache
 from typing import Literal, TypeAlias
 
-from service.registrar.application import Application, HeldSeat, Hold, Partner, Refusal, Term
+from service.registrar.application import Application, Course, HeldSeat, Hold, Partner, Refusal, Term
+from service.registrar.meetings import conflict, dates_of, week_of
 
 Rule: TypeAlias = Callable[[Application], Sequence[Refusal]]
 
 NONE: tuple[Refusal, ...] = ()
 """No refusal."""
-
-DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-MINUTES_PER_DAY = 24 * 60
 
 
 def unknown_course(application: Application) -> Sequence[Refusal]:
@@ -139,27 +136,40 @@ def time_conflict(application: Application) -> Sequence[Refusal]:
     return [
         Refusal("time_conflict", application.course_id, None, {"with_course_id": other.id})
         for other, term in (*application.held_seats, *application.requested_seats)
-        if week & week_of(other.meetings) and terms_overlap(application.term, term)
+        if week & week_of(other.meetings)
+        and conflict(course.meetings, dates_of(application.term), other.meetings, dates_of(term))
     ]
 
 
 def credit_limit(application: Application) -> Sequence[Refusal]:
     """The seat would bring the student above the credit limit: the student's own, or else the term's.
 
-    A student who is already above the limit, by an override or an edit, is refused only what raises the credits.
+    The credits of a term include those of its parts; a part may have a limit of its own. A student who is already above
+    the limit, by an override or an edit, is refused only what raises the credits.
     """
     course, term = application.course, application.term
     if course is None or term is None or application.seat != "seat" or not course.credits:
         return NONE
-    own = application.history.max_credits
-    limit = term.max_credits if own is None else own
+    parent, own = application.parent, application.history.max_credits
+    if parent is None:
+        return _above_limit(application, course, term, term.max_credits if own is None else own)
+    if own is not None:
+        return _above_limit(application, course, parent, own)
+    return [
+        *_above_limit(application, course, term, term.max_credits),
+        *_above_limit(application, course, parent, parent.max_credits),
+    ]
+
+
+def _above_limit(application: Application, course: Course, term: Term, limit: float | None) -> Sequence[Refusal]:
+    """Return the refusal of a course that would raise the credits in a term and its parts above a limit."""
     if limit is None:
         return NONE
     held = credits_in(term, application.held_seats)
     requested = course.credits + credits_in(term, application.requested_seats)
-    if held + requested <= limit or requested <= credits_in(term, application.history.leaving):
+    if at_most(held + requested, limit) or at_most(requested, credits_in(term, application.history.leaving)):
         return NONE
-    public = {"held": number(held), "asked": number(requested)}
+    public = {"term_id": term.id, "held": number(exact(held)), "asked": number(exact(requested))}
     return [Refusal("credit_limit", application.course_id, None, public, {"limit": number(limit)})]
 
 
@@ -286,24 +296,25 @@ def terms_overlap(one: Term | None, other: Term | None) -> bool:
 
 
 def credits_in(term: Term, seats: Iterable[HeldSeat]) -> float:
-    """Return the credits of the seats in a term."""
-    return sum([course.credits for course, _ in seats if course.term_id == term.id], 0.0)
+    """Return the credits of the seats in a term and its parts, with the error of binary fractions."""
+    id = term.id
+    return sum(
+        [course.credits for course, its in seats if course.term_id == id or (its is not None and its.parent_id == id)],
+        0.0,
+    )
 
 
-@lru_cache(maxsize=16_384)
-def week_of(meetings: str) -> int:
-    """Return the minutes of the week at which a JSON array of meetings takes place, Monday 00:00 as the lowest bit."""
-    week = 0
-    for meeting in json.loads(meetings):
-        midnight = DAYS.index(meeting["day"]) * MINUTES_PER_DAY
-        start, end = _minutes(meeting["start"]), _minutes(meeting["end"])
-        week |= ((1 << (end - start)) - 1) << (midnight + start)
-    return week
+def at_most(credits: float, limit: float) -> bool:
+    """Return whether a sum of credits is at most a limit or another sum; 0.1 + 0.2 is at most 0.3.
+
+    Credits have two decimals: half a hundredth is less than any difference, and more than the error of any sum.
+    """
+    return credits < limit + 0.005
 
 
-def _minutes(clock: str) -> int:
-    hours, minutes = clock.split(":")
-    return int(hours) * 60 + int(minutes)
+def exact(credits: float) -> float:
+    """Return a sum of credits without the error of binary fractions: 0.3 for 0.1 + 0.2."""
+    return round(credits, 2)
 
 
 def timestamp(instant: datetime) -> str:
@@ -333,7 +344,7 @@ SENTENCES: dict[str, str] = {
     "corequisite_missing": "Course {course_id} must be taken together with one of these: {any_of}.",
     "antirequisite": "Course {course_id} cannot be taken together with {course_code}.",
     "time_conflict": "Course {course_id} meets at the same time as course {with_course_id}.",
-    "credit_limit": "Course {course_id} would bring the term to {held} + {asked} credits; the limit is {limit}.",
+    "credit_limit": "Course {course_id} would bring term {term_id} to {held} + {asked} credits; the limit is {limit}.",
     "course_full": "Course {course_id} has {seats_taken} of its {capacity} seats taken.",
     "waitlist_full": "Course {course_id} is full, and so is its waitlist of {waitlist_capacity} places.",
     "drop_closed": "Course {course_id} could be dropped until {closed_at}.",

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from service.registrar.application import Group
 from service.registrar.courses import COURSE
+from service.registrar.instructors import INSTRUCTOR
 from service.registrar.ledger import Written
 from service.registrar.resources import ResourceType, Row
 from service.registrar.students import STUDENT
@@ -13,6 +14,7 @@ from service.registrar.terms import TERM
 from service.registrar.unit_of_work import Flush
 from sql import (
     Connection,
+    course_instructors,
     courses,
     enrollments,
     feed,
@@ -24,6 +26,7 @@ from sql import (
     refusals,
     requirements,
 )
+from sql.course_instructors import CourseInstructor
 from sql.courses import Course, Seats
 from sql.enrollments import Enrollment, Pair
 from sql.holds import Hold
@@ -40,6 +43,11 @@ async def save(connection: Connection, written: Written) -> None:
     await _save_resources(connection, STUDENT, written.students)
     await _delete_resources(connection, COURSE, written.courses)
     await _save_resources(connection, COURSE, written.courses)
+    # The deletion of a course lets its instructors be deleted.
+    await _delete_resources(connection, INSTRUCTOR, written.instructors)
+    await _save_resources(connection, INSTRUCTOR, written.instructors)
+    if written.teaching.saved:
+        await _save_teaching(connection, written.teaching)
     # Delete terms last, since their courses must leave them first. So a new term with the code of a deleted one makes
     # the batch fail, and is then created in a transaction of its own.
     await _delete_resources(connection, TERM, written.terms)
@@ -53,6 +61,14 @@ async def save(connection: Connection, written: Written) -> None:
         await passed_codes.clear_passed_codes(connection, [*starmap(Pair, written.passed_codes.removed)])
     if written.answers:
         await idempotency_keys.add_idempotency_keys(connection, written.answers)
+    await _save_enrollments(connection, written)
+    if written.students.removed:
+        deleted = [written.students.before[id] for id in written.students.removed]
+        await erase_texts(connection, [student for student in deleted if student is not None])
+
+
+async def _save_enrollments(connection: Connection, written: Written) -> None:
+    """Write the enrollments, the seat counters and the events."""
     if written.enrollments.saved:
         new, changed = _new_and_changed(written.enrollments)
         if changed:
@@ -67,9 +83,6 @@ async def save(connection: Connection, written: Written) -> None:
             await courses.set_seats(connection, seats)
     if written.events:
         await feed.append_events(connection, written.events, written.now)
-    if written.students.removed:
-        deleted = [written.students.before[id] for id in written.students.removed]
-        await erase_texts(connection, [student for student in deleted if student is not None])
 
 
 class ErasedTexts(NamedTuple):
@@ -86,17 +99,25 @@ async def erase_texts(connection: Connection, students: Sequence[Student]) -> Er
     Everything that was decided about the students must have been written before.
     """
     ids = [student.id for student in students]
-    names = [
-        name for each in students for name in (each.external_id, each.email, f"{each.given_name} {each.family_name}")
-    ]
+    names = [name for each in students for name in names_of(each)]
     # Not counted as texts: the answer to an erasure itself is stored too.
     await idempotency_keys.erase_idempotency_keys(connection, ids)
     await refusals.erase_refusals(connection, ids)
     return ErasedTexts(
         await privacy.erase_holds(connection, ids),
         await privacy.erase_overrides(connection, ids),
-        await privacy.redact_events(connection, ids, [name for name in names if name is not None]),
+        await privacy.redact_events(connection, ids, names),
     )
+
+
+def names_of(student: Student) -> list[str]:
+    """Return the texts that name a student."""
+    full_names = [
+        " ".join([name for name in (called, student.family_name) if name is not None])
+        for called in (student.given_name, student.preferred_name or student.given_name)
+    ]
+    ids = (student.external_id, student.sourced_id, student.email, student.preferred_name)
+    return [name for name in (*ids, *full_names) if name]
 
 
 def takes_one_statement(written: Written) -> bool:
@@ -108,7 +129,15 @@ def takes_one_statement(written: Written) -> bool:
         and all(_only_seats_changed(written.courses, row) for row in written.courses.saved.values())
         and not any(
             flush.before
-            for flush in (written.students, written.terms, written.holds, written.overrides, written.requirements)
+            for flush in (
+                written.students,
+                written.terms,
+                written.instructors,
+                written.teaching,
+                written.holds,
+                written.overrides,
+                written.requirements,
+            )
         )
     )
 
@@ -121,6 +150,13 @@ async def _delete_resources(connection: Connection, resource: ResourceType[Row, 
 async def _save_resources(connection: Connection, resource: ResourceType[Row, Any], flush: Flush[int, Row]) -> None:
     if saved := [row for row in flush.saved.values() if not _only_seats_changed(flush, row)]:
         await resource.save(connection, saved)
+
+
+async def _save_teaching(connection: Connection, flush: Flush[int, tuple[CourseInstructor, ...]]) -> None:
+    changed = [
+        row for course_id, rows in flush.saved.items() for row in sorted({*rows} - {*(flush.before[course_id] or ())})
+    ]
+    await course_instructors.save_course_instructors(connection, changed)
 
 
 async def _save_requirements(connection: Connection, changed: Mapping[int, tuple[Group, ...]]) -> None:

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, TypedDict
+from uuid import uuid4
 
-from service.errors import EmailTaken, ExternalIdTaken, StudentNotFound
+from service.errors import EmailTaken, ExternalIdTaken, NameRequired, StudentNotFound
 from service.registrar.changes import Origin
 from service.registrar.ledger import Ledger
 from service.registrar.resources import ResourceType, external_id_of
@@ -16,18 +17,36 @@ class StudentFields(TypedDict):
     """The fields of a student that callers write."""
 
     external_id: str | None
-    given_name: str
-    family_name: str
-    email: str
+    sourced_id: str | None
+    """None lets the service generate one."""
+    given_name: str | None
+    family_name: str | None
+    preferred_name: str | None
+    email: str | None
     max_credits: float | None
+    groups: str
 
 
 def _create(id: int, now: datetime, fields: StudentFields) -> Student:
-    return Student(id=id, version=1, created_at=now, updated_at=now, **fields)
+    return Student(
+        id=id,
+        external_id=fields["external_id"],
+        sourced_id=fields["sourced_id"] or str(uuid4()),
+        given_name=fields["given_name"],
+        family_name=fields["family_name"],
+        preferred_name=fields["preferred_name"],
+        email=fields["email"],
+        max_credits=fields["max_credits"],
+        groups=fields["groups"],
+        version=1,
+        created_at=now,
+        updated_at=now,
+    )
 
 
-def _validate(_ledger: Ledger, _student: Student) -> None:
-    """Accept every student: the fields do not depend on each other."""
+def _validate(_ledger: Ledger, student: Student) -> None:
+    if student.given_name is None and student.family_name is None:
+        raise NameRequired
 
 
 def _on_update(ledger: Ledger, before: Student, after: Student, origin: Origin) -> None:
@@ -46,13 +65,13 @@ def _is_in_use(ledger: Ledger, id: int) -> bool:
     return any(ledger.courses_of(id))
 
 
-def _folded(email: str) -> str:
+def folded(email: str | None) -> str | None:
     """Return an address with its ASCII letters in lower case, as the database compares them in the collation C."""
-    return email.encode().lower().decode()
+    return None if email is None else email.encode().lower().decode()
 
 
 async def _match(connection: Connection, external_ids: list[str], wanted: Sequence[Mapping[str, Any]]) -> list[Student]:
-    emails = [_folded(fields["email"]) for fields in wanted if "email" in fields]
+    emails = [email for fields in wanted if (email := folded(fields.get("email"))) is not None]
     return await students.match_students(connection, external_ids, emails)
 
 
@@ -65,7 +84,7 @@ STUDENT: Final[ResourceType[Student, StudentFields]] = ResourceType(
     identity_map=lambda ledger: ledger.students,
     create=_create,
     not_found=StudentNotFound,
-    unique={EmailTaken: lambda student: _folded(student.email), ExternalIdTaken: external_id_of},
+    unique={EmailTaken: lambda student: folded(student.email), ExternalIdTaken: external_id_of},
     key_parts=(),
     server_fields=frozenset(),
     redact_in_events=True,

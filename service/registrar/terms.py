@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from typing import Any, Final, TypedDict
 
-from service.errors import CodeTaken, TermDates, TermNotFound
+from service.errors import CodeTaken, InvalidPart, TermDates, TermNotFound, UnknownTerm
 from service.registrar.application import code_key
 from service.registrar.changes import Origin
 from service.registrar.ledger import Ledger
@@ -19,6 +19,7 @@ class TermFields(TypedDict):
 
     code: str
     name: str
+    parent_id: int | None
     starts_on: date
     ends_on: date
     enroll_from: datetime | None
@@ -32,13 +33,39 @@ def _create(id: int, now: datetime, fields: TermFields) -> Term:
     return Term(id=id, version=1, created_at=now, updated_at=now, **fields)
 
 
-def _validate(_ledger: Ledger, term: Term) -> None:
+def _validate(ledger: Ledger, term: Term) -> None:
     if term.starts_on > term.ends_on:
         raise TermDates("starts_on", "ends_on")
     if term.enroll_from is not None and term.enroll_until is not None and term.enroll_from > term.enroll_until:
         raise TermDates("enroll_from", "enroll_until")
     if term.drop_until is not None and term.withdraw_until is not None and term.drop_until > term.withdraw_until:
         raise TermDates("drop_until", "withdraw_until")
+    # The parts of a new term and of an edited one are in memory.
+    parts = [part for part in ledger.terms if part.parent_id == term.id and part.id != term.id]
+    if term.parent_id is not None:
+        _validate_part(ledger, term, parts)
+    for part in parts:
+        if part.starts_on < term.starts_on:
+            raise InvalidPart.outside("starts_on", "after", part.id, part.starts_on)
+        if part.ends_on > term.ends_on:
+            raise InvalidPart.outside("ends_on", "before", part.id, part.ends_on)
+
+
+def _validate_part(ledger: Ledger, term: Term, parts: Sequence[Term]) -> None:
+    """Raise an error unless a term lies within the whole term of which it is a part."""
+    parent = ledger.term(term.parent_id)
+    if parent is None:
+        raise UnknownTerm(term.parent_id, "parent_id")
+    if parent.id == term.id:
+        raise InvalidPart.of_itself()
+    if parent.parent_id is not None:
+        raise InvalidPart.of_part(parent.id)
+    if parts:
+        raise InvalidPart.with_parts(parts[0].id)
+    if term.starts_on < parent.starts_on:
+        raise InvalidPart.outside("starts_on", "before", parent.id, parent.starts_on)
+    if term.ends_on > parent.ends_on:
+        raise InvalidPart.outside("ends_on", "after", parent.id, parent.ends_on)
 
 
 def _on_update(ledger: Ledger, before: Term, after: Term, origin: Origin) -> None:
@@ -50,6 +77,10 @@ def _on_update(ledger: Ledger, before: Term, after: Term, origin: Origin) -> Non
     relaxed = Relaxed(origin)
     if changed("max_credits"):
         relaxed.terms.add(after.id)
+    if changed("parent_id"):
+        # The credits of the courses count towards other limits, also when a swap drops them.
+        relaxed.terms.add(after.id)
+        relaxed.members_of_terms.add(after.id)
     if changed("starts_on", "ends_on"):
         # Whether meetings clash depends on the dates.
         relaxed.terms.add(after.id)
@@ -65,20 +96,24 @@ def _on_update(ledger: Ledger, before: Term, after: Term, origin: Origin) -> Non
 
 
 def _on_delete(_ledger: Ledger, _id: int) -> None:
-    """Remove nothing: a term that has courses can't be deleted."""
+    """Remove nothing: a term that has courses or parts can't be deleted."""
 
 
 def _is_in_use(ledger: Ledger, id: int) -> bool:
-    return any(course.term_id == id for course in ledger.courses)
+    return any(course.term_id == id for course in ledger.courses) or any(part.parent_id == id for part in ledger.terms)
 
 
 async def _match(connection: Connection, _external_ids: list[str], wanted: Sequence[Mapping[str, Any]]) -> list[Term]:
-    return await terms.match_terms(connection, [fields["code"] for fields in wanted if "code" in fields])
+    codes = [fields["code"] for fields in wanted if "code" in fields]
+    parent_ids = [fields["parent_id"] for fields in wanted if fields.get("parent_id") is not None]
+    return await terms.match_terms(connection, codes, parent_ids, [fields["id"] for fields in wanted if "id" in fields])
 
 
 async def _load_in_use(connection: Connection, ledger: Ledger, ids: list[int]) -> list[int]:
-    """Return the terms that have courses other than those in memory, which a change may move out of the term."""
-    return await terms.load_terms_in_use(connection, ids, [course.id for course in ledger.courses])
+    """Return the terms that have courses or parts other than those in memory, which a change may move out of the term."""
+    return await terms.load_terms_in_use(
+        connection, ids, [course.id for course in ledger.courses], [part.id for part in ledger.terms]
+    )
 
 
 TERM: Final[ResourceType[Term, TermFields]] = ResourceType(
@@ -87,7 +122,7 @@ TERM: Final[ResourceType[Term, TermFields]] = ResourceType(
     create=_create,
     not_found=TermNotFound,
     unique={CodeTaken: lambda term: code_key(term.code)},
-    key_parts=(),
+    key_parts=("id",),
     server_fields=frozenset(),
     redact_in_events=False,
     validate=_validate,

@@ -1,7 +1,7 @@
 """The unit of work: identity maps that record what to write, and an undo log for refused changes."""
 
 from collections.abc import Callable, Hashable, Iterator
-from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
 Row = TypeVar("Row")
@@ -33,6 +33,10 @@ class Flush(NamedTuple, Generic[Key, Row]):
     saved: dict[Key, Row]
     removed: list[Key]
     before: dict[Key, Row | None]
+
+
+UNCHANGED: Final[Flush[Any, Any]] = Flush({}, [], {})
+"""No changes: most flushes of most types of rows have none. Nobody modifies a flush."""
 
 
 class IdentityMap(Generic[Key, Row]):
@@ -97,6 +101,8 @@ class IdentityMap(Generic[Key, Row]):
 
     def flush(self) -> "Flush[Key, Row]":
         """Return the changes since the last flush, which count as written from now on."""
+        if not self._loaded:
+            return UNCHANGED
         rows = self._rows
         # Keep the keys of removed rows, which must not be loaded again.
         before, self._loaded = self._loaded, {key: None for key in self._loaded if key not in rows}

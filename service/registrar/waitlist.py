@@ -139,6 +139,7 @@ def judge_waitlisted(
         history=ledger.history(row.student_id, {course.id, *(dropped.course_id for dropped in drops)}),
         term=term,
         ends_at=ledger.end_of(term),
+        parent=None if term is None or term.parent_id is None else ledger.term(term.parent_id),
         seat="seat",
         groups=ledger.groups(course.id),
         excluders=ledger.excluders(course),

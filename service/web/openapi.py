@@ -123,8 +123,9 @@ class _Generator(GenerateJsonSchema):
         return super().normalize_name(re.sub(r"^(\w+)\[(\w+)\]$", r"\2\1", name))
 
     def field_is_required(self, field: Any, total: bool) -> bool:
-        """Return whether a member is always present; in an answer, members with a default are."""
-        always = self.mode == "serialization" and field["type"] != "typed-dict-field"
+        """Return whether a member is always present; in an answer, members with a default are, unless they are left out."""
+        optional = field["type"] == "typed-dict-field" or "serialization_exclude_if" in field
+        always = self.mode == "serialization" and not optional
         return always or super().field_is_required(field, total)
 
 

@@ -29,10 +29,13 @@ ACTOR_CHARACTERS: Final = 200
 
 LINE_PATTERN: Final = f"^[^{CONTROLS}]*[^{FORMATS}{BLANKS}][^{CONTROLS}]*$"
 CODE_PATTERN: Final = f"^[^{FORMATS}]+(?: [^{FORMATS}]+)*$"
+GROUP_PATTERN: Final = f"^ *[^,{FORMATS}]+(?: [^,{FORMATS}]+)* *$"
+SOURCED_ID_PATTERN: Final = "^[A-Za-z0-9][A-Za-z0-9._~:@-]*$"
 EXTERNAL_ID_PATTERN: Final = rf"^\.*[^.{FORMATS}][^{FORMATS}]*$"
 
 _CONTROL: Final = re.compile(f"[{CONTROLS}]")
 _NOT_IN_ACTOR: Final = re.compile(rf"[{CONTROLS}\uD800-\uDFFF]")
+_SOURCED_ID: Final = re.compile(SOURCED_ID_PATTERN.strip("^$"))
 _VISIBLE: Final = re.compile(f"[^{FORMATS}{BLANKS}{FORMATS_BEYOND}{BLANKS_BEYOND}]")
 _CODE: Final = re.compile(f"[^{FORMATS}{FORMATS_BEYOND}]+(?: [^{FORMATS}{FORMATS_BEYOND}]+)*")
 
@@ -71,6 +74,22 @@ def normalize_external_id(text: str, max_length: int) -> str:
     text = normalize_code(text, max_length)
     if " " in text or not text.strip("."):
         raise wrong("forbidden_character", "{field} must not contain spaces and must not consist of dots alone.")
+    return text
+
+
+def normalize_group(text: str, max_length: int) -> str:
+    """Return the name of a group in normal form C, without spaces around it: a code without commas."""
+    text = normalize_code(text.strip(" "), max_length)
+    if "," in text:
+        raise wrong("forbidden_character", "{field} must not contain commas.")
+    return text
+
+
+def check_sourced_id(text: str) -> str:
+    """Return a sourced id; raise if it has a character that not every program can take."""
+    if not _SOURCED_ID.fullmatch(text):
+        sentence = "{field} must consist of A-Z, a-z, 0-9 and . _ ~ : @ - and begin with a letter or a digit."
+        raise wrong("forbidden_character", sentence)
     return text
 
 

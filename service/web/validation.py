@@ -24,7 +24,7 @@ CODES: Final[Mapping[str, str]] = {
     "too_long": "A string has too many characters, or an array has too many items.",
     "too_small": "A number is below the minimum.",
     "too_large": "A number is above the maximum.",
-    "not_a_multiple": "A number is not a multiple of the allowed step, such as 0.5.",
+    "not_a_multiple": "A number is not a multiple of the allowed step: it has more than two decimals.",
     "not_an_option": "The value is not one of the allowed options.",
     "not_an_instant": "The string is not an RFC 3339 instant, or is outside the years 1 to 9999.",
     "not_a_date": "The string is not a date in the form YYYY-MM-DD.",

@@ -1,0 +1,1 @@
+DROP INDEX terms_parent_id_idx;

@@ -1,0 +1,2 @@
+-- The ids stay until their column is removed.
+SELECT 1;

@@ -1,0 +1,1 @@
+DROP INDEX students_sourced_id_key;

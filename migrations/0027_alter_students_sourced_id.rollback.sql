@@ -1,0 +1,1 @@
+ALTER TABLE students ALTER COLUMN sourced_id DROP NOT NULL;
