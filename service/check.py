@@ -23,9 +23,10 @@ from service.clock import search_path, session_settings
 from service.faults import text_of
 from service.fitness import NotMigrated
 from service.migrate import DatabaseUnavailable
+from service.registrar.application import CodeSets
 from service.registrar.meetings import conflict, dates_of, week_of
 from service.registrar.review import review_blocked
-from service.registrar.rules import exact
+from service.registrar.rules import are_offered_together, exact
 from service.registry import Registry, is_behind, settings_of, with_registry
 from service.replay import (
     LOWEST,
@@ -35,6 +36,7 @@ from service.replay import (
     instructors_of,
     parsed,
     replay_courses,
+    replay_equivalences,
     replay_instructors,
     replay_students,
     replay_terms,
@@ -48,6 +50,7 @@ from sql import Connection
 from sql import check as sql
 from sql import replay as sql_replay
 from sql.courses import Course
+from sql.equivalences import load_equivalences
 from sql.instructors import Instructor
 from sql.overrides import find_overrides
 from sql.replay import Recorded
@@ -202,6 +205,7 @@ async def _is_above_capacity(connection: Connection, override_id: object) -> boo
 class Offering(NamedTuple):
     """The fields of a course that matter to the other courses of its students."""
 
+    code: str
     term: Term | None
     parent: Term | None
     credits: float
@@ -223,7 +227,7 @@ async def load_offerings(connection: Connection) -> dict[int, Offering]:
         [course] = await all_courses.take(id)
         term = None if course.term_id is None else terms.get(course.term_id)
         parent = None if term is None or term.parent_id is None else terms.get(term.parent_id)
-        offerings[id] = Offering(term, parent, course.credits, course.meetings)
+        offerings[id] = Offering(course.code, term, parent, course.credits, course.meetings)
     return offerings
 
 
@@ -281,6 +285,59 @@ def _week(meetings: str) -> int:
         return week_of(meetings)
     except (KeyError, TypeError, ValueError):
         return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """A seat or a waitlist place beside a seat in another offering of the code, without an override.
+
+    ``edited`` is true if a code, a term or the equivalent codes were edited after the student had both.
+    """
+
+    student_id: int
+    course_id: int
+    status: str
+    with_course_id: int
+    edited: bool
+
+
+async def find_duplicates(connection: Connection) -> AsyncIterator[Duplicate]:
+    """Find students who have a seat in one offering of a code and a seat or a waitlist place in another."""
+    offerings = await load_offerings(connection)
+    code_sets = CodeSets({each.id: each for each in await load_equivalences(connection)})
+    held = Stream[sql.Held](
+        lambda last: sql.find_held(
+            connection, *((last.student_id, last.course_id) if last else (LOWEST, LOWEST)), PAGE_ROWS
+        ),
+        lambda row: row.student_id,
+    )
+    while (student_id := await held.next_id()) is not None:
+        by_code: dict[str, list[sql.Held]] = defaultdict(list)
+        for row in await held.take(student_id):
+            if row.course_id in offerings:
+                by_code[code_sets.key(offerings[row.course_id].code)].append(row)
+        pairs = [pair for rows in by_code.values() for pair in itertools.permutations(rows, 2)]
+        duplicates = [(row, seat) for row, seat in pairs if _is_duplicate(row, seat, offerings)]
+        granted = await sql.find_granted(connection, student_id, "duplicate_course") if duplicates else []
+        lifted = await sql.find_lifted(connection, student_id, "duplicate_course") if duplicates else []
+        for row, seat in duplicates:
+            course_ids = [row.course_id, seat.course_id]
+            if row.course_id in granted if row.status == "waitlisted" else not set(lifted).isdisjoint(course_ids):
+                continue
+            term_ids = [term.id for id in course_ids if (term := offerings[id].term) is not None]
+            since = max(row.joined_position, seat.joined_position)
+            edited = await sql.find_edit_of_codes(connection, course_ids, term_ids, student_id, since)
+            yield Duplicate(student_id, row.course_id, row.status, seat.course_id, edited)
+
+
+def _is_duplicate(row: sql.Held, seat: sql.Held, offerings: Mapping[int, Offering]) -> bool:
+    """Return whether the rule ``duplicate_course`` forbids a seat or a place beside a seat; of two seats, one is named."""
+    if seat.status not in SEATED or (row.status in SEATED and row.course_id > seat.course_id):
+        return False
+    if row.status == "waitlisted" and seat.course_id in json.loads(row.swap_drops or "[]"):
+        return False
+    completed = "completed" in {row.status, seat.status}
+    return are_offered_together(offerings[row.course_id].term, offerings[seat.course_id].term, completed=completed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -456,6 +513,11 @@ def invariants(sweep_interval: float, time_zone: str = "UTC") -> tuple[Invariant
             note="courses that have clashed since they were edited",
         ),
         Invariant(
+            "nobody has a seat or a place beside a seat in another offering of the code, unless edited since",
+            find_duplicates,
+            note="offerings of one code since they were edited",
+        ),
+        Invariant(
             "nobody has credits above the limit, unless they were edited since",
             find_overloads,
             note="credits that have been above the limit since an edit",
@@ -463,6 +525,7 @@ def invariants(sweep_interval: float, time_zone: str = "UTC") -> tuple[Invariant
         Invariant("every student, hold, override and enrollment matches its events", replay_students),
         Invariant("every course matches its events, requirements included", replay_courses),
         Invariant("every term matches its events", replay_terms),
+        Invariant("every set of equivalent codes matches its events", replay_equivalences),
         Invariant("every instructor matches the events", replay_instructors),
         Invariant("every student, instructor, course and term is valid", find_invalid),
         Invariant("every part of a term lies within a whole term", find_misplaced_parts),

@@ -226,13 +226,40 @@ class OverrideNotFound(DomainError):
 
 
 class CodeTaken(FieldError):
-    """Another course of the term, or another term, already uses this code."""
+    """Another term already uses this code, or another course of the term uses the code with the same section."""
 
     code, status, title = "code_taken", 409, "Code taken"
 
     def __init__(self) -> None:
-        sentence = "This code is already in use: codes are unique among terms, and among the courses of a term."
+        sentence = (
+            "This code is already in use: codes are unique among terms, and a code with its section among the courses of "
+            "a term that are not cancelled. Choose another code or section."
+        )
         super().__init__(sentence, pointer="#/code")
+
+
+class EquivalenceNotFound(DomainError):
+    """No set of equivalent codes has this id."""
+
+    code, status, title = "equivalence_not_found", 404, "Equivalence not found"
+
+    def __init__(self, equivalence_id: int) -> None:
+        super().__init__(f"There is no set of equivalent codes {equivalence_id}.")
+
+
+class CodeInAnotherSet(FieldError):
+    """A set of equivalent codes already has this code, and a code is in at most one set."""
+
+    code, status, title = "code_in_another_set", 409, "Code in another set"
+
+    def __init__(self, code: str | None = None, equivalence_id: int | None = None, number: int = 0) -> None:
+        sentence = "A code is in another set of equivalent codes: delete that set, and create one with all the codes."
+        if code is not None:
+            sentence = (
+                f"{code} is in the set {equivalence_id} of equivalent codes: delete that set, and create one with all "
+                "the codes."
+            )
+        super().__init__(sentence, pointer=f"#/codes/{number}")
 
 
 class OwnRequirement(FieldError):
@@ -580,9 +607,10 @@ CONSTRAINTS: Mapping[str, type[DomainError]] = {
     "instructors_external_id_key": ExternalIdTaken,
     "instructors_sourced_id_key": SourcedIdTaken,
     "courses_external_id_key": ExternalIdTaken,
-    "courses_term_id_code_key": CodeTaken,
+    "courses_term_id_code_section_key": CodeTaken,
     "courses_term_id_fkey": UnknownTerm,
     "terms_code_key": CodeTaken,
+    "equivalent_codes_code_key": CodeInAnotherSet,
     "api_keys_name_key": ApiKeyNameTaken,
     "institutions_schema_name_key": InstitutionSchemaTaken,
     "student_courses_student_id_fkey": InUse,

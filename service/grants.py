@@ -27,6 +27,7 @@ TABLES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
             "credits",
             "external_id",
             "meetings",
+            "section",
             "seats_taken",
             "status",
             "term_id",
@@ -38,6 +39,8 @@ TABLES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         ),
         "DELETE": (),
     },
+    "equivalences": {"SELECT": (), "INSERT": (), "DELETE": ()},
+    "equivalent_codes": {"SELECT": (), "INSERT": ()},
     "events": {"SELECT": (), "INSERT": ()},
     # PostgreSQL requires UPDATE of any column for a lock on the row; this column can't have another value.
     "feed": {"SELECT": (), "UPDATE": ("id",)},
@@ -113,6 +116,7 @@ The rows that a deletion takes with it, and the look-ups of foreign keys, need n
 
 SEQUENCES: Final[Mapping[str, tuple[str, ...]]] = {
     "courses_id_seq": ("SELECT", "USAGE"),
+    "equivalences_id_seq": ("SELECT", "USAGE"),
     "holds_id_seq": ("SELECT", "USAGE"),
     "instructors_id_seq": ("SELECT", "USAGE"),
     "overrides_id_seq": ("SELECT", "USAGE"),

@@ -13,6 +13,7 @@ from sql import Connection
 from sql import replay as sql
 from sql.course_instructors import CourseInstructor
 from sql.courses import Course, load_definitions
+from sql.equivalences import load_equivalences
 from sql.holds import Hold
 from sql.instructors import Instructor, list_instructors
 from sql.overrides import Override
@@ -148,7 +149,7 @@ async def replay_terms(connection: Connection) -> AsyncIterator[Difference | Bre
     while page := await sql.find_events_of_terms(connection, after, PAGE_ROWS):
         after = page[-1].position
         for event in page:
-            if not event.type.startswith("instructor."):
+            if not event.type.startswith(("instructor.", "equivalence.")):
                 events[event.term_id or 0].append(event)
     terms = terms_of(connection)
     while (id := await terms.next_id()) is not None:
@@ -183,6 +184,36 @@ async def replay_instructors(connection: Connection) -> AsyncIterator[Difference
     for id, remaining in events.items():
         for fault in _follow("instructor", id, remaining, None):
             yield fault
+
+
+async def replay_equivalences(connection: Connection) -> AsyncIterator[Difference | Break]:
+    """Compare every set of equivalent codes with the result of its events; all of them are in memory."""
+    states: dict[int | None, State] = {}
+    after = LOWEST
+    while page := await sql.find_events_of_terms(connection, after, PAGE_ROWS):
+        after = page[-1].position
+        for event in page:
+            if event.type.startswith("equivalence."):
+                for fault in _follow_equivalence(event, states):
+                    yield fault
+    for row in await load_equivalences(connection):
+        state = states.pop(row.id, None)
+        for fault in _compare(f"equivalence {row.id}", {"codes": sorted(row.codes)}, state):
+            yield fault
+    for id, state in states.items():
+        for fault in _compare(f"equivalence {id}", None, state):
+            yield fault
+
+
+def _follow_equivalence(event: Recorded, states: dict[int | None, State]) -> Faults:
+    """Apply the event of a set, which is created and deleted as a whole, to the states of all sets by id."""
+    before, after = parsed(event.before), parsed(event.after)
+    id = _id_in(before or after or {}, "equivalence_id")
+    yield from _check_before(event, states.pop(id, None), "equivalence_id")
+    if event.type != ("equivalence.created" if before is None else "equivalence.deleted") or (before and after):
+        yield Break(event.position, event.type, "type", event.type, None)
+    if after is not None:
+        states[id] = after
 
 
 async def replay_courses(connection: Connection) -> AsyncIterator[Difference | Break]:

@@ -84,6 +84,16 @@ class Seated(NamedTuple):
     joined_position: int
 
 
+class Held(NamedTuple):
+    """A seat or a waitlist place of a student; ``swap_drops`` is a JSON array of the courses that a swap drops."""
+
+    student_id: int
+    course_id: int
+    status: str
+    joined_position: int
+    swap_drops: str | None
+
+
 class CreditLimit(NamedTuple):
     """A student's own credit limit for one term."""
 
@@ -154,6 +164,14 @@ FROM (
         SELECT max(id) AS id
         FROM terms
         WHERE id >> 48 = (SELECT last_value >> 48 FROM terms_id_seq)
+    ) AS largest
+    UNION ALL
+    SELECT 'equivalences_id_seq', last_value + is_called::integer, largest.id
+    FROM equivalences_id_seq
+    CROSS JOIN (
+        SELECT max(id) AS id
+        FROM equivalences
+        WHERE id >> 48 = (SELECT last_value >> 48 FROM equivalences_id_seq)
     ) AS largest
     UNION ALL
     SELECT 'holds_id_seq', last_value + is_called::integer, largest.id
@@ -277,6 +295,22 @@ async def find_seated(connection: Connection, after_student_id: int, after_cours
     return [Seated._make(row) for row in rows]
 
 
+FIND_HELD: Final = """
+SELECT student_id, course_id, status, joined_position, swap_drops
+FROM student_courses
+WHERE (student_id, course_id) > ($1::bigint, $2::bigint)
+    AND status IN ('enrolled', 'completed', 'waitlisted')
+ORDER BY student_id, course_id
+LIMIT $3::bigint
+"""
+
+
+async def find_held(connection: Connection, after_student_id: int, after_course_id: int, limit: int) -> list[Held]:
+    """Load a page of seats and waitlist places, ordered by student and course."""
+    rows = await connection.fetch(FIND_HELD, after_student_id, after_course_id, limit)
+    return [Held._make(row) for row in rows]
+
+
 FIND_CREDIT_LIMITS: Final = """
 SELECT id AS student_id, max_credits
 FROM students
@@ -304,6 +338,61 @@ WHERE student_id = $1::bigint
 async def find_lifted(connection: Connection, student_id: int, rule: str) -> list[int]:
     """Return the ids of the courses for which a student has used an override of a rule."""
     return [row[0] for row in await connection.fetch(FIND_LIFTED, student_id, rule)]
+
+
+FIND_GRANTED: Final = """
+SELECT course_id
+FROM overrides
+WHERE student_id = $1::bigint
+    AND rule = $2::text
+"""
+
+
+async def find_granted(connection: Connection, student_id: int, rule: str) -> list[int]:
+    """Return the ids of the courses for which a student was granted an override of a rule, used or not."""
+    return [row[0] for row in await connection.fetch(FIND_GRANTED, student_id, rule)]
+
+
+FIND_EDIT_OF_CODES: Final = """
+SELECT EXISTS (
+    SELECT
+    FROM events
+    WHERE student_id IS NULL
+        AND course_id = ANY($1::bigint[])
+        AND position > $4::bigint
+        AND (after -> 'code' IS NOT NULL OR after -> 'term_id' IS NOT NULL)
+)
+OR EXISTS (
+    SELECT
+    FROM events
+    WHERE student_id IS NULL
+        AND course_id IS NULL
+        AND position > $4::bigint
+        AND (
+            type = 'equivalence.created'
+            OR (term_id = ANY($2::bigint[]) AND (after -> 'starts_on' IS NOT NULL OR after -> 'ends_on' IS NOT NULL))
+        )
+)
+OR EXISTS (
+    SELECT
+    FROM events
+    WHERE student_id = $3::bigint
+        AND course_id = ANY($1::bigint[])
+        AND position > $4::bigint
+        AND type = 'enrollment.completion_removed'
+)
+"""
+
+
+async def find_edit_of_codes(
+    connection: Connection, course_ids: list[int], term_ids: list[int], student_id: int, after_position: int
+) -> bool:
+    """Return whether the code or term of a course, the dates of a term, or any equivalent codes were edited since.
+
+    A completion of the student that was taken back counts as such an edit: the seat may be in the term of another one.
+    """
+    edited: bool = await connection.fetchval(FIND_EDIT_OF_CODES, course_ids, term_ids, student_id, after_position)
+    return edited
 
 
 FIND_EDIT_OF_TIMES: Final = """

@@ -12,6 +12,7 @@ CourseStatus: TypeAlias = Literal["open", "cancelled"]
 class Course(NamedTuple):
     """A course: one offering, in at most one term.
 
+    ``section`` distinguishes the offerings of a code in a term; None means that the course has none.
     ``capacity`` is the number of seats and ``waitlist_capacity`` the number of waitlist places; None means unlimited.
     ``credits`` has at most two decimals; ``meetings`` is a JSON array. ``version`` counts changes of the editable fields,
     not of the seat counters.
@@ -21,6 +22,7 @@ class Course(NamedTuple):
     external_id: str | None
     term_id: int | None
     code: str
+    section: str | None
     title: str
     credits: float
     capacity: int | None
@@ -44,7 +46,7 @@ class Seats(NamedTuple):
 
 GET_COURSE: Final = """
 SELECT
-    id, external_id, term_id, code, title, credits, capacity, waitlist_capacity, meetings, status, seats_taken,
+    id, external_id, term_id, code, section, title, credits, capacity, waitlist_capacity, meetings, status, seats_taken,
     waitlisted, version, created_at, updated_at
 FROM courses
 WHERE id = $1::bigint
@@ -145,6 +147,7 @@ FROM (
                         found.id,
                         found.external_id,
                         found.code,
+                        found.section,
                         found.title,
                         found.credits,
                         found.term_id,
@@ -165,13 +168,13 @@ FROM (
             ) AS item
         FROM (
             SELECT
-                scanned.id, course.external_id, course.code, course.title, course.credits, course.term_id,
+                scanned.id, course.external_id, course.code, course.section, course.title, course.credits, course.term_id,
                 course.capacity, course.waitlist_capacity, course.meetings, course.status, course.seats_taken,
                 course.waitlisted, course.version, course.created_at, course.updated_at
             FROM scanned
             CROSS JOIN LATERAL (
                 SELECT
-                    id, external_id, code, title, credits, term_id, capacity, waitlist_capacity, meetings, status, seats_taken,
+                    id, external_id, code, section, title, credits, term_id, capacity, waitlist_capacity, meetings, status, seats_taken,
                     waitlisted, version, created_at, updated_at
                 FROM courses
                 WHERE courses.id = scanned.id
@@ -369,6 +372,7 @@ FROM (
                         found.id,
                         found.external_id,
                         found.code,
+                        found.section,
                         found.title,
                         found.credits,
                         found.term_id,
@@ -389,13 +393,13 @@ FROM (
             ) AS item
         FROM (
             SELECT
-                scanned.sort_key, scanned.id, course.external_id, course.code, course.title, course.credits,
+                scanned.sort_key, scanned.id, course.external_id, course.code, course.section, course.title, course.credits,
                 course.term_id, course.capacity, course.waitlist_capacity, course.meetings, course.status,
                 course.seats_taken, course.waitlisted, course.version, course.created_at, course.updated_at
             FROM scanned
             CROSS JOIN LATERAL (
                 SELECT
-                    id, external_id, code, title, credits, term_id, capacity, waitlist_capacity, meetings, status, seats_taken,
+                    id, external_id, code, section, title, credits, term_id, capacity, waitlist_capacity, meetings, status, seats_taken,
                     waitlisted, version, created_at, updated_at
                 FROM courses
                 WHERE courses.id = scanned.id
@@ -440,7 +444,7 @@ async def sort_courses(
 
 FIND_COURSES_BY_EXTERNAL_ID: Final = """
 SELECT
-    id, external_id, term_id, code, title, credits, capacity, waitlist_capacity, meetings, status, seats_taken,
+    id, external_id, term_id, code, section, title, credits, capacity, waitlist_capacity, meetings, status, seats_taken,
     waitlisted, version, created_at, updated_at
 FROM courses
 WHERE external_id = $1::text
@@ -454,7 +458,7 @@ async def find_courses_by_external_id(connection: Connection, external_id: str) 
 
 LOAD_COURSES: Final = """
 SELECT
-    id, external_id, term_id, code, title, credits, capacity, waitlist_capacity, meetings, status, seats_taken,
+    id, external_id, term_id, code, section, title, credits, capacity, waitlist_capacity, meetings, status, seats_taken,
     waitlisted, version, created_at, updated_at
 FROM courses
 WHERE id = ANY($1::bigint[])
@@ -515,24 +519,41 @@ async def load_definitions(connection: Connection, ids: list[int]) -> list[Defin
     return [Definition._make(row) for row in await connection.fetch(LOAD_DEFINITIONS, ids)]
 
 
+class Offering(NamedTuple):
+    """What is unique among the courses of terms; the section of a course without one is empty."""
+
+    term_id: int
+    code: str
+    section: str
+
+
 MATCH_COURSES: Final = """
 SELECT
-    id, external_id, term_id, code, title, credits, capacity, waitlist_capacity, meetings, status, seats_taken,
-    waitlisted, version, created_at, updated_at
+    id, external_id, term_id, code, section, title, credits, capacity, waitlist_capacity, meetings, status,
+    seats_taken, waitlisted, version, created_at, updated_at
 FROM courses
 WHERE external_id = ANY($1::text[])
-    OR (
-        term_id = ANY($2::bigint[])
-        AND lower(code) = ANY(ARRAY(SELECT lower(requested.code) FROM unnest($3::text[]) AS requested (code)))
-    )
+UNION ALL
+SELECT
+    courses.id, courses.external_id, courses.term_id, courses.code, courses.section, courses.title, courses.credits,
+    courses.capacity, courses.waitlist_capacity, courses.meetings, courses.status, courses.seats_taken,
+    courses.waitlisted, courses.version, courses.created_at, courses.updated_at
+FROM unnest($2::bigint[], $3::text[], $4::text[]) AS requested (term_id, code, section)
+INNER JOIN courses
+    ON lower(courses.code) = lower(requested.code)
+    AND courses.term_id = requested.term_id
+    AND lower(coalesce(courses.section, '')) = lower(requested.section)
+    AND courses.status <> 'cancelled'
 """
 
 
-async def match_courses(
-    connection: Connection, external_ids: list[str], term_ids: list[int], codes: list[str]
-) -> list[Course]:
-    """Load the courses that have one of the external ids, or one of the codes (ignoring case) in one of the terms."""
-    return [Course._make(row) for row in await connection.fetch(MATCH_COURSES, external_ids, term_ids, codes)]
+async def match_courses(connection: Connection, external_ids: list[str], offerings: Sequence[Offering]) -> list[Course]:
+    """Load the courses that have one of the external ids, or are one of the offerings and not cancelled.
+
+    Codes and sections are compared without regard to case. A course may be returned twice.
+    """
+    rows = await connection.fetch(MATCH_COURSES, external_ids, *columns(offerings, Offering))
+    return [Course._make(row) for row in rows]
 
 
 RESERVE_COURSE_IDS: Final = """
@@ -548,19 +569,20 @@ async def reserve_course_ids(connection: Connection, count: int) -> list[int]:
 
 SAVE_COURSES: Final = """
 INSERT INTO courses (
-    id, external_id, term_id, code, title, credits, capacity, waitlist_capacity, meetings, status, seats_taken,
-    waitlisted, version, created_at, updated_at
+    id, external_id, term_id, code, section, title, credits, capacity, waitlist_capacity, meetings, status,
+    seats_taken, waitlisted, version, created_at, updated_at
 )
 SELECT
     unnest($1::bigint[]), unnest($2::text[]), unnest($3::bigint[]), unnest($4::text[]), unnest($5::text[]),
-    unnest($6::double precision[]), unnest($7::bigint[]), unnest($8::bigint[]), unnest($9::json[]),
-    unnest($10::text[]), unnest($11::bigint[]), unnest($12::bigint[]), unnest($13::bigint[]),
-    unnest($14::timestamptz[]), unnest($15::timestamptz[])
+    unnest($6::text[]), unnest($7::double precision[]), unnest($8::bigint[]), unnest($9::bigint[]),
+    unnest($10::json[]), unnest($11::text[]), unnest($12::bigint[]), unnest($13::bigint[]), unnest($14::bigint[]),
+    unnest($15::timestamptz[]), unnest($16::timestamptz[])
 FROM feed
 ON CONFLICT (id) DO UPDATE SET
     external_id = excluded.external_id,
     term_id = excluded.term_id,
     code = excluded.code,
+    section = excluded.section,
     title = excluded.title,
     credits = excluded.credits,
     capacity = excluded.capacity,
@@ -577,7 +599,8 @@ ON CONFLICT (id) DO UPDATE SET
 async def save_courses(connection: Connection, courses: Sequence[Course]) -> None:
     """Insert or update courses.
 
-    Raise ``asyncpg.UniqueViolationError`` if another course has the same external id, or the same code in its term.
+    Raise ``asyncpg.UniqueViolationError`` if another course has the same external id, or the same code and section in
+    its term.
     """
     await connection.execute(SAVE_COURSES, *columns(courses))
 

@@ -78,7 +78,7 @@ async def lock_feed(connection: Connection) -> None:
 
 
 class Edit(NamedTuple):
-    """The position of an event that changed a course or a term."""
+    """The position of an event that changed a course or a term, or neither: the equivalent codes."""
 
     position: int
     course_id: int | None
@@ -106,7 +106,7 @@ UNION ALL
 async def load_edits(
     connection: Connection, after_position: int, occurred_at: datetime, request_id: str, limit: int
 ) -> list[Edit]:
-    """Return the event at a position, followed by at most ``limit`` later changes of courses and terms.
+    """Return the event at a position, followed by at most ``limit`` later changes of courses, terms and equivalent codes.
 
     If the result does not begin with the event at the position, the history differs from the one that the caller knows.
     """

@@ -130,8 +130,8 @@ async def find_events_of_seats(connection: Connection, after_position: int, limi
 
 FIND_COURSES: Final = """
 SELECT
-    id, external_id, term_id, code, title, credits, capacity, waitlist_capacity, meetings, status, seats_taken,
-    waitlisted, version, created_at, updated_at
+    id, external_id, term_id, code, section, title, credits, capacity, waitlist_capacity, meetings, status,
+    seats_taken, waitlisted, version, created_at, updated_at
 FROM courses
 WHERE id > $1::bigint
 ORDER BY id

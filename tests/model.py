@@ -65,6 +65,7 @@ class Course:
     capacity: int | None
     waitlist_capacity: int | None
     meetings: list[Meeting]
+    section: str = ""
     cancelled: bool = False
     groups: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
 
@@ -110,6 +111,8 @@ class Model:
     """The instructors who have ever been in the list of a course."""
     overrides: list[tuple[int, int, str]] = field(default_factory=list)
     """Unused overrides: student, course, rule."""
+    sets: list[frozenset[str]] = field(default_factory=list)
+    """Sets of equivalent codes, in the form in which codes are compared."""
     clock: int = 0
 
     # Queries.
@@ -148,6 +151,26 @@ class Model:
             halves = self.terms[term].halves
             dates = [date.fromisoformat(PARTS[min(halves)][0]), date.fromisoformat(PARTS[max(halves)][1])]
         return hours_of(tuple(meetings), *dates)
+
+    def key(self, code: str) -> str:
+        """Return the same text for all equivalent codes."""
+        return next((min(each) for each in self.sets if fold(code) in each), fold(code))
+
+    def duplicates(self, student: int, course: int, seats: Iterable[int]) -> list[int]:
+        """Return the courses among those with a seat that are other offerings of a course at the same time."""
+        it = self.courses[course]
+        return [
+            c
+            for c in seats
+            if c != course
+            and self.key(self.courses[c].code) == self.key(it.code)
+            and self.overlap(it.term, self.courses[c].term)
+            and not (self.is_completed(student, c) and None in {it.term, self.courses[c].term})
+        ]
+
+    def is_completed(self, student: int, course: int) -> bool:
+        state = self.states.get((student, course))
+        return state is not None and state.status == "completed"
 
     def clash(self, one: int, other: int) -> bool:
         mine, its = [self.hours(self.courses[c].meetings, self.courses[c].term) for c in (one, other)]
@@ -250,29 +273,35 @@ class Model:
         for who, what in self.holds:
             if who == student and what == "enroll":
                 refuse("hold", reason="fees")
-        passed = {fold(self.courses[c].code) for c in self.of(student, {"completed"}) if self.states[student, c].passed}
+        passed = {
+            self.key(self.courses[c].code) for c in self.of(student, {"completed"}) if self.states[student, c].passed
+        }
         current = self.of(student, {"enrolled", "waitlisted"}, {*without, course})
         also = [c for c in requested if c in self.courses and c != course]
         # Courses of an overlapping term count, and passed courses of any term.
         near = sorted(c for c in {*current, *also} if self.overlap(it.term, self.courses[c].term))
-        has = passed | {fold(self.courses[c].code) for c in near}
+        has = passed | {self.key(self.courses[c].code) for c in near}
         for kind, codes in it.groups:
-            if kind == "pre" and not passed & set(map(fold, codes)):
+            if kind == "pre" and not passed & set(map(self.key, codes)):
                 refuse("prerequisite_missing", any_of=codes)
         for kind, codes in it.groups:
-            if kind == "co" and not has & set(map(fold, codes)):
+            if kind == "co" and not has & set(map(self.key, codes)):
                 refuse("corequisite_missing", any_of=codes)
-        own = [code for kind, codes in it.groups if kind == "anti" for code in codes if fold(code) in has]
+        own = [code for kind, codes in it.groups if kind == "anti" for code in codes if self.key(code) in has]
         graduate = [c for c in self.of(student, {"completed"}) if self.states[student, c].passed and c != course]
         naming = [
             self.courses[c].code
             for c in sorted({*near, *graduate})
-            if any(kind == "anti" and fold(it.code) in map(fold, codes) for kind, codes in self.courses[c].groups)
+            if any(
+                kind == "anti" and self.key(it.code) in map(self.key, codes) for kind, codes in self.courses[c].groups
+            )
         ]
-        for code in {fold(code): code for code in reversed([*own, *naming])}.values():
+        for code in {self.key(code): code for code in reversed([*own, *naming])}.values():
             refuse("antirequisite", course_code=code)
+        mine = self.of(student, SEATED, {*without, course})
+        for other in self.duplicates(student, course, [*mine, *(c for c in others if c != course)]):
+            refuse("duplicate_course", with_course_id=other)
         if seat == "seat":
-            mine = self.of(student, SEATED, {*without, course})
             for other in [*mine, *(c for c in others if c != course)]:
                 if self.clash(course, other):
                     refuse("time_conflict", with_course_id=other)
@@ -354,6 +383,14 @@ class Model:
             codes.add("course_full")
         self.use(student, course, codes)
         self.put(student, course, "enrolled")
+        self.leave_siblings(student, course)
+
+    def leave_siblings(self, student: int, course: int) -> None:
+        """Drop the waitlist places for other offerings of a course, except by an override or for a swap of it."""
+        for c in self.of(student, {"waitlisted"}):
+            kept = course in self.states[student, c].drops or self.lifted(student, c, "duplicate_course")
+            if not kept and self.duplicates(student, c, [course]):
+                self.leave(student, c)
 
     def enroll(self, student: int, requested: list[int], mode: str, on_full: str) -> list[tuple[int, str, Any]]:
         requested = list(dict.fromkeys(requested))
@@ -376,7 +413,16 @@ class Model:
         if without == [] and self.refused:
             raise Refused(self.refused)
         self.planned = (seats, reasons)
-        return [] if without else [self._give(student, c, seats, reasons) for c in requested]
+        return [] if without else self._dropped(student, [self._give(student, c, seats, reasons) for c in requested])
+
+    def _dropped(self, student: int, results: list[tuple[int, str, Any]]) -> list[tuple[int, str, Any]]:
+        """Return results in which the places that a seat of the request has dropped are dropped."""
+        return [
+            (c, "dropped", None)
+            if outcome == "unchanged" and self.active_status(student, c) is None
+            else (c, outcome, more)
+            for c, outcome, more in results
+        ]
 
     def _give(
         self, student: int, c: int, seats: dict[int, str], reasons: dict[int, list[Refusal]], drops: Iterable[int] = ()
@@ -402,6 +448,13 @@ class Model:
             refused[c] = self.unlifted(student, reasons[c])
             if not refused[c]:
                 granted.append(c)
+        taken = [g for g in granted if seats[g] == "seat"]
+        for c in [g for g in granted if seats[g] == "waitlist"]:
+            again = self.reasons(student, c, "waitlist", on_full, taken, new, [], False)
+            siblings = self.unlifted(student, [reason for reason in again if reason[1] == "duplicate_course"])
+            if siblings:
+                refused[c] = siblings
+                granted.remove(c)
         moved = True
         while moved:
             moved = False
@@ -420,6 +473,7 @@ class Model:
                 results.append((c, "refused", sorted(refused[c], key=repr)))
             else:
                 results.append(self._give(student, c, seats, reasons))
+        results = self._dropped(student, results)
         self.promote()
         return results
 
@@ -455,6 +509,14 @@ class Model:
         results: list[tuple[int, str, Any]] = []
         # If a seat was given, it was judged as if the courses were already dropped, so they are dropped.
         if waits and to_drop and "seat" not in seats.values():
+            beside: list[Refusal] = [
+                (c, "duplicate_course", (("with_course_id", other),))
+                for c in add
+                if self.active_status(student, c) == "waitlisted"
+                for other in self.duplicates(student, c, self.of(student, SEATED, {*to_drop, c}))
+            ]
+            if self.unlifted(student, beside):
+                raise Refused(self.unlifted(student, beside))
             for c in drop:
                 results.append(
                     (c, "kept", None) if c in to_drop else (c, "unchanged", (self.states[student, c].status, None))
@@ -470,7 +532,7 @@ class Model:
                     if c in to_drop
                     else (c, "unchanged", (self.states[student, c].status, None))
                 )
-            results += [self._give(student, c, seats, why) for c in add]
+            results += self._dropped(student, [self._give(student, c, seats, why) for c in add])
         self.promote()
         return results
 
@@ -482,6 +544,7 @@ class Model:
             return "unchanged"
         state.status, state.passed = "completed", passed
         self.lapse(student, course)
+        self.leave_siblings(student, course)
         self.promote()
         return "completed"
 
@@ -510,12 +573,22 @@ class Model:
         if self.courses[course].cancelled:
             raise Refused([(course, "course_cancelled", ())])
         state.status, state.passed = "enrolled", None
+        self.leave_siblings(student, course)
         self.promote()
         return "enrolled"
 
-    def reopen(self, course: int) -> None:
-        self.courses[course].cancelled = False
+    def reopen(self, course: int) -> int:
+        it = self.courses[course]
+        taken = [
+            other
+            for id, other in self.courses.items()
+            if id != course and not other.cancelled and (other.section, other.term) == (it.section, it.term)
+        ]
+        if it.cancelled and it.term is not None and fold(it.code) in [fold(other.code) for other in taken]:
+            return 409
+        it.cancelled = False
         self.promote()
+        return 200
 
     def cancel(self, course: int) -> None:
         self.courses[course].cancelled = True
@@ -529,8 +602,11 @@ class Model:
         """Set the code, the credits or the term of a course."""
         it = self.courses[course]
         code, term = (value if what == "code" else it.code), (value if what == "term" else it.term)
-        if term is not None and any(
-            (fold(other.code), other.term) == (fold(code), term) for id, other in self.courses.items() if id != course
+        section = value if what == "section" else it.section
+        if not it.cancelled and any(
+            (fold(other.code), other.section, other.term) == (fold(code), section, term) and not other.cancelled
+            for id, other in self.courses.items()
+            if id != course and term is not None
         ):
             return 409
         if any(fold(code) in map(fold, codes) for _, codes in it.groups):
@@ -570,8 +646,28 @@ class Model:
         if state.status != "waitlisted" or not state.drops:
             return "unchanged"
         state.drops = []
+        beside = self.duplicates(student, course, self.of(student, SEATED, {course}))
+        if beside and not self.lifted(student, course, "duplicate_course"):
+            self.leave(student, course)
+            self.promote()
+            return "dropped"
         self.promote()
         return "kept"
+
+    def equate(self, codes: list[str]) -> int:
+        """Create a set of equivalent codes."""
+        keys = frozenset(map(fold, codes))
+        if any(keys & each for each in self.sets):
+            return 409
+        self.sets.append(keys)
+        self.promote()
+        return 201
+
+    def part(self, codes: frozenset[str]) -> int:
+        """Delete a set of equivalent codes."""
+        self.sets.remove(codes)
+        self.promote()
+        return 204
 
     def pending_drops(self, student: int, course: int) -> list[int]:
         """Return the courses that a swap drops when the student gets the seat."""

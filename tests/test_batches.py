@@ -20,6 +20,7 @@ from service.registrar.application import Group
 from service.registrar.changes import Change, Origin
 from service.registrar.courses import COURSE, Cancel, Reopen, SetRequirements
 from service.registrar.enrollments import Complete, Drop, Enroll, RemoveCompletion, Swap
+from service.registrar.equivalences import CreateEquivalence, DeleteEquivalence
 from service.registrar.holds import EndHold, PlaceHold
 from service.registrar.instructors import INSTRUCTOR, SetInstructors
 from service.registrar.overrides import EndOverride, GrantOverride
@@ -58,11 +59,21 @@ OVERLAPPING: dict[str, object] = {name: OPEN[name] for name in ("starts_on", "en
 APART: dict[str, object] = {"starts_on": date(2031, 9, 1), "ends_on": date(2031, 12, 20)}
 OVER: dict[str, object] = {"starts_on": date(2001, 9, 1), "ends_on": date(2001, 12, 20)}
 LONG_AGO, AHEAD = datetime(2001, 1, 1, tzinfo=UTC), datetime(2999, 1, 1, tzinfo=UTC)
-RULES = ["hold", "time_conflict", "course_full", "credit_limit", "corequisite_missing", "drop_closed"]
+RULES = [
+    "hold",
+    "duplicate_course",
+    "time_conflict",
+    "course_full",
+    "credit_limit",
+    "corequisite_missing",
+    "drop_closed",
+]
 
 
 TIME = re.compile(r"datetime\.datetime\([^()]*\)|20\d\d-\d\d-\d\dT[\d:.]+(?:Z|\+00:00)")
-NEW_ID = re.compile(r'((?:Hold|Override)\(id=|override_id=|"(?:hold|override)_id": ?)\d+')
+NEW_ID = re.compile(
+    r'((?:Hold|Override|Equivalence)\(id=|override_id=|"(?:hold|override|equivalence)_id": ?|in the set )\d+'
+)
 
 
 def term(id: int, **fields: object) -> Change[Any]:
@@ -75,6 +86,7 @@ def course(id: int, **fields: object) -> Change[Any]:
         "external_id": None,
         "term_id": None,
         "code": f"C{id}",
+        "section": None,
         "title": "T",
         "credits": 1.0,
         "capacity": 1,
@@ -115,6 +127,14 @@ def completed(student: int, course: int) -> list[Change[Any]]:
     return [Complete(origin=ORIGIN, student_id=student, course_id=course, passed=True)]
 
 
+def equate(*codes: str) -> Change[Any]:
+    return CreateEquivalence(origin=ORIGIN, codes=codes)
+
+
+def part(id: int) -> Change[Any]:
+    return DeleteEquivalence(origin=ORIGIN, equivalence_id=id)
+
+
 def hold(student: int, reason: str, *, blocks_drop: bool = False) -> Change[Any]:
     return PlaceHold(origin=ORIGIN, student_id=student, reason=reason, blocks_enroll=True, blocks_drop=blocks_drop)
 
@@ -149,6 +169,7 @@ def campus(chance: random.Random) -> list[Change[Any]]:
         )
         for id in COURSES
     ]
+    made += [equate("C1", "C2"), equate("C3", "C4")]
     made += [student(id) for id in STUDENTS]
     made += [instructor(id) for id in INSTRUCTORS]
     for holder in (1, 2, 1, 2):
@@ -183,11 +204,12 @@ def change(chance: random.Random) -> Change[Any]:
         (TERM, chance.choice(TERMS), {"withdraw_until": chance.choice([None, LONG_AGO, AHEAD])}),
         (TERM, chance.choice(TERMS), chance.choice([OVERLAPPING, APART, OVER])),
         (TERM, chance.choice(TERMS), {"parent_id": chance.choice([None, *TERMS])}),
-        (COURSE, course_id, {"code": chance.choice([f"C{course_id}", "C9"])}),
         (STUDENT, student_id, {"email": chance.choice([None, "9@campus.example"])}),
         (STUDENT, student_id, {"given_name": chance.choice([None, "A"])}),
         (STUDENT, student_id, {"family_name": chance.choice([None, "B"]), "groups": chance.choice(["", "a,b"])}),
         (INSTRUCTOR, chance.choice(INSTRUCTORS), {"email": chance.choice([None, "9@campus.example"])}),
+        (COURSE, course_id, {"code": chance.choice([f"C{course_id}", "C9", "c1"])}),
+        (COURSE, course_id, {"section": chance.choice([None, f"{course_id}", "1"])}),
     ]
     edited, id, values = chance.choice(edits)
     deleted: Any
@@ -217,6 +239,8 @@ def change(chance: random.Random) -> Change[Any]:
         ),
         Sweep(origin=ORIGIN, course_ids=tuple(COURSES)),
         teach(course_id, *teachers),
+        equate(f"C{course_id}", f"c{other}"),
+        part(chance.choice((1, 2))),
         *[Delete(origin=ORIGIN, resource=deleted, id=last)] * 2,
         *[edit(edited, id, **values)] * 7,
     ]
@@ -236,7 +260,7 @@ def normalized(outcome: object) -> str:
 
 async def rows_of(connection: Connection, table: str) -> list[str]:
     """Return the rows of a table in order, as JSON."""
-    key = "hold_id" if table == "holds" else "override_id" if table == "overrides" else "id"
+    key = {"holds": "hold_id", "overrides": "override_id", "equivalences": "equivalence_id"}.get(table, "id")
     find = f"SELECT to_json(it)::text FROM (SELECT * FROM {table} ORDER BY 1, 2) AS it"
     return [row[0].replace('{"id"', f'{{"{key}"', 1) for row in await connection.fetch(find)]
 
@@ -406,6 +430,11 @@ MANY: list[Change[Any]] = [term(1), term(2), student(1), student(2)]
 CLASH: list[Change[Any]] = [course(1, meetings=MEETINGS[1], term_id=1), course(2, meetings=MEETINGS[2], term_id=1)]
 SEATED: list[Change[Any]] = [enroll(1, 1), enroll(2, 2)]
 """Student 1 has a seat in course 1, which clashes with course 2, where student 2 has a seat."""
+SECTIONS: list[Change[Any]] = [
+    course(1, code="A", term_id=1),
+    *[course(id, code="A", section=f"{id}", term_id=1) for id in (2, 3)],
+    *[course(4, code="B", term_id=1, capacity=None)],
+]
 CASES: dict[str, tuple[list[Change[Any]], list[Change[Any]]]] = {
     "an edit of a course unblocks a student waitlisted in the same batch": (
         [*MANY, *CLASH, *SEATED],
@@ -418,6 +447,17 @@ CASES: dict[str, tuple[list[Change[Any]], list[Change[Any]]]] = {
     "a course moved into a term stops clashing when the term moves": (
         [*MANY, *CLASH, *SEATED, enroll(1, 2), drop(2, 2)],
         [edit(COURSE, 1, term_id=2), edit(TERM, 2, **APART)],
+    ),
+    "a section whose place a promotion drops goes to the next student": (
+        [*MANY, student(3), *SECTIONS, enroll(1, 1), enroll(2, 2), enroll(3, 1), enroll(3, 2)],
+        [enroll(2, 1), drop(1, 1), enroll(1, 2), drop(2, 2), drop(3, 1), enroll(3, 3)],
+    ),
+    "a set is created, used, deleted and created again in one batch": (
+        [*MANY, *SECTIONS, enroll(1, 4)],
+        [
+            *(enroll(2, 1), equate("a", "B"), enroll(1, 2), enroll(1, 1), part(1), enroll(1, 1)),
+            *(equate("A", "X"), equate("X", "b"), part(2), drop(2, 1), equate("x", "b"), enroll(2, 4)),
+        ],
     ),
     "the older override is used": (
         [*MANY, course(1, capacity=0), *[grant(1, 1, "course_full")] * 2],

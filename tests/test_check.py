@@ -14,7 +14,7 @@ from tests.conftest import Client
 
 MONDAY = [{"day": "mon", "start": "09:00", "end": "10:30"}]
 TUESDAY = [{"day": "tue", "start": "09:00", "end": "10:30"}]
-CLASH, OVERLOAD = [each.note for each in invariants(60.0) if each.note is not None]
+CLASH, DUPLICATE, OVERLOAD = [each.note for each in invariants(60.0) if each.note is not None]
 
 
 async def checked(settings: Settings, capsys: pytest.CaptureFixture[str]) -> tuple[int, list[str]]:
@@ -95,6 +95,36 @@ async def test_credits_above_the_limit_because_of_a_later_edit_are_a_note(
 
     found = f"      student_id={student}, term_id={term}, {numbers}, edited=True"
     assert await checked(settings, capsys) == (0, [f"note  {OVERLOAD}", found])
+
+
+@pytest.mark.parametrize("edited", ["code", "equivalence", "term"])
+@pytest.mark.parametrize("waitlisted", [True, False])
+async def test_a_seat_beside_another_offering_because_of_a_later_edit_is_a_note(
+    client: Client, settings: Settings, capsys: pytest.CaptureFixture[str], edited: str, waitlisted: bool
+) -> None:
+    terms = [await new_term(client, code=code) for code in "TU"]
+    if edited == "term":
+        await call(client, "PATCH", f"/terms/{terms[0]}", {"starts_on": "2050-01-01", "ends_on": "2050-01-02"})
+    codes = ("C1", "C1" if edited == "term" else "C2")
+    one, other = [
+        await new_course(client, code=code, term_id=term, capacity=capacity)
+        for code, term, capacity in zip(codes, terms, (0 if waitlisted else 1, 1), strict=True)
+    ]
+    student = await new_student(client)
+    body = {"course_ids": [one, other], "on_full": "waitlist"}
+    assert (await call(client, "POST", f"/students/{student}/enroll", body)).status == 201
+    assert await checked(settings, capsys) == (0, [])
+
+    if edited == "code":
+        await call(client, "PATCH", f"/courses/{other}", {"code": "c1"})
+    elif edited == "equivalence":
+        await create(client, "/equivalences", {"codes": ["c1", "c2"]})
+    else:
+        await call(client, "PATCH", f"/terms/{terms[0]}", {"starts_on": "2036-09-01"})
+
+    status = "waitlisted" if waitlisted else "enrolled"
+    found = f"      student_id={student}, course_id={one}, status={status}, with_course_id={other}, edited=True"
+    assert await checked(settings, capsys) == (0, [f"note  {DUPLICATE}", found])
 
 
 async def test_credits_above_the_limit_allowed_by_an_override_are_not_reported(

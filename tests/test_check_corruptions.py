@@ -79,6 +79,9 @@ async def new_campus(client: Client) -> None:
     teaching = [{"instructor_id": 2, "primary": True}, {"instructor_id": 1}]
     for wanted in (teaching[:1], teaching):
         await call(client, "PUT", "/courses/6/instructors", {"instructors": wanted})
+    for codes in (["ART1", "ART2", "ART3"], ["OLD1", "NEW1"]):
+        await create(client, "/equivalences", {"codes": codes})
+    await call(client, "DELETE", "/equivalences/2")
     groups = [{"kind": "pre", "any_of": ["MATH101", "MATH102"]}, {"kind": "anti", "any_of": ["CS999"]}]
     await call(client, "PUT", "/courses/6/requirements", {"groups": groups})
     for rule, course in (("course_full", 2), ("hold", 3), ("time_conflict", 4)):
@@ -114,6 +117,8 @@ TERMS = "every term matches its events"
 INSTRUCTORS = "every instructor matches the events"
 VALID = "every student, instructor, course and term is valid"
 GAPS = "the positions of the events are contiguous from 1"
+EQUIVALENCES = "every set of equivalent codes matches its events"
+DUPLICATES = "nobody has a seat or a place beside a seat in another offering of the code, unless edited since"
 SEQUENCES = "every sequence is ahead of the ids in its table"
 BLOCKED = "every blocked student is refused, until recheck_at at the latest"
 COUNTERS = "every seat counter equals the number of seated students"
@@ -146,6 +151,38 @@ CORRUPTIONS = {
         "nobody is seated in courses that clash, unless they were edited since",
         "UPDATE courses SET meetings = (SELECT meetings FROM courses WHERE id = 1) WHERE id = 2",
     ),
+    "two seats in one code": (
+        DUPLICATES,
+        "UPDATE courses SET section = '2', code = (SELECT code FROM courses WHERE id = 1) WHERE id = 2",
+    ),
+    "a waitlist place beside a seat in the code": (
+        DUPLICATES,
+        """
+        UPDATE courses SET code = (SELECT code FROM courses WHERE id = 3) WHERE id = 2;
+        UPDATE student_courses SET swap_drops = NULL WHERE status = 'waitlisted'
+        """,
+    ),
+    "two seats in equivalent codes": (
+        DUPLICATES,
+        """
+        INSERT INTO equivalences (id, created_at) VALUES (9, now());
+        INSERT INTO equivalent_codes SELECT 9, code FROM courses WHERE id IN (1, 2)
+        """,
+    ),
+    "a missing code of a set": (EQUIVALENCES, "DELETE FROM equivalent_codes WHERE code = 'ART1'"),
+    "a missing set": (EQUIVALENCES, "DELETE FROM equivalences"),
+    "a set without events": (
+        EQUIVALENCES,
+        """
+        INSERT INTO equivalences (id, created_at) VALUES (9, now());
+        INSERT INTO equivalent_codes VALUES (9, 'X1'), (9, 'X2')
+        """,
+    ),
+    "an event of a set that is missing": (
+        EQUIVALENCES,
+        "UPDATE events SET type = 'equivalence.deleted' WHERE type = 'equivalence.created'",
+    ),
+    "a section": (COURSES, "UPDATE courses SET section = '9' WHERE id = 3"),
     "a limit below what a student has": (
         "nobody has credits above the limit, unless they were edited since",
         "UPDATE terms SET max_credits = 5.5",

@@ -381,6 +381,7 @@ async def test_every_change_has_an_event_with_the_state_before_and_after(
     headers = {"X-Actor": "timetable office"}
     fields = {
         "code": "C1",
+        "section": "001",
         "title": "One",
         "credits": 1.5,
         "capacity": 3,

@@ -392,7 +392,7 @@ async def test_100_courses_in_one_request_are_enrolled_and_101_are_too_many(
 ) -> None:
     student = await new_student(client)
     await connection.execute(
-        "INSERT INTO courses (id, code, title) SELECT n, 'C', 'T' FROM generate_series(1001, 1101) AS n"
+        "INSERT INTO courses (id, code, title) SELECT n, 'C' || n, 'T' FROM generate_series(1001, 1101) AS n"
     )
 
     assert places(await enroll(client, student, *range(1001, 1102))) == [("too_long", "#/course_ids")]

@@ -13,6 +13,7 @@ from service.registrar.application import Application
 from service.registrar.changes import Change, Origin
 from service.registrar.courses import COURSE
 from service.registrar.enrollments import Drop, Enroll
+from service.registrar.equivalences import CreateEquivalence
 from service.registrar.holds import EndHold
 from service.registrar.resources import Edit
 from service.registrar.students import STUDENT
@@ -471,3 +472,49 @@ async def test_ten_times_the_courses_of_a_partial_request_cost_ten_times_the_cor
             counts.append(judged)
     few, many = counts
     assert many <= 12 * few, counts
+
+
+async def test_an_enroll_pays_no_statement_for_sections_and_equivalent_codes_once_the_catalog_has_them(
+    settings: Settings, connection: Connection, cost: Cost
+) -> None:
+    async with office_of(settings, connection, cost) as office:
+        await connection.execute(STUDENTS, 4)
+        await connection.execute(
+            "INSERT INTO courses (id, code, title) SELECT n, 'C' || n, 'T' FROM generate_series(1, 4) AS n"
+        )
+
+        def take(student: int, course: int) -> Awaitable[Cost]:
+            return office.cost_of_change(Enroll(origin=Origin("r"), student_id=student, course_ids=(course,)))
+
+        for course in (1, 2, 3, 4):
+            await take(1, course)
+        first = await take(2, 1)
+        assert [await take(2, course) for course in (2, 3)] == [first, first], "seats in other courses cost nothing"
+
+        await office.cost_of_change(CreateEquivalence(origin=Origin("r"), codes=("C1", "X")))
+
+        assert await take(3, 2) == Cost(first.statements + 1, first.judged), "the sets are loaded again, once"
+        assert [await take(3, course) for course in (3, 4)] == [first, first]
+
+
+@pytest.mark.parametrize("waitlisted", [20, 200])
+async def test_a_set_of_equivalent_codes_has_only_those_judged_again_who_have_a_course_of_it(
+    settings: Settings, connection: Connection, cost: Cost, waitlisted: int
+) -> None:
+    async with office_of(settings, connection, cost) as office:
+        await one_course(connection, waitlisted, capacity=5, taken=0, blocked=True)
+        await connection.execute("UPDATE holds SET ends_at = now()")
+        await connection.execute("INSERT INTO requirements VALUES (1, 'pre', 1, 'NEW')")
+        await connection.execute("INSERT INTO courses (id, code, title, seats_taken) VALUES (2, 'OLD', 'T', 2)")
+        await connection.execute(
+            """
+            INSERT INTO student_courses (student_id, course_id, status, passed, joined_position, joined_at, updated_at)
+            SELECT n, 2, 'completed', true, n, now(), now() FROM generate_series(11, 12) AS n
+            """
+        )
+
+        created = await office.cost_of_change(CreateEquivalence(origin=Origin("r"), codes=("new", "old")))
+
+        # Two students, of whom one is judged again once the missing rows are loaded.
+        assert created.judged == 3
+        assert await connection.fetchval("SELECT seats_taken FROM courses WHERE id = 1") == 2

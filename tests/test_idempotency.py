@@ -63,6 +63,7 @@ POSTS: Final[dict[str, tuple[str, Any, Any]]] = {
     "/instructors": ("/instructors", {"given_name": "Emmy"}, {"given_name": "Ada"}),
     "/terms": ("/terms", TERM, {**TERM, "code": "2027S"}),
     "/courses": ("/courses", COURSE, {**COURSE, "credits": 3}),
+    "/equivalences": ("/equivalences", {"codes": ["X1", "X2"]}, {"codes": ["X1", "X3"]}),
     "/courses/{course_id}/cancel": ("/courses/1/cancel?reason=Ill", None, None),
     "/courses/{course_id}/reopen": ("/courses/4/reopen?reason=Funded", None, None),
     "/students/{student_id}/holds": ("/students/1/holds", HOLD, {**HOLD, "reason": "Library"}),

@@ -324,7 +324,7 @@ async def test_changes_of_courses_and_instructors_in_one_transaction(
         "email": "a@b.example",
     }
     fields: Any = {"external_id": None, "term_id": None, "code": "C", "title": "T", "credits": 0.0, "capacity": None}
-    fields |= {"waitlist_capacity": None, "meetings": "[]"}
+    fields |= {"section": None, "waitlist_capacity": None, "meetings": "[]"}
 
     def teaching(*ids: int) -> SetInstructors:
         return SetInstructors(origin=origin, course_id=1, primary={id: id == ids[0] for id in ids})

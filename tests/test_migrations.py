@@ -96,6 +96,11 @@ FILL = {
                ('', '"é', '\\x01', '', 409, '{}', '', '2026-01-01Z')
     """,
     "0022_add_parent_id_to_terms": "UPDATE terms SET parent_id = 1 WHERE id = 2",
+    "0033_add_section_to_courses": "UPDATE courses SET section = 'é1' WHERE id = 1",
+    "0036_create_equivalences": "INSERT INTO equivalences (id, created_at) VALUES (1, '2026-01-01Z'), (2, 'infinity')",
+    "0037_create_equivalent_codes": """
+        INSERT INTO equivalent_codes (equivalence_id, code) VALUES (1, 'MATH101'), (1, 'é'), (2, 'ART1'), (2, 'ART 2')
+    """,
     "0015_create_refusals": """
         INSERT INTO refusals (student_id, course_id, action, reasons, actor, on_behalf_of, request_id, occurred_at)
         VALUES (1, 1, 'enroll', '[{"code":"course_full","capacity":1,"seats_taken":1}]', 'portal', 'Adé', 'r-1', '2026-01-01Z'),

@@ -32,7 +32,7 @@ AT_ONCE = {"enroll", "drop", "swap", "complete", "capacity", "cancel", "annul", 
 NUMBERS = count()
 PAST, AHEAD = "2001-01-01T00:00:00Z", "2999-01-01T00:00:00Z"
 RULES = [
-    "hold", "prerequisite_missing", "corequisite_missing", "antirequisite", "time_conflict", "credit_limit",
+    "hold", "prerequisite_missing", "corequisite_missing", "antirequisite", "duplicate_course", "time_conflict", "credit_limit",
     "course_full", "waitlist_full", "drop_closed", "enrollment_closed",
 ]  # fmt: skip
 DAYS = ["mon", "tue"]
@@ -66,9 +66,13 @@ class Campus:
         self.model = Model()
         self.hold_ids: list[tuple[int, int, str]] = []
         self.override_ids: dict[tuple[int, int, str], int] = {}
+        self.set_ids: dict[frozenset[str], int] = {}
 
     async def build(self) -> None:
         chance = self.chance
+        # The histories of a test share a database, and equivalent codes concern all of them.
+        for each in (await read(self.client, "/equivalences"))["items"]:
+            await call(self.client, "DELETE", f"/equivalences/{each['id']}")
         for _ in range(chance.randint(0, 3)):
             limit = chance.choice([None, 4.0, 8.0, 4.6])
             halves = chance.choice(HALVES)
@@ -81,8 +85,10 @@ class Campus:
                 step = "parent", (term["id"], chance.choice([*self.model.terms]))
                 assert await self.serve(step) == modelled(self.model, step)
         for number in range(chance.randint(2, 4)):
+            sibling = number > 0 and chance.random() < 0.3
             course = Course(
-                code=f"C{number}",
+                code="C0" if sibling else f"C{number}",
+                section=f"s{number}" if sibling or chance.random() < 0.2 else "",
                 term=chance.choice([None, *self.model.terms, *self.model.terms]),
                 credits=chance.choice([1.0, 3.0, 4.5, 0.1, 1.2]),
                 capacity=chance.choice([0, 1, 1, 2, None]),
@@ -93,6 +99,7 @@ class Campus:
                 course.meetings = []
             body: dict[str, object] = {"term_id": course.term, "credits": course.credits, "capacity": course.capacity}
             body |= {"waitlist_capacity": course.waitlist_capacity, "meetings": shown(course.meetings)}
+            body["section"] = course.section or None
             row = await create(self.client, "/courses", course_fields(code=course.code, **body))
             self.model.courses[row["id"]] = course
         for id in chance.sample(list(self.model.courses), chance.randint(0, 2)):
@@ -167,6 +174,7 @@ class Campus:
         steps: list[Step] = [("hold", (student, "enroll"))]
         steps += [("require", (course, [(kind, (code,))])) for kind in ("pre", "co") for code in codes]
         steps += [("require", (course, [("anti", (code,))])) for code in mine] * 2
+        steps += [("equate", ([model.courses[course].code.lower(), code],)) for code in mine]
         steps += [("meetings", (course, model.courses[c].meetings)) for c in others if model.courses[c].meetings] * 2
         if model.courses[course].term is not None:
             steps += [("limit", (student, 4.0)), ("term", (model.courses[course].term, "enroll_closed", True))]
@@ -216,6 +224,13 @@ class Campus:
                 ]
                 steps += [("enroll", (student, [c], "atomic", "waitlist")) for c in fitting]
                 steps += [("complete", (student, c, True)) for c in fitting]
+                passed = [model.courses[c].code for c in model.of(student, has)]
+                steps += [
+                    ("equate", ([code, mine],))
+                    for code in parameters["any_of"]
+                    for mine in passed
+                    if fold(code) != fold(mine)
+                ] * 2
                 steps += [("require", (course, []))]
             case "antirequisite":
                 holding = [
@@ -224,6 +239,17 @@ class Campus:
                 steps += [step for c in holding for step in (("drop", (student, c)), ("cancel", (c,)))]
                 steps += [("edit", (c, "code", "X9")) for c in holding]
                 steps += [("remove_completion", (student, c)) for c in holding]
+                steps += [("part", (each,)) for each in model.sets] * 2
+            case "duplicate_course":
+                other = parameters["with_course_id"]
+                steps += [("drop", (student, other)), ("cancel", (other,)), ("edit", (other, "code", "X9"))]
+                steps += [
+                    ("edit", (course, "term", None)),
+                    ("edit", (other, "term", None)),
+                    ("complete", (student, other, True)),
+                ]
+                steps += [("part", (each,)) for each in model.sets] * 4
+                steps += [("dates", (each, self.chance.choice(HALVES))) for each in model.terms]
             case "time_conflict":
                 other = parameters["with_course_id"]
                 steps += [("drop", (student, other)), ("cancel", (other,)), ("meetings", (other, []))]
@@ -255,9 +281,8 @@ class Campus:
             + ["complete", "capacity", "capacity", "waitlist_capacity", "meetings"]
         )
         kinds += ["limit", "hold", "end_hold", "end_hold", "override", "override", "require", "require", "cancel"]
-        kinds += ["term", "term", "dates", "parent", "edit", "edit", "end_override", "bulk", "keep"]
-        kinds += ["teach", "teach", "dismiss"]
-        kinds += ["annul", "remove_completion", "reopen"]
+        kinds += ["term", "term", "dates", "parent", "edit", "edit", "end_override", "bulk", "keep", "equate", "part"]
+        kinds += ["teach", "teach", "dismiss", "annul", "remove_completion", "reopen"]
         match chance.choice(kinds):
             case "enroll":
                 wanted = some + ([9_999_999] if chance.random() < 0.1 else [])
@@ -269,13 +294,8 @@ class Campus:
             case "keep":
                 swaps = [key for key, state in model.states.items() if state.drops]
                 return "keep", chance.choice(swaps) if swaps else (student, course)
-            case "annul" | "remove_completion" as taken:
-                past = {"enrolled", "withdrawn"} if taken == "annul" else {"completed"}
-                return taken, chance.choice(
-                    [key for key, it in model.states.items() if it.status in past] or [(student, course)]
-                )
-            case "reopen":
-                return "reopen", (chance.choice([id for id, it in model.courses.items() if it.cancelled] or courses),)
+            case "annul" | "remove_completion" | "reopen" as taken:
+                return taken, chance.choice(self.to_take_back(taken) or [(student, course)[taken == "reopen" :]])
             case "complete":
                 return "complete", (student, course, chance.random() < 0.7)
             case "capacity":
@@ -301,11 +321,17 @@ class Campus:
                 codes = [*(it.code for it in model.courses.values()), "X9"]
                 values: dict[str, list[Any]] = {
                     "code": codes,
+                    "section": ["", *(it.section for it in model.courses.values())],
                     "credits": [0.0, 1.0, 3.0, 4.5, 0.1, 0.2],
                     "term": [None, *model.terms],
                 }
                 value = chance.choice(values[what])
                 return "edit", (course, what, self.spelt(value) if what == "code" else value)
+            case "equate":
+                codes = sorted({"X9", *(fold(it.code).upper() for it in model.courses.values())})
+                return "equate", ([self.spelt(code) for code in chance.sample(codes, 2)],)
+            case "part" if model.sets:
+                return "part", (chance.choice(model.sets),)
             case "end_override" if model.overrides:
                 return "end_override", chance.choice(model.overrides)
             case "bulk":
@@ -335,6 +361,13 @@ class Campus:
                 return "cancel", (course,)
             case _:
                 return "drop", (student, course)
+
+    def to_take_back(self, what: str) -> list[tuple[int, ...]]:
+        """Return what can be annulled, whose completion can be removed, or what can be reopened."""
+        if what == "reopen":
+            return [(id,) for id, it in self.model.courses.items() if it.cancelled]
+        past = {"enrolled", "withdrawn"} if what == "annul" else {"completed"}
+        return [key for key, state in self.model.states.items() if state.status in past]
 
     async def serve(self, step: Step, client: Client | None = None) -> object:  # noqa: PLR0915 - a case for each step
         """Make a step in the service and return the outcome in the form of the model."""
@@ -393,6 +426,15 @@ class Campus:
                 return (await call(client, "PATCH", f"/terms/{term}", dates(halves))).status
             case "parent", (term, parent):
                 return (await call(client, "PATCH", f"/terms/{term}", {"parent_id": parent})).status
+            case "equate", (codes,):
+                answer = await call(client, "POST", "/equivalences", {"codes": codes})
+                if answer.status == 201:
+                    self.set_ids[frozenset(map(fold, codes))] = answer.body["id"]
+                return answer.status
+            case "part", (codes,):
+                return (await call(client, "DELETE", f"/equivalences/{self.set_ids.pop(codes)}")).status
+            case "edit", (course, "section", value):
+                return (await call(client, "PATCH", f"/courses/{course}", {"section": value or None})).status
             case "edit", (course, what, value):
                 name = {"term": "term_id"}.get(what, what)
                 return (await call(client, "PATCH", f"/courses/{course}", {name: value})).status
@@ -540,13 +582,8 @@ def modelled(model: Model, step: Step) -> object:
                 return model.keep(*arguments)
             case "complete", arguments:
                 return model.complete(*arguments)
-            case "annul", arguments:
-                return model.annul(*arguments)
-            case "remove_completion", arguments:
-                return model.remove_completion(*arguments)
-            case "reopen", (course,):
-                model.reopen(course)
-                return 200
+            case "annul" | "remove_completion" | "reopen" as what, arguments:
+                return getattr(model, what)(*arguments)
             case "cancel", (course,):
                 model.cancel(course)
                 return 200
@@ -574,6 +611,10 @@ def modelled(model: Model, step: Step) -> object:
                 return [modelled(model, ("enroll", item)) for item in items]
             case "edit", arguments:
                 return model.edit(*arguments)
+            case "equate", (codes,):
+                return model.equate(codes)
+            case "part", (codes,):
+                return model.part(codes)
             case "dates", (term, halves):
                 return model.shift(term, halves)
             case "parent", (term, parent):

@@ -56,6 +56,7 @@ courses = st.builds(
     external_id=st.none(),
     term_id=st.none() | st.just(1),
     code=codes,
+    section=st.none(),
     title=st.just("T"),
     credits=st.sampled_from([0.0, 0.5, 3.0]),
     capacity=st.none() | counts,
@@ -114,6 +115,9 @@ class KnownHistory:
 
     def has_completed(self, _course_id: int) -> bool:
         return self.completed
+
+    def offerings(self, key: str) -> list[HeldSeat]:
+        return [held for held in self.seats if held[0].code == key]
 
 
 definitions = st.sampled_from([Definition(id, code, 3.0, None, "[]") for id, code in enumerate("abcd", start=1)])

@@ -301,5 +301,36 @@ async def test_a_reopened_course_is_open_with_nobody_in_it(client: Client, conne
     await assert_whole(connection)
 
 
+async def test_a_course_whose_code_is_taken_cannot_be_reopened(client: Client, connection: Connection) -> None:
+    term = await create(client, "/terms", TERM)
+    course = await new_course(client, code="A", term_id=term["id"])
+    await call(client, "POST", f"/courses/{course}/cancel")
+    other = await new_course(client, code="a", term_id=term["id"])
+    before = await everything(connection)
+
+    problem(await call(client, "POST", f"/courses/{course}/reopen"), 409, "code_taken")
+
+    assert await everything(connection) == before
+    await call(client, "PATCH", f"/courses/{other}", {"section": "002"})
+    assert (await call(client, "POST", f"/courses/{course}/reopen")).body["status"] == "open"
+    await assert_whole(connection)
+
+
+async def test_a_completion_taken_back_in_a_repeated_course_is_noted(client: Client, connection: Connection) -> None:
+    term = await create(client, "/terms", TERM)
+    first = await new_course(client, code="A")
+    again, place = [await new_course(client, code="A", term_id=term["id"], section=each) for each in ("1", "2")]
+    student = await new_student(client)
+    await enroll(client, student, first)
+    await complete(client, student, first, passed=False)
+    assert (await enroll(client, student, again)).status == 201
+    await call(client, "PATCH", f"/courses/{place}", {"capacity": 0})
+
+    assert (await take_back_completion(client, student, first)).body["outcome"] == "enrolled"
+
+    assert await status_of(client, student, again) == "enrolled"
+    await assert_whole(connection)
+
+
 async def test_a_course_that_does_not_exist_cannot_be_reopened(client: Client) -> None:
     problem(await call(client, "POST", "/courses/999/reopen"), 404, "course_not_found")

@@ -205,6 +205,7 @@ async def errors_of_calls(client: Client) -> set[str]:
         ("POST", "/students", {f"x{number}": 1 for number in range(10_001)}, {}),
         ("POST", "/courses", course_fields(meetings=[{**day, "end": "09:00"}]), {}),
         ("POST", "/courses", course_fields(credits=0.001), {}),
+        ("POST", "/equivalences", {"codes": ["A1", "a1"]}, {}),
         ("PUT", f"/courses/{course}/instructors", {"instructors": [{"instructor_id": 1, "primary": each} for each in (True, False)]}, {}),
         ("POST", f"/students/{student}/holds", {"reason": "x", "blocks": ["drop"], "from": "2026-01-02T00:00:00Z", "until": "2026-01-01T00:00:00Z"}, {}),
         ("POST", f"/students/{student}/swap", {"drop": [course], "add": [course]}, {}),

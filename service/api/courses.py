@@ -25,6 +25,7 @@ from service.api.fields import (
     Name,
     ReasonQuery,
     SearchText,
+    Section,
     Truth,
     WaitlistCapacity,
     Whole,
@@ -137,6 +138,10 @@ Meetings = Annotated[
 ]
 
 
+SectionOfCourse: TypeAlias = Annotated[
+    Section | None,
+    Field(description="The section, which distinguishes the offerings of a code in a term; null is no section."),
+]
 CourseTitle: TypeAlias = Annotated[Name, Field(description='The title, such as "Calculus I".')]
 TermOfCourse: TypeAlias = Annotated[
     IdInBody | None,
@@ -148,6 +153,7 @@ class CourseFields(Input):
     """The writable fields of a course except the external id."""
 
     code: CourseCode
+    section: SectionOfCourse = None
     title: CourseTitle
     credits: Credits = 0.0
     term_id: TermOfCourse = None
@@ -186,6 +192,7 @@ class CourseChanges(CourseReadOnly, total=False):
 
     external_id: ExternalId | None
     code: CourseCode
+    section: SectionOfCourse
     title: CourseTitle
     credits: Credits
     term_id: TermOfCourse
@@ -198,7 +205,9 @@ class CourseQuery(Paging):
     """A page of courses, with any of the filters."""
 
     term_id: Annotated[IdInQuery | None, Field(description="Only courses in this term.")] = None
-    code: Annotated[CourseCode | None, Field(description="Only courses with this code; case is ignored.")] = None
+    code: Annotated[
+        CourseCode | None, Field(description="Only courses with this code: all its sections. Case is ignored.")
+    ] = None
     external_id: Annotated[ExternalId | None, Field(description="Only the course with this external id.")] = None
     id: Annotated[
         IdsInQuery | None, Field(description="Only courses with these ids: up to 100, separated by commas.")
@@ -223,7 +232,8 @@ class Course:
 
     id: Id
     external_id: Annotated[str | None, Field(description="The caller's own key; null if the course has none.")]
-    code: Annotated[str, Field(description="The catalogue code; unique within a term.")]
+    code: Annotated[str, Field(description="The catalogue code; unique within a term, together with the section.")]
+    section: Annotated[str | None, Field(description="The section; null if the course has none.")]
     title: Annotated[str, Field(description='The title, such as "Calculus I".')]
     credits: Credits
     term_id: Annotated[
@@ -255,6 +265,7 @@ def _fields(body: CourseFields, external_id: str | None) -> registrar.CourseFiel
         "external_id": external_id,
         "term_id": body.term_id,
         "code": body.code,
+        "section": body.section,
         "title": body.title,
         "credits": body.credits,
         "capacity": body.capacity,
@@ -275,6 +286,7 @@ def course_of(row: sql.Course) -> Course:
         id=row.id,
         external_id=row.external_id,
         code=row.code,
+        section=row.section,
         title=row.title,
         credits=row.credits,
         term_id=row.term_id,
@@ -297,7 +309,8 @@ def course_of(row: sql.Course) -> Course:
 async def create_course(call: Call, body: NewCourse) -> Reply[Course]:
     """Create a course.
 
-    The code must be unique in its term; courses without a term may share a code. The external id must be unique.
+    The code and the section together must be unique in the term, cancelled courses aside; courses without a term may share
+    both. The external id must be unique.
     """
     change = Create(origin=origin_of(call), resource=COURSE, fields=_fields(body, body.external_id))
     return await submit(call, change, lambda row: Reply(course_of(row), 201, {"Location": f"/courses/{row.id}"}))

@@ -209,7 +209,7 @@ class Waitlisted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Left:
-    """The result of a course to drop; a `kept` course is dropped when the student gets the other seat."""
+    """The result of a course to drop, or of a waitlist place for another section; a `kept` course is dropped with the other seat."""
 
     course_id: CourseId
     outcome: Annotated[
@@ -240,7 +240,9 @@ class Blocker(TypedDict):
     closed_at: NotRequired[Annotated[Timestamp, Field(description="When enrolling or dropping closed.")]]
     any_of: NotRequired[Annotated[list[str], Field(description="The course codes of which one is required.")]]
     course_code: NotRequired[Annotated[str, Field(description="The code of the course that excludes this one.")]]
-    with_course_id: NotRequired[Annotated[CourseId, Field(description="The course that meets at the same time.")]]
+    with_course_id: NotRequired[
+        Annotated[CourseId, Field(description="The course that meets at the same time, or the other offering.")]
+    ]
     term_id: NotRequired[Annotated[TermId, Field(description="The term, or the part of a term, that has the limit.")]]
     held: NotRequired[
         Annotated[Sum, Field(description="The credits that the student holds in that term and its parts.")]
@@ -455,7 +457,8 @@ async def enroll_student(
     The status is 201 if the student got a seat or a waitlist place in any course, and 200 if nothing changed. A course
     in which the student is already enrolled or waitlisted is `unchanged`, so that the call is safe to repeat. In mode
     `atomic`, one refused course refuses the request, and `errors` lists every reason for every course. In mode
-    `partial`, each course has its own result.
+    `partial`, each course has its own result. A waitlist place for another section of a course in which the student gets
+    a seat is `dropped`.
     """
     return await _answer(call, enrollment(call, student_id, body), dry_run=query.dry_run)
 
@@ -622,7 +625,8 @@ async def drop_course(call: Call, student_id: IdInPath, course_id: IdInPath, que
 async def keep_drops(call: Call, student_id: IdInPath, course_id: IdInPath) -> MovedCourse:
     """Keep the courses that a swap would drop for this course; the student stays on its waitlist.
 
-    The result is `unchanged` if the swap would drop nothing, so that the call is safe to repeat.
+    The result is `unchanged` if the swap would drop nothing, so that the call is safe to repeat. A place for another
+    section of a course in which the student now keeps the seat is `dropped`.
     """
     change = KeepDrops(origin=origin_of(call), student_id=student_id, course_id=course_id)
     return _moved(await call[REGISTRAR].submit(change))

@@ -40,7 +40,12 @@ class EventFields:
     ]
     on_behalf_of: Annotated[str | None, Field(description="For whom the actor made it, as the header X-Actor said.")]
     request_id: Annotated[str, Field(description="The id of the request that made the change.")]
-    reason: Annotated[str | None, Field(description="The reason that the caller gave; null if there is none.")]
+    reason: Annotated[
+        str | None,
+        Field(
+            description="The reason that the caller gave, or why the service dropped a waitlist place; null if there is none."
+        ),
+    ]
     student_id: Annotated[StudentId | None, Field(description="The student of the event; null if there is none.")]
     student_external_id: Annotated[
         str | None,
@@ -125,6 +130,7 @@ class CourseState(TypedDict):
     external_id: NotRequired[Annotated[str | None, Field(description="The caller's own key.")]]
     term_id: NotRequired[Annotated[TermId | None, Field(description="The term of the course.")]]
     code: NotRequired[Annotated[str, Field(description="The catalogue code.")]]
+    section: NotRequired[Annotated[str | None, Field(description="The section; null is none.")]]
     title: NotRequired[Annotated[str, Field(description="The title.")]]
     credits: NotRequired[Credits]
     capacity: NotRequired[
@@ -286,6 +292,29 @@ class TermEvent(EventFields):
 
 
 @FORBID_EXTRA
+class EquivalenceState(TypedDict):
+    """A set of equivalent codes."""
+
+    equivalence_id: Annotated[int, Field(description="The id of the set.")]
+    codes: Annotated[list[str], Field(description="The codes, sorted.")]
+
+
+EquivalenceEventType: TypeAlias = Annotated[
+    Literal["equivalence.created", "equivalence.deleted"],
+    named("EquivalenceEventType", "The types of events about sets of equivalent codes."),
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EquivalenceEvent(EventFields):
+    """A set of equivalent codes was created or deleted."""
+
+    type: EquivalenceEventType
+    before: Annotated[EquivalenceState | None, Field(description="Null for a new set.")]
+    after: Annotated[EquivalenceState | None, Field(description="Null for a deleted set.")]
+
+
+@FORBID_EXTRA
 class EnrollmentState(TypedDict):
     """The state of one student in one course."""
 
@@ -299,6 +328,12 @@ class EnrollmentState(TypedDict):
     ]
     passed: NotRequired[Annotated[bool | None, Field(description="Whether the student passed the completed course.")]]
     grade: NotRequired[Annotated[str | None, Field(description="The grade of the completed course.")]]
+    blocked_by: NotRequired[
+        Annotated[
+            list[Blocker],
+            Field(description="Why the service dropped a waitlist place: the student has a seat in another offering."),
+        ]
+    ]
 
 
 EnrollmentEventType: TypeAlias = Annotated[
@@ -442,6 +477,7 @@ AnyEvent: TypeAlias = (
     | RequirementsSet
     | InstructorsSet
     | TermEvent
+    | EquivalenceEvent
     | EnrollmentEvent
     | EnrollmentSkipped
     | HoldEvent

@@ -49,6 +49,7 @@ FIELD_CODES: Final = {
     "empty_meeting": "A meeting ends when it starts.",
     "repeated_instructor": "An instructor appears twice among those of a course.",
     "one_primary": "The instructors of a course do not have exactly one primary among them.",
+    "repeated_code": "A set of equivalent codes has a code twice, without regard to case.",
     "hold_dates": "A hold begins after it ends.",
     "swap_with_itself": "A course appears both in `drop` and in `add`.",
     "too_many_adds": "A swap with `on_full: waitlist` has more than one course to add.",
@@ -182,6 +183,16 @@ CourseCode = Annotated[
     Field(
         description='The catalogue code, such as "MATH101", in any script, with single spaces inside. '
         "Codes are compared without regard to case.",
+        json_schema_extra={"pattern": CODE_PATTERN},
+    ),
+]
+Section = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=20),
+    AfterValidator(partial(normalize_code, max_length=20)),
+    Field(
+        description='Distinguishes the offerings of a code in a term, such as "001". Sections are compared without '
+        "regard to case.",
         json_schema_extra={"pattern": CODE_PATTERN},
     ),
 ]

@@ -25,6 +25,7 @@ OverridableRule: TypeAlias = Annotated[
         "prerequisite_missing",
         "corequisite_missing",
         "antirequisite",
+        "duplicate_course",
         "time_conflict",
         "credit_limit",
         "course_full",

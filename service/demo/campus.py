@@ -221,6 +221,7 @@ def _course(
         "external_id": None,
         "term_id": None,
         "code": code,
+        "section": None,
         "title": title,
         "credits": float(credits),
         "capacity": capacity,

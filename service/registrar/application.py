@@ -3,7 +3,7 @@
 The rules and the seats import only this module, which holds immutable values.
 """
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 from sql.courses import Course as Course
 from sql.courses import Definition as Definition
+from sql.equivalences import Equivalence as Equivalence
 from sql.holds import Hold as Hold
 from sql.requirements import RequirementKind
 from sql.terms import Term as Term
@@ -38,10 +39,56 @@ def code_key(code: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class CodeSets:
+    """The sets of equivalent codes, by id. A code is in at most one of them, without regard to case.
+
+    ``key`` returns the key by which the rules compare a code: all codes of a set have the same one.
+    """
+
+    sets: Mapping[int, Equivalence]
+    key: Callable[[str], str] = field(init=False, repr=False, compare=False)
+    _set_of: Mapping[str, Equivalence] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Index the sets by the keys of their codes."""
+        set_of = {code_key(code): each for each in self.sets.values() for code in each.codes}
+        common = {key: min(map(code_key, each.codes)) for key, each in set_of.items()}
+
+        def key(code: str) -> str:
+            own = code_key(code)
+            return common.get(own, own)
+
+        object.__setattr__(self, "_set_of", set_of)
+        object.__setattr__(self, "key", key if common else code_key)
+
+    def set_of(self, code: str) -> Equivalence | None:
+        """Return the set with a code, or None."""
+        return self._set_of.get(code_key(code))
+
+    def equivalents(self, code: str) -> Sequence[str]:
+        """Return the codes of the set with a code, or only that code."""
+        found = self._set_of.get(code_key(code))
+        return (code,) if found is None else found.codes
+
+    def keys(self, codes: Iterable[str]) -> tuple[str, ...]:
+        """Return the key of each code."""
+        return tuple(map(self.key, codes))
+
+    def own_keys(self, code: str) -> tuple[str, ...]:
+        """Return the key that each code of the set with a code has by itself, or only that of the code."""
+        own = code_key(code)
+        found = self._set_of.get(own)
+        return (own,) if found is None else tuple(map(code_key, found.codes))
+
+
+NO_CODE_SETS = CodeSets({})
+
+
+@dataclass(frozen=True, slots=True)
 class Group:
     """A group of course codes: any one of them satisfies it, or for ``anti`` violates it.
 
-    ``keys`` are the keys of the codes, by which they are compared.
+    ``keys`` are the keys of the codes, without those that are equivalent to them.
     """
 
     kind: RequirementKind
@@ -67,7 +114,7 @@ class Partner(NamedTuple):
 
 
 Partners: TypeAlias = Mapping[str, Sequence[Partner]]
-"""Courses by the keys of their codes."""
+"""Courses by the keys of their codes, as ``CodeSets`` has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +150,7 @@ class History(Protocol):
 
     @property
     def passed(self) -> frozenset[str]:
-        """The keys of the codes of the courses that the student has passed."""
+        """The keys of the codes of the courses that the student has passed, as ``CodeSets`` has them."""
 
     @property
     def partners(self) -> Partners:
@@ -120,6 +167,9 @@ class History(Protocol):
     def has_completed(self, course_id: int) -> bool:
         """Return whether the student has completed a course."""
 
+    def offerings(self, key: str) -> Sequence[HeldSeat]:
+        """Return the courses whose codes have this key in which the student has a seat."""
+
 
 NO_PARTNERS: Partners = MappingProxyType({})
 
@@ -129,8 +179,9 @@ class Application(NamedTuple):
 
     ``ends_at`` is the instant at which the term is over, ``parent`` the whole term if the term is a part, ``seat`` what the student would get, ``on_full`` what the
     request wants if no seat is free. ``excluders`` are the ids of the courses that name this one as an antirequisite.
-    ``requested`` are all courses of the request, ``granted`` the seats that the request was granted before this one,
-    and ``requested_seats`` the other seats that it would be granted together with this one.
+    ``requested`` are all courses of a request for more than one; among them are ``granted``, the seats that the request
+    was granted before this one, and ``requested_seats``, the other seats that it would be granted together with this
+    one. ``code_sets`` are the equivalent codes.
     """
 
     now: datetime
@@ -147,9 +198,14 @@ class Application(NamedTuple):
     granted: tuple[HeldSeat, ...] = ()
     requested_seats: tuple[HeldSeat, ...] = ()
     parent: Term | None = None
+    code_sets: CodeSets = NO_CODE_SETS
 
     @property
     def held_seats(self) -> list[HeldSeat]:
         """The seats that the student has in other courses, those granted by this request included."""
         # A completed course keeps its seat, which must not conflict with the course itself.
         return [held for held in (*self.history.seats, *self.granted) if held[0].id != self.course_id]
+
+    def keys(self, group: Group) -> tuple[str, ...]:
+        """Return the keys of the codes of a group, by which equivalent codes are equal."""
+        return self.code_sets.keys(group.codes) if self.code_sets.sets else group.keys

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from uuid import UUID
 
-from service.registrar.application import Course, Definition, Group, Term
+from service.registrar.application import CodeSets, Course, Definition, Group, Term
 from sql.feed import Edit, Event, Head
 
 MAX_COURSES = 50_000
@@ -37,6 +37,8 @@ class Catalog:
     excluders: dict[str, frozenset[int]] = field(default_factory=dict)
     """By the keys of codes, the ids of the courses that name them as antirequisites."""
     terms: dict[int, Term] = field(default_factory=dict)
+    code_sets: CodeSets | None = None
+    """All sets of equivalent codes; None if they are not loaded."""
 
     def advance(self, events: Sequence[Event]) -> None:
         """Advance to the last of these events, which follow the position, once they are committed."""
@@ -71,7 +73,7 @@ class Catalog:
         self.occurred_at, self.request_id = head.occurred_at, head.request_id
 
     def forget(self, course_id: int | None, term_id: int | None) -> None:
-        """Remove a course or a term that has changed."""
+        """Remove a course or a term that has changed; an edit that names neither has changed the equivalent codes."""
         if course_id is not None:
             self.courses.pop(course_id, None)
             self.definitions.pop(course_id, None)
@@ -80,6 +82,8 @@ class Catalog:
             self.excluders.clear()
         if term_id is not None:
             self.terms.pop(term_id, None)
+        if course_id is None and term_id is None:
+            self.code_sets = None
 
     def is_full(self) -> bool:
         """Return whether the catalog exceeds its limit."""
@@ -95,3 +99,4 @@ class Catalog:
         self.requirements.clear()
         self.excluders.clear()
         self.terms.clear()
+        self.code_sets = None

@@ -1,7 +1,7 @@
 """Courses: the resource type, cancelling and reopening one, and setting its requirements."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import blake2b
@@ -25,7 +25,7 @@ from service.registrar.needs import Needs, Relaxed
 from service.registrar.resources import ResourceType, check_unique, external_id_of
 from service.registrar.seats import has_free_seat
 from sql import Connection, courses, enrollments
-from sql.courses import Course
+from sql.courses import Course, Offering
 from sql.passed_codes import FormerCode
 
 
@@ -35,6 +35,7 @@ class CourseFields(TypedDict):
     external_id: str | None
     term_id: int | None
     code: str
+    section: str | None
     title: str
     credits: float
     capacity: int | None
@@ -90,10 +91,24 @@ def _is_in_use(ledger: Ledger, id: int) -> bool:
     return ledger.has_students(id)
 
 
+NO_SECTION = ""
+"""The section of a course without one, as far as uniqueness is concerned."""
+
+
+def _offering_key(course: Course) -> Hashable:
+    """Return the term, the code and the section, or None for a course that shares them freely."""
+    if course.term_id is None or course.status == "cancelled":
+        return None
+    return course.term_id, code_key(course.code), code_key(course.section or NO_SECTION)
+
+
 async def _match(connection: Connection, external_ids: list[str], wanted: Sequence[Mapping[str, Any]]) -> list[Course]:
-    term_ids = [fields["term_id"] for fields in wanted if fields.get("term_id") is not None]
-    codes = [fields["code"] for fields in wanted if "code" in fields]
-    return await courses.match_courses(connection, external_ids, term_ids, codes)
+    offerings = [
+        Offering(fields["term_id"], fields["code"], fields.get("section") or NO_SECTION)
+        for fields in wanted
+        if "code" in fields and fields.get("term_id") is not None
+    ]
+    return await courses.match_courses(connection, external_ids, offerings)
 
 
 async def _load_in_use(connection: Connection, _ledger: Ledger, ids: list[int]) -> list[int]:
@@ -107,9 +122,9 @@ COURSE: Final[ResourceType[Course, CourseFields]] = ResourceType(
     not_found=CourseNotFound,
     unique={
         ExternalIdTaken: external_id_of,
-        CodeTaken: lambda course: None if course.term_id is None else (course.term_id, code_key(course.code)),
+        CodeTaken: _offering_key,
     },
-    key_parts=("code", "term_id"),
+    key_parts=("code", "section", "term_id"),
     server_fields=frozenset({"status", "seats_taken", "waitlisted"}),
     redact_in_events=False,
     validate=_validate,

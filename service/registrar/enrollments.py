@@ -28,12 +28,20 @@ from service.registrar.application import (
     Partners,
     Refusal,
     Seat,
-    code_key,
 )
 from service.registrar.changes import Change, Moved, Origin, Outcome, RefusedCourse, Result
 from service.registrar.courses import find_course
 from service.registrar.ledger import Ledger
-from service.registrar.moves import judge_drop, lift, move, set_swap_drops, swap_drops_of, swaps_that_drop, use
+from service.registrar.moves import (
+    drop_duplicate,
+    judge_drop,
+    lift,
+    move,
+    set_swap_drops,
+    swap_drops_of,
+    swaps_that_drop,
+    use,
+)
 from service.registrar.needs import Needs
 from service.registrar.rules import DropStatus
 from service.registrar.students import check_student
@@ -80,7 +88,8 @@ class Enroll(Change[tuple[Result, ...]]):
         decisions = judge(ledger, self.student_id, course_ids, self.on_full, ())
         if self.mode == "atomic":
             _raise_refusals(Requested("course_ids", self.course_ids, decisions))
-        return tuple([_apply(ledger, self.student_id, decision, self.origin) for decision in decisions])
+        results = [_apply(ledger, self.student_id, decision, self.origin) for decision in decisions]
+        return _after_drops(ledger, self.student_id, results)
 
     def refused(self, outcome: Outcome) -> Sequence[RefusedCourse]:
         """Return all courses of a refused request, or the refused courses in mode partial."""
@@ -134,10 +143,11 @@ def _offer(ledger: Ledger, student_id: int, course_id: int, on_full: OnFull) -> 
 def _requested(ledger: Ledger, decisions: Iterable[Decision]) -> dict[str, list[Partner]]:
     """Return the courses that a request is for, by the keys of their codes."""
     requested: dict[str, list[Partner]] = {}
+    key = ledger.code_sets.key
     for decision in decisions:
         if decision.course is not None and decision.existing is None:
             partner = Partner(decision.course, ledger.term(decision.course.term_id))
-            requested.setdefault(code_key(decision.course.code), []).append(partner)
+            requested.setdefault(key(decision.course.code), []).append(partner)
     return requested
 
 
@@ -182,7 +192,53 @@ def _judge_in_turn(
         decisions.append(decision)
         if decision.granted and decision.course is not None and decision.seat == "seat":
             taken.append((decision.course, ledger.term(decision.course.term_id)))
+    decisions = _without_siblings_of(
+        ledger, student_id, decisions, history=history, requested=requested, taken=tuple(taken)
+    )
     return _without_lost_corequisites(ledger, student_id, decisions, history)
+
+
+def _without_siblings_of(
+    ledger: Ledger,
+    student_id: int,
+    decisions: list[Decision],
+    *,
+    history: History,
+    requested: Partners,
+    taken: tuple[HeldSeat, ...],
+) -> list[Decision]:
+    """Refuse granted waitlist places for another offering of a course in which a later item is granted a seat."""
+    if not taken:
+        return decisions
+    judged = [*decisions]
+    for index, decision in enumerate(decisions):
+        if decision.granted and decision.seat == "waitlist" and decision.course is not None:
+            refusals = _duplicates(ledger, student_id, decision.course, history, requested=requested, granted=taken)
+            judged[index] = decision._replace(refusals=refusals)
+    return judged
+
+
+def _duplicates(
+    ledger: Ledger,
+    student_id: int,
+    course: Course,
+    history: History,
+    *,
+    requested: Partners = NO_PARTNERS,
+    granted: tuple[HeldSeat, ...] = (),
+) -> tuple[Refusal, ...]:
+    """Return the refusals of a course because of seats in other offerings of it, unless an override lifts them."""
+    application = Application(
+        now=ledger.now,
+        course_id=course.id,
+        course=course,
+        history=history,
+        term=ledger.term(course.term_id),
+        requested=requested,
+        granted=granted,
+        code_sets=ledger.code_sets,
+    )
+    return lift(rules.duplicate_course(application), ledger.overrides_of(student_id, course.id))[0]
 
 
 def _judged(
@@ -216,6 +272,7 @@ def _judged(
         requested=requested,
         granted=granted,
         requested_seats=requested_seats,
+        code_sets=ledger.code_sets,
     )
     if course is None:
         return offer._replace(refusals=tuple(rules.unknown_course(application)))
@@ -242,7 +299,7 @@ def _without_lost_corequisites(
         if not decision.granted or decision.course is None:
             continue
         for group in ledger.groups(decision.course.id):
-            for key in group.keys if group.kind == "co" else ():
+            for key in ledger.code_sets.keys(group.codes) if group.kind == "co" else ():
                 dependents.setdefault(key, []).append(index)
     judged = [*decisions]
     doubtful = sorted({index for indexes in dependents.values() for index in indexes})
@@ -260,12 +317,13 @@ def _without_lost_corequisites(
             term=ledger.term(course.term_id),
             groups=ledger.groups(course.id),
             requested=granted,
+            code_sets=ledger.code_sets,
         )
         overrides = ledger.overrides_of(student_id, course.id)
         lost, used = lift(rules.corequisite_missing(application), overrides)
         if lost:
             judged[index] = decision._replace(refusals=lost)
-            key = code_key(course.code)
+            key = ledger.code_sets.key(course.code)
             granted[key] = [partner for partner in granted[key] if partner.course.id != course.id]
             for dependent in dependents.get(key, ()):
                 heappush(doubtful, dependent)
@@ -289,6 +347,16 @@ def _apply(
         return Result(course_id, "enrolled", course, "enrolled")
     move(ledger, student_id, course_id, "waitlisted", origin, swap_drops=swap_drops)
     return Result(course_id, "waitlisted", course, "waitlisted", position=ledger.courses[course_id].waitlisted)
+
+
+def _after_drops(ledger: Ledger, student_id: int, results: list[Result]) -> tuple[Result, ...]:
+    """Return results in which waitlist places that a seat of the same request has dropped are dropped."""
+    if "waitlisted" in [result.status for result in results]:
+        for index, result in enumerate(results):
+            row = ledger.enrollments.get((student_id, result.course_id)) if result.status == "waitlisted" else None
+            if row is not None and row.status == "dropped":
+                results[index] = Result(result.course_id, "dropped", result.course, "dropped")
+    return tuple(results)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -336,7 +404,8 @@ class Swap(Change[tuple[Result, ...]]):
         if waits and leaving and not seated:
             return self._swap_later(ledger, drops, adds, leaving)
         results = [_drop_now(ledger, drop, self.origin) for drop in drops]
-        return (*results, *(_apply(ledger, self.student_id, add, self.origin) for add in adds))
+        added = [_apply(ledger, self.student_id, add, self.origin) for add in adds]
+        return (*results, *_after_drops(ledger, self.student_id, added))
 
     def refused(self, outcome: Outcome) -> Sequence[RefusedCourse]:
         """Return all courses of a refused request."""
@@ -345,7 +414,22 @@ class Swap(Change[tuple[Result, ...]]):
     def _swap_later(
         self, ledger: Ledger, drops: Sequence["DropDecision"], adds: Sequence[Decision], leaving: list[int]
     ) -> tuple[Result, ...]:
-        """Postpone the drops: store them with the waitlist place."""
+        """Postpone the drops: store them with the waitlist place.
+
+        A place that the student has already is judged again: the new drops may keep a seat in another offering.
+        """
+        history = ledger.history(self.student_id, leaving)
+        _raise_refusals(
+            Requested(
+                "add",
+                self.add,
+                [
+                    add._replace(refusals=_duplicates(ledger, self.student_id, add.course, history))
+                    for add in adds
+                    if add.course is not None and add.existing is not None and add.existing.status == "waitlisted"
+                ],
+            )
+        )
         results = [
             Result(drop.course_id, "kept" if drop.course_id in leaving else "unchanged", drop.course, drop.row.status)
             for drop in drops
@@ -446,6 +530,8 @@ class Drop(Change[Moved]):
 class KeepDrops(Change[Moved]):
     """Clear the pending drops of a waitlisted student's swap; the student keeps the waitlist place.
 
+    The place is dropped if it is for another offering of a course in which the student now keeps the seat.
+
     Raises, when decided:
         StudentNotFound: there is no such student.
         EnrollmentNotFound: the student was never in the course.
@@ -471,6 +557,10 @@ class KeepDrops(Change[Moved]):
         adds = tuple([place.course_id for place in swaps_that_drop(ledger, self.student_id, self.course_id)])
         if row.status != "waitlisted" or not row.swap_drops:
             return Moved("unchanged", row, course, position, adds)
+        if duplicates := _duplicates(ledger, self.student_id, course, ledger.history(self.student_id)):
+            seat_id = cast(int, duplicates[0].public["with_course_id"])
+            row = drop_duplicate(ledger, self.student_id, self.course_id, seat_id, self.origin)
+            return Moved("dropped", row, course)
         set_swap_drops(ledger, row, [], self.origin)
         # A refusal of a pending drop may have blocked the student.
         ledger.changed_students.put(self.student_id, self.origin)

@@ -3,14 +3,24 @@
 import json
 from bisect import bisect_right, insort
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from functools import cached_property
 from heapq import heappop, heappush
 from typing import NamedTuple, cast
 
-from service.registrar.application import COMPLETED, Defined, Group, HeldSeat, Mark, Partner, Partners, code_key
+from service.registrar.application import (
+    COMPLETED,
+    CodeSets,
+    Defined,
+    Group,
+    HeldSeat,
+    Mark,
+    Partner,
+    Partners,
+    code_key,
+)
 from service.registrar.catalog import Catalog
 from service.registrar.changes import Origin, Outcome
 from service.registrar.needs import Needs, NotLoaded, Relaxed, ReserveIds
@@ -19,6 +29,7 @@ from service.registrar.unit_of_work import Flush, IdentityMap, UndoLog
 from sql.course_instructors import CourseInstructor
 from sql.courses import Course
 from sql.enrollments import Enrollment, Transcript
+from sql.equivalences import Equivalence
 from sql.feed import Event, Head
 from sql.holds import Hold
 from sql.idempotency_keys import CallersKey, IdempotencyKey
@@ -32,6 +43,9 @@ from sql.waitlist import Place, Position
 
 WAITLISTS_PER_LOAD = 64
 """Most courses whose waitlists are loaded together, if many courses have free seats."""
+
+
+NO_MARKS: Mapping[int, Mark] = {}
 
 
 class Written(NamedTuple):
@@ -51,6 +65,7 @@ class Written(NamedTuple):
     holds: Flush[int, Hold]
     overrides: Flush[int, Override]
     requirements: Flush[int, tuple[Group, ...]]
+    equivalences: Flush[int, Equivalence]
     events: list[Event]
     one_table_each: bool
     answers: list[IdempotencyKey]
@@ -124,6 +139,10 @@ class Ledger:
         self.requirements: IdentityMap[int, tuple[Group, ...]] = IdentityMap(self._undo)
         self.passed_codes: IdentityMap[tuple[int, int], str] = IdentityMap(self._undo)
         """By student and course, the code under which a course was completed, if its code has changed since."""
+        self.equivalences: IdentityMap[int, Equivalence] = IdentityMap(self._undo)
+        """Those that changes of the batch have created or deleted."""
+        self._code_sets: CodeSets | None = None
+        """All of them with these changes; None if there are no changes."""
         self.in_use: set[tuple[str, int]] = set()
         """Resources, by the name of their type and id, on which other rows depended when they were loaded."""
         self.free_ids: dict[ReserveIds, list[int]] = {}
@@ -209,6 +228,7 @@ class Ledger:
             holds=self.holds.flush(),
             overrides=self.overrides.flush(),
             requirements=self.requirements.flush(),
+            equivalences=self.equivalences.flush(),
             events=events,
             one_table_each=self.one_table_each,
             answers=answers,
@@ -333,6 +353,16 @@ class Ledger:
             usable.setdefault(row.rule, row)
         return usable
 
+    def has_places(self, student_id: int) -> bool:
+        """Return whether a loaded student is waitlisted for any course."""
+        return "waitlisted" in self._marks.get(student_id, NO_MARKS).values()
+
+    def places_of(self, student_id: int) -> list[Enrollment]:
+        """Return a student's waitlist places, by course id."""
+        marks = self.marks(student_id)
+        ids = sorted([id for id, mark in marks.items() if mark == "waitlisted"])
+        return [row for id in ids if (row := self.enrollment(student_id, id)) is not None]
+
     # Courses and terms.
 
     def course(self, course_id: int) -> Course | None:
@@ -344,7 +374,8 @@ class Ledger:
     def definitions(self, course_ids: Iterable[int]) -> dict[int, Defined]:
         """Return definitions of courses in which students have a row, by id."""
         changed, remembered = self.courses.get, self.catalog.definitions.get
-        found = {id: changed(id) or remembered(id) for id in course_ids}
+        cached = self.catalog.courses.get
+        found = {id: changed(id) or remembered(id) or cached(id) for id in course_ids}
         if None in found.values():
             raise NotLoaded(Needs(definitions={id for id, definition in found.items() if definition is None}))
         return cast(dict[int, Defined], found)
@@ -366,15 +397,41 @@ class Ledger:
 
     def excluders(self, course: Course) -> Set[int]:
         """Return the ids of the courses that name a course as an antirequisite."""
-        key = code_key(course.code)
-        known = self.catalog.excluders.get(key)
+        own, code_sets = code_key(course.code), self.code_sets
+        known = self.catalog.excluders.get(own)
+        keys = code_sets.own_keys(own) if code_sets.sets else (own,)
+        if len(keys) > 1:
+            found = [self.catalog.excluders.get(key) for key in keys]
+            known = None if None in found else frozenset().union(*cast(list[frozenset[int]], found))
         if known is None:
             raise NotLoaded(Needs(courses={course.id}))
         changed = self.requirements.items()
         if not changed:
             return known
-        naming = {id for id, groups in changed if key in excluded_keys(groups)}
+        naming = {id for id, groups in changed if not excluded_keys(groups).isdisjoint(keys)}
         return (known - {id for id, _ in changed}) | naming
+
+    @property
+    def code_sets(self) -> CodeSets:
+        """The sets of equivalent codes."""
+        code_sets = self._code_sets or self.catalog.code_sets
+        if code_sets is None:
+            raise NotLoaded(Needs(code_sets=True))
+        return code_sets
+
+    def put_equivalence(self, id: int, row: Equivalence | None) -> None:
+        """Add a set of equivalent codes, or remove it with None."""
+        sets = dict(self.code_sets.sets)
+        if (before := sets.pop(id, None)) is not None:
+            self.equivalences.load(id, before)
+        if row is not None:
+            sets[id] = row
+        self.equivalences.put(id, row)
+        self._undo.add((self._put_code_sets, None, self._code_sets))
+        self._put_code_sets(None, CodeSets(sets))
+
+    def _put_code_sets(self, _key: None, code_sets: CodeSets | None) -> None:
+        self._code_sets = code_sets
 
     def term(self, term_id: int | None) -> Term | None:
         """Return a term, or None if it does not exist."""
@@ -657,6 +714,18 @@ class StudentHistory:
         """Return whether the student has completed a course."""
         return self._marks.get(course_id) in COMPLETED
 
+    def offerings(self, key: str) -> Sequence[HeldSeat]:
+        """Return the courses whose codes have this key in which the student has a seat."""
+        if not self._marks:
+            return ()
+        key_of = self._ledger.code_sets.key
+        same = {id for id, definition in self._definitions.items() if key_of(definition.code) == key}
+        return self._seats_in(same.difference(self._without)) if same else ()
+
+    @property
+    def _code_key(self) -> Callable[[str], str]:
+        return self._ledger.code_sets.key
+
     @cached_property
     def _definitions(self) -> dict[int, Defined]:
         return self._ledger.definitions(sorted(self._marks)) if self._marks else {}
@@ -668,7 +737,7 @@ class StudentHistory:
 
     def _passed_key(self, course_id: int) -> str:
         """Return the key of the code under which the student has passed a course."""
-        return code_key(self._ledger.passed_code(self._student_id, self._definitions[course_id]))
+        return self._code_key(self._ledger.passed_code(self._student_id, self._definitions[course_id]))
 
     @cached_property
     def partners(self) -> Partners:
@@ -686,7 +755,7 @@ class StudentHistory:
                 lapses_at = self._ledger.end_of(term) if mark == "waitlisted" else None
                 if lapses_at is not None and lapses_at <= self._ledger.now:
                     continue
-                key, partner = code_key(definition.code), Partner(definition, term, lapses_at=lapses_at)
+                key, partner = self._code_key(definition.code), Partner(definition, term, lapses_at=lapses_at)
             partners.setdefault(key, []).append(partner)
         return partners
 

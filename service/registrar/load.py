@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby, starmap
 from typing import Any
 
-from service.registrar.application import Group, code_key
+from service.registrar.application import CodeSets, Group, code_key
 from service.registrar.catalog import MAX_EDITS, Catalog
 from service.registrar.changes import Change
 from service.registrar.ledger import Ledger, excluded_keys
@@ -17,6 +17,7 @@ from sql import (
     course_instructors,
     courses,
     enrollments,
+    equivalences,
     feed,
     holds,
     idempotency_keys,
@@ -193,6 +194,10 @@ async def _unjudge(connection: Connection, ledger: Ledger, relaxed: Relaxed) -> 
         pairs += await waitlist.unjudge_members(connection, sorted(relaxed.members), sorted(relaxed.members_of_terms))
     if relaxed.students:
         pairs += await waitlist.unjudge_students(connection, sorted(relaxed.students))
+    if relaxed.joined_codes:
+        pairs += await equivalences.unjudge_equivalent(connection, relaxed.joined_codes, ["pre", "co"], False)
+    if relaxed.parted_codes:
+        pairs += await equivalences.unjudge_equivalent(connection, relaxed.parted_codes, ["anti"], True)
     if relaxed.due:
         pairs += await waitlist.unjudge_due(connection, ledger.now, MAX_DUE_STUDENTS)
     if relaxed.reopened_terms:
@@ -280,8 +285,15 @@ async def _load_catalog(connection: Connection, ledger: Ledger, needs: Needs) ->
     of them or none.
     """
     catalog = ledger.catalog
+    if catalog.code_sets is None and (needs.code_sets or any(ledger.courses)):
+        catalog.code_sets = CodeSets({each.id: each for each in await equivalences.load_equivalences(connection)})
     unread = {course.id for course in ledger.courses if course.id not in catalog.requirements}
-    codes = {key: course.code for course in ledger.courses if (key := code_key(course.code)) not in catalog.excluders}
+    codes = {
+        key: code
+        for course in ledger.courses
+        for code in ledger.code_sets.equivalents(course.code)
+        if (key := code_key(code)) not in catalog.excluders
+    }
     if unread or codes:
         required = await requirements.load_requirements(connection, sorted(unread), [*codes.values()])
         catalog.requirements.update(dict.fromkeys(unread, ()))
@@ -295,7 +307,9 @@ async def _load_catalog(connection: Connection, ledger: Ledger, needs: Needs) ->
     wanted = {*needs.terms}
     wanted.update([course.term_id for course in ledger.courses if course.term_id is not None])
     if needs.definitions:
-        new = sorted((needs.definitions | ledger.held_course_ids()) - catalog.definitions.keys())
+        new = sorted(
+            (needs.definitions | ledger.held_course_ids()) - catalog.definitions.keys() - catalog.courses.keys()
+        )
         for definition in await courses.load_definitions(connection, new):
             catalog.definitions[definition.id] = definition
             if definition.term_id is not None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from service.registrar import rules, seats
-from service.registrar.application import Refusal
+from service.registrar.application import Course, Refusal
 from service.registrar.changes import Origin
 from service.registrar.ledger import Ledger, as_json
 from service.registrar.rules import DropStatus
@@ -64,10 +64,12 @@ def move(
     passed: bool | None = None,
     grade: str | None = None,
     relaxes: bool = True,
+    duplicate_of: int | None = None,
 ) -> Enrollment:
     """Change a student's status: append the event, set the row, count the seats, and mark who may be promoted.
 
-    Without ``relaxes``, the caller has the student's other waitlist places judged again.
+    Without ``relaxes``, the caller has the student's other waitlist places judged again. ``duplicate_of`` is the course
+    whose seat is the reason to drop a waitlist place. A seat drops the places for other offerings of its code.
     """
     course = ledger.course(course_id)
     assert course is not None
@@ -79,7 +81,9 @@ def move(
         student_id=student_id,
         course_id=course_id,
         before=None if existing is None else _state(existing.status, existing.passed, existing.grade),
-        after=_state(status, passed, grade, override_id, tuple(swap_drops)),
+        after=_state(status, passed, grade, override_id, tuple(swap_drops))
+        if duplicate_of is None
+        else _duplicate_state(status, duplicate_of),
     )
     # A student who has a seat keeps it, also when a completion is taken back.
     if existing is not None and (status not in seats.ACTIVE or existing.status in seats.SEATED):
@@ -115,7 +119,33 @@ def move(
     if status not in seats.ACTIVE:
         for place in swaps_that_drop(ledger, student_id, course_id):
             set_swap_drops(ledger, place, [id for id in swap_drops_of(place) if id != course_id], origin)
+    if status in seats.SEATED and ledger.has_places(student_id):
+        _drop_siblings(ledger, student_id, course, origin, completed=status == "completed")
     return row
+
+
+def _drop_siblings(ledger: Ledger, student_id: int, course: Course, origin: Origin, *, completed: bool) -> None:
+    """Drop the student's waitlist places for other offerings of the code of a course in which the student has a seat.
+
+    A place stays if an override lifts the rule, or if its swap drops the course.
+    """
+    key, term = ledger.code_sets.key, ledger.term(course.term_id)
+    own = key(course.code)
+    for place in ledger.places_of(student_id):
+        other = ledger.course(place.course_id)
+        if other is None or other.id == course.id or key(other.code) != own or course.id in swap_drops_of(place):
+            continue
+        if not rules.are_offered_together(term, ledger.term(other.term_id), completed=completed):
+            continue
+        if "duplicate_course" not in ledger.overrides_of(student_id, other.id):
+            drop_duplicate(ledger, student_id, other.id, course.id, origin)
+
+
+def drop_duplicate(ledger: Ledger, student_id: int, course_id: int, seat_id: int, origin: Origin) -> Enrollment:
+    """Drop a waitlist place because the student has a seat in another offering, ``seat_id``; the event has the reason."""
+    reason = f"The student has a seat in course {seat_id}, another offering of the course."
+    of_seat = replace(origin, reason=origin.reason or reason)
+    return move(ledger, student_id, course_id, "dropped", of_seat, duplicate_of=seat_id)
 
 
 def swap_drops_of(row: Enrollment) -> list[int]:
@@ -164,3 +194,8 @@ def _state(
     if status == "completed":
         state |= {"passed": passed, "grade": grade}
     return as_json(state)
+
+
+def _duplicate_state(status: Status, seat_id: int) -> str:
+    """Format the state of a dropped waitlist place, with the seat that is the reason."""
+    return as_json({"status": status, "blocked_by": [{"code": "duplicate_course", "with_course_id": seat_id}]})

@@ -40,7 +40,8 @@ class Relaxed:
     ``terms`` and ``members_of_terms``: the same for all courses of terms, in ``terms`` also of their parts. ``students``: all their waitlist places.
     ``reopened_terms``: terms in which students may be promoted who could not be judged while the term was closed.
     ``former_codes``: the earlier codes of courses, which stay valid for students who completed them.
-    ``due``: the students whose ``recheck_at`` has passed. The promotions that follow have the same ``origin``.
+    ``joined_codes`` have become equivalent, ``parted_codes`` no longer are: the students who have a course of these
+    codes. ``due``: the students whose ``recheck_at`` has passed. The promotions that follow have the same ``origin``.
     """
 
     origin: "Origin"
@@ -51,6 +52,8 @@ class Relaxed:
     students: set[int] = field(default_factory=set)
     reopened_terms: set[int] = field(default_factory=set)
     former_codes: list[FormerCode] = field(default_factory=list)
+    joined_codes: list[str] = field(default_factory=list)
+    parted_codes: list[str] = field(default_factory=list)
     due: bool = False
 
 
@@ -61,8 +64,9 @@ class Needs:
     ``students`` with their transcripts, ``pairs`` of a student and a course in any status, ``courses`` with terms and
     requirements, ``definitions`` of the students' courses, the next unjudged students of ``waitlists``, the
     ``override_holders`` among the students waitlisted for courses, the waitlist ``positions`` of pairs, the ``rosters``
-    of courses, ``holds`` and ``overrides`` by id, the people with these ``sourced_ids``, the instructors of courses (``teaching``), the answers of ``idempotency_keys``, and the number of new ids of each
-    sequence. ``erased`` is a student whose texts must be erased in the database before the decision.
+    of courses, ``holds`` and ``overrides`` by id, the people with these ``sourced_ids``, the instructors of courses
+    (``teaching``), the answers of ``idempotency_keys``, and the number of new ids of each sequence. ``code_sets`` requests
+    the equivalent codes. ``erased`` is a student whose texts must be erased in the database before the decision.
     """
 
     students: set[int] = field(default_factory=set)
@@ -81,6 +85,7 @@ class Needs:
     idempotency_keys: set[CallersKey] = field(default_factory=set)
     ids: Counter[ReserveIds] = field(default_factory=Counter)
     resources: "dict[ResourceType[Any, Any], ResourceNeeds]" = field(default_factory=dict)
+    code_sets: bool = False
     relaxed: Relaxed | None = None
     erased: Student | None = None
 

@@ -32,6 +32,7 @@ from service.registrar.enrollments import Enroll
 from service.registrar.ledger import Ledger
 from sql import Connection
 from sql.courses import LOAD_COURSES, LOAD_DEFINITIONS
+from sql.equivalences import LOAD_EQUIVALENCES
 from sql.refusals import NewRefusal
 from sql.requirements import LOAD_REQUIREMENTS
 from sql.terms import LOAD_TERMS
@@ -41,7 +42,7 @@ MAX_PAIRS = 8
 16 callers too, batches of 64 callers were smaller and took 5 % more CPU."""
 
 
-DEFINITIONS = frozenset({LOAD_COURSES, LOAD_DEFINITIONS, LOAD_REQUIREMENTS, LOAD_TERMS})
+DEFINITIONS = frozenset({LOAD_COURSES, LOAD_DEFINITIONS, LOAD_EQUIVALENCES, LOAD_REQUIREMENTS, LOAD_TERMS})
 """The statements that load the contents of the catalog."""
 
 

@@ -73,7 +73,7 @@ def prerequisite_missing(application: Application) -> Sequence[Refusal]:
     return [
         Refusal("prerequisite_missing", application.course_id, None, {"any_of": list(group.codes)})
         for group in application.groups
-        if group.kind == "pre" and application.history.passed.isdisjoint(group.keys)
+        if group.kind == "pre" and application.history.passed.isdisjoint(application.keys(group))
     ]
 
 
@@ -85,7 +85,7 @@ def corequisite_missing(application: Application) -> Sequence[Refusal]:
     return [
         Refusal("corequisite_missing", application.course_id, None, {"any_of": list(group.codes)})
         for group in application.groups
-        if group.kind == "co" and not any(_partners(application, key) for key in group.keys)
+        if group.kind == "co" and not any(_partners(application, key) for key in application.keys(group))
     ]
 
 
@@ -96,7 +96,9 @@ def antirequisite(application: Application) -> Sequence[Refusal]:
     """
     named: dict[str, tuple[str, list[Partner]]] = {}
     for group in application.groups:
-        for code, key in zip(group.codes, group.keys, strict=True) if group.kind == "anti" else ():
+        if group.kind != "anti":
+            continue
+        for code, key in zip(group.codes, application.keys(group), strict=True):
             if partners := _partners(application, key):
                 named.setdefault(key, (code, partners))
     if application.excluders:
@@ -123,6 +125,41 @@ def _partners(application: Application, key: str) -> list[Partner]:
         if partner.course.id != application.course_id
         and (partner.passed or terms_overlap(application.term, partner.term))
     ]
+
+
+def duplicate_course(application: Application) -> Sequence[Refusal]:
+    """The student has a seat in another offering of the code, or gets one by the same request.
+
+    Offerings of equivalent codes count too, all of them only in the same or an overlapping term.
+    """
+    course, history = application.course, application.history
+    if course is None:
+        return NONE
+    key = application.code_sets.key
+    own = key(course.code)
+    held = history.offerings(own)
+    if len(application.requested.get(own, ())) > 1:
+        seats = (*application.granted, *application.requested_seats)
+        held = [*held, *[each for each in seats if key(each[0].code) == own]]
+    if not held:
+        return NONE
+    return [
+        Refusal("duplicate_course", application.course_id, None, {"with_course_id": other.id})
+        for other, term in held
+        if other.id != application.course_id
+        and are_offered_together(application.term, term, completed=history.has_completed(other.id))
+    ]
+
+
+def are_offered_together(one: Term | None, other: Term | None, *, completed: bool) -> bool:
+    """Return whether offerings of one code in two terms are duplicates: their terms overlap.
+
+    Without a term, an offering overlaps with every other one until the student has ``completed`` one of the two: since
+    it never ends, the course could not be repeated otherwise.
+    """
+    if completed and (one is None or other is None):
+        return False
+    return terms_overlap(one, other)
 
 
 def time_conflict(application: Application) -> Sequence[Refusal]:
@@ -204,6 +241,7 @@ RULES: tuple[Rule, ...] = (
     prerequisite_missing,
     corequisite_missing,
     antirequisite,
+    duplicate_course,
     time_conflict,
     credit_limit,
     course_full,
@@ -343,6 +381,8 @@ SENTENCES: dict[str, str] = {
     "prerequisite_missing": "Course {course_id} requires that one of these was passed: {any_of}.",
     "corequisite_missing": "Course {course_id} must be taken together with one of these: {any_of}.",
     "antirequisite": "Course {course_id} cannot be taken together with {course_code}.",
+    "duplicate_course": "Course {course_id} has the same code as course {with_course_id}, or an equivalent one; the student "
+    "can have a seat in one of them.",
     "time_conflict": "Course {course_id} meets at the same time as course {with_course_id}.",
     "credit_limit": "Course {course_id} would bring term {term_id} to {held} + {asked} credits; the limit is {limit}.",
     "course_full": "Course {course_id} has {seats_taken} of its {capacity} seats taken.",

@@ -1,6 +1,7 @@
 """Save the ledger to the tables: the final row of each key once, and all events in order."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from itertools import starmap
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from sql import (
     course_instructors,
     courses,
     enrollments,
+    equivalences,
     feed,
     holds,
     idempotency_keys,
@@ -29,6 +31,7 @@ from sql import (
 from sql.course_instructors import CourseInstructor
 from sql.courses import Course, Seats
 from sql.enrollments import Enrollment, Pair
+from sql.equivalences import Equivalence, EquivalentCode
 from sql.holds import Hold
 from sql.overrides import Override
 from sql.requirements import Requirement
@@ -59,6 +62,8 @@ async def save(connection: Connection, written: Written) -> None:
         await _save_requirements(connection, written.requirements.saved)
     if written.passed_codes.removed:
         await passed_codes.clear_passed_codes(connection, [*starmap(Pair, written.passed_codes.removed)])
+    if written.equivalences.before:
+        await _save_equivalences(connection, written.equivalences, written.now)
     if written.answers:
         await idempotency_keys.add_idempotency_keys(connection, written.answers)
     await _save_enrollments(connection, written)
@@ -137,6 +142,7 @@ def takes_one_statement(written: Written) -> bool:
                 written.holds,
                 written.overrides,
                 written.requirements,
+                written.equivalences,
             )
         )
     )
@@ -169,6 +175,16 @@ async def _save_requirements(connection: Connection, changed: Mapping[int, tuple
     ]
     if rows:
         await requirements.add_requirements(connection, rows)
+
+
+async def _save_equivalences(connection: Connection, flush: Flush[int, Equivalence], now: datetime) -> None:
+    """Delete first: a new set may have a code of a deleted one."""
+    if flush.removed:
+        await equivalences.delete_equivalences(connection, flush.removed)
+    if flush.saved:
+        await equivalences.add_equivalences(connection, [*flush.saved], now)
+        codes = [EquivalentCode(id, code) for id, row in flush.saved.items() for code in row.codes]
+        await equivalences.add_equivalent_codes(connection, codes)
 
 
 def _new_and_changed(flush: Flush[tuple[int, int], Enrollment]) -> tuple[list[Enrollment], list[Enrollment]]:

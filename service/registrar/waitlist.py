@@ -143,6 +143,7 @@ def judge_waitlisted(
         seat="seat",
         groups=ledger.groups(course.id),
         excluders=ledger.excluders(course),
+        code_sets=ledger.code_sets,
     )
     found = rules.judge(application)
     if not seats.has_free_seat(course):

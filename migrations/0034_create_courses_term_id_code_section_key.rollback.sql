@@ -1,0 +1,1 @@
+DROP INDEX courses_term_id_code_section_key;

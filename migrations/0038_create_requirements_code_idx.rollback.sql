@@ -1,0 +1,1 @@
+DROP INDEX requirements_code_idx;
