@@ -577,6 +577,38 @@ class Model:
         self.promote()
         return "enrolled"
 
+    def merge(self, student: int, duplicate: int) -> int:
+        """Give everything that a duplicate has to a student; the stronger of two states in a course stands."""
+        if student not in self.limits:
+            return 404
+        if student == duplicate:
+            return 422
+        if duplicate not in self.limits:
+            return 409
+        order = ["dropped", "withdrawn", "waitlisted", "enrolled", "completed"]
+
+        def strength(state: State) -> tuple[int, bool, int]:
+            earlier = -state.joined if state.status == "waitlisted" else 0
+            return order.index(state.status), bool(state.passed), earlier
+
+        for (s, c), state in list(self.states.items()):
+            if s == duplicate:
+                del self.states[s, c]
+                own = self.states.get((student, c))
+                if own is None or strength(state) > strength(own):
+                    self.states[student, c] = state
+        active = self.of(student, {"enrolled", "waitlisted"})
+        for (s, _), state in self.states.items():
+            if s == student:
+                state.drops = [c for c in state.drops if c in active]
+        self.holds = [(student if who == duplicate else who, what) for who, what in self.holds]
+        self.overrides = [(student if who == duplicate else who, c, rule) for who, c, rule in self.overrides]
+        del self.limits[duplicate]
+        for c in self.of(student, SEATED):
+            self.leave_siblings(student, c)
+        self.promote()
+        return 200
+
     def reopen(self, course: int) -> int:
         it = self.courses[course]
         taken = [

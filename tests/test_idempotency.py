@@ -59,6 +59,11 @@ OVERRIDE: Final = {"course_id": 1, "rule": "course_full", "author": "Dean", "rea
 POSTS: Final[dict[str, tuple[str, Any, Any]]] = {
     # First, because it deletes the answers that are stored about the student.
     "/students/{student_id}/erase": ("/students/1/erase", {"reason": "Art. 17"}, {"reason": "Art. 21"}),
+    "/students/{student_id}/merge": (
+        "/students/1/merge",
+        {"student_id": 2, "reason": "Twice"},
+        {"student_id": 2, "reason": "Again"},
+    ),
     "/students": ("/students", student_fields(), student_fields()),
     "/instructors": ("/instructors", {"given_name": "Emmy"}, {"given_name": "Ada"}),
     "/terms": ("/terms", TERM, {**TERM, "code": "2027S"}),
@@ -92,9 +97,10 @@ UNSTORED: Final = SECRET.keys() | {"/institutions"}
 
 
 async def small_campus(client: Client) -> None:
-    student = await new_student(client)
+    student = await new_student(client, family_name="A", email="a@campus.example")
+    other = await new_student(client)
     courses = [await new_course(client) for _ in range(4)]
-    assert (student, courses) == (1, [1, 2, 3, 4])
+    assert (student, other, courses) == (1, 2, [1, 2, 3, 4])
     assert (await call(client, "POST", "/courses/4/cancel")).status == 200
     assert (await enroll(client, 1, 3)).status == 201
 
@@ -269,7 +275,7 @@ async def test_the_students_of_an_answer_are_stored_with_it(client: Client, conn
         await post(client, path, body, operation)
     rows = await connection.fetch("SELECT key, student_ids FROM idempotency_keys WHERE student_ids <> ''")
     assert {row["key"]: row["student_ids"] for row in rows} == {
-        operation: "2" if operation == "/students" else "1,9" if operation == "/enrollments" else "1"
+        operation: {"/students": "3", "/enrollments": "1,9", "/students/{student_id}/merge": "1,2"}.get(operation, "1")
         for operation in POSTS
         if "student" in operation or operation == "/enrollments"
     }

@@ -6,7 +6,7 @@ import os
 import random
 from collections.abc import Callable
 from copy import deepcopy
-from itertools import count, permutations
+from itertools import count, permutations, product
 from typing import Any, NamedTuple
 
 import hypothesis
@@ -282,7 +282,7 @@ class Campus:
         )
         kinds += ["limit", "hold", "end_hold", "end_hold", "override", "override", "require", "require", "cancel"]
         kinds += ["term", "term", "dates", "parent", "edit", "edit", "end_override", "bulk", "keep", "equate", "part"]
-        kinds += ["teach", "teach", "dismiss", "annul", "remove_completion", "reopen"]
+        kinds += ["teach", "teach", "dismiss", "annul", "remove_completion", "reopen", "merge"]
         match chance.choice(kinds):
             case "enroll":
                 wanted = some + ([9_999_999] if chance.random() < 0.1 else [])
@@ -294,8 +294,8 @@ class Campus:
             case "keep":
                 swaps = [key for key, state in model.states.items() if state.drops]
                 return "keep", chance.choice(swaps) if swaps else (student, course)
-            case "annul" | "remove_completion" | "reopen" as taken:
-                return taken, chance.choice(self.to_take_back(taken) or [(student, course)[taken == "reopen" :]])
+            case "annul" | "remove_completion" | "reopen" | "merge" as taken:
+                return taken, chance.choice(self.targets(taken) or [(student, course)[taken == "reopen" :]])
             case "complete":
                 return "complete", (student, course, chance.random() < 0.7)
             case "capacity":
@@ -362,10 +362,13 @@ class Campus:
             case _:
                 return "drop", (student, course)
 
-    def to_take_back(self, what: str) -> list[tuple[int, ...]]:
-        """Return what can be annulled, whose completion can be removed, or what can be reopened."""
+    def targets(self, what: str) -> list[tuple[int, ...]]:
+        """Return what can be annulled, whose completion can be removed, what can be reopened, or who can be merged."""
         if what == "reopen":
             return [(id,) for id, it in self.model.courses.items() if it.cancelled]
+        if what == "merge":
+            # Others remain, who can be chosen for the next steps.
+            return [*product(self.model.limits, repeat=2)] if len(self.model.limits) > 2 else [(9_999_999, 9_999_999)]
         past = {"enrolled", "withdrawn"} if what == "annul" else {"completed"}
         return [key for key, state in self.model.states.items() if state.status in past]
 
@@ -384,6 +387,8 @@ class Campus:
                 return moved(await call(client, "DELETE", f"/students/{student}/courses/{course}{path}"), course)
             case "reopen", (course,):
                 return (await call(client, "POST", f"/courses/{course}/reopen")).status
+            case "merge", (student, duplicate):
+                return await self.merge(client, student, duplicate)
             case "keep", (student, course):
                 answer = await call(client, "DELETE", f"/students/{student}/courses/{course}/swap")
                 return [(course, "not_enrolled", ())] if answer.status == 404 else answer.body["outcome"]
@@ -455,6 +460,17 @@ class Campus:
             case "cancel", (course,):
                 return (await call(client, "POST", f"/courses/{course}/cancel")).status
         raise AssertionError(step)
+
+    async def merge(self, client: Client, student: int, duplicate: int) -> int:
+        """Merge two students, and take note of whose the holds and overrides are then."""
+        body = {"student_id": duplicate, "reason": "twice"}
+        status = (await call(client, "POST", f"/students/{student}/merge", body)).status
+        if status == 200:
+            self.hold_ids = [(id, student if who == duplicate else who, what) for id, who, what in self.hold_ids]
+            for (who, course, rule), id in list(self.override_ids.items()):
+                if who == duplicate:
+                    self.override_ids[student, course, rule] = id
+        return status
 
     async def preview(self, step: Step) -> object:
         """Return the outcome of a dry run of an enrollment or a swap in the service."""
@@ -582,7 +598,7 @@ def modelled(model: Model, step: Step) -> object:
                 return model.keep(*arguments)
             case "complete", arguments:
                 return model.complete(*arguments)
-            case "annul" | "remove_completion" | "reopen" as what, arguments:
+            case "annul" | "remove_completion" | "reopen" | "merge" as what, arguments:
                 return getattr(model, what)(*arguments)
             case "cancel", (course,):
                 model.cancel(course)

@@ -115,7 +115,7 @@ async def test_as_dropped_needs_a_reason_and_knows_no_other_value(client: Client
     await enroll(client, student, course)
     path, before = f"/students/{student}/courses/{course}", await everything(connection)
 
-    assert places(await call(client, "DELETE", f"{path}?as=dropped")) == [("missing", "reason")]
+    assert places(await call(client, "DELETE", f"{path}?as=dropped")) == [("required", "reason")]
     [(_, parameter)] = places(await call(client, "DELETE", f"{path}?as=withdrawn&reason=x"))
     assert parameter == "as"
 

@@ -611,7 +611,7 @@ async def drop_course(call: Call, student_id: IdInPath, course_id: IdInPath, que
     if annuls:
         call.require("override")
         if query.reason is None:
-            raise invalid([Detail("missing", "reason is required with as=dropped.", parameter="reason")])
+            raise invalid([Detail("required", "reason is required with as=dropped.", parameter="reason")])
     change = Drop(origin=origin_of(call, query.reason), student_id=student_id, course_id=course_id, annuls=annuls)
     return _moved(await call[REGISTRAR].submit(change))
 

@@ -34,9 +34,11 @@ from service.errors import (
     InstitutionReadOnly,
     InstitutionRequired,
     InstitutionSuspended,
+    Merged,
     OutcomeUnknown,
     PreconditionFailed,
     PreconditionUnsupported,
+    StudentNotFound,
     Unavailable,
 )
 from service.metrics import ERRORS, PROBLEMS, note_request
@@ -85,6 +87,9 @@ ADMISSION: web.AppKey[Callable[[], None]] = web.AppKey("admission", Callable)  #
 
 Endpoints call it before they read the body, because a refusal must be cheap.
 """
+
+FIND_MERGED: web.AppKey[Callable[[StudentNotFound], Awaitable[DomainError]]] = web.AppKey("find merged", Callable)  # type: ignore[arg-type]
+"""Return the error of a student who was merged into another one, or else the given error."""
 
 Within: TypeAlias = Literal["institution", "registry", "either", "process"]
 """What a call is about: the data of one institution, the institutions, whichever of the two the caller belongs to, or
@@ -307,7 +312,11 @@ class Endpoint:
         arguments = await self._arguments(request, caller)
         once = None if key is None else await self._idempotency_key(request, key)
         call = Call(self, request, request_id, caller, on_behalf_of, services, once)
-        response = self.respond(request, await self.handler(call, **arguments), request_id, caller.institution)
+        try:
+            answer = await self.handler(call, **arguments)
+        except StudentNotFound as error:
+            raise await services[FIND_MERGED](error) from None
+        response = self.respond(request, answer, request_id, caller.institution)
         return response if writes else _conditional(request, response)
 
     async def _arguments(self, request: web.Request, caller: Caller) -> dict[str, Any]:
@@ -467,6 +476,7 @@ def endpoint(
             implied += (OriginNotAllowed,)
         if body is not None:
             implied += (BadJson, BodyTooSlow, BodyTooLarge, UnsupportedMediaType)
+        implied += (Merged,) * (StudentNotFound in problems)
         if scope != "public":
             implied += (Unauthenticated, ScopeMissing)
             if within != "registry":
