@@ -492,6 +492,14 @@ INDEXES = {
         "merged_students_merged_into_idx",
         "merged_students_pkey",
     },
+    "LIST_MARKS": {"events_pkey"},
+    "LIST_MATCHING_EVENTS": {"events_pkey", "students_pkey", "courses_pkey"},
+    "LIST_MATCHING_EVENTS_OF_STUDENT": {
+        "events_student_id_course_id_idx",
+        "events_pkey",
+        "students_pkey",
+        "courses_pkey",
+    },
     "GET_NOW": set(),
     "LIST_CREDITS_OF_STUDENT": {"student_courses_pkey", "courses_pkey", "terms_pkey"},
     "GET_WRITER_AGE": set(),
@@ -595,6 +603,7 @@ SORTED = {
     "LOAD_REQUIREMENTS",
     "LIST_EVENTS_OF_STUDENT",
     "LIST_HISTORY",
+    "LIST_MATCHING_EVENTS_OF_STUDENT",
     "LIST_COURSES",
     "LIST_ENROLLMENTS_OF_COURSES",
     "LIST_CREDITS_OF_STUDENT",
@@ -740,6 +749,24 @@ async def test_every_combination_of_filters_visits_few_rows(session: Connection)
                     *tests,
                 ]
                 assert await rows_visited(session, "LIST_ENROLLMENTS_OF_COURSES", chosen) <= 3 * scanned, chosen
+
+
+@pytest.mark.not_on_citus("the plans are those of the node that holds the schema")
+async def test_every_combination_of_filters_of_the_feed_visits_few_events(session: Connection) -> None:
+    await session.execute(FILLED)
+    await session.execute("VACUUM events, courses, students")
+    limit, scanned = 50, 2000
+    for after in (0, 10_000, 20_000):
+        for chosen in (["course.updated"], ["enrollment.enrolled", "course.updated"], ["term.created"], None):
+            for ids in combinations_of({"student_id": 7, "course_id": 7, "term_id": 1}):
+                arguments: list[object] = [after, after + scanned, limit, chosen, *ids.values()]
+                visited = await rows_visited(session, "LIST_MATCHING_EVENTS", arguments)
+                # Each event looks up its course if the term matters; each match looks up its student and course twice.
+                assert visited <= scanned * (2 if ids["term_id"] else 1) + 4 * limit, (after, chosen, ids)
+                if ids["student_id"]:
+                    arguments[1] = 22_000
+                    visited = await rows_visited(session, "LIST_MATCHING_EVENTS_OF_STUDENT", arguments)
+                    assert visited <= 10, (after, chosen, ids)
 
 
 @pytest.mark.not_on_citus("the plans are those of the node that holds the schema")

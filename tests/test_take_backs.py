@@ -281,7 +281,7 @@ async def test_a_reopened_course_is_open_with_nobody_in_it(client: Client, conne
     answer = await call(client, "POST", f"/courses/{course}/reopen?reason=Funded")
 
     assert (answer.status, answer.body["status"], answer.body["version"]) == (200, "open", 3)
-    assert answer.etag == '"3"' != cancelled.etag
+    assert answer.etag != cancelled.etag
     assert (answer.body["seats_taken"], answer.body["seats_free"], answer.body["waitlisted"]) == (1, 1, 0)
     event = (await events(connection))[-1]
     assert (event["type"], event["reason"]) == ("course.reopened", "Funded")
