@@ -22,6 +22,7 @@ from service.api import (
     holds,
     institutions,
     instructors,
+    merge,
     overrides,
     overview,
     privacy,
@@ -65,6 +66,7 @@ from service.web.endpoint import (
     ADMISSION,
     DRAINING,
     EDGE,
+    FIND_MERGED,
     Edge,
     Services,
     ServicesOf,
@@ -100,6 +102,7 @@ ABOUT = About(
     contact="The enrollment service authors",
     tags=[
         ("students", "The students who can be enrolled."),
+        ("merge", "One student out of two records."),
         ("courses", "Each course is one offering, in one term or in none, with its seats and its waitlist."),
         ("instructors", "The people who teach, and which courses they teach."),
         ("enrollments", "Which student is in which course. A seat is never sold twice."),
@@ -124,6 +127,7 @@ EXAMPLES = TypeAdapter(Examples).validate_json((files("service.api") / "examples
 
 ENDPOINTS: Final = endpoints_of(
     students,
+    merge,
     courses,
     instructors,
     enrollments,
@@ -214,6 +218,7 @@ def services_of(
         STUDENTS_OF_COURSES: reader(database, settings, everybody, enrollments.find_students),
         POLLER: Poller(database, draining, interval=settings.poll_interval, max_streams=settings.feed_streams),
         ADMISSION: registrar.admit,
+        FIND_MERGED: partial(merge.find_merged, database),
     }
 
 

@@ -38,6 +38,7 @@ from service.replay import (
     replay_courses,
     replay_equivalences,
     replay_instructors,
+    replay_merges,
     replay_students,
     replay_terms,
     smallest_id,
@@ -189,7 +190,13 @@ async def find_oversold(connection: Connection) -> AsyncIterator[Oversold]:
             seats = is_seated(event.after) - is_seated(event.before)
             taken[course_id] += seats
             capacity = capacities.get(course_id)
-            if seats < 1 or not isinstance(capacity, int) or taken[course_id] <= capacity:
+            # The seat of a duplicate, which it has just given back, exceeds no capacity again.
+            if (
+                seats < 1
+                or event.type == "enrollment.merged"
+                or not isinstance(capacity, int)
+                or taken[course_id] <= capacity
+            ):
                 continue
             if not await _is_above_capacity(connection, state.get("override_id")):
                 yield Oversold(course_id, event.student_id, event.position, taken[course_id], capacity)
@@ -275,7 +282,7 @@ async def find_clashes(connection: Connection) -> AsyncIterator[Clash]:
             if lifted.isdisjoint(course_ids):
                 term_ids = [term.id for term in (offering.term, other.term) if term is not None]
                 since = max(seat.joined_position, other_seat.joined_position)
-                edited = await sql.find_edit_of_times(connection, course_ids, term_ids, since)
+                edited = await sql.find_edit_of_times(connection, course_ids, term_ids, student_id, since)
                 yield Clash(student_id, seat.course_id, other_seat.course_id, edited)
 
 
@@ -326,7 +333,7 @@ async def find_duplicates(connection: Connection) -> AsyncIterator[Duplicate]:
                 continue
             term_ids = [term.id for id in course_ids if (term := offerings[id].term) is not None]
             since = max(row.joined_position, seat.joined_position)
-            edited = await sql.find_edit_of_codes(connection, course_ids, term_ids, since)
+            edited = await sql.find_edit_of_codes(connection, course_ids, term_ids, student_id, since)
             yield Duplicate(student_id, row.course_id, row.status, seat.course_id, edited)
 
 
@@ -523,6 +530,7 @@ def invariants(sweep_interval: float, time_zone: str = "UTC") -> tuple[Invariant
             note="credits that have been above the limit since an edit",
         ),
         Invariant("every student, hold, override and enrollment matches its events", replay_students),
+        Invariant("every merged student matches the events", replay_merges),
         Invariant("every course matches its events, requirements included", replay_courses),
         Invariant("every term matches its events", replay_terms),
         Invariant("every set of equivalent codes matches its events", replay_equivalences),

@@ -63,6 +63,57 @@ class StudentNotFound(DomainError):
     def __init__(self, student_id: int | None = None, *, external_id: str | None = None) -> None:
         by_id = f"There is no student {student_id}."
         super().__init__(by_id if external_id is None else f"No student has the external id {external_id}.")
+        self.student_id, self.external_id = student_id, external_id
+
+
+class Merged(DomainError):
+    """The student is a duplicate that was merged into another student: use the id in `merged_into` instead."""
+
+    code, status, title = "merged", 410, "Merged"
+
+    def __init__(self, student_id: int, merged_into: int) -> None:
+        sentence = f"Student {student_id} was merged into student {merged_into}: use that id instead."
+        super().__init__(sentence, [Detail(self.code, sentence, params={"merged_into": merged_into})])
+
+
+class MergeWithItself(FieldError):
+    """A student can't be merged with itself."""
+
+    code, status, title = "merge_with_itself", 422, "Merge with itself"
+
+    def __init__(self) -> None:
+        sentence = "student_id must be another student than the one in the path: that student is its duplicate."
+        super().__init__(sentence, pointer="#/student_id")
+
+
+class UnknownStudent(FieldError):
+    """The body names a student who does not exist."""
+
+    code, status, title = "unknown_student", 422, "Unknown student"
+
+    def __init__(self, student_id: int) -> None:
+        super().__init__(f"There is no student {student_id}.", pointer="#/student_id")
+
+
+class AlreadyMerged(DomainError):
+    """The duplicate was merged before: `merged_into` names the student."""
+
+    code, status, title = "already_merged", 409, "Already merged"
+
+    def __init__(self, student_id: int, merged_into: int) -> None:
+        sentence = f"Student {student_id} was already merged into student {merged_into}."
+        super().__init__(
+            sentence, [Detail(self.code, sentence, pointer="#/student_id", params={"merged_into": merged_into})]
+        )
+
+
+class MergeOfErased(DomainError):
+    """One of the two students was erased: a merge would connect the data with a person again."""
+
+    code, status, title = "merge_of_erased", 409, "Merge of an erased student"
+
+    def __init__(self, student_id: int) -> None:
+        super().__init__(f"Student {student_id} was erased: an erased student can't be merged.")
 
 
 class CourseNotFound(DomainError):
@@ -339,7 +390,9 @@ class AlreadyCompleted(DomainError):
     code, status, title = "already_completed", 409, "Already completed"
 
     def __init__(self, course_id: int) -> None:
-        super().__init__(f"The student has completed course {course_id}: a completed course cannot be dropped.")
+        super().__init__(
+            f"The student has completed course {course_id}: a completed course cannot be dropped until its completion is removed."
+        )
 
 
 class NotEnrolled(DomainError):
@@ -349,6 +402,24 @@ class NotEnrolled(DomainError):
 
     def __init__(self, student_id: int, course_id: int) -> None:
         super().__init__(f"Student {student_id} is not enrolled in course {course_id}.")
+
+
+class NotCompleted(DomainError):
+    """The student has not completed the course, and therefore no completion can be taken back."""
+
+    code, status, title = "not_completed", 409, "Not completed"
+
+    def __init__(self, student_id: int, course_id: int) -> None:
+        super().__init__(f"Student {student_id} has not completed course {course_id}.")
+
+
+class CourseCancelled(DomainError):
+    """The course is cancelled: nobody can be enrolled in it until it is reopened."""
+
+    code, status, title = "course_cancelled", 409, "Course cancelled"
+
+    def __init__(self, course_id: int) -> None:
+        super().__init__(f"Course {course_id} is cancelled, and nobody can be enrolled in it: reopen it first.")
 
 
 class DropRefused(DomainError):
@@ -596,5 +667,6 @@ CONSTRAINTS: Mapping[str, type[DomainError]] = {
     "student_courses_student_id_fkey": InUse,
     "student_courses_course_id_fkey": InUse,
     "course_instructors_instructor_id_fkey": InUse,
+    "merged_students_merged_into_fkey": InUse,
 }
 """The error that the violation of a constraint raises. A violation of any other constraint is a bug of the service."""

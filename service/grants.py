@@ -44,7 +44,7 @@ TABLES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     "events": {"SELECT": (), "INSERT": ()},
     # PostgreSQL requires UPDATE of any column for a lock on the row; this column can't have another value.
     "feed": {"SELECT": (), "UPDATE": ("id",)},
-    "holds": {"SELECT": (), "INSERT": (), "UPDATE": ("ends_at", "reason")},
+    "holds": {"SELECT": (), "INSERT": (), "UPDATE": ("ends_at", "reason", "student_id")},
     # As for the feed: the keys to delete are locked first.
     "idempotency_keys": {"SELECT": (), "INSERT": (), "UPDATE": ("created_at",), "DELETE": ()},
     "instructors": {
@@ -53,8 +53,9 @@ TABLES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         "UPDATE": ("email", "external_id", "family_name", "given_name", "updated_at", "version"),
         "DELETE": (),
     },
-    "overrides": {"SELECT": (), "INSERT": (), "UPDATE": ("author", "expires_at", "reason", "used_at")},
-    "refusals": {"SELECT": (), "INSERT": (), "DELETE": ()},
+    "merged_students": {"SELECT": (), "INSERT": (), "UPDATE": ("external_id", "merged_into", "names")},
+    "overrides": {"SELECT": (), "INSERT": (), "UPDATE": ("author", "expires_at", "reason", "student_id", "used_at")},
+    "refusals": {"SELECT": (), "INSERT": (), "UPDATE": ("student_id",), "DELETE": ()},
     "requirements": {"SELECT": (), "INSERT": (), "DELETE": ()},
     "student_courses": {
         "SELECT": (),
@@ -125,7 +126,7 @@ SEQUENCES: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """The privileges on each sequence: ``check`` reads them too."""
 
-FUNCTIONS: Final = ("redact_events", "renew_epoch")
+FUNCTIONS: Final = ("delete_merged_enrollments", "redact_events", "renew_epoch")
 """The functions that do with the rights of the owner what the role of the service may not do."""
 
 

@@ -32,7 +32,17 @@ LOWEST: Final = -(2**63)
 """A value below every id and position, including invalid ones."""
 
 INSTANTS: Final = frozenset(
-    {"enroll_from", "enroll_until", "drop_until", "withdraw_until", "from", "until", "expires_at", "used_at"}
+    {
+        "enroll_from",
+        "enroll_until",
+        "drop_until",
+        "withdraw_until",
+        "from",
+        "until",
+        "expires_at",
+        "used_at",
+        "joined_at",
+    }
 )
 """The fields that events write as RFC 3339 instants, with Z or with an offset."""
 
@@ -40,8 +50,10 @@ NOT_IN_EVENTS: Final = frozenset({"id", "seats_taken", "waitlisted", "created_at
 """The columns of students, courses and terms that their events do not carry."""
 
 ACTIONS: Final = {
-    "student": frozenset({"created", "updated", "deleted", "erased"}),
-    "course": frozenset({"created", "updated", "deleted", "cancelled", "requirements_set", "instructors_set"}),
+    "student": frozenset({"created", "updated", "deleted", "erased", "merged", "merged_into"}),
+    "course": frozenset(
+        {"created", "updated", "deleted", "cancelled", "reopened", "requirements_set", "instructors_set"}
+    ),
     "term": frozenset({"created", "updated", "deleted"}),
     "instructor": frozenset({"created", "updated", "deleted"}),
 }
@@ -52,10 +64,18 @@ STATUSES: Final = {
     "skipped": "waitlisted",
     "updated": "waitlisted",
     "completed": "completed",
+    "completion_removed": "enrolled",
     "dropped": "dropped",
+    "annulled": "dropped",
     "withdrawn": "withdrawn",
 }
 """The status after each event of an enrollment."""
+
+MERGES: Final = frozenset({"merged", "merged_into"})
+"""The actions of a merge: ``merged_into`` is the last event of a duplicate."""
+
+COURSE_STATUSES: Final = {"cancelled": "cancelled", "reopened": "open"}
+"""The status after each event that changes that of a course."""
 
 JOINS: Final = frozenset({"enrollment.enrolled", "enrollment.waitlisted", "enrollment.promoted"})
 """The events that put a student at the end of a waitlist or in a seat."""
@@ -305,6 +325,35 @@ async def replay_students(connection: Connection) -> AsyncIterator[Difference | 
             yield fault
 
 
+async def replay_merges(connection: Connection) -> AsyncIterator[Difference]:
+    """Compare the students of whom the table says that they were merged with those of the events."""
+    # All of them are in memory: few students are merged.
+    into: dict[int, int] = {}
+    after = LOWEST
+    while merges := await sql.find_merges(connection, after, PAGE_ROWS):
+        after = merges[-1].position
+        into.update({merge.student_id: merge.merged_into for merge in merges})
+    after = LOWEST
+    expected = {id: _last(into, id) for id in into}
+    while page := await sql.find_merged_students(connection, after, PAGE_ROWS):
+        after = page[-1].student_id
+        for row in page:
+            value = expected.pop(row.student_id, None)
+            if row.merged_into != value:
+                yield Difference(f"merged student {row.student_id}", "merged_into", row.merged_into, value)
+    for id, value in expected.items():
+        yield Difference(f"merged student {id}", "merged_into", None, value)
+
+
+def _last(into: Mapping[int, int], id: int) -> int:
+    """Return the student into whom a student was merged, who may have been merged into another one later."""
+    for _ in range(len(into)):
+        if id not in into:
+            break
+        id = into[id]
+    return id
+
+
 async def _recoded_courses(connection: Connection) -> dict[int, list[sql.Recoded]]:
     """Return the changes of codes by course, all of them in memory: few courses ever change their code."""
     recoded: dict[int, list[sql.Recoded]] = defaultdict(list)
@@ -435,13 +484,14 @@ def _follow(noun: str, id: int, events: Sequence[Recorded], row: State | None) -
         if after.get("version") != expected:
             yield Break(event.position, event.type, "version", after.get("version"), expected)
         before = parsed(event.before)
-        if before is not None and (before.keys() != after.keys() or before.get("fields") != after.get("fields")):
+        differs = before is not None and (before.keys(), before.get("fields")) != (after.keys(), after.get("fields"))
+        if before is not None and differs and action not in MERGES:
             yield Break(
                 event.position, event.type, "fields", after.get("fields", [*after]), before.get("fields", [*before])
             )
-        if action == "cancelled" and after.get("status") != "cancelled":
-            yield Break(event.position, event.type, "status", after.get("status"), "cancelled")
-        state = {**(state or {}), **after}
+        if after.get("status") != (status := COURSE_STATUSES.get(action, after.get("status"))):
+            yield Break(event.position, event.type, "status", after.get("status"), status)
+        state = None if action == "merged_into" else {**(state or {}), **after}
     yield from _compare(f"{noun} {id}", row, state)
 
 
@@ -452,7 +502,7 @@ def _follow_holds(student: Student | None, rows: Sequence[Hold], events: Sequenc
         after = parsed(event.after) or {}
         id = _id_in(after, "hold_id")
         yield from _check_before(event, states.get(id), "hold_id")
-        if event.type != ("hold.ended" if id in states else "hold.placed"):
+        if event.type not in ({"hold.ended"} if id in states else {"hold.placed", "hold.merged"}):
             yield Break(event.position, event.type, "type", event.type, None)
         states[id] = {**states.get(id, {}), **after}
     if student is None:
@@ -488,9 +538,10 @@ def _follow_overrides(
         after = parsed(event.after) or {}
         key = event.course_id, _id_in(after, "override_id")
         yield from _check_before(event, states.get(key), "override_id")
-        expected = {"override.ended", "override.used"} if key in states else {"override.granted"}
+        expected = {"override.ended", "override.used"} if key in states else {"override.granted", "override.merged"}
         used = event.type == "override.used"
-        if event.type not in expected or (after.get("used_at") is not None) != used:
+        unused = after.get("used_at") is None
+        if event.type not in expected or (unused == used and event.type != "override.merged"):
             yield Break(event.position, event.type, "type", event.type, None)
         if used and _plain("used_at", after.get("used_at")) != event.occurred_at:
             yield Break(event.position, event.type, "used_at", after.get("used_at"), event.occurred_at)
@@ -517,7 +568,7 @@ def _follow_enrollments(
     used = {
         (event.course_id, _id_in(parsed(event.after) or {}, "override_id"))
         for event in of_overrides
-        if event.type == "override.used"
+        if event.type == "override.used" or (parsed(event.after) or {}).get("used_at") is not None
     }
     own = {row.course_id: row for row in rows}
     for course_id, history in groupby(events, lambda event: event.course_id or 0):
@@ -526,8 +577,9 @@ def _follow_enrollments(
             yield from _check_before(event, state, "status")
             yield from _check_status(event)
             completes = event.type == "enrollment.completed" and (state or {}).get("status") != "completed"
+            completes |= event.type == "enrollment.merged"
             state = _moved(event, state)
-            if completes and state is not None:
+            if completes and state is not None and state["status"] == "completed" and not state.get("passed_code"):
                 later = [each.code for each in recoded.get(course_id, ()) if each.position > event.position]
                 state["passed_code"] = later[0] if later else None
         row = own.pop(course_id, None)
@@ -542,6 +594,8 @@ def _follow_enrollments(
 def _check_status(event: Recorded) -> Faults:
     """Compare the type of an enrollment event with the status that the event sets."""
     prefix, _, action = event.type.partition(".")
+    if prefix == "enrollment" and action in MERGES:
+        return
     if prefix != "enrollment" or action not in STATUSES:
         yield Break(event.position, event.type, "type", event.type, None)
     elif (status := (parsed(event.after) or {}).get("status")) != STATUSES[action]:
@@ -555,7 +609,13 @@ def _moved(event: Recorded, state: dict[str, object] | None) -> dict[str, object
         return state
     if event.type == "enrollment.updated":
         return {**(state or {}), "swap_drops": after.get("swap_drops", [])}
+    if event.type == "enrollment.merged_into":
+        return None
     moved = {**(state or {}), "passed": None, "grade": None, "swap_drops": [], **after}
+    if event.type == "enrollment.merged":
+        return {**moved, "override_id": after.get("override_id"), "passed_code": after.get("passed_code")}
+    if event.type == "enrollment.completion_removed":
+        moved["passed_code"] = None
     if state is None or event.type in JOINS:
         moved["joined_position"], moved["joined_at"] = event.position, event.occurred_at
         moved["override_id"] = after.get("override_id")

@@ -359,7 +359,7 @@ SELECT EXISTS (
     FROM events
     WHERE student_id IS NULL
         AND course_id = ANY($1::bigint[])
-        AND position > $3::bigint
+        AND position > $4::bigint
         AND (after -> 'code' IS NOT NULL OR after -> 'term_id' IS NOT NULL)
 )
 OR EXISTS (
@@ -367,20 +367,34 @@ OR EXISTS (
     FROM events
     WHERE student_id IS NULL
         AND course_id IS NULL
-        AND position > $3::bigint
+        AND position > $4::bigint
         AND (
             type = 'equivalence.created'
             OR (term_id = ANY($2::bigint[]) AND (after -> 'starts_on' IS NOT NULL OR after -> 'ends_on' IS NOT NULL))
+        )
+)
+OR EXISTS (
+    SELECT
+    FROM events
+    WHERE student_id = $3::bigint
+        AND position > $4::bigint
+        AND (
+            type = 'student.merged'
+            OR (type = 'enrollment.completion_removed' AND course_id = ANY($1::bigint[]))
         )
 )
 """
 
 
 async def find_edit_of_codes(
-    connection: Connection, course_ids: list[int], term_ids: list[int], after_position: int
+    connection: Connection, course_ids: list[int], term_ids: list[int], student_id: int, after_position: int
 ) -> bool:
-    """Return whether the code or term of a course, the dates of a term, or any equivalent codes were edited since."""
-    edited: bool = await connection.fetchval(FIND_EDIT_OF_CODES, course_ids, term_ids, after_position)
+    """Return whether the code or term of a course, the dates of a term, or any equivalent codes were edited since.
+
+    A completion of the student that was taken back, and a merge of the student's records, count as such edits: the seat
+    may be in the term of another one.
+    """
+    edited: bool = await connection.fetchval(FIND_EDIT_OF_CODES, course_ids, term_ids, student_id, after_position)
     return edited
 
 
@@ -390,7 +404,7 @@ SELECT EXISTS (
     FROM events
     WHERE student_id IS NULL
         AND course_id = ANY($1::bigint[])
-        AND position > $3::bigint
+        AND position > $4::bigint
         AND (after -> 'meetings' IS NOT NULL OR after -> 'term_id' IS NOT NULL)
 )
 OR EXISTS (
@@ -399,17 +413,28 @@ OR EXISTS (
     WHERE student_id IS NULL
         AND course_id IS NULL
         AND term_id = ANY($2::bigint[])
-        AND position > $3::bigint
+        AND position > $4::bigint
         AND (after -> 'starts_on' IS NOT NULL OR after -> 'ends_on' IS NOT NULL)
+)
+OR EXISTS (
+    SELECT
+    FROM events
+    WHERE student_id = $3::bigint
+        AND course_id IS NULL
+        AND position > $4::bigint
+        AND type = 'student.merged'
 )
 """
 
 
 async def find_edit_of_times(
-    connection: Connection, course_ids: list[int], term_ids: list[int], after_position: int
+    connection: Connection, course_ids: list[int], term_ids: list[int], student_id: int, after_position: int
 ) -> bool:
-    """Return whether the meetings or term of a course, or the dates of a term, were edited after a position."""
-    edited: bool = await connection.fetchval(FIND_EDIT_OF_TIMES, course_ids, term_ids, after_position)
+    """Return whether the meetings or term of a course, or the dates of a term, were edited after a position.
+
+    A merge of the student's records counts as such an edit.
+    """
+    edited: bool = await connection.fetchval(FIND_EDIT_OF_TIMES, course_ids, term_ids, student_id, after_position)
     return edited
 
 
@@ -437,8 +462,7 @@ OR EXISTS (
     WHERE student_id = $3::bigint
         AND course_id IS NULL
         AND position > $4::bigint
-        AND type = 'student.updated'
-        AND (after -> 'fields')::jsonb ? 'max_credits'
+        AND (type = 'student.merged' OR (type = 'student.updated' AND (after -> 'fields')::jsonb ? 'max_credits'))
 )
 """
 
@@ -448,8 +472,8 @@ async def find_edit_of_credits(
 ) -> bool:
     """Return whether an edit after a position affects the credits of a student in a term or its parts.
 
-    Such an edit changes the credits or the term of a course, the credit limit of a term or the student, or makes a term
-    a part of another one.
+    Such an edit changes the credits or the term of a course, the credit limit of a term or the student, makes a term a
+    part of another one, or merges the student's records.
     """
     edited: bool = await connection.fetchval(FIND_EDIT_OF_CREDITS, course_ids, term_ids, student_id, after_position)
     return edited

@@ -167,11 +167,12 @@ LOAD_STUDENTS_IN_USE: Final = """
 SELECT id
 FROM unnest($1::bigint[]) AS requested (id)
 WHERE EXISTS (SELECT FROM student_courses WHERE student_courses.student_id = requested.id)
+    OR EXISTS (SELECT FROM merged_students WHERE merged_students.merged_into = requested.id)
 """
 
 
 async def load_students_in_use(connection: Connection, student_ids: list[int]) -> list[int]:
-    """Return which of these students have enrollment history."""
+    """Return which of these students have enrollment history or duplicates."""
     return [row[0] for row in await connection.fetch(LOAD_STUDENTS_IN_USE, student_ids)]
 
 

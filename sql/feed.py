@@ -328,7 +328,16 @@ SELECT
     (SELECT courses.term_id FROM courses WHERE courses.id = events.course_id) AS course_term_id,
     term_id, before, after
 FROM events
-WHERE student_id = $1::bigint
+WHERE student_id = ANY(
+        ARRAY(
+            SELECT $1::bigint
+            UNION ALL
+            SELECT student_id
+            FROM merged_students
+            WHERE merged_into = $1
+        )
+    )
+    AND NOT EXISTS (SELECT FROM merged_students WHERE student_id = $1)
     AND course_id = $2::bigint
     AND position > $3::bigint
 ORDER BY position
@@ -339,7 +348,10 @@ LIMIT $4::bigint
 async def list_history(
     connection: Connection, student_id: int, course_id: int, after_position: int, limit: int
 ) -> list[ListedEvent]:
-    """Return the events of one student in one course after a position, in order."""
+    """Return the events of one student and the student's duplicates in one course after a position, in order.
+
+    A duplicate that was merged has none of its own.
+    """
     rows = await connection.fetch(LIST_HISTORY, student_id, course_id, after_position, limit)
     return [ListedEvent._make(row) for row in rows]
 

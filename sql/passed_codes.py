@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from sql import Connection, columns
+from sql.enrollments import Pair
 
 
 class FormerCode(NamedTuple):
@@ -48,3 +49,31 @@ WHERE student_id = ANY($1::bigint[])
 async def load_passed_codes(connection: Connection, student_ids: list[int]) -> list[PassedCode]:
     """Load the codes under which students completed courses whose code has changed since."""
     return [PassedCode._make(row) for row in await connection.fetch(LOAD_PASSED_CODES, student_ids)]
+
+
+CLEAR_PASSED_CODES: Final = """
+UPDATE student_courses
+SET passed_code = NULL
+FROM unnest($1::bigint[], $2::bigint[]) AS removed (student_id, course_id)
+WHERE student_courses.student_id = removed.student_id
+    AND student_courses.course_id = removed.course_id
+"""
+
+
+async def clear_passed_codes(connection: Connection, removed: Sequence[Pair]) -> None:
+    """Remove the codes under which students had completed courses, since they have not completed them any more."""
+    await connection.execute(CLEAR_PASSED_CODES, *columns(removed))
+
+
+SET_PASSED_CODES: Final = """
+UPDATE student_courses
+SET passed_code = new.code
+FROM unnest($1::bigint[], $2::bigint[], $3::text[]) AS new (student_id, course_id, code)
+WHERE student_courses.student_id = new.student_id
+    AND student_courses.course_id = new.course_id
+"""
+
+
+async def set_passed_codes(connection: Connection, rows: Sequence[PassedCode]) -> None:
+    """Set the codes under which students have completed courses."""
+    await connection.execute(SET_PASSED_CODES, *columns(rows))

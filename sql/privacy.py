@@ -7,6 +7,7 @@ from sql import Connection
 from sql.enrollments import Status
 from sql.feed import ListedEvent
 from sql.holds import Hold
+from sql.merged_students import MergedStudent
 from sql.overrides import Override
 
 
@@ -71,7 +72,15 @@ WHERE position = ANY(
             FROM (
                 SELECT position
                 FROM events
-                WHERE student_id = $1::bigint
+                WHERE student_id = ANY(
+                        ARRAY(
+                            SELECT $1::bigint
+                            UNION ALL
+                            SELECT student_id
+                            FROM merged_students
+                            WHERE merged_into = $1
+                        )
+                    )
                     AND position > $2::bigint
                 OFFSET 0
             ) AS own
@@ -86,7 +95,7 @@ ORDER BY position
 async def list_events_of_student(
     connection: Connection, student_id: int, after_position: int, limit: int
 ) -> list[ListedEvent]:
-    """Return a page of the events about a student, in order.
+    """Return a page of the events about a student and the student's duplicates, in order.
 
     The positions come from the index of the student's events, which OFFSET 0 enforces: it is in the order of courses,
     and the index in the order of the feed would be read to its end.
@@ -137,3 +146,21 @@ async def redact_events(connection: Connection, student_ids: list[int], names: l
     ``names`` are the texts that name the students: an actor with such a name gets a pseudonym.
     """
     return [row[0] for row in await connection.fetch(REDACT_EVENTS, student_ids, names)]
+
+
+LIST_DUPLICATES: Final = """
+SELECT student_id, merged_into, external_id, names, merged_at
+FROM merged_students
+WHERE merged_into = $1::bigint
+    AND student_id > $2::bigint
+ORDER BY student_id
+LIMIT $3::bigint
+"""
+
+
+async def list_duplicates(
+    connection: Connection, student_id: int, after_student_id: int, limit: int
+) -> list[MergedStudent]:
+    """Return a page of the duplicates that were merged into a student, ordered by id."""
+    rows = await connection.fetch(LIST_DUPLICATES, student_id, after_student_id, limit)
+    return [MergedStudent._make(row) for row in rows]

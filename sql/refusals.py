@@ -47,17 +47,30 @@ async def commit_without_waiting(connection: Connection) -> str:
     return setting
 
 
+class KeptStudent(NamedTuple):
+    """A student, and the student into whom this one was merged, or the same student."""
+
+    id: int
+    kept_as: int
+
+
 LOAD_KEPT_STUDENTS: Final = """
-SELECT id
+SELECT id, id AS kept_as
 FROM students
 WHERE id = ANY($1::bigint[])
     AND (email LIKE '%@erased.invalid') IS NOT TRUE
+UNION ALL
+SELECT merged_students.student_id, merged_students.merged_into
+FROM merged_students
+INNER JOIN students ON students.id = merged_students.merged_into
+WHERE merged_students.student_id = ANY($1)
+    AND (students.email LIKE '%@erased.invalid') IS NOT TRUE
 """
 
 
-async def load_kept_students(connection: Connection, ids: list[int]) -> list[int]:
-    """Return which of these students have neither been deleted nor erased."""
-    return [row["id"] for row in await connection.fetch(LOAD_KEPT_STUDENTS, ids)]
+async def load_kept_students(connection: Connection, ids: list[int]) -> list[KeptStudent]:
+    """Return which of these students have neither been deleted nor erased, and who they are now."""
+    return [KeptStudent._make(row) for row in await connection.fetch(LOAD_KEPT_STUDENTS, ids)]
 
 
 ADD_REFUSALS: Final = """

@@ -10,6 +10,7 @@ from sql import Connection
 from sql.course_instructors import CourseInstructor
 from sql.courses import Course
 from sql.holds import Hold
+from sql.merged_students import MergedStudent
 from sql.overrides import Override
 from sql.requirements import Requirement
 
@@ -248,3 +249,40 @@ LIMIT $2::bigint
 async def find_recoded(connection: Connection, after_position: int, limit: int) -> list[Recoded]:
     """Return a page of the events that changed the code of a course, ordered by position."""
     return [Recoded._make(row) for row in await connection.fetch(FIND_RECODED, after_position, limit)]
+
+
+class Merge(NamedTuple):
+    """The last event of a duplicate: the student into whom it was merged."""
+
+    position: int
+    student_id: int
+    merged_into: int
+
+
+FIND_MERGES: Final = """
+SELECT position, student_id, (after ->> 'merged_into')::bigint AS merged_into
+FROM events
+WHERE type = 'student.merged_into'
+    AND position > $1::bigint
+ORDER BY position
+LIMIT $2::bigint
+"""
+
+
+async def find_merges(connection: Connection, after_position: int, limit: int) -> list[Merge]:
+    """Return a page of the events of merged duplicates, ordered by position."""
+    return [Merge._make(row) for row in await connection.fetch(FIND_MERGES, after_position, limit)]
+
+
+FIND_MERGED_STUDENTS: Final = """
+SELECT student_id, merged_into, external_id, names, merged_at
+FROM merged_students
+WHERE student_id > $1::bigint
+ORDER BY student_id
+LIMIT $2::bigint
+"""
+
+
+async def find_merged_students(connection: Connection, after_student_id: int, limit: int) -> list[MergedStudent]:
+    """Return a page of the merged duplicates, ordered by id."""
+    return [MergedStudent._make(row) for row in await connection.fetch(FIND_MERGED_STUDENTS, after_student_id, limit)]

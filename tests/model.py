@@ -548,6 +548,80 @@ class Model:
         self.promote()
         return "completed"
 
+    def annul(self, student: int, course: int) -> str:
+        """Drop a course whatever the deadlines and holds; a withdrawal becomes a drop."""
+        state = self.states.get((student, course))
+        if state is None:
+            raise Refused([(course, "enrollment_not_found", ())])
+        if state.status == "completed":
+            raise Refused([(course, "already_completed", ())])
+        if state.status == "dropped":
+            return "unchanged"
+        state.status, state.drops = "dropped", []
+        self.lapse(student, course)
+        self.promote()
+        return "dropped"
+
+    def remove_completion(self, student: int, course: int) -> str:
+        state = self.states.get((student, course))
+        if state is None:
+            raise Refused([(course, "enrollment_not_found", ())])
+        if state.status == "enrolled":
+            return "unchanged"
+        if state.status != "completed":
+            raise Refused([(course, "not_completed", ())])
+        if self.courses[course].cancelled:
+            raise Refused([(course, "course_cancelled", ())])
+        state.status, state.passed = "enrolled", None
+        self.leave_siblings(student, course)
+        self.promote()
+        return "enrolled"
+
+    def merge(self, student: int, duplicate: int) -> int:
+        """Give everything that a duplicate has to a student; the stronger of two states in a course stands."""
+        if student not in self.limits:
+            return 404
+        if student == duplicate:
+            return 422
+        if duplicate not in self.limits:
+            return 409
+        order = ["dropped", "withdrawn", "waitlisted", "enrolled", "completed"]
+
+        def strength(state: State) -> tuple[int, bool, int]:
+            earlier = -state.joined if state.status == "waitlisted" else 0
+            return order.index(state.status), bool(state.passed), earlier
+
+        for (s, c), state in list(self.states.items()):
+            if s == duplicate:
+                del self.states[s, c]
+                own = self.states.get((student, c))
+                if own is None or strength(state) > strength(own):
+                    self.states[student, c] = state
+        active = self.of(student, {"enrolled", "waitlisted"})
+        for (s, _), state in self.states.items():
+            if s == student:
+                state.drops = [c for c in state.drops if c in active]
+        self.holds = [(student if who == duplicate else who, what) for who, what in self.holds]
+        self.overrides = [(student if who == duplicate else who, c, rule) for who, c, rule in self.overrides]
+        del self.limits[duplicate]
+        for c in self.of(student, SEATED):
+            self.leave_siblings(student, c)
+        self.promote()
+        return 200
+
+    def reopen(self, course: int) -> int:
+        it = self.courses[course]
+        taken = [
+            other
+            for id, other in self.courses.items()
+            if id != course and not other.cancelled and (other.section, other.term) == (it.section, it.term)
+        ]
+        if it.cancelled and it.term is not None and fold(it.code) in [fold(other.code) for other in taken]:
+            return 409
+        it.cancelled = False
+        self.promote()
+        return 200
+
     def cancel(self, course: int) -> None:
         self.courses[course].cancelled = True
         for (s, c), state in self.states.items():

@@ -18,11 +18,12 @@ from service.errors import DomainError, EnrollmentRefused, PromotionsPending, Un
 from service.registrar import load
 from service.registrar.application import Group
 from service.registrar.changes import Change, Origin
-from service.registrar.courses import COURSE, Cancel, SetRequirements
-from service.registrar.enrollments import Complete, Drop, Enroll, Swap
+from service.registrar.courses import COURSE, Cancel, Reopen, SetRequirements
+from service.registrar.enrollments import Complete, Drop, Enroll, RemoveCompletion, Swap
 from service.registrar.equivalences import CreateEquivalence, DeleteEquivalence
 from service.registrar.holds import EndHold, PlaceHold
 from service.registrar.instructors import INSTRUCTOR, SetInstructors
+from service.registrar.merge import Merge
 from service.registrar.overrides import EndOverride, GrantOverride
 from service.registrar.resources import Create, Delete, Edit
 from service.registrar.students import STUDENT
@@ -123,6 +124,14 @@ def drop(student: int, course: int) -> Change[Any]:
     return Drop(origin=ORIGIN, student_id=student, course_id=course)
 
 
+def merge(student: int, duplicate: int) -> Change[Any]:
+    return Merge(origin=ORIGIN, student_id=student, duplicate_id=duplicate)
+
+
+def completed(student: int, course: int) -> list[Change[Any]]:
+    return [Complete(origin=ORIGIN, student_id=student, course_id=course, passed=True)]
+
+
 def equate(*codes: str) -> Change[Any]:
     return CreateEquivalence(origin=ORIGIN, codes=codes)
 
@@ -215,6 +224,10 @@ def change(chance: random.Random) -> Change[Any]:
     teachers = chance.sample(INSTRUCTORS, chance.choice([0, 1, 2]))
     others: list[Change[Any]] = [
         Complete(origin=ORIGIN, student_id=student_id, course_id=course_id, passed=chance.random() < 0.7),
+        RemoveCompletion(origin=ORIGIN, student_id=student_id, course_id=course_id),
+        Drop(origin=ORIGIN, student_id=student_id, course_id=course_id, annuls=True),
+        Reopen(origin=ORIGIN, course_id=course_id),
+        *[merge(held, student_id)] * (chance.random() < 0.4),
         hold(held, "R", blocks_drop=chance.random() < 0.5),
         end_hold(chance.choice((1, 2)), chance.randint(1, HELD)),
         grant(held, lifted, chance.choice(RULES)),
@@ -501,6 +514,28 @@ CASES: dict[str, tuple[list[Change[Any]], list[Change[Any]]]] = {
             edit(STUDENT, 1, email="9@campus.example"),
             edit(STUDENT, 2, email="1@campus.example"),
         ],
+    ),
+    "a course that is completed again counts for the code that it has then": (
+        [*MANY, course(1), enroll(1, 1), *completed(1, 1), edit(COURSE, 1, code="C2"), edit(COURSE, 1, code="C3")],
+        [RemoveCompletion(origin=ORIGIN, student_id=1, course_id=1), *completed(1, 1), edit(COURSE, 1, code="C4")],
+    ),
+    "the rows of a merged student are the other's at once": (
+        [*MANY, student(3), course(1), course(2, capacity=0), enroll(1, 1), enroll(2, 1), enroll(2, 2), enroll(3, 2)],
+        [
+            hold(2, "R", blocks_drop=True),
+            grant(2, 2, "course_full"),
+            merge(1, 2),
+            hold(1, "R"),
+            edit(STUDENT, 3, email="9@campus.example"),
+            drop(1, 1),
+            enroll(2, 1),
+            merge(3, 1),
+            drop(3, 2),
+        ],
+    ),
+    "a student who is new in the batch can be merged": (
+        [*MANY, course(1), enroll(2, 1)],
+        [student(3), hold(2, "R"), merge(3, 2), merge(1, 3), enroll(1, 1)],
     ),
     "a released code is free": (
         [*MANY, *CLASH],

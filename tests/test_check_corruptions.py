@@ -100,12 +100,25 @@ async def new_campus(client: Client) -> None:
     await call(client, "POST", "/students/2/courses/3/complete", {"passed": True, "grade": "A-"})
     assert (await enroll(client, 6, 5)).status == 201
     await call(client, "POST", "/courses/5/cancel", {})
+    assert (await enroll(client, 6, 3)).status == 201
+    assert (await call(client, "DELETE", "/students/6/courses/3?as=dropped&reason=error")).status == 200
+    await call(client, "POST", "/students/4/courses/3/complete", {"passed": True})
+    assert (await call(client, "DELETE", "/students/4/courses/3/completion")).status == 200
+    for action in ("cancel", "reopen"):
+        assert (await call(client, "POST", f"/courses/6/{action}")).status == 200
     for _ in range(2):
         await create(client, "/students/7/holds", {"reason": "fees", "blocks": ["enroll"]})
     await call(client, "DELETE", "/students/7/holds/2")
+    for _ in range(2):
+        await new_student(client)
+    assert (await enroll(client, 9, 3)).status == 201
+    await create(client, "/students/9/holds", {"reason": "fees", "blocks": ["drop"]})
+    body = {"student_id": 9, "reason": "twice"}
+    assert (await call(client, "POST", "/students/8/merge", body)).status == 200
 
 
 STUDENTS = "every student, hold, override and enrollment matches its events"
+MERGED = "every merged student matches the events"
 COURSES = "every course matches its events, requirements included"
 TERMS = "every term matches its events"
 INSTRUCTORS = "every instructor matches the events"
@@ -184,6 +197,30 @@ CORRUPTIONS = {
     "a capacity that is raised": (COURSES, "UPDATE courses SET capacity = 7 WHERE id = 3"),
     "a missing capacity": (COURSES, "UPDATE courses SET capacity = NULL WHERE id = 3"),
     "a missing waitlist capacity": (COURSES, "UPDATE courses SET waitlist_capacity = NULL WHERE id = 2"),
+    "a merged student whom nobody has merged": (
+        MERGED,
+        "INSERT INTO merged_students (student_id, merged_into, merged_at) VALUES (99, 1, now())",
+    ),
+    "a merged student who is missing": (MERGED, "DELETE FROM merged_students"),
+    "a merge into another student": (MERGED, "UPDATE merged_students SET merged_into = 1"),
+    "a moved enrollment that joined now": (
+        STUDENTS,
+        f"UPDATE student_courses SET joined_at = now() WHERE {PAIR.format(8, 3)}",
+    ),
+    "a moved enrollment in another place": (
+        STUDENTS,
+        f"UPDATE student_courses SET joined_position = 1 WHERE {PAIR.format(8, 3)}",
+    ),
+    "a moved hold of another student": (STUDENTS, "UPDATE holds SET student_id = 6 WHERE student_id = 8"),
+    "an annulled course that is withdrawn": (
+        STUDENTS,
+        f"UPDATE student_courses SET status = 'withdrawn' WHERE {PAIR.format(6, 3)}",
+    ),
+    "a removed completion that is still there": (
+        STUDENTS,
+        f"UPDATE student_courses SET status = 'completed', passed = true WHERE {PAIR.format(4, 3)}",
+    ),
+    "a reopened course that is cancelled": (COURSES, "UPDATE courses SET status = 'cancelled' WHERE id = 6"),
     "a cancelled course that is open": (COURSES, "UPDATE courses SET status = 'open' WHERE id = 5"),
     "an open course that is cancelled": (COURSES, "UPDATE courses SET status = 'cancelled' WHERE id = 4"),
     "a title": (COURSES, "UPDATE courses SET title = 'Another' WHERE id = 3"),
@@ -434,7 +471,7 @@ def test_every_invariant_is_broken_by_some_corruption() -> None:
             "position=5, type=term.updated, field=before, value=None, value_by_events=a state",
         ),
         ("UPDATE events SET position = 1000 WHERE position = 2", "after_position=1, next_position=3"),
-        ("SELECT setval('students_id_seq', 3)", "sequence=students_id_seq, next_id=4, largest_id=7"),
+        ("SELECT setval('students_id_seq', 3)", "sequence=students_id_seq, next_id=4, largest_id=8"),
     ],
 )
 async def test_check_names_the_rows_that_violate_an_invariant(

@@ -323,6 +323,13 @@ PROBLEMS: Final[list[tuple[str, str, Any, dict[str, str]]]] = [
     ("DELETE", "/students/1/courses/2", None, {}),
     ("POST", "/students/1/courses/1/complete", {"passed": True}, {}),
     ("DELETE", "/students/1/courses/1", None, {}),
+    ("POST", "/students/1/merge", {"student_id": 1, "reason": "twice"}, {}),
+    ("POST", "/students/1/merge", {"student_id": 99, "reason": "twice"}, {}),
+    ("DELETE", "/students/1/courses/2?as=dropped&reason=error", None, {}),
+    ("DELETE", "/students/1/courses/2/completion", None, {}),
+    ("POST", "/courses/1/cancel", None, {}),
+    ("DELETE", "/students/1/courses/1/completion", None, {}),
+    ("POST", "/courses/1/reopen", None, {}),
     ("DELETE", "/students/1", None, {}),
     ("PATCH", "/students/1", {"family_name": "King"}, {"If-Match": '"9"'}),
     ("POST", "/students/1/enroll", {"course_ids": [1]}, {"If-Match": '"1"'}),
@@ -330,6 +337,11 @@ PROBLEMS: Final[list[tuple[str, str, Any, dict[str, str]]]] = [
     ("GET", "/courses", None, {"Host": "elsewhere.example"}),
     ("POST", "/students/2/holds", HOLD, {"Idempotency-Key": "1"}),
     ("POST", "/students/1/holds", HOLD, {"Idempotency-Key": "1"}),
+    ("POST", "/students/2/merge", {"student_id": 6, "reason": "Enrolled twice"}, {}),
+    ("POST", "/students/2/merge", {"student_id": 6, "reason": "Enrolled twice"}, {}),
+    ("GET", "/students/6", None, {}),
+    ("POST", "/students/1/erase", {"reason": "Art. 17"}, {}),
+    ("POST", "/students/2/merge", {"student_id": 1, "reason": "Enrolled twice"}, {}),
     ("POST", "/keys", {"name": "office", "scopes": ["admin"]}, {"Idempotency-Key": "2"}),
     ("POST", "/keys", {"name": "office", "scopes": ["admin"]}, {}),
     ("GET", "/courses", None, {}),
@@ -604,7 +616,28 @@ async def every_event(client: Client) -> list[dict[str, Any]]:  # noqa: PLR0915 
     await do("DELETE", f"/equivalences/{equivalence}")
     await do("PUT", f"/courses/{kept}/requirements", {"groups": [{"kind": "pre", "any_of": ["X"]}]})
     await do("POST", f"/courses/{kept}/cancel")
+    await do("POST", f"/courses/{kept}/reopen")
+    await do("DELETE", f"/students/{first}/courses/{withdrawn}?as=dropped&reason=error")
+    await do("DELETE", f"/students/{second}/courses/{full}/completion")
+    await every_merge(do, new, client)
     return list((await read(client, "/events?limit=500"))["items"])
+
+
+async def every_merge(do: Any, new: Any, client: Client) -> None:
+    """Merge two students so that the events have all their members."""
+    student, duplicate = await new_student(client), await new_student(client)
+    full, swapped, failed, out = [await new_course(client, capacity=capacity) for capacity in (0, 0, None, None)]
+    override = {"author": "dean", "reason": "so", "rule": "course_full", "course_id": full}
+    await new(f"/students/{duplicate}/overrides", override)
+    await do("POST", f"/students/{duplicate}/enroll", {"course_ids": [full, failed, out]})
+    await do("POST", f"/students/{duplicate}/swap", {"drop": [out], "add": [swapped], "on_full": "waitlist"})
+    await new(f"/students/{duplicate}/holds", {"reason": "fees", "blocks": ["drop"]})
+    await do("POST", f"/students/{student}/enroll", {"course_ids": [failed, out]})
+    await do("DELETE", f"/students/{student}/courses/{out}")
+    for id, passed in ((student, False), (duplicate, True)):
+        await do("POST", f"/students/{id}/courses/{failed}/complete", {"passed": passed})
+    await do("PATCH", f"/courses/{failed}", {"code": "FORMER"})
+    await do("POST", f"/students/{student}/merge", {"student_id": duplicate, "reason": "twice"})
 
 
 def test_the_table_of_codes_of_an_invalid_request_matches_the_code(request: pytest.FixtureRequest) -> None:

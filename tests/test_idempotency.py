@@ -59,12 +59,18 @@ OVERRIDE: Final = {"course_id": 1, "rule": "course_full", "author": "Dean", "rea
 POSTS: Final[dict[str, tuple[str, Any, Any]]] = {
     # First, because it deletes the answers that are stored about the student.
     "/students/{student_id}/erase": ("/students/1/erase", {"reason": "Art. 17"}, {"reason": "Art. 21"}),
+    "/students/{student_id}/merge": (
+        "/students/1/merge",
+        {"student_id": 2, "reason": "Twice"},
+        {"student_id": 2, "reason": "Again"},
+    ),
     "/students": ("/students", student_fields(), student_fields()),
     "/instructors": ("/instructors", {"given_name": "Emmy"}, {"given_name": "Ada"}),
     "/terms": ("/terms", TERM, {**TERM, "code": "2027S"}),
     "/courses": ("/courses", COURSE, {**COURSE, "credits": 3}),
     "/equivalences": ("/equivalences", {"codes": ["X1", "X2"]}, {"codes": ["X1", "X3"]}),
     "/courses/{course_id}/cancel": ("/courses/1/cancel?reason=Ill", None, None),
+    "/courses/{course_id}/reopen": ("/courses/4/reopen?reason=Funded", None, None),
     "/students/{student_id}/holds": ("/students/1/holds", HOLD, {**HOLD, "reason": "Library"}),
     "/students/{student_id}/overrides": ("/students/1/overrides", OVERRIDE, {**OVERRIDE, "reason": "Because"}),
     "/students/{student_id}/enroll": ("/students/1/enroll", {"course_ids": [1]}, {"course_ids": [2]}),
@@ -80,7 +86,8 @@ POSTS: Final[dict[str, tuple[str, Any, Any]]] = {
         {"items": [{"student_id": 1, "course_ids": [2]}]},
     ),
 }
-"""A call of each POST operation, and another body, for a service with student 1, who is enrolled in course 3 of three."""
+"""A call of each POST operation, and another body, for a service with student 1, who is enrolled in course 3; course 4 is
+cancelled."""
 
 SECRET: Final = {"/keys": {"name": "portal", "scopes": ["read"]}, "/keys/{key_id}/rotate": {}}
 """The POST operations whose answers are secrets."""
@@ -90,9 +97,11 @@ UNSTORED: Final = SECRET.keys() | {"/institutions"}
 
 
 async def small_campus(client: Client) -> None:
-    student = await new_student(client)
-    courses = [await new_course(client) for _ in range(3)]
-    assert (student, courses) == (1, [1, 2, 3])
+    student = await new_student(client, family_name="A", email="a@campus.example")
+    other = await new_student(client)
+    courses = [await new_course(client) for _ in range(4)]
+    assert (student, other, courses) == (1, 2, [1, 2, 3, 4])
+    assert (await call(client, "POST", "/courses/4/cancel")).status == 200
     assert (await enroll(client, 1, 3)).status == 201
 
 
@@ -266,7 +275,7 @@ async def test_the_students_of_an_answer_are_stored_with_it(client: Client, conn
         await post(client, path, body, operation)
     rows = await connection.fetch("SELECT key, student_ids FROM idempotency_keys WHERE student_ids <> ''")
     assert {row["key"]: row["student_ids"] for row in rows} == {
-        operation: "2" if operation == "/students" else "1,9" if operation == "/enrollments" else "1"
+        operation: {"/students": "3", "/enrollments": "1,9", "/students/{student_id}/merge": "1,2"}.get(operation, "1")
         for operation in POSTS
         if "student" in operation or operation == "/enrollments"
     }

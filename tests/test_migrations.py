@@ -118,6 +118,10 @@ FILL = {
         INSERT INTO course_instructors (course_id, instructor_id, teaches, is_primary, updated_at)
         VALUES (1, 1, true, true, '2026-01-01Z'), (1, 2, false, false, '2026-01-02Z')
     """,
+    "0039_create_merged_students": """
+        INSERT INTO merged_students (student_id, merged_into, external_id, names, merged_at)
+        VALUES (8, 1, 'S-8', '["Zoë Ada"]', '2026-01-01Z'), (9, 1, NULL, NULL, '2026-01-02Z')
+    """,
     "0001_create_registry": "UPDATE registry SET revision = 7",
     "0002_create_institutions": """
         INSERT INTO institutions (name, schema_name, display_name, time_zone, state, migration, revision, created_at, changed_at, swept_at)

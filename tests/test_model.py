@@ -6,7 +6,7 @@ import os
 import random
 from collections.abc import Callable
 from copy import deepcopy
-from itertools import count, permutations
+from itertools import count, permutations, product
 from typing import Any, NamedTuple
 
 import hypothesis
@@ -28,7 +28,7 @@ HISTORIES = int(os.environ.get("HISTORIES", "40"))
 CONCURRENT_HISTORIES = max(12, HISTORIES // 4)
 LONG_HISTORIES = max(4, HISTORIES // 10)
 STEPS = 16
-AT_ONCE = {"enroll", "drop", "swap", "complete", "capacity", "cancel"}
+AT_ONCE = {"enroll", "drop", "swap", "complete", "capacity", "cancel", "annul", "remove_completion", "reopen"}
 NUMBERS = count()
 PAST, AHEAD = "2001-01-01T00:00:00Z", "2999-01-01T00:00:00Z"
 RULES = [
@@ -238,6 +238,7 @@ class Campus:
                 ]
                 steps += [step for c in holding for step in (("drop", (student, c)), ("cancel", (c,)))]
                 steps += [("edit", (c, "code", "X9")) for c in holding]
+                steps += [("remove_completion", (student, c)) for c in holding]
                 steps += [("part", (each,)) for each in model.sets] * 2
             case "duplicate_course":
                 other = parameters["with_course_id"]
@@ -252,6 +253,7 @@ class Campus:
             case "time_conflict":
                 other = parameters["with_course_id"]
                 steps += [("drop", (student, other)), ("cancel", (other,)), ("meetings", (other, []))]
+                steps += [("annul", (student, other))]
                 steps += [("meetings", (other, self.meetings()))] * 2
                 steps += [("dates", (each, self.chance.choice(HALVES))) for each in model.terms]
             case "credit_limit":
@@ -280,7 +282,7 @@ class Campus:
         )
         kinds += ["limit", "hold", "end_hold", "end_hold", "override", "override", "require", "require", "cancel"]
         kinds += ["term", "term", "dates", "parent", "edit", "edit", "end_override", "bulk", "keep", "equate", "part"]
-        kinds += ["teach", "teach", "dismiss"]
+        kinds += ["teach", "teach", "dismiss", "annul", "remove_completion", "reopen", "merge"]
         match chance.choice(kinds):
             case "enroll":
                 wanted = some + ([9_999_999] if chance.random() < 0.1 else [])
@@ -292,6 +294,8 @@ class Campus:
             case "keep":
                 swaps = [key for key, state in model.states.items() if state.drops]
                 return "keep", chance.choice(swaps) if swaps else (student, course)
+            case "annul" | "remove_completion" | "reopen" | "merge" as taken:
+                return taken, chance.choice(self.targets(taken) or [(student, course)[taken == "reopen" :]])
             case "complete":
                 return "complete", (student, course, chance.random() < 0.7)
             case "capacity":
@@ -358,6 +362,16 @@ class Campus:
             case _:
                 return "drop", (student, course)
 
+    def targets(self, what: str) -> list[tuple[int, ...]]:
+        """Return what can be annulled, whose completion can be removed, what can be reopened, or who can be merged."""
+        if what == "reopen":
+            return [(id,) for id, it in self.model.courses.items() if it.cancelled]
+        if what == "merge":
+            # Others remain, who can be chosen for the next steps.
+            return [*product(self.model.limits, repeat=2)] if len(self.model.limits) > 2 else [(9_999_999, 9_999_999)]
+        past = {"enrolled", "withdrawn"} if what == "annul" else {"completed"}
+        return [key for key, state in self.model.states.items() if state.status in past]
+
     async def serve(self, step: Step, client: Client | None = None) -> object:  # noqa: PLR0915 - a case for each step
         """Make a step in the service and return the outcome in the form of the model."""
         client = client or self.client
@@ -368,11 +382,13 @@ class Campus:
             case "swap", (student, out, into, on_full):
                 body = {"drop": out, "add": into, "on_full": on_full}
                 return results(await call(client, "POST", f"/students/{student}/swap", body))
-            case "drop", (student, course):
-                answer = await call(client, "DELETE", f"/students/{student}/courses/{course}")
-                if answer.status in {404, 409} and not answer.body["errors"]:
-                    return [(course, answer.body["code"], ())]
-                return reasons(answer) if answer.status == 409 else answer.body["outcome"]
+            case "drop" | "annul" | "remove_completion" as what, (student, course):
+                path = {"drop": "", "annul": "?as=dropped&reason=error", "remove_completion": "/completion"}[what]
+                return moved(await call(client, "DELETE", f"/students/{student}/courses/{course}{path}"), course)
+            case "reopen", (course,):
+                return (await call(client, "POST", f"/courses/{course}/reopen")).status
+            case "merge", (student, duplicate):
+                return await self.merge(client, student, duplicate)
             case "keep", (student, course):
                 answer = await call(client, "DELETE", f"/students/{student}/courses/{course}/swap")
                 return [(course, "not_enrolled", ())] if answer.status == 404 else answer.body["outcome"]
@@ -444,6 +460,17 @@ class Campus:
             case "cancel", (course,):
                 return (await call(client, "POST", f"/courses/{course}/cancel")).status
         raise AssertionError(step)
+
+    async def merge(self, client: Client, student: int, duplicate: int) -> int:
+        """Merge two students, and take note of whose the holds and overrides are then."""
+        body = {"student_id": duplicate, "reason": "twice"}
+        status = (await call(client, "POST", f"/students/{student}/merge", body)).status
+        if status == 200:
+            self.hold_ids = [(id, student if who == duplicate else who, what) for id, who, what in self.hold_ids]
+            for (who, course, rule), id in list(self.override_ids.items()):
+                if who == duplicate:
+                    self.override_ids[student, course, rule] = id
+        return status
 
     async def preview(self, step: Step) -> object:
         """Return the outcome of a dry run of an enrollment or a swap in the service."""
@@ -531,6 +558,13 @@ def reasons(answer: Answer) -> list[Any]:
     return plain(answer.body["errors"])
 
 
+def moved(answer: Answer, course: int) -> object:
+    """Return the outcome of a drop or of the removal of a completion."""
+    if answer.status in {404, 409} and not answer.body["errors"]:
+        return [(course, answer.body["code"], ())]
+    return reasons(answer) if answer.status == 409 else answer.body["outcome"]
+
+
 def results(answer: Answer) -> object:
     if answer.status in {409, 422}:
         return reasons(answer)
@@ -564,6 +598,8 @@ def modelled(model: Model, step: Step) -> object:
                 return model.keep(*arguments)
             case "complete", arguments:
                 return model.complete(*arguments)
+            case "annul" | "remove_completion" | "reopen" | "merge" as what, arguments:
+                return getattr(model, what)(*arguments)
             case "cancel", (course,):
                 model.cancel(course)
                 return 200

@@ -70,6 +70,7 @@ GUARDS = {
     "equivalent_codes_equivalence_id_fkey",
     "equivalent_codes_pkey",
     "holds_blocks_check",
+    "merged_students_pkey",
     "holds_pkey",
     "holds_student_id_fkey",
     "idempotency_keys_pkey",
@@ -360,6 +361,8 @@ INSERT INTO institutions (name, schema_name, display_name, time_zone, state, rev
 SELECT 'i' || n, 'i' || n, 'I', 'UTC', 'active', n, now(), now(), now() FROM generate_series(1, 5000) AS n;
 ANALYZE institutions, registry, api_keys, students, courses, student_courses, events, feed, terms, requirements, holds, overrides,
 instructors, course_instructors, equivalences, equivalent_codes;
+INSERT INTO merged_students (student_id, merged_into, external_id, names, merged_at)
+SELECT 100000 + n, n, 'M' || n, '["Ada"]', now() FROM generate_series(1, 5000) AS n;
 """
 """Enough rows in each table that PostgreSQL prefers an index where one fits."""
 BIG_TABLES = {
@@ -403,7 +406,7 @@ INDEXES = {
     "LOAD_IDEMPOTENCY_KEYS": {"idempotency_keys_pkey"},
     "ADD_IDEMPOTENCY_KEYS": set(),
     "DELETE_IDEMPOTENCY_KEYS": {"idempotency_keys_created_at_idx"},
-    "LOAD_KEPT_STUDENTS": {"students_pkey"},
+    "LOAD_KEPT_STUDENTS": {"students_pkey", "merged_students_pkey"},
     "ADD_REFUSALS": set(),
     "LIST_REFUSALS_OF_STUDENT": {"refusals_student_id_idx"},
     "LIST_REFUSALS_OF_COURSE": {"refusals_course_id_idx"},
@@ -482,6 +485,13 @@ INDEXES = {
     "LIST_WAITLIST": {"student_courses_waitlist_idx", "students_pkey"},
     "LOAD_ROSTER": {"student_courses_course_id_idx"},
     "LIST_EVENTS": {"events_pkey", "students_pkey", "courses_pkey"},
+    "LIST_HISTORY": {
+        "events_student_id_course_id_idx",
+        "students_pkey",
+        "courses_pkey",
+        "merged_students_merged_into_idx",
+        "merged_students_pkey",
+    },
     "LIST_MARKS": {"events_pkey"},
     "LIST_MATCHING_EVENTS": {"events_pkey", "students_pkey", "courses_pkey"},
     "LIST_MATCHING_EVENTS_OF_STUDENT": {
@@ -490,7 +500,6 @@ INDEXES = {
         "students_pkey",
         "courses_pkey",
     },
-    "LIST_HISTORY": {"events_student_id_course_id_idx", "students_pkey", "courses_pkey"},
     "GET_NOW": set(),
     "LIST_CREDITS_OF_STUDENT": {"student_courses_pkey", "courses_pkey", "terms_pkey"},
     "GET_WRITER_AGE": set(),
@@ -516,9 +525,23 @@ INDEXES = {
     },
     "LOAD_PASSED_CODES": {"student_courses_passed_code_idx"},
     "KEEP_PASSED_CODES": {"student_courses_course_id_idx"},
+    "CLEAR_PASSED_CODES": {"student_courses_pkey"},
+    "SET_PASSED_CODES": {"student_courses_pkey"},
+    "LOAD_MERGED_STUDENTS": {"merged_students_pkey", "merged_students_external_id_idx"},
+    "LOAD_DUPLICATES": {"merged_students_merged_into_idx"},
+    "LIST_DUPLICATES": {"merged_students_merged_into_idx"},
+    "SAVE_MERGED_STUDENTS": {"merged_students_pkey"},
+    "ERASE_MERGED_STUDENTS": {"merged_students_merged_into_idx"},
+    "LOAD_ENROLLMENTS_OF_STUDENTS": {"student_courses_pkey"},
+    "LOAD_HOLDS_OF_STUDENTS": {"holds_student_id_idx"},
+    "LOAD_OVERRIDES_OF_STUDENTS": {"overrides_student_id_idx"},
+    "MOVE_HOLDS": {"holds_student_id_idx"},
+    "MOVE_OVERRIDES": {"overrides_student_id_idx"},
+    "MOVE_REFUSALS": {"refusals_student_id_idx"},
+    "DELETE_MERGED_ENROLLMENTS": set(),
     "LOAD_DEFINITIONS": {"courses_pkey"},
     "LOAD_EDITS": {"events_pkey", "events_edits_idx"},
-    "LOAD_STUDENTS_IN_USE": {"student_courses_pkey"},
+    "LOAD_STUDENTS_IN_USE": {"student_courses_pkey", "merged_students_merged_into_idx"},
     "LOAD_COURSES_IN_USE": {"student_courses_course_id_idx"},
     "INSERT_ENROLLMENTS": {"courses_pkey"},
     "ADD_ENROLLMENTS": set(),
@@ -557,6 +580,7 @@ INDEXES = {
         "events_pkey",
         "students_pkey",
         "courses_pkey",
+        "merged_students_merged_into_idx",
     },
     "ERASE_HOLDS": {"holds_student_id_idx"},
     "ERASE_IDEMPOTENCY_KEYS": {"idempotency_keys_student_ids_idx"},
@@ -578,6 +602,7 @@ SORTED = {
     "COUNT_POSITIONS",
     "LOAD_REQUIREMENTS",
     "LIST_EVENTS_OF_STUDENT",
+    "LIST_HISTORY",
     "LIST_MATCHING_EVENTS_OF_STUDENT",
     "LIST_COURSES",
     "LIST_ENROLLMENTS_OF_COURSES",

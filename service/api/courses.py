@@ -46,7 +46,7 @@ from service.errors import (
 )
 from service.registrar import courses as registrar
 from service.registrar.application import Group, code_key
-from service.registrar.courses import COURSE, Cancel, SetRequirements, requirements_tag
+from service.registrar.courses import COURSE, Cancel, Reopen, SetRequirements, requirements_tag
 from service.registrar.load import groups_of
 from service.registrar.meetings import DAYS
 from service.registrar.resources import Create, Delete, Edit, Replace
@@ -71,9 +71,7 @@ from sql.requirements import RequirementKind, load_requirements
 Weekday: TypeAlias = Annotated[
     Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"], named("Weekday", "A day of the week.")
 ]
-NamedCourseStatus: TypeAlias = Annotated[
-    CourseStatus, named("CourseStatus", "Whether the course takes place; `cancelled` is final.")
-]
+NamedCourseStatus: TypeAlias = Annotated[CourseStatus, named("CourseStatus", "Whether the course takes place.")]
 
 
 def _is_absent(value: object) -> bool:
@@ -490,11 +488,21 @@ async def delete_course(call: Call, course_id: IdInPath, if_match: ETags) -> Non
 
 @endpoint("POST", "/courses/{course_id}/cancel", scope="manage", problems=[CourseNotFound], final=True)
 async def cancel_course(call: Call, course_id: IdInPath, query: ReasonQuery) -> Course:
-    """Cancel a course permanently.
+    """Cancel a course.
 
     All enrolled and waitlisted students are dropped, regardless of deadlines. A second call changes nothing.
     """
     return await submit(call, Cancel(origin=origin_of(call, query.reason), course_id=course_id), course_of)
+
+
+@endpoint("POST", "/courses/{course_id}/reopen", scope="manage", problems=[CourseNotFound, CodeTaken])
+async def reopen_course(call: Call, course_id: IdInPath, query: ReasonQuery) -> Course:
+    """Reopen a cancelled course.
+
+    Nobody is enrolled in it or waitlisted for it: the students whom the cancellation dropped can enroll again. A second call
+    changes nothing.
+    """
+    return await submit(call, Reopen(origin=origin_of(call, query.reason), course_id=course_id), course_of)
 
 
 class RequirementGroup(Input):

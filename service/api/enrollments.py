@@ -28,11 +28,14 @@ from service.api.fields import Credits, Grade, IdInBody, IdInPath, IdInQuery, In
 from service.api.keys import COURSES_OF_STUDENTS, DATABASE, REGISTRAR, STUDENTS_OF_COURSES, origin_of, submit
 from service.errors import (
     AlreadyCompleted,
+    CourseCancelled,
     CourseNotFound,
+    Detail,
     DomainError,
     DropRefused,
     EnrollmentNotFound,
     EnrollmentRefused,
+    NotCompleted,
     NotEnrolled,
     StudentNotFound,
     UnknownCourse,
@@ -41,7 +44,7 @@ from service.registrar import application
 from service.registrar.application import OnFull
 from service.registrar.bulk import EnrollMany
 from service.registrar.changes import Moved, Outcome, Result
-from service.registrar.enrollments import Complete, Drop, Enroll, KeepDrops, Mode, Swap
+from service.registrar.enrollments import Complete, Drop, Enroll, KeepDrops, Mode, RemoveCompletion, Swap
 from service.registrar.moves import swap_drops_of
 from service.registrar.rules import SENTENCES, number, sentence
 from service.web.endpoint import Call, Reply, Written, endpoint
@@ -55,7 +58,7 @@ from service.web.paging import (
     list_name,
     written_page,
 )
-from service.web.problems import InternalError, Problem, problem_of
+from service.web.problems import InternalError, Problem, invalid, problem_of
 from service.web.schema import named
 from service.web.validation import wrong
 from sql import Connection, JsonPage
@@ -332,10 +335,10 @@ class StudentCourse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MovedCourse(StudentCourse):
-    """An enrollment after a drop, a completion, or a change of its swap."""
+    """An enrollment after a drop, a completion or its removal, or a change of its swap."""
 
     outcome: Annotated[
-        Literal["dropped", "withdrawn", "completed", "kept", "unchanged"],
+        Literal["enrolled", "dropped", "withdrawn", "completed", "kept", "unchanged"],
         named("MovedOutcome", "The result; `unchanged` if the call had nothing to change."),
     ]
 
@@ -361,6 +364,19 @@ class DryRun(BaseModel):
     dry_run: Annotated[
         bool, Truth, Field(description="If true, return what the call would answer without changing anything.")
     ] = False
+
+
+class DropQuery(ReasonQuery):
+    """How and why to drop a course."""
+
+    as_: Annotated[
+        Literal["dropped"] | None,
+        Field(
+            alias="as",
+            description="With `dropped`, the course is dropped without a withdrawal, even after the deadlines; `reason` is "
+            "then required, and the call also requires the scope `override`.",
+        ),
+    ] = None
 
 
 class StudentCoursesQuery(Paging):
@@ -582,13 +598,21 @@ async def find_courses(connection: Connection, asked: list[CoursesAsked]) -> dic
     scope="enroll",
     problems=[StudentNotFound, EnrollmentNotFound, AlreadyCompleted, DropRefused],
 )
-async def drop_course(call: Call, student_id: IdInPath, course_id: IdInPath, query: ReasonQuery) -> MovedCourse:
+async def drop_course(call: Call, student_id: IdInPath, course_id: IdInPath, query: DropQuery) -> MovedCourse:
     """Drop a student's course, or leave its waitlist.
 
     The first eligible student on the waitlist gets the seat in the same transaction. From the term's `drop_until` on, a
     drop is a withdrawal. A course that is already dropped is `unchanged`, so that the call is safe to repeat.
+
+    With `as=dropped` the course is dropped as if the student had never taken it: no deadline and no hold refuses that, and
+    a withdrawal becomes a drop. It also requires the scope `override`, and a `reason`.
     """
-    change = Drop(origin=origin_of(call, query.reason), student_id=student_id, course_id=course_id)
+    annuls = query.as_ is not None
+    if annuls:
+        call.require("override")
+        if query.reason is None:
+            raise invalid([Detail("required", "reason is required with as=dropped.", parameter="reason")])
+    change = Drop(origin=origin_of(call, query.reason), student_id=student_id, course_id=course_id, annuls=annuls)
     return _moved(await call[REGISTRAR].submit(change))
 
 
@@ -630,6 +654,22 @@ async def complete_course(
         grade=body.grade,
     )
     return await submit(call, change, _moved)
+
+
+@endpoint(
+    "DELETE",
+    "/students/{student_id}/courses/{course_id}/completion",
+    scope="manage",
+    problems=[StudentNotFound, EnrollmentNotFound, NotCompleted, CourseCancelled],
+)
+async def remove_completion(call: Call, student_id: IdInPath, course_id: IdInPath, query: ReasonQuery) -> MovedCourse:
+    """Take back that a student completed a course: the student is enrolled in it again.
+
+    The student keeps the seat. The result and the grade are removed; the history keeps them. A course in which the student
+    is enrolled is `unchanged`, so that the call is safe to repeat.
+    """
+    change = RemoveCompletion(origin=origin_of(call, query.reason), student_id=student_id, course_id=course_id)
+    return _moved(await call[REGISTRAR].submit(change))
 
 
 def _moved(moved: Moved) -> MovedCourse:

@@ -124,6 +124,54 @@ class InstructorEvent(EventFields):
 
 
 @FORBID_EXTRA
+class VersionState(TypedDict):
+    """The version of a student."""
+
+    version: Version
+
+
+@FORBID_EXTRA
+class MergedStudentState(VersionState):
+    """A student into whom a duplicate was merged."""
+
+    duplicate_id: Annotated[StudentId, Field(description="The duplicate, which is gone.")]
+
+
+@FORBID_EXTRA
+class DuplicateState(VersionState):
+    """A duplicate that was merged into another student."""
+
+    merged_into: Annotated[StudentId, Field(description="The student into whom the duplicate was merged.")]
+
+
+StudentMergedType: TypeAlias = Annotated[
+    Literal["student.merged"],
+    named("StudentMergedType", "The type of the event of a student who got a duplicate's data."),
+]
+StudentMergedIntoType: TypeAlias = Annotated[
+    Literal["student.merged_into"], named("StudentMergedIntoType", "The type of the event of a merged duplicate.")
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudentMerged(EventFields):
+    """A duplicate was merged into the student; the events of what the student got come before it."""
+
+    type: StudentMergedType
+    before: VersionState
+    after: MergedStudentState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudentMergedInto(EventFields):
+    """The student was a duplicate and was merged into another student: its rows are gone."""
+
+    type: StudentMergedIntoType
+    before: VersionState
+    after: DuplicateState
+
+
+@FORBID_EXTRA
 class CourseState(TypedDict):
     """The fields of a course that changed, or all fields of a new or deleted course."""
 
@@ -176,6 +224,20 @@ class CourseCancelled(EventFields):
     """A course was cancelled; an event for each dropped student follows."""
 
     type: CourseCancelledType
+    before: CourseStatusState
+    after: CourseStatusState
+
+
+CourseReopenedType: TypeAlias = Annotated[
+    Literal["course.reopened"], named("CourseReopenedType", "The type of the event of a reopened course.")
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CourseReopened(EventFields):
+    """A cancelled course was opened again, with nobody enrolled or waitlisted."""
+
+    type: CourseReopenedType
     before: CourseStatusState
     after: CourseStatusState
 
@@ -322,6 +384,57 @@ class EnrollmentState(TypedDict):
     ]
 
 
+@FORBID_EXTRA
+class MergedEnrollmentState(EnrollmentState):
+    """An enrollment that a student got from a duplicate."""
+
+    duplicate_id: Annotated[StudentId, Field(description="The duplicate that had the enrollment.")]
+    joined_position: Annotated[
+        int, Field(description="The position of the event that gave the duplicate the seat or the waitlist place.")
+    ]
+    joined_at: Annotated[datetime, Field(description="When the duplicate got the seat or the waitlist place.")]
+    passed_code: NotRequired[
+        Annotated[str, Field(description="The code that the course had at its completion, if it has changed since.")]
+    ]
+
+
+@FORBID_EXTRA
+class DuplicateEnrollmentState(TypedDict):
+    """An enrollment of a duplicate that is gone."""
+
+    merged_into: Annotated[StudentId, Field(description="The student into whom the duplicate was merged.")]
+
+
+EnrollmentMergedType: TypeAlias = Annotated[
+    Literal["enrollment.merged"],
+    named("EnrollmentMergedType", "The type of the event of an enrollment that a student got from a duplicate."),
+]
+EnrollmentMergedIntoType: TypeAlias = Annotated[
+    Literal["enrollment.merged_into"],
+    named("EnrollmentMergedIntoType", "The type of the event of an enrollment that a duplicate had."),
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnrollmentMerged(EventFields):
+    """A student got an enrollment from a duplicate: there was none in the course, or a weaker one."""
+
+    type: EnrollmentMergedType
+    before: Annotated[
+        EnrollmentState | None, Field(description="Null if the student had no status in the course before.")
+    ]
+    after: MergedEnrollmentState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnrollmentMergedInto(EventFields):
+    """A duplicate that was merged had an enrollment, which is gone."""
+
+    type: EnrollmentMergedIntoType
+    before: EnrollmentState
+    after: DuplicateEnrollmentState
+
+
 EnrollmentEventType: TypeAlias = Annotated[
     Literal[
         "enrollment.enrolled",
@@ -330,6 +443,8 @@ EnrollmentEventType: TypeAlias = Annotated[
         "enrollment.dropped",
         "enrollment.withdrawn",
         "enrollment.completed",
+        "enrollment.annulled",
+        "enrollment.completion_removed",
         "enrollment.updated",
     ],
     named("EnrollmentEventType", "The types of events about a student's status in a course."),
@@ -340,7 +455,8 @@ EnrollmentEventType: TypeAlias = Annotated[
 class EnrollmentEvent(EventFields):
     """A student's status in a course changed.
 
-    `promoted`: enrolled from the waitlist. `updated`: other drops of a swap.
+    `promoted`: enrolled from the waitlist. `annulled`: dropped by the office without a withdrawal. `completion_removed`:
+    enrolled again. `updated`: other drops of a swap.
     """
 
     type: EnrollmentEventType
@@ -392,16 +508,16 @@ class HoldState(HoldTimes):
 
 
 HoldEventType: TypeAlias = Annotated[
-    Literal["hold.placed", "hold.ended"], named("HoldEventType", "The types of events about holds.")
+    Literal["hold.placed", "hold.ended", "hold.merged"], named("HoldEventType", "The types of events about holds.")
 ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HoldEvent(EventFields):
-    """A hold was placed or ended."""
+    """A hold was placed or ended, or the student got it from a duplicate."""
 
     type: HoldEventType
-    before: Annotated[HoldState | None, Field(description="Null for a new hold.")]
+    before: Annotated[HoldState | None, Field(description="Null for a hold that the student did not have.")]
     after: HoldState
 
 
@@ -430,6 +546,28 @@ class OverrideEvent(EventFields):
 
 
 @FORBID_EXTRA
+class MergedOverrideState(OverrideState):
+    """An override that a student got from a duplicate."""
+
+    used_at: Annotated[datetime | None, Field(description="When the override was used; null if it was not.")]
+
+
+OverrideMergedType: TypeAlias = Annotated[
+    Literal["override.merged"],
+    named("OverrideMergedType", "The type of the event of an override that a student got from a duplicate."),
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OverrideMerged(EventFields):
+    """A student got an override from a duplicate."""
+
+    type: OverrideMergedType
+    before: Annotated[OverrideState | None, Field(description="Always null.")]
+    after: MergedOverrideState
+
+
+@FORBID_EXTRA
 class OverrideUseState(TypedDict):
     """When an override was used."""
 
@@ -453,17 +591,23 @@ class OverrideUsed(EventFields):
 
 AnyEvent: TypeAlias = (
     StudentEvent
+    | StudentMerged
+    | StudentMergedInto
     | InstructorEvent
     | CourseEvent
     | CourseCancelled
+    | CourseReopened
     | RequirementsSet
     | InstructorsSet
     | TermEvent
     | EquivalenceEvent
     | EnrollmentEvent
     | EnrollmentSkipped
+    | EnrollmentMerged
+    | EnrollmentMergedInto
     | HoldEvent
     | OverrideEvent
+    | OverrideMerged
     | OverrideUsed
 )
 Event = TypeAliasType(

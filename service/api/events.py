@@ -232,15 +232,15 @@ async def read_head(call: Call) -> Head:
 async def read_history(call: Call, student_id: IdInPath, course_id: IdInPath, query: Paging) -> WrittenPage[Event]:
     """Read the events of one student in one course, in order.
 
-    These are the same events as in the feed.
+    These are the same events as in the feed, with those of duplicates that were merged into the student.
     """
     of = f"history of {student_id} in {course_id}"
     after = decode_cursor(query.cursor, of)
     async with call[DATABASE].reading() as connection:
         rows = await list_history(connection, student_id, course_id, after, query.limit + 1)
+        if not rows and await get_student(connection, student_id) is None:
+            raise StudentNotFound(student_id)
         if not rows and not after:
-            if await get_student(connection, student_id) is None:
-                raise StudentNotFound(student_id)
             raise EnrollmentNotFound(student_id, course_id)
     shown = rows[: query.limit]
     next_after = shown[-1].position if len(rows) > query.limit else None

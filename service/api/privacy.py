@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, TypeAlias
 
 from pydantic import Field, TypeAdapter
 
-from service.api.answers import CourseId
+from service.api.answers import CourseId, StudentId
 from service.api.enrollments import Blocker, NamedStatus
 from service.api.event_types import Event
 from service.api.feed import text, write_event
@@ -25,6 +25,7 @@ from service.web.paging import Paging, decode_cursor, encode_cursor
 from service.web.problems import Invalid
 from sql import Connection, privacy
 from sql.holds import list_holds
+from sql.merged_students import MergedStudent
 from sql.overrides import list_overrides
 from sql.refusals import list_refusals_of_student
 from sql.students import get_student
@@ -52,6 +53,16 @@ class HeldEnrollment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Duplicate:
+    """A double record that was merged into the student."""
+
+    student_id: Annotated[StudentId, Field(description="The id that the record had.")]
+    external_id: Annotated[str | None, Field(description="The external id that it had; null if it had none.")]
+    names: Annotated[list[str] | None, Field(description="The texts that named the student in the record.")]
+    merged_at: Annotated[datetime, Field(description="When it was merged.")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Export:
     """Everything that the service holds on a person, in pages.
 
@@ -64,6 +75,7 @@ class Export:
     overrides: Annotated[list[Override], Field(description="By id, including used and expired ones.")]
     events: Annotated[list[Event], Field(description="The events about the student, in order.")]
     refusals: Annotated[list[RefusedCourse], Field(description="The refusals that are still kept, the newest first.")]
+    duplicates: Annotated[list[Duplicate], Field(description="The double records that were merged, by id.")]
     next: Annotated[str | None, Field(description="Send it as `cursor` to get the next page; null on the last page.")]
 
 
@@ -95,6 +107,14 @@ def _write_enrollment(row: privacy.HeldEnrollment) -> str:
     )
 
 
+def _write_duplicate(row: MergedStudent) -> str:
+    """Return a merged record as the JSON of ``Duplicate``; its names are already JSON."""
+    return (
+        f'{{"student_id":{row.student_id},"external_id":{text(row.external_id)},"names":{row.names or "null"},'
+        f'"merged_at":"{timestamp(row.merged_at)}"}}'
+    )
+
+
 async def _list_refusals(connection: Connection, student_id: int, after_id: int, limit: int) -> Rows:
     """Return a page of a student's refusals after one, which is 0 for the first page."""
     return await list_refusals_of_student(connection, student_id, after_id or NEWEST, limit)
@@ -106,6 +126,7 @@ SECTIONS: Final[Mapping[str, Section]] = {
     "overrides": Section(list_overrides, "id", lambda row: OVERRIDE.dump_json(override_of(row)).decode()),
     "events": Section(privacy.list_events_of_student, "position", write_event),
     "refusals": Section(_list_refusals, "id", write_refusal),
+    "duplicates": Section(privacy.list_duplicates, "student_id", _write_duplicate),
 }
 """The lists of an export, in the order in which its pages have them."""
 
@@ -115,7 +136,7 @@ async def export_student(call: Call, student_id: IdInPath, query: Paging) -> Rep
     """Export everything that is held on a student.
 
     Each page has the student and at most `limit` rows: first the enrollments, then the holds, the overrides, the
-    events and the refusals. A caller with the scope `self` can export its own student.
+    events, the refusals and the merged duplicates. A caller with the scope `self` can export its own student.
     """
     section, after = _place(query.cursor, student_id)
     lists = dict.fromkeys(SECTIONS, "")

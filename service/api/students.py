@@ -26,6 +26,7 @@ from service.errors import (
     EmailTaken,
     ExternalIdTaken,
     InUse,
+    Merged,
     NameRequired,
     PreconditionFailed,
     SourcedIdTaken,
@@ -307,7 +308,7 @@ async def edit_student(call: Call, student_id: IdInPath, body: StudentChanges, i
     "/students/by-external-id/{external_id}",
     scope="manage",
     status=(200, 201),
-    problems=[EmailTaken, NameRequired, PreconditionFailed, SourcedIdTaken],
+    problems=[EmailTaken, Merged, NameRequired, PreconditionFailed, SourcedIdTaken],
 )
 async def put_student(
     call: Call, external_id: ExternalId, body: StudentReplacement, if_match: ETags, if_none_match: ETags

@@ -16,6 +16,7 @@ from service.database import Database
 from service.errors import ApiKeyNameTaken
 from service.settings import Settings
 from service.web.auth import ANYONE, Caller, Unauthenticated
+from sql.merged_students import load_merged_students
 from sql.students import find_students_by_external_id
 
 logger = logging.getLogger(__name__)
@@ -209,7 +210,11 @@ class Authenticator:
             database = of
         async with database.reading() as connection:
             found = await find_students_by_external_id(connection, external_id)
-        return found[0].id if found else None
+            if found:
+                return found[0].id
+            # A token of a duplicate keeps naming it, so that its calls say into whom it was merged.
+            merged = await load_merged_students(connection, [], [external_id])
+        return merged[0].student_id if merged else None
 
     async def _note_use(self) -> None:
         """Write down once in ``NOTE_SECONDS`` which keys have been used."""

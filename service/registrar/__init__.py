@@ -388,10 +388,15 @@ def count_refusals(outcomes: Iterable[Outcome]) -> None:
 
 
 async def _add_refusals(connection: Connection, refusals: Sequence[NewRefusal]) -> None:
-    """Write refusals, except those of students who have been deleted or erased since."""
+    """Write refusals, except those of students who have been deleted or erased since; a student may have been merged."""
     if refusals:
-        kept = {*await load_kept_students(connection, sorted({each.student_id for each in refusals}))}
-        if of_kept := [each for each in refusals if each.student_id in kept]:
+        kept = dict(await load_kept_students(connection, sorted({each.student_id for each in refusals})))
+        of_kept = [
+            each if kept[each.student_id] == each.student_id else each._replace(student_id=kept[each.student_id])
+            for each in refusals
+            if each.student_id in kept
+        ]
+        if of_kept:
             await add_refusals(connection, of_kept)
 
 

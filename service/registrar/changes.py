@@ -106,7 +106,7 @@ class Moved:
     ``position`` is that of a waitlisted student; ``swap_adds`` are the courses for which this one will be dropped.
     """
 
-    outcome: Literal["dropped", "withdrawn", "completed", "kept", "unchanged"]
+    outcome: Literal["enrolled", "dropped", "withdrawn", "completed", "kept", "unchanged"]
     enrollment: Enrollment
     course: Course
     position: int | None = None

@@ -1,4 +1,4 @@
-"""Courses: the resource type, cancelling one, and setting its requirements."""
+"""Courses: the resource type, cancelling and reopening one, and setting its requirements."""
 
 import json
 from collections.abc import Hashable, Mapping, Sequence
@@ -22,7 +22,7 @@ from service.registrar.ledger import Ledger, excluded_keys
 from service.registrar.meetings import dates_of, first_without_date, first_without_week
 from service.registrar.moves import move
 from service.registrar.needs import Needs, Relaxed
-from service.registrar.resources import ResourceType, external_id_of
+from service.registrar.resources import ResourceType, check_unique, external_id_of
 from service.registrar.seats import has_free_seat
 from sql import Connection, courses, enrollments
 from sql.courses import Course, Offering
@@ -143,7 +143,7 @@ COURSE: Final[ResourceType[Course, CourseFields]] = ResourceType(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cancel(Change[Course]):
-    """Cancel a course, which is final, and drop everyone enrolled or waitlisted; repeating it changes nothing."""
+    """Cancel a course, and drop everyone enrolled or waitlisted; repeating it changes nothing."""
 
     course_id: int
 
@@ -172,6 +172,42 @@ class Cancel(Change[Course]):
         # One statement finds the other courses for which these students are waitlisted.
         ledger.relax(Relaxed(self.origin, students={row.student_id for row in leaving}))
         return ledger.courses[course.id]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reopen(Change[Course]):
+    """Open a cancelled course again, with nobody enrolled or waitlisted; repeating it changes nothing.
+
+    Raises, when decided:
+        CourseNotFound: there is no such course.
+        CodeTaken: another course has taken its place.
+    """
+
+    course_id: int
+
+    def add_needs(self, needs: Needs) -> None:
+        """Add the course, and the courses that have its unique keys."""
+        needs.courses.add(self.course_id)
+        wanted = needs.resource(COURSE)
+        wanted.ids.add(self.course_id)
+        wanted.edited.append((self.course_id, {}))
+
+    def decide(self, ledger: Ledger) -> Course:
+        """Return the open course."""
+        course = find_course(ledger, self.course_id)
+        if course.status == "open":
+            return course
+        reopened = course._replace(status="open", version=course.version + 1, updated_at=ledger.now)
+        check_unique(ledger, COURSE, reopened)
+        ledger.courses.put(course.id, reopened)
+        ledger.append_event(
+            "course.reopened",
+            self.origin,
+            course_id=course.id,
+            before={"status": "cancelled", "version": course.version},
+            after={"status": "open", "version": reopened.version},
+        )
+        return reopened
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The changes of enrollments: enrolling, swapping, dropping and completing."""
+"""The changes of enrollments: enrolling, swapping, dropping and completing, and taking a completion back."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,10 +7,12 @@ from typing import Literal, NamedTuple, TypeAlias, cast
 
 from service.errors import (
     AlreadyCompleted,
+    CourseCancelled,
     Detail,
     DropRefused,
     EnrollmentNotFound,
     EnrollmentRefused,
+    NotCompleted,
     NotEnrolled,
     UnknownCourse,
 )
@@ -478,6 +480,8 @@ def _drop_now(ledger: Ledger, drop: DropDecision, origin: Origin) -> Result:
 class Drop(Change[Moved]):
     """Drop a student from a course or from its waitlist; nothing changes for a student who has already left.
 
+    A drop that ``annuls`` leaves no withdrawal, not even an earlier one, and neither a deadline nor a hold refuses it.
+
     Raises, when decided:
         StudentNotFound: there is no such student.
         EnrollmentNotFound: the student was never in the course.
@@ -487,6 +491,7 @@ class Drop(Change[Moved]):
 
     student_id: int
     course_id: int
+    annuls: bool = False
 
     def add_needs(self, needs: Needs) -> None:
         """Add the student, the course and the pair."""
@@ -502,11 +507,19 @@ class Drop(Change[Moved]):
             raise EnrollmentNotFound(self.student_id, self.course_id)
         if decision.row.status == "completed":
             raise AlreadyCompleted(self.course_id)
+        if self.annuls:
+            return self._annul(ledger, decision.row, decision.course)
         if decision.refusals:
             raise DropRefused([detail_of(refusal, None) for refusal in decision.refusals])
         result = _drop_now(ledger, decision, self.origin)
         row = ledger.enrollments[self.student_id, self.course_id]
         return Moved("unchanged" if result.outcome == "unchanged" else decision.status, row, decision.course)
+
+    def _annul(self, ledger: Ledger, row: Enrollment, course: Course) -> Moved:
+        if row.status == "dropped":
+            return Moved("unchanged", row, course)
+        row = move(ledger, self.student_id, self.course_id, "dropped", self.origin, event="annulled")
+        return Moved("dropped", row, course)
 
     def refused(self, outcome: Outcome) -> Sequence[RefusedCourse]:
         """Return the course of a refused drop."""
@@ -593,6 +606,45 @@ class Complete(Change[Moved]):
             grade=self.grade,
         )
         return Moved("completed", row, course)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoveCompletion(Change[Moved]):
+    """Take a completion back: the student is enrolled again, in the same seat. Nothing changes for an enrolled student.
+
+    Raises, when decided:
+        StudentNotFound: there is no such student.
+        EnrollmentNotFound: the student was never in the course.
+        NotCompleted: the student has not completed it.
+        CourseCancelled: nobody is enrolled in a cancelled course.
+    """
+
+    student_id: int
+    course_id: int
+
+    def add_needs(self, needs: Needs) -> None:
+        """Add the student, the course and the pair."""
+        needs.students.add(self.student_id)
+        needs.courses.add(self.course_id)
+        needs.pairs.add((self.student_id, self.course_id))
+
+    def decide(self, ledger: Ledger) -> Moved:
+        """Return the enrolled row."""
+        check_student(ledger, self.student_id)
+        course = ledger.course(self.course_id)
+        row = None if course is None else ledger.enrollment(self.student_id, self.course_id)
+        if course is None or row is None:
+            raise EnrollmentNotFound(self.student_id, self.course_id)
+        if row.status == "enrolled":
+            return Moved("unchanged", row, course)
+        if row.status != "completed":
+            raise NotCompleted(self.student_id, self.course_id)
+        if course.status == "cancelled":
+            raise CourseCancelled(course.id)
+        # A later completion counts for the code that the course has then.
+        ledger.passed_codes.put((self.student_id, self.course_id), None)
+        row = move(ledger, self.student_id, self.course_id, "enrolled", self.origin, event="completion_removed")
+        return Moved("enrolled", row, course)
 
 
 def _refused(

@@ -76,16 +76,16 @@ class EndHold(Change[Hold]):
 
 
 def _append_event(ledger: Ledger, what: str, origin: Origin, before: Hold | None, after: Hold) -> None:
-    """Append an event with what a hold blocks and when, without its reason, which is private to the student."""
-
-    def state(hold: Hold) -> dict[str, object]:
-        blocks = [name for name, blocked in (("enroll", hold.blocks_enroll), ("drop", hold.blocks_drop)) if blocked]
-        return {"hold_id": hold.id, "blocks": blocks, "from": hold.starts_at, "until": hold.ends_at}
-
     ledger.append_event(
         f"hold.{what}",
         origin,
         student_id=after.student_id,
-        before=None if before is None else state(before),
-        after=state(after),
+        before=None if before is None else hold_state(before),
+        after=hold_state(after),
     )
+
+
+def hold_state(hold: Hold) -> dict[str, object]:
+    """Return what a hold blocks and when, for an event, without its reason, which is private to the student."""
+    blocks = [name for name, blocked in (("enroll", hold.blocks_enroll), ("drop", hold.blocks_drop)) if blocked]
+    return {"hold_id": hold.id, "blocks": blocks, "from": hold.starts_at, "until": hold.ends_at}

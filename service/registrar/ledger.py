@@ -10,6 +10,7 @@ from functools import cached_property
 from heapq import heappop, heappush
 from typing import NamedTuple, cast
 
+from service.errors import Merged, StudentNotFound
 from service.registrar.application import (
     COMPLETED,
     CodeSets,
@@ -34,6 +35,7 @@ from sql.feed import Event, Head
 from sql.holds import Hold
 from sql.idempotency_keys import CallersKey, IdempotencyKey
 from sql.instructors import Instructor
+from sql.merged_students import MergedStudent
 from sql.overrides import Override
 from sql.passed_codes import PassedCode
 from sql.refusals import NewRefusal
@@ -69,6 +71,8 @@ class Written(NamedTuple):
     events: list[Event]
     one_table_each: bool
     answers: list[IdempotencyKey]
+    passed_codes: Flush[tuple[int, int], str]
+    merged: Flush[int, MergedStudent]
 
 
 @dataclass(slots=True)
@@ -139,6 +143,10 @@ class Ledger:
         self.holds: IdentityMap[int, Hold] = IdentityMap(self._undo)
         self.overrides: IdentityMap[int, Override] = IdentityMap(self._undo)
         self.requirements: IdentityMap[int, tuple[Group, ...]] = IdentityMap(self._undo)
+        self.passed_codes: IdentityMap[tuple[int, int], str] = IdentityMap(self._undo)
+        """By student and course, the code under which a course was completed, if its code has changed since."""
+        self.merged: IdentityMap[int, MergedStudent] = IdentityMap(self._undo)
+        """The duplicates that were merged into other students, by their own ids."""
         self.equivalences: IdentityMap[int, Equivalence] = IdentityMap(self._undo)
         """Those that changes of the batch have created or deleted."""
         self._code_sets: CodeSets | None = None
@@ -169,6 +177,8 @@ class Ledger:
 
         # The keys that were looked up, found or not. Nothing undoes them: under the lock the database does not change.
         self.loaded_students: set[int] = set()
+        self.loaded_merged: set[int] = set()
+        self.whole_students: set[int] = set()
         self.loaded_courses: set[int] = set()
         self.loaded_terms: set[int] = set()
         self.loaded_teaching: set[int] = set()
@@ -180,8 +190,6 @@ class Ledger:
         """By course and student, the joined position and the counted waitlist position."""
         self._promotable_heap: list[int] = []
         self._marks: dict[int, dict[int, Mark]] = {}
-        self._passed_codes: dict[tuple[int, int], str] = {}
-        """By student and course, the code under which a course was completed, if its code has changed since."""
         self._limits: dict[int, float | None] = {}
         self._inactive: dict[int, list[int]] = {}
         """The courses that students had left before this batch."""
@@ -234,6 +242,8 @@ class Ledger:
             events=events,
             one_table_each=self.one_table_each,
             answers=answers,
+            passed_codes=self.passed_codes.flush(),
+            merged=self.merged.flush(),
         )
 
     def append_event(
@@ -315,6 +325,24 @@ class Ledger:
             return self.students.get(student_id) is not None
         return student_id in self._limits
 
+    def missing_student(self, student_id: int) -> StudentNotFound | Merged:
+        """Return the error of a student who does not exist, or not any more."""
+        if student_id not in self.loaded_merged and student_id not in self.merged:
+            raise NotLoaded(Needs(merged={student_id}))
+        merged = self.merged.get(student_id)
+        return StudentNotFound(student_id) if merged is None else Merged(student_id, merged.merged_into)
+
+    def require_whole(self, *student_ids: int) -> None:
+        """Make sure that all enrollments, holds and overrides of students are in memory."""
+        if missing := {*student_ids} - self.whole_students:
+            raise NotLoaded(Needs(whole=missing))
+
+    def merge(self, duplicate: MergedStudent) -> None:
+        """Note that a student was merged, with the earlier duplicates of that student."""
+        for earlier in [row for row in self.merged if row.merged_into == duplicate.student_id]:
+            self.merged.put(earlier.student_id, earlier._replace(merged_into=duplicate.merged_into))
+        self.merged.put(duplicate.student_id, duplicate)
+
     def max_credits(self, student_id: int) -> float | None:
         """Return a student's own credit limit, or None if the student has none."""
         student = self.students.get(student_id)
@@ -328,7 +356,7 @@ class Ledger:
 
     def passed_code(self, student_id: int, course: Defined) -> str:
         """Return the code under which a student has completed a course."""
-        return self._passed_codes.get((student_id, course.id), course.code)
+        return self.passed_codes.get((student_id, course.id)) or course.code
 
     def held_course_ids(self) -> set[int]:
         """Return the ids of the courses of all loaded students."""
@@ -341,7 +369,10 @@ class Ledger:
     def holds_of(self, student_id: int) -> tuple[Hold, ...]:
         """Return the holds of a student that have not ended, by id."""
         ids = self._holds_of.get(student_id)
-        return tuple(row for id in sorted(ids) if (row := self.holds.get(id)) is not None) if ids else ()
+        if not ids:
+            return ()
+        rows = [self.holds.get(id) for id in sorted(ids)]
+        return tuple([row for row in rows if row is not None and row.student_id == student_id])
 
     def overrides_of(self, student_id: int, course_id: int) -> Mapping[str, Override]:
         """Return a student's usable overrides for a course by rule: for each rule, the override with the lowest id."""
@@ -349,7 +380,9 @@ class Ledger:
         usable: dict[str, Override] = {}
         for id in sorted(ids or ()):
             row = self.overrides.get(id)
-            if row is None or row.used_at is not None or (row.expires_at is not None and row.expires_at <= self.now):
+            if row is None or row.student_id != student_id or row.used_at is not None:
+                continue
+            if row.expires_at is not None and row.expires_at <= self.now:
                 continue
             usable.setdefault(row.rule, row)
         return usable
@@ -505,6 +538,19 @@ class Ledger:
         self._undo.add((_put_mark, where, marks.get(course_id)))
         _put_mark(where, mark_of(row))
 
+    def remove_enrollment(self, row: Enrollment) -> None:
+        """Remove the row of a student in a course."""
+        self._forget_positions(row.course_id)
+        self.enrollments.put((row.student_id, row.course_id), None)
+        marks = self._marks.setdefault(row.student_id, {})
+        where = marks, row.course_id
+        self._undo.add((_put_mark, where, marks.get(row.course_id)))
+        _put_mark(where, None)
+
+    def _forget_positions(self, course_id: int) -> None:
+        if (counted := self._positions.pop(course_id, None)) is not None:
+            self._undo.add((self._positions.__setitem__, course_id, counted))
+
     def _index(self, row: Enrollment) -> None:
         self._courses_of[row.student_id].add(row.course_id)
         self._students_of[row.course_id].add(row.student_id)
@@ -647,7 +693,8 @@ class Ledger:
 
     def add_passed_codes(self, rows: Iterable[PassedCode]) -> None:
         """Add the codes under which students completed courses whose codes have changed since."""
-        self._passed_codes.update({(row.student_id, row.course_id): row.code for row in rows})
+        for row in rows:
+            self.passed_codes.reload((row.student_id, row.course_id), row.code)
 
     def add_enrollment(self, row: Enrollment) -> None:
         """Add a row of the database, unless a change has set it.
@@ -692,6 +739,17 @@ class Ledger:
         """Set an override."""
         if self.overrides.get(row.id) is None:
             self._overrides_of.setdefault((row.student_id, row.course_id), []).append(row.id)
+        self._override_holders[row.course_id].add(row.student_id)
+        self.overrides.put(row.id, row)
+
+    def move_hold(self, row: Hold) -> None:
+        """Set a hold that another student had."""
+        self._holds_of.setdefault(row.student_id, []).append(row.id)
+        self.holds.put(row.id, row)
+
+    def move_override(self, row: Override) -> None:
+        """Set an override that another student had."""
+        self._overrides_of.setdefault((row.student_id, row.course_id), []).append(row.id)
         self._override_holders[row.course_id].add(row.student_id)
         self.overrides.put(row.id, row)
 

@@ -9,9 +9,10 @@ from service.registrar.catalog import MAX_EDITS, Catalog
 from service.registrar.changes import Change
 from service.registrar.ledger import Ledger, excluded_keys
 from service.registrar.needs import Needs, Relaxed, ResourceNeeds
-from service.registrar.resources import Fields, ResourceType, Row
+from service.registrar.resources import Fields, ResourceType, Row, external_id_of
 from service.registrar.save import erase_texts, save
 from service.registrar.seats import has_free_seat
+from service.registrar.students import STUDENT
 from sql import (
     Connection,
     course_instructors,
@@ -22,6 +23,7 @@ from sql import (
     holds,
     idempotency_keys,
     instructors,
+    merged_students,
     overrides,
     passed_codes,
     requirements,
@@ -124,6 +126,8 @@ async def load(connection: Connection, ledger: Ledger, needs: Needs) -> None:
     if unread_teaching := sorted(needs.teaching - ledger.loaded_teaching):
         rows = await course_instructors.load_course_instructors(connection, unread_teaching)
         ledger.add_teaching(unread_teaching, rows)
+    await _load_whole_students(connection, ledger, needs)
+    await _load_merged(connection, ledger, needs.merged)
     if new := needs.students - ledger.loaded_students:
         await _add_students(
             connection, ledger, new, await enrollments.load_transcripts(connection, sorted(new), ledger.now)
@@ -141,10 +145,39 @@ async def load(connection: Connection, ledger: Ledger, needs: Needs) -> None:
 
 async def _write(connection: Connection, ledger: Ledger, needs: Needs) -> None:
     """Make the changes that only the database can make, and apply them to the rows in memory."""
+    if needs.whole:
+        # The rows of a duplicate then go to a student whom the database has.
+        await save(connection, ledger.flush())
     if needs.relaxed is not None:
         await _unjudge(connection, ledger, needs.relaxed)
     if needs.erased is not None:
         await _erase_texts(connection, ledger, needs.erased)
+
+
+async def _load_whole_students(connection: Connection, ledger: Ledger, needs: Needs) -> None:
+    """Load all rows of students, and the duplicates that were merged into them."""
+    if not needs.whole:
+        return
+    ids = sorted(needs.whole)
+    for row in await merged_students.load_enrollments_of_students(connection, ids):
+        ledger.add_enrollment(row)
+        needs.courses.add(row.course_id)
+    for hold in await merged_students.load_holds_of_students(connection, ids):
+        ledger.add_hold(hold)
+    for override in await merged_students.load_overrides_of_students(connection, ids):
+        ledger.add_override(override)
+    for duplicate in await merged_students.load_duplicates(connection, ids):
+        ledger.merged.load(duplicate.student_id, duplicate)
+    ledger.whole_students |= needs.whole
+
+
+async def _load_merged(connection: Connection, ledger: Ledger, ids: set[int]) -> None:
+    """Load which of some students, who do not exist, were merged into others."""
+    if not ids:
+        return
+    for row in await merged_students.load_merged_students(connection, sorted(ids), []):
+        ledger.merged.load(row.student_id, row)
+    ledger.loaded_merged |= ids
 
 
 async def _load_rosters(connection: Connection, ledger: Ledger, course_ids: set[int]) -> None:
@@ -253,6 +286,7 @@ async def _add_students(
     if with_passed_codes:
         ledger.add_passed_codes(await passed_codes.load_passed_codes(connection, with_passed_codes))
     ledger.loaded_students |= ids
+    await _load_merged(connection, ledger, ids - {row.student_id for row in transcripts})
 
 
 async def _load_courses(connection: Connection, ledger: Ledger, ids: set[int]) -> None:
@@ -332,6 +366,7 @@ async def _load_resources(connection: Connection, ledger: Ledger, needs: Needs) 
     """Load the rows of all resource types, and mark the rows to delete on which other rows depend."""
     for resource, wanted in needs.resources.items():
         await _load_rows(connection, ledger, resource, wanted)
+    await _load_merged_by_external_id(connection, ledger, needs)
     if needs.sourced_ids:
         for student in await students.match_students_by_sourced_id(connection, sorted(needs.sourced_ids)):
             ledger.students.load(student.id, student)
@@ -342,6 +377,14 @@ async def _load_resources(connection: Connection, ledger: Ledger, needs: Needs) 
         if wanted.deleted:
             used = await resource.load_in_use(connection, ledger, sorted(wanted.deleted))
             ledger.in_use.update((resource.name, id) for id in used)
+
+
+async def _load_merged_by_external_id(connection: Connection, ledger: Ledger, needs: Needs) -> None:
+    """Load the duplicates that had the external ids under which students are to be created or replaced."""
+    wanted = needs.resources[STUDENT].external_ids if STUDENT in needs.resources else []
+    if missing := [id for id in wanted if ledger.students.find(external_id_of, id) is None]:
+        for row in await merged_students.load_merged_students(connection, [], missing):
+            ledger.merged.load(row.student_id, row)
 
 
 async def _load_rows(

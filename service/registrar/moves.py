@@ -85,7 +85,8 @@ def move(
         if duplicate_of is None
         else _duplicate_state(status, duplicate_of),
     )
-    if existing is not None and status not in seats.ACTIVE:
+    # A student who has a seat keeps it, also when a completion is taken back.
+    if existing is not None and (status not in seats.ACTIVE or existing.status in seats.SEATED):
         row = existing._replace(
             status=status,
             updated_at=ledger.now,
@@ -120,11 +121,11 @@ def move(
         for place in swaps_that_drop(ledger, student_id, course_id):
             set_swap_drops(ledger, place, [id for id in swap_drops_of(place) if id != course_id], origin)
     if has_places and status in seats.SEATED:
-        _drop_siblings(ledger, student_id, course, origin, completed=status == "completed")
+        drop_siblings(ledger, student_id, course, origin, completed=status == "completed")
     return row
 
 
-def _drop_siblings(ledger: Ledger, student_id: int, course: Course, origin: Origin, *, completed: bool) -> None:
+def drop_siblings(ledger: Ledger, student_id: int, course: Course, origin: Origin, *, completed: bool) -> None:
     """Drop the student's waitlist places for other offerings of the code of a course in which the student has a seat.
 
     A place stays if an override lifts the rule, or if its swap drops the course.
@@ -175,6 +176,12 @@ def set_swap_drops(ledger: Ledger, row: Enrollment, drops: Sequence[int], origin
         after={"status": "waitlisted", "swap_drops": list(drops)},
     )
     ledger.put_enrollment(row._replace(swap_drops=swap_drops_text(drops)))
+
+
+def enrollment_state(row: Enrollment) -> dict[str, object]:
+    """Return the state of an enrollment for an event."""
+    state: dict[str, object] = json.loads(_state(row.status, row.passed, row.grade, None, tuple(swap_drops_of(row))))
+    return state
 
 
 @lru_cache(maxsize=1024)

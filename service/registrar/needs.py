@@ -88,6 +88,10 @@ class Needs:
     code_sets: bool = False
     relaxed: Relaxed | None = None
     erased: Student | None = None
+    whole: set[int] = field(default_factory=set)
+    """Students of whom all enrollments, holds and overrides are needed, and the duplicates that were merged into them."""
+    merged: set[int] = field(default_factory=set)
+    """Students who do not exist, and may have been merged into others."""
 
     def add_waitlisted(self, row: Enrollment) -> None:
         """Add the rows by which a waitlisted student is judged, with the courses that the student's swap drops."""

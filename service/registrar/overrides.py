@@ -80,19 +80,21 @@ class EndOverride(Change[Override]):
 
 
 def _append_event(ledger: Ledger, what: str, origin: Origin, before: Override | None, after: Override) -> None:
-    def state(override: Override) -> dict[str, object]:
-        return {
-            "override_id": override.id,
-            "rule": override.rule,
-            "author": override.author,
-            "expires_at": override.expires_at,
-        }
-
     ledger.append_event(
         f"override.{what}",
         origin,
         student_id=after.student_id,
         course_id=after.course_id,
-        before=None if before is None else state(before),
-        after=state(after),
+        before=None if before is None else override_state(before),
+        after=override_state(after),
     )
+
+
+def override_state(override: Override) -> dict[str, object]:
+    """Return the state of an override for an event."""
+    return {
+        "override_id": override.id,
+        "rule": override.rule,
+        "author": override.author,
+        "expires_at": override.expires_at,
+    }

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, replace
 from typing import Final
 
-from service.errors import StudentNotFound
 from service.registrar.changes import Change
 from service.registrar.ledger import Ledger
 from service.registrar.needs import Needs, NotLoaded
@@ -30,6 +29,11 @@ def pseudonymous(student: Student) -> Student:
     )
 
 
+def is_erased(student: Student) -> bool:
+    """Return whether a student has the pseudonym."""
+    return student.sourced_id == f"erased-{student.id}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Erase(Change[Student]):
     """Erase a student. If nothing is left to erase, nothing changes."""
@@ -52,7 +56,7 @@ class Erase(Change[Student]):
         """
         student = ledger.students.get(self.student_id)
         if student is None:
-            raise StudentNotFound(self.student_id)
+            raise ledger.missing_student(self.student_id)
         erased = pseudonymous(student)
         check_unique(ledger, STUDENT, erased)
         texts = ledger.erased_texts.pop(student.id, None)

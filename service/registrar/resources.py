@@ -63,6 +63,8 @@ class ResourceType(Generic[Row, Fields]):
     save: Callable[[Connection, list[Row]], Awaitable[None]]
     delete: Callable[[Connection, list[int]], Awaitable[None]]
     reserve_ids: ReserveIds
+    on_missing: Callable[[Ledger, str], None] = lambda _ledger, _external_id: None
+    """Raises an error if ``Replace`` may not create a row with an external id."""
     has_event_id: bool = True
     """Whether events have a field for its id; otherwise their states contain the id."""
 
@@ -147,6 +149,7 @@ class Replace(Change[Replaced[Row]], Generic[Row, Fields]):
         name = self.resource.name
         row = self.resource.identity_map(ledger).find(external_id_of, self.external_id)
         if row is None:
+            self.resource.on_missing(ledger, self.external_id)
             if self.if_match is not None:
                 raise PreconditionFailed(f"No {name} has this external id, but If-Match requires one.")
             if self.check is not None:

@@ -1,7 +1,9 @@
 """Save the ledger to the tables: the final row of each key once, and all events in order."""
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from itertools import starmap
 from typing import Any, NamedTuple
 
 from service.registrar.application import Group
@@ -9,7 +11,7 @@ from service.registrar.courses import COURSE
 from service.registrar.instructors import INSTRUCTOR
 from service.registrar.ledger import Written
 from service.registrar.resources import ResourceType, Row
-from service.registrar.students import STUDENT
+from service.registrar.students import STUDENT, names_of
 from service.registrar.terms import TERM
 from service.registrar.unit_of_work import Flush
 from sql import (
@@ -21,17 +23,21 @@ from sql import (
     feed,
     holds,
     idempotency_keys,
+    merged_students,
     overrides,
+    passed_codes,
     privacy,
     refusals,
     requirements,
 )
 from sql.course_instructors import CourseInstructor
 from sql.courses import Course, Seats
-from sql.enrollments import Enrollment
+from sql.enrollments import Enrollment, Pair
 from sql.equivalences import Equivalence, EquivalentCode
 from sql.holds import Hold
+from sql.merged_students import Moved
 from sql.overrides import Override
+from sql.passed_codes import PassedCode
 from sql.requirements import Requirement
 from sql.students import Student
 
@@ -39,6 +45,8 @@ from sql.students import Student
 async def save(connection: Connection, written: Written) -> None:
     """Write everything, by statements whose number does not grow with the changes."""
     await _save_resources(connection, TERM, written.terms)
+    if written.merged.saved:
+        await _move_rows(connection, written)
     # Delete first: another row may use the address or the code of a deleted row.
     await _delete_resources(connection, STUDENT, written.students)
     await _save_resources(connection, STUDENT, written.students)
@@ -63,14 +71,44 @@ async def save(connection: Connection, written: Written) -> None:
     if written.answers:
         await idempotency_keys.add_idempotency_keys(connection, written.answers)
     await _save_enrollments(connection, written)
-    if written.students.removed:
-        deleted = [written.students.before[id] for id in written.students.removed]
+    if written.merged.saved:
+        await _save_times_of_moved(connection, written)
+    await _save_passed_codes(connection, written.passed_codes)
+    # The texts about a merged student stay: they are about the other one now.
+    if gone := [id for id in written.students.removed if id not in written.merged.saved]:
+        deleted = [written.students.before[id] for id in gone]
         await erase_texts(connection, [student for student in deleted if student is not None])
+
+
+async def _move_rows(connection: Connection, written: Written) -> None:
+    """Save which students were merged, and move the rows that would be deleted with them."""
+    merged = [*written.merged.saved.values()]
+    moved = [Moved(row.student_id, row.merged_into) for row in merged]
+    await merged_students.save_merged_students(connection, merged)
+    await merged_students.move_holds(connection, moved)
+    await merged_students.move_overrides(connection, moved)
+    await merged_students.move_refusals(connection, moved)
+    await merged_students.delete_merged_enrollments(connection, [row.student_id for row in moved])
+
+
+async def _save_times_of_moved(connection: Connection, written: Written) -> None:
+    """Save when the students of new rows joined, unless it was now: only rows of duplicates are that old."""
+    new, _ = _new_and_changed(written.enrollments)
+    if moved := [row for row in new if row.joined_at != written.now]:
+        await enrollments.update_enrollments(connection, moved)
+
+
+async def _save_passed_codes(connection: Connection, flush: Flush[tuple[int, int], str]) -> None:
+    if flush.removed:
+        await passed_codes.clear_passed_codes(connection, [*starmap(Pair, flush.removed)])
+    if flush.saved:
+        rows = [PassedCode(*key, code) for key, code in flush.saved.items()]
+        await passed_codes.set_passed_codes(connection, rows)
 
 
 async def _save_enrollments(connection: Connection, written: Written) -> None:
     """Write the enrollments, the seat counters and the events."""
-    if written.enrollments.saved:
+    if written.enrollments.saved or written.enrollments.removed:
         new, changed = _new_and_changed(written.enrollments)
         if changed:
             await enrollments.update_enrollments(connection, changed)
@@ -101,6 +139,10 @@ async def erase_texts(connection: Connection, students: Sequence[Student]) -> Er
     """
     ids = [student.id for student in students]
     names = [name for each in students for name in names_of(each)]
+    for duplicate in await merged_students.load_duplicates(connection, ids):
+        ids.append(duplicate.student_id)
+        names += json.loads(duplicate.names or "[]")
+    await merged_students.erase_merged_students(connection, ids)
     # Not counted as texts: the answer to an erasure itself is stored too.
     await idempotency_keys.erase_idempotency_keys(connection, ids)
     await refusals.erase_refusals(connection, ids)
@@ -109,16 +151,6 @@ async def erase_texts(connection: Connection, students: Sequence[Student]) -> Er
         await privacy.erase_overrides(connection, ids),
         await privacy.redact_events(connection, ids, names),
     )
-
-
-def names_of(student: Student) -> list[str]:
-    """Return the texts that name a student."""
-    full_names = [
-        " ".join([name for name in (called, student.family_name) if name is not None])
-        for called in (student.given_name, student.preferred_name or student.given_name)
-    ]
-    ids = (student.external_id, student.sourced_id, student.email, student.preferred_name)
-    return [name for name in (*ids, *full_names) if name]
 
 
 def takes_one_statement(written: Written) -> bool:

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any, Final, TypedDict
 from uuid import uuid4
 
-from service.errors import EmailTaken, ExternalIdTaken, NameRequired, StudentNotFound
+from service.errors import EmailTaken, ExternalIdTaken, Merged, NameRequired, StudentNotFound
 from service.registrar.changes import Origin
 from service.registrar.ledger import Ledger
 from service.registrar.resources import ResourceType, external_id_of
@@ -62,7 +62,7 @@ def _on_delete(ledger: Ledger, id: int) -> None:
 
 
 def _is_in_use(ledger: Ledger, id: int) -> bool:
-    return any(ledger.courses_of(id))
+    return any(ledger.courses_of(id)) or any(row.merged_into == id for row in ledger.merged)
 
 
 def folded(email: str | None) -> str | None:
@@ -73,6 +73,12 @@ def folded(email: str | None) -> str | None:
 async def _match(connection: Connection, external_ids: list[str], wanted: Sequence[Mapping[str, Any]]) -> list[Student]:
     emails = [email for fields in wanted if (email := folded(fields.get("email"))) is not None]
     return await students.match_students(connection, external_ids, emails)
+
+
+def _on_missing(ledger: Ledger, external_id: str) -> None:
+    for row in ledger.merged:
+        if row.external_id == external_id:
+            raise Merged(row.student_id, row.merged_into)
 
 
 async def _load_in_use(connection: Connection, _ledger: Ledger, ids: list[int]) -> list[int]:
@@ -98,10 +104,21 @@ STUDENT: Final[ResourceType[Student, StudentFields]] = ResourceType(
     save=students.save_students,
     delete=students.delete_students,
     reserve_ids=students.reserve_student_ids,
+    on_missing=_on_missing,
 )
 
 
 def check_student(ledger: Ledger, student_id: int) -> None:
-    """Raise ``StudentNotFound`` if the student does not exist."""
+    """Raise ``StudentNotFound`` or ``Merged`` if the student does not exist."""
     if not ledger.has_student(student_id):
-        raise StudentNotFound(student_id)
+        raise ledger.missing_student(student_id)
+
+
+def names_of(student: Student) -> list[str]:
+    """Return the texts that name a student."""
+    full_names = [
+        " ".join([name for name in (called, student.family_name) if name is not None])
+        for called in (student.given_name, student.preferred_name or student.given_name)
+    ]
+    ids = (student.external_id, student.sourced_id, student.email, student.preferred_name)
+    return [name for name in (*ids, *full_names) if name]

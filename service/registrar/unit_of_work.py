@@ -60,6 +60,7 @@ class IdentityMap(Generic[Key, Row]):
 
     def reload(self, key: Key, row: Row) -> None:
         """Replace a row that a statement has changed in the database; everything must have been flushed before."""
+        self._loaded.pop(key, None)
         self._set(key, row)
 
     def find(self, key_of: "UniqueKey[Row]", key: Hashable) -> Row | None:

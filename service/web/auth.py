@@ -6,21 +6,22 @@ from typing import Final, Literal, TypeAlias, get_args
 
 from service.errors import Detail, DomainError
 
-Scope: TypeAlias = Literal["read", "enroll", "manage", "override", "events", "admin", "metrics", "self"]
+Scope: TypeAlias = Literal["read", "enroll", "manage", "override", "merge", "events", "admin", "metrics", "self"]
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 
 SCOPE_DESCRIPTIONS: Final[dict[Scope, str]] = {
     "read": "Read students, courses, terms and enrollments.",
     "enroll": "Enroll students, drop and swap courses.",
     "manage": "Create, change and delete students, courses and terms; record completions.",
-    "override": "Place holds and grant overrides.",
+    "override": "Place holds and grant overrides; with `enroll`, drop courses without a withdrawal.",
+    "merge": "Merge the double records of a student.",
     "events": "Read the feed of changes.",
     "admin": "Manage API keys and institutions; erase students.",
     "metrics": "Read the metrics of the service.",
     "self": "Read and change the enrollments of the one student that the token names.",
 }
 
-ACTS_FOR_OTHERS: Final[frozenset[Scope]] = frozenset({"enroll", "manage", "override", "admin"})
+ACTS_FOR_OTHERS: Final[frozenset[Scope]] = frozenset({"enroll", "manage", "override", "merge", "admin"})
 """A caller with one of these scopes may say in X-Actor on whose behalf it calls."""
 
 

@@ -34,9 +34,11 @@ from service.errors import (
     InstitutionReadOnly,
     InstitutionRequired,
     InstitutionSuspended,
+    Merged,
     OutcomeUnknown,
     PreconditionFailed,
     PreconditionUnsupported,
+    StudentNotFound,
     Unavailable,
 )
 from service.metrics import ERRORS, PROBLEMS, note_request
@@ -86,6 +88,9 @@ ADMISSION: web.AppKey[Callable[[], None]] = web.AppKey("admission", Callable)  #
 
 Endpoints call it before they read the body, because a refusal must be cheap.
 """
+
+FIND_MERGED: web.AppKey[Callable[[StudentNotFound], Awaitable[DomainError]]] = web.AppKey("find merged", Callable)  # type: ignore[arg-type]
+"""Return the error of a student who was merged into another one, or else the given error."""
 
 Within: TypeAlias = Literal["institution", "registry", "either", "process"]
 """What a call is about: the data of one institution, the institutions, whichever of the two the caller belongs to, or
@@ -155,6 +160,11 @@ class Call:
     def respond(self, answer: object) -> web.Response:
         """Return the response to an answer of the handler, or to an error."""
         return self.endpoint.respond(self.request, answer, self.request_id, self.caller.institution)
+
+    def require(self, scope: Scope) -> None:
+        """Raise ``ScopeMissing`` if the caller lacks a scope that only some requests to the endpoint need."""
+        if scope not in self.caller.scopes:
+            raise ScopeMissing(scope)
 
     async def start_stream(self, content_type: str) -> web.StreamResponse:
         """Send the headers of a response, which the handler writes and returns once it is complete."""
@@ -338,7 +348,10 @@ class Endpoint:
         arguments = await self._arguments(request, caller)
         once = None if key is None else await self._idempotency_key(request, key)
         call = Call(self, request, request_id, caller, on_behalf_of, services, once)
-        answer = await self.handler(call, **arguments)
+        try:
+            answer = await self.handler(call, **arguments)
+        except StudentNotFound as error:
+            raise await services[FIND_MERGED](error) from None
         if type(answer) is web.StreamResponse:
             return answer
         response = self.respond(request, answer, request_id, caller.institution)
@@ -496,6 +509,7 @@ def endpoint(
             implied += (OriginNotAllowed,)
         if body is not None:
             implied += (BadJson, BodyTooSlow, BodyTooLarge, UnsupportedMediaType)
+        implied += (Merged,) * (StudentNotFound in problems)
         if scope != "public":
             implied += (Unauthenticated, ScopeMissing)
             if within != "registry":
