@@ -53,7 +53,7 @@ from service.metrics import LAST_SWEEP, SWEEPS, Snapshot
 from service.migrate import DatabaseUnavailable, create_test_clock, migrate, refuse_unknown, shipped
 from service.pool import Pool
 from service.registrar import Registrar
-from service.registrar.rules import RULES, SENTENCES, drop_closed
+from service.registrar.rules import DROP_RULES, RULES, SENTENCES
 from service.registry import Registry, migrate_registry
 from service.settings import Settings
 from service.web import health, openapi, page
@@ -476,7 +476,7 @@ def problem_types() -> dict[str, ProblemType]:
     found = {
         error.code: ProblemType.of(error.code, error.status, error.__doc__ or "", error.title) for error in _errors()
     }
-    for rule in (*RULES, drop_closed):
+    for rule in (*RULES, *DROP_RULES):
         code = rule.__name__
         if code not in found:
             found[code] = ProblemType.of(code, EnrollmentRefused.status, rule.__doc__ or "")

@@ -26,15 +26,28 @@ WHERE course_id = ANY($1::bigint[])
 UNION
 SELECT course_id, kind, group_number, code
 FROM requirements
-WHERE kind = 'anti'
+WHERE kind IN ('anti', 'co')
     AND lower(code) = ANY(ARRAY(SELECT lower(requested.code) FROM unnest($2::text[]) AS requested (code)))
 ORDER BY course_id, group_number, code
 """
 
 
 async def load_requirements(connection: Connection, course_ids: list[int], codes: list[str]) -> list[Requirement]:
-    """Load the requirements of courses, and the antirequisites of any course that name one of ``codes``, by group."""
+    """Load the requirements of courses, and those of any course that exclude or require together one of ``codes``."""
     return [Requirement(*row) for row in await connection.fetch(LOAD_REQUIREMENTS, course_ids, codes)]
+
+
+FIND_DEPENDENTS: Final = """
+SELECT course_id
+FROM requirements
+WHERE kind = 'co'
+    AND lower(code) = ANY(ARRAY(SELECT lower(requested.code) FROM unnest($1::text[]) AS requested (code)))
+"""
+
+
+async def find_dependents(connection: Connection, codes: list[str]) -> list[int]:
+    """Return the courses that name one of these codes as a corequisite."""
+    return sorted({row[0] for row in await connection.fetch(FIND_DEPENDENTS, codes)})
 
 
 CLEAR_REQUIREMENTS: Final = """

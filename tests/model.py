@@ -344,7 +344,10 @@ class Model:
             if self.lifted(student, course, code):
                 self.overrides.remove((student, course, code))
 
-    def drop_reasons(self, student: int, course: int) -> list[Refusal]:
+    def drop_reasons(
+        self, student: int, course: int, leaving: Iterable[int] = (), requested: Iterable[int] = ()
+    ) -> list[Refusal]:
+        """Return every reason against a drop, by a step that drops ``leaving`` and gives the courses ``requested``."""
         state = self.states[student, course]
         if state.status == "waitlisted":
             return []
@@ -356,14 +359,32 @@ class Model:
         ]
         if term is not None and self.terms[term].drop_closed:
             found.append((course, "drop_closed", ()))
+        for other in self.needing(student, course, {*leaving, course}, requested):
+            found.append((course, "corequisite_needed", (("with_course_id", other),)))
+        return found
+
+    def needing(self, student: int, course: int, leaving: set[int], requested: Iterable[int]) -> list[int]:
+        """Return the courses with a seat that lose their only corequisite with a course, if the student drops several."""
+        it, found = self.courses[course], []
+        passed = {
+            self.key(self.courses[c].code) for c in self.of(student, {"completed"}) if self.states[student, c].passed
+        }
+        kept = {*self.of(student, {"enrolled", "waitlisted"}, leaving), *(c for c in requested if c in self.courses)}
+        for other in self.of(student, {"enrolled"}, leaving):
+            term = self.courses[other].term
+            near = [self.courses[c] for c in kept if c != other and self.overlap(term, self.courses[c].term)]
+            has = passed | {self.key(each.code) for each in near}
+            wanted = [{*map(self.key, codes)} for kind, codes in self.courses[other].groups if kind == "co"]
+            if self.overlap(term, it.term) and any(self.key(it.code) in keys and not keys & has for keys in wanted):
+                found.append(other)
         return found
 
     def unlifted(self, student: int, reasons: list[Refusal]) -> list[Refusal]:
         return [reason for reason in reasons if not self.lifted(student, reason[0], reason[1])]
 
-    def leave(self, student: int, course: int) -> str:
+    def leave(self, student: int, course: int, leaving: Iterable[int] = (), requested: Iterable[int] = ()) -> str:
         state = self.states[student, course]
-        self.use(student, course, [code for _, code, _ in self.drop_reasons(student, course)])
+        self.use(student, course, [code for _, code, _ in self.drop_reasons(student, course, leaving, requested)])
         term = self.courses[course].term
         late = state.status == "enrolled" and term is not None and self.terms[term].drop_late
         state.status = "withdrawn" if late else "dropped"
@@ -498,8 +519,12 @@ class Model:
             for c in drop
             if (student, c) in self.states and self.states[student, c].status not in {"dropped", "withdrawn"}
         ]
-        reasons = [*unknown, *(r for c in to_drop for r in self.unlifted(student, self.drop_reasons(student, c)))]
         self._atomic(student, add, on_full, without=to_drop or [-1])
+        given = [*self.planned[0]]
+        reasons = [
+            *unknown,
+            *(r for c in to_drop for r in self.unlifted(student, self.drop_reasons(student, c, to_drop, given))),
+        ]
         if reasons or self.refused:
             raise Refused([*reasons, *self.refused])
         seats, why = self.planned
@@ -528,7 +553,7 @@ class Model:
         else:
             for c in drop:
                 results.append(
-                    (c, self.leave(student, c), None)
+                    (c, self.leave(student, c, to_drop, given), None)
                     if c in to_drop
                     else (c, "unchanged", (self.states[student, c].status, None))
                 )
@@ -642,12 +667,12 @@ class Model:
             if not self.free(course) and not self.lifted(student, course, "course_full"):
                 continue
             drops = self.pending_drops(student, course)
-            blocked = [r for d in drops for r in self.unlifted(student, self.drop_reasons(student, d))]
+            blocked = [r for d in drops for r in self.unlifted(student, self.drop_reasons(student, d, drops))]
             reasons = self.judge_waitlisted(student, course)
             if blocked or self.unlifted(student, reasons):
                 continue
             for d in drops:
-                self.leave(student, d)
+                self.leave(student, d, drops)
             self.seat(student, course, reasons)
             return True
         return False

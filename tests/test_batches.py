@@ -67,6 +67,7 @@ RULES = [
     "credit_limit",
     "corequisite_missing",
     "drop_closed",
+    "corequisite_needed",
 ]
 
 
@@ -186,7 +187,8 @@ def change(chance: random.Random) -> Change[Any]:
     if drawn < 0.5:
         return drop(student_id, course_id)
     if drawn < 0.6:
-        return Swap(origin=ORIGIN, student_id=student_id, drop=(course_id,), add=(other,), on_full="waitlist")
+        out, into = ((course_id,), (other,)) if drawn < 0.58 else ((course_id, other), ())
+        return Swap(origin=ORIGIN, student_id=student_id, drop=out, add=into, on_full="waitlist")
     kind = chance.choice(["pre", "co", "anti"])
     edits: list[tuple[Any, int, dict[str, object]]] = [
         (COURSE, course_id, {"capacity": chance.choice([0, 1, 3, None])}),

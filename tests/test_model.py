@@ -33,7 +33,7 @@ NUMBERS = count()
 PAST, AHEAD = "2001-01-01T00:00:00Z", "2999-01-01T00:00:00Z"
 RULES = [
     "hold", "prerequisite_missing", "corequisite_missing", "antirequisite", "duplicate_course", "time_conflict", "credit_limit",
-    "course_full", "waitlist_full", "drop_closed", "enrollment_closed",
+    "course_full", "waitlist_full", "drop_closed", "corequisite_needed", "enrollment_closed",
 ]  # fmt: skip
 DAYS = ["mon", "tue"]
 Step = tuple[str, tuple[Any, ...]]
@@ -174,6 +174,12 @@ class Campus:
         steps: list[Step] = [("hold", (student, "enroll"))]
         steps += [("require", (course, [(kind, (code,))])) for kind in ("pre", "co") for code in codes]
         steps += [("require", (course, [("anti", (code,))])) for code in mine] * 2
+        steps += [
+            ("require", (c, [("co", (model.courses[d].code,))]))
+            for d in model.pending_drops(student, course)
+            for c in model.of(student, {"enrolled"}, {d})
+            if fold(model.courses[c].code) != fold(model.courses[d].code)
+        ] * 4
         steps += [("equate", ([model.courses[course].code.lower(), code],)) for code in mine]
         steps += [("meetings", (course, model.courses[c].meetings)) for c in others if model.courses[c].meetings] * 2
         if model.courses[course].term is not None:
@@ -193,6 +199,10 @@ class Campus:
         student, course = self.chance.choice(blocked)
         steps: list[Step] = [("capacity", (course, None)), ("override", (student, course, "course_full"))]
         steps += [("drop", (s, course)) for s in self.model.limits if course in self.model.of(s, {"enrolled"})]
+        needing = [
+            c for d in self.model.pending_drops(student, course) for c in self.model.needing(student, d, {d}, [])
+        ]
+        steps += [("drop", (student, c)) for c in needing] * 3 + [("require", (c, [])) for c in needing] * 3
         return self.chance.choice(steps)
 
     def waitlist(self, course: int) -> list[int]:
@@ -288,7 +298,8 @@ class Campus:
             case "swap" if len(courses) > 1:
                 out, *into = chance.sample(courses, 2 if on_full == "waitlist" else chance.randint(2, len(courses)))
                 mine = model.of(student, {"enrolled"}, into)
-                return "swap", (student, [chance.choice(mine)] if mine else [out], into, on_full)
+                outs = chance.sample(mine, chance.choice([1, 1, len(mine)])) if mine else [out]
+                return "swap", (student, outs, chance.choice([into, into, into, []]), on_full)
             case "keep":
                 swaps = [key for key, state in model.states.items() if state.drops]
                 return "keep", chance.choice(swaps) if swaps else (student, course)

@@ -118,10 +118,13 @@ class EnrollmentRequest(Input):
 
 
 class SwapRequest(Input):
-    """The courses to drop and the courses to add. With `on_full: waitlist`, `add` must contain exactly one course."""
+    """The courses to drop and the courses to add. With `on_full: waitlist`, `add` must contain at most one course."""
 
     drop: CourseIds
-    add: CourseIds
+    add: Annotated[
+        list[IdInBody],
+        Field(max_length=100, description="Duplicate ids are ignored. An empty list only drops courses, all or none."),
+    ]
     on_full: OnFullField = "fail"
 
     @model_validator(mode="after")
@@ -130,7 +133,7 @@ class SwapRequest(Input):
         if set(self.drop) & set(self.add):
             raise wrong("swap_with_itself", "drop and add must not contain the same course.")
         if self.on_full == "waitlist" and len(set(self.add)) > 1:
-            raise wrong("too_many_adds", "add must contain exactly one id if on_full is waitlist.")
+            raise wrong("too_many_adds", "add must contain at most one id if on_full is waitlist.")
         return self
 
 
@@ -238,7 +241,12 @@ class Blocker(TypedDict):
     any_of: NotRequired[Annotated[list[str], Field(description="The course codes of which one is required.")]]
     course_code: NotRequired[Annotated[str, Field(description="The code of the course that excludes this one.")]]
     with_course_id: NotRequired[
-        Annotated[CourseId, Field(description="The course that meets at the same time, or the other offering.")]
+        Annotated[
+            CourseId,
+            Field(
+                description="The course that meets at the same time, the other offering, or the course that needs this one."
+            ),
+        ]
     ]
     term_id: NotRequired[Annotated[TermId, Field(description="The term, or the part of a term, that has the limit.")]]
     held: NotRequired[

@@ -36,6 +36,8 @@ class Catalog:
     requirements: dict[int, tuple[Group, ...]] = field(default_factory=dict)
     excluders: dict[str, frozenset[int]] = field(default_factory=dict)
     """By the keys of codes, the ids of the courses that name them as antirequisites."""
+    dependents: dict[str, frozenset[int]] = field(default_factory=dict)
+    """By the same keys, the ids of the courses that name them as corequisites."""
     terms: dict[int, Term] = field(default_factory=dict)
     code_sets: CodeSets | None = None
     """All sets of equivalent codes; None if they are not loaded."""
@@ -78,8 +80,9 @@ class Catalog:
             self.courses.pop(course_id, None)
             self.definitions.pop(course_id, None)
             self.requirements.pop(course_id, None)
-            # The codes that it named are not known; a batch loads all excluders that it needs in one statement.
+            # The codes that it named are not known; a batch loads all courses that name its codes in one statement.
             self.excluders.clear()
+            self.dependents.clear()
         if term_id is not None:
             self.terms.pop(term_id, None)
         if course_id is None and term_id is None:
@@ -98,5 +101,6 @@ class Catalog:
         self.definitions.clear()
         self.requirements.clear()
         self.excluders.clear()
+        self.dependents.clear()
         self.terms.clear()
         self.code_sets = None

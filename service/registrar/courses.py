@@ -18,7 +18,7 @@ from service.errors import (
 )
 from service.registrar.application import Group, code_key
 from service.registrar.changes import Change, Origin
-from service.registrar.ledger import Ledger, excluded_keys
+from service.registrar.ledger import Ledger, named_keys
 from service.registrar.meetings import dates_of, first_without_date, first_without_week
 from service.registrar.moves import move
 from service.registrar.needs import Needs, Relaxed
@@ -215,8 +215,10 @@ class SetRequirements(Change[tuple[Group, ...]]):
             before={"groups": _state(before), "version": course.version},
             after={"groups": _state(self.groups), "version": course.version},
         )
-        # The students in the course may now be eligible for courses that it no longer excludes.
-        members = {course.id} if excluded_keys(before) - excluded_keys(self.groups) else set()
+        # The students in the course may now get courses that it no longer excludes, or swap what it no longer needs.
+        excludes_less = named_keys(before, "anti") - named_keys(self.groups, "anti")
+        needs_less = any(group.kind == "co" and group not in self.groups for group in before)
+        members = {course.id} if excludes_less or needs_less else set()
         ledger.relax(Relaxed(self.origin, courses={course.id}, members=members))
         return self.groups
 

@@ -390,9 +390,11 @@ class Swap(Change[tuple[Result, ...]]):
         check_student(ledger, self.student_id)
         add_ids = tuple(dict.fromkeys(self.add))
         settle_before_newcomer(ledger, add_ids, self.origin)
-        drops = [_judge_drop(ledger, self.student_id, course_id) for course_id in dict.fromkeys(self.drop)]
-        leaving = [drop.row.course_id for drop in drops if drop.row and drop.row.status not in seats.INACTIVE]
+        drop_ids = tuple(dict.fromkeys(self.drop))
+        leaving = [course_id for course_id in drop_ids if _can_leave(ledger, self.student_id, course_id)]
         adds = _judge_together(ledger, self.student_id, add_ids, self.on_full, leaving)
+        requested = _requested(ledger, adds)
+        drops = [_judge_drop(ledger, self.student_id, course_id, leaving, requested) for course_id in drop_ids]
         _raise_refusals(Requested("drop", self.drop, drops), Requested("add", self.add, adds))
         seated = any(add.existing is None and add.seat == "seat" for add in adds)
         waits = any(
@@ -407,7 +409,8 @@ class Swap(Change[tuple[Result, ...]]):
 
     def refused(self, outcome: Outcome) -> Sequence[RefusedCourse]:
         """Return all courses of a refused request."""
-        return _refused(self.student_id, outcome, {"swap_drop": self.drop, "swap_add": self.add})
+        course_ids: Mapping[Action, tuple[int, ...]] = {"swap_drop": self.drop, "swap_add": self.add}
+        return _refused(self.student_id, outcome, course_ids if self.add else {"swap_drop": self.drop})
 
     def _swap_later(
         self, ledger: Ledger, drops: Sequence["DropDecision"], adds: Sequence[Decision], leaving: list[int]
@@ -454,14 +457,22 @@ class DropDecision:
     used: tuple[Override, ...] = ()
 
 
-def _judge_drop(ledger: Ledger, student_id: int, course_id: int) -> DropDecision:
+def _can_leave(ledger: Ledger, student_id: int, course_id: int) -> bool:
+    """Return whether a student is in a course, or has completed it."""
+    row = None if ledger.course(course_id) is None else ledger.enrollment(student_id, course_id)
+    return row is not None and row.status not in seats.INACTIVE
+
+
+def _judge_drop(
+    ledger: Ledger, student_id: int, course_id: int, leaving: Collection[int], requested: Partners = NO_PARTNERS
+) -> DropDecision:
     course = ledger.course(course_id)
     row = None if course is None else ledger.enrollment(student_id, course_id)
     if course is None or row is None:
         return DropDecision(course_id, course, None, refusals=(Refusal("not_enrolled", course_id, None),))
     if row.status in seats.INACTIVE:
         return DropDecision(course_id, course, row)
-    return DropDecision(course_id, course, row, *judge_drop(ledger, row))
+    return DropDecision(course_id, course, row, *judge_drop(ledger, row, leaving, requested))
 
 
 def _drop_now(ledger: Ledger, drop: DropDecision, origin: Origin) -> Result:
@@ -497,7 +508,7 @@ class Drop(Change[Moved]):
     def decide(self, ledger: Ledger) -> Moved:
         """Return the row after the drop."""
         check_student(ledger, self.student_id)
-        decision = _judge_drop(ledger, self.student_id, self.course_id)
+        decision = _judge_drop(ledger, self.student_id, self.course_id, (self.course_id,))
         if decision.row is None or decision.course is None:
             raise EnrollmentNotFound(self.student_id, self.course_id)
         if decision.row.status == "completed":

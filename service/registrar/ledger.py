@@ -37,6 +37,7 @@ from sql.instructors import Instructor
 from sql.overrides import Override
 from sql.passed_codes import PassedCode
 from sql.refusals import NewRefusal
+from sql.requirements import RequirementKind
 from sql.students import Student
 from sql.terms import Term
 from sql.waitlist import Place, Position
@@ -395,18 +396,25 @@ class Ledger:
 
     def excluders(self, course: Course) -> Set[int]:
         """Return the ids of the courses that name a course as an antirequisite."""
+        return self._naming(course, self.catalog.excluders, "anti")
+
+    def dependents(self, course: Course) -> Set[int]:
+        """Return the ids of the courses that name a course as a corequisite."""
+        return self._naming(course, self.catalog.dependents, "co")
+
+    def _naming(self, course: Course, catalog: Mapping[str, frozenset[int]], kind: RequirementKind) -> Set[int]:
         own, code_sets = code_key(course.code), self.code_sets
-        known = self.catalog.excluders.get(own)
+        known = catalog.get(own)
         keys = code_sets.own_keys(own) if code_sets.sets else (own,)
         if len(keys) > 1:
-            found = [self.catalog.excluders.get(key) for key in keys]
+            found = [catalog.get(key) for key in keys]
             known = None if None in found else frozenset().union(*cast(list[frozenset[int]], found))
         if known is None:
             raise NotLoaded(Needs(courses={course.id}))
         changed = self.requirements.items()
         if not changed:
             return known
-        naming = {id for id, groups in changed if not excluded_keys(groups).isdisjoint(keys)}
+        naming = {id for id, groups in changed if not named_keys(groups, kind).isdisjoint(keys)}
         return (known - {id for id, _ in changed}) | naming
 
     @property
@@ -776,9 +784,9 @@ class StudentHistory:
         )
 
 
-def excluded_keys(groups: Iterable[Group]) -> set[str]:
-    """Return the keys of the codes that groups name as antirequisites."""
-    return {key for group in groups if group.kind == "anti" for key in group.keys}
+def named_keys(groups: Iterable[Group], kind: RequirementKind) -> set[str]:
+    """Return the keys of the codes that groups of one kind name."""
+    return {key for group in groups if group.kind == kind for key in group.keys}
 
 
 def waitlist_place(row: Enrollment | None) -> int | None:

@@ -7,7 +7,7 @@ from typing import Any
 from service.registrar.application import CodeSets, Group, code_key
 from service.registrar.catalog import MAX_EDITS, Catalog
 from service.registrar.changes import Change
-from service.registrar.ledger import Ledger, excluded_keys
+from service.registrar.ledger import Ledger, named_keys
 from service.registrar.needs import Needs, Relaxed, ResourceNeeds
 from service.registrar.resources import Fields, ResourceType, Row
 from service.registrar.save import erase_texts, save
@@ -198,6 +198,9 @@ async def _unjudge(connection: Connection, ledger: Ledger, relaxed: Relaxed) -> 
         pairs += await equivalences.unjudge_equivalent(connection, relaxed.joined_codes, ["pre", "co"], False)
     if relaxed.parted_codes:
         pairs += await equivalences.unjudge_equivalent(connection, relaxed.parted_codes, ["anti"], True)
+    if codes := [*relaxed.joined_codes, *relaxed.parted_codes]:
+        # A swap that drops a corequisite is blocked by a course which the student keeps.
+        pairs += await waitlist.unjudge_members(connection, await requirements.find_dependents(connection, codes), [])
     if relaxed.due:
         pairs += await waitlist.unjudge_due(connection, ledger.now, MAX_DUE_STUDENTS)
     if relaxed.reopened_terms:
@@ -298,12 +301,15 @@ async def _load_catalog(connection: Connection, ledger: Ledger, needs: Needs) ->
         required = await requirements.load_requirements(connection, sorted(unread), [*codes.values()])
         catalog.requirements.update(dict.fromkeys(unread, ()))
         catalog.excluders.update(dict.fromkeys(codes, frozenset()))
+        catalog.dependents.update(dict.fromkeys(codes, frozenset()))
         for course_id, rows in groupby(required, lambda row: row.course_id):
             groups = groups_of(rows)
             if course_id in unread:
                 catalog.requirements[course_id] = groups
-            for key in excluded_keys(groups) & codes.keys():
+            for key in named_keys(groups, "anti") & codes.keys():
                 catalog.excluders[key] |= {course_id}
+            for key in named_keys(groups, "co") & codes.keys():
+                catalog.dependents[key] |= {course_id}
     wanted = {*needs.terms}
     wanted.update([course.term_id for course in ledger.courses if course.term_id is not None])
     if needs.definitions:

@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from functools import lru_cache
 from typing import Literal, TypeAlias
 
-from service.registrar.application import Application, Course, HeldSeat, Hold, Partner, Refusal, Term
+from service.registrar.application import Application, Course, Defined, HeldSeat, Hold, Partner, Refusal, Term
 from service.registrar.meetings import conflict, dates_of, week_of
 
 Rule: TypeAlias = Callable[[Application], Sequence[Refusal]]
@@ -302,6 +302,29 @@ def drop_closed(course_id: int, term: Term, now: datetime) -> Sequence[Refusal]:
     return [Refusal("drop_closed", course_id, None, {"closed_at": timestamp(closed_at)})]
 
 
+def corequisite_needed(course: Defined, term: Term | None, keeping: Iterable[Application]) -> Sequence[Refusal]:
+    """The course is the corequisite of another one in which the student keeps a seat, and no other course serves as it.
+
+    To drop both, drop them in one call: a swap with an empty `add`.
+    """
+    # Each of ``keeping`` is for a course with a seat; in its history, all courses that are dropped are left out.
+    return [
+        Refusal("corequisite_needed", course.id, None, {"with_course_id": each.course_id})
+        for each in keeping
+        if terms_overlap(term, each.term)
+        and any(
+            group.kind == "co"
+            and each.code_sets.key(course.code) in each.keys(group)
+            and not any(_partners(each, key) for key in each.keys(group))
+            for group in each.groups
+        )
+    ]
+
+
+DROP_RULES = (drop_closed, corequisite_needed)
+"""The rules that judge only a drop."""
+
+
 def lapse_of(refusals: Iterable[Refusal]) -> datetime | None:
     """Return the instant at which the clock alone has lifted all refusals, or None if it never does."""
     return latest([refusal.lapses_at for refusal in refusals])
@@ -388,5 +411,6 @@ SENTENCES: dict[str, str] = {
     "course_full": "Course {course_id} has {seats_taken} of its {capacity} seats taken.",
     "waitlist_full": "Course {course_id} is full, and so is its waitlist of {waitlist_capacity} places.",
     "drop_closed": "Course {course_id} could be dropped until {closed_at}.",
+    "corequisite_needed": "Course {with_course_id} must be taken together with course {course_id}; drop both in one call.",
     "not_enrolled": "The student has never been enrolled in course {course_id}.",
 }

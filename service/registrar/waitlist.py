@@ -125,18 +125,18 @@ def judge_waitlisted(
     Returns the refusals that remain, the overrides that the seat would use, and the rows that it would drop.
     """
     drops = []
-    refusals: tuple[Refusal, ...] = ()
     for dropped_id in swap_drops_of(row):
         dropped = ledger.enrollment(row.student_id, dropped_id)
         if dropped is not None and dropped.status in seats.ACTIVE:
             drops.append(dropped)
-            refusals += judge_drop(ledger, dropped)[1]
+    leaving = [dropped.course_id for dropped in drops]
+    refusals = tuple([refusal for dropped in drops for refusal in judge_drop(ledger, dropped, leaving)[1]])
     term = ledger.term(course.term_id)
     application = Application(
         now=ledger.now,
         course_id=course.id,
         course=course,
-        history=ledger.history(row.student_id, {course.id, *(dropped.course_id for dropped in drops)}),
+        history=ledger.history(row.student_id, {course.id, *leaving}),
         term=term,
         ends_at=ledger.end_of(term),
         parent=None if term is None or term.parent_id is None else ledger.term(term.parent_id),
@@ -155,8 +155,9 @@ def judge_waitlisted(
 def _seat(ledger: Ledger, row: Enrollment, used: tuple[Override, ...], drops: list[Enrollment], origin: Origin) -> None:
     # The drops are made here: clear them first, so that each move updates only the student's other swaps.
     ledger.put_enrollment(row._replace(swap_drops=None))
+    leaving = [dropped.course_id for dropped in drops]
     for dropped in drops:
-        status, _, lifted = judge_drop(ledger, dropped)
+        status, _, lifted = judge_drop(ledger, dropped, leaving)
         use(ledger, lifted, origin)
         move(ledger, row.student_id, dropped.course_id, status, origin)
     override_id = use(ledger, used, origin)
