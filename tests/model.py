@@ -77,6 +77,7 @@ class State:
     status: str
     joined: int
     passed: bool | None = None
+    grade: str | None = None
     drops: list[int] = field(default_factory=list)
     above: bool = False
 
@@ -113,6 +114,8 @@ class Model:
     """Unused overrides: student, course, rule."""
     sets: list[frozenset[str]] = field(default_factory=list)
     """Sets of equivalent codes, in the form in which codes are compared."""
+    scale: list[tuple[str, bool]] = field(default_factory=list)
+    """The grades from the best on, each with whether it passes."""
     clock: int = 0
 
     # Queries.
@@ -236,6 +239,33 @@ class Model:
         self.promote()
         return 200
 
+    def passed_with(self, student: int, grade: str) -> set[str]:
+        """Return the codes of the courses that a student has passed with a grade or a better one."""
+        order = [each for each, _ in self.scale]
+        best = order[: order.index(grade) + 1] if grade in order else []
+        return {
+            self.key(self.courses[c].code)
+            for c in self.of(student, {"completed"})
+            if self.states[student, c].passed and self.states[student, c].grade in best
+        }
+
+    def rescale(self, scale: list[tuple[str, bool]]) -> int:
+        """Set the grade scale."""
+        needed = {kind.partition(" ")[2] for it in self.courses.values() for kind, _ in it.groups} - {""}
+        if needed - {grade for grade, _ in scale}:
+            return 409
+        self.scale = scale
+        self.promote()
+        return 200
+
+    def require(self, course: int, groups: list[tuple[str, tuple[str, ...]]]) -> int:
+        """Set the requirements of a course; the kind of a group may be followed by a grade."""
+        if {kind.partition(" ")[2] for kind, _ in groups} - {"", *(grade for grade, _ in self.scale)}:
+            return 422
+        self.courses[course].groups = groups
+        self.promote()
+        return 200
+
     def lifted(self, student: int, course: int, code: str) -> bool:
         return (student, course, code) in self.overrides
 
@@ -282,8 +312,10 @@ class Model:
         near = sorted(c for c in {*current, *also} if self.overlap(it.term, self.courses[c].term))
         has = passed | {self.key(self.courses[c].code) for c in near}
         for kind, codes in it.groups:
-            if kind == "pre" and not passed & set(map(self.key, codes)):
-                refuse("prerequisite_missing", any_of=codes)
+            word, _, grade = kind.partition(" ")
+            good = passed if not grade else self.passed_with(student, grade)
+            if word == "pre" and not good & set(map(self.key, codes)):
+                refuse("prerequisite_missing", any_of=codes, **({"min_grade": grade} if grade else {}))
         for kind, codes in it.groups:
             if kind == "co" and not has & set(map(self.key, codes)):
                 refuse("corequisite_missing", any_of=codes)
@@ -561,13 +593,24 @@ class Model:
         self.promote()
         return results
 
-    def complete(self, student: int, course: int, passed: bool) -> str:
+    def complete(self, student: int, course: int, passed: bool | None, grade: str | None = None) -> str:
         state = self.states.get((student, course))
         if state is None or state.status not in SEATED:
             raise Refused([(course, "not_enrolled", ())])
-        if state.status == "completed" and state.passed == passed:
+        if state.status == "completed" and (state.passed, state.grade) == (passed, grade):
             return "unchanged"
-        state.status, state.passed = "completed", passed
+        passes = dict(self.scale)
+        if grade is not None and self.scale:
+            if grade not in passes:
+                raise Refused([(course, "unknown_grade", ())])
+            if passed not in {None, passes[grade]}:
+                raise Refused([(course, "invalid_result", ())])
+            passed = passes[grade]
+        if passed is None:
+            raise Refused([(course, "invalid_result", ())])
+        if state.status == "completed" and (state.passed, state.grade) == (passed, grade):
+            return "unchanged"
+        state.status, state.passed, state.grade = "completed", passed, grade
         self.lapse(student, course)
         self.leave_siblings(student, course)
         self.promote()

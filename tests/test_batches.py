@@ -16,11 +16,12 @@ from service import registrar
 from service.check import INVARIANTS, invariants
 from service.errors import DomainError, EnrollmentRefused, PromotionsPending, Unavailable
 from service.registrar import load
-from service.registrar.application import Group
+from service.registrar.application import Grade, Group
 from service.registrar.changes import Change, Origin
 from service.registrar.courses import COURSE, Cancel, SetRequirements
 from service.registrar.enrollments import Complete, Drop, Enroll, Swap
 from service.registrar.equivalences import CreateEquivalence, DeleteEquivalence
+from service.registrar.grades import SetGradeScale
 from service.registrar.holds import EndHold, PlaceHold
 from service.registrar.instructors import INSTRUCTOR, SetInstructors
 from service.registrar.overrides import EndOverride, GrantOverride
@@ -59,6 +60,7 @@ OVERLAPPING: dict[str, object] = {name: OPEN[name] for name in ("starts_on", "en
 APART: dict[str, object] = {"starts_on": date(2031, 9, 1), "ends_on": date(2031, 12, 20)}
 OVER: dict[str, object] = {"starts_on": date(2001, 9, 1), "ends_on": date(2001, 12, 20)}
 LONG_AGO, AHEAD = datetime(2001, 1, 1, tzinfo=UTC), datetime(2999, 1, 1, tzinfo=UTC)
+SCALES = [(), (Grade("A", True), Grade("C", True), Grade("F", False)), (Grade("C", True), Grade("A", False))]
 RULES = [
     "hold",
     "duplicate_course",
@@ -217,6 +219,13 @@ def change(chance: random.Random) -> Change[Any]:
     teachers = chance.sample(INSTRUCTORS, chance.choice([0, 1, 2]))
     others: list[Change[Any]] = [
         Complete(origin=ORIGIN, student_id=student_id, course_id=course_id, passed=chance.random() < 0.7),
+        Complete(
+            origin=ORIGIN, student_id=student_id, course_id=course_id, passed=None, grade=chance.choice(["A", "C", "F"])
+        ),
+        SetGradeScale(origin=ORIGIN, grades=chance.choice(SCALES)),
+        SetRequirements(
+            origin=ORIGIN, course_id=course_id, groups=(Group("pre", (f"C{other}",), chance.choice(["A", "C"])),)
+        ),
         hold(held, "R", blocks_drop=chance.random() < 0.5),
         end_hold(chance.choice((1, 2)), chance.randint(1, HELD)),
         grant(held, lifted, chance.choice(RULES)),

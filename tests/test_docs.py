@@ -307,6 +307,12 @@ PROBLEMS: Final[list[tuple[str, str, Any, dict[str, str]]]] = [
     ("GET", "/equivalences/99", None, {}),
     ("POST", "/equivalences", {"codes": ["CS101", "COMP101"]}, {}),
     ("POST", "/equivalences", {"codes": ["INFO1", "comp101"]}, {}),
+    ("PUT", "/grade-scale", {"grades": [{"grade": "B", "passes": True}]}, {}),
+    ("PUT", "/courses/1/requirements", {"groups": [{"kind": "pre", "any_of": ["X1"], "min_grade": "A"}]}, {}),
+    ("PUT", "/courses/1/requirements", {"groups": [{"kind": "pre", "any_of": ["X1"], "min_grade": "B"}]}, {}),
+    ("PUT", "/grade-scale", {"grades": []}, {}),
+    ("PUT", "/courses/1/requirements", {"groups": []}, {}),
+    ("PUT", "/grade-scale", {"grades": []}, {}),
     ("GET", "/institutions", None, {}),
     ("GET", "/problems/nothing", None, {}),
     ("GET", f"/events?after={OTHER_FEED}", None, {}),
@@ -321,6 +327,7 @@ PROBLEMS: Final[list[tuple[str, str, Any, dict[str, str]]]] = [
     ("POST", "/students/1/holds", HOLD, {}),
     ("DELETE", "/students/1/courses/2", None, {}),
     ("POST", "/students/1/courses/1/complete", {"passed": True}, {}),
+    ("POST", "/students/1/courses/1/complete", {}, {}),
     ("DELETE", "/students/1/courses/1", None, {}),
     ("DELETE", "/students/1", None, {}),
     ("PATCH", "/students/1", {"family_name": "King"}, {"If-Match": '"9"'}),
@@ -601,6 +608,7 @@ async def every_event(client: Client) -> list[dict[str, Any]]:  # noqa: PLR0915 
     await do("PATCH", f"/courses/{places[0]}", {"capacity": 1})
     equivalence = await new("/equivalences", {"codes": ["S", "T"]})
     await do("DELETE", f"/equivalences/{equivalence}")
+    await do("PUT", "/grade-scale", {"grades": [{"grade": "A", "passes": True}]})
     await do("PUT", f"/courses/{kept}/requirements", {"groups": [{"kind": "pre", "any_of": ["X"]}]})
     await do("POST", f"/courses/{kept}/cancel")
     return list((await read(client, "/events?limit=500"))["items"])

@@ -33,9 +33,11 @@ from service.errors import (
     DropRefused,
     EnrollmentNotFound,
     EnrollmentRefused,
+    InvalidResult,
     NotEnrolled,
     StudentNotFound,
     UnknownCourse,
+    UnknownGrade,
 )
 from service.registrar import application
 from service.registrar.application import OnFull
@@ -141,9 +143,15 @@ class CompletionRequest(Input):
     """The result of a completed course."""
 
     passed: Annotated[
-        bool, Field(description="Whether the student passed the course; only a passed course satisfies prerequisites.")
-    ]
-    grade: Annotated[Grade | None, Field(description="Free-form grade.")] = None
+        bool | None,
+        Field(
+            description="Whether the student passed the course; only a passed course satisfies prerequisites. It may be "
+            "left out if the grade is in the grade scale, and must agree with it."
+        ),
+    ] = None
+    grade: Annotated[
+        Grade | None, Field(description="The grade: one of the grade scale if there is one, otherwise free-form.")
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,6 +247,7 @@ class Blocker(TypedDict):
     opens_at: NotRequired[Annotated[Timestamp, Field(description="When enrollment opens.")]]
     closed_at: NotRequired[Annotated[Timestamp, Field(description="When enrolling or dropping closed.")]]
     any_of: NotRequired[Annotated[list[str], Field(description="The course codes of which one is required.")]]
+    min_grade: NotRequired[Annotated[str, Field(description="The lowest grade with which the course must be passed.")]]
     course_code: NotRequired[Annotated[str, Field(description="The code of the course that excludes this one.")]]
     with_course_id: NotRequired[
         Annotated[
@@ -620,7 +629,7 @@ async def keep_drops(call: Call, student_id: IdInPath, course_id: IdInPath) -> M
     "POST",
     "/students/{student_id}/courses/{course_id}/complete",
     scope="manage",
-    problems=[StudentNotFound, CourseNotFound, NotEnrolled],
+    problems=[StudentNotFound, CourseNotFound, NotEnrolled, UnknownGrade, InvalidResult],
     final=True,
 )
 async def complete_course(

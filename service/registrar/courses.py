@@ -14,6 +14,7 @@ from service.errors import (
     MeetingDates,
     OwnRequirement,
     PreconditionFailed,
+    UnknownGrade,
     UnknownTerm,
 )
 from service.registrar.application import Group, code_key
@@ -175,7 +176,11 @@ class Cancel(Change[Course]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetRequirements(Change[tuple[Group, ...]]):
-    """Replace all requirements of a course; raise ``OwnRequirement`` if one names the course itself.
+    """Replace all requirements of a course.
+
+    Raises, when decided:
+        OwnRequirement: a requirement names the course itself.
+        UnknownGrade: a requirement names a grade that is not in the grade scale.
 
     ``if_match`` holds the tags that the requirements must have, ``if_none_match`` those they must not have, ``*`` any.
     """
@@ -205,6 +210,9 @@ class SetRequirements(Change[tuple[Group, ...]]):
         for number, group in enumerate(self.groups):
             if key in group.keys:
                 raise OwnRequirement(course.code, f"#/groups/{number}/any_of/{group.keys.index(key)}")
+        for number, group in enumerate(self.groups):
+            if group.min_grade is not None and group.min_grade not in ledger.grade_scale.ranks:
+                raise UnknownGrade(group.min_grade, f"#/groups/{number}/min_grade")
         if before == self.groups:
             return before
         ledger.requirements.put(course.id, self.groups)
@@ -229,7 +237,11 @@ def requirements_tag(groups: tuple[Group, ...]) -> str:
 
 
 def _state(groups: tuple[Group, ...]) -> list[dict[str, object]]:
-    return [{"kind": group.kind, "any_of": list(group.codes)} for group in groups]
+    return [
+        {"kind": group.kind, "any_of": list(group.codes)}
+        | ({} if group.min_grade is None else {"min_grade": group.min_grade})
+        for group in groups
+    ]
 
 
 def find_course(ledger: Ledger, course_id: int) -> Course:

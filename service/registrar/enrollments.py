@@ -17,6 +17,7 @@ from service.errors import (
 from service.registrar import rules, seats
 from service.registrar.application import (
     NO_PARTNERS,
+    NO_SCALE,
     Application,
     Course,
     HeldSeat,
@@ -29,6 +30,7 @@ from service.registrar.application import (
 )
 from service.registrar.changes import Change, Moved, Origin, Outcome, RefusedCourse, Result
 from service.registrar.courses import find_course
+from service.registrar.grades import result_of
 from service.registrar.ledger import Ledger
 from service.registrar.moves import (
     drop_duplicate,
@@ -255,6 +257,7 @@ def _judged(
     if offer.existing is not None:
         return offer
     term = None if course is None else ledger.term(course.term_id)
+    groups = () if course is None else ledger.groups(course.id)
     application = Application(
         now=ledger.now,
         course_id=offer.course_id,
@@ -265,12 +268,13 @@ def _judged(
         parent=None if term is None or term.parent_id is None else ledger.term(term.parent_id),
         seat=offer.seat,
         on_full=on_full,
-        groups=() if course is None else ledger.groups(course.id),
+        groups=groups,
         excluders=frozenset() if course is None else ledger.excluders(course),
         requested=requested,
         granted=granted,
         requested_seats=requested_seats,
         code_sets=ledger.code_sets,
+        scale=ledger.scale_for(groups) if groups else NO_SCALE,
     )
     if course is None:
         return offer._replace(refusals=tuple(rules.unknown_course(application)))
@@ -572,21 +576,23 @@ class Complete(Change[Moved]):
     Raises, when decided:
         StudentNotFound, CourseNotFound: there is no such student or course.
         NotEnrolled: the student is neither enrolled in the course nor has completed it.
+        UnknownGrade, InvalidResult: the result does not agree with the grade scale.
     """
 
     student_id: int
     course_id: int
-    passed: bool
+    passed: bool | None
     grade: str | None = None
 
     def add_needs(self, needs: Needs) -> None:
-        """Add the student, the course and the pair."""
+        """Add the student, the course, the pair and the grade scale."""
         needs.students.add(self.student_id)
         needs.courses.add(self.course_id)
         needs.pairs.add((self.student_id, self.course_id))
+        needs.grade_scale = True
 
     def decide(self, ledger: Ledger) -> Moved:
-        """Return the completed row."""
+        """Return the completed row. The same result again is unchanged, even if the grade has left the scale."""
         check_student(ledger, self.student_id)
         course = find_course(ledger, self.course_id)
         row = ledger.enrollment(self.student_id, self.course_id)
@@ -594,13 +600,16 @@ class Complete(Change[Moved]):
             raise NotEnrolled(self.student_id, self.course_id)
         if row.status == "completed" and (row.passed, row.grade) == (self.passed, self.grade):
             return Moved("unchanged", row, course)
+        passed = result_of(ledger.grade_scale, self.passed, self.grade)
+        if row.status == "completed" and (row.passed, row.grade) == (passed, self.grade):
+            return Moved("unchanged", row, course)
         row = move(
             ledger,
             self.student_id,
             self.course_id,
             "completed",
             self.origin,
-            passed=self.passed,
+            passed=passed,
             grade=self.grade,
         )
         return Moved("completed", row, course)

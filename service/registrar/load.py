@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby, starmap
 from typing import Any
 
-from service.registrar.application import CodeSets, Group, code_key
+from service.registrar.application import CodeSets, GradeScale, Group, code_key
 from service.registrar.catalog import MAX_EDITS, Catalog
 from service.registrar.changes import Change
 from service.registrar.ledger import Ledger, named_keys
@@ -19,6 +19,7 @@ from sql import (
     enrollments,
     equivalences,
     feed,
+    grades,
     holds,
     idempotency_keys,
     instructors,
@@ -201,6 +202,8 @@ async def _unjudge(connection: Connection, ledger: Ledger, relaxed: Relaxed) -> 
     if codes := [*relaxed.joined_codes, *relaxed.parted_codes]:
         # A swap that drops a corequisite is blocked by a course which the student keeps.
         pairs += await waitlist.unjudge_members(connection, await requirements.find_dependents(connection, codes), [])
+    if relaxed.min_grades and (graded := await requirements.load_min_grades(connection)):
+        pairs += await waitlist.unjudge_courses(connection, sorted({each.course_id for each in graded}), [])
     if relaxed.due:
         pairs += await waitlist.unjudge_due(connection, ledger.now, MAX_DUE_STUDENTS)
     if relaxed.reopened_terms:
@@ -329,8 +332,8 @@ async def _load_catalog(connection: Connection, ledger: Ledger, needs: Needs) ->
 def groups_of(rows: Iterable[Requirement]) -> tuple[Group, ...]:
     """Return the groups of one course's requirements."""
     return tuple(
-        Group(kind, tuple(sorted([row.code for row in members])))
-        for (_, kind), members in groupby(rows, lambda row: (row.group_number, row.kind))
+        Group(kind, tuple(sorted([row.code for row in members])), min_grade)
+        for (_, kind, min_grade), members in groupby(rows, lambda row: (row.group_number, row.kind, row.min_grade))
     )
 
 
@@ -343,6 +346,10 @@ async def _load_resources(connection: Connection, ledger: Ledger, needs: Needs) 
             ledger.students.load(student.id, student)
         for instructor in await instructors.match_instructors_by_sourced_id(connection, sorted(needs.sourced_ids)):
             ledger.instructors.load(instructor.id, instructor)
+    if needs.grade_scale and ledger.catalog.grade_scale is None:
+        ledger.catalog.grade_scale = GradeScale(tuple(await grades.load_grades(connection)))
+    if needs.min_grades:
+        ledger.add_min_grades(await requirements.load_min_grades(connection))
     # First load all rows: a course in memory does not count as a use of its term, since a change may move the course.
     for resource, wanted in needs.resources.items():
         if wanted.deleted:

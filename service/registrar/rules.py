@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from functools import lru_cache
 from typing import Literal, TypeAlias
 
-from service.registrar.application import Application, Course, Defined, HeldSeat, Hold, Partner, Refusal, Term
+from service.registrar.application import Application, Course, Defined, Group, HeldSeat, Hold, Partner, Refusal, Term
 from service.registrar.meetings import conflict, dates_of, week_of
 
 Rule: TypeAlias = Callable[[Application], Sequence[Refusal]]
@@ -69,12 +69,27 @@ def hold(application: Application) -> Sequence[Refusal]:
 
 
 def prerequisite_missing(application: Application) -> Sequence[Refusal]:
-    """The student has not passed any course of a group that the course requires."""
+    """The student has not passed any course of a group that the course requires, or not with the grade that it requires."""
     return [
-        Refusal("prerequisite_missing", application.course_id, None, {"any_of": list(group.codes)})
+        Refusal("prerequisite_missing", application.course_id, None, _required(group))
         for group in application.groups
-        if group.kind == "pre" and application.history.passed.isdisjoint(application.keys(group))
+        if group.kind == "pre" and not _has_passed(application, group)
     ]
+
+
+def _required(group: Group) -> dict[str, object]:
+    codes = list(group.codes)
+    return {"any_of": codes} if group.min_grade is None else {"any_of": codes, "min_grade": group.min_grade}
+
+
+def _has_passed(application: Application, group: Group) -> bool:
+    keys = application.keys(group)
+    if application.history.passed.isdisjoint(keys):
+        return False
+    if group.min_grade is None:
+        return True
+    grades = application.history.grades(keys)
+    return any(application.scale.is_at_least(grade, group.min_grade) for grade in grades)
 
 
 def corequisite_missing(application: Application) -> Sequence[Refusal]:
@@ -391,7 +406,8 @@ def number(value: float) -> float | int:
 def sentence(refusal: Refusal) -> str:
     """Format a refusal as an English sentence."""
     params = {name: ", ".join(value) if isinstance(value, list) else value for name, value in refusal.params.items()}
-    return SENTENCES[refusal.code].format(course_id=refusal.course_id, **params)
+    with_grade = f" with {params['min_grade']} or a better grade" if "min_grade" in params else ""
+    return SENTENCES[refusal.code].format(course_id=refusal.course_id, with_grade=with_grade, **params)
 
 
 SENTENCES: dict[str, str] = {
@@ -401,7 +417,7 @@ SENTENCES: dict[str, str] = {
     "enrollment_not_open": "Enrollment in course {course_id} opens at {opens_at}.",
     "enrollment_closed": "Enrollment in course {course_id} closed at {closed_at}.",
     "hold": "A hold blocks this: {reason}",
-    "prerequisite_missing": "Course {course_id} requires that one of these was passed: {any_of}.",
+    "prerequisite_missing": "Course {course_id} requires that one of these was passed{with_grade}: {any_of}.",
     "corequisite_missing": "Course {course_id} must be taken together with one of these: {any_of}.",
     "antirequisite": "Course {course_id} cannot be taken together with {course_code}.",
     "duplicate_course": "Course {course_id} has the same code as course {with_course_id}, or an equivalent one; the student "

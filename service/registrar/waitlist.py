@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from service.errors import PromotionsPending
 from service.registrar import rules, seats
-from service.registrar.application import Application, Course, Refusal
+from service.registrar.application import NO_SCALE, Application, Course, Refusal
 from service.registrar.changes import Change, Origin
 from service.registrar.ledger import Ledger
 from service.registrar.moves import judge_drop, lift, move, swap_drops_of, use
@@ -131,7 +131,7 @@ def judge_waitlisted(
             drops.append(dropped)
     leaving = [dropped.course_id for dropped in drops]
     refusals = tuple([refusal for dropped in drops for refusal in judge_drop(ledger, dropped, leaving)[1]])
-    term = ledger.term(course.term_id)
+    term, groups = ledger.term(course.term_id), ledger.groups(course.id)
     application = Application(
         now=ledger.now,
         course_id=course.id,
@@ -141,9 +141,10 @@ def judge_waitlisted(
         ends_at=ledger.end_of(term),
         parent=None if term is None or term.parent_id is None else ledger.term(term.parent_id),
         seat="seat",
-        groups=ledger.groups(course.id),
+        groups=groups,
         excluders=ledger.excluders(course),
         code_sets=ledger.code_sets,
+        scale=ledger.scale_for(groups) if groups else NO_SCALE,
     )
     found = rules.judge(application)
     if not seats.has_free_seat(course):
