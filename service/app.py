@@ -19,6 +19,7 @@ from service.api import (
     enrollments,
     equivalences,
     events,
+    grades,
     holds,
     institutions,
     instructors,
@@ -55,7 +56,7 @@ from service.metrics import LAST_SWEEP, SWEEPS, Snapshot
 from service.migrate import DatabaseUnavailable, create_test_clock, migrate, refuse_unknown, shipped
 from service.pool import Pool
 from service.registrar import Registrar
-from service.registrar.rules import RULES, SENTENCES, drop_closed
+from service.registrar.rules import DROP_RULES, RULES, SENTENCES
 from service.registry import Registry, migrate_registry
 from service.settings import Settings
 from service.web import health, openapi, page
@@ -110,6 +111,7 @@ ABOUT = About(
         ("refusals", "Why enrolls, swaps and drops were refused, for some days."),
         ("terms", "The periods in which courses take place, with the deadlines to enroll, drop and withdraw."),
         ("equivalences", "Sets of codes that mean the same course, such as those of a renumbered or cross-listed one."),
+        ("grades", "The grade scale: the grades of the institution in order, and which of them pass."),
         ("holds", "A hold keeps a student from enrolling, dropping, or both."),
         ("overrides", "An override lifts one rule for one student and one course, once."),
         ("events", "The change feed, which is also the audit log."),
@@ -135,6 +137,7 @@ ENDPOINTS: Final = endpoints_of(
     refusals,
     terms,
     equivalences,
+    grades,
     holds,
     overrides,
     events,
@@ -483,7 +486,7 @@ def problem_types() -> dict[str, ProblemType]:
     found = {
         error.code: ProblemType.of(error.code, error.status, error.__doc__ or "", error.title) for error in _errors()
     }
-    for rule in (*RULES, drop_closed):
+    for rule in (*RULES, *DROP_RULES):
         code = rule.__name__
         if code not in found:
             found[code] = ProblemType.of(code, EnrollmentRefused.status, rule.__doc__ or "")

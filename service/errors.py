@@ -322,6 +322,39 @@ class OwnRequirement(FieldError):
         super().__init__(f"A course cannot require its own code, {course_code}.", pointer=pointer)
 
 
+class UnknownGrade(FieldError):
+    """A grade is not in the grade scale of the institution, or there is no scale to which it could belong."""
+
+    code, status, title = "unknown_grade", 422, "Unknown grade"
+
+    def __init__(self, grade: str, pointer: str) -> None:
+        super().__init__(
+            f"{grade} is not in the grade scale: choose one of its grades, or add this one with PUT /grade-scale.",
+            pointer=pointer,
+        )
+
+
+class InvalidResult(FieldError):
+    """The result of a course is missing, or it does not agree with the grade scale."""
+
+    code, status, title = "invalid_result", 422, "Invalid result"
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(sentence, pointer="#/passed")
+
+
+class GradeInUse(FieldError):
+    """A requirement needs a grade that the new grade scale lacks."""
+
+    code, status, title = "grade_in_use", 409, "Grade in use"
+
+    def __init__(self, grade: str, course_id: int) -> None:
+        super().__init__(
+            f"Course {course_id} requires the grade {grade}: keep it in the scale, or change the requirements first.",
+            pointer="#/grades",
+        )
+
+
 class TermDates(FieldError):
     """Two dates of a term are in the wrong order."""
 

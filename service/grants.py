@@ -44,6 +44,7 @@ TABLES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     "events": {"SELECT": (), "INSERT": ()},
     # PostgreSQL requires UPDATE of any column for a lock on the row; this column can't have another value.
     "feed": {"SELECT": (), "UPDATE": ("id",)},
+    "grades": {"SELECT": (), "INSERT": (), "DELETE": ()},
     "holds": {"SELECT": (), "INSERT": (), "UPDATE": ("ends_at", "reason", "student_id")},
     # As for the feed: the keys to delete are locked first.
     "idempotency_keys": {"SELECT": (), "INSERT": (), "UPDATE": ("created_at",), "DELETE": ()},

@@ -14,6 +14,7 @@ from sql import replay as sql
 from sql.course_instructors import CourseInstructor
 from sql.courses import Course, load_definitions
 from sql.equivalences import load_equivalences
+from sql.grades import load_grades
 from sql.holds import Hold
 from sql.instructors import Instructor, list_instructors
 from sql.overrides import Override
@@ -162,7 +163,7 @@ async def replay_terms(connection: Connection) -> AsyncIterator[Difference | Bre
     while page := await sql.find_events_of_terms(connection, after, PAGE_ROWS):
         after = page[-1].position
         for event in page:
-            if not event.type.startswith(("instructor.", "equivalence.")):
+            if not event.type.startswith(("instructor.", "equivalence.", "grade_scale.")):
                 events[event.term_id or 0].append(event)
     terms = terms_of(connection)
     while (id := await terms.next_id()) is not None:
@@ -229,6 +230,24 @@ def _follow_equivalence(event: Recorded, states: dict[int | None, State]) -> Fau
         states[id] = after
 
 
+async def replay_grade_scale(connection: Connection) -> AsyncIterator[Difference | Break]:
+    """Compare the grade scale with the result of its events."""
+    state: State = {"grades": []}
+    after = LOWEST
+    while page := await sql.find_events_of_terms(connection, after, PAGE_ROWS):
+        after = page[-1].position
+        for event in page:
+            if event.type.startswith("grade_scale."):
+                for fault in _check_before(event, state, "grades"):
+                    yield fault
+                if event.type != "grade_scale.set":
+                    yield Break(event.position, event.type, "type", event.type, None)
+                state = parsed(event.after) or {"grades": []}
+    grades = [{"grade": each.grade, "passes": each.passes} for each in await load_grades(connection)]
+    for fault in _compare("grade scale", {"grades": grades}, state):
+        yield fault
+
+
 async def replay_courses(connection: Connection) -> AsyncIterator[Difference | Break]:
     """Compare every course, its requirements and its instructors with the result of its events."""
     courses = courses_of(connection)
@@ -262,8 +281,10 @@ async def replay_courses(connection: Connection) -> AsyncIterator[Difference | B
         ]
         for course in await courses.take(id):
             groups = [
-                {"kind": kind, "any_of": [row.code for row in members]}
-                for (_, kind), members in groupby(required, lambda row: (row.group_number, row.kind))
+                {"kind": kind, "any_of": [row.code for row in members], "min_grade": min_grade}
+                for (_, kind, min_grade), members in groupby(
+                    required, lambda row: (row.group_number, row.kind, row.min_grade)
+                )
             ]
             state = {**_row_state(course, Course._fields), "groups": _plain("groups", groups), "instructors": teachers}
         for fault in _follow("course", id, await events.take(id), state):
@@ -411,7 +432,7 @@ def _plain(name: str, value: object) -> object:
             return datetime.fromisoformat(value)
         if name == "groups" and isinstance(value, list):
             # Within a group the codes are a set: the table does not keep their order.
-            return tuple([(group["kind"], tuple(sorted(group["any_of"]))) for group in value])
+            return tuple([(group["kind"], tuple(sorted(group["any_of"])), group.get("min_grade")) for group in value])
     except (KeyError, TypeError, ValueError):
         return value  # A rewritten event may contain anything; such a value equals no normal form.
     if name == "meetings" and isinstance(value, str):

@@ -146,7 +146,7 @@ async def find_courses(connection: Connection, after_id: int, limit: int) -> lis
 
 
 FIND_REQUIREMENTS: Final = """
-SELECT course_id, kind, group_number, code
+SELECT course_id, kind, group_number, code, min_grade
 FROM requirements
 WHERE (course_id, group_number, code) > ($1::bigint, $2::bigint, $3::text)
 ORDER BY course_id, group_number, code

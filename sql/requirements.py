@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 from sql import Connection, columns
 
@@ -17,24 +17,57 @@ class Requirement:
     kind: RequirementKind
     group_number: int
     code: str
+    min_grade: str | None = None
 
 
 LOAD_REQUIREMENTS: Final = """
-SELECT course_id, kind, group_number, code
+SELECT course_id, kind, group_number, code, min_grade
 FROM requirements
 WHERE course_id = ANY($1::bigint[])
 UNION
-SELECT course_id, kind, group_number, code
+SELECT course_id, kind, group_number, code, min_grade
 FROM requirements
-WHERE kind = 'anti'
+WHERE kind IN ('anti', 'co')
     AND lower(code) = ANY(ARRAY(SELECT lower(requested.code) FROM unnest($2::text[]) AS requested (code)))
 ORDER BY course_id, group_number, code
 """
 
 
 async def load_requirements(connection: Connection, course_ids: list[int], codes: list[str]) -> list[Requirement]:
-    """Load the requirements of courses, and the antirequisites of any course that name one of ``codes``, by group."""
+    """Load the requirements of courses, and those of any course that exclude or require together one of ``codes``."""
     return [Requirement(*row) for row in await connection.fetch(LOAD_REQUIREMENTS, course_ids, codes)]
+
+
+FIND_DEPENDENTS: Final = """
+SELECT course_id
+FROM requirements
+WHERE kind = 'co'
+    AND lower(code) = ANY(ARRAY(SELECT lower(requested.code) FROM unnest($1::text[]) AS requested (code)))
+"""
+
+
+async def find_dependents(connection: Connection, codes: list[str]) -> list[int]:
+    """Return the courses that name one of these codes as a corequisite."""
+    return sorted({row[0] for row in await connection.fetch(FIND_DEPENDENTS, codes)})
+
+
+LOAD_MIN_GRADES: Final = """
+SELECT course_id, min_grade
+FROM requirements
+WHERE min_grade IS NOT NULL
+"""
+
+
+class MinGrade(NamedTuple):
+    """A course, and a grade with which a course of one of its groups must be passed."""
+
+    course_id: int
+    min_grade: str
+
+
+async def load_min_grades(connection: Connection) -> list[MinGrade]:
+    """Load the courses that require grades, once for each code."""
+    return [MinGrade._make(row) for row in await connection.fetch(LOAD_MIN_GRADES)]
 
 
 CLEAR_REQUIREMENTS: Final = """
@@ -49,8 +82,8 @@ async def clear_requirements(connection: Connection, course_ids: list[int]) -> N
 
 
 ADD_REQUIREMENTS: Final = """
-INSERT INTO requirements (course_id, kind, group_number, code)
-SELECT unnest($1::bigint[]), unnest($2::text[]), unnest($3::bigint[]), unnest($4::text[])
+INSERT INTO requirements (course_id, kind, group_number, code, min_grade)
+SELECT unnest($1::bigint[]), unnest($2::text[]), unnest($3::bigint[]), unnest($4::text[]), unnest($5::text[])
 FROM feed
 """
 

@@ -26,7 +26,7 @@ from tests.conftest import Client
 PROBLEM_JSON = "application/problem+json"
 TABLES = (
     *("students", "courses", "terms", "student_courses", "requirements", "holds", "overrides", "events"),
-    *("instructors", "course_instructors", "idempotency_keys", "equivalences", "equivalent_codes"),
+    *("instructors", "course_instructors", "idempotency_keys", "equivalences", "equivalent_codes", "grades"),
 )
 """The tables that a refused request leaves as they are."""
 

@@ -77,6 +77,7 @@ class State:
     status: str
     joined: int
     passed: bool | None = None
+    grade: str | None = None
     drops: list[int] = field(default_factory=list)
     above: bool = False
 
@@ -113,6 +114,8 @@ class Model:
     """Unused overrides: student, course, rule."""
     sets: list[frozenset[str]] = field(default_factory=list)
     """Sets of equivalent codes, in the form in which codes are compared."""
+    scale: list[tuple[str, bool]] = field(default_factory=list)
+    """The grades from the best on, each with whether it passes."""
     clock: int = 0
 
     # Queries.
@@ -236,6 +239,33 @@ class Model:
         self.promote()
         return 200
 
+    def passed_with(self, student: int, grade: str) -> set[str]:
+        """Return the codes of the courses that a student has passed with a grade or a better one."""
+        order = [each for each, _ in self.scale]
+        best = order[: order.index(grade) + 1] if grade in order else []
+        return {
+            self.key(self.courses[c].code)
+            for c in self.of(student, {"completed"})
+            if self.states[student, c].passed and self.states[student, c].grade in best
+        }
+
+    def rescale(self, scale: list[tuple[str, bool]]) -> int:
+        """Set the grade scale."""
+        needed = {kind.partition(" ")[2] for it in self.courses.values() for kind, _ in it.groups} - {""}
+        if needed - {grade for grade, _ in scale}:
+            return 409
+        self.scale = scale
+        self.promote()
+        return 200
+
+    def require(self, course: int, groups: list[tuple[str, tuple[str, ...]]]) -> int:
+        """Set the requirements of a course; the kind of a group may be followed by a grade."""
+        if {kind.partition(" ")[2] for kind, _ in groups} - {"", *(grade for grade, _ in self.scale)}:
+            return 422
+        self.courses[course].groups = groups
+        self.promote()
+        return 200
+
     def lifted(self, student: int, course: int, code: str) -> bool:
         return (student, course, code) in self.overrides
 
@@ -282,8 +312,10 @@ class Model:
         near = sorted(c for c in {*current, *also} if self.overlap(it.term, self.courses[c].term))
         has = passed | {self.key(self.courses[c].code) for c in near}
         for kind, codes in it.groups:
-            if kind == "pre" and not passed & set(map(self.key, codes)):
-                refuse("prerequisite_missing", any_of=codes)
+            word, _, grade = kind.partition(" ")
+            good = passed if not grade else self.passed_with(student, grade)
+            if word == "pre" and not good & set(map(self.key, codes)):
+                refuse("prerequisite_missing", any_of=codes, **({"min_grade": grade} if grade else {}))
         for kind, codes in it.groups:
             if kind == "co" and not has & set(map(self.key, codes)):
                 refuse("corequisite_missing", any_of=codes)
@@ -344,7 +376,10 @@ class Model:
             if self.lifted(student, course, code):
                 self.overrides.remove((student, course, code))
 
-    def drop_reasons(self, student: int, course: int) -> list[Refusal]:
+    def drop_reasons(
+        self, student: int, course: int, leaving: Iterable[int] = (), requested: Iterable[int] = ()
+    ) -> list[Refusal]:
+        """Return every reason against a drop, by a step that drops ``leaving`` and gives the courses ``requested``."""
         state = self.states[student, course]
         if state.status == "waitlisted":
             return []
@@ -356,14 +391,32 @@ class Model:
         ]
         if term is not None and self.terms[term].drop_closed:
             found.append((course, "drop_closed", ()))
+        for other in self.needing(student, course, {*leaving, course}, requested):
+            found.append((course, "corequisite_needed", (("with_course_id", other),)))
+        return found
+
+    def needing(self, student: int, course: int, leaving: set[int], requested: Iterable[int]) -> list[int]:
+        """Return the courses with a seat that lose their only corequisite with a course, if the student drops several."""
+        it, found = self.courses[course], []
+        passed = {
+            self.key(self.courses[c].code) for c in self.of(student, {"completed"}) if self.states[student, c].passed
+        }
+        kept = {*self.of(student, {"enrolled", "waitlisted"}, leaving), *(c for c in requested if c in self.courses)}
+        for other in self.of(student, {"enrolled"}, leaving):
+            term = self.courses[other].term
+            near = [self.courses[c] for c in kept if c != other and self.overlap(term, self.courses[c].term)]
+            has = passed | {self.key(each.code) for each in near}
+            wanted = [{*map(self.key, codes)} for kind, codes in self.courses[other].groups if kind == "co"]
+            if self.overlap(term, it.term) and any(self.key(it.code) in keys and not keys & has for keys in wanted):
+                found.append(other)
         return found
 
     def unlifted(self, student: int, reasons: list[Refusal]) -> list[Refusal]:
         return [reason for reason in reasons if not self.lifted(student, reason[0], reason[1])]
 
-    def leave(self, student: int, course: int) -> str:
+    def leave(self, student: int, course: int, leaving: Iterable[int] = (), requested: Iterable[int] = ()) -> str:
         state = self.states[student, course]
-        self.use(student, course, [code for _, code, _ in self.drop_reasons(student, course)])
+        self.use(student, course, [code for _, code, _ in self.drop_reasons(student, course, leaving, requested)])
         term = self.courses[course].term
         late = state.status == "enrolled" and term is not None and self.terms[term].drop_late
         state.status = "withdrawn" if late else "dropped"
@@ -498,8 +551,12 @@ class Model:
             for c in drop
             if (student, c) in self.states and self.states[student, c].status not in {"dropped", "withdrawn"}
         ]
-        reasons = [*unknown, *(r for c in to_drop for r in self.unlifted(student, self.drop_reasons(student, c)))]
         self._atomic(student, add, on_full, without=to_drop or [-1])
+        given = [*self.planned[0]]
+        reasons = [
+            *unknown,
+            *(r for c in to_drop for r in self.unlifted(student, self.drop_reasons(student, c, to_drop, given))),
+        ]
         if reasons or self.refused:
             raise Refused([*reasons, *self.refused])
         seats, why = self.planned
@@ -528,7 +585,7 @@ class Model:
         else:
             for c in drop:
                 results.append(
-                    (c, self.leave(student, c), None)
+                    (c, self.leave(student, c, to_drop, given), None)
                     if c in to_drop
                     else (c, "unchanged", (self.states[student, c].status, None))
                 )
@@ -536,13 +593,24 @@ class Model:
         self.promote()
         return results
 
-    def complete(self, student: int, course: int, passed: bool) -> str:
+    def complete(self, student: int, course: int, passed: bool | None, grade: str | None = None) -> str:
         state = self.states.get((student, course))
         if state is None or state.status not in SEATED:
             raise Refused([(course, "not_enrolled", ())])
-        if state.status == "completed" and state.passed == passed:
+        if state.status == "completed" and (state.passed, state.grade) == (passed, grade):
             return "unchanged"
-        state.status, state.passed = "completed", passed
+        passes = dict(self.scale)
+        if grade is not None and self.scale:
+            if grade not in passes:
+                raise Refused([(course, "unknown_grade", ())])
+            if passed not in {None, passes[grade]}:
+                raise Refused([(course, "invalid_result", ())])
+            passed = passes[grade]
+        if passed is None:
+            raise Refused([(course, "invalid_result", ())])
+        if state.status == "completed" and (state.passed, state.grade) == (passed, grade):
+            return "unchanged"
+        state.status, state.passed, state.grade = "completed", passed, grade
         self.lapse(student, course)
         self.leave_siblings(student, course)
         self.promote()
@@ -716,12 +784,12 @@ class Model:
             if not self.free(course) and not self.lifted(student, course, "course_full"):
                 continue
             drops = self.pending_drops(student, course)
-            blocked = [r for d in drops for r in self.unlifted(student, self.drop_reasons(student, d))]
+            blocked = [r for d in drops for r in self.unlifted(student, self.drop_reasons(student, d, drops))]
             reasons = self.judge_waitlisted(student, course)
             if blocked or self.unlifted(student, reasons):
                 continue
             for d in drops:
-                self.leave(student, d)
+                self.leave(student, d, drops)
             self.seat(student, course, reasons)
             return True
         return False

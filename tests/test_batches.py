@@ -16,11 +16,12 @@ from service import registrar
 from service.check import INVARIANTS, invariants
 from service.errors import DomainError, EnrollmentRefused, PromotionsPending, Unavailable
 from service.registrar import load
-from service.registrar.application import Group
+from service.registrar.application import Grade, Group
 from service.registrar.changes import Change, Origin
 from service.registrar.courses import COURSE, Cancel, Reopen, SetRequirements
 from service.registrar.enrollments import Complete, Drop, Enroll, RemoveCompletion, Swap
 from service.registrar.equivalences import CreateEquivalence, DeleteEquivalence
+from service.registrar.grades import SetGradeScale
 from service.registrar.holds import EndHold, PlaceHold
 from service.registrar.instructors import INSTRUCTOR, SetInstructors
 from service.registrar.merge import Merge
@@ -60,6 +61,7 @@ OVERLAPPING: dict[str, object] = {name: OPEN[name] for name in ("starts_on", "en
 APART: dict[str, object] = {"starts_on": date(2031, 9, 1), "ends_on": date(2031, 12, 20)}
 OVER: dict[str, object] = {"starts_on": date(2001, 9, 1), "ends_on": date(2001, 12, 20)}
 LONG_AGO, AHEAD = datetime(2001, 1, 1, tzinfo=UTC), datetime(2999, 1, 1, tzinfo=UTC)
+SCALES = [(), (Grade("A", True), Grade("C", True), Grade("F", False)), (Grade("C", True), Grade("A", False))]
 RULES = [
     "hold",
     "duplicate_course",
@@ -68,6 +70,7 @@ RULES = [
     "credit_limit",
     "corequisite_missing",
     "drop_closed",
+    "corequisite_needed",
 ]
 
 
@@ -195,7 +198,8 @@ def change(chance: random.Random) -> Change[Any]:
     if drawn < 0.5:
         return drop(student_id, course_id)
     if drawn < 0.6:
-        return Swap(origin=ORIGIN, student_id=student_id, drop=(course_id,), add=(other,), on_full="waitlist")
+        out, into = ((course_id,), (other,)) if drawn < 0.58 else ((course_id, other), ())
+        return Swap(origin=ORIGIN, student_id=student_id, drop=out, add=into, on_full="waitlist")
     kind = chance.choice(["pre", "co", "anti"])
     edits: list[tuple[Any, int, dict[str, object]]] = [
         (COURSE, course_id, {"capacity": chance.choice([0, 1, 3, None])}),
@@ -228,6 +232,13 @@ def change(chance: random.Random) -> Change[Any]:
         Drop(origin=ORIGIN, student_id=student_id, course_id=course_id, annuls=True),
         Reopen(origin=ORIGIN, course_id=course_id),
         *[merge(held, student_id)] * (chance.random() < 0.4),
+        Complete(
+            origin=ORIGIN, student_id=student_id, course_id=course_id, passed=None, grade=chance.choice(["A", "C", "F"])
+        ),
+        SetGradeScale(origin=ORIGIN, grades=chance.choice(SCALES)),
+        SetRequirements(
+            origin=ORIGIN, course_id=course_id, groups=(Group("pre", (f"C{other}",), chance.choice(["A", "C"])),)
+        ),
         hold(held, "R", blocks_drop=chance.random() < 0.5),
         end_hold(chance.choice((1, 2)), chance.randint(1, HELD)),
         grant(held, lifted, chance.choice(RULES)),

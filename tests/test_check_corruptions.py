@@ -82,7 +82,13 @@ async def new_campus(client: Client) -> None:
     for codes in (["ART1", "ART2", "ART3"], ["OLD1", "NEW1"]):
         await create(client, "/equivalences", {"codes": codes})
     await call(client, "DELETE", "/equivalences/2")
-    groups = [{"kind": "pre", "any_of": ["MATH101", "MATH102"]}, {"kind": "anti", "any_of": ["CS999"]}]
+    scale = [{"grade": grade, "passes": grade != "F"} for grade in ("A", "A-", "B", "F")]
+    for grades in (scale[:3], scale):
+        await call(client, "PUT", "/grade-scale", {"grades": grades})
+    groups = [
+        {"kind": "pre", "any_of": ["MATH101", "MATH102"], "min_grade": "B"},
+        {"kind": "anti", "any_of": ["CS999"]},
+    ]
     await call(client, "PUT", "/courses/6/requirements", {"groups": groups})
     for rule, course in (("course_full", 2), ("hold", 3), ("time_conflict", 4)):
         body = {"course_id": course, "rule": rule, "author": "Dean", "reason": "so"}
@@ -124,6 +130,7 @@ TERMS = "every term matches its events"
 INSTRUCTORS = "every instructor matches the events"
 VALID = "every student, instructor, course and term is valid"
 GAPS = "the positions of the events are contiguous from 1"
+GRADES = "the grade scale matches its events"
 EQUIVALENCES = "every set of equivalent codes matches its events"
 DUPLICATES = "nobody has a seat or a place beside a seat in another offering of the code, unless edited since"
 SEQUENCES = "every sequence is ahead of the ids in its table"
@@ -189,6 +196,11 @@ CORRUPTIONS = {
         EQUIVALENCES,
         "UPDATE events SET type = 'equivalence.deleted' WHERE type = 'equivalence.created'",
     ),
+    "a missing grade": (GRADES, "DELETE FROM grades WHERE grade = 'B'"),
+    "grades in another order": (GRADES, "UPDATE grades SET number = 9 WHERE number = 1"),
+    "a grade that passes no more": (GRADES, "UPDATE grades SET passes = false WHERE grade = 'A'"),
+    "a grade scale without events": (GRADES, "DELETE FROM events WHERE type = 'grade_scale.set'"),
+    "a minimum grade": (COURSES, "UPDATE requirements SET min_grade = 'A' WHERE kind = 'pre'"),
     "a section": (COURSES, "UPDATE courses SET section = '9' WHERE id = 3"),
     "a limit below what a student has": (
         "nobody has credits above the limit, unless they were edited since",

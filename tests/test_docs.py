@@ -31,7 +31,7 @@ from service.api.fields import FIELD_CODES
 from service.app import problem_types
 from service.demo.campus import plan
 from service.migrate import LOCK_SECONDS
-from service.registrar.rules import RULES, drop_closed
+from service.registrar.rules import DROP_RULES, RULES
 from service.replay import ACTIONS, STATUSES
 from service.settings import Settings
 from service.web.paging import Paging
@@ -308,6 +308,12 @@ PROBLEMS: Final[list[tuple[str, str, Any, dict[str, str]]]] = [
     ("GET", "/equivalences/99", None, {}),
     ("POST", "/equivalences", {"codes": ["CS101", "COMP101"]}, {}),
     ("POST", "/equivalences", {"codes": ["INFO1", "comp101"]}, {}),
+    ("PUT", "/grade-scale", {"grades": [{"grade": "B", "passes": True}]}, {}),
+    ("PUT", "/courses/1/requirements", {"groups": [{"kind": "pre", "any_of": ["X1"], "min_grade": "A"}]}, {}),
+    ("PUT", "/courses/1/requirements", {"groups": [{"kind": "pre", "any_of": ["X1"], "min_grade": "B"}]}, {}),
+    ("PUT", "/grade-scale", {"grades": []}, {}),
+    ("PUT", "/courses/1/requirements", {"groups": []}, {}),
+    ("PUT", "/grade-scale", {"grades": []}, {}),
     ("GET", "/institutions", None, {}),
     ("GET", "/problems/nothing", None, {}),
     ("GET", f"/events?after={OTHER_FEED}", None, {}),
@@ -322,6 +328,7 @@ PROBLEMS: Final[list[tuple[str, str, Any, dict[str, str]]]] = [
     ("POST", "/students/1/holds", HOLD, {}),
     ("DELETE", "/students/1/courses/2", None, {}),
     ("POST", "/students/1/courses/1/complete", {"passed": True}, {}),
+    ("POST", "/students/1/courses/1/complete", {}, {}),
     ("DELETE", "/students/1/courses/1", None, {}),
     ("POST", "/students/1/merge", {"student_id": 1, "reason": "twice"}, {}),
     ("POST", "/students/1/merge", {"student_id": 99, "reason": "twice"}, {}),
@@ -412,7 +419,7 @@ def hold_table(request: pytest.FixtureRequest, page: Path, heading: str, rows: l
 
 def test_the_table_of_rules_matches_the_code() -> None:
     described = [code.strip("`") for code, _, _ in rows_after((DOCS / "rules.md").read_text(), "# The rules")]
-    assert described == [rule.__name__ for rule in (*RULES, drop_closed)]
+    assert described == [rule.__name__ for rule in (*RULES, *DROP_RULES)]
 
 
 def test_the_numbers_in_sentences_match_the_code() -> None:
@@ -614,6 +621,7 @@ async def every_event(client: Client) -> list[dict[str, Any]]:  # noqa: PLR0915 
     await do("PATCH", f"/courses/{places[0]}", {"capacity": 1})
     equivalence = await new("/equivalences", {"codes": ["S", "T"]})
     await do("DELETE", f"/equivalences/{equivalence}")
+    await do("PUT", "/grade-scale", {"grades": [{"grade": "A", "passes": True}]})
     await do("PUT", f"/courses/{kept}/requirements", {"groups": [{"kind": "pre", "any_of": ["X"]}]})
     await do("POST", f"/courses/{kept}/cancel")
     await do("POST", f"/courses/{kept}/reopen")

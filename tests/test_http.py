@@ -22,7 +22,7 @@ from service.api.enrollments import BulkItem
 from service.app import BRING_UP, create_app, make_runner, problem_types
 from service.errors import DomainError, DropRefused, EnrollmentRefused, UnknownCourse
 from service.logs import configuration
-from service.registrar.rules import RULES, SENTENCES, drop_closed
+from service.registrar.rules import DROP_RULES, RULES, SENTENCES
 from service.settings import Settings
 from service.web.access import RequestLine, log_request
 from service.web.server import Limits, Runner
@@ -772,7 +772,7 @@ async def test_each_code_has_one_status_one_meaning_and_one_page(client: Client)
     for error in classes:
         assert (pages[error.code].status, pages[error.code].title) == (error.status, error.title)
         assert error.code == re.sub(r"(?<!^)(?=[A-Z])", "_", error.__name__).lower(), "an error is named after its code"
-    for rule in (*RULES, drop_closed):
+    for rule in (*RULES, *DROP_RULES):
         # If all reasons have one code, it becomes the code of the problem, with the status of a refusal.
         status = UnknownCourse.status if rule.__name__ == UnknownCourse.code else EnrollmentRefused.status
         assert pages[rule.__name__].status == status

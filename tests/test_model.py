@@ -33,9 +33,14 @@ NUMBERS = count()
 PAST, AHEAD = "2001-01-01T00:00:00Z", "2999-01-01T00:00:00Z"
 RULES = [
     "hold", "prerequisite_missing", "corequisite_missing", "antirequisite", "duplicate_course", "time_conflict", "credit_limit",
-    "course_full", "waitlist_full", "drop_closed", "enrollment_closed",
+    "course_full", "waitlist_full", "drop_closed", "corequisite_needed", "enrollment_closed",
 ]  # fmt: skip
 DAYS = ["mon", "tue"]
+KINDS = ["pre", "co", "anti"]
+GRADES = ["A", "C", "F", "X"]
+SCALES = [[], [("A", True), ("C", True), ("F", False)], [("C", True), ("A", True), ("X", False)]]
+GRADED: set[int] = set()
+"""Courses that require grades; all histories of a test share the scale."""
 Step = tuple[str, tuple[Any, ...]]
 
 
@@ -73,6 +78,11 @@ class Campus:
         # The histories of a test share a database, and equivalent codes concern all of them.
         for each in (await read(self.client, "/equivalences"))["items"]:
             await call(self.client, "DELETE", f"/equivalences/{each['id']}")
+        for id in GRADED:
+            await call(self.client, "PUT", f"/courses/{id}/requirements", {"groups": []})
+        GRADED.clear()
+        self.model.scale = chance.choice(SCALES)
+        assert await self.serve(("scale", (self.model.scale,))) == 200
         for _ in range(chance.randint(0, 3)):
             limit = chance.choice([None, 4.0, 8.0, 4.6])
             halves = chance.choice(HALVES)
@@ -136,7 +146,7 @@ class Campus:
         codes = sorted({"X9", *(it.code.upper() for it in courses.values())} - {courses[course].code.upper()})
         return [
             (
-                chance.choice(["pre", "co", "anti"]),
+                chance.choice(["pre", "pre A", "pre C", "co", "co", "anti", "anti"] if self.model.scale else KINDS),
                 tuple(sorted(self.spelt(code) for code in chance.sample(codes, min(len(codes), chance.randint(1, 2))))),
             )
             for _ in range(chance.randint(0, 2))
@@ -174,6 +184,12 @@ class Campus:
         steps: list[Step] = [("hold", (student, "enroll"))]
         steps += [("require", (course, [(kind, (code,))])) for kind in ("pre", "co") for code in codes]
         steps += [("require", (course, [("anti", (code,))])) for code in mine] * 2
+        steps += [
+            ("require", (c, [("co", (model.courses[d].code,))]))
+            for d in model.pending_drops(student, course)
+            for c in model.of(student, {"enrolled"}, {d})
+            if fold(model.courses[c].code) != fold(model.courses[d].code)
+        ] * 4
         steps += [("equate", ([model.courses[course].code.lower(), code],)) for code in mine]
         steps += [("meetings", (course, model.courses[c].meetings)) for c in others if model.courses[c].meetings] * 2
         if model.courses[course].term is not None:
@@ -193,6 +209,10 @@ class Campus:
         student, course = self.chance.choice(blocked)
         steps: list[Step] = [("capacity", (course, None)), ("override", (student, course, "course_full"))]
         steps += [("drop", (s, course)) for s in self.model.limits if course in self.model.of(s, {"enrolled"})]
+        needing = [
+            c for d in self.model.pending_drops(student, course) for c in self.model.needing(student, d, {d}, [])
+        ]
+        steps += [("drop", (student, c)) for c in needing] * 3 + [("require", (c, [])) for c in needing] * 3
         return self.chance.choice(steps)
 
     def waitlist(self, course: int) -> list[int]:
@@ -224,6 +244,9 @@ class Campus:
                 ]
                 steps += [("enroll", (student, [c], "atomic", "waitlist")) for c in fitting]
                 steps += [("complete", (student, c, True)) for c in fitting]
+                if "min_grade" in parameters:
+                    steps += [("complete", (student, c, None, parameters["min_grade"])) for c in fitting] * 2
+                    steps += [("scale", (scale,)) for scale in SCALES]
                 passed = [model.courses[c].code for c in model.of(student, has)]
                 steps += [
                     ("equate", ([code, mine],))
@@ -267,7 +290,7 @@ class Campus:
                 steps += [("term", (term, "enroll_closed", False))]
         return self.chance.choice(steps) if steps else None
 
-    def any_step(self) -> Step:
+    def any_step(self) -> Step:  # noqa: PLR0915 - a case for each step
         """Choose any step."""
         chance, model = self.chance, self.model
         student, courses = chance.choice(list(model.limits)), list(model.courses)
@@ -282,7 +305,7 @@ class Campus:
         )
         kinds += ["limit", "hold", "end_hold", "end_hold", "override", "override", "require", "require", "cancel"]
         kinds += ["term", "term", "dates", "parent", "edit", "edit", "end_override", "bulk", "keep", "equate", "part"]
-        kinds += ["teach", "teach", "dismiss", "annul", "remove_completion", "reopen", "merge"]
+        kinds += ["teach", "teach", "dismiss", "annul", "remove_completion", "reopen", "merge", "scale"]
         match chance.choice(kinds):
             case "enroll":
                 wanted = some + ([9_999_999] if chance.random() < 0.1 else [])
@@ -290,14 +313,18 @@ class Campus:
             case "swap" if len(courses) > 1:
                 out, *into = chance.sample(courses, 2 if on_full == "waitlist" else chance.randint(2, len(courses)))
                 mine = model.of(student, {"enrolled"}, into)
-                return "swap", (student, [chance.choice(mine)] if mine else [out], into, on_full)
+                outs = chance.sample(mine, chance.choice([1, 1, len(mine)])) if mine else [out]
+                return "swap", (student, outs, chance.choice([into, into, into, []]), on_full)
             case "keep":
                 swaps = [key for key, state in model.states.items() if state.drops]
                 return "keep", chance.choice(swaps) if swaps else (student, course)
             case "annul" | "remove_completion" | "reopen" | "merge" as taken:
                 return taken, chance.choice(self.targets(taken) or [(student, course)[taken == "reopen" :]])
             case "complete":
-                return "complete", (student, course, chance.random() < 0.7)
+                graded = student, course, chance.choice([None, None, True]), chance.choice(GRADES)
+                return "complete", chance.choice([(student, course, chance.random() < 0.7), graded])
+            case "scale":
+                return "scale", (chance.choice(SCALES),)
             case "capacity":
                 return "capacity", (course, chance.choice([0, 1, 2, 3, None]))
             case "waitlist_capacity":
@@ -392,9 +419,14 @@ class Campus:
             case "keep", (student, course):
                 answer = await call(client, "DELETE", f"/students/{student}/courses/{course}/swap")
                 return [(course, "not_enrolled", ())] if answer.status == 404 else answer.body["outcome"]
-            case "complete", (student, course, passed):
+            case "scale", (scale,):
+                grades = [{"grade": grade, "passes": passes} for grade, passes in scale]
+                return (await call(client, "PUT", "/grade-scale", {"grades": grades})).status
+            case "complete", (student, course, passed, *grade):
                 path = f"/students/{student}/courses/{course}/complete"
-                answer = await call(client, "POST", path, {"passed": passed})
+                answer = await call(client, "POST", path, {"passed": passed, "grade": grade[0] if grade else None})
+                if answer.status == 422:
+                    return [(course, answer.body["code"], ())]
                 return [(course, "not_enrolled", ())] if answer.status == 409 else answer.body["outcome"]
             case "capacity", (course, capacity):
                 return (await call(client, "PATCH", f"/courses/{course}", {"capacity": capacity})).status
@@ -450,8 +482,14 @@ class Campus:
                 assert answer.status == 200, answer
                 return [results(Answer(item["status"], answer.headers, item["body"])) for item in answer.body["items"]]
             case "require", (course, groups):
-                wanted = {"groups": [{"kind": kind, "any_of": codes} for kind, codes in groups]}
-                return (await call(client, "PUT", f"/courses/{course}/requirements", wanted)).status
+                parted = [(*kind.partition(" ")[::2], codes) for kind, codes in groups]
+                body = {
+                    "groups": [
+                        {"kind": kind, "any_of": codes, "min_grade": grade or None} for kind, grade, codes in parted
+                    ]
+                }
+                GRADED.update([course] if any(grade for _, grade, _ in parted) else [])
+                return (await call(client, "PUT", f"/courses/{course}/requirements", body)).status
             case "teach", (course, ids):
                 wanted = {"instructors": [{"instructor_id": id, "primary": id == ids[0]} for id in ids]}
                 return (await call(client, "PUT", f"/courses/{course}/instructors", wanted)).status
@@ -641,8 +679,10 @@ def modelled(model: Model, step: Step) -> object:
                 model.overrides.append((student, course, rule))
                 model.promote()
                 return 201
-            case "require", (course, groups):
-                model.courses[course].groups = groups
+            case "require", arguments:
+                return model.require(*arguments)
+            case "scale", arguments:
+                return model.rescale(*arguments)
             case "teach", arguments:
                 return model.teach(*arguments)
             case "dismiss", (instructor,):

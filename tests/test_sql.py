@@ -68,6 +68,8 @@ GUARDS = {
     "api_keys_scopes_check",
     "equivalences_pkey",
     "equivalent_codes_equivalence_id_fkey",
+    "grades_pkey",
+    "grades_grade_key",
     "equivalent_codes_pkey",
     "holds_blocks_check",
     "merged_students_pkey",
@@ -453,6 +455,7 @@ INDEXES = {
     "RESERVE_EQUIVALENCE_IDS": set(),
     "ADD_EQUIVALENCES": set(),
     "ADD_EQUIVALENT_CODES": set(),
+    "ADD_GRADES": set(),
     "DELETE_EQUIVALENCES": {"equivalences_pkey"},
     "UNJUDGE_EQUIVALENT": {
         "requirements_code_idx",
@@ -469,7 +472,10 @@ INDEXES = {
     "SAVE_TERMS": {"terms_pkey"},
     "DELETE_TERMS": {"terms_pkey"},
     "RESERVE_TERM_IDS": set(),
-    "LOAD_REQUIREMENTS": {"requirements_pkey", "requirements_anti_idx"},
+    "LOAD_REQUIREMENTS": {"requirements_pkey", "requirements_code_idx"},
+    "FIND_DEPENDENTS": {"requirements_code_idx"},
+    "LOAD_MIN_GRADES": {"requirements_min_grade_idx"},
+    "LOAD_GRADES": {"grades_pkey"},
     "CLEAR_REQUIREMENTS": {"requirements_pkey"},
     "ADD_REQUIREMENTS": set(),
     "LIST_HOLDS": {"holds_student_id_idx"},
@@ -611,9 +617,9 @@ SORTED = {
 """Statements that sort a few rows: rows that are due, the requested waitlist places, requirements, the events of one
 student and their terms, the course with an external id, and the enrollments in one course."""
 
-WIDE = {"CONFIGURE", "LIST_BLOCKED", "LOAD_EQUIVALENCES", "SET_SEARCH_PATH"}
+WIDE = {"CONFIGURE", "LIST_BLOCKED", "LOAD_EQUIVALENCES", "CLEAR_GRADES", "SET_SEARCH_PATH"}
 """Statements without an index: one reads all blocked students on purpose, for ``check``, one all equivalent codes, which the
-catalog remembers; the others read no table."""
+catalog remembers, and one deletes all grades; the others read no table."""
 
 
 COVERED = {"LOAD_TRANSCRIPTS", "LOAD_OPENING", "LIST_COURSES_OF_STUDENTS"}

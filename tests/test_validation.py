@@ -206,6 +206,13 @@ async def errors_of_calls(client: Client) -> set[str]:
         ("POST", "/courses", course_fields(meetings=[{**day, "end": "09:00"}]), {}),
         ("POST", "/courses", course_fields(credits=0.001), {}),
         ("POST", "/equivalences", {"codes": ["A1", "a1"]}, {}),
+        ("PUT", "/grade-scale", {"grades": [{"grade": "A", "passes": True}, {"grade": "A", "passes": False}]}, {}),
+        (
+            "PUT",
+            "/courses/1/requirements",
+            {"groups": [{"kind": "co", "any_of": ["A1"], "min_grade": "A"}]},
+            {},
+        ),
         ("PUT", f"/courses/{course}/instructors", {"instructors": [{"instructor_id": 1, "primary": each} for each in (True, False)]}, {}),
         ("POST", f"/students/{student}/holds", {"reason": "x", "blocks": ["drop"], "from": "2026-01-02T00:00:00Z", "until": "2026-01-01T00:00:00Z"}, {}),
         ("POST", f"/students/{student}/swap", {"drop": [course], "add": [course]}, {}),

@@ -18,6 +18,7 @@ from service.api.fields import (
     Credits,
     Day,
     ExternalId,
+    Grade,
     IdInBody,
     IdInPath,
     IdInQuery,
@@ -42,6 +43,7 @@ from service.errors import (
     MeetingDates,
     OwnRequirement,
     PreconditionFailed,
+    UnknownGrade,
     UnknownTerm,
 )
 from service.registrar import courses as registrar
@@ -521,6 +523,21 @@ class RequirementGroup(Input):
         list[CourseCode],
         Field(min_length=1, max_length=50, description="Codes may refer to courses that do not exist in this service."),
     ]
+    min_grade: Annotated[
+        Grade | None,
+        Field(
+            exclude_if=lambda grade: grade is None,
+            description="For `pre`: the lowest grade of the grade scale with which the course must be passed; left out "
+            "if any pass is enough.",
+        ),
+    ] = None
+
+    @model_validator(mode="after")
+    def check_kind(self) -> Self:
+        """Refuse a grade for courses that need not be passed."""
+        if self.min_grade is not None and self.kind != "pre":
+            raise wrong("min_grade_of_pre", "min_grade is possible only in a group of the kind pre.")
+        return self
 
 
 class Requirements(Input):
@@ -542,7 +559,7 @@ def _distinct(codes: Sequence[str]) -> tuple[str, ...]:
     "PUT",
     "/courses/{course_id}/requirements",
     scope="manage",
-    problems=[CourseNotFound, OwnRequirement, PreconditionFailed],
+    problems=[CourseNotFound, OwnRequirement, UnknownGrade, PreconditionFailed],
     etag=True,
 )
 async def set_requirements(
@@ -552,7 +569,7 @@ async def set_requirements(
 
     Enrolled students keep their seats; the new requirements apply to waitlisted students.
     """
-    groups = tuple(Group(group.kind, _distinct(group.any_of)) for group in body.groups)
+    groups = tuple(Group(group.kind, _distinct(group.any_of), group.min_grade) for group in body.groups)
     change = SetRequirements(
         origin=origin_of(call),
         course_id=course_id,
@@ -576,5 +593,7 @@ async def read_requirements(call: Call, course_id: IdInPath) -> Reply[Requiremen
 
 
 def _requirements(groups: tuple[Group, ...]) -> Reply[Requirements]:
-    shown = tuple(RequirementGroup(kind=group.kind, any_of=list(group.codes)) for group in groups)
+    shown = tuple(
+        RequirementGroup(kind=group.kind, any_of=list(group.codes), min_grade=group.min_grade) for group in groups
+    )
     return Reply(Requirements(groups=shown), 200, {"ETag": f'"{requirements_tag(groups)}"'})

@@ -35,10 +35,12 @@ from service.errors import (
     DropRefused,
     EnrollmentNotFound,
     EnrollmentRefused,
+    InvalidResult,
     NotCompleted,
     NotEnrolled,
     StudentNotFound,
     UnknownCourse,
+    UnknownGrade,
 )
 from service.registrar import application
 from service.registrar.application import OnFull
@@ -121,10 +123,13 @@ class EnrollmentRequest(Input):
 
 
 class SwapRequest(Input):
-    """The courses to drop and the courses to add. With `on_full: waitlist`, `add` must contain exactly one course."""
+    """The courses to drop and the courses to add. With `on_full: waitlist`, `add` must contain at most one course."""
 
     drop: CourseIds
-    add: CourseIds
+    add: Annotated[
+        list[IdInBody],
+        Field(max_length=100, description="Duplicate ids are ignored. An empty list only drops courses, all or none."),
+    ]
     on_full: OnFullField = "fail"
 
     @model_validator(mode="after")
@@ -133,7 +138,7 @@ class SwapRequest(Input):
         if set(self.drop) & set(self.add):
             raise wrong("swap_with_itself", "drop and add must not contain the same course.")
         if self.on_full == "waitlist" and len(set(self.add)) > 1:
-            raise wrong("too_many_adds", "add must contain exactly one id if on_full is waitlist.")
+            raise wrong("too_many_adds", "add must contain at most one id if on_full is waitlist.")
         return self
 
 
@@ -141,9 +146,15 @@ class CompletionRequest(Input):
     """The result of a completed course."""
 
     passed: Annotated[
-        bool, Field(description="Whether the student passed the course; only a passed course satisfies prerequisites.")
-    ]
-    grade: Annotated[Grade | None, Field(description="Free-form grade.")] = None
+        bool | None,
+        Field(
+            description="Whether the student passed the course; only a passed course satisfies prerequisites. It may be "
+            "left out if the grade is in the grade scale, and must agree with it."
+        ),
+    ] = None
+    grade: Annotated[
+        Grade | None, Field(description="The grade: one of the grade scale if there is one, otherwise free-form.")
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,9 +250,15 @@ class Blocker(TypedDict):
     opens_at: NotRequired[Annotated[Timestamp, Field(description="When enrollment opens.")]]
     closed_at: NotRequired[Annotated[Timestamp, Field(description="When enrolling or dropping closed.")]]
     any_of: NotRequired[Annotated[list[str], Field(description="The course codes of which one is required.")]]
+    min_grade: NotRequired[Annotated[str, Field(description="The lowest grade with which the course must be passed.")]]
     course_code: NotRequired[Annotated[str, Field(description="The code of the course that excludes this one.")]]
     with_course_id: NotRequired[
-        Annotated[CourseId, Field(description="The course that meets at the same time, or the other offering.")]
+        Annotated[
+            CourseId,
+            Field(
+                description="The course that meets at the same time, the other offering, or the course that needs this one."
+            ),
+        ]
     ]
     term_id: NotRequired[Annotated[TermId, Field(description="The term, or the part of a term, that has the limit.")]]
     held: NotRequired[
@@ -636,7 +653,7 @@ async def keep_drops(call: Call, student_id: IdInPath, course_id: IdInPath) -> M
     "POST",
     "/students/{student_id}/courses/{course_id}/complete",
     scope="manage",
-    problems=[StudentNotFound, CourseNotFound, NotEnrolled],
+    problems=[StudentNotFound, CourseNotFound, NotEnrolled, UnknownGrade, InvalidResult],
     final=True,
 )
 async def complete_course(

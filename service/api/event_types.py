@@ -589,6 +589,35 @@ class OverrideUsed(EventFields):
     after: OverrideUseState
 
 
+@FORBID_EXTRA
+class GradeState(TypedDict):
+    """A grade of the scale."""
+
+    grade: Annotated[str, Field(description="The grade.")]
+    passes: Annotated[bool, Field(description="Whether it passes.")]
+
+
+@FORBID_EXTRA
+class GradeScaleState(TypedDict):
+    """The grade scale."""
+
+    grades: Annotated[list[GradeState], Field(description="The grades, from the best on; empty for no scale.")]
+
+
+GradeScaleSetType: TypeAlias = Annotated[
+    Literal["grade_scale.set"], named("GradeScaleSetType", "The type of the event of a replaced grade scale.")
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GradeScaleSet(EventFields):
+    """The grade scale was replaced."""
+
+    type: GradeScaleSetType
+    before: GradeScaleState
+    after: GradeScaleState
+
+
 AnyEvent: TypeAlias = (
     StudentEvent
     | StudentMerged
@@ -601,6 +630,7 @@ AnyEvent: TypeAlias = (
     | InstructorsSet
     | TermEvent
     | EquivalenceEvent
+    | GradeScaleSet
     | EnrollmentEvent
     | EnrollmentSkipped
     | EnrollmentMerged

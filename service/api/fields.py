@@ -51,6 +51,8 @@ FIELD_CODES: Final = {
     "repeated_instructor": "An instructor appears twice among those of a course.",
     "one_primary": "The instructors of a course do not have exactly one primary among them.",
     "repeated_code": "A set of equivalent codes has a code twice, without regard to case.",
+    "repeated_grade": "A grade scale has a grade twice.",
+    "min_grade_of_pre": "A group of requirements that is not of the kind `pre` has a `min_grade`.",
     "hold_dates": "A hold begins after it ends.",
     "swap_with_itself": "A course appears both in `drop` and in `add`.",
     "too_many_adds": "A swap with `on_full: waitlist` has more than one course to add.",

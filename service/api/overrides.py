@@ -31,6 +31,7 @@ OverridableRule: TypeAlias = Annotated[
         "course_full",
         "waitlist_full",
         "drop_closed",
+        "corequisite_needed",
     ],
     named("OverridableRule", "A rule that an override can lift, named by the code of its refusals."),
 ]

@@ -12,6 +12,7 @@ from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
 from sql.courses import Course as Course
 from sql.courses import Definition as Definition
 from sql.equivalences import Equivalence as Equivalence
+from sql.grades import Grade as Grade
 from sql.holds import Hold as Hold
 from sql.requirements import RequirementKind
 from sql.terms import Term as Term
@@ -87,14 +88,37 @@ NO_CODE_SETS = CodeSets({})
 
 
 @dataclass(frozen=True, slots=True)
+class GradeScale:
+    """The grades of the institution, from the best on; without grades there is no scale. ``ranks`` count from 0."""
+
+    grades: tuple[Grade, ...] = ()
+    ranks: Mapping[str, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Set the ranks."""
+        object.__setattr__(self, "ranks", {each.grade: rank for rank, each in enumerate(self.grades)})
+
+    def is_at_least(self, grade: str | None, min_grade: str) -> bool:
+        """Return whether a grade is the other one or better; a grade that is not in the scale never is."""
+        if grade is None or grade not in self.ranks or min_grade not in self.ranks:
+            return False
+        return self.ranks[grade] <= self.ranks[min_grade]
+
+
+NO_SCALE = GradeScale()
+
+
+@dataclass(frozen=True, slots=True)
 class Group:
     """A group of course codes: any one of them satisfies it, or for ``anti`` violates it.
 
-    ``keys`` are the keys of the codes, without those that are equivalent to them.
+    ``keys`` are the keys of the codes, without those that are equivalent to them. A course of a ``pre`` group must be
+    passed with ``min_grade`` or a better grade, if it has one.
     """
 
     kind: RequirementKind
     codes: tuple[str, ...]
+    min_grade: str | None = None
     keys: tuple[str, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -166,6 +190,9 @@ class History(Protocol):
     def leaving(self) -> Sequence[HeldSeat]:
         """The courses in which the student has a seat that counts as dropped."""
 
+    def grades(self, keys: Sequence[str]) -> Sequence[str | None]:
+        """Return the grades with which the student has passed courses whose codes have one of these keys."""
+
     def has_completed(self, course_id: int) -> bool:
         """Return whether the student has completed a course."""
 
@@ -183,7 +210,7 @@ class Application(NamedTuple):
     request wants if no seat is free. ``excluders`` are the ids of the courses that name this one as an antirequisite.
     ``requested`` are all courses of a request for more than one; among them are ``granted``, the seats that the request
     was granted before this one, and ``requested_seats``, the other seats that it would be granted together with this
-    one. ``code_sets`` are the equivalent codes.
+    one. ``code_sets`` are the equivalent codes, ``scale`` is the grade scale, if a group requires a grade.
     """
 
     now: datetime
@@ -201,6 +228,7 @@ class Application(NamedTuple):
     requested_seats: tuple[HeldSeat, ...] = ()
     parent: Term | None = None
     code_sets: CodeSets = NO_CODE_SETS
+    scale: GradeScale = NO_SCALE
 
     @property
     def held_seats(self) -> list[HeldSeat]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from uuid import UUID
 
-from service.registrar.application import CodeSets, Course, Definition, Group, Term
+from service.registrar.application import CodeSets, Course, Definition, GradeScale, Group, Term
 from sql.feed import Edit, Event, Head
 
 MAX_COURSES = 50_000
@@ -38,9 +38,13 @@ class Catalog:
     requirements: dict[int, tuple[Group, ...]] = field(default_factory=dict)
     excluders: dict[str, frozenset[int]] = field(default_factory=dict)
     """By the keys of codes, the ids of the courses that name them as antirequisites."""
+    dependents: dict[str, frozenset[int]] = field(default_factory=dict)
+    """By the same keys, the ids of the courses that name them as corequisites."""
     terms: dict[int, Term] = field(default_factory=dict)
     code_sets: CodeSets | None = None
     """All sets of equivalent codes; None if they are not loaded."""
+    grade_scale: GradeScale | None = None
+    """The grade scale, which may be empty; None if it is not loaded."""
 
     def advance(self, events: Sequence[Event]) -> None:
         """Advance to the last of these events, which follow the position, once they are committed."""
@@ -75,18 +79,19 @@ class Catalog:
         self.occurred_at, self.request_id = head.occurred_at, head.request_id
 
     def forget(self, course_id: int | None, term_id: int | None) -> None:
-        """Remove a course or a term that has changed; an edit that names neither has changed the equivalent codes."""
+        """Remove a course or a term that has changed; one that names neither is of the equivalent codes or the grades."""
         if course_id is not None:
             self.courses.pop(course_id, None)
             self.definitions.pop(course_id, None)
             self.codes.pop(course_id, None)
             self.requirements.pop(course_id, None)
-            # The codes that it named are not known; a batch loads all excluders that it needs in one statement.
+            # The codes that it named are not known; a batch loads all courses that name its codes in one statement.
             self.excluders.clear()
+            self.dependents.clear()
         if term_id is not None:
             self.terms.pop(term_id, None)
         if course_id is None and term_id is None:
-            self.code_sets = None
+            self.code_sets = self.grade_scale = None
 
     def is_full(self) -> bool:
         """Return whether the catalog exceeds its limit."""
@@ -102,5 +107,6 @@ class Catalog:
         self.codes.clear()
         self.requirements.clear()
         self.excluders.clear()
+        self.dependents.clear()
         self.terms.clear()
-        self.code_sets = None
+        self.code_sets = self.grade_scale = None

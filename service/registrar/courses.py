@@ -14,11 +14,12 @@ from service.errors import (
     MeetingDates,
     OwnRequirement,
     PreconditionFailed,
+    UnknownGrade,
     UnknownTerm,
 )
 from service.registrar.application import Group, code_key
 from service.registrar.changes import Change, Origin
-from service.registrar.ledger import Ledger, excluded_keys
+from service.registrar.ledger import Ledger, named_keys
 from service.registrar.meetings import dates_of, first_without_date, first_without_week
 from service.registrar.moves import move
 from service.registrar.needs import Needs, Relaxed
@@ -212,7 +213,11 @@ class Reopen(Change[Course]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetRequirements(Change[tuple[Group, ...]]):
-    """Replace all requirements of a course; raise ``OwnRequirement`` if one names the course itself.
+    """Replace all requirements of a course.
+
+    Raises, when decided:
+        OwnRequirement: a requirement names the course itself.
+        UnknownGrade: a requirement names a grade that is not in the grade scale.
 
     ``if_match`` holds the tags that the requirements must have, ``if_none_match`` those they must not have, ``*`` any.
     """
@@ -242,6 +247,9 @@ class SetRequirements(Change[tuple[Group, ...]]):
         for number, group in enumerate(self.groups):
             if key in group.keys:
                 raise OwnRequirement(course.code, f"#/groups/{number}/any_of/{group.keys.index(key)}")
+        for number, group in enumerate(self.groups):
+            if group.min_grade is not None and group.min_grade not in ledger.grade_scale.ranks:
+                raise UnknownGrade(group.min_grade, f"#/groups/{number}/min_grade")
         if before == self.groups:
             return before
         ledger.requirements.put(course.id, self.groups)
@@ -252,8 +260,10 @@ class SetRequirements(Change[tuple[Group, ...]]):
             before={"groups": _state(before), "version": course.version},
             after={"groups": _state(self.groups), "version": course.version},
         )
-        # The students in the course may now be eligible for courses that it no longer excludes.
-        members = {course.id} if excluded_keys(before) - excluded_keys(self.groups) else set()
+        # The students in the course may now get courses that it no longer excludes, or swap what it no longer needs.
+        excludes_less = named_keys(before, "anti") - named_keys(self.groups, "anti")
+        needs_less = any(group.kind == "co" and group not in self.groups for group in before)
+        members = {course.id} if excludes_less or needs_less else set()
         ledger.relax(Relaxed(self.origin, courses={course.id}, members=members))
         return self.groups
 
@@ -264,7 +274,11 @@ def requirements_tag(groups: tuple[Group, ...]) -> str:
 
 
 def _state(groups: tuple[Group, ...]) -> list[dict[str, object]]:
-    return [{"kind": group.kind, "any_of": list(group.codes)} for group in groups]
+    return [
+        {"kind": group.kind, "any_of": list(group.codes)}
+        | ({} if group.min_grade is None else {"min_grade": group.min_grade})
+        for group in groups
+    ]
 
 
 def find_course(ledger: Ledger, course_id: int) -> Course:

@@ -19,6 +19,7 @@ from service.errors import (
 from service.registrar import rules, seats
 from service.registrar.application import (
     NO_PARTNERS,
+    NO_SCALE,
     Application,
     Course,
     HeldSeat,
@@ -31,6 +32,7 @@ from service.registrar.application import (
 )
 from service.registrar.changes import Change, Moved, Origin, Outcome, RefusedCourse, Result
 from service.registrar.courses import find_course
+from service.registrar.grades import result_of
 from service.registrar.ledger import Ledger
 from service.registrar.moves import (
     drop_duplicate,
@@ -257,6 +259,7 @@ def _judged(
     if offer.existing is not None:
         return offer
     term = None if course is None else ledger.term(course.term_id)
+    groups = () if course is None else ledger.groups(course.id)
     application = Application(
         now=ledger.now,
         course_id=offer.course_id,
@@ -267,12 +270,13 @@ def _judged(
         parent=None if term is None or term.parent_id is None else ledger.term(term.parent_id),
         seat=offer.seat,
         on_full=on_full,
-        groups=() if course is None else ledger.groups(course.id),
+        groups=groups,
         excluders=frozenset() if course is None else ledger.excluders(course),
         requested=requested,
         granted=granted,
         requested_seats=requested_seats,
         code_sets=ledger.code_sets,
+        scale=ledger.scale_for(groups) if groups else NO_SCALE,
     )
     if course is None:
         return offer._replace(refusals=tuple(rules.unknown_course(application)))
@@ -392,9 +396,11 @@ class Swap(Change[tuple[Result, ...]]):
         check_student(ledger, self.student_id)
         add_ids = tuple(dict.fromkeys(self.add))
         settle_before_newcomer(ledger, add_ids, self.origin)
-        drops = [_judge_drop(ledger, self.student_id, course_id) for course_id in dict.fromkeys(self.drop)]
-        leaving = [drop.row.course_id for drop in drops if drop.row and drop.row.status not in seats.INACTIVE]
+        drop_ids = tuple(dict.fromkeys(self.drop))
+        leaving = [course_id for course_id in drop_ids if _can_leave(ledger, self.student_id, course_id)]
         adds = _judge_together(ledger, self.student_id, add_ids, self.on_full, leaving)
+        requested = _requested(ledger, adds)
+        drops = [_judge_drop(ledger, self.student_id, course_id, leaving, requested) for course_id in drop_ids]
         _raise_refusals(Requested("drop", self.drop, drops), Requested("add", self.add, adds))
         seated = any(add.existing is None and add.seat == "seat" for add in adds)
         waits = any(
@@ -409,7 +415,8 @@ class Swap(Change[tuple[Result, ...]]):
 
     def refused(self, outcome: Outcome) -> Sequence[RefusedCourse]:
         """Return all courses of a refused request."""
-        return _refused(self.student_id, outcome, {"swap_drop": self.drop, "swap_add": self.add})
+        course_ids: Mapping[Action, tuple[int, ...]] = {"swap_drop": self.drop, "swap_add": self.add}
+        return _refused(self.student_id, outcome, course_ids if self.add else {"swap_drop": self.drop})
 
     def _swap_later(
         self, ledger: Ledger, drops: Sequence["DropDecision"], adds: Sequence[Decision], leaving: list[int]
@@ -456,14 +463,22 @@ class DropDecision:
     used: tuple[Override, ...] = ()
 
 
-def _judge_drop(ledger: Ledger, student_id: int, course_id: int) -> DropDecision:
+def _can_leave(ledger: Ledger, student_id: int, course_id: int) -> bool:
+    """Return whether a student is in a course, or has completed it."""
+    row = None if ledger.course(course_id) is None else ledger.enrollment(student_id, course_id)
+    return row is not None and row.status not in seats.INACTIVE
+
+
+def _judge_drop(
+    ledger: Ledger, student_id: int, course_id: int, leaving: Collection[int], requested: Partners = NO_PARTNERS
+) -> DropDecision:
     course = ledger.course(course_id)
     row = None if course is None else ledger.enrollment(student_id, course_id)
     if course is None or row is None:
         return DropDecision(course_id, course, None, refusals=(Refusal("not_enrolled", course_id, None),))
     if row.status in seats.INACTIVE:
         return DropDecision(course_id, course, row)
-    return DropDecision(course_id, course, row, *judge_drop(ledger, row))
+    return DropDecision(course_id, course, row, *judge_drop(ledger, row, leaving, requested))
 
 
 def _drop_now(ledger: Ledger, drop: DropDecision, origin: Origin) -> Result:
@@ -502,7 +517,7 @@ class Drop(Change[Moved]):
     def decide(self, ledger: Ledger) -> Moved:
         """Return the row after the drop."""
         check_student(ledger, self.student_id)
-        decision = _judge_drop(ledger, self.student_id, self.course_id)
+        decision = _judge_drop(ledger, self.student_id, self.course_id, (self.course_id,))
         if decision.row is None or decision.course is None:
             raise EnrollmentNotFound(self.student_id, self.course_id)
         if decision.row.status == "completed":
@@ -574,21 +589,23 @@ class Complete(Change[Moved]):
     Raises, when decided:
         StudentNotFound, CourseNotFound: there is no such student or course.
         NotEnrolled: the student is neither enrolled in the course nor has completed it.
+        UnknownGrade, InvalidResult: the result does not agree with the grade scale.
     """
 
     student_id: int
     course_id: int
-    passed: bool
+    passed: bool | None
     grade: str | None = None
 
     def add_needs(self, needs: Needs) -> None:
-        """Add the student, the course and the pair."""
+        """Add the student, the course, the pair and the grade scale."""
         needs.students.add(self.student_id)
         needs.courses.add(self.course_id)
         needs.pairs.add((self.student_id, self.course_id))
+        needs.grade_scale = True
 
     def decide(self, ledger: Ledger) -> Moved:
-        """Return the completed row."""
+        """Return the completed row. The same result again is unchanged, even if the grade has left the scale."""
         check_student(ledger, self.student_id)
         course = find_course(ledger, self.course_id)
         row = ledger.enrollment(self.student_id, self.course_id)
@@ -596,13 +613,16 @@ class Complete(Change[Moved]):
             raise NotEnrolled(self.student_id, self.course_id)
         if row.status == "completed" and (row.passed, row.grade) == (self.passed, self.grade):
             return Moved("unchanged", row, course)
+        passed = result_of(ledger.grade_scale, self.passed, self.grade)
+        if row.status == "completed" and (row.passed, row.grade) == (passed, self.grade):
+            return Moved("unchanged", row, course)
         row = move(
             ledger,
             self.student_id,
             self.course_id,
             "completed",
             self.origin,
-            passed=self.passed,
+            passed=passed,
             grade=self.grade,
         )
         return Moved("completed", row, course)

@@ -13,8 +13,10 @@ from typing import NamedTuple, cast
 from service.errors import Merged, StudentNotFound
 from service.registrar.application import (
     COMPLETED,
+    NO_SCALE,
     CodeSets,
     Defined,
+    GradeScale,
     Group,
     HeldSeat,
     Mark,
@@ -39,6 +41,7 @@ from sql.merged_students import MergedStudent
 from sql.overrides import Override
 from sql.passed_codes import PassedCode
 from sql.refusals import NewRefusal
+from sql.requirements import MinGrade, RequirementKind
 from sql.students import Student
 from sql.terms import Term
 from sql.waitlist import Place, Position
@@ -48,6 +51,8 @@ WAITLISTS_PER_LOAD = 64
 
 
 NO_MARKS: Mapping[int, Mark] = {}
+ONLY_SCALE = 1
+"""The key of the grade scale: an institution has one."""
 
 
 class Written(NamedTuple):
@@ -68,6 +73,7 @@ class Written(NamedTuple):
     overrides: Flush[int, Override]
     requirements: Flush[int, tuple[Group, ...]]
     equivalences: Flush[int, Equivalence]
+    grade_scales: Flush[int, GradeScale]
     events: list[Event]
     one_table_each: bool
     answers: list[IdempotencyKey]
@@ -149,6 +155,10 @@ class Ledger:
         """The duplicates that were merged into other students, by their own ids."""
         self.equivalences: IdentityMap[int, Equivalence] = IdentityMap(self._undo)
         """Those that changes of the batch have created or deleted."""
+        self.grade_scales: IdentityMap[int, GradeScale] = IdentityMap(self._undo)
+        """The grade scale that changes of the batch have set, under the key of the only one."""
+        self._min_grades: list[MinGrade] | None = None
+        """The grades that courses required when they were loaded."""
         self._code_sets: CodeSets | None = None
         """All of them with these changes; None if there are no changes."""
         self.in_use: set[tuple[str, int]] = set()
@@ -239,6 +249,7 @@ class Ledger:
             overrides=self.overrides.flush(),
             requirements=self.requirements.flush(),
             equivalences=self.equivalences.flush(),
+            grade_scales=self.grade_scales.flush(),
             events=events,
             one_table_each=self.one_table_each,
             answers=answers,
@@ -431,18 +442,25 @@ class Ledger:
 
     def excluders(self, course: Course) -> Set[int]:
         """Return the ids of the courses that name a course as an antirequisite."""
+        return self._naming(course, self.catalog.excluders, "anti")
+
+    def dependents(self, course: Course) -> Set[int]:
+        """Return the ids of the courses that name a course as a corequisite."""
+        return self._naming(course, self.catalog.dependents, "co")
+
+    def _naming(self, course: Course, catalog: Mapping[str, frozenset[int]], kind: RequirementKind) -> Set[int]:
         own, code_sets = code_key(course.code), self.code_sets
-        known = self.catalog.excluders.get(own)
+        known = catalog.get(own)
         keys = code_sets.own_keys(own) if code_sets.sets else (own,)
         if len(keys) > 1:
-            found = [self.catalog.excluders.get(key) for key in keys]
+            found = [catalog.get(key) for key in keys]
             known = None if None in found else frozenset().union(*cast(list[frozenset[int]], found))
         if known is None:
             raise NotLoaded(Needs(courses={course.id}))
         changed = self.requirements.items()
         if not changed:
             return known
-        naming = {id for id, groups in changed if not excluded_keys(groups).isdisjoint(keys)}
+        naming = {id for id, groups in changed if not named_keys(groups, kind).isdisjoint(keys)}
         return (known - {id for id, _ in changed}) | naming
 
     @property
@@ -466,6 +484,45 @@ class Ledger:
 
     def _put_code_sets(self, _key: None, code_sets: CodeSets | None) -> None:
         self._code_sets = code_sets
+
+    @property
+    def grade_scale(self) -> GradeScale:
+        """The grade scale."""
+        scale = self.grade_scales.get(ONLY_SCALE) or self.catalog.grade_scale
+        if scale is None:
+            raise NotLoaded(Needs(grade_scale=True))
+        return scale
+
+    def put_grade_scale(self, scale: GradeScale) -> None:
+        """Set the grade scale."""
+        self.grade_scales.load(ONLY_SCALE, self.grade_scale)
+        self.grade_scales.put(ONLY_SCALE, scale)
+
+    def scale_for(self, groups: Iterable[Group]) -> GradeScale:
+        """Return the grade scale if one of these groups requires a grade; otherwise it need not be loaded."""
+        return self.grade_scale if any(group.min_grade for group in groups) else NO_SCALE
+
+    def min_grades(self) -> list[MinGrade]:
+        """Return the courses that require grades, with each of these grades, in order."""
+        if self._min_grades is None:
+            raise NotLoaded(Needs(min_grades=True))
+        changed = dict(self.requirements.items())
+        kept = [
+            each
+            for each in self._min_grades
+            if each.course_id not in changed and not self.requirements.has_removed(each.course_id)
+        ]
+        new = [
+            MinGrade(id, group.min_grade)
+            for id, groups in changed.items()
+            for group in groups
+            if group.min_grade is not None
+        ]
+        return sorted({*kept, *new})
+
+    def add_min_grades(self, rows: list[MinGrade]) -> None:
+        """Add the grades that courses require in the database."""
+        self._min_grades = rows
 
     def term(self, term_id: int | None) -> Term | None:
         """Return a term, or None if it does not exist."""
@@ -495,6 +552,13 @@ class Ledger:
         if row is None and (student_id, course_id) not in self.loaded_pairs:
             raise NotLoaded(Needs(pairs={(student_id, course_id)}))
         return row
+
+    def rows_of(self, student_id: int, course_ids: Iterable[int]) -> list[Enrollment]:
+        """Return the rows of a student in courses, all of which are loaded together."""
+        pairs = [(student_id, course_id) for course_id in course_ids]
+        if missing := {pair for pair in pairs if pair not in self.enrollments} - self.loaded_pairs:
+            raise NotLoaded(Needs(pairs=missing))
+        return [row for pair in pairs if (row := self.enrollments.get(pair)) is not None]
 
     def was_never_in(self, student_id: int, course_id: int) -> bool:
         """Return whether a loaded student is known to have no row in a course, without reading the pair."""
@@ -802,6 +866,11 @@ class StudentHistory:
         """The keys of the codes of the courses that the student has passed."""
         return frozenset([self._passed_key(id) for id, mark in self._marks.items() if mark == "passed"])
 
+    def grades(self, keys: Sequence[str]) -> list[str | None]:
+        """Return the grades with which the student has passed courses whose codes have one of these keys."""
+        ids = sorted([id for id, mark in self._marks.items() if mark == "passed" and self._passed_key(id) in keys])
+        return [row.grade for row in self._ledger.rows_of(self._student_id, ids)]
+
     def _passed_key(self, course_id: int) -> str:
         """Return the key of the code under which the student has passed a course."""
         return self._code_key(self._ledger.passed_code(self._student_id, self._definitions[course_id]))
@@ -846,9 +915,9 @@ class StudentHistory:
         )
 
 
-def excluded_keys(groups: Iterable[Group]) -> set[str]:
-    """Return the keys of the codes that groups name as antirequisites."""
-    return {key for group in groups if group.kind == "anti" for key in group.keys}
+def named_keys(groups: Iterable[Group], kind: RequirementKind) -> set[str]:
+    """Return the keys of the codes that groups of one kind name."""
+    return {key for group in groups if group.kind == kind for key in group.keys}
 
 
 def waitlist_place(row: Enrollment | None) -> int | None:

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby, starmap
 from typing import Any
 
-from service.registrar.application import CodeSets, Group, code_key
+from service.registrar.application import CodeSets, GradeScale, Group, code_key
 from service.registrar.catalog import MAX_EDITS, Catalog
 from service.registrar.changes import Change
-from service.registrar.ledger import Ledger, excluded_keys
+from service.registrar.ledger import Ledger, named_keys
 from service.registrar.needs import Needs, Relaxed, ResourceNeeds
 from service.registrar.resources import Fields, ResourceType, Row, external_id_of
 from service.registrar.save import erase_texts, save
@@ -20,6 +20,7 @@ from sql import (
     enrollments,
     equivalences,
     feed,
+    grades,
     holds,
     idempotency_keys,
     instructors,
@@ -231,6 +232,11 @@ async def _unjudge(connection: Connection, ledger: Ledger, relaxed: Relaxed) -> 
         pairs += await equivalences.unjudge_equivalent(connection, relaxed.joined_codes, ["pre", "co"], False)
     if relaxed.parted_codes:
         pairs += await equivalences.unjudge_equivalent(connection, relaxed.parted_codes, ["anti"], True)
+    if codes := [*relaxed.joined_codes, *relaxed.parted_codes]:
+        # A swap that drops a corequisite is blocked by a course which the student keeps.
+        pairs += await waitlist.unjudge_members(connection, await requirements.find_dependents(connection, codes), [])
+    if relaxed.min_grades and (graded := await requirements.load_min_grades(connection)):
+        pairs += await waitlist.unjudge_courses(connection, sorted({each.course_id for each in graded}), [])
     if relaxed.due:
         pairs += await waitlist.unjudge_due(connection, ledger.now, MAX_DUE_STUDENTS)
     if relaxed.reopened_terms:
@@ -331,12 +337,15 @@ async def _load_catalog(connection: Connection, ledger: Ledger, needs: Needs) ->
         required = await requirements.load_requirements(connection, sorted(unread), [*codes.values()])
         catalog.requirements.update(dict.fromkeys(unread, ()))
         catalog.excluders.update(dict.fromkeys(codes, frozenset()))
+        catalog.dependents.update(dict.fromkeys(codes, frozenset()))
         for course_id, rows in groupby(required, lambda row: row.course_id):
             groups = groups_of(rows)
             if course_id in unread:
                 catalog.requirements[course_id] = groups
-            for key in excluded_keys(groups) & codes.keys():
+            for key in named_keys(groups, "anti") & codes.keys():
                 catalog.excluders[key] |= {course_id}
+            for key in named_keys(groups, "co") & codes.keys():
+                catalog.dependents[key] |= {course_id}
     wanted = {*needs.terms}
     wanted.update([course.term_id for course in ledger.courses if course.term_id is not None])
     if needs.definitions:
@@ -357,8 +366,8 @@ async def _load_catalog(connection: Connection, ledger: Ledger, needs: Needs) ->
 def groups_of(rows: Iterable[Requirement]) -> tuple[Group, ...]:
     """Return the groups of one course's requirements."""
     return tuple(
-        Group(kind, tuple(sorted([row.code for row in members])))
-        for (_, kind), members in groupby(rows, lambda row: (row.group_number, row.kind))
+        Group(kind, tuple(sorted([row.code for row in members])), min_grade)
+        for (_, kind, min_grade), members in groupby(rows, lambda row: (row.group_number, row.kind, row.min_grade))
     )
 
 
@@ -372,6 +381,10 @@ async def _load_resources(connection: Connection, ledger: Ledger, needs: Needs) 
             ledger.students.load(student.id, student)
         for instructor in await instructors.match_instructors_by_sourced_id(connection, sorted(needs.sourced_ids)):
             ledger.instructors.load(instructor.id, instructor)
+    if needs.grade_scale and ledger.catalog.grade_scale is None:
+        ledger.catalog.grade_scale = GradeScale(tuple(await grades.load_grades(connection)))
+    if needs.min_grades:
+        ledger.add_min_grades(await requirements.load_min_grades(connection))
     # First load all rows: a course in memory does not count as a use of its term, since a change may move the course.
     for resource, wanted in needs.resources.items():
         if wanted.deleted:

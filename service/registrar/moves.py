@@ -1,12 +1,12 @@
 """Steps that all enrollment changes share: lifting refusals by overrides, judging a drop, and the move itself."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import lru_cache
 
 from service.registrar import rules, seats
-from service.registrar.application import Course, Refusal
+from service.registrar.application import NO_PARTNERS, Application, Course, Partners, Refusal
 from service.registrar.changes import Origin
 from service.registrar.ledger import Ledger, as_json
 from service.registrar.rules import DropStatus
@@ -40,15 +40,52 @@ def use(ledger: Ledger, overrides: Sequence[Override], origin: Origin) -> int | 
     return first[0].id if first else None
 
 
-def judge_drop(ledger: Ledger, row: Enrollment) -> tuple[DropStatus, tuple[Refusal, ...], tuple[Override, ...]]:
-    """Return the status that a drop leads to, the refusals that remain, and the overrides that it would use."""
+def judge_drop(
+    ledger: Ledger, row: Enrollment, leaving: Collection[int], requested: Partners = NO_PARTNERS
+) -> tuple[DropStatus, tuple[Refusal, ...], tuple[Override, ...]]:
+    """Return the status that a drop leads to, the refusals that remain, and the overrides that it would use.
+
+    ``leaving`` are all courses that the student drops by the same step, ``requested`` those that the student gets by it.
+    """
     course = ledger.course(row.course_id)
     assert course is not None
     status, refusals = rules.judge_drop(
         row.course_id, row.status, ledger.term(course.term_id), ledger.holds_of(row.student_id), ledger.now
     )
+    if row.status == "enrolled" and (dependents := ledger.dependents(course)):
+        refusals += tuple(
+            rules.corequisite_needed(
+                course,
+                ledger.term(course.term_id),
+                _keeping(ledger, row.student_id, dependents, leaving, requested),
+            )
+        )
     remaining, used = lift(refusals, ledger.overrides_of(row.student_id, row.course_id))
     return status, remaining, used
+
+
+def _keeping(
+    ledger: Ledger, student_id: int, dependents: Set[int], leaving: Collection[int], requested: Partners
+) -> list[Application]:
+    """Return an application for each of these courses in which a student keeps a seat, as the rule of drops needs it."""
+    kept = [id for id, mark in ledger.marks(student_id).items() if mark == "enrolled" and id in dependents]
+    kept = sorted([id for id in kept if id not in leaving])
+    if not kept:
+        return []
+    history, courses = ledger.history(student_id, leaving), ledger.definitions(kept)
+    return [
+        Application(
+            now=ledger.now,
+            course_id=id,
+            course=None,
+            history=history,
+            term=ledger.term(courses[id].term_id),
+            groups=ledger.groups(id),
+            requested=requested,
+            code_sets=ledger.code_sets,
+        )
+        for id in kept
+    ]
 
 
 def move(

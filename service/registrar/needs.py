@@ -41,7 +41,7 @@ class Relaxed:
     ``reopened_terms``: terms in which students may be promoted who could not be judged while the term was closed.
     ``former_codes``: the earlier codes of courses, which stay valid for students who completed them.
     ``joined_codes`` have become equivalent, ``parted_codes`` no longer are: the students who have a course of these
-    codes. ``due``: the students whose ``recheck_at`` has passed. The promotions that follow have the same ``origin``.
+    codes. ``min_grades``: the students waitlisted for courses that require a grade. ``due``: the students whose ``recheck_at`` has passed. The promotions that follow have the same ``origin``.
     """
 
     origin: "Origin"
@@ -54,6 +54,7 @@ class Relaxed:
     former_codes: list[FormerCode] = field(default_factory=list)
     joined_codes: list[str] = field(default_factory=list)
     parted_codes: list[str] = field(default_factory=list)
+    min_grades: bool = False
     due: bool = False
 
 
@@ -66,7 +67,7 @@ class Needs:
     ``override_holders`` among the students waitlisted for courses, the waitlist ``positions`` of pairs, the ``rosters``
     of courses, ``holds`` and ``overrides`` by id, the people with these ``sourced_ids``, the instructors of courses
     (``teaching``), the answers of ``idempotency_keys``, and the number of new ids of each sequence. ``code_sets`` requests
-    the equivalent codes. ``erased`` is a student whose texts must be erased in the database before the decision.
+    the equivalent codes, ``grade_scale`` the grade scale, ``min_grades`` the grades that courses require. ``erased`` is a student whose texts must be erased in the database before the decision.
     """
 
     students: set[int] = field(default_factory=set)
@@ -86,6 +87,8 @@ class Needs:
     ids: Counter[ReserveIds] = field(default_factory=Counter)
     resources: "dict[ResourceType[Any, Any], ResourceNeeds]" = field(default_factory=dict)
     code_sets: bool = False
+    grade_scale: bool = False
+    min_grades: bool = False
     relaxed: Relaxed | None = None
     erased: Student | None = None
     whole: set[int] = field(default_factory=set)

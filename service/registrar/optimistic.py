@@ -33,6 +33,7 @@ from service.registrar.ledger import Ledger
 from sql import Connection
 from sql.courses import LOAD_COURSES, LOAD_DEFINITIONS
 from sql.equivalences import LOAD_EQUIVALENCES
+from sql.grades import LOAD_GRADES
 from sql.refusals import NewRefusal
 from sql.requirements import LOAD_REQUIREMENTS
 from sql.terms import LOAD_TERMS
@@ -42,7 +43,7 @@ MAX_PAIRS = 8
 16 callers too, batches of 64 callers were smaller and took 5 % more CPU."""
 
 
-DEFINITIONS = frozenset({LOAD_COURSES, LOAD_DEFINITIONS, LOAD_EQUIVALENCES, LOAD_REQUIREMENTS, LOAD_TERMS})
+DEFINITIONS = frozenset({LOAD_COURSES, LOAD_DEFINITIONS, LOAD_EQUIVALENCES, LOAD_GRADES, LOAD_REQUIREMENTS, LOAD_TERMS})
 """The statements that load the contents of the catalog."""
 
 

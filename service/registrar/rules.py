@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from functools import lru_cache
 from typing import Literal, TypeAlias
 
-from service.registrar.application import Application, Course, HeldSeat, Hold, Partner, Refusal, Term
+from service.registrar.application import Application, Course, Defined, Group, HeldSeat, Hold, Partner, Refusal, Term
 from service.registrar.meetings import conflict, dates_of, week_of
 
 Rule: TypeAlias = Callable[[Application], Sequence[Refusal]]
@@ -69,12 +69,27 @@ def hold(application: Application) -> Sequence[Refusal]:
 
 
 def prerequisite_missing(application: Application) -> Sequence[Refusal]:
-    """The student has not passed any course of a group that the course requires."""
+    """The student has not passed any course of a group that the course requires, or not with the grade that it requires."""
     return [
-        Refusal("prerequisite_missing", application.course_id, None, {"any_of": list(group.codes)})
+        Refusal("prerequisite_missing", application.course_id, None, _required(group))
         for group in application.groups
-        if group.kind == "pre" and application.history.passed.isdisjoint(application.keys(group))
+        if group.kind == "pre" and not _has_passed(application, group)
     ]
+
+
+def _required(group: Group) -> dict[str, object]:
+    codes = list(group.codes)
+    return {"any_of": codes} if group.min_grade is None else {"any_of": codes, "min_grade": group.min_grade}
+
+
+def _has_passed(application: Application, group: Group) -> bool:
+    keys = application.keys(group)
+    if application.history.passed.isdisjoint(keys):
+        return False
+    if group.min_grade is None:
+        return True
+    grades = application.history.grades(keys)
+    return any(application.scale.is_at_least(grade, group.min_grade) for grade in grades)
 
 
 def corequisite_missing(application: Application) -> Sequence[Refusal]:
@@ -302,6 +317,29 @@ def drop_closed(course_id: int, term: Term, now: datetime) -> Sequence[Refusal]:
     return [Refusal("drop_closed", course_id, None, {"closed_at": timestamp(closed_at)})]
 
 
+def corequisite_needed(course: Defined, term: Term | None, keeping: Iterable[Application]) -> Sequence[Refusal]:
+    """The course is the corequisite of another one in which the student keeps a seat, and no other course serves as it.
+
+    To drop both, drop them in one call: a swap with an empty `add`.
+    """
+    # Each of ``keeping`` is for a course with a seat; in its history, all courses that are dropped are left out.
+    return [
+        Refusal("corequisite_needed", course.id, None, {"with_course_id": each.course_id})
+        for each in keeping
+        if terms_overlap(term, each.term)
+        and any(
+            group.kind == "co"
+            and each.code_sets.key(course.code) in each.keys(group)
+            and not any(_partners(each, key) for key in each.keys(group))
+            for group in each.groups
+        )
+    ]
+
+
+DROP_RULES = (drop_closed, corequisite_needed)
+"""The rules that judge only a drop."""
+
+
 def lapse_of(refusals: Iterable[Refusal]) -> datetime | None:
     """Return the instant at which the clock alone has lifted all refusals, or None if it never does."""
     return latest([refusal.lapses_at for refusal in refusals])
@@ -368,7 +406,8 @@ def number(value: float) -> float | int:
 def sentence(refusal: Refusal) -> str:
     """Format a refusal as an English sentence."""
     params = {name: ", ".join(value) if isinstance(value, list) else value for name, value in refusal.params.items()}
-    return SENTENCES[refusal.code].format(course_id=refusal.course_id, **params)
+    with_grade = f" with {params['min_grade']} or a better grade" if "min_grade" in params else ""
+    return SENTENCES[refusal.code].format(course_id=refusal.course_id, with_grade=with_grade, **params)
 
 
 SENTENCES: dict[str, str] = {
@@ -378,7 +417,7 @@ SENTENCES: dict[str, str] = {
     "enrollment_not_open": "Enrollment in course {course_id} opens at {opens_at}.",
     "enrollment_closed": "Enrollment in course {course_id} closed at {closed_at}.",
     "hold": "A hold blocks this: {reason}",
-    "prerequisite_missing": "Course {course_id} requires that one of these was passed: {any_of}.",
+    "prerequisite_missing": "Course {course_id} requires that one of these was passed{with_grade}: {any_of}.",
     "corequisite_missing": "Course {course_id} must be taken together with one of these: {any_of}.",
     "antirequisite": "Course {course_id} cannot be taken together with {course_code}.",
     "duplicate_course": "Course {course_id} has the same code as course {with_course_id}, or an equivalent one; the student "
@@ -388,5 +427,6 @@ SENTENCES: dict[str, str] = {
     "course_full": "Course {course_id} has {seats_taken} of its {capacity} seats taken.",
     "waitlist_full": "Course {course_id} is full, and so is its waitlist of {waitlist_capacity} places.",
     "drop_closed": "Course {course_id} could be dropped until {closed_at}.",
+    "corequisite_needed": "Course {with_course_id} must be taken together with course {course_id}; drop both in one call.",
     "not_enrolled": "The student has never been enrolled in course {course_id}.",
 }

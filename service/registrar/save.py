@@ -21,6 +21,7 @@ from sql import (
     enrollments,
     equivalences,
     feed,
+    grades,
     holds,
     idempotency_keys,
     merged_students,
@@ -34,6 +35,7 @@ from sql.course_instructors import CourseInstructor
 from sql.courses import Course, Seats
 from sql.enrollments import Enrollment, Pair
 from sql.equivalences import Equivalence, EquivalentCode
+from sql.grades import NumberedGrade
 from sql.holds import Hold
 from sql.merged_students import Moved
 from sql.overrides import Override
@@ -68,6 +70,10 @@ async def save(connection: Connection, written: Written) -> None:
         await _save_requirements(connection, written.requirements.saved)
     if written.equivalences.before:
         await _save_equivalences(connection, written.equivalences, written.now)
+    for scale in written.grade_scales.saved.values():
+        await grades.clear_grades(connection)
+        if scale.grades:
+            await grades.add_grades(connection, [NumberedGrade(rank, *each) for rank, each in enumerate(scale.grades)])
     if written.answers:
         await idempotency_keys.add_idempotency_keys(connection, written.answers)
     await _save_enrollments(connection, written)
@@ -171,6 +177,7 @@ def takes_one_statement(written: Written) -> bool:
                 written.overrides,
                 written.requirements,
                 written.equivalences,
+                written.grade_scales,
             )
         )
     )
@@ -196,7 +203,7 @@ async def _save_teaching(connection: Connection, flush: Flush[int, tuple[CourseI
 async def _save_requirements(connection: Connection, changed: Mapping[int, tuple[Group, ...]]) -> None:
     await requirements.clear_requirements(connection, sorted(changed))
     rows = [
-        Requirement(course_id, group.kind, number, code)
+        Requirement(course_id, group.kind, number, code, group.min_grade)
         for course_id, groups in changed.items()
         for number, group in enumerate(groups, start=1)
         for code in group.codes

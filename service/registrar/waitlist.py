@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from service.errors import PromotionsPending
 from service.registrar import rules, seats
-from service.registrar.application import Application, Course, Refusal
+from service.registrar.application import NO_SCALE, Application, Course, Refusal
 from service.registrar.changes import Change, Origin
 from service.registrar.ledger import Ledger
 from service.registrar.moves import judge_drop, lift, move, swap_drops_of, use
@@ -125,25 +125,26 @@ def judge_waitlisted(
     Returns the refusals that remain, the overrides that the seat would use, and the rows that it would drop.
     """
     drops = []
-    refusals: tuple[Refusal, ...] = ()
     for dropped_id in swap_drops_of(row):
         dropped = ledger.enrollment(row.student_id, dropped_id)
         if dropped is not None and dropped.status in seats.ACTIVE:
             drops.append(dropped)
-            refusals += judge_drop(ledger, dropped)[1]
-    term = ledger.term(course.term_id)
+    leaving = [dropped.course_id for dropped in drops]
+    refusals = tuple([refusal for dropped in drops for refusal in judge_drop(ledger, dropped, leaving)[1]])
+    term, groups = ledger.term(course.term_id), ledger.groups(course.id)
     application = Application(
         now=ledger.now,
         course_id=course.id,
         course=course,
-        history=ledger.history(row.student_id, {course.id, *(dropped.course_id for dropped in drops)}),
+        history=ledger.history(row.student_id, {course.id, *leaving}),
         term=term,
         ends_at=ledger.end_of(term),
         parent=None if term is None or term.parent_id is None else ledger.term(term.parent_id),
         seat="seat",
-        groups=ledger.groups(course.id),
+        groups=groups,
         excluders=ledger.excluders(course),
         code_sets=ledger.code_sets,
+        scale=ledger.scale_for(groups) if groups else NO_SCALE,
     )
     found = rules.judge(application)
     if not seats.has_free_seat(course):
@@ -155,8 +156,9 @@ def judge_waitlisted(
 def _seat(ledger: Ledger, row: Enrollment, used: tuple[Override, ...], drops: list[Enrollment], origin: Origin) -> None:
     # The drops are made here: clear them first, so that each move updates only the student's other swaps.
     ledger.put_enrollment(row._replace(swap_drops=None))
+    leaving = [dropped.course_id for dropped in drops]
     for dropped in drops:
-        status, _, lifted = judge_drop(ledger, dropped)
+        status, _, lifted = judge_drop(ledger, dropped, leaving)
         use(ledger, lifted, origin)
         move(ledger, row.student_id, dropped.course_id, status, origin)
     override_id = use(ledger, used, origin)

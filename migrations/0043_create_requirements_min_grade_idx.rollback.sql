@@ -1,0 +1,1 @@
+DROP INDEX requirements_min_grade_idx;
