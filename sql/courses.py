@@ -91,10 +91,21 @@ WITH scanned AS NOT MATERIALIZED (
         )
         UNION ALL
         (
+            SELECT course_id AS id
+            FROM course_instructors
+            WHERE instructor_id = $11::bigint
+                AND teaches
+                AND num_nonnulls($4, $5, $6) = 0
+                AND course_id > $1
+            ORDER BY course_id
+            LIMIT $2
+        )
+        UNION ALL
+        (
             SELECT id
             FROM courses
             WHERE term_id = $7::bigint
-                AND num_nonnulls($4, $5, $6) = 0
+                AND num_nonnulls($4, $5, $6, $11) = 0
                 AND id > $1
             ORDER BY id
             LIMIT $2
@@ -103,7 +114,7 @@ WITH scanned AS NOT MATERIALIZED (
         (
             SELECT id
             FROM courses
-            WHERE num_nonnulls($4, $5, $6, $7) = 0
+            WHERE num_nonnulls($4, $5, $6, $7, $11) = 0
                 AND id > $1
             ORDER BY id
             LIMIT $2
@@ -183,6 +194,15 @@ FROM (
             WHERE ($5 IS NULL OR course.id = ANY($5))
                 AND ($6 IS NULL OR lower(course.code) = lower($6))
                 AND ($7 IS NULL OR course.term_id = $7)
+                AND (
+                    $11 IS NULL
+                    OR (
+                        SELECT teaches
+                        FROM course_instructors
+                        WHERE course_id = course.id
+                            AND instructor_id = $11
+                    )
+                )
                 AND ($8::text IS NULL OR course.status = $8)
                 AND (
                     $9::boolean IS NULL
@@ -230,6 +250,7 @@ async def list_courses(
     status: CourseStatus | None = None,
     has_free_seats: bool | None = None,
     text: str | None = None,
+    instructor_id: int | None = None,
 ) -> list[JsonPage]:
     """Return a page of the courses that match every given filter as JSON, ordered by id.
 
@@ -237,7 +258,18 @@ async def list_courses(
     follow. The session's time zone must be UTC. ``text`` is the beginning of a code or title, as for ``sort_courses``.
     """
     rows = await connection.fetch(
-        LIST_COURSES, after_id, scan_limit, limit, external_id, ids, code, term_id, status, has_free_seats, text
+        LIST_COURSES,
+        after_id,
+        scan_limit,
+        limit,
+        external_id,
+        ids,
+        code,
+        term_id,
+        status,
+        has_free_seats,
+        text,
+        instructor_id,
     )
     return [JsonPage._make(row) for row in rows]
 

@@ -214,6 +214,7 @@ class CourseQuery(Paging):
     id: Annotated[
         IdsInQuery | None, Field(description="Only courses with these ids: up to 100, separated by commas.")
     ] = None
+    instructor_id: Annotated[IdInQuery | None, Field(description="Only courses that this instructor teaches.")] = None
     status: Annotated[NamedCourseStatus | None, Field(description="Only courses with this status.")] = None
     has_free_seats: Annotated[
         bool | None, Truth, Field(description="Only courses that have a free seat, or only those that have none.")
@@ -326,9 +327,9 @@ async def search_courses(call: Call, query: CourseQuery) -> WrittenPage[Course]:
     courses: it may have fewer items than `limit`, or none, although others follow. Only `next` says whether they do.
     `sort` can be combined with `term_id`, `status` and `has_free_seats`.
     """
-    refuse_together(query, "sort", "code", "external_id", "id", "q")
+    refuse_together(query, "sort", "code", "external_id", "id", "instructor_id", "q")
     of = list_name("courses", query)
-    named_courses = any(each is not None for each in (query.external_id, query.id, query.code))
+    named_courses = any(each is not None for each in (query.external_id, query.id, query.code, query.instructor_id))
     async with call[DATABASE].reading() as connection:
         if named_courses or (query.q is None and query.sort != "code"):
             [page] = await sql.list_courses(
@@ -343,6 +344,7 @@ async def search_courses(call: Call, query: CourseQuery) -> WrittenPage[Course]:
                 status=query.status,
                 has_free_seats=query.has_free_seats,
                 text=query.q,
+                instructor_id=query.instructor_id,
             )
             return written_page(page.items, page.next_after, of)
         after_key, after_id = decode_keys(query.cursor, of, "", 0)
