@@ -41,7 +41,9 @@ NOT_IN_EVENTS: Final = frozenset({"id", "seats_taken", "waitlisted", "created_at
 
 ACTIONS: Final = {
     "student": frozenset({"created", "updated", "deleted", "erased"}),
-    "course": frozenset({"created", "updated", "deleted", "cancelled", "requirements_set", "instructors_set"}),
+    "course": frozenset(
+        {"created", "updated", "deleted", "cancelled", "requirements_set", "instructors_set", "reservations_set"}
+    ),
     "term": frozenset({"created", "updated", "deleted"}),
     "instructor": frozenset({"created", "updated", "deleted"}),
 }
@@ -60,7 +62,14 @@ STATUSES: Final = {
 JOINS: Final = frozenset({"enrollment.enrolled", "enrollment.waitlisted", "enrollment.promoted"})
 """The events that put a student at the end of a waitlist or in a seat."""
 
-DEFAULTS: Final = {"status": "open", "groups": (), "instructors": [], "meetings": [], "swap_drops": []}
+DEFAULTS: Final = {
+    "status": "open",
+    "groups": (),
+    "instructors": [],
+    "reservations": [],
+    "meetings": [],
+    "swap_drops": [],
+}
 """The values of fields before any event carries them; all other fields are None."""
 
 
@@ -245,7 +254,12 @@ async def replay_courses(connection: Connection) -> AsyncIterator[Difference | B
                 {"kind": kind, "any_of": [row.code for row in members]}
                 for (_, kind), members in groupby(required, lambda row: (row.group_number, row.kind))
             ]
-            state = {**_row_state(course, Course._fields), "groups": _plain("groups", groups), "instructors": teachers}
+            state = {
+                **_row_state(course, Course._fields),
+                "groups": _plain("groups", groups),
+                "instructors": teachers,
+                "reservations": json.loads(course.reservations or "[]"),
+            }
         for fault in _follow("course", id, await events.take(id), state):
             yield fault
 

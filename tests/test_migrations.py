@@ -118,6 +118,13 @@ FILL = {
         INSERT INTO course_instructors (course_id, instructor_id, teaches, is_primary, updated_at)
         VALUES (1, 1, true, true, '2026-01-01Z'), (1, 2, false, false, '2026-01-02Z')
     """,
+    "0040_add_reservations_to_courses": """
+        UPDATE courses SET reservations = '[{"group":"é","seats":1,"until":null}]' WHERE id = 1
+    """,
+    "0041_add_reserved_taken_to_courses": "UPDATE courses SET reserved_taken = '{\"é\":1}' WHERE id = 1",
+    "0042_add_reserved_group_to_student_courses": """
+        UPDATE student_courses SET reserved_group = 'é' WHERE student_id = 1
+    """,
     "0001_create_registry": "UPDATE registry SET revision = 7",
     "0002_create_institutions": """
         INSERT INTO institutions (name, schema_name, display_name, time_zone, state, migration, revision, created_at, changed_at, swept_at)

@@ -273,7 +273,7 @@ def test_arrays_are_written_in_the_order_of_the_fields() -> None:
     assert len(written) >= 5
 
 
-BESIDE = {"passed_code"}
+BESIDE = {"passed_code", "reserved_taken"}
 """Columns that are not fields of a row: separate statements write and read them."""
 
 
@@ -322,9 +322,11 @@ async def test_every_constraint_is_named_and_maps_to_an_error_or_guards_against_
 
 
 FILLED = """
-INSERT INTO students (external_id, given_name, family_name, email)
-SELECT 'S' || n, 'Ada', 'N' || n, 's' || n || '@campus.example' FROM generate_series(1, 20000) AS n;
-UPDATE students SET groups = ARRAY['group:' || id % 200, 'all'] WHERE id <= 19900;
+INSERT INTO students (external_id, given_name, family_name, email, groups)
+SELECT
+    'S' || n, 'Ada', 'N' || n, 's' || n || '@campus.example',
+    CASE WHEN n % 10 = 7 THEN ARRAY['group:' || n % 200] ELSE '{}' END
+FROM generate_series(1, 20000) AS n;
 INSERT INTO courses (external_id, code, title, capacity)
 SELECT 'C' || n, 'CODE' || n % 1000, 'T', 100 FROM generate_series(1, 10000) AS n;
 INSERT INTO student_courses (student_id, course_id, status, joined_position, joined_at, updated_at)
@@ -427,6 +429,8 @@ INDEXES = {
     },
     "FIND_COURSES_BY_EXTERNAL_ID": {"courses_external_id_key"},
     "LOAD_COURSES": {"courses_pkey"},
+    "LOAD_RESERVED_SEATS": {"courses_pkey"},
+    "SET_RESERVED_SEATS": {"courses_pkey"},
     "MATCH_COURSES": {"courses_external_id_key", "courses_term_id_code_section_key"},
     "LOAD_PROMOTABLE": {
         "courses_waitlisted_idx",
@@ -448,6 +452,7 @@ INDEXES = {
         "student_courses_waitlisted_idx",
     },
     "UNJUDGE_STUDENTS": {"student_courses_waitlisted_idx"},
+    "UNJUDGE_RESERVED": {"student_courses_waitlist_idx", "student_courses_pkey", "students_pkey"},
     "UNJUDGE_DUE": {"student_courses_recheck_at_idx", "student_courses_pkey"},
     "IS_ANY_DUE": {"student_courses_recheck_at_idx"},
     "LOAD_ENDED": {"courses_waitlisted_idx", "student_courses_waitlist_idx", "terms_pkey"},
@@ -698,8 +703,8 @@ async def test_every_combination_of_filters_visits_few_rows(session: Connection)
     # Filters that many courses match, and filters that hardly one does: then the page ends early.
     for status, has_free_seats, text in product(("open", "cancelled", None), (True, False, None), ("t", "no", None)):
         rest: list[object] = [status, has_free_seats, text]
-        chosen = {"external_id": "C7", "ids": [*range(1, 101)], "code": "code7", "term_id": 7, "instructor_id": 7}
-        for named in combinations_of(chosen):
+        by = {"external_id": "C7", "ids": [*range(1, 101)], "code": "code7", "term_id": 7, "instructor_id": 7}
+        for named in combinations_of(by):
             *firsts, instructor_id = named.values()
             visited = await rows_visited(session, "LIST_COURSES", [0, scanned, limit, *firsts, *rest, instructor_id])
             assert visited <= (3 * scanned if named["ids"] is None else 400), (named, rest)

@@ -41,6 +41,7 @@ from service.errors import (
     MeetingDates,
     OwnRequirement,
     PreconditionFailed,
+    ReservationsAboveCapacity,
     UnknownTerm,
 )
 from service.registrar import courses as registrar
@@ -405,6 +406,7 @@ async def find(connection: Connection, ids: list[int]) -> dict[int, sql.Course]:
         MeetingDates,
         OwnRequirement,
         PreconditionFailed,
+        ReservationsAboveCapacity,
     ],
 )
 async def edit_course(call: Call, course_id: IdInPath, body: CourseChanges, if_match: ETags) -> Course:
@@ -434,7 +436,7 @@ async def edit_course(call: Call, course_id: IdInPath, body: CourseChanges, if_m
     "/courses/by-external-id/{external_id}",
     scope="manage",
     status=(200, 201),
-    problems=[CodeTaken, UnknownTerm, MeetingDates, OwnRequirement, PreconditionFailed],
+    problems=[CodeTaken, UnknownTerm, MeetingDates, OwnRequirement, PreconditionFailed, ReservationsAboveCapacity],
 )
 async def put_course(
     call: Call, external_id: ExternalId, body: CourseReplacement, if_match: ETags, if_none_match: ETags

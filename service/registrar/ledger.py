@@ -66,6 +66,7 @@ class Written(NamedTuple):
     overrides: Flush[int, Override]
     requirements: Flush[int, tuple[Group, ...]]
     equivalences: Flush[int, Equivalence]
+    reserved_seats: Flush[int, dict[str, int]]
     events: list[Event]
     one_table_each: bool
     answers: list[IdempotencyKey]
@@ -136,6 +137,8 @@ class Ledger:
         self.holds: IdentityMap[int, Hold] = IdentityMap(self._undo)
         self.overrides: IdentityMap[int, Override] = IdentityMap(self._undo)
         self.requirements: IdentityMap[int, tuple[Group, ...]] = IdentityMap(self._undo)
+        self.reserved_seats: IdentityMap[int, dict[str, int]] = IdentityMap(self._undo)
+        """By course, how many students have a reserved seat, by group."""
         self.equivalences: IdentityMap[int, Equivalence] = IdentityMap(self._undo)
         """Those that changes of the batch have created or deleted."""
         self._code_sets: CodeSets | None = None
@@ -159,6 +162,8 @@ class Ledger:
         """Courses with waitlisted students who may be promoted."""
         self.changed_students: IdentityMap[int, Origin] = IdentityMap(self._undo)
         """Students whose courses, holds or limits have changed: their waitlist places are judged again."""
+        self.opened: IdentityMap[int, Origin] = IdentityMap(self._undo)
+        """Courses in which a seat has become free for a student whom only reservations blocked."""
         self.relaxed: list[Relaxed] = []
         """Conditions that changes have relaxed: only the database can find the students who were blocked by them."""
         self.promotions_left, self.promoted = promotions_left, 0
@@ -180,6 +185,7 @@ class Ledger:
         self._passed_codes: dict[tuple[int, int], str] = {}
         """By student and course, the code under which a course was completed, if its code has changed since."""
         self._limits: dict[int, float | None] = {}
+        self._groups: dict[int, str] = {}
         self._inactive: dict[int, list[int]] = {}
         """The courses that students had left before this batch."""
         # Indexes by student and by course: each is a superset of what is in the identity map.
@@ -228,6 +234,7 @@ class Ledger:
             overrides=self.overrides.flush(),
             requirements=self.requirements.flush(),
             equivalences=self.equivalences.flush(),
+            reserved_seats=self.reserved_seats.flush(),
             events=events,
             one_table_each=self.one_table_each,
             answers=answers,
@@ -317,6 +324,14 @@ class Ledger:
         student = self.students.get(student_id)
         return self._limits[student_id] if student is None else student.max_credits
 
+    def groups_of(self, student_id: int) -> frozenset[str]:
+        """Return the groups of a student."""
+        if not self.has_student(student_id):
+            return frozenset()
+        student = self.students.get(student_id)
+        groups = self._groups[student_id] if student is None else student.groups
+        return frozenset(groups.split(",")) if groups else frozenset()
+
     def marks(self, student_id: int) -> Mapping[int, Mark]:
         """Return a student's marks by course id."""
         if student_id not in self.loaded_students:
@@ -386,6 +401,13 @@ class Ledger:
         if groups is None and course_id not in self.loaded_courses:
             raise NotLoaded(Needs(courses={course_id}))
         return groups or ()
+
+    def reserved_taken(self, course: Course) -> Mapping[str, int]:
+        """Return how many students have a reserved seat of a course, by group."""
+        if (taken := self.reserved_seats.get(course.id)) is None:
+            unloaded = {each.id for each in self.courses if each.reservations and each.id not in self.reserved_seats}
+            raise NotLoaded(Needs(reserved_seats={course.id, *unloaded}))
+        return taken
 
     def instructors_of(self, course_id: int) -> tuple[CourseInstructor, ...]:
         """Return the instructors of a course, the removed ones too, by id."""
@@ -636,6 +658,7 @@ class Ledger:
             marks.update(dict.fromkeys(row.failed, "failed"))
         self._marks[row.student_id] = marks
         self._limits[row.student_id] = row.max_credits
+        self._groups[row.student_id] = row.groups
         if row.inactive:
             self._inactive[row.student_id] = row.inactive
         if row.student_id in self._courses_of:
@@ -801,7 +824,7 @@ def _put_mark(where: tuple[dict[int, Mark], int], mark: Mark | None) -> None:
         marks[course_id] = mark
 
 
-def as_json(state: Mapping[str, object]) -> str:
+def as_json(state: Mapping[str, object] | Sequence[Mapping[str, object]]) -> str:
     """Format a state for an event."""
     return json.dumps(state, ensure_ascii=False, separators=(",", ":"), default=_text)
 

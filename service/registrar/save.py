@@ -1,7 +1,9 @@
 """Save the ledger to the tables: the final row of each key once, and all events in order."""
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from itertools import starmap
 from typing import Any, NamedTuple
 
 from service.registrar.application import Group
@@ -27,7 +29,7 @@ from sql import (
     requirements,
 )
 from sql.course_instructors import CourseInstructor
-from sql.courses import Course, Seats
+from sql.courses import Course, ReservedSeats, Seats
 from sql.enrollments import Enrollment
 from sql.equivalences import Equivalence, EquivalentCode
 from sql.holds import Hold
@@ -63,6 +65,9 @@ async def save(connection: Connection, written: Written) -> None:
     if written.answers:
         await idempotency_keys.add_idempotency_keys(connection, written.answers)
     await _save_enrollments(connection, written)
+    if written.reserved_seats.saved:
+        counters = [(id, json.dumps(taken)) for id, taken in written.reserved_seats.saved.items()]
+        await courses.set_reserved_seats(connection, [*starmap(ReservedSeats, counters)])
     if written.students.removed:
         deleted = [written.students.before[id] for id in written.students.removed]
         await erase_texts(connection, [student for student in deleted if student is not None])
@@ -139,6 +144,7 @@ def takes_one_statement(written: Written) -> bool:
                 written.overrides,
                 written.requirements,
                 written.equivalences,
+                written.reserved_seats,
             )
         )
     )
