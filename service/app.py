@@ -30,7 +30,8 @@ from service.api import (
     students,
     terms,
 )
-from service.api.events import POLLER, Poller
+from service.api.events import POLLER
+from service.api.feed import Poller
 from service.api.fields import FIELD_CODES
 from service.api.keys import (
     AUTHENTICATOR,
@@ -94,6 +95,7 @@ ABOUT = About(
     description=(
         "The system of record for students, courses and enrollments. Errors are `application/problem+json` (RFC 9457); "
         "every refusal carries a stable code. Lists are paged: pass the `next` value of a page as `cursor`. "
+        "Answers above 1 KiB are compressed with gzip for callers who accept it. "
         "Times are in UTC, formatted as in RFC 3339."
     ),
     contact="The enrollment service authors",
@@ -213,7 +215,7 @@ def services_of(
         COURSES: reader(database, settings, everybody, courses.find),
         COURSES_OF_STUDENTS: reader(database, settings, everybody, enrollments.find_courses),
         STUDENTS_OF_COURSES: reader(database, settings, everybody, enrollments.find_students),
-        POLLER: Poller(database, draining, interval=settings.poll_interval),
+        POLLER: Poller(database, draining, interval=settings.poll_interval, max_streams=settings.feed_streams),
         ADMISSION: registrar.admit,
     }
 

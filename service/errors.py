@@ -496,8 +496,8 @@ class PreconditionFailed(DomainError):
         for tag in sorted(tags):
             if tag.startswith("W/"):
                 detail += (
-                    f" The weak tag {tag} never matches: a proxy that compresses answers made it from a strong tag. "
-                    f"Send {tag.removeprefix('W/')} instead."
+                    f" The weak tag {tag} never matches: the ETag of a course is weak, and a proxy that compresses answers "
+                    f"makes others weak. Send {tag.removeprefix('W/')} instead."
                 )
         return cls(detail)
 

@@ -31,6 +31,7 @@ def of_process(settings: Settings, pool: Pool, opened: Iterable[Services]) -> Sn
         metrics.POOL_SIZE.name: [((), settings.pool_size)],
         metrics.POOL_WAITING.name: [((), waiting)],
         metrics.READERS.name: [((), sum([count for count, _ in readers]))],
+        metrics.STREAMS.name: [((), sum([each[POLLER].streams for each in institutions]))],
         metrics.OLDEST_READER.name: [((), max([seconds for _, seconds in readers], default=0.0))],
         metrics.INSTITUTIONS.name: [((), len(institutions))],
     }

@@ -112,7 +112,7 @@ REQUESTS: Final = Counter(
 )
 REQUEST_SECONDS: Final = Histogram(
     "enrollment_request_seconds",
-    "Time from the header of a request to its answer, by route template and method. Long polls of /events wait on purpose.",
+    "Time from the header of a request to its answer, by route template and method. Long polls and streams of /events wait on purpose.",
     "route",
     "method",
     bounds=SECONDS,
@@ -162,7 +162,8 @@ CONNECTIONS: Final = Gauge(
 )
 POOL_SIZE: Final = Gauge("enrollment_pool_size", "Most connections to the database.")
 POOL_WAITING: Final = Gauge("enrollment_pool_waiting", "Calls that wait for a connection to the database.")
-READERS: Final = Gauge("enrollment_feed_readers", "Readers of the feed that wait for an event.")
+READERS: Final = Gauge("enrollment_feed_readers", "Readers of the feed that wait for an event, streams included.")
+STREAMS: Final = Gauge("enrollment_feed_streams", "Open streams of the feed.")
 OLDEST_READER: Final = Gauge(
     "enrollment_feed_oldest_reader_seconds",
     "For how long the reader that has waited longest waits for an event.",
@@ -202,6 +203,7 @@ OF_PROCESS: Final = (
     POOL_SIZE,
     POOL_WAITING,
     READERS,
+    STREAMS,
     OLDEST_READER,
     INSTITUTIONS,
     SWEEP_LAG,

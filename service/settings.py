@@ -337,7 +337,10 @@ class Settings(BaseSettings):
     """IANA name of the institution's time zone, such as Europe/Berlin; a term ends at midnight after its last day."""
 
     poll_interval: PositiveFloat = 0.2
-    """How often each process looks for new events on behalf of all its long-polling readers."""
+    """How often each process looks for new events on behalf of all its waiting readers and streams."""
+
+    feed_streams: PositiveInt = 2000
+    """Most streams of the feed in a process, for each institution; 1,000 of them take 15 MB and get an event within 0.4 s."""
 
     body_limit: PositiveInt = 1024 * 1024
     """Ten times the largest useful request: 1,000 items of a bulk request are about 100 KiB."""

@@ -43,7 +43,8 @@ class Event(NamedTuple):
 class ListedEvent(NamedTuple):
     """An event as the API shows it: with the external ids that its student and its course have now, if they exist.
 
-    The feed itself holds no external ids: that of a student is personal data.
+    The feed itself holds no external ids: that of a student is personal data. ``course_term_id`` is the term that the
+    course has now.
     """
 
     position: int
@@ -57,9 +58,18 @@ class ListedEvent(NamedTuple):
     student_external_id: str | None
     course_id: int | None
     course_external_id: str | None
+    course_term_id: int | None
     term_id: int | None
     before: str | None
     after: str | None
+
+
+class Mark(NamedTuple):
+    """What identifies the event at a position."""
+
+    position: int
+    occurred_at: datetime
+    request_id: str
 
 
 LOCK_FEED: Final = """
@@ -181,6 +191,7 @@ SELECT
     (SELECT external_id FROM students WHERE students.id = events.student_id) AS student_external_id,
     course_id,
     (SELECT external_id FROM courses WHERE courses.id = events.course_id) AS course_external_id,
+    (SELECT courses.term_id FROM courses WHERE courses.id = events.course_id) AS course_term_id,
     term_id, before, after
 FROM events
 WHERE position > $1::bigint
@@ -194,12 +205,127 @@ async def list_events(connection: Connection, after_position: int, limit: int) -
     return [ListedEvent._make(row) for row in await connection.fetch(LIST_EVENTS, after_position, limit)]
 
 
+LIST_MARKS: Final = """
+SELECT position, occurred_at, request_id
+FROM events
+WHERE position = ANY($1::bigint[])
+"""
+
+
+async def list_marks(connection: Connection, positions: list[int]) -> list[Mark]:
+    """Return what identifies the events at some positions; a position without an event has no mark."""
+    return [Mark._make(row) for row in await connection.fetch(LIST_MARKS, positions)]
+
+
+LIST_MATCHING_EVENTS: Final = """
+SELECT
+    position, type, occurred_at, actor, on_behalf_of, request_id, reason, student_id,
+    (SELECT external_id FROM students WHERE students.id = events.student_id) AS student_external_id,
+    course_id,
+    (SELECT external_id FROM courses WHERE courses.id = events.course_id) AS course_external_id,
+    (SELECT courses.term_id FROM courses WHERE courses.id = events.course_id) AS course_term_id,
+    term_id, before, after
+FROM events
+WHERE position > $1::bigint
+    AND position <= $2::bigint
+    AND ($4::text[] IS NULL OR type = ANY($4))
+    AND ($5::bigint IS NULL OR student_id = $5)
+    AND ($6::bigint IS NULL OR course_id = $6)
+    AND (
+        $7::bigint IS NULL
+        OR term_id = $7
+        OR (SELECT courses.term_id FROM courses WHERE courses.id = events.course_id) = $7
+        OR (type LIKE 'course.%' AND $7 IN ((before ->> 'term_id')::bigint, (after ->> 'term_id')::bigint))
+    )
+ORDER BY position
+LIMIT $3::bigint
+"""
+
+
+async def list_matching_events(
+    connection: Connection,
+    after_position: int,
+    last_position: int,
+    limit: int,
+    *,
+    types: list[str] | None = None,
+    student_id: int | None = None,
+    course_id: int | None = None,
+    term_id: int | None = None,
+) -> list[ListedEvent]:
+    """Return the events between two positions that match each filter that is not None, in order.
+
+    An event is in a term if it is about the term, about a course that is in the term now, or about a course that it
+    put into the term or took out of it.
+    """
+    rows = await connection.fetch(
+        LIST_MATCHING_EVENTS, after_position, last_position, limit, types, student_id, course_id, term_id
+    )
+    return [ListedEvent._make(row) for row in rows]
+
+
+LIST_MATCHING_EVENTS_OF_STUDENT: Final = """
+SELECT
+    position, type, occurred_at, actor, on_behalf_of, request_id, reason, student_id,
+    (SELECT external_id FROM students WHERE students.id = events.student_id) AS student_external_id,
+    course_id,
+    (SELECT external_id FROM courses WHERE courses.id = events.course_id) AS course_external_id,
+    (SELECT courses.term_id FROM courses WHERE courses.id = events.course_id) AS course_term_id,
+    term_id, before, after
+FROM events
+WHERE position = ANY(
+        ARRAY(
+            SELECT own.position
+            FROM (
+                SELECT position
+                FROM events
+                WHERE student_id = $5::bigint
+                    AND position > $1::bigint
+                    AND position <= $2::bigint
+                    AND ($4::text[] IS NULL OR type = ANY($4))
+                    AND ($6::bigint IS NULL OR course_id = $6)
+                    AND (
+                        $7::bigint IS NULL
+                        OR (SELECT courses.term_id FROM courses WHERE courses.id = events.course_id) = $7
+                    )
+                OFFSET 0
+            ) AS own
+            ORDER BY own.position
+            LIMIT $3::bigint
+        )
+    )
+ORDER BY position
+"""
+
+
+async def list_matching_events_of_student(
+    connection: Connection,
+    after_position: int,
+    last_position: int,
+    limit: int,
+    *,
+    types: list[str] | None = None,
+    student_id: int,
+    course_id: int | None = None,
+    term_id: int | None = None,
+) -> list[ListedEvent]:
+    """Return the same events as ``list_matching_events`` by the index of the student's events.
+
+    The cost does not depend on how far the positions are apart.
+    """
+    rows = await connection.fetch(
+        LIST_MATCHING_EVENTS_OF_STUDENT, after_position, last_position, limit, types, student_id, course_id, term_id
+    )
+    return [ListedEvent._make(row) for row in rows]
+
+
 LIST_HISTORY: Final = """
 SELECT
     position, type, occurred_at, actor, on_behalf_of, request_id, reason, student_id,
     (SELECT external_id FROM students WHERE students.id = events.student_id) AS student_external_id,
     course_id,
     (SELECT external_id FROM courses WHERE courses.id = events.course_id) AS course_external_id,
+    (SELECT courses.term_id FROM courses WHERE courses.id = events.course_id) AS course_term_id,
     term_id, before, after
 FROM events
 WHERE student_id = $1::bigint

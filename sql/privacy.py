@@ -64,6 +64,7 @@ SELECT
     (SELECT external_id FROM students WHERE students.id = events.student_id) AS student_external_id,
     course_id,
     (SELECT external_id FROM courses WHERE courses.id = events.course_id) AS course_external_id,
+    (SELECT courses.term_id FROM courses WHERE courses.id = events.course_id) AS course_term_id,
     term_id, before, after
 FROM events
 WHERE position = ANY(

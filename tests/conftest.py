@@ -114,6 +114,11 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
     return {"uvloop": uvloop.new_event_loop}
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest test, which would otherwise run alone at the end."""
+    items.sort(key=lambda item: item.path.name != "test_schemathesis.py")
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     marker = item.get_closest_marker("not_on_citus")
     if marker is not None and _server(item.config).citus:

@@ -13,6 +13,7 @@ import pytest
 
 from service import check, replay
 from sql import Connection
+from tests.campus import TABLES
 
 PAGE_ROWS = 50
 SEATS_EACH = 3
@@ -116,9 +117,7 @@ async def measure(connection: Connection) -> dict[str, Work]:
 
 
 async def fill(connection: Connection, students: int) -> None:
-    await connection.execute(
-        "TRUNCATE students, courses, terms, student_courses, requirements, holds, overrides, events RESTART IDENTITY"
-    )
+    await connection.execute(f"TRUNCATE {', '.join(TABLES)} RESTART IDENTITY CASCADE")
     await connection.execute(FILL.format(students=students, seats=SEATS_EACH))
     await connection.execute("VACUUM (ANALYZE) events")
     for table in ("students", "courses", "student_courses", "requirements", "holds", "overrides"):

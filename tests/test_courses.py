@@ -38,7 +38,7 @@ async def test_a_new_course_is_read_back_as_created(client: Client) -> None:
     assert created.body["created_at"].endswith("Z")
     assert created.headers["Location"] == f"/courses/{created.body['id']}"
     found = await call(client, "GET", created.headers["Location"])
-    assert (found.status, found.body, found.etag) == (200, created.body, '"1"')
+    assert (found.status, found.body, found.etag) == (200, created.body, 'W/"1-0-0"')
 
 
 async def test_a_course_needs_a_code_and_a_title_and_has_no_limit_and_no_credits_by_default(client: Client) -> None:
@@ -196,7 +196,7 @@ async def test_a_patch_changes_the_fields_it_names_and_null_removes_a_value(clie
         client, "PATCH", f"/courses/{course['id']}", {"credits": 1.5, "capacity": None, "external_id": None}
     )
 
-    assert (answer.status, answer.etag) == (200, '"2"')
+    assert (answer.status, answer.etag) == (200, 'W/"2-0-0"')
     assert answer.body == {
         **course,
         "credits": 1.5,
@@ -232,7 +232,7 @@ async def test_a_put_resets_the_fields_it_leaves_out_to_their_defaults(client: C
     assert (created.status, created.body["external_id"]) == (201, "2026/MATH")
     assert created.headers["Location"] == f"/courses/{created.body['id']}"
     assert (again.status, again.body) == (200, created.body)
-    assert (replaced.status, replaced.etag) == (200, '"2"')
+    assert (replaced.status, replaced.etag) == (200, 'W/"2-0-0"')
     assert replaced.body.items() >= {"id": created.body["id"], "credits": 0, "capacity": None}.items()
     assert [event["type"] for event in await events(connection)] == ["course.created", "course.updated"]
 
@@ -257,6 +257,59 @@ async def test_a_put_honours_its_preconditions(client: Client, connection: Conne
 
     assert await everything(connection) == before
     assert (await call(client, "PUT", path, course_fields(), headers={"If-Match": '"1"'})).status == 200
+
+
+async def test_a_course_that_is_read_for_its_seats_is_not_modified_only_while_they_are_the_same(client: Client) -> None:
+    first, second = await new_student(client), await new_student(client)
+    course = await new_course(client, capacity=1, external_id="C/1")
+    waitlist = {"course_ids": [course], "on_full": "waitlist"}
+    tags: list[str] = []
+    for change in (
+        None,
+        ("POST", f"/students/{first}/enroll", {"course_ids": [course]}),
+        ("POST", f"/students/{second}/enroll", waitlist),
+        ("PATCH", f"/courses/{course}", {"title": "X"}),
+    ):
+        if change is not None:
+            assert (await call(client, *change)).status < 300
+        for path in (f"/courses/{course}", "/courses/by-external-id/C%2F1"):
+            found = await call(client, "GET", path, headers={"If-None-Match": ", ".join(tags) or '"x"'})
+            assert found.status == 200, "an older tag would hide the seats"
+            again = await call(client, "GET", path, headers={"If-None-Match": f'"x", {found.etag}'})
+            assert (again.status, again.body, again.etag) == (304, b"", found.etag)
+            strong = await call(client, "GET", path, headers={"If-None-Match": found.etag.removeprefix("W/")})
+            assert strong.status == 304, "the comparison is weak"
+        tags.append(found.etag)
+
+    assert tags == ['W/"1-0-0"', 'W/"1-1-0"', 'W/"1-1-1"', 'W/"2-1-1"']
+
+
+async def test_a_change_of_a_course_goes_by_its_version_whatever_its_seats(client: Client) -> None:
+    student, course = await new_student(client), await new_course(client, external_id="C1")
+    path = f"/courses/{course}"
+    etag = (await call(client, "GET", path)).etag
+    await enroll(client, student, course)
+
+    for method, way, body in (
+        ("PATCH", path, {"title": "X"}),
+        ("PUT", "/courses/by-external-id/C1", course_fields()),
+        ("DELETE", path, None),
+    ):
+        refused = await call(client, method, way, body, headers={"If-Match": etag})
+        detail = problem(refused, 412, "precondition_failed")["detail"]
+        assert "is in version 1" in detail
+        assert f"The weak tag {etag} never matches" in detail
+        assert 'Send "1-0-0" instead' in detail
+    edited = await call(client, "PATCH", path, {"title": "X"}, headers={"If-Match": '"1-0-0"'})
+    assert (edited.status, edited.body["version"]) == (200, 2)
+    stale = await call(client, "PATCH", path, {"title": "Y"}, headers={"If-Match": '"1-0-0"'})
+    problem(stale, 412, "precondition_failed")
+    edited = await call(client, "PATCH", path, {"title": "Y"}, headers={"If-Match": '"2"'})
+    assert (edited.status, edited.body["version"]) == (200, 3)
+    exists = await call(
+        client, "PUT", "/courses/by-external-id/C1", course_fields(), headers={"If-None-Match": edited.etag}
+    )
+    problem(exists, 412, "precondition_failed")
 
 
 async def test_requirements_have_an_etag_that_makes_a_change_conditional(
@@ -297,9 +350,9 @@ async def test_the_version_counts_edits_and_not_seats(client: Client) -> None:
 
     answer = await call(client, "PATCH", f"/courses/{course}", {"title": "X"}, headers={"If-Match": '"1"'})
 
-    assert (answer.status, answer.etag, answer.body["seats_taken"]) == (200, '"2"', 1)
+    assert (answer.status, answer.etag, answer.body["seats_taken"]) == (200, 'W/"2-1-0"', 1)
     await drop(client, student, course)
-    assert (await call(client, "GET", f"/courses/{course}")).etag == '"2"'
+    assert (await call(client, "GET", f"/courses/{course}")).etag == 'W/"2-0-0"'
 
 
 async def test_a_stale_edit_or_deletion_is_refused(client: Client, connection: Connection) -> None:

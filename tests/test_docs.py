@@ -25,7 +25,8 @@ from pytest_aiohttp import AiohttpClient
 from service import metrics
 from service.__main__ import main
 from service.api.enrollments import BULK_PAIRS, BulkRequest, EnrollmentRequest
-from service.api.events import Cursor, EventsQuery, encode
+from service.api.events import EventsQuery
+from service.api.feed import Cursor, encode
 from service.api.fields import FIELD_CODES
 from service.app import problem_types
 from service.demo.campus import plan

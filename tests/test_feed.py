@@ -16,7 +16,8 @@ import pytest
 from pytest_aiohttp import AiohttpClient
 
 from service.__main__ import parse
-from service.api.events import LONG_POLL_SECONDS, POLLER, READERS_PER_TURN, Cursor, Poller, cursor_after, decode, encode
+from service.api.events import LONG_POLL_SECONDS, POLLER
+from service.api.feed import READERS_PER_TURN, Cursor, Poller, cursor_after, decode, encode
 from service.api.keys import POOL
 from service.database import Database
 from service.errors import Unavailable
@@ -273,7 +274,7 @@ async def polling(settings: Settings, interval: float) -> AsyncIterator[tuple[Po
     async with database.reading() as connection:
         newest = await get_epoch(connection)
     database.read_count = 0
-    poller = Poller(database, asyncio.Event(), interval=interval)
+    poller = Poller(database, asyncio.Event(), interval=interval, max_streams=10)
     try:
         yield poller, database, cursor_after(newest.epoch, newest)
     finally:
@@ -306,7 +307,7 @@ async def test_readers_at_one_cursor_share_one_query_and_one_response(
 
         await connection.execute(NEW_EVENTS, 4, 6)
 
-        answers = [(await wait).text() for wait in waits]
+        answers = [(await wait).page.text() for wait in waits]
         assert [len(json.loads(text)["items"]) for text in answers] == [3] * 40 + [2] * 10
         assert len({id(text) for text in answers}) == 2
         assert database.queries.count(LIST_EVENTS) == 1
@@ -322,7 +323,7 @@ async def test_readers_who_disconnect_during_a_tick_do_not_fail_it(
         waits = [asyncio.create_task(poller.wait(cursor_after(newest.epoch, row), 100, 5)) for row in rows]
         database.on_query = lambda query: query == LIST_EVENTS and waits[2].cancel()
 
-        answers = [json.loads((await wait).text())["items"] for wait in waits[:2]]
+        answers = [json.loads((await wait).page.text())["items"] for wait in waits[:2]]
 
         assert [[event["position"] for event in items] for items in answers] == [[2, 3, 4], [3, 4]]
         with pytest.raises(asyncio.CancelledError):

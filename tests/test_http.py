@@ -660,11 +660,13 @@ async def test_a_precondition_is_honoured_or_refused_by_every_call(client: Clien
     await call(client, "POST", f"/students/{student}/enroll", {"course_ids": [course]})
     hold = await call(client, "POST", f"/students/{student}/holds", {"reason": "x", "blocks": ["drop"]})
     instructor = await call(client, "POST", "/instructors", {"given_name": "Ada"})
-    before = await everything(connection)
     document = await read(client, "/openapi.json")
     operations = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
     values = {"{student_id}": student, "{course_id}": course, "{hold_id}": hold.body["id"], "{external_id}": "x"}
     values["{instructor_id}"] = instructor.body["id"]
+    equivalence = await call(client, "POST", "/equivalences", {"codes": ["A1", "B1"]})
+    values["{equivalence_id}"] = equivalence.body["id"]
+    before = await everything(connection)
 
     for method, path in sorted(operations):
         if path.startswith("/institutions"):

@@ -165,7 +165,7 @@ async def test_every_label_has_a_bound(client: Client, settings: Settings) -> No
         "method": {*metrics.METHODS, "other"},
         "status": "[1-5][0-9]{2}",
         "code": {*codes()["ProblemCode"], *codes()["DetailCode"]},
-        "type": r"(student|course|term|enrollment|hold|override)\.[a-z_]+",
+        "type": r"(student|course|term|enrollment|hold|override|instructor|equivalence)\.[a-z_]+",
         "purpose": {"changes", "reads"},
         "state": {"in_use", "idle"},
         "reason": {"lock_needed", "one_by_one", "stale_plan"},

@@ -105,7 +105,8 @@ def test_every_response_is_described_with_its_body(
             if status in {"204", "304"}:
                 assert "content" not in answer
                 continue
-            [media_type] = answer["content"]
+            [media_type, *others] = answer["content"]
+            assert others == (["text/event-stream"] if (name, status) == (("GET", "/events"), "200") else [])
             assert media_type == ("application/json" if status < "400" else "application/problem+json")
             assert answer["content"][media_type]["schema"]
             assert "X-Request-Id" in answer["headers"]

@@ -203,7 +203,8 @@ async def test_prometheus_answers_every_query(database_url: str, tmp_path: Path)
             async def is_scraped() -> bool:
                 try:
                     return bool(await result_of("rate(enrollment_requests_total[1m]) > 0"))
-                except aiohttp.ClientConnectionError:
+                except aiohttp.ClientError:
+                    # It is not listening yet, or answers 503 while it starts.
                     return False
 
             async def act() -> None:

@@ -233,7 +233,7 @@ async def test_an_allowed_page_in_a_browser_edits_a_course_and_reads_its_etag(
         await create_course(address)
         await tab.until("document.readyState == 'complete' && location.href != 'about:blank'")
         await tab.evaluate(EDIT.format(port=address[1]))
-        assert await tab.until("document.title") == '200 "2"'
+        assert await tab.until("document.title") == '200 W/"2-0-0"'
 
 
 async def create_course(address: tuple[str, int]) -> None:

@@ -47,22 +47,20 @@ async def pooler(server: Server, folder: Path, port: int, mode: str) -> AsyncIte
     (folder / "users").write_text('"postgres" ""\n')
     folder.chmod(0o755)
     account = pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else None
-    process = await asyncio.create_subprocess_exec(
-        program, "--quiet", str(config), user=account, stderr=subprocess.DEVNULL
-    )
+    process = subprocess.Popen([program, "--quiet", str(config)], user=account, stderr=subprocess.DEVNULL)  # noqa: ASYNC220 - uvloop does not change the user
     try:
         for _ in range(1000):
             try:
                 await (await asyncpg.connect(f"postgresql://postgres@127.0.0.1:{port}/enrollment")).close()
             except OSError:
-                assert process.returncode is None
+                assert process.poll() is None
                 await asyncio.sleep(0.01)
             else:
                 break
         yield
     finally:
         process.kill()
-        await process.wait()
+        process.wait()
 
 
 def through(port: int, url: str, user: str = "postgres") -> str:

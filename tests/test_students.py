@@ -701,6 +701,8 @@ async def test_a_read_honours_if_match(client: Client) -> None:
     assert (await call(client, "GET", f"/students/{id}", headers={"If-Match": '"7", "1"'})).status == 200
     assert (await call(client, "GET", f"/students/{id}", headers={"If-Match": "*"})).status == 200
     problem(await call(client, "GET", f"/students/{id}", headers={"If-Match": '"2"'}), 412, "precondition_failed")
+    malformed = await call(client, "GET", f"/students/{id}", headers={"If-Match": '"2"', "If-None-Match": "1"})
+    assert places(malformed) == [("invalid_etag", "If-None-Match")]
     problem(await call(client, "GET", "/students/99", headers={"If-Match": '"2"'}), 404, "student_not_found")
 
 

@@ -1,5 +1,6 @@
 """Courses: request and answer models, and handlers."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -260,6 +261,22 @@ class Course:
     created_at: CreatedAt
     updated_at: UpdatedAt
 
+    @property
+    def etag(self) -> str:
+        """The ETag: the version and the counters of seats, which the version does not count.
+
+        It is weak, since a change of the course depends on its version alone.
+        """
+        return f'W/"{self.version}-{self.seats_taken}-{self.waitlisted}"'
+
+
+SEATS_IN_TAG = re.compile(r"^(\d+)-\d+-\d+$")
+
+
+def versions_in(tags: ETags) -> ETags:
+    """Return the versions that entity tags of a course name: those in its ETags, and versions alone."""
+    return None if tags is None else frozenset(SEATS_IN_TAG.sub(r"\1", tag) for tag in tags)
+
 
 MEETINGS = TypeAdapter(list[Meeting])
 
@@ -368,7 +385,8 @@ async def search_courses(call: Call, query: CourseQuery) -> WrittenPage[Course]:
 async def read_course_by_external_id(call: Call, external_id: ExternalId) -> Course:
     """Read the course with an external id, with its seats.
 
-    The ETag is the version of the editable fields; it does not change with the seats.
+    The ETag changes with the editable fields and with the seats. It is weak: to change the course, send its version in
+    quotes as If-Match.
     """
     async with call[DATABASE].reading() as connection:
         found = await sql.find_courses_by_external_id(connection, external_id)
@@ -381,7 +399,8 @@ async def read_course_by_external_id(call: Call, external_id: ExternalId) -> Cou
 async def read_course(call: Call, course_id: IdInPath) -> Course:
     """Read a course, with its seats.
 
-    The ETag is the version of the editable fields; it does not change with the seats.
+    The ETag changes with the editable fields and with the seats. It is weak: to change the course, send its version in
+    quotes as If-Match.
     """
     row = await call[COURSES].submit(course_id, call.disconnected)
     if row is None:
@@ -424,7 +443,7 @@ async def edit_course(call: Call, course_id: IdInPath, body: CourseChanges, if_m
             resource=COURSE,
             id=course_id,
             values=values,
-            if_match=if_match,
+            if_match=versions_in(if_match),
             check=expecting(sent, course_of),
         )
     )
@@ -451,8 +470,8 @@ async def put_course(
             resource=COURSE,
             external_id=external_id,
             fields=_fields(body, external_id),
-            if_match=if_match,
-            if_none_match=if_none_match,
+            if_match=versions_in(if_match),
+            if_none_match=versions_in(if_none_match),
             check=expecting(sent_back(body, CourseFields, external_id), course_of),
         )
     )
@@ -468,7 +487,9 @@ async def delete_course(call: Call, course_id: IdInPath, if_match: ETags) -> Non
 
     Its requirements are deleted too. A course with enrollment history cannot be deleted; cancel it instead.
     """
-    await call[REGISTRAR].submit(Delete(origin=origin_of(call), resource=COURSE, id=course_id, if_match=if_match))
+    await call[REGISTRAR].submit(
+        Delete(origin=origin_of(call), resource=COURSE, id=course_id, if_match=versions_in(if_match))
+    )
 
 
 @endpoint("POST", "/courses/{course_id}/cancel", scope="manage", problems=[CourseNotFound], final=True)

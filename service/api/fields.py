@@ -39,6 +39,7 @@ FIELD_CODES: Final = {
     **CODES,
     "not_ids": "The string is not 1 to 100 ids, separated by commas.",
     "not_statuses": "The string is not statuses of an enrollment, separated by commas.",
+    "not_event_types": "The string is not types of events, separated by commas.",
     "not_an_email": "The string is not one e-mail address.",
     "not_a_time": "The string is not a time of day in the form HH:MM.",
     "read_only": "A read-only member differs from the stored value.",

@@ -10,7 +10,7 @@ from pydantic import Field, TypeAdapter
 from service.api.answers import CourseId
 from service.api.enrollments import Blocker, NamedStatus
 from service.api.event_types import Event
-from service.api.events import text, write_event
+from service.api.feed import text, write_event
 from service.api.fields import IdInPath, Input, Name
 from service.api.holds import Hold, hold_of
 from service.api.keys import AUTHENTICATOR, DATABASE, origin_of, submit

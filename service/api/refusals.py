@@ -8,7 +8,7 @@ from pydantic import Field
 
 from service.api.answers import CourseId, Id, StudentId
 from service.api.enrollments import Blocker, Sum
-from service.api.events import text
+from service.api.feed import text
 from service.api.fields import IdInPath
 from service.api.keys import DATABASE
 from service.errors import CourseNotFound, StudentNotFound

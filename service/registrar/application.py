@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Literal, NamedTuple, Protocol, TypeAlias
+from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
 
 from sql.courses import Course as Course
 from sql.courses import Definition as Definition
@@ -35,9 +35,8 @@ HeldSeat: TypeAlias = tuple[Defined, Term | None]
 """A course in which a student has a seat, with its term."""
 
 
-def code_key(code: str) -> str:
-    """Return the key by which codes are compared, which ignores case."""
-    return code.lower()
+code_key: Final[Callable[[str], str]] = str.lower
+"""Return the key by which codes are compared, which ignores case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +48,8 @@ class CodeSets:
 
     sets: Mapping[int, Equivalence]
     key: Callable[[str], str] = field(init=False, repr=False, compare=False)
+    shared_keys: Set[str] = field(init=False, repr=False, compare=False)
+    """The keys that several codes have."""
     _set_of: Mapping[str, Equivalence] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -62,6 +63,7 @@ class CodeSets:
 
         object.__setattr__(self, "_set_of", set_of)
         object.__setattr__(self, "key", key if common else code_key)
+        object.__setattr__(self, "shared_keys", {*common.values()})
 
     def set_of(self, code: str) -> Equivalence | None:
         """Return the set with a code, or None."""

@@ -33,6 +33,8 @@ class Catalog:
     courses: dict[int, Course] = field(default_factory=dict)
     """Courses as they were first loaded; their seats are out of date."""
     definitions: dict[int, Definition] = field(default_factory=dict)
+    codes: dict[int, str] = field(default_factory=dict)
+    """The keys of the codes of all courses and definitions."""
     requirements: dict[int, tuple[Group, ...]] = field(default_factory=dict)
     excluders: dict[str, frozenset[int]] = field(default_factory=dict)
     """By the keys of codes, the ids of the courses that name them as antirequisites."""
@@ -77,6 +79,7 @@ class Catalog:
         if course_id is not None:
             self.courses.pop(course_id, None)
             self.definitions.pop(course_id, None)
+            self.codes.pop(course_id, None)
             self.requirements.pop(course_id, None)
             # The codes that it named are not known; a batch loads all excluders that it needs in one statement.
             self.excluders.clear()
@@ -96,6 +99,7 @@ class Catalog:
         self.occurred_at = self.request_id = None
         self.courses.clear()
         self.definitions.clear()
+        self.codes.clear()
         self.requirements.clear()
         self.excluders.clear()
         self.terms.clear()

@@ -85,6 +85,7 @@ def _validate_meetings(ledger: Ledger, course: Course) -> None:
 def _on_update(ledger: Ledger, before: Course, after: Course, origin: Origin) -> None:
     """Mark for judgment the students who may be eligible now; an edit of any other field makes nobody eligible."""
     if any(getattr(before, name) != getattr(after, name) for name in ("meetings", "credits", "term_id", "code")):
+        ledger.codes_changed |= before.code != after.code
         former = [] if before.code == after.code else [FormerCode(after.id, before.code)]
         ledger.relax(Relaxed(origin, courses={after.id}, members={after.id}, former_codes=former))
     if before.capacity != after.capacity and after.reservations is not None:

@@ -122,6 +122,9 @@ class Ledger:
     one_table_each = False
     """Whether each statement that saves may modify one table only."""
 
+    codes_changed = False
+    """Whether a change of the batch has set the code of a course that the catalog knows."""
+
     def __init__(self, head: Head, catalog: Catalog | None = None, promotions_left: int = 0) -> None:  # noqa: PLR0915 - one attribute in each line
         self.now, self.answers = head.now, Answers()
         self.catalog = catalog or Catalog()
@@ -727,6 +730,8 @@ class StudentHistory:
         self._student_id = student_id
         self._marks = ledger.marks(student_id)
         self._without = without
+        self._codes: list[str | None] | None = None
+        """The keys of the codes of the courses, as far as the catalog knows them."""
         self.holds = ledger.holds_of(student_id)
         self.max_credits = ledger.max_credits(student_id)
 
@@ -736,11 +741,18 @@ class StudentHistory:
 
     def offerings(self, key: str) -> Sequence[HeldSeat]:
         """Return the courses whose codes have this key in which the student has a seat."""
-        if not self._marks:
+        if not self._marks or not self._may_have(key):
             return ()
-        key_of = self._ledger.code_sets.key
-        same = {id for id, definition in self._definitions.items() if key_of(definition.code) == key}
+        same = {id for id, definition in self._definitions.items() if self._code_key(definition.code) == key}
         return self._seats_in(same.difference(self._without)) if same else ()
+
+    def _may_have(self, key: str) -> bool:
+        """Return False if the catalog shows that no course has a code with this key: cheaper than all definitions."""
+        if self._codes is None:
+            self._codes = [*map(self._ledger.catalog.codes.get, self._marks)]
+        if self._ledger.codes_changed or key in self._ledger.code_sets.shared_keys:
+            return True
+        return key in self._codes or None in self._codes
 
     @property
     def _code_key(self) -> Callable[[str], str]:

@@ -274,10 +274,11 @@ async def _load_courses(connection: Connection, ledger: Ledger, ids: set[int]) -
 
 async def _add_courses(connection: Connection, ledger: Ledger, ids: set[int], seats: Sequence[Seats]) -> None:
     """Add courses from the catalog, with their current seats."""
-    cached = ledger.catalog.courses
+    cached, codes = ledger.catalog.courses, ledger.catalog.codes
     if unknown := [each.course_id for each in seats if each.course_id not in cached]:
         for course in await courses.load_courses(connection, unknown):
             cached[course.id] = course
+            codes[course.id] = code_key(course.code)
     for course_id, seats_taken, waitlisted in seats:
         if course_id not in cached:
             # The course was deleted after its seats were loaded. Only an optimistic transaction sees this; it fails.
@@ -299,12 +300,10 @@ async def _load_catalog(connection: Connection, ledger: Ledger, needs: Needs) ->
     if catalog.code_sets is None and (needs.code_sets or any(ledger.courses)):
         catalog.code_sets = CodeSets({each.id: each for each in await equivalences.load_equivalences(connection)})
     unread = {course.id for course in ledger.courses if course.id not in catalog.requirements}
-    codes = {
-        key: code
-        for course in ledger.courses
-        for code in ledger.code_sets.equivalents(course.code)
-        if (key := code_key(code)) not in catalog.excluders
-    }
+    named = [course.code for course in ledger.courses]
+    if named and (code_sets := ledger.code_sets).sets:
+        named = [each for code in named for each in code_sets.equivalents(code)]
+    codes = {key: code for code in named if (key := code_key(code)) not in catalog.excluders}
     if unread or codes:
         required = await requirements.load_requirements(connection, sorted(unread), [*codes.values()])
         catalog.requirements.update(dict.fromkeys(unread, ()))
@@ -323,6 +322,7 @@ async def _load_catalog(connection: Connection, ledger: Ledger, needs: Needs) ->
         )
         for definition in await courses.load_definitions(connection, new):
             catalog.definitions[definition.id] = definition
+            catalog.codes[definition.id] = code_key(definition.code)
             if definition.term_id is not None:
                 wanted.add(definition.term_id)
     if new := sorted(wanted - catalog.terms.keys() - ledger.loaded_terms):

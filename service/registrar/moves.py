@@ -124,12 +124,13 @@ def move(
     if recounted.waitlisted and seats.has_free_seat(recounted):
         ledger.mark_promotable(course_id, origin)
     # A drop frees time and credits; a new course may be the corequisite of another one.
-    if relaxes and "waitlisted" in ledger.marks(student_id).values():
+    has_places = ledger.has_places(student_id)
+    if relaxes and has_places:
         ledger.changed_students.put(student_id, origin)
     if status not in seats.ACTIVE:
         for place in swaps_that_drop(ledger, student_id, course_id):
             set_swap_drops(ledger, place, [id for id in swap_drops_of(place) if id != course_id], origin)
-    if status in seats.SEATED and ledger.has_places(student_id):
+    if has_places and status in seats.SEATED:
         _drop_siblings(ledger, student_id, course, origin, completed=status == "completed")
     return row
 

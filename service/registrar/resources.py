@@ -1,6 +1,7 @@
 """The changes of students, instructors, courses and terms: creating, editing, replacing and deleting, for every resource type."""
 
 import json
+import re
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -197,7 +198,8 @@ def _find(ledger: Ledger, resource: ResourceType[Row, Any], id: int, if_match: f
 
 def _check_version(resource: ResourceType[Row, Any], row: Row, if_match: frozenset[str] | None) -> None:
     if if_match is not None and not if_match & {"*", str(row.version)}:
-        has = "is in version" if f'W/"{row.version}"' in if_match else "has changed: its current version is"
+        is_weak = any(re.match(rf'W/"{row.version}\b', tag) for tag in if_match)
+        has = "is in version" if is_weak else "has changed: its current version is"
         raise PreconditionFailed.of_if_match(f"{resource.name.capitalize()} {row.id} {has} {row.version}.", if_match)
 
 

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from hashlib import blake2b
 from random import getrandbits
-from types import ModuleType
-from typing import Any, Generic, Literal, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
+from types import ModuleType, UnionType
+from typing import Any, Generic, Literal, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 from urllib.parse import unquote_to_bytes
 
-from aiohttp import HttpVersion11, web
+from aiohttp import HttpVersion11, hdrs, web
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
 
 from service import tracing
@@ -53,6 +53,7 @@ from service.web.auth import (
 )
 from service.web.body import check_members, read_json
 from service.web.idempotency import IdempotencyKey, fingerprint_of, read_key
+from service.web.negotiation import CODED, compress, note_coding, takes_gzip
 from service.web.origins import HostNotAllowed, OriginNotAllowed, Origins
 from service.web.paging import Page, WrittenPage
 from service.web.problems import (
@@ -155,6 +156,23 @@ class Call:
         """Return the response to an answer of the handler, or to an error."""
         return self.endpoint.respond(self.request, answer, self.request_id, self.caller.institution)
 
+    async def start_stream(self, content_type: str) -> web.StreamResponse:
+        """Send the headers of a response, which the handler writes and returns once it is complete."""
+        headers = {
+            "X-Request-Id": self.request_id,
+            "Content-Type": content_type,
+            "Cache-Control": "no-store",
+            # nginx would hold messages back until its buffer is full.
+            "X-Accel-Buffering": "no",
+        }
+        response = web.StreamResponse(headers=headers)
+        await response.prepare(self.request)
+        return response
+
+    async def check_caller(self) -> None:
+        """Raise a domain error if the caller may no longer make this call, which takes long."""
+        await self.endpoint.check_caller(self.request)
+
     def disconnected(self) -> bool:
         """Return whether the client has disconnected."""
         return self.request.transport is None or self.request.transport.is_closing()
@@ -214,11 +232,18 @@ class Endpoint:
     """Whether the call can't be undone."""
     routine: bool
     """Whether machines repeat the call every few seconds, so that it is logged at DEBUG."""
+    streams: bool
+    """Whether the call has a second form, a stream of Server-Sent Events."""
 
     @property
     def takes_key(self) -> bool:
         """Whether a request with an idempotency key is made once. Calls about API keys have answers that are secrets."""
         return self.method == "POST" and self.within == "institution"
+
+    @property
+    def has_secrets(self) -> bool:
+        """Whether an answer may have a secret, whose length after compression would depend on it."""
+        return self.method == "POST" and not self.takes_key
 
     @property
     def writes(self) -> bool:
@@ -230,11 +255,12 @@ class Endpoint:
         """The media types that the body may have."""
         return MEDIA_TYPES.get(self.method, JSON_ONLY)
 
-    async def __call__(self, request: web.Request) -> web.Response:
+    async def __call__(self, request: web.Request) -> web.StreamResponse:
         """Answer a request, convert errors to problems, and log one line."""
         started = time.perf_counter()
         request_id = request_id_of(request)
         edge = request.app[EDGE]
+        response: web.StreamResponse
         try:
             edge.origins.check(request)
             response = await self._answer(request, request_id, edge)
@@ -247,13 +273,15 @@ class Endpoint:
             logger.exception("unexpected error in an endpoint", extra={"request_id": request_id, "route": self.path})
             response = self.respond(request, InternalError.logged(), request_id)
             response[CODES] = (InternalError.code,)
+        if hdrs.ACCEPT_ENCODING in request.headers and isinstance(response, web.Response) and not self.has_secrets:
+            await compress(request, response)
         self._note(request, response, request_id, time.perf_counter() - started, edge)
         return response
 
     def _note(
         self,
         request: web.Request,
-        response: web.Response,
+        response: web.StreamResponse,
         request_id: str,
         seconds: float,
         edge: Edge,
@@ -284,7 +312,15 @@ class Endpoint:
         )
         log_request(line, routine=self.routine)
 
-    async def _answer(self, request: web.Request, request_id: str, edge: Edge) -> web.Response:
+    async def check_caller(self, request: web.Request) -> None:
+        """Raise a domain error if the caller of a request that is being served may no longer make it."""
+        if self.scope != "public":
+            edge = request.app[EDGE]
+            edge.services_of(
+                await self._authenticated(request, self.scope, edge.authenticate), self.within, self.writes
+            )
+
+    async def _answer(self, request: web.Request, request_id: str, edge: Edge) -> web.StreamResponse:
         writes = self.writes
         if self.scope == "public":
             caller, services = ANYONE, NO_SERVICES
@@ -302,7 +338,10 @@ class Endpoint:
         arguments = await self._arguments(request, caller)
         once = None if key is None else await self._idempotency_key(request, key)
         call = Call(self, request, request_id, caller, on_behalf_of, services, once)
-        response = self.respond(request, await self.handler(call, **arguments), request_id, caller.institution)
+        answer = await self.handler(call, **arguments)
+        if type(answer) is web.StreamResponse:
+            return answer
+        response = self.respond(request, answer, request_id, caller.institution)
         return response if writes else _conditional(request, response)
 
     async def _arguments(self, request: web.Request, caller: Caller) -> dict[str, Any]:
@@ -396,7 +435,7 @@ class Endpoint:
         headers["Content-Type"] = "application/json"
         version = getattr(answer, "version", None)
         if version is not None:
-            headers["ETag"] = f'"{version}"'
+            headers["ETag"] = getattr(answer, "etag", None) or f'"{version}"'
         if institution is not None:
             answer = _put_on_tags(answer, headers, tag_of(institution))
         if isinstance(answer, Page | WrittenPage) and answer.next is not None:
@@ -449,12 +488,7 @@ def endpoint(
         optional = query_model is not None and not any(
             field.is_required() for field in query_model.model_fields.values()
         )
-        if get_origin(returns) is Reply:
-            [returns] = get_args(returns)
-        if get_origin(returns) is Written:
-            [returns] = get_args(returns)
-        if get_origin(returns) is WrittenPage:
-            returns = Page[get_args(returns)]  # type: ignore[misc]
+        returns, streams = _unwrapped(returns)
         raw = returns is web.Response
         statuses = status if isinstance(status, tuple) else (status,)
         implied: tuple[type[DomainError], ...] = (Invalid, UnsupportedContentCoding, HostNotAllowed)
@@ -499,9 +533,24 @@ def endpoint(
             has_etag=has_etag,
             final=final or method == "DELETE",
             routine=routine,
+            streams=streams,
         )
 
     return decorate
+
+
+def _unwrapped(returns: Any) -> tuple[Any, bool]:
+    """Return the type of an answer without the form in which the handler returns it, and whether it may be a stream."""
+    streams = get_origin(returns) in {Union, UnionType} and get_args(returns)[-1] is web.StreamResponse
+    if streams:
+        returns = get_args(returns)[0]
+    if get_origin(returns) is Reply:
+        [returns] = get_args(returns)
+    if get_origin(returns) is Written:
+        [returns] = get_args(returns)
+    if get_origin(returns) is WrittenPage:
+        returns = Page[get_args(returns)]  # type: ignore[misc]
+    return returns, streams
 
 
 def _problems_of_keys(method: str, within: Within) -> tuple[type[DomainError], ...]:
@@ -530,13 +579,13 @@ def register(app: web.Application, endpoints: Iterable[Endpoint]) -> None:
     app.router.add_route("*", "/{tail:.*}", _traced(unrouted), expect_handler=_expect)
 
 
-def _traced(item: Endpoint) -> Callable[[web.Request], Awaitable[web.Response]]:
+def _traced(item: Endpoint) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     """Return the handler of an endpoint, which makes a span for each request if traces are on."""
     traces = tracing.active
     if traces is None:
         return item.__call__
 
-    async def handle(request: web.Request) -> web.Response:
+    async def handle(request: web.Request) -> web.StreamResponse:
         with traces.request(request.method, item.path, request.headers) as span:
             response = await item(request)
             span.set_attribute("http.response.status_code", response.status)
@@ -668,7 +717,7 @@ def _etags(request: web.Request, name: str) -> ETags:
     """Read If-Match or If-None-Match: a list of entity tags or ``*`` (RFC 9110 section 13.1).
 
     If-None-Match compares weakly: a weak tag names the same version as a strong tag. If-Match compares strongly: a weak
-    tag keeps its ``W/`` prefix, and therefore equals no version.
+    tag keeps its ``W/`` prefix, and therefore equals no version. The tag of a compressed answer names the same version.
     """
     lines = request.headers.getall(HEADERS[name], None)
     if lines is None:
@@ -682,7 +731,7 @@ def _etags(request: web.Request, name: str) -> ETags:
         raise invalid([Detail("invalid_etag", sentence, parameter=HEADERS[name])])
     if name == "if_none_match":
         tags = [tag.removeprefix("W/") for tag in tags]
-    return frozenset(tag if tag.startswith("W/") else tag[1:-1] for tag in tags)
+    return frozenset(tag if tag.startswith("W/") else tag[1:-1].removesuffix(CODED) for tag in tags)
 
 
 @lru_cache(maxsize=1024)
@@ -714,7 +763,11 @@ def _take_off_tags(arguments: dict[str, Any], headers: tuple[str, ...], tag: str
     for name in headers:
         if arguments[name] is not None:
             arguments[name] = frozenset(
-                each if each == "*" else each.removesuffix(f".{tag}") if each.endswith(f".{tag}") else f"{each}.{tag}"
+                each.removesuffix(f".{tag}")
+                if each.endswith(f".{tag}")
+                else each
+                if each == "*" or each.startswith("W/")
+                else f"{each}.{tag}"
                 for each in arguments[name]
             )
 
@@ -723,12 +776,18 @@ def _conditional(request: web.Request, response: web.Response) -> web.Response:
     """Apply the preconditions of a read to its response (RFC 9110 section 13.2.2)."""
     if "If-Match" not in request.headers and "If-None-Match" not in request.headers:
         return response
+    if_match, if_none_match = _etags(request, "if_match"), _etags(request, "if_none_match")
     etag = response.headers.get("ETag")
-    found = {"*", etag.strip('"')} if etag is not None else {"*"}
-    if (if_match := _etags(request, "if_match")) is not None and not if_match & found:
-        has = f"has the ETag {etag}" if etag is not None else "has no ETag"
-        raise PreconditionFailed.of_if_match(f"The resource {has}, which If-Match does not name.", if_match)
-    if (if_none_match := _etags(request, "if_none_match")) is None or not if_none_match & found:
+    if if_match is not None:
+        # The comparison is strong, and a weak ETag therefore only matches "*".
+        strong = {"*"} if etag is None or etag.startswith("W/") else {"*", etag.strip('"')}
+        if not if_match & strong:
+            has = f"has the ETag {etag}" if etag is not None else "has no ETag"
+            raise PreconditionFailed.of_if_match(f"The resource {has}, which If-Match does not name.", if_match)
+    found = {"*"} if etag is None else {"*", etag.removeprefix("W/").strip('"')}
+    if if_none_match is None or not if_none_match & found:
         return response
-    kept = {name: response.headers[name] for name in ("ETag", "X-Request-Id") if name in response.headers}
+    if takes_gzip(request, response):
+        note_coding(response)
+    kept = {name: response.headers[name] for name in ("ETag", "Vary", "X-Request-Id") if name in response.headers}
     return web.Response(status=304, headers=kept)

@@ -42,12 +42,22 @@ STORED_REFUSALS = frozenset({404, 409, 422})
 """Statuses of the refusals that are stored for repeats, since they are decided after validation."""
 ANSWER_HEADERS = {
     "X-Request-Id": "Id of the request: the caller's or a new one. The log and the events have the same id.",
-    "ETag": "The version, in quotes. Send it as If-Match to change only this version.",
+    "ETag": (
+        "The version, in quotes. Send it as If-Match to change only this version. That of a course is weak and also has its "
+        'seats, such as `W/"3-17-2"`: send the version alone, `"3"`.'
+    ),
     "Location": "The path of the created resource; from `/`, the path of the API page.",
     "Link": "The next page, with rel=next; absent on the last one.",
     "Retry-After": "Seconds to wait before the next try.",
     "Idempotent-Replayed": "`true` if this is the stored answer of an earlier request with the same Idempotency-Key.",
 }
+
+
+MESSAGES = (
+    "Messages of Server-Sent Events. The `data` of a message are one of the `items` of a page, its `id` is the cursor after "
+    "it. A message with `event: problem` has a problem document as its data, and is the last one. Lines that begin with "
+    "`:` are comments."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,6 +284,17 @@ def _parameters(item: Endpoint, schemas: _Schemas, example: Example) -> Iterable
             {"type": "string", "pattern": ETAGS, "description": REQUEST_HEADERS[header]},
             required=False,
         )
+    if item.streams:
+        yield _parameter(
+            "Last-Event-ID",
+            "header",
+            {
+                "type": "string",
+                "maxLength": 200,
+                "description": "With `Accept: text/event-stream`: the id of the last message. It takes precedence over `after`.",
+            },
+            required=False,
+        )
     if item.takes_key:
         yield _parameter(
             "Idempotency-Key",
@@ -326,7 +347,8 @@ def _responses(item: Endpoint, schemas: _Schemas, example: Example, shown: Mappi
             content: dict[str, Any] = {"schema": schemas.of(_operation_id(item), "serialization")}
             if str(status) in example.answers:
                 content["example"] = example.answers[str(status)]
-            response["content"] = {"application/json": content}
+            messages = {"text/event-stream": _messages(example.answers.get(str(status)))} if item.streams else {}
+            response["content"] = {"application/json": content, **messages}
             if item.has_etag:
                 headers += ["ETag", "Location"] if status == 201 else ["ETag"]
             if get_origin(item.answer_type) is Page:
@@ -337,7 +359,7 @@ def _responses(item: Endpoint, schemas: _Schemas, example: Example, shown: Mappi
             response["content"] = {"application/json": {"schema": {"type": "object"}}}
         responses[str(status)] = {**response, "headers": _headers(headers)}
     if item.method == "GET" and item.has_etag:
-        description = "The resource has a version that If-None-Match names."
+        description = "The resource has an ETag that If-None-Match names."
         responses["304"] = {"description": description, "headers": _headers(["X-Request-Id", "ETag"])}
     by_status: dict[int, list[type[DomainError]]] = {}
     for problem in item.problems:
@@ -365,6 +387,14 @@ def _responses(item: Endpoint, schemas: _Schemas, example: Example, shown: Mappi
 
 def _problem(description: str, *headers: str) -> dict[str, Any]:
     return {"description": description, "headers": _headers(["X-Request-Id", *headers]), "content": PROBLEM}
+
+
+def _messages(page: Any) -> dict[str, Any]:
+    """Return the description of a stream, with the first item of an example page as a message."""
+    content: dict[str, Any] = {"schema": {"type": "string", "description": MESSAGES}}
+    if page is not None and page["items"]:
+        content["example"] = f"id: {page['next']}\ndata: {json.dumps(page['items'][0], separators=(',', ':'))}\n\n"
+    return content
 
 
 def _headers(names: Iterable[str]) -> dict[str, Any]:

@@ -166,10 +166,15 @@ def problem_of(error: DomainError, *, instance: str, request_id: str) -> Problem
     )
 
 
+def problem_text(error: DomainError, *, instance: str, request_id: str) -> bytes:
+    """Return the problem document of an error as JSON."""
+    # asdict() copies every member, which took half the time of a refusal.
+    return write_json(vars(problem_of(error, instance=instance, request_id=request_id)))
+
+
 def problem_response(error: DomainError, *, instance: str, request_id: str) -> web.Response:
     """Return the response of an error."""
-    # asdict() copies every member, which took half the time of a refusal.
-    text = write_json(vars(problem_of(error, instance=instance, request_id=request_id)))
+    text = problem_text(error, instance=instance, request_id=request_id)
     headers = {"X-Request-Id": request_id}
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
