@@ -28,6 +28,7 @@ from service.api import (
     overview,
     privacy,
     refusals,
+    reservations,
     students,
     terms,
 )
@@ -106,6 +107,7 @@ ABOUT = About(
         ("merge", "One student out of two records."),
         ("courses", "Each course is one offering, in one term or in none, with its seats and its waitlist."),
         ("instructors", "The people who teach, and which courses they teach."),
+        ("reservations", "Seats of a course that are kept for groups of students."),
         ("enrollments", "Which student is in which course. A seat is never sold twice."),
         ("overview", "A student at a glance."),
         ("refusals", "Why enrolls, swaps and drops were refused, for some days."),
@@ -132,6 +134,7 @@ ENDPOINTS: Final = endpoints_of(
     merge,
     courses,
     instructors,
+    reservations,
     enrollments,
     overview,
     refusals,

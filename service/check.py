@@ -151,6 +151,38 @@ async def find_miscounts(connection: Connection) -> AsyncIterator[Miscount]:
 
 
 @dataclass(frozen=True, slots=True)
+class ReservedMiscount:
+    """A group whose reserved seats in a course are not counted as its students are."""
+
+    course_id: int
+    group: str
+    counted: int
+    students: int
+
+
+@dataclass(frozen=True, slots=True)
+class StrayGroup:
+    """A student with a reserved seat who has no seat, or whose course never had reservations."""
+
+    course_id: int
+    student_id: int
+
+
+async def find_reserved_miscounts(connection: Connection) -> AsyncIterator[ReservedMiscount | StrayGroup]:
+    """Recount the reserved seats of every course by group, and yield the groups with wrong counters."""
+    for stray in await sql.find_stray_groups(connection, MAX_FAULTS):
+        yield StrayGroup(*stray)
+    after = LOWEST
+    while page := await sql.find_reserved_counts(connection, after, PAGE_ROWS):
+        after = page[-1].course_id
+        for course_id, *texts in page:
+            counted, students = [json.loads(text or "{}") for text in texts]
+            for group in sorted(counted.keys() | students.keys()):
+                if counted.get(group, 0) != students.get(group, 0):
+                    yield ReservedMiscount(course_id, group, counted.get(group, 0), students.get(group, 0))
+
+
+@dataclass(frozen=True, slots=True)
 class Oversold:
     """A seat above the capacity: the position of the event that gave it, and the counters right after that event."""
 
@@ -512,6 +544,9 @@ def invariants(sweep_interval: float, time_zone: str = "UTC") -> tuple[Invariant
     misjudged = partial(review_blocked, sweep_interval=sweep_interval, time_zone=zone_of(time_zone))
     return (
         Invariant("every seat counter equals the number of seated students", find_miscounts),
+        Invariant(
+            "every counter of reserved seats equals the number of students who have one", find_reserved_miscounts
+        ),
         Invariant("nobody was seated above the capacity at that time, except by an override", find_oversold),
         Invariant("no seat is free while an unjudged student is waitlisted", overlooked),
         Invariant("every blocked student is refused, until recheck_at at the latest", misjudged),

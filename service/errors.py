@@ -355,6 +355,19 @@ class GradeInUse(FieldError):
         )
 
 
+class ReservationsAboveCapacity(FieldError):
+    """The reservations of a course that have not ended have more seats than the course."""
+
+    code, status, title = "reservations_above_capacity", 422, "Reservations above the capacity"
+
+    def __init__(self, reserved: int, capacity: int, pointer: str) -> None:
+        sentence = (
+            f"The reservations of the course have {reserved} seats, and the capacity would be {capacity}: reserve fewer seats "
+            "first, or choose a larger capacity."
+        )
+        super().__init__(sentence, pointer=pointer)
+
+
 class TermDates(FieldError):
     """Two dates of a term are in the wrong order."""
 

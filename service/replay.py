@@ -53,7 +53,16 @@ NOT_IN_EVENTS: Final = frozenset({"id", "seats_taken", "waitlisted", "created_at
 ACTIONS: Final = {
     "student": frozenset({"created", "updated", "deleted", "erased", "merged", "merged_into"}),
     "course": frozenset(
-        {"created", "updated", "deleted", "cancelled", "reopened", "requirements_set", "instructors_set"}
+        {
+            "created",
+            "updated",
+            "deleted",
+            "cancelled",
+            "reopened",
+            "requirements_set",
+            "instructors_set",
+            "reservations_set",
+        }
     ),
     "term": frozenset({"created", "updated", "deleted"}),
     "instructor": frozenset({"created", "updated", "deleted"}),
@@ -81,7 +90,14 @@ COURSE_STATUSES: Final = {"cancelled": "cancelled", "reopened": "open"}
 JOINS: Final = frozenset({"enrollment.enrolled", "enrollment.waitlisted", "enrollment.promoted"})
 """The events that put a student at the end of a waitlist or in a seat."""
 
-DEFAULTS: Final = {"status": "open", "groups": (), "instructors": [], "meetings": [], "swap_drops": []}
+DEFAULTS: Final = {
+    "status": "open",
+    "groups": (),
+    "instructors": [],
+    "reservations": [],
+    "meetings": [],
+    "swap_drops": [],
+}
 """The values of fields before any event carries them; all other fields are None."""
 
 
@@ -286,7 +302,12 @@ async def replay_courses(connection: Connection) -> AsyncIterator[Difference | B
                     required, lambda row: (row.group_number, row.kind, row.min_grade)
                 )
             ]
-            state = {**_row_state(course, Course._fields), "groups": _plain("groups", groups), "instructors": teachers}
+            state = {
+                **_row_state(course, Course._fields),
+                "groups": _plain("groups", groups),
+                "instructors": teachers,
+                "reservations": json.loads(course.reservations or "[]"),
+            }
         for fault in _follow("course", id, await events.take(id), state):
             yield fault
 

@@ -122,6 +122,62 @@ async def find_counts(connection: Connection, after_id: int, limit: int) -> list
     return [Count._make(row) for row in await connection.fetch(FIND_COUNTS, after_id, limit)]
 
 
+class ReservedCount(NamedTuple):
+    """The reserved seats of a course by group, as JSON objects: the counters and the recounted students."""
+
+    course_id: int
+    reserved_taken: str | None
+    recounted: str | None
+
+
+FIND_RESERVED_COUNTS: Final = """
+SELECT courses.id AS course_id, courses.reserved_taken, counted.recounted
+FROM courses
+CROSS JOIN LATERAL (
+    SELECT json_object_agg(groups.reserved_group, groups.students) AS recounted
+    FROM (
+        SELECT reserved_group, count(*) AS students
+        FROM student_courses
+        WHERE student_courses.course_id = courses.id
+            AND reserved_group IS NOT NULL
+        GROUP BY reserved_group
+    ) AS groups
+) AS counted
+WHERE courses.id > $1::bigint
+    AND (courses.reservations IS NOT NULL OR courses.reserved_taken IS NOT NULL)
+ORDER BY courses.id
+LIMIT $2::bigint
+"""
+
+
+async def find_reserved_counts(connection: Connection, after_id: int, limit: int) -> list[ReservedCount]:
+    """Recount the reserved seats of a page of the courses that have or had reservations, ordered by id."""
+    return [ReservedCount._make(row) for row in await connection.fetch(FIND_RESERVED_COUNTS, after_id, limit)]
+
+
+FIND_STRAY_GROUPS: Final = """
+SELECT student_courses.course_id, student_courses.student_id
+FROM student_courses
+INNER JOIN courses ON courses.id = student_courses.course_id
+WHERE student_courses.reserved_group IS NOT NULL
+    AND (student_courses.status NOT IN ('enrolled', 'completed') OR courses.reservations IS NULL)
+ORDER BY student_courses.course_id, student_courses.student_id
+LIMIT $1::bigint
+"""
+
+
+class StrayGroup(NamedTuple):
+    """A student with a reserved seat who has no seat, or whose course never had reservations."""
+
+    course_id: int
+    student_id: int
+
+
+async def find_stray_groups(connection: Connection, limit: int) -> list[StrayGroup]:
+    """Return students with a reserved seat who have no seat, or whose course never had reservations."""
+    return [StrayGroup._make(row) for row in await connection.fetch(FIND_STRAY_GROUPS, limit)]
+
+
 FIND_GAPS: Final = """
 SELECT after_position, next_position
 FROM (

@@ -15,7 +15,7 @@ class Course(NamedTuple):
     ``section`` distinguishes the offerings of a code in a term; None means that the course has none.
     ``capacity`` is the number of seats and ``waitlist_capacity`` the number of waitlist places; None means unlimited.
     ``credits`` has at most two decimals; ``meetings`` is a JSON array. ``version`` counts changes of the editable fields,
-    not of the seat counters.
+    not of the seat counters. ``reservations`` is a JSON array, or None if the course never had any.
     """
 
     id: int
@@ -34,6 +34,7 @@ class Course(NamedTuple):
     version: int
     created_at: datetime
     updated_at: datetime
+    reservations: str | None = None
 
 
 class Seats(NamedTuple):
@@ -47,7 +48,7 @@ class Seats(NamedTuple):
 GET_COURSE: Final = """
 SELECT
     id, external_id, term_id, code, section, title, credits, capacity, waitlist_capacity, meetings, status, seats_taken,
-    waitlisted, version, created_at, updated_at
+    waitlisted, version, created_at, updated_at, reservations
 FROM courses
 WHERE id = $1::bigint
 """
@@ -91,10 +92,21 @@ WITH scanned AS NOT MATERIALIZED (
         )
         UNION ALL
         (
+            SELECT course_id AS id
+            FROM course_instructors
+            WHERE instructor_id = $11::bigint
+                AND teaches
+                AND num_nonnulls($4, $5, $6) = 0
+                AND course_id > $1
+            ORDER BY course_id
+            LIMIT $2
+        )
+        UNION ALL
+        (
             SELECT id
             FROM courses
             WHERE term_id = $7::bigint
-                AND num_nonnulls($4, $5, $6) = 0
+                AND num_nonnulls($4, $5, $6, $11) = 0
                 AND id > $1
             ORDER BY id
             LIMIT $2
@@ -103,7 +115,7 @@ WITH scanned AS NOT MATERIALIZED (
         (
             SELECT id
             FROM courses
-            WHERE num_nonnulls($4, $5, $6, $7) = 0
+            WHERE num_nonnulls($4, $5, $6, $7, $11) = 0
                 AND id > $1
             ORDER BY id
             LIMIT $2
@@ -183,6 +195,15 @@ FROM (
             WHERE ($5 IS NULL OR course.id = ANY($5))
                 AND ($6 IS NULL OR lower(course.code) = lower($6))
                 AND ($7 IS NULL OR course.term_id = $7)
+                AND (
+                    $11 IS NULL
+                    OR (
+                        SELECT teaches
+                        FROM course_instructors
+                        WHERE course_id = course.id
+                            AND instructor_id = $11
+                    )
+                )
                 AND ($8::text IS NULL OR course.status = $8)
                 AND (
                     $9::boolean IS NULL
@@ -230,6 +251,7 @@ async def list_courses(
     status: CourseStatus | None = None,
     has_free_seats: bool | None = None,
     text: str | None = None,
+    instructor_id: int | None = None,
 ) -> list[JsonPage]:
     """Return a page of the courses that match every given filter as JSON, ordered by id.
 
@@ -237,7 +259,18 @@ async def list_courses(
     follow. The session's time zone must be UTC. ``text`` is the beginning of a code or title, as for ``sort_courses``.
     """
     rows = await connection.fetch(
-        LIST_COURSES, after_id, scan_limit, limit, external_id, ids, code, term_id, status, has_free_seats, text
+        LIST_COURSES,
+        after_id,
+        scan_limit,
+        limit,
+        external_id,
+        ids,
+        code,
+        term_id,
+        status,
+        has_free_seats,
+        text,
+        instructor_id,
     )
     return [JsonPage._make(row) for row in rows]
 
@@ -445,7 +478,7 @@ async def sort_courses(
 FIND_COURSES_BY_EXTERNAL_ID: Final = """
 SELECT
     id, external_id, term_id, code, section, title, credits, capacity, waitlist_capacity, meetings, status, seats_taken,
-    waitlisted, version, created_at, updated_at
+    waitlisted, version, created_at, updated_at, reservations
 FROM courses
 WHERE external_id = $1::text
 """
@@ -459,7 +492,7 @@ async def find_courses_by_external_id(connection: Connection, external_id: str) 
 LOAD_COURSES: Final = """
 SELECT
     id, external_id, term_id, code, section, title, credits, capacity, waitlist_capacity, meetings, status, seats_taken,
-    waitlisted, version, created_at, updated_at
+    waitlisted, version, created_at, updated_at, reservations
 FROM courses
 WHERE id = ANY($1::bigint[])
 """
@@ -497,6 +530,38 @@ async def set_seats(connection: Connection, seats: Sequence[Seats]) -> None:
     await connection.execute(SET_SEATS, *columns(seats))
 
 
+class ReservedSeats(NamedTuple):
+    """How many students have a reserved seat of a course, as a JSON object by group; None stands for an empty one."""
+
+    course_id: int
+    reserved_taken: str | None
+
+
+LOAD_RESERVED_SEATS: Final = """
+SELECT id AS course_id, reserved_taken
+FROM courses
+WHERE id = ANY($1::bigint[])
+"""
+
+
+async def load_reserved_seats(connection: Connection, ids: list[int]) -> list[ReservedSeats]:
+    """Load the counters of the reserved seats of courses, in no particular order."""
+    return [ReservedSeats._make(row) for row in await connection.fetch(LOAD_RESERVED_SEATS, ids)]
+
+
+SET_RESERVED_SEATS: Final = """
+UPDATE courses
+SET reserved_taken = counters.reserved_taken
+FROM unnest($1::bigint[], $2::json[]) AS counters (course_id, reserved_taken)
+WHERE courses.id = counters.course_id
+"""
+
+
+async def set_reserved_seats(connection: Connection, seats: Sequence[ReservedSeats]) -> None:
+    """Set the counters of the reserved seats of courses."""
+    await connection.execute(SET_RESERVED_SEATS, *columns(seats))
+
+
 class Definition(NamedTuple):
     """The fields of a held course that the rules for requesting other courses read."""
 
@@ -530,14 +595,14 @@ class Offering(NamedTuple):
 MATCH_COURSES: Final = """
 SELECT
     id, external_id, term_id, code, section, title, credits, capacity, waitlist_capacity, meetings, status,
-    seats_taken, waitlisted, version, created_at, updated_at
+    seats_taken, waitlisted, version, created_at, updated_at, reservations
 FROM courses
 WHERE external_id = ANY($1::text[])
 UNION ALL
 SELECT
     courses.id, courses.external_id, courses.term_id, courses.code, courses.section, courses.title, courses.credits,
     courses.capacity, courses.waitlist_capacity, courses.meetings, courses.status, courses.seats_taken,
-    courses.waitlisted, courses.version, courses.created_at, courses.updated_at
+    courses.waitlisted, courses.version, courses.created_at, courses.updated_at, courses.reservations
 FROM unnest($2::bigint[], $3::text[], $4::text[]) AS requested (term_id, code, section)
 INNER JOIN courses
     ON lower(courses.code) = lower(requested.code)
@@ -570,13 +635,13 @@ async def reserve_course_ids(connection: Connection, count: int) -> list[int]:
 SAVE_COURSES: Final = """
 INSERT INTO courses (
     id, external_id, term_id, code, section, title, credits, capacity, waitlist_capacity, meetings, status,
-    seats_taken, waitlisted, version, created_at, updated_at
+    seats_taken, waitlisted, version, created_at, updated_at, reservations
 )
 SELECT
     unnest($1::bigint[]), unnest($2::text[]), unnest($3::bigint[]), unnest($4::text[]), unnest($5::text[]),
     unnest($6::text[]), unnest($7::double precision[]), unnest($8::bigint[]), unnest($9::bigint[]),
     unnest($10::json[]), unnest($11::text[]), unnest($12::bigint[]), unnest($13::bigint[]), unnest($14::bigint[]),
-    unnest($15::timestamptz[]), unnest($16::timestamptz[])
+    unnest($15::timestamptz[]), unnest($16::timestamptz[]), unnest($17::json[])
 FROM feed
 ON CONFLICT (id) DO UPDATE SET
     external_id = excluded.external_id,
@@ -592,7 +657,8 @@ ON CONFLICT (id) DO UPDATE SET
     seats_taken = excluded.seats_taken,
     waitlisted = excluded.waitlisted,
     version = excluded.version,
-    updated_at = excluded.updated_at
+    updated_at = excluded.updated_at,
+    reservations = excluded.reservations
 """
 
 

@@ -21,7 +21,8 @@ class Enrollment(NamedTuple):
 
     A waitlisted student whose ``recheck_at`` is None is unjudged. Otherwise the student is blocked for the reasons in
     ``blocked_reasons``, a JSON array, until ``recheck_at`` or until something relevant to the student or the course
-    changes. The reasons stay when the student becomes unjudged again.
+    changes. The reasons stay when the student becomes unjudged again. ``reserved_group`` is the group whose reserved seat
+    the student has, or None for any other seat.
     """
 
     student_id: int
@@ -36,6 +37,7 @@ class Enrollment(NamedTuple):
     swap_drops: str | None = None
     blocked_reasons: str | None = None
     recheck_at: datetime | None = None
+    reserved_group: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ class StudentsAsked:
 LOAD_ENROLLMENTS: Final = """
 SELECT
     student_courses.student_id, student_courses.course_id, status, joined_position, joined_at, updated_at,
-    passed, grade, override_id, swap_drops, blocked_reasons, recheck_at
+    passed, grade, override_id, swap_drops, blocked_reasons, recheck_at, reserved_group
 FROM unnest($1::bigint[], $2::bigint[]) AS requested (student_id, course_id)
 INNER JOIN student_courses
     ON student_courses.student_id = requested.student_id
@@ -87,7 +89,7 @@ class Transcript(NamedTuple):
     A list is None if it is empty, ``max_credits`` is None if the student has no limit of their own. Completed courses
     are in ``passed`` or ``failed``, dropped and withdrawn courses in ``inactive``. ``has_holds`` is true if a hold of
     the student has not ended, ``has_overrides`` if an override can still be used, ``has_passed_codes`` if the code of
-    a completed course has changed since.
+    a completed course has changed since. ``groups`` are those of the student, separated by commas.
     """
 
     student_id: int
@@ -100,6 +102,7 @@ class Transcript(NamedTuple):
     has_holds: bool
     has_overrides: bool
     has_passed_codes: bool
+    groups: str
 
 
 LOAD_TRANSCRIPTS: Final = """
@@ -126,7 +129,8 @@ SELECT
         SELECT FROM student_courses
         WHERE student_courses.student_id = students.id
             AND student_courses.passed_code IS NOT NULL
-    ) AS has_passed_codes
+    ) AS has_passed_codes,
+    array_to_string(students.groups, ',') AS groups
 FROM students
 CROSS JOIN LATERAL (
     SELECT
@@ -150,7 +154,7 @@ async def load_transcripts(connection: Connection, student_ids: list[int], now: 
 LOAD_ROSTER: Final = """
 SELECT
     student_id, course_id, status, joined_position, joined_at, updated_at, passed, grade, override_id,
-    swap_drops, blocked_reasons, recheck_at
+    swap_drops, blocked_reasons, recheck_at, reserved_group
 FROM student_courses
 WHERE course_id = ANY($1::bigint[])
     AND status IN ('enrolled', 'waitlisted')
@@ -197,12 +201,12 @@ WITH turn AS MATERIALIZED (
 entered AS (
     INSERT INTO student_courses (
         student_id, course_id, status, joined_position, passed, grade, override_id, swap_drops, blocked_reasons, recheck_at,
-        joined_at, updated_at
+        reserved_group, joined_at, updated_at
     )
     SELECT
         unnest($1::bigint[]), unnest($2::bigint[]), unnest($3::text[]), unnest($4::bigint[]), unnest($5::boolean[]),
         unnest($6::text[]), unnest($7::bigint[]), unnest($8::json[]), unnest($9::json[]), unnest($10::timestamptz[]),
-        $11::timestamptz, $11
+        unnest($11::text[]), $12::timestamptz, $12
     FROM turn
 ),
 counted AS (
@@ -211,16 +215,16 @@ counted AS (
         seats_taken = counters.seats_taken,
         waitlisted = counters.waitlisted
     FROM turn
-    CROSS JOIN unnest($12::bigint[], $13::bigint[], $14::bigint[]) AS counters (course_id, seats_taken, waitlisted)
+    CROSS JOIN unnest($13::bigint[], $14::bigint[], $15::bigint[]) AS counters (course_id, seats_taken, waitlisted)
     WHERE courses.id = counters.course_id
 )
 INSERT INTO events (
     position, type, actor, on_behalf_of, request_id, reason, student_id, course_id, term_id, before, after, occurred_at
 )
 SELECT
-    unnest($15::bigint[]), unnest($16::text[]), unnest($17::text[]), unnest($18::text[]), unnest($19::text[]),
-    unnest($20::text[]), unnest($21::bigint[]), unnest($22::bigint[]), unnest($23::bigint[]), unnest($24::json[]),
-    unnest($25::json[]), $11
+    unnest($16::bigint[]), unnest($17::text[]), unnest($18::text[]), unnest($19::text[]), unnest($20::text[]),
+    unnest($21::text[]), unnest($22::bigint[]), unnest($23::bigint[]), unnest($24::bigint[]), unnest($25::json[]),
+    unnest($26::json[]), $12
 FROM turn
 """
 
@@ -245,12 +249,12 @@ async def insert_enrollments(
 ADD_ENROLLMENTS: Final = """
 INSERT INTO student_courses (
     student_id, course_id, status, joined_position, passed, grade, override_id, swap_drops, blocked_reasons, recheck_at,
-    joined_at, updated_at
+    reserved_group, joined_at, updated_at
 )
 SELECT
     unnest($1::bigint[]), unnest($2::bigint[]), unnest($3::text[]), unnest($4::bigint[]), unnest($5::boolean[]),
     unnest($6::text[]), unnest($7::bigint[]), unnest($8::json[]), unnest($9::json[]), unnest($10::timestamptz[]),
-    $11::timestamptz, $11
+    unnest($11::text[]), $12::timestamptz, $12
 FROM feed
 """
 
@@ -272,15 +276,16 @@ SET
     override_id = new.override_id,
     swap_drops = new.swap_drops,
     blocked_reasons = new.blocked_reasons,
-    recheck_at = new.recheck_at
+    recheck_at = new.recheck_at,
+    reserved_group = new.reserved_group
 FROM
     unnest(
         $1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::timestamptz[], $6::timestamptz[], $7::boolean[],
-        $8::text[], $9::bigint[], $10::json[], $11::json[], $12::timestamptz[]
+        $8::text[], $9::bigint[], $10::json[], $11::json[], $12::timestamptz[], $13::text[]
     )
     AS new (
         student_id, course_id, status, joined_position, joined_at, updated_at, passed, grade, override_id, swap_drops,
-        blocked_reasons, recheck_at
+        blocked_reasons, recheck_at, reserved_group
     )
 WHERE student_courses.student_id = new.student_id
     AND student_courses.course_id = new.course_id

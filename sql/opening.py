@@ -24,6 +24,7 @@ class Opening(NamedTuple):
     has_holds: bool
     has_overrides: bool
     has_passed_codes: bool
+    groups: str | None
     now: datetime | None
     position: int | None
     epoch: UUID | None
@@ -74,6 +75,7 @@ SELECT
         WHERE student_courses.student_id = students.id
             AND student_courses.passed_code IS NOT NULL
     ) AS has_passed_codes,
+    array_to_string(students.groups, ',') AS groups,
     CASE WHEN requested.number = 1 THEN head.now END AS now,
     CASE WHEN requested.number = 1 THEN head.position END AS position,
     CASE WHEN requested.number = 1 THEN head.epoch END AS epoch,

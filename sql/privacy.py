@@ -25,6 +25,7 @@ class HeldEnrollment(NamedTuple):
     override_id: int | None
     swap_drops: str | None
     blocked_by: str | None
+    reserved_group: str | None
 
 
 LIST_HELD_ENROLLMENTS: Final = """
@@ -39,7 +40,8 @@ SELECT
     student_courses.passed_code,
     student_courses.override_id,
     student_courses.swap_drops,
-    student_courses.blocked_reasons AS blocked_by
+    student_courses.blocked_reasons AS blocked_by,
+    student_courses.reserved_group
 FROM student_courses
 INNER JOIN courses ON courses.id = student_courses.course_id
 WHERE student_courses.student_id = $1::bigint

@@ -132,7 +132,7 @@ async def find_events_of_seats(connection: Connection, after_position: int, limi
 FIND_COURSES: Final = """
 SELECT
     id, external_id, term_id, code, section, title, credits, capacity, waitlist_capacity, meetings, status,
-    seats_taken, waitlisted, version, created_at, updated_at
+    seats_taken, waitlisted, version, created_at, updated_at, reservations
 FROM courses
 WHERE id > $1::bigint
 ORDER BY id

@@ -79,11 +79,13 @@ WHERE id = ANY(
     CASE
         WHEN $3::text IS NOT NULL THEN ARRAY(SELECT id FROM students WHERE external_id = $3)
         WHEN $4::text IS NOT NULL THEN ARRAY(SELECT id FROM students WHERE lower(email COLLATE "C") = lower($4 COLLATE "C"))
-        ELSE $5::bigint[]
+        WHEN $5::bigint[] IS NOT NULL THEN $5
+        ELSE ARRAY(SELECT id FROM students WHERE groups @> ARRAY[$7::text] AND groups <> '{}' AND id > $1::bigint)
     END
 )
     AND ($4 IS NULL OR lower(email COLLATE "C") = lower($4 COLLATE "C"))
     AND ($5 IS NULL OR id = ANY($5))
+    AND ($7 IS NULL OR groups @> ARRAY[$7])
     AND (
         $6 IS NULL
         OR starts_with(
@@ -111,7 +113,7 @@ WHERE id = ANY(
             (SELECT prefix FROM requested)
         )
     )
-    AND id > $1::bigint
+    AND id > $1
 ORDER BY id
 LIMIT $2::bigint
 """
@@ -126,12 +128,13 @@ async def find_students(
     email: str | None,
     ids: list[int] | None,
     text: str | None,
+    group: str | None,
 ) -> list[Student]:
-    """Return a page of the students who match every given filter, ordered by id; one of the first three is given.
+    """Return a page of the students who match every given filter, ordered by id; one besides ``text`` is given.
 
     ``text`` is the beginning of a name, as for ``search_students``.
     """
-    rows = await connection.fetch(FIND_STUDENTS, after_id, limit, external_id, email, ids, text)
+    rows = await connection.fetch(FIND_STUDENTS, after_id, limit, external_id, email, ids, text, group)
     return [Student(*row) for row in rows]
 
 

@@ -11,13 +11,13 @@ from sql.enrollments import Enrollment, Pair
 LOAD_UNJUDGED: Final = """
 SELECT
     next.student_id, next.course_id, next.status, next.joined_position, next.joined_at, next.updated_at, next.passed,
-    next.grade, next.override_id, next.swap_drops, next.blocked_reasons, next.recheck_at
+    next.grade, next.override_id, next.swap_drops, next.blocked_reasons, next.recheck_at, next.reserved_group
 FROM unnest($1::bigint[], $2::bigint[]) AS requested (course_id, after_position)
 CROSS JOIN LATERAL (
     (
         SELECT
             student_id, course_id, status, joined_position, joined_at, updated_at, passed, grade, override_id,
-            swap_drops, blocked_reasons, recheck_at
+            swap_drops, blocked_reasons, recheck_at, reserved_group
         FROM student_courses
         WHERE student_courses.course_id = requested.course_id
             AND status = 'waitlisted'
@@ -30,7 +30,7 @@ CROSS JOIN LATERAL (
     (
         SELECT
             student_id, course_id, status, joined_position, joined_at, updated_at, passed, grade, override_id,
-            swap_drops, blocked_reasons, recheck_at
+            swap_drops, blocked_reasons, recheck_at, reserved_group
         FROM student_courses
         WHERE student_courses.course_id = requested.course_id
             AND status = 'waitlisted'
@@ -55,7 +55,7 @@ async def load_unjudged(
 LOAD_PLACES: Final = """
 SELECT
     student_id, course_id, status, joined_position, joined_at, updated_at, passed, grade, override_id,
-    swap_drops, blocked_reasons, recheck_at
+    swap_drops, blocked_reasons, recheck_at, reserved_group
 FROM student_courses
 WHERE student_id = ANY($1::bigint[])
     AND status = 'waitlisted'
@@ -70,7 +70,7 @@ async def load_places(connection: Connection, student_ids: list[int]) -> list[En
 LOAD_SWAPS_OF_MEMBERS: Final = """
 SELECT
     student_id, course_id, status, joined_position, joined_at, updated_at, passed, grade, override_id,
-    swap_drops, blocked_reasons, recheck_at
+    swap_drops, blocked_reasons, recheck_at, reserved_group
 FROM student_courses
 WHERE student_id = ANY(
         ARRAY(
@@ -157,6 +157,39 @@ RETURNING student_id, course_id
 async def unjudge_students(connection: Connection, student_ids: list[int]) -> list[Pair]:
     """Mark all blocked waitlisted enrollments of students as unjudged; return them."""
     return [Pair._make(row) for row in await connection.fetch(UNJUDGE_STUDENTS, student_ids)]
+
+
+UNJUDGE_RESERVED: Final = """
+UPDATE student_courses
+SET recheck_at = NULL
+FROM (
+    SELECT places.student_id, places.course_id
+    FROM student_courses AS places
+    INNER JOIN students ON students.id = places.student_id
+    WHERE places.course_id = $1::bigint
+        AND places.status = 'waitlisted'
+        AND places.recheck_at IS NOT NULL
+        AND NOT EXISTS (
+            SELECT
+            FROM json_array_elements(places.blocked_reasons) AS reasons (reason)
+            WHERE reasons.reason ->> 'code' <> 'seats_reserved'
+        )
+        AND ($2::text[] IS NULL OR students.groups && $2)
+    ORDER BY places.joined_position
+    LIMIT 1
+) AS next
+WHERE student_courses.student_id = next.student_id
+    AND student_courses.course_id = next.course_id
+RETURNING student_courses.student_id, student_courses.course_id
+"""
+
+
+async def unjudge_reserved(connection: Connection, course_id: int, groups: list[str] | None) -> list[Pair]:
+    """Mark the first student of a waitlist as unjudged whom only reservations block; return the student.
+
+    With ``groups``, it is the first who is in one of them.
+    """
+    return [Pair._make(row) for row in await connection.fetch(UNJUDGE_RESERVED, course_id, groups)]
 
 
 UNJUDGE_DUE: Final = """
@@ -372,7 +405,7 @@ async def list_waitlist(connection: Connection, course_id: int, after_position: 
 LIST_BLOCKED: Final = """
 SELECT
     student_id, course_id, status, joined_position, joined_at, updated_at, passed, grade, override_id,
-    swap_drops, blocked_reasons, recheck_at
+    swap_drops, blocked_reasons, recheck_at, reserved_group
 FROM student_courses
 WHERE status = 'waitlisted'
     AND recheck_at IS NOT NULL

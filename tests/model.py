@@ -68,6 +68,8 @@ class Course:
     section: str = ""
     cancelled: bool = False
     groups: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
+    reserved: list[tuple[str, int]] = field(default_factory=list)
+    """Groups of students with the number of their seats."""
 
 
 @dataclass
@@ -80,6 +82,8 @@ class State:
     grade: str | None = None
     drops: list[int] = field(default_factory=list)
     above: bool = False
+    group: str | None = None
+    """The group whose reserved seat the student has."""
 
 
 def fold(code: str) -> str:
@@ -116,6 +120,8 @@ class Model:
     """Sets of equivalent codes, in the form in which codes are compared."""
     scale: list[tuple[str, bool]] = field(default_factory=list)
     """The grades from the best on, each with whether it passes."""
+    members: dict[int, frozenset[str]] = field(default_factory=dict)
+    """The groups of each student who has some."""
     clock: int = 0
 
     # Queries.
@@ -136,6 +142,40 @@ class Model:
     def free(self, course: int) -> bool:
         capacity = self.courses[course].capacity
         return capacity is None or self.seated_in(course) < capacity
+
+    def unfilled(self, course: int) -> dict[str, int]:
+        """Return the groups that have a reserved seat left, with the number of these seats."""
+        found = {}
+        for group, seats in self.courses[course].reserved:
+            used = [s for (_, c), s in self.states.items() if c == course and s.status in SEATED and s.group == group]
+            if len(used) < seats:
+                found[group] = seats - len(used)
+        return found
+
+    def kept(self, student: int, course: int) -> list[str]:
+        """Return the groups for which the free seats of a course are kept from a student."""
+        capacity, unfilled = self.courses[course].capacity, self.unfilled(course)
+        if capacity is None or not self.free(course) or self.seated_in(course) + sum(unfilled.values()) < capacity:
+            return []
+        return [] if self.members.get(student, frozenset()) & {*unfilled} else [*unfilled]
+
+    def reserve(self, course: int, reserved: list[tuple[str, int]]) -> int:
+        """Reserve seats of a course."""
+        it = self.courses[course]
+        if it.capacity is not None and sum(seats for _, seats in reserved) > it.capacity:
+            return 422
+        it.reserved = reserved
+        self.promote()
+        return 200
+
+    def resize(self, course: int, capacity: int | None) -> int:
+        """Set the capacity of a course."""
+        it = self.courses[course]
+        if capacity is not None and capacity != it.capacity and sum(seats for _, seats in it.reserved) > capacity:
+            return 422
+        it.capacity = capacity
+        self.promote()
+        return 200
 
     def of(self, student: int, statuses: set[str], without: Iterable[int] = ()) -> list[int]:
         left_out = set(without)
@@ -344,7 +384,11 @@ class Model:
                 held, added, freed = [self.credits(some, within) for some in (counted, now, left)]
                 if held + added > Decimal(str(limit)) and added > freed and it.credits:
                     refuse("credit_limit", term_id=within, held=float(held), asked=float(added), limit=limit)
-        if seat == "none" and (on_full == "fail" or it.waitlist_capacity == 0):
+        kept = self.kept(student, course)
+        if kept and (seat == "seat" or (seat == "none" and (on_full == "fail" or it.waitlist_capacity == 0))):
+            for group in kept:
+                refuse("seats_reserved", group=group, reserved=dict(it.reserved)[group])
+        elif seat == "none" and (on_full == "fail" or it.waitlist_capacity == 0):
             refuse("course_full", capacity=it.capacity, seats_taken=self.seated_in(course))
         elif seat == "none":
             refuse("waitlist_full", waitlist_capacity=it.waitlist_capacity)
@@ -354,7 +398,8 @@ class Model:
         it = self.courses.get(course)
         if it is None:
             return "none"
-        if self.free(course) or self.lifted(student, course, "course_full"):
+        rule = "seats_reserved" if self.free(course) else "course_full"
+        if (self.free(course) and not self.kept(student, course)) or self.lifted(student, course, rule):
             return "seat"
         room = it.waitlist_capacity is None or len(self.waitlist(course)) < it.waitlist_capacity
         if (
@@ -435,7 +480,8 @@ class Model:
         if not self.free(course):
             codes.add("course_full")
         self.use(student, course, codes)
-        self.put(student, course, "enrolled")
+        mine = [group for group in self.unfilled(course) if group in self.members.get(student, frozenset())]
+        self.put(student, course, "enrolled", group=mine[0] if mine else None)
         self.leave_siblings(student, course)
 
     def leave_siblings(self, student: int, course: int) -> None:

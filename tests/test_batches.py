@@ -16,7 +16,7 @@ from service import registrar
 from service.check import INVARIANTS, invariants
 from service.errors import DomainError, EnrollmentRefused, PromotionsPending, Unavailable
 from service.registrar import load
-from service.registrar.application import Grade, Group
+from service.registrar.application import Grade, Group, Reservation
 from service.registrar.changes import Change, Origin
 from service.registrar.courses import COURSE, Cancel, Reopen, SetRequirements
 from service.registrar.enrollments import Complete, Drop, Enroll, RemoveCompletion, Swap
@@ -26,6 +26,7 @@ from service.registrar.holds import EndHold, PlaceHold
 from service.registrar.instructors import INSTRUCTOR, SetInstructors
 from service.registrar.merge import Merge
 from service.registrar.overrides import EndOverride, GrantOverride
+from service.registrar.reservations import SetReservations
 from service.registrar.resources import Create, Delete, Edit
 from service.registrar.students import STUDENT
 from service.registrar.terms import TERM
@@ -66,6 +67,7 @@ RULES = [
     "hold",
     "duplicate_course",
     "time_conflict",
+    "seats_reserved",
     "course_full",
     "credit_limit",
     "corequisite_missing",
@@ -100,10 +102,10 @@ def course(id: int, **fields: object) -> Change[Any]:
     return Create(origin=ORIGIN, resource=COURSE, fields=made)
 
 
-def student(id: int) -> Change[Any]:
+def student(id: int, groups: str = "") -> Change[Any]:
     ids = {"external_id": None, "sourced_id": f"s-{id}"}
     names = {"given_name": "A", "family_name": "B", "preferred_name": None, "email": f"{id}@campus.example"}
-    made: Any = {**ids, **names, "max_credits": None, "groups": ""}
+    made: Any = {**ids, **names, "max_credits": None, "groups": groups}
     return Create(origin=ORIGIN, resource=STUDENT, fields=made)
 
 
@@ -117,6 +119,12 @@ def teach(course: int, *instructors: int) -> Change[Any]:
     """Return a change of the instructors of a course, of whom the first is the primary one."""
     primary = {id: id == instructors[0] for id in instructors}
     return SetInstructors(origin=ORIGIN, course_id=course, primary=primary)
+
+
+def reserve(course: int, *groups: str) -> Change[Any]:
+    """Return a change that reserves a seat of a course for each group."""
+    wanted = tuple(Reservation(group, 1, None) for group in groups)
+    return SetReservations(origin=ORIGIN, course_id=course, reservations=wanted)
 
 
 def enroll(student: int, course: int) -> Change[Any]:
@@ -178,7 +186,8 @@ def campus(chance: random.Random) -> list[Change[Any]]:
         for id in COURSES
     ]
     made += [equate("C1", "C2"), equate("C3", "C4")]
-    made += [student(id) for id in STUDENTS]
+    made += [student(id, groups=chance.choice(["", "a", "a,b"])) for id in STUDENTS]
+    made += [reserve(id, "a") for id in COURSES if chance.random() < 0.3]
     made += [instructor(id) for id in INSTRUCTORS]
     for holder in (1, 2, 1, 2):
         made += [hold(holder, "R"), grant(holder, chance.choice(COURSES[3:]), "course_full")]
@@ -256,6 +265,7 @@ def change(chance: random.Random) -> Change[Any]:
         ),
         Sweep(origin=ORIGIN, course_ids=tuple(COURSES)),
         teach(course_id, *teachers),
+        *[reserve(course_id, *chance.sample(["a", "b"], chance.choice([0, 1, 1, 2])))] * 2,
         equate(f"C{course_id}", f"c{other}"),
         part(chance.choice((1, 2))),
         *[Delete(origin=ORIGIN, resource=deleted, id=last)] * 2,

@@ -72,13 +72,15 @@ async def new_campus(client: Client) -> None:
     ):
         await new_course(client, **fields)
     for _ in range(7):
-        await new_student(client)
+        await new_student(client, groups=["a"])
     await call(client, "PATCH", "/students/1", {"email": "ada.king@campus.example"})
     await call(client, "PATCH", "/courses/3", {"capacity": 5, "title": "A new title"})
     await call(client, "PATCH", "/courses/3", {"capacity": 6})
     teaching = [{"instructor_id": 2, "primary": True}, {"instructor_id": 1}]
     for wanted in (teaching[:1], teaching):
         await call(client, "PUT", "/courses/6/instructors", {"instructors": wanted})
+    reserved = {"reservations": [{"group": "a", "seats": 4}]}
+    await call(client, "PUT", "/courses/3/reservations", reserved)
     for codes in (["ART1", "ART2", "ART3"], ["OLD1", "NEW1"]):
         await create(client, "/equivalences", {"codes": codes})
     await call(client, "DELETE", "/equivalences/2")
@@ -135,6 +137,7 @@ EQUIVALENCES = "every set of equivalent codes matches its events"
 DUPLICATES = "nobody has a seat or a place beside a seat in another offering of the code, unless edited since"
 SEQUENCES = "every sequence is ahead of the ids in its table"
 BLOCKED = "every blocked student is refused, until recheck_at at the latest"
+RESERVED = "every counter of reserved seats equals the number of students who have one"
 COUNTERS = "every seat counter equals the number of seated students"
 
 CORRUPTIONS = {
@@ -201,6 +204,31 @@ CORRUPTIONS = {
     "a grade that passes no more": (GRADES, "UPDATE grades SET passes = false WHERE grade = 'A'"),
     "a grade scale without events": (GRADES, "DELETE FROM events WHERE type = 'grade_scale.set'"),
     "a minimum grade": (COURSES, "UPDATE requirements SET min_grade = 'A' WHERE kind = 'pre'"),
+    "reservations": (COURSES, "UPDATE courses SET reservations = '[]' WHERE id = 3"),
+    "reservations without events": (
+        COURSES,
+        """UPDATE courses SET reservations = '[{"group":"a","seats":1,"until":null}]' WHERE id = 6""",
+    ),
+    "the counter of reserved seats": (RESERVED, "UPDATE courses SET reserved_taken = NULL WHERE id = 3"),
+    "a counter of reserved seats that nobody has": (
+        RESERVED,
+        """UPDATE courses SET reserved_taken = '{"a":1}' WHERE id = 1""",
+    ),
+    "a reserved seat": (RESERVED, f"UPDATE student_courses SET reserved_group = NULL WHERE {PAIR.format(3, 3)}"),
+    "a reserved seat of another group": (
+        RESERVED,
+        f"UPDATE student_courses SET reserved_group = 'b' WHERE {PAIR.format(3, 3)}",
+    ),
+    "a reserved seat of a student who left": (
+        RESERVED,
+        f"UPDATE student_courses SET reserved_group = 'a' WHERE {PAIR.format(4, 4)}",
+    ),
+    "an event with other reservations": (
+        COURSES,
+        """
+        UPDATE events SET after = '{"reservations":[],"version":4}' WHERE type = 'course.reservations_set'
+        """,
+    ),
     "a section": (COURSES, "UPDATE courses SET section = '9' WHERE id = 3"),
     "a limit below what a student has": (
         "nobody has credits above the limit, unless they were edited since",

@@ -304,6 +304,7 @@ PROBLEMS: Final[list[tuple[str, str, Any, dict[str, str]]]] = [
     ("GET", "/courses/99", None, {}),
     ("GET", "/terms/99", None, {}),
     ("GET", "/instructors/99", None, {}),
+    ("PUT", "/courses/1/reservations", {"reservations": [{"group": "year:1", "seats": 2**31 - 1}]}, {}),
     ("PUT", "/courses/1/instructors", {"instructors": [{"instructor_id": 99, "primary": True}]}, {}),
     ("GET", "/equivalences/99", None, {}),
     ("POST", "/equivalences", {"codes": ["CS101", "COMP101"]}, {}),
@@ -578,6 +579,7 @@ async def every_event(client: Client) -> list[dict[str, Any]]:  # noqa: PLR0915 
     unused = await new_course(client)
     teacher = await new("/instructors", {"given_name": "Emmy"})
     await do("PATCH", f"/instructors/{teacher}", {"family_name": "Noether"})
+    await do("PUT", f"/courses/{unused}/reservations", {"reservations": [{"group": "year:1", "seats": 1}]})
     await do("PUT", f"/courses/{unused}/instructors", {"instructors": [{"instructor_id": teacher, "primary": True}]})
     await do("PATCH", f"/courses/{unused}", {"title": "U"})
     await do("DELETE", f"/courses/{unused}")

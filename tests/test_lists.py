@@ -41,7 +41,13 @@ async def students(client: Client) -> list[Any]:
         await create(
             client,
             "/students",
-            student_fields(given_name=given, family_name=family, external_id=f"S{number}", email=f"s{number}@x"),
+            student_fields(
+                given_name=given,
+                family_name=family,
+                external_id=f"S{number}",
+                email=f"s{number}@x",
+                groups=[["year:1", "major:é"], ["year:1"], []][number % 3],
+            ),
         )
         for number, (given, family) in enumerate(NAMES)
     ]
@@ -53,12 +59,14 @@ async def test_every_combination_of_the_filters_of_students_lists_those_that_mat
     conditions: dict[str, Callable[[Any], bool]] = {
         "email": lambda student: student["email"] == first["email"],
         "external_id": lambda student: student["external_id"] == first["external_id"],
+        "group": lambda student: "year:1" in student["groups"],
         "id": lambda student: student["id"] in {first["id"], everyone[1]["id"], everyone[2]["id"]},
         "q": lambda student: student["given_name"] in {"Zoë", "Zoe"},
     }
     filters = {
         "email": first["email"].upper(),
         "external_id": first["external_id"],
+        "group": "year:1",
         "id": ",".join(str(each["id"]) for each in everyone[2::-1]),
         "q": "ZOE",
     }
@@ -69,6 +77,8 @@ async def test_every_combination_of_the_filters_of_students_lists_those_that_mat
         assert sorted(found, key=lambda student: student["id"]) == expected, query
         assert "q" in query or found == expected, query
     assert await listed(client, "/students", {**filters, "external_id": "S1"}) == []
+    assert await listed(client, "/students", {"group": "major:é"}) == everyone[::3]
+    assert await listed(client, "/students", {"group": "major"}) == []
 
 
 @pytest.mark.parametrize(
@@ -153,11 +163,20 @@ async def courses(client: Client) -> list[Any]:
 
 async def test_every_combination_of_the_filters_of_courses_lists_those_that_match_all(client: Client) -> None:
     everything = await courses(client)
+    instructors = [(await create(client, "/instructors", {"family_name": name}))["id"] for name in ("Noether", "Abel")]
+    taught = [everything[number]["id"] for number in (1, 2, 4, 6)]
+    for course in (*taught, everything[0]["id"]):
+        body = {"instructors": [{"instructor_id": id, "primary": id == instructors[0]} for id in instructors]}
+        await call(client, "PUT", f"/courses/{course}/instructors", body)
+    body = {"instructors": [{"instructor_id": instructors[1], "primary": True}]}
+    await call(client, "PUT", f"/courses/{everything[0]['id']}/instructors", body)
     for chosen, free in ((everything[1], "true"), (everything[0], "false"), (everything[-1], "false")):
-        await check_courses(client, everything, chosen, free)
+        await check_courses(client, everything, chosen, free, instructors[0], taught)
 
 
-async def check_courses(client: Client, everything: list[Any], chosen: Any, free: str) -> None:
+async def check_courses(
+    client: Client, everything: list[Any], chosen: Any, free: str, instructor_id: int, taught: list[int]
+) -> None:
     """Compare every combination of the filters with the values of one course."""
     ids = [each["id"] for each in everything if each["id"] % 2 == chosen["id"] % 2]
     conditions: dict[str, Callable[[Any], bool]] = {
@@ -165,6 +184,7 @@ async def check_courses(client: Client, everything: list[Any], chosen: Any, free
         "code": lambda course: course["code"].lower() == chosen["code"].lower(),
         "external_id": lambda course: course["external_id"] == chosen["external_id"],
         "id": lambda course: course["id"] in ids,
+        "instructor_id": lambda course: course["id"] in taught,
         "status": lambda course: course["status"] == chosen["status"],
         "has_free_seats": lambda course: (course["seats_free"] != 0) == (free == "true"),
         "q": lambda course: course["code"].lower().startswith("math") or course["title"].startswith("Math"),
@@ -173,6 +193,7 @@ async def check_courses(client: Client, everything: list[Any], chosen: Any, free
         **{name: chosen[name] for name in ("term_id", "external_id", "status") if chosen[name] is not None},
         "code": chosen["code"].lower(),
         "id": ",".join(map(str, ids)),
+        "instructor_id": instructor_id,
         "has_free_seats": free,
         "q": "MÁTH",
     }
@@ -227,7 +248,9 @@ async def test_a_term_is_found_by_its_code(client: Client) -> None:
         ("/students", "sort=id&id=1", [("not_combinable", "sort")]),
         ("/students", "sort=name&email=a@b", [("not_combinable", "sort")]),
         ("/students", "sort=email", [("not_an_option", "sort")]),
-        ("/students", "group=x&name=y", [("unknown_parameter", "group"), ("unknown_parameter", "name")]),
+        ("/students", "groups=x&name=y", [("unknown_parameter", "groups"), ("unknown_parameter", "name")]),
+        ("/students", "sort=name&group=a", [("not_combinable", "sort")]),
+        ("/students", "group=a,b", [("forbidden_character", "group")]),
         ("/students", "id=", [("not_ids", "id")]),
         ("/students", "id=1,,2", [("not_ids", "id")]),
         ("/students", "id=0", [("not_ids", "id")]),
@@ -237,6 +260,8 @@ async def test_a_term_is_found_by_its_code(client: Client) -> None:
         ("/students", "q=%00", [("forbidden_character", "q")]),
         ("/students", "q=%20", [("blank", "q")]),
         ("/courses", "sort=code&code=A", [("not_combinable", "sort")]),
+        ("/courses", "sort=code&instructor_id=1", [("not_combinable", "sort")]),
+        ("/courses", "instructor_id=0", [("too_small", "instructor_id")]),
         ("/courses", "sort=title", [("not_an_option", "sort")]),
         ("/courses", "status=closed", [("not_an_option", "status")]),
         ("/courses", "has_free_seats=1", [("wrong_type", "has_free_seats")]),

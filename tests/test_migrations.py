@@ -124,6 +124,13 @@ FILL = {
         INSERT INTO merged_students (student_id, merged_into, external_id, names, merged_at)
         VALUES (8, 1, 'S-8', '["Zoë Ada"]', '2026-01-01Z'), (9, 1, NULL, NULL, '2026-01-02Z')
     """,
+    "0045_add_reservations_to_courses": """
+        UPDATE courses SET reservations = '[{"group":"é","seats":1,"until":null}]' WHERE id = 1
+    """,
+    "0046_add_reserved_taken_to_courses": "UPDATE courses SET reserved_taken = '{\"é\":1}' WHERE id = 1",
+    "0047_add_reserved_group_to_student_courses": """
+        UPDATE student_courses SET reserved_group = 'é' WHERE student_id = 1
+    """,
     "0001_create_registry": "UPDATE registry SET revision = 7",
     "0002_create_institutions": """
         INSERT INTO institutions (name, schema_name, display_name, time_zone, state, migration, revision, created_at, changed_at, swept_at)

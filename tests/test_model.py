@@ -21,7 +21,7 @@ from service.settings import Settings
 from sql import Connection
 from tests.campus import Answer, call, course_fields, create, new_student, read, until_ready
 from tests.conftest import Client
-from tests.model import PARTS, Course, Meeting, Model, Refused, Term, fold
+from tests.model import PARTS, SEATED, Course, Meeting, Model, Refused, Term, fold
 
 HISTORIES = int(os.environ.get("HISTORIES", "40"))
 """The number of random histories; use some thousands for a long run."""
@@ -33,7 +33,7 @@ NUMBERS = count()
 PAST, AHEAD = "2001-01-01T00:00:00Z", "2999-01-01T00:00:00Z"
 RULES = [
     "hold", "prerequisite_missing", "corequisite_missing", "antirequisite", "duplicate_course", "time_conflict", "credit_limit",
-    "course_full", "waitlist_full", "drop_closed", "corequisite_needed", "enrollment_closed",
+    "seats_reserved", "course_full", "waitlist_full", "drop_closed", "corequisite_needed", "enrollment_closed",
 ]  # fmt: skip
 DAYS = ["mon", "tue"]
 KINDS = ["pre", "co", "anti"]
@@ -41,6 +41,7 @@ GRADES = ["A", "C", "F", "X"]
 SCALES = [[], [("A", True), ("C", True), ("F", False)], [("C", True), ("A", True), ("X", False)]]
 GRADED: set[int] = set()
 """Courses that require grades; all histories of a test share the scale."""
+GROUPS = ["a", "b"]
 Step = tuple[str, tuple[Any, ...]]
 
 
@@ -55,6 +56,8 @@ class Known(NamedTuple):
     """Unused overrides."""
     teachers: dict[int, list[int]]
     """The instructors of each course that has some, the primary one first."""
+    reserved: dict[tuple[int, int], str]
+    """The groups of the reserved seats."""
 
     def seen(self) -> tuple[dict[int, list[int]], dict[tuple[int, int], str]]:
         """Return only the parts that the lists of the API show."""
@@ -121,7 +124,19 @@ class Campus:
         self.instructors = [*self.model.instructors]
         for _ in range(self.students):
             limit = chance.choice([None, None, 4.0])
-            self.model.limits[await new_student(self.client, max_credits=limit)] = limit
+            groups = sorted(chance.sample(GROUPS, chance.choice([0, 0, 1, 2])))
+            student = await new_student(self.client, max_credits=limit, groups=groups)
+            self.model.limits[student], self.model.members[student] = limit, frozenset(groups)
+        for id, it in self.model.courses.items():
+            if chance.random() < 0.4:
+                made: Step = "reserve", (id, self.reserved(it.capacity))
+                assert await self.serve(made) == modelled(self.model, made)
+
+    def reserved(self, capacity: int | None) -> list[tuple[str, int]]:
+        """Choose reservations, mostly within a capacity."""
+        groups = self.chance.sample(GROUPS, self.chance.choice([0, 1, 1, 2]))
+        most = 2 if capacity is None or self.chance.random() < 0.1 else capacity // max(1, len(groups))
+        return [(group, self.chance.randint(1, most)) for group in groups] if most else []
 
     def meetings(self) -> list[Meeting]:
         """Choose a meeting, often a plain one, sometimes in the night from Monday to Tuesday."""
@@ -218,7 +233,7 @@ class Campus:
     def waitlist(self, course: int) -> list[int]:
         return [] if self.model.courses[course].cancelled else self.model.waitlist(course)
 
-    def relaxing(self) -> Step | None:
+    def relaxing(self) -> Step | None:  # noqa: PLR0915 - one step for each reason
         """Choose a step that removes one of the reasons for which a student is blocked beside a free seat."""
         model = self.model
         reasons = [
@@ -286,6 +301,10 @@ class Campus:
                 steps += [("parent", (id, None)) for id, it in model.terms.items() if it.parent is not None]
             case "hold":
                 steps += [("end_hold", (student, "enroll"))]
+            case "seats_reserved":
+                steps += [("reserve", (course, [])), ("join", (student, [parameters["group"]]))]
+                steps += [("capacity", (course, 3)), ("override", (student, course, "seats_reserved"))]
+                steps += [("drop", (s, course)) for s in model.limits if course in model.of(s, {"enrolled"})]
             case "enrollment_closed":
                 steps += [("term", (term, "enroll_closed", False))]
         return self.chance.choice(steps) if steps else None
@@ -305,7 +324,19 @@ class Campus:
         )
         kinds += ["limit", "hold", "end_hold", "end_hold", "override", "override", "require", "require", "cancel"]
         kinds += ["term", "term", "dates", "parent", "edit", "edit", "end_override", "bulk", "keep", "equate", "part"]
-        kinds += ["teach", "teach", "dismiss", "annul", "remove_completion", "reopen", "merge", "scale"]
+        kinds += [
+            "teach",
+            "teach",
+            "dismiss",
+            "annul",
+            "remove_completion",
+            "reopen",
+            "merge",
+            "scale",
+            "reserve",
+            "reserve",
+            "join",
+        ]
         match chance.choice(kinds):
             case "enroll":
                 wanted = some + ([9_999_999] if chance.random() < 0.1 else [])
@@ -372,6 +403,10 @@ class Campus:
                 return "bulk", (items,)
             case "teach":
                 return "teach", (course, chance.sample(self.instructors, chance.choice([0, 1, 2, 2, 3])))
+            case "reserve":
+                return "reserve", (course, self.reserved(model.courses[course].capacity))
+            case "join":
+                return "join", (student, chance.sample(GROUPS, chance.choice([0, 1, 2])))
             case "dismiss":
                 return "dismiss", (chance.choice(self.instructors),)
             case "hold":
@@ -493,6 +528,11 @@ class Campus:
             case "teach", (course, ids):
                 wanted = {"instructors": [{"instructor_id": id, "primary": id == ids[0]} for id in ids]}
                 return (await call(client, "PUT", f"/courses/{course}/instructors", wanted)).status
+            case "reserve", (course, wanted):
+                body = {"reservations": [{"group": group, "seats": seats} for group, seats in wanted]}
+                return (await call(client, "PUT", f"/courses/{course}/reservations", body)).status
+            case "join", (student, groups):
+                return (await call(client, "PATCH", f"/students/{student}", {"groups": groups})).status
             case "dismiss", (instructor,):
                 return (await call(client, "DELETE", f"/instructors/{instructor}")).status
             case "cancel", (course,):
@@ -536,6 +576,7 @@ class Campus:
             {(row["student_id"], row["course_id"]): json.loads(row["swap_drops"] or "[]") for row in waiting},
             {tuple(row) for row in unused},
             await self.teachers(connection),
+            {(row["student_id"], row["course_id"]): row["reserved_group"] for row in rows if row["reserved_group"]},
         )
 
     async def teachers(self, connection: Connection) -> dict[int, list[int]]:
@@ -641,8 +682,12 @@ def modelled(model: Model, step: Step) -> object:
             case "cancel", (course,):
                 model.cancel(course)
                 return 200
-            case "capacity", (course, capacity):
-                model.courses[course].capacity = capacity
+            case "capacity", arguments:
+                return model.resize(*arguments)
+            case "reserve", arguments:
+                return model.reserve(*arguments)
+            case "join", (student, groups):
+                model.members[student] = frozenset(groups)
             case "waitlist_capacity", (course, capacity):
                 model.courses[course].waitlist_capacity = capacity
             case "meetings", (course, meetings):
@@ -707,6 +752,7 @@ def known(model: Model) -> Known:
         {key: state.drops for key, state in model.states.items() if state.status == "waitlisted"},
         set(model.overrides),
         {course: ids for course, ids in model.teachers.items() if ids},
+        {key: state.group for key, state in model.states.items() if state.group and state.status in SEATED},
     )
 
 

@@ -26,6 +26,7 @@ from service.registrar.application import (
     Hold,
     Partner,
     Refusal,
+    Reservation,
 )
 from service.registrar.changes import Origin
 from service.registrar.ledger import Ledger
@@ -181,6 +182,7 @@ applications = st.builds(
     requested=st.just({}) | partners,
     granted=held_seats,
     requested_seats=held_seats,
+    reserved=st.sampled_from([(), (Reservation("a", 1, None),), (Reservation("a", 1, NOW), Reservation("b", 2, None))]),
 )
 
 
@@ -199,15 +201,18 @@ def test_refusals_are_in_the_order_of_the_rules_and_each_has_a_sentence(applicat
 @given(applications)
 def test_a_student_who_gets_no_seat_is_not_judged_by_time_and_credits(application: Application) -> None:
     found = {refusal.code for refusal in judge(application._replace(seat="waitlist"))}
-    assert not found & {"time_conflict", "credit_limit", "course_full", "waitlist_full"}
+    assert not found & {"time_conflict", "credit_limit", "seats_reserved", "course_full", "waitlist_full"}
 
 
 @given(applications)
 def test_the_course_or_its_waitlist_is_full_exactly_if_there_is_no_seat_and_no_waitlist_place(
     application: Application,
 ) -> None:
-    full = [refusal.code for refusal in judge(application) if refusal.code in {"course_full", "waitlist_full"}]
-    assert len(full) == (application.course is not None and application.seat == "none")
+    application = application._replace(reserved=application.reserved[:1])
+    rules = {"course_full", "waitlist_full", "seats_reserved"}
+    full = [refusal.code for refusal in judge(application) if refusal.code in rules]
+    is_kept = application.seat == "seat" and application.reserved
+    assert len(full) == (application.course is not None and (application.seat == "none" or bool(is_kept)))
 
 
 def test_every_rule_except_the_final_ones_can_be_overridden_and_so_can_those_of_a_drop() -> None:

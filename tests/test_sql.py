@@ -276,7 +276,7 @@ def test_arrays_are_written_in_the_order_of_the_fields() -> None:
     assert len(written) >= 5
 
 
-BESIDE = {"passed_code"}
+BESIDE = {"passed_code", "reserved_taken"}
 """Columns that are not fields of a row: separate statements write and read them."""
 
 
@@ -325,8 +325,11 @@ async def test_every_constraint_is_named_and_maps_to_an_error_or_guards_against_
 
 
 FILLED = """
-INSERT INTO students (external_id, given_name, family_name, email)
-SELECT 'S' || n, 'Ada', 'N' || n, 's' || n || '@campus.example' FROM generate_series(1, 20000) AS n;
+INSERT INTO students (external_id, given_name, family_name, email, groups)
+SELECT
+    'S' || n, 'Ada', 'N' || n, 's' || n || '@campus.example',
+    CASE WHEN n % 10 = 7 THEN ARRAY['group:' || n % 200] ELSE '{}' END
+FROM generate_series(1, 20000) AS n;
 INSERT INTO courses (external_id, code, title, capacity)
 SELECT 'C' || n, 'CODE' || n % 1000, 'T', 100 FROM generate_series(1, 10000) AS n;
 INSERT INTO student_courses (student_id, course_id, status, joined_position, joined_at, updated_at)
@@ -381,7 +384,7 @@ INDEXES = {
     "CLAIM_SWEEPS": {"institutions_pkey", "institutions_swept_at_idx"},
     "GET_STUDENT": {"students_pkey"},
     "LIST_STUDENTS": {"students_pkey"},
-    "FIND_STUDENTS": {"students_pkey", "students_email_key", "students_external_id_key"},
+    "FIND_STUDENTS": {"students_pkey", "students_email_key", "students_external_id_key", "students_groups_idx"},
     "SEARCH_STUDENTS": {"students_family_name_search_idx", "students_given_name_search_idx"},
     "FIND_STUDENTS_BY_EXTERNAL_ID": {"students_external_id_key"},
     "LOAD_STUDENTS": {"students_pkey"},
@@ -416,7 +419,13 @@ INDEXES = {
     "COMMIT_WITHOUT_WAITING": set(),
     "ERASE_REFUSALS": {"refusals_student_id_idx"},
     "GET_COURSE": {"courses_pkey"},
-    "LIST_COURSES": {"courses_pkey", "courses_external_id_key", "courses_code_idx", "courses_term_id_idx"},
+    "LIST_COURSES": {
+        "courses_pkey",
+        "courses_external_id_key",
+        "courses_code_idx",
+        "courses_term_id_idx",
+        "course_instructors_instructor_id_idx",
+    },
     "SORT_COURSES": {
         "courses_pkey",
         "courses_code_search_idx",
@@ -425,6 +434,8 @@ INDEXES = {
     },
     "FIND_COURSES_BY_EXTERNAL_ID": {"courses_external_id_key"},
     "LOAD_COURSES": {"courses_pkey"},
+    "LOAD_RESERVED_SEATS": {"courses_pkey"},
+    "SET_RESERVED_SEATS": {"courses_pkey"},
     "MATCH_COURSES": {"courses_external_id_key", "courses_term_id_code_section_key"},
     "LOAD_PROMOTABLE": {
         "courses_waitlisted_idx",
@@ -446,6 +457,7 @@ INDEXES = {
         "student_courses_waitlisted_idx",
     },
     "UNJUDGE_STUDENTS": {"student_courses_waitlisted_idx"},
+    "UNJUDGE_RESERVED": {"student_courses_waitlist_idx", "student_courses_pkey", "students_pkey"},
     "UNJUDGE_DUE": {"student_courses_recheck_at_idx", "student_courses_pkey"},
     "IS_ANY_DUE": {"student_courses_recheck_at_idx"},
     "LOAD_ENDED": {"courses_waitlisted_idx", "student_courses_waitlist_idx", "terms_pkey"},
@@ -720,9 +732,15 @@ async def test_every_combination_of_filters_visits_few_rows(session: Connection)
     await fill(session)
     await session.execute("VACUUM student_courses, courses, students")
     limit, scanned = 50, SCANNED_ROWS
-    found = {"external_id": "S7", "email": "s7@campus.example", "ids": [*range(1, 101)], "text": "n1"}
+    found = {
+        "external_id": "S7",
+        "email": "s7@campus.example",
+        "ids": [*range(1, 101)],
+        "text": "n1",
+        "group": "group:7",
+    }
     for filters in combinations_of(found):
-        if filters["external_id"] or filters["email"] or filters["ids"]:
+        if filters["external_id"] or filters["email"] or filters["ids"] or filters["group"]:
             visited = await rows_visited(session, "FIND_STUDENTS", [0, limit, *filters.values()])
             assert visited <= 202, filters
     for prefix, after_key in product(("", "ada n1", "n", "x"), ("", "n19999 ada")):
@@ -731,8 +749,10 @@ async def test_every_combination_of_filters_visits_few_rows(session: Connection)
     # Filters that many courses match, and filters that hardly one does: then the page ends early.
     for status, has_free_seats, text in product(("open", "cancelled", None), (True, False, None), ("t", "no", None)):
         rest: list[object] = [status, has_free_seats, text]
-        for named in combinations_of({"external_id": "C7", "ids": [*range(1, 101)], "code": "code7", "term_id": 7}):
-            visited = await rows_visited(session, "LIST_COURSES", [0, scanned, limit, *named.values(), *rest])
+        by = {"external_id": "C7", "ids": [*range(1, 101)], "code": "code7", "term_id": 7, "instructor_id": 7}
+        for named in combinations_of(by):
+            *firsts, instructor_id = named.values()
+            visited = await rows_visited(session, "LIST_COURSES", [0, scanned, limit, *firsts, *rest, instructor_id])
             assert visited <= (3 * scanned if named["ids"] is None else 400), (named, rest)
         for term_id in (7, None):
             arguments: list[object] = ["", 0, scanned, limit, text or "", term_id, status, has_free_seats]

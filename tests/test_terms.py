@@ -124,7 +124,7 @@ def test_a_term_is_open_up_to_the_midnight_after_its_last_day(time_zone: str, mi
     )
     ledger = Ledger(Head(START, 0))
     ledger.loaded_students.add(1)
-    ledger.add_transcript(Transcript(1, None, None, None, None, None, None, False, False, False))
+    ledger.add_transcript(Transcript(1, None, None, None, None, None, None, False, False, False, ""))
     history = ledger.history(1)
     application = Application(START, 7, None, history, term, ends_at)
     assert not enrollment_closed(application._replace(now=instant - timedelta(microseconds=1)))

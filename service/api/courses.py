@@ -43,6 +43,7 @@ from service.errors import (
     MeetingDates,
     OwnRequirement,
     PreconditionFailed,
+    ReservationsAboveCapacity,
     UnknownGrade,
     UnknownTerm,
 )
@@ -215,6 +216,7 @@ class CourseQuery(Paging):
     id: Annotated[
         IdsInQuery | None, Field(description="Only courses with these ids: up to 100, separated by commas.")
     ] = None
+    instructor_id: Annotated[IdInQuery | None, Field(description="Only courses that this instructor teaches.")] = None
     status: Annotated[NamedCourseStatus | None, Field(description="Only courses with this status.")] = None
     has_free_seats: Annotated[
         bool | None, Truth, Field(description="Only courses that have a free seat, or only those that have none.")
@@ -343,9 +345,9 @@ async def search_courses(call: Call, query: CourseQuery) -> WrittenPage[Course]:
     courses: it may have fewer items than `limit`, or none, although others follow. Only `next` says whether they do.
     `sort` can be combined with `term_id`, `status` and `has_free_seats`.
     """
-    refuse_together(query, "sort", "code", "external_id", "id", "q")
+    refuse_together(query, "sort", "code", "external_id", "id", "instructor_id", "q")
     of = list_name("courses", query)
-    named_courses = any(each is not None for each in (query.external_id, query.id, query.code))
+    named_courses = any(each is not None for each in (query.external_id, query.id, query.code, query.instructor_id))
     async with call[DATABASE].reading() as connection:
         if named_courses or (query.q is None and query.sort != "code"):
             [page] = await sql.list_courses(
@@ -360,6 +362,7 @@ async def search_courses(call: Call, query: CourseQuery) -> WrittenPage[Course]:
                 status=query.status,
                 has_free_seats=query.has_free_seats,
                 text=query.q,
+                instructor_id=query.instructor_id,
             )
             return written_page(page.items, page.next_after, of)
         after_key, after_id = decode_keys(query.cursor, of, "", 0)
@@ -422,6 +425,7 @@ async def find(connection: Connection, ids: list[int]) -> dict[int, sql.Course]:
         MeetingDates,
         OwnRequirement,
         PreconditionFailed,
+        ReservationsAboveCapacity,
     ],
 )
 async def edit_course(call: Call, course_id: IdInPath, body: CourseChanges, if_match: ETags) -> Course:
@@ -451,7 +455,7 @@ async def edit_course(call: Call, course_id: IdInPath, body: CourseChanges, if_m
     "/courses/by-external-id/{external_id}",
     scope="manage",
     status=(200, 201),
-    problems=[CodeTaken, UnknownTerm, MeetingDates, OwnRequirement, PreconditionFailed],
+    problems=[CodeTaken, UnknownTerm, MeetingDates, OwnRequirement, PreconditionFailed, ReservationsAboveCapacity],
 )
 async def put_course(
     call: Call, external_id: ExternalId, body: CourseReplacement, if_match: ETags, if_none_match: ETags

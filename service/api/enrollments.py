@@ -265,6 +265,8 @@ class Blocker(TypedDict):
         Annotated[Sum, Field(description="The credits that the student holds in that term and its parts.")]
     ]
     asked: NotRequired[Annotated[Sum, Field(description="The credits that the request adds.")]]
+    group: NotRequired[Annotated[str, Field(description="The group for which seats are reserved.")]]
+    reserved: NotRequired[Annotated[int, Field(description="Number of seats that are reserved for that group.")]]
     capacity: NotRequired[Annotated[int, Field(description="Number of seats of the course.")]]
     seats_taken: NotRequired[Annotated[int, Field(description="Number of seats taken.")]]
     waitlist_capacity: NotRequired[Annotated[int, Field(description="Number of waitlist places.")]]

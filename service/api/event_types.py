@@ -295,6 +295,37 @@ class InstructorsSet(EventFields):
 
 
 @FORBID_EXTRA
+class SeatsFor(TypedDict):
+    """Seats that are reserved for a group."""
+
+    group: Annotated[str, Field(description="The group.")]
+    seats: Annotated[int, Field(description="The number of seats.")]
+    until: Annotated[datetime | None, Field(description="From when on the seats are for everyone; null is never.")]
+
+
+@FORBID_EXTRA
+class ReservationsState(TypedDict):
+    """All reservations of a course."""
+
+    reservations: Annotated[list[SeatsFor], Field(description="The reservations, in the order that was set.")]
+    version: Version
+
+
+ReservationsSetType: TypeAlias = Annotated[
+    Literal["course.reservations_set"], named("ReservationsSetType", "The type of the event of replaced reservations.")
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReservationsSet(EventFields):
+    """The reservations of a course were replaced."""
+
+    type: ReservationsSetType
+    before: ReservationsState
+    after: ReservationsState
+
+
+@FORBID_EXTRA
 class TermState(TypedDict):
     """The fields of a term that changed, or all fields of a new or deleted term."""
 
@@ -628,6 +659,7 @@ AnyEvent: TypeAlias = (
     | CourseReopened
     | RequirementsSet
     | InstructorsSet
+    | ReservationsSet
     | TermEvent
     | EquivalenceEvent
     | GradeScaleSet

@@ -28,6 +28,7 @@ OverridableRule: TypeAlias = Annotated[
         "duplicate_course",
         "time_conflict",
         "credit_limit",
+        "seats_reserved",
         "course_full",
         "waitlist_full",
         "drop_closed",

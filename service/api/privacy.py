@@ -50,6 +50,9 @@ class HeldEnrollment:
     blocked_by: Annotated[
         list[Blocker] | None, Field(description="Why the student was last passed over on the waitlist.")
     ]
+    reserved_group: Annotated[
+        str | None, Field(description="The group whose reserved seat the student has; null for any other seat.")
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +106,8 @@ def _write_enrollment(row: privacy.HeldEnrollment) -> str:
         f'{{"course_id":{row.course_id},"course_code":{text(row.course_code)},"status":"{row.status}",'
         f'"joined_at":"{timestamp(row.joined_at)}","updated_at":"{timestamp(row.updated_at)}","passed":{passed},'
         f'"grade":{text(row.grade)},"passed_code":{text(row.passed_code)},"override_id":{row.override_id or "null"},'
-        f'"swap_drops":{row.swap_drops or "null"},"blocked_by":{row.blocked_by or "null"}}}'
+        f'"swap_drops":{row.swap_drops or "null"},"blocked_by":{row.blocked_by or "null"},'
+        f'"reserved_group":{text(row.reserved_group)}}}'
     )
 
 

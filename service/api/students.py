@@ -116,6 +116,7 @@ class StudentQuery(Paging):
 
     email: Annotated[Email | None, Field(description="Only the student with this address; case is ignored.")] = None
     external_id: Annotated[ExternalId | None, Field(description="Only the student with this external id.")] = None
+    group: Annotated[Group | None, Field(description="Only students in this group.")] = None
     id: Annotated[
         IdsInQuery | None, Field(description="Only students with these ids: up to 100, separated by commas.")
     ] = None
@@ -211,14 +212,14 @@ async def create_student(call: Call, body: NewStudent) -> Reply[Student]:
 
 @endpoint("GET", "/students", scope="read")
 async def search_students(call: Call, query: StudentQuery) -> Page[Student]:
-    """List students by id or by name; filter them by e-mail address, external id, ids and the beginning of a name.
+    """List students by id or by name; filter them by e-mail address, external id, group, ids and the beginning of a name.
 
     The list contains the students that match every filter; it is empty if there are none. `sort` can't be combined with
-    a filter: `q` orders the students by the names that matched, the others by id.
+    a filter: `q` alone orders the students by the names that matched, the others by id.
     """
-    refuse_together(query, "sort", "email", "external_id", "id", "q")
+    refuse_together(query, "sort", "email", "external_id", "group", "id", "q")
     of = list_name("students", query)
-    if any(each is not None for each in (query.email, query.external_id, query.id)):
+    if any(each is not None for each in (query.email, query.external_id, query.group, query.id)):
         after = decode_cursor(query.cursor, of)
         ids = None if query.id is None else list(query.id)
         async with call[DATABASE].reading() as connection:
@@ -230,6 +231,7 @@ async def search_students(call: Call, query: StudentQuery) -> Page[Student]:
                 email=query.email,
                 ids=ids,
                 text=query.q,
+                group=query.group,
             )
     elif query.q is None and query.sort != "name":
         after = decode_cursor(query.cursor, of)

@@ -3,9 +3,11 @@
 The rules and the seats import only this module, which holds immutable values.
 """
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
 
@@ -126,6 +128,27 @@ class Group:
         object.__setattr__(self, "keys", tuple(map(code_key, self.codes)))
 
 
+class Reservation(NamedTuple):
+    """Seats of a course that are kept for a group of students, until an instant or without an end."""
+
+    group: str
+    seats: int
+    until: datetime | None
+
+    def is_in_force(self, now: datetime) -> bool:
+        """Return whether the seats are still kept."""
+        return self.until is None or now < self.until
+
+
+@lru_cache(maxsize=4096)
+def reservations_in(text: str | None) -> tuple[Reservation, ...]:
+    """Return the reservations of a course from the JSON that its row has."""
+    return tuple(
+        Reservation(each["group"], each["seats"], each["until"] and datetime.fromisoformat(each["until"]))
+        for each in json.loads(text or "[]")
+    )
+
+
 class Partner(NamedTuple):
     """A course that may be the corequisite or the antirequisite of another one.
 
@@ -210,7 +233,8 @@ class Application(NamedTuple):
     request wants if no seat is free. ``excluders`` are the ids of the courses that name this one as an antirequisite.
     ``requested`` are all courses of a request for more than one; among them are ``granted``, the seats that the request
     was granted before this one, and ``requested_seats``, the other seats that it would be granted together with this
-    one. ``code_sets`` are the equivalent codes, ``scale`` is the grade scale, if a group requires a grade.
+    one. ``code_sets`` are the equivalent codes, ``scale`` is the grade scale, if a group requires a grade, and
+    ``reserved`` are the reservations that keep the free seats from the student.
     """
 
     now: datetime
@@ -229,6 +253,7 @@ class Application(NamedTuple):
     parent: Term | None = None
     code_sets: CodeSets = NO_CODE_SETS
     scale: GradeScale = NO_SCALE
+    reserved: tuple[Reservation, ...] = ()
 
     @property
     def held_seats(self) -> list[HeldSeat]:

@@ -14,10 +14,11 @@ from service.errors import (
     MeetingDates,
     OwnRequirement,
     PreconditionFailed,
+    ReservationsAboveCapacity,
     UnknownGrade,
     UnknownTerm,
 )
-from service.registrar.application import Group, code_key
+from service.registrar.application import Group, Reservation, code_key, reservations_in
 from service.registrar.changes import Change, Origin
 from service.registrar.ledger import Ledger, named_keys
 from service.registrar.meetings import dates_of, first_without_date, first_without_week
@@ -56,7 +57,17 @@ def _validate(ledger: Ledger, course: Course) -> None:
     # A new course has no requirements yet.
     if course.version > 1 and any(code_key(course.code) in group.keys for group in ledger.groups(course.id)):
         raise OwnRequirement(course.code)
+    before = ledger.courses.get(course.id)
+    if before is not None and before.capacity != course.capacity:
+        check_reservations(reservations_in(course.reservations), course.capacity, ledger.now, "#/capacity")
     _validate_meetings(ledger, course)
+
+
+def check_reservations(reservations: Sequence[Reservation], capacity: int | None, now: datetime, pointer: str) -> None:
+    """Raise ``ReservationsAboveCapacity`` if the reservations in force have more seats than a course."""
+    reserved = sum([each.seats for each in reservations if each.is_in_force(now)])
+    if capacity is not None and reserved > capacity:
+        raise ReservationsAboveCapacity(reserved, capacity, pointer)
 
 
 def _validate_meetings(ledger: Ledger, course: Course) -> None:
@@ -78,6 +89,8 @@ def _on_update(ledger: Ledger, before: Course, after: Course, origin: Origin) ->
         ledger.codes_changed |= before.code != after.code
         former = [] if before.code == after.code else [FormerCode(after.id, before.code)]
         ledger.relax(Relaxed(origin, courses={after.id}, members={after.id}, former_codes=former))
+    if before.capacity != after.capacity and after.reservations is not None:
+        ledger.opened.put(after.id, origin.of_promotions())
     if before.term_id != after.term_id or has_free_seat(after):
         ledger.mark_promotable(after.id, origin)
 
@@ -127,7 +140,7 @@ COURSE: Final[ResourceType[Course, CourseFields]] = ResourceType(
         CodeTaken: _offering_key,
     },
     key_parts=("code", "section", "term_id"),
-    server_fields=frozenset({"status", "seats_taken", "waitlisted"}),
+    server_fields=frozenset({"status", "seats_taken", "waitlisted", "reservations"}),
     redact_in_events=False,
     validate=_validate,
     on_update=_on_update,

@@ -9,6 +9,7 @@ from service.registrar.idempotency import Decided
 from service.registrar.ledger import Ledger
 from service.registrar.needs import Needs, NotLoaded
 from service.registrar.refusals import note_refusals
+from service.registrar.reservations import Reserved
 from service.registrar.resources import Replaced
 from service.registrar.waitlist import Swept, settle
 from sql.courses import Course
@@ -72,6 +73,8 @@ def _after_promotions(ledger: Ledger, outcome: Outcome) -> Outcome:
         case Moved(enrollment=row):
             row = ledger.enrollments[row.student_id, row.course_id]
             return replace(outcome, enrollment=row, position=outcome.position if row.status == "waitlisted" else None)
+        case Reserved(course_id=id):
+            return replace(outcome, taken=ledger.reserved_seats[id])
         case Swept():
             return replace(outcome, promoted=ledger.promoted)
         case Decided(once, made):

@@ -16,7 +16,7 @@ from service.errors import (
     NotEnrolled,
     UnknownCourse,
 )
-from service.registrar import rules, seats
+from service.registrar import reserved, rules, seats
 from service.registrar.application import (
     NO_PARTNERS,
     NO_SCALE,
@@ -28,6 +28,7 @@ from service.registrar.application import (
     Partner,
     Partners,
     Refusal,
+    Reservation,
     Seat,
 )
 from service.registrar.changes import Change, Moved, Origin, Outcome, RefusedCourse, Result
@@ -119,6 +120,8 @@ class Decision(NamedTuple):
     """The waitlist position of a student who is already waitlisted."""
     refusals: tuple[Refusal, ...] = ()
     used: tuple[Override, ...] = ()
+    reserved: tuple[Reservation, ...] = ()
+    """The reservations that keep the free seats from the student."""
 
     @property
     def granted(self) -> bool:
@@ -136,10 +139,16 @@ def _offer(ledger: Ledger, student_id: int, course_id: int, on_full: OnFull) -> 
         position = ledger.waitlist_position(row) if row.status == "waitlisted" else None
         return Decision(course_id, course, existing=row, position=position)
     overrides = ledger.overrides_of(student_id, course_id)
-    seat = seats.offer(course, on_full, above_capacity="course_full" in overrides)
+    kept = reserved.keeping(ledger, student_id, course) if course.reservations else ()
+    seat = seats.offer(
+        course,
+        on_full,
+        above_capacity="course_full" in overrides,
+        is_reserved=bool(kept) and "seats_reserved" not in overrides,
+    )
     if seat == "none" and on_full == "waitlist" and "waitlist_full" in overrides and course.waitlist_capacity != 0:
         seat = "waitlist"
-    return Decision(course_id, course, seat)
+    return Decision(course_id, course, seat, reserved=kept)
 
 
 def _requested(ledger: Ledger, decisions: Iterable[Decision]) -> dict[str, list[Partner]]:
@@ -277,6 +286,7 @@ def _judged(
         requested_seats=requested_seats,
         code_sets=ledger.code_sets,
         scale=ledger.scale_for(groups) if groups else NO_SCALE,
+        reserved=offer.reserved,
     )
     if course is None:
         return offer._replace(refusals=tuple(rules.unknown_course(application)))

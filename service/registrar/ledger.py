@@ -74,6 +74,7 @@ class Written(NamedTuple):
     requirements: Flush[int, tuple[Group, ...]]
     equivalences: Flush[int, Equivalence]
     grade_scales: Flush[int, GradeScale]
+    reserved_seats: Flush[int, dict[str, int]]
     events: list[Event]
     one_table_each: bool
     answers: list[IdempotencyKey]
@@ -153,6 +154,8 @@ class Ledger:
         """By student and course, the code under which a course was completed, if its code has changed since."""
         self.merged: IdentityMap[int, MergedStudent] = IdentityMap(self._undo)
         """The duplicates that were merged into other students, by their own ids."""
+        self.reserved_seats: IdentityMap[int, dict[str, int]] = IdentityMap(self._undo)
+        """By course, how many students have a reserved seat, by group."""
         self.equivalences: IdentityMap[int, Equivalence] = IdentityMap(self._undo)
         """Those that changes of the batch have created or deleted."""
         self.grade_scales: IdentityMap[int, GradeScale] = IdentityMap(self._undo)
@@ -180,6 +183,8 @@ class Ledger:
         """Courses with waitlisted students who may be promoted."""
         self.changed_students: IdentityMap[int, Origin] = IdentityMap(self._undo)
         """Students whose courses, holds or limits have changed: their waitlist places are judged again."""
+        self.opened: IdentityMap[int, Origin] = IdentityMap(self._undo)
+        """Courses in which a seat has become free for a student whom only reservations blocked."""
         self.relaxed: list[Relaxed] = []
         """Conditions that changes have relaxed: only the database can find the students who were blocked by them."""
         self.promotions_left, self.promoted = promotions_left, 0
@@ -201,6 +206,7 @@ class Ledger:
         self._promotable_heap: list[int] = []
         self._marks: dict[int, dict[int, Mark]] = {}
         self._limits: dict[int, float | None] = {}
+        self._groups: dict[int, str] = {}
         self._inactive: dict[int, list[int]] = {}
         """The courses that students had left before this batch."""
         # Indexes by student and by course: each is a superset of what is in the identity map.
@@ -250,6 +256,7 @@ class Ledger:
             requirements=self.requirements.flush(),
             equivalences=self.equivalences.flush(),
             grade_scales=self.grade_scales.flush(),
+            reserved_seats=self.reserved_seats.flush(),
             events=events,
             one_table_each=self.one_table_each,
             answers=answers,
@@ -359,6 +366,14 @@ class Ledger:
         student = self.students.get(student_id)
         return self._limits[student_id] if student is None else student.max_credits
 
+    def groups_of(self, student_id: int) -> frozenset[str]:
+        """Return the groups of a student."""
+        if not self.has_student(student_id):
+            return frozenset()
+        student = self.students.get(student_id)
+        groups = self._groups[student_id] if student is None else student.groups
+        return frozenset(groups.split(",")) if groups else frozenset()
+
     def marks(self, student_id: int) -> Mapping[int, Mark]:
         """Return a student's marks by course id."""
         if student_id not in self.loaded_students:
@@ -433,6 +448,13 @@ class Ledger:
         if groups is None and course_id not in self.loaded_courses:
             raise NotLoaded(Needs(courses={course_id}))
         return groups or ()
+
+    def reserved_taken(self, course: Course) -> Mapping[str, int]:
+        """Return how many students have a reserved seat of a course, by group."""
+        if (taken := self.reserved_seats.get(course.id)) is None:
+            unloaded = {each.id for each in self.courses if each.reservations and each.id not in self.reserved_seats}
+            raise NotLoaded(Needs(reserved_seats={course.id, *unloaded}))
+        return taken
 
     def instructors_of(self, course_id: int) -> tuple[CourseInstructor, ...]:
         """Return the instructors of a course, the removed ones too, by id."""
@@ -749,6 +771,7 @@ class Ledger:
             marks.update(dict.fromkeys(row.failed, "failed"))
         self._marks[row.student_id] = marks
         self._limits[row.student_id] = row.max_credits
+        self._groups[row.student_id] = row.groups
         if row.inactive:
             self._inactive[row.student_id] = row.inactive
         if row.student_id in self._courses_of:
@@ -940,7 +963,7 @@ def _put_mark(where: tuple[dict[int, Mark], int], mark: Mark | None) -> None:
         marks[course_id] = mark
 
 
-def as_json(state: Mapping[str, object]) -> str:
+def as_json(state: Mapping[str, object] | Sequence[Mapping[str, object]]) -> str:
     """Format a state for an event."""
     return json.dumps(state, ensure_ascii=False, separators=(",", ":"), default=_text)
 

@@ -1,5 +1,6 @@
 """Load the rows that decisions need into the ledger, by statements whose number does not grow with the rows."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby, starmap
 from typing import Any
@@ -74,7 +75,7 @@ async def open_ledger(connection: Connection, catalog: Catalog, promotions_left:
     await refresh_catalog(connection, catalog, head)
     ledger = Ledger(head, catalog, promotions_left)
     await _add_students(
-        connection, ledger, needs.students, [Transcript._make(row[:10]) for row in rows if row.student_id]
+        connection, ledger, needs.students, [Transcript._make(row[:11]) for row in rows if row.student_id]
     )
     seats = starmap(Seats, zip(*(column or () for column in first[-3:]), strict=True))
     await _add_courses(connection, ledger, needs.courses, [*seats])
@@ -124,9 +125,7 @@ async def load(connection: Connection, ledger: Ledger, needs: Needs) -> None:
     if needs.overrides:
         for override in await overrides.find_overrides(connection, sorted(needs.overrides)):
             ledger.add_override(override)
-    if unread_teaching := sorted(needs.teaching - ledger.loaded_teaching):
-        rows = await course_instructors.load_course_instructors(connection, unread_teaching)
-        ledger.add_teaching(unread_teaching, rows)
+    await _load_of_courses(connection, ledger, needs)
     await _load_whole_students(connection, ledger, needs)
     await _load_merged(connection, ledger, needs.merged)
     if new := needs.students - ledger.loaded_students:
@@ -179,6 +178,16 @@ async def _load_merged(connection: Connection, ledger: Ledger, ids: set[int]) ->
     for row in await merged_students.load_merged_students(connection, sorted(ids), []):
         ledger.merged.load(row.student_id, row)
     ledger.loaded_merged |= ids
+
+
+async def _load_of_courses(connection: Connection, ledger: Ledger, needs: Needs) -> None:
+    """Load the instructors of courses and the counters of their reserved seats."""
+    if unread_teaching := sorted(needs.teaching - ledger.loaded_teaching):
+        rows = await course_instructors.load_course_instructors(connection, unread_teaching)
+        ledger.add_teaching(unread_teaching, rows)
+    if needs.reserved_seats:
+        for course_id, text in await courses.load_reserved_seats(connection, sorted(needs.reserved_seats)):
+            ledger.reserved_seats.load(course_id, json.loads(text or "{}"))
 
 
 async def _load_rosters(connection: Connection, ledger: Ledger, course_ids: set[int]) -> None:
@@ -237,6 +246,8 @@ async def _unjudge(connection: Connection, ledger: Ledger, relaxed: Relaxed) -> 
         pairs += await waitlist.unjudge_members(connection, await requirements.find_dependents(connection, codes), [])
     if relaxed.min_grades and (graded := await requirements.load_min_grades(connection)):
         pairs += await waitlist.unjudge_courses(connection, sorted({each.course_id for each in graded}), [])
+    if relaxed.reserved is not None:
+        pairs += await waitlist.unjudge_reserved(connection, *relaxed.reserved)
     if relaxed.due:
         pairs += await waitlist.unjudge_due(connection, ledger.now, MAX_DUE_STUDENTS)
     if relaxed.reopened_terms:

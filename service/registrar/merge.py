@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass, replace
 
 from service.errors import AlreadyMerged, MergeOfErased, MergeWithItself, UnknownStudent
-from service.registrar import seats
+from service.registrar import reserved, seats
 from service.registrar.changes import Change
 from service.registrar.holds import hold_state
 from service.registrar.ledger import Ledger
@@ -108,6 +108,8 @@ class Merge(Change[Student]):
             after={"merged_into": self.student_id},
         )
         recounted = seats.recount(course, row.status, "dropped")
+        if course.reservations is not None:
+            reserved.count(ledger, course, row.reserved_group, None)
         if own is None or _strength(row) > _strength(own):
             stands = row._replace(student_id=self.student_id, updated_at=ledger.now, recheck_at=None)
             recounted = seats.recount(recounted, None if own is None else own.status, stands.status)
@@ -126,12 +128,16 @@ class Merge(Change[Student]):
                     **({} if passed_code is None else {"passed_code": passed_code}),
                 },
             )
+            if course.reservations is not None:
+                reserved.count(ledger, course, None if own is None else own.reserved_group, stands.reserved_group)
             ledger.put_enrollment(stands)
             ledger.passed_codes.put((self.student_id, row.course_id), passed_code)
         if recounted is not course:
             ledger.courses.put(course.id, recounted)
         if recounted.waitlisted and seats.has_free_seat(recounted):
             ledger.mark_promotable(course.id, self.origin)
+        if course.reservations is not None and recounted.seats_taken < course.seats_taken:
+            ledger.opened.put(course.id, self.origin.of_promotions())
 
     def _limit_swaps(self, ledger: Ledger) -> None:
         """Keep in the student's swaps only courses that the student can still drop."""

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import lru_cache
 
-from service.registrar import rules, seats
+from service.registrar import reserved, rules, seats
 from service.registrar.application import NO_PARTNERS, Application, Course, Partners, Refusal
 from service.registrar.changes import Origin
 from service.registrar.ledger import Ledger, as_json
@@ -112,6 +112,15 @@ def move(
     assert course is not None
     existing = ledger.enrollment(student_id, course_id)
     drops = swap_drops_text(swap_drops)
+    was_seated, is_seated = existing is not None and existing.status in seats.SEATED, status in seats.SEATED
+    group = None if existing is None or not is_seated else existing.reserved_group
+    if course.reservations is not None:
+        if is_seated and not was_seated:
+            group = reserved.group_of_seat(ledger, student_id, course)
+        reserved.count(ledger, course, None if existing is None else existing.reserved_group, group)
+        was_passed_over = existing is not None and reserved.is_only_reserved(existing.blocked_reasons)
+        if was_passed_over or (was_seated and not is_seated):
+            ledger.opened.put(course_id, origin.of_promotions())
     position = ledger.append_event(
         f"enrollment.{event or status}",
         origin,
@@ -132,6 +141,7 @@ def move(
             swap_drops=drops,
             blocked_reasons=None,
             recheck_at=None,
+            reserved_group=group,
         )
     else:
         row = Enrollment(
@@ -143,6 +153,7 @@ def move(
             ledger.now,
             override_id=override_id,
             swap_drops=drops,
+            reserved_group=group,
         )
     ledger.put_enrollment(row)
     recounted = seats.recount(course, None if existing is None else existing.status, status)

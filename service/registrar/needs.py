@@ -41,7 +41,9 @@ class Relaxed:
     ``reopened_terms``: terms in which students may be promoted who could not be judged while the term was closed.
     ``former_codes``: the earlier codes of courses, which stay valid for students who completed them.
     ``joined_codes`` have become equivalent, ``parted_codes`` no longer are: the students who have a course of these
-    codes. ``min_grades``: the students waitlisted for courses that require a grade. ``due``: the students whose ``recheck_at`` has passed. The promotions that follow have the same ``origin``.
+    codes. ``min_grades``: the students waitlisted for courses that require a grade. ``reserved``: the first student of this
+    course's waitlist whom only reservations block, of these groups if given. ``due``: the students whose ``recheck_at``
+    has passed. The promotions that follow have the same ``origin``.
     """
 
     origin: "Origin"
@@ -55,6 +57,7 @@ class Relaxed:
     joined_codes: list[str] = field(default_factory=list)
     parted_codes: list[str] = field(default_factory=list)
     min_grades: bool = False
+    reserved: tuple[int, list[str] | None] | None = None
     due: bool = False
 
 
@@ -66,8 +69,10 @@ class Needs:
     requirements, ``definitions`` of the students' courses, the next unjudged students of ``waitlists``, the
     ``override_holders`` among the students waitlisted for courses, the waitlist ``positions`` of pairs, the ``rosters``
     of courses, ``holds`` and ``overrides`` by id, the people with these ``sourced_ids``, the instructors of courses
-    (``teaching``), the answers of ``idempotency_keys``, and the number of new ids of each sequence. ``code_sets`` requests
-    the equivalent codes, ``grade_scale`` the grade scale, ``min_grades`` the grades that courses require. ``erased`` is a student whose texts must be erased in the database before the decision.
+    (``teaching``), the counters of the ``reserved_seats`` of courses, the answers of ``idempotency_keys``, and the number
+    of new ids of each sequence. ``code_sets`` requests the equivalent codes, ``grade_scale`` the grade scale, and
+    ``min_grades`` the grades that courses require. ``erased`` is a student whose texts must be erased in the database
+    before the decision.
     """
 
     students: set[int] = field(default_factory=set)
@@ -83,6 +88,7 @@ class Needs:
     overrides: set[int] = field(default_factory=set)
     sourced_ids: set[str] = field(default_factory=set)
     teaching: set[int] = field(default_factory=set)
+    reserved_seats: set[int] = field(default_factory=set)
     idempotency_keys: set[CallersKey] = field(default_factory=set)
     ids: Counter[ReserveIds] = field(default_factory=Counter)
     resources: "dict[ResourceType[Any, Any], ResourceNeeds]" = field(default_factory=dict)

@@ -9,6 +9,8 @@ from service.registrar.catalog import Catalog
 from service.registrar.ledger import Ledger
 from service.registrar.load import load, open_ledger
 from service.registrar.needs import Needs, NotLoaded
+from service.registrar.reserved import is_only_reserved
+from service.registrar.seats import has_free_seat
 from service.registrar.waitlist import judge_waitlisted
 from sql import NEVER, Connection
 from sql.enrollments import Enrollment
@@ -80,7 +82,10 @@ def _review(ledger: Ledger, row: Enrollment, sweep_interval: float) -> Eligible 
         return None
     # Ignore course_full: a blocked student is not blocked by a lack of free seats.
     refusals = [refusal for refusal in judge_waitlisted(ledger, course, row)[0] if refusal.code != "course_full"]
-    lapses_at = rules.lapse_of(refusals) or NEVER
+    lapses_at = rules.recheck_of(refusals) or NEVER
+    if not has_free_seat(course) and is_only_reserved(row.blocked_reasons):
+        # The first seat that is free for this student makes the row unjudged.
+        return None
     if not refusals:
         swept = row.recheck_at > ledger.now - timedelta(seconds=sweep_interval)
         return None if swept and row.recheck_at <= ledger.now else Eligible(row.course_id, row.student_id)

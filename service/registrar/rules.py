@@ -8,7 +8,18 @@ from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from functools import lru_cache
 from typing import Literal, TypeAlias
 
-from service.registrar.application import Application, Course, Defined, Group, HeldSeat, Hold, Partner, Refusal, Term
+from service.registrar.application import (
+    Application,
+    Course,
+    Defined,
+    Group,
+    HeldSeat,
+    Hold,
+    Partner,
+    Refusal,
+    Term,
+    reservations_in,
+)
 from service.registrar.meetings import conflict, dates_of, week_of
 
 Rule: TypeAlias = Callable[[Application], Sequence[Refusal]]
@@ -225,10 +236,26 @@ def _above_limit(application: Application, course: Course, term: Term, limit: fl
     return [Refusal("credit_limit", application.course_id, None, public, {"limit": number(limit)})]
 
 
+def seats_reserved(application: Application) -> Sequence[Refusal]:
+    """Seats are free, but all of them are reserved for groups in which the student is not."""
+    course = application.course
+    if course is None or not application.reserved or application.seat == "waitlist":
+        return NONE
+    if application.seat == "none" and application.on_full == "waitlist" and course.waitlist_capacity != 0:
+        return NONE
+    # The first end of any reservation in force may free a seat, even one of a reservation that is full now.
+    ends = [each.until for each in reservations_in(course.reservations) if each.is_in_force(application.now)]
+    lapses_at = min([end for end in ends if end is not None], default=None)
+    return [
+        Refusal("seats_reserved", application.course_id, lapses_at, {"group": each.group, "reserved": each.seats})
+        for each in application.reserved
+    ]
+
+
 def course_full(application: Application) -> Sequence[Refusal]:
     """The course is full, and the request did not ask to be waitlisted or the course has no waitlist."""
     course = application.course
-    if course is None or application.seat != "none":
+    if course is None or application.seat != "none" or application.reserved:
         return NONE
     if application.on_full == "waitlist" and course.waitlist_capacity != 0:
         return NONE
@@ -259,6 +286,7 @@ RULES: tuple[Rule, ...] = (
     duplicate_course,
     time_conflict,
     credit_limit,
+    seats_reserved,
     course_full,
     waitlist_full,
 )
@@ -345,6 +373,14 @@ def lapse_of(refusals: Iterable[Refusal]) -> datetime | None:
     return latest([refusal.lapses_at for refusal in refusals])
 
 
+def recheck_of(refusals: Sequence[Refusal]) -> datetime | None:
+    """Return the instant at which to judge a blocked student again because of the clock alone, or None.
+
+    Reservations count only if nothing else blocks the student: a seat may become free before they end.
+    """
+    return lapse_of([refusal for refusal in refusals if refusal.code != "seats_reserved"] or refusals)
+
+
 def latest(instants: Sequence[datetime | None]) -> datetime | None:
     """Return the latest of instants, or None if any of them is None or if there are none."""
     known = [instant for instant in instants if instant is not None]
@@ -424,6 +460,7 @@ SENTENCES: dict[str, str] = {
     "can have a seat in one of them.",
     "time_conflict": "Course {course_id} meets at the same time as course {with_course_id}.",
     "credit_limit": "Course {course_id} would bring term {term_id} to {held} + {asked} credits; the limit is {limit}.",
+    "seats_reserved": "{reserved} seats of course {course_id} are reserved for the group {group}.",
     "course_full": "Course {course_id} has {seats_taken} of its {capacity} seats taken.",
     "waitlist_full": "Course {course_id} is full, and so is its waitlist of {waitlist_capacity} places.",
     "drop_closed": "Course {course_id} could be dropped until {closed_at}.",

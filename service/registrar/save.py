@@ -32,7 +32,7 @@ from sql import (
     requirements,
 )
 from sql.course_instructors import CourseInstructor
-from sql.courses import Course, Seats
+from sql.courses import Course, ReservedSeats, Seats
 from sql.enrollments import Enrollment, Pair
 from sql.equivalences import Equivalence, EquivalentCode
 from sql.grades import NumberedGrade
@@ -77,6 +77,9 @@ async def save(connection: Connection, written: Written) -> None:
     if written.answers:
         await idempotency_keys.add_idempotency_keys(connection, written.answers)
     await _save_enrollments(connection, written)
+    if written.reserved_seats.saved:
+        counters = [(id, json.dumps(taken)) for id, taken in written.reserved_seats.saved.items()]
+        await courses.set_reserved_seats(connection, [*starmap(ReservedSeats, counters)])
     if written.merged.saved:
         await _save_times_of_moved(connection, written)
     await _save_passed_codes(connection, written.passed_codes)
@@ -178,6 +181,7 @@ def takes_one_statement(written: Written) -> bool:
                 written.requirements,
                 written.equivalences,
                 written.grade_scales,
+                written.reserved_seats,
             )
         )
     )

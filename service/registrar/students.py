@@ -50,7 +50,7 @@ def _validate(_ledger: Ledger, student: Student) -> None:
 
 
 def _on_update(ledger: Ledger, before: Student, after: Student, origin: Origin) -> None:
-    if before.max_credits != after.max_credits:
+    if (before.max_credits, before.groups) != (after.max_credits, after.groups):
         ledger.changed_students.put(after.id, origin)
 
 

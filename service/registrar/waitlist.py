@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 
 from service.errors import PromotionsPending
-from service.registrar import rules, seats
+from service.registrar import reserved, rules, seats
 from service.registrar.application import NO_SCALE, Application, Course, Refusal
 from service.registrar.changes import Change, Origin
 from service.registrar.ledger import Ledger
@@ -31,6 +31,8 @@ def settle(ledger: Ledger) -> None:
         if ledger.relaxed:
             raise NotLoaded(Needs(relaxed=ledger.relaxed[0]))
         _unjudge_changed_students(ledger)
+        if _relax_opened(ledger):
+            continue
         course_id = ledger.first_promotable()
         if course_id is None or ledger.promotions_left <= 0:
             return
@@ -60,6 +62,23 @@ def settle_before_newcomer(ledger: Ledger, course_ids: tuple[int, ...], origin: 
             continue
         if _next_candidate(ledger, course) is not None:
             raise PromotionsPending(course_id)
+
+
+def _relax_opened(ledger: Ledger) -> bool:
+    """Relax the reservations of courses in which a seat has become free; return whether there are any.
+
+    One student of each is judged again: the first to whom a seat is open. ``_judge_next`` continues with the next one.
+    """
+    relaxes = False
+    for course_id, origin in ledger.opened.items():
+        course = ledger.course(course_id)
+        if course is not None and reserved.is_open(course):
+            groups = reserved.groups_with_a_seat(ledger, course)
+            ledger.relax(Relaxed(origin, reserved=(course_id, groups)))
+            relaxes = True
+        ledger.opened.put(course_id, None)
+        ledger.commit()
+    return relaxes
 
 
 def _unjudge_changed_students(ledger: Ledger) -> None:
@@ -95,12 +114,16 @@ def _judge_next(ledger: Ledger, course_id: int) -> None:
     if course is None or row is None:
         ledger.promotable.put(course_id, None)
         return
-    ledger.promotions_left -= 1
     refusals, used, drops = judge_waitlisted(ledger, course, row)
     if refusals:
         _block(ledger, row, refusals, origin)
     else:
         _seat(ledger, row, used, drops, origin)
+    if refusals and reserved.is_only_reserved(row.blocked_reasons):
+        # The seat for which this student was judged again may be for the next one whom only reservations block.
+        ledger.opened.put(course_id, origin)
+    # Nothing undoes this: if rows were missing above, the student has not been judged yet.
+    ledger.promotions_left -= 1
 
 
 def _next_candidate(ledger: Ledger, course: Course) -> Enrollment | None:
@@ -145,6 +168,7 @@ def judge_waitlisted(
         excluders=ledger.excluders(course),
         code_sets=ledger.code_sets,
         scale=ledger.scale_for(groups) if groups else NO_SCALE,
+        reserved=reserved.keeping(ledger, row.student_id, course),
     )
     found = rules.judge(application)
     if not seats.has_free_seat(course):
@@ -170,7 +194,7 @@ def _block(ledger: Ledger, row: Enrollment, refusals: tuple[Refusal, ...], origi
     """Mark a student as blocked, and append an event with the reasons if they have changed."""
     reasons = [{"code": refusal.code, **refusal.public} for refusal in refusals]
     text = json.dumps(reasons, ensure_ascii=False, separators=(",", ":"))
-    ledger.put_enrollment(row._replace(blocked_reasons=text, recheck_at=rules.lapse_of(refusals) or NEVER))
+    ledger.put_enrollment(row._replace(blocked_reasons=text, recheck_at=rules.recheck_of(refusals) or NEVER))
     if text == row.blocked_reasons:
         return
     ledger.append_event(
