@@ -81,6 +81,7 @@ courses = st.builds(
     version=st.just(1),
     created_at=st.just(NOW),
     updated_at=st.just(NOW),
+    reservations=st.none(),
 )
 days = st.integers(1, 20).map(lambda day: date(2026, 9, day))
 terms = st.builds(
