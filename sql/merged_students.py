@@ -84,7 +84,7 @@ async def erase_merged_students(connection: Connection, student_ids: list[int]) 
 LOAD_ENROLLMENTS_OF_STUDENTS: Final = """
 SELECT
     student_id, course_id, status, joined_position, joined_at, updated_at, passed, grade, override_id, swap_drops,
-    blocked_reasons, recheck_at
+    blocked_reasons, recheck_at, reserved_group
 FROM student_courses
 WHERE student_id = ANY($1::bigint[])
 """

@@ -11,7 +11,7 @@ REFUSED: Final = frozenset({404, 409, 412})
 BEYOND_SCHEMAS: Final = frozenset(
     {
         *{"invalid_cursor", "not_combinable", "unknown_term", "unknown_instructor", "own_requirement"},
-        *{"name_required", "repeated_instructor", "one_primary", "repeated_code"},
+        *{"name_required", "repeated_instructor", "one_primary", "repeated_code", "repeated_group"},
         *{"blank", "forbidden_character"},
         *{"not_a_multiple", "term_dates", "invalid_part", "hold_dates", "empty_meeting", "meeting_dates"},
         *{"read_only", "swap_with_itself", "too_many_adds", "too_many_pairs", "invalid_etag"},

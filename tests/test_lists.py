@@ -295,7 +295,7 @@ async def test_students_courses_and_instructors_are_read_by_external_id(client: 
 
         answer = await call(client, "GET", f"{path}/by-external-id/courses%2F%C3%A9")
         assert answer.body == created
-        assert answer.etag == '"1"'
+        assert answer.etag == ('W/"1-0-0"' if path == "/courses" else '"1"')
         problem(await call(client, "GET", f"{path}/by-external-id/students"), 404, f"{name}_not_found")
         assert places(await call(client, "GET", f"{path}/by-external-id/a%20b"))[0][1] == "external_id"
 

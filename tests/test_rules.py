@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 from service.api import enrollments
 from service.api.overrides import OverridableRule
 from service.registrar.application import (
+    NO_CODE_SETS,
     NO_SCALE,
     Application,
     Definition,
@@ -183,6 +184,9 @@ applications = st.builds(
     requested=st.just({}) | partners,
     granted=held_seats,
     requested_seats=held_seats,
+    # Hypothesis would invent values for the fields that are left out.
+    parent=st.none(),
+    code_sets=st.just(NO_CODE_SETS),
     reserved=st.sampled_from([(), (Reservation("a", 1, None),), (Reservation("a", 1, NOW), Reservation("b", 2, None))]),
 )
 

@@ -206,6 +206,7 @@ async def errors_of_calls(client: Client) -> set[str]:
         ("POST", "/courses", course_fields(meetings=[{**day, "end": "09:00"}]), {}),
         ("POST", "/courses", course_fields(credits=0.001), {}),
         ("POST", "/equivalences", {"codes": ["A1", "a1"]}, {}),
+        ("PUT", f"/courses/{course}/reservations", {"reservations": [{"group": "a", "seats": 1}] * 2}, {}),
         ("PUT", "/grade-scale", {"grades": [{"grade": "A", "passes": True}, {"grade": "A", "passes": False}]}, {}),
         (
             "PUT",

@@ -50,6 +50,7 @@ FIELD_CODES: Final = {
     "empty_meeting": "A meeting ends when it starts.",
     "repeated_instructor": "An instructor appears twice among those of a course.",
     "one_primary": "The instructors of a course do not have exactly one primary among them.",
+    "repeated_group": "The reservations of a course name a group twice.",
     "repeated_code": "A set of equivalent codes has a code twice, without regard to case.",
     "repeated_grade": "A grade scale has a grade twice.",
     "min_grade_of_pre": "A group of requirements that is not of the kind `pre` has a `min_grade`.",

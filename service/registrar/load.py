@@ -222,7 +222,7 @@ async def _load_waitlists(connection: Connection, ledger: Ledger, needs: Needs) 
         ledger.loaded_holders |= needs.override_holders
 
 
-async def _unjudge(connection: Connection, ledger: Ledger, relaxed: Relaxed) -> None:
+async def _unjudge(connection: Connection, ledger: Ledger, relaxed: Relaxed) -> None:  # noqa: PLR0912 - one branch for each condition
     """Mark students as unjudged if a relaxed condition may have blocked them, and mark their courses for promotion.
 
     The statements see only the tables, so everything in memory is saved first.
