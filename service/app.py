@@ -49,7 +49,7 @@ from service.api.keys import (
 from service.auth import Authenticator
 from service.batching import Callers, Sharing, reader
 from service.database import Database
-from service.errors import DomainError, EnrollmentRefused, FieldError, Unavailable
+from service.errors import AlreadyMerged, DomainError, EnrollmentRefused, FieldError, Merged, Unavailable
 from service.exposition import Board, Exposition
 from service.fitness import UnfitDatabase
 from service.institutions import Institutions, OnlyInstitution
@@ -480,7 +480,7 @@ def codes() -> dict[str, list[str]]:
     fields = [error.code for error in _errors(FieldError)]
     return {
         "ProblemCode": sorted(problem_types()),
-        "DetailCode": sorted({*fields, ScopeMissing.code, *SENTENCES, *FIELD_CODES}),
+        "DetailCode": sorted({*fields, ScopeMissing.code, AlreadyMerged.code, Merged.code, *SENTENCES, *FIELD_CODES}),
     }
 
 

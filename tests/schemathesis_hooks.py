@@ -5,13 +5,16 @@ from typing import Any, Final
 import schemathesis
 
 ACCEPTED: Final = frozenset({200, 201, 204, 304})
-REFUSED: Final = frozenset({404, 409, 412})
-"""Statuses of valid requests that name a missing resource, or one in the wrong state."""
+REFUSED: Final = frozenset({404, 409, 410, 412})
+"""Statuses of valid requests that name a missing or a merged resource, or one in the wrong state."""
 
 BEYOND_SCHEMAS: Final = frozenset(
     {
         *{"invalid_cursor", "not_combinable", "unknown_term", "unknown_instructor", "own_requirement"},
-        *{"name_required", "repeated_instructor", "one_primary", "repeated_code", "repeated_group"},
+        *{"name_required", "repeated_instructor", "one_primary", "repeated_code", "repeated_group", "repeated_grade"},
+        *{"unknown_grade", "invalid_result", "min_grade_of_pre", "reservations_above_capacity"},
+        # The reason of a drop with as=dropped.
+        *{"merge_with_itself", "unknown_student", "required"},
         *{"blank", "forbidden_character"},
         *{"not_a_multiple", "term_dates", "invalid_part", "hold_dates", "empty_meeting", "meeting_dates"},
         *{"read_only", "swap_with_itself", "too_many_adds", "too_many_pairs", "invalid_etag"},

@@ -221,7 +221,8 @@ async def test_a_check_that_takes_too_long_is_stopped_and_leaves_no_session_behi
 
     out, error = capsys.readouterr()
     assert status == 1
-    assert out.splitlines() == [f"ok    {next(iter(INVARIANTS))}"], "the invariants checked until then"
+    first = [*INVARIANTS][:2]
+    assert out.splitlines() == [f"ok    {sentence}" for sentence in first], "the invariants checked until then"
     assert error == "error: The check took longer than 0.5 seconds. Set CHECK_TIMEOUT to allow more.\n"
     await connection.execute("ROLLBACK")
 

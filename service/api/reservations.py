@@ -7,7 +7,7 @@ from typing import Annotated, Final, TypeAlias
 
 from pydantic import AfterValidator, Field
 
-from service.api.fields import Group, IdInPath, Input, Instant
+from service.api.fields import Group, IdInPath, Input, Instant, Whole
 from service.api.keys import DATABASE, REGISTRAR, origin_of
 from service.errors import CourseNotFound, PreconditionFailed, ReservationsAboveCapacity
 from service.registrar.application import Reservation, reservations_in
@@ -19,7 +19,9 @@ from sql.courses import get_course, load_reserved_seats
 MAX_RESERVATIONS: Final = 50
 """The most reservations of one course: a student has no more groups."""
 
-ReservedSeats: TypeAlias = Annotated[int, Field(ge=1, le=2**31 - 1, description="The number of seats for the group.")]
+ReservedSeats: TypeAlias = Annotated[
+    int, Field(ge=1, le=2**31 - 1, description="The number of seats for the group."), Whole
+]
 
 
 class NewReservation(Input):
@@ -66,20 +68,20 @@ class ReservedGroup:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reservations:
+class CourseReservations:
     """The reservations of a course."""
 
     reservations: Annotated[list[ReservedGroup], Field(description="The reservations, in the order that was set.")]
 
 
-def _shown(reserved: Reserved) -> Reply[Reservations]:
+def _shown(reserved: Reserved) -> Reply[CourseReservations]:
     shown = [
         ReservedGroup(
             group=each.group, seats=each.seats, until=each.until, seats_taken=reserved.taken.get(each.group, 0)
         )
         for each in reserved.reservations
     ]
-    return Reply(Reservations(reservations=shown), 200, {"ETag": f'"{reservations_tag(reserved.reservations)}"'})
+    return Reply(CourseReservations(reservations=shown), 200, {"ETag": f'"{reservations_tag(reserved.reservations)}"'})
 
 
 @endpoint(
@@ -91,7 +93,7 @@ def _shown(reserved: Reserved) -> Reply[Reservations]:
 )
 async def set_reservations(
     call: Call, course_id: IdInPath, body: NewReservations, if_match: ETags, if_none_match: ETags
-) -> Reply[Reservations]:
+) -> Reply[CourseReservations]:
     """Reserve seats of a course for groups of students; an empty list lifts all reservations.
 
     Nobody loses a seat. A waitlisted student to whom a seat is open now gets it in the same transaction.
@@ -107,7 +109,7 @@ async def set_reservations(
 
 
 @endpoint("GET", "/courses/{course_id}/reservations", scope="read", problems=[CourseNotFound], etag=True)
-async def read_reservations(call: Call, course_id: IdInPath) -> Reply[Reservations]:
+async def read_reservations(call: Call, course_id: IdInPath) -> Reply[CourseReservations]:
     """Read the reserved seats of a course.
 
     The ETag changes with the reservations, not with the seats that are taken.
