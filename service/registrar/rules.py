@@ -460,7 +460,7 @@ SENTENCES: dict[str, str] = {
     "can have a seat in one of them.",
     "time_conflict": "Course {course_id} meets at the same time as course {with_course_id}.",
     "credit_limit": "Course {course_id} would bring term {term_id} to {held} + {asked} credits; the limit is {limit}.",
-    "seats_reserved": "{reserved} seats of course {course_id} are reserved for the group {group}.",
+    "seats_reserved": "The free seats of course {course_id} are reserved for the group {group}, which has {reserved} in all.",
     "course_full": "Course {course_id} has {seats_taken} of its {capacity} seats taken.",
     "waitlist_full": "Course {course_id} is full, and so is its waitlist of {waitlist_capacity} places.",
     "drop_closed": "Course {course_id} could be dropped until {closed_at}.",
