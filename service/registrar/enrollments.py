@@ -551,6 +551,15 @@ class Drop(Change[Moved]):
         return _refused(self.student_id, outcome, {"drop": (self.course_id,)})
 
 
+def _find_enrollment(ledger: Ledger, student_id: int, course_id: int) -> tuple[Course, Enrollment]:
+    """Return a course with the student's row in it, or raise EnrollmentNotFound."""
+    course = ledger.course(course_id)
+    row = None if course is None else ledger.enrollment(student_id, course_id)
+    if course is None or row is None:
+        raise EnrollmentNotFound(student_id, course_id)
+    return course, row
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeepDrops(Change[Moved]):
     """Clear the pending drops of a waitlisted student's swap; the student keeps the waitlist place.
@@ -574,10 +583,7 @@ class KeepDrops(Change[Moved]):
     def decide(self, ledger: Ledger) -> Moved:
         """Return the row without pending drops."""
         check_student(ledger, self.student_id)
-        course = ledger.course(self.course_id)
-        row = None if course is None else ledger.enrollment(self.student_id, self.course_id)
-        if course is None or row is None:
-            raise EnrollmentNotFound(self.student_id, self.course_id)
+        course, row = _find_enrollment(ledger, self.student_id, self.course_id)
         position = ledger.waitlist_position(row) if row.status == "waitlisted" else None
         adds = tuple([place.course_id for place in swaps_that_drop(ledger, self.student_id, self.course_id)])
         if row.status != "waitlisted" or not row.swap_drops:
@@ -661,10 +667,7 @@ class RemoveCompletion(Change[Moved]):
     def decide(self, ledger: Ledger) -> Moved:
         """Return the enrolled row."""
         check_student(ledger, self.student_id)
-        course = ledger.course(self.course_id)
-        row = None if course is None else ledger.enrollment(self.student_id, self.course_id)
-        if course is None or row is None:
-            raise EnrollmentNotFound(self.student_id, self.course_id)
+        course, row = _find_enrollment(ledger, self.student_id, self.course_id)
         if row.status == "enrolled":
             return Moved("unchanged", row, course)
         if row.status != "completed":

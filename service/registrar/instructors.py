@@ -12,7 +12,6 @@ from service.errors import (
     EmailTaken,
     ExternalIdTaken,
     InstructorNotFound,
-    NameRequired,
     PreconditionFailed,
     UnknownInstructor,
 )
@@ -21,7 +20,7 @@ from service.registrar.courses import find_course
 from service.registrar.ledger import Ledger
 from service.registrar.needs import Needs, NotLoaded
 from service.registrar.resources import ResourceType, external_id_of
-from service.registrar.students import folded
+from service.registrar.students import folded, folded_emails, require_name
 from sql import Connection, course_instructors, instructors
 from sql.course_instructors import CourseInstructor
 from sql.instructors import Instructor
@@ -52,11 +51,6 @@ def _create(id: int, now: datetime, fields: InstructorFields) -> Instructor:
     )
 
 
-def _validate(_ledger: Ledger, instructor: Instructor) -> None:
-    if instructor.given_name is None and instructor.family_name is None:
-        raise NameRequired
-
-
 def _on_update(_ledger: Ledger, _before: Instructor, _after: Instructor, _origin: Origin) -> None:
     """Mark nobody: no rule depends on an instructor."""
 
@@ -72,8 +66,7 @@ def _is_in_use(ledger: Ledger, id: int) -> bool:
 async def _match(
     connection: Connection, external_ids: list[str], wanted: Sequence[Mapping[str, Any]]
 ) -> list[Instructor]:
-    emails = [email for fields in wanted if (email := folded(fields.get("email"))) is not None]
-    return await instructors.match_instructors(connection, external_ids, emails)
+    return await instructors.match_instructors(connection, external_ids, folded_emails(wanted))
 
 
 async def _load_in_use(connection: Connection, ledger: Ledger, ids: list[int]) -> list[int]:
@@ -93,7 +86,7 @@ INSTRUCTOR: Final[ResourceType[Instructor, InstructorFields]] = ResourceType(
     key_parts=(),
     server_fields=frozenset(),
     redact_in_events=True,
-    validate=_validate,
+    validate=require_name,
     on_update=_on_update,
     on_delete=_on_delete,
     is_in_use=_is_in_use,

@@ -10,6 +10,7 @@ from service.registrar.changes import Origin
 from service.registrar.ledger import Ledger
 from service.registrar.resources import ResourceType, external_id_of
 from sql import Connection, enrollments, students
+from sql.instructors import Instructor
 from sql.students import Student
 
 
@@ -44,8 +45,9 @@ def _create(id: int, now: datetime, fields: StudentFields) -> Student:
     )
 
 
-def _validate(_ledger: Ledger, student: Student) -> None:
-    if student.given_name is None and student.family_name is None:
+def require_name(_ledger: Ledger, person: Student | Instructor) -> None:
+    """Raise NameRequired if a student or an instructor has neither name."""
+    if person.given_name is None and person.family_name is None:
         raise NameRequired
 
 
@@ -70,9 +72,13 @@ def folded(email: str | None) -> str | None:
     return None if email is None else email.encode().lower().decode()
 
 
+def folded_emails(wanted: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the folded addresses among the fields of people."""
+    return [email for fields in wanted if (email := folded(fields.get("email"))) is not None]
+
+
 async def _match(connection: Connection, external_ids: list[str], wanted: Sequence[Mapping[str, Any]]) -> list[Student]:
-    emails = [email for fields in wanted if (email := folded(fields.get("email"))) is not None]
-    return await students.match_students(connection, external_ids, emails)
+    return await students.match_students(connection, external_ids, folded_emails(wanted))
 
 
 def _on_missing(ledger: Ledger, external_id: str) -> None:
@@ -94,7 +100,7 @@ STUDENT: Final[ResourceType[Student, StudentFields]] = ResourceType(
     key_parts=(),
     server_fields=frozenset(),
     redact_in_events=True,
-    validate=_validate,
+    validate=require_name,
     on_update=_on_update,
     on_delete=_on_delete,
     is_in_use=_is_in_use,
