@@ -82,7 +82,7 @@ class MergeWithItself(FieldError):
     code, status, title = "merge_with_itself", 422, "Merge with itself"
 
     def __init__(self) -> None:
-        sentence = "student_id must be another student than the one in the path: that student is its duplicate."
+        sentence = "student_id must name the duplicate: another student than the one in the path, who stays."
         super().__init__(sentence, pointer="#/student_id")
 
 
