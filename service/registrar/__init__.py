@@ -63,6 +63,10 @@ LOCK_SECONDS = 1.0
 Answer = TypeVar("Answer")
 
 
+class WriteNeeded(Exception):
+    """A preview needs rows that only a transaction that writes can load."""
+
+
 class Registrar:
     """Makes changes and returns the outcome of each; in this process, one transaction at a time writes."""
 
@@ -179,24 +183,48 @@ class Registrar:
         return outcomes
 
     async def preview(self, change: Change[Answer]) -> Answer:
-        """Return the answer that a change would have now, without writing or locking anything.
+        """Return the answer that a change would have now; nothing is written.
 
         Raises: as ``submit``.
         """
-        async with self._database.viewing() as connection:
-            needs = load.needs_of([change])
-            ledger = await load.open_ledger(connection, Catalog(self._catalog.time_zone), self._promotions, needs)
-            await load.load_for(connection, ledger, needs)
-            outcomes: list[Outcome] = []
-            await _decide(connection, ledger, [change], outcomes)
-        outcome = outcomes.pop()
+        [outcome] = await self.preview_all([change])
         if isinstance(outcome, Exception):
             try:
                 raise outcome
             finally:
                 # Its traceback refers to this frame: a cycle, which would keep the request.
                 del outcome
-        return cast(Answer, outcome)
+        return outcome
+
+    async def preview_all(self, changes: Sequence[Change[Answer]]) -> list[Answer | Exception]:
+        """Return the outcome that each change would have now, after the changes before it; nothing is written.
+
+        The changes are decided on a snapshot, without a lock. If only the database can find the students whom a change
+        lets in, they are decided again in a transaction that is rolled back.
+
+        Raises:
+            Unavailable: the database is unavailable.
+        """
+        try:
+            async with self._database.viewing() as connection:
+                outcomes = await self._preview(connection, changes, may_write=False)
+        except WriteNeeded:
+            async with self._my_turn(), self._database.trying() as connection:
+                outcomes = await self._preview(connection, changes, may_write=True)
+        return cast(list[Answer | Exception], outcomes)
+
+    async def _preview(
+        self, connection: Connection, changes: Sequence[Change[object]], *, may_write: bool
+    ) -> list[Outcome]:
+        needs = load.needs_of(changes)
+        ledger = await load.open_ledger(connection, Catalog(self._catalog.time_zone), self._promotions, needs)
+        ledger.one_table_each = self._database.citus
+        await load.load_for(connection, ledger, needs)
+        outcomes: list[Outcome] = []
+        for end in (*range(CHANGES_PER_WRITE, len(changes), CHANGES_PER_WRITE), len(changes)):
+            await _decide(connection, ledger, changes[:end], outcomes, may_write=may_write)
+            await asyncio.sleep(0)
+        return outcomes
 
     async def sweep(self) -> Swept:
         """Apply the passage of time: promote students who became eligible, end the waitlists of terms that are over, and
@@ -429,12 +457,20 @@ async def _decide(
     changes: Sequence[Change[object]],
     outcomes: list[Outcome],
     saving: "asyncio.Task[None] | None" = None,
+    *,
+    may_write: bool = True,
 ) -> None:
-    """Decide and load alternately until every change has an outcome; deciding resumes where it stopped."""
+    """Decide and load alternately until every change has an outcome; deciding resumes where it stopped.
+
+    Raises:
+        WriteNeeded: rows must be written before others can be loaded, and the transaction may not write.
+    """
     for _ in range(MAX_ROUNDS):
         missing = decide(ledger, changes, outcomes)
         if missing is None:
             return
+        if missing.writes and not may_write:
+            raise WriteNeeded
         if saving is not None:
             await saving
         await load.load(connection, ledger, missing)

@@ -102,6 +102,11 @@ class Needs:
     merged: set[int] = field(default_factory=set)
     """Students who do not exist, and may have been merged into others."""
 
+    @property
+    def writes(self) -> bool:
+        """Whether rows are written before the needed ones are loaded."""
+        return bool(self.whole) or self.relaxed is not None or self.erased is not None
+
     def add_waitlisted(self, row: Enrollment) -> None:
         """Add the rows by which a waitlisted student is judged, with the courses that the student's swap drops."""
         self.students.add(row.student_id)
