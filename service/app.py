@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 from service import __version__, gauges
 from service.api import (
     api_keys,
+    bulk,
     courses,
     enrollments,
     equivalences,
@@ -63,7 +64,7 @@ from service.settings import Settings
 from service.web import health, openapi, page
 from service.web import metrics as web_metrics
 from service.web.auth import Authenticate, ScopeMissing
-from service.web.body import BODY_MEMBERS, BODY_TIMEOUT
+from service.web.body import BODY_MEMBERS, BODY_TIMEOUT, BULK_MEMBERS
 from service.web.endpoint import (
     ADMISSION,
     DRAINING,
@@ -109,6 +110,7 @@ ABOUT = About(
         ("instructors", "The people who teach, and which courses they teach."),
         ("reservations", "Seats of a course that are kept for groups of students."),
         ("enrollments", "Which student is in which course. A seat is never sold twice."),
+        ("bulk", "Many students, courses or enrollments in one call, with an outcome for each."),
         ("overview", "A student at a glance."),
         ("refusals", "Why enrolls, swaps and drops were refused, for some days."),
         ("terms", "The periods in which courses take place, with the deadlines to enroll, drop and withdraw."),
@@ -136,6 +138,7 @@ ENDPOINTS: Final = endpoints_of(
     instructors,
     reservations,
     enrollments,
+    bulk,
     overview,
     refusals,
     terms,
@@ -166,7 +169,7 @@ def create_app(settings: Settings, place: tuple[Board, int] | None = None) -> we
     """
     app = web.Application(client_max_size=settings.body_limit)
     # aiohttp tries the paths with one prefix in this order, so those that are called most come first.
-    called_most = endpoints_of(enrollments)
+    called_most = endpoints_of(enrollments, bulk)
     register(
         app, [*called_most, *[each for each in ENDPOINTS if each not in called_most], *endpoints_of(page, web_metrics)]
     )
@@ -358,6 +361,7 @@ def set_up(app: web.Application, settings: Settings, *, services_of: ServicesOf,
     """Set the application keys that all endpoints need, whatever their handlers need."""
     app[BODY_TIMEOUT] = settings.body_timeout
     app[BODY_MEMBERS] = settings.body_members
+    app[BULK_MEMBERS] = settings.bulk_members
     if DRAINING not in app:
         app[DRAINING] = asyncio.Event()
     app[EDGE] = Edge(

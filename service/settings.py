@@ -343,10 +343,13 @@ class Settings(BaseSettings):
     """Most streams of the feed in a process, for each institution; 1,000 of them take 15 MB and get an event within 0.4 s."""
 
     body_limit: PositiveInt = 1024 * 1024
-    """Ten times the largest useful request: 1,000 items of a bulk request are about 100 KiB."""
+    """More than any useful request: 1,000 courses with five meetings each are about 800 KiB."""
 
     body_members: PositiveInt = 10_000
     """Twice the members of the largest bulk request; each unknown member is an error that takes time to report."""
+
+    bulk_members: PositiveInt = 50_000
+    """The same for a body with up to 1,000 students or courses: a course with five meetings has 46, as they are counted."""
 
     body_timeout: PositiveFloat = 10.0
     """Enough for body_limit over a slow mobile connection; a slower body only occupies a connection."""

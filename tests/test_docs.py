@@ -24,7 +24,8 @@ from pytest_aiohttp import AiohttpClient
 
 from service import metrics
 from service.__main__ import main
-from service.api.enrollments import BULK_PAIRS, BulkRequest, EnrollmentRequest
+from service.api.bulk import BULK_PAIRS, BulkRequest
+from service.api.enrollments import EnrollmentRequest
 from service.api.events import EventsQuery
 from service.api.feed import Cursor, encode
 from service.api.fields import FIELD_CODES

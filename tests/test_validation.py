@@ -219,6 +219,7 @@ async def errors_of_calls(client: Client) -> set[str]:
         ("POST", f"/students/{student}/swap", {"drop": [course], "add": [course]}, {}),
         ("POST", f"/students/{student}/swap", {"drop": [course], "add": [8, 9], "on_full": "waitlist"}, {}),
         ("POST", "/enrollments", {"items": [{"student_id": 1, "course_ids": list(range(1, 101))}] * 21}, {}),
+        ("PUT", "/students", {"items": [{"external_id": "a", "given_name": "A"}] * 2}, {}),
     ):  # fmt: skip
         answer = await call(client, method, path, body, headers=headers)
         errors = problem(answer, 422, "invalid")["errors"]

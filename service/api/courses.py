@@ -281,7 +281,8 @@ def versions_in(tags: ETags) -> ETags:
 MEETINGS = TypeAdapter(list[Meeting])
 
 
-def _fields(body: CourseFields, external_id: str | None) -> registrar.CourseFields:
+def fields_of(body: CourseFields, external_id: str | None) -> registrar.CourseFields:
+    """Return the fields of a course that a body sets."""
     return {
         "external_id": external_id,
         "term_id": body.term_id,
@@ -333,7 +334,7 @@ async def create_course(call: Call, body: NewCourse) -> Reply[Course]:
     The code and the section together must be unique in the term, cancelled courses aside; courses without a term may share
     both. The external id must be unique.
     """
-    change = Create(origin=origin_of(call), resource=COURSE, fields=_fields(body, body.external_id))
+    change = Create(origin=origin_of(call), resource=COURSE, fields=fields_of(body, body.external_id))
     return await submit(call, change, lambda row: Reply(course_of(row), 201, {"Location": f"/courses/{row.id}"}))
 
 
@@ -469,7 +470,7 @@ async def put_course(
             origin=origin_of(call),
             resource=COURSE,
             external_id=external_id,
-            fields=_fields(body, external_id),
+            fields=fields_of(body, external_id),
             if_match=versions_in(if_match),
             if_none_match=versions_in(if_none_match),
             check=expecting(sent_back(body, CourseFields, external_id), course_of),

@@ -58,6 +58,8 @@ FIELD_CODES: Final = {
     "swap_with_itself": "A course appears both in `drop` and in `add`.",
     "too_many_adds": "A swap with `on_full: waitlist` has more than one course to add.",
     "too_many_pairs": "The items have more than 2,000 courses in total.",
+    "ids_or_external_ids": "An item has neither ids nor external ids, or both.",
+    "repeated_external_id": "Two items have the same external id.",
 }
 """The error codes of invalid requests, each with its meaning. The documents list them."""
 

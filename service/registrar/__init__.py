@@ -22,6 +22,7 @@ from service.registrar.idempotency import FIRST_SERVER_ERROR, Answered, Once
 from service.registrar.ledger import Ledger
 from service.registrar.needs import Needs
 from service.registrar.refusals import RefusalBuffer
+from service.registrar.resources import Replace, Replaced, Row, find_unchanged
 from service.registrar.waitlist import Sweep, Swept
 from service.settings import Settings
 from sql import Connection
@@ -147,6 +148,20 @@ class Registrar:
         outcomes = await self._submit_all(changes)
         count_refusals(outcomes)
         return outcomes
+
+    async def replace_all(self, changes: Sequence[Replace[Row, Any]]) -> list[Replaced[Row] | Exception]:
+        """Make many changes of one resource type, with different external ids, as ``submit_all``.
+
+        Those that change nothing are found by one read. They do not wait for the lock, and make nobody else wait.
+
+        Raises: as ``submit_all``.
+        """
+        async with self._database.reading() as connection:
+            unchanged = await find_unchanged(connection, changes)
+        remaining = [change for change, row in zip(changes, unchanged, strict=True) if row is None]
+        made = iter(await self.submit_all(remaining) if remaining else ())
+        known = [None if row is None else Replaced(row, "unchanged") for row in unchanged]
+        return [each or next(made) for each in known]
 
     async def _submit_all(self, changes: Sequence[Change[Answer]]) -> list[Answer | Exception]:
         async with self._my_turn():

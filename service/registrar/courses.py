@@ -83,10 +83,16 @@ def _validate_meetings(ledger: Ledger, course: Course) -> None:
         raise MeetingDates.on_no_date(place, *possible)
 
 
+RELAXING: Final = ("meetings", "credits", "term_id", "code")
+"""The fields of a course whose change can make students eligible, for this course or for others."""
+
+
 def _on_update(ledger: Ledger, before: Course, after: Course, origin: Origin) -> None:
     """Mark for judgment the students who may be eligible now; an edit of any other field makes nobody eligible."""
-    if any(getattr(before, name) != getattr(after, name) for name in ("meetings", "credits", "term_id", "code")):
-        ledger.codes_changed |= before.code != after.code
+    relaxing = [name for name in RELAXING if getattr(before, name) != getattr(after, name)]
+    ledger.codes_changed |= "code" in relaxing
+    # Nobody can be blocked by a course without students, and the catalogue of a coming term has many of them.
+    if relaxing and (after.seats_taken or after.waitlisted):
         former = [] if before.code == after.code else [FormerCode(after.id, before.code)]
         ledger.relax(Relaxed(origin, courses={after.id}, members={after.id}, former_codes=former))
     if before.capacity != after.capacity and after.reservations is not None:

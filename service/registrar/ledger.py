@@ -446,7 +446,8 @@ class Ledger:
         if groups is None:
             groups = self.catalog.requirements.get(course_id)
         if groups is None and course_id not in self.loaded_courses:
-            raise NotLoaded(Needs(courses={course_id}))
+            # An edit loads the row of a course only. If one course of a batch needs more, load it for the others too.
+            raise NotLoaded(Needs(courses={course_id, *[course.id for course in self.courses]}))
         return groups or ()
 
     def reserved_taken(self, course: Course) -> Mapping[str, int]:

@@ -115,8 +115,10 @@ class Needs:
             self.pairs.add((row.student_id, dropped_id))
             self.courses.add(dropped_id)
 
-    def add_sourced_id(self, fields: Mapping[str, Any]) -> None:
-        """Add the people with the sourced id that a caller gives to a new one; a generated id needs no look-up."""
+    def add_fields(self, fields: Mapping[str, Any]) -> None:
+        """Add what the fields of a new resource name: a term, and the people with a sourced id that the caller gives."""
+        if (term_id := fields.get("term_id")) is not None:
+            self.terms.add(term_id)
         if (sourced_id := fields.get("sourced_id")) is not None:
             self.sourced_ids.add(sourced_id)
 
