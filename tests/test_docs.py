@@ -24,7 +24,7 @@ from pytest_aiohttp import AiohttpClient
 
 from service import metrics
 from service.__main__ import main
-from service.api.bulk import BULK_PAIRS, BulkRequest
+from service.api.bulk import BULK_ITEMS, BULK_PAIRS, BulkRequest
 from service.api.enrollments import EnrollmentRequest
 from service.api.events import EventsQuery
 from service.api.feed import Cursor, encode
@@ -434,6 +434,8 @@ def test_the_numbers_in_sentences_match_the_code() -> None:
         ("docs/api/conventions.md", f"number of items: {pages['default']} by default, at most {pages['maximum']}"),
         ("docs/api/conventions.md", f"An invalid request gets its first {MAX_ERRORS_SHOWN} errors"),
         ("docs/api/enrollments.md", f"{course_ids['minItems']} to {course_ids['maxItems']} course ids"),
+        ("docs/api/students.md", f"Creates or replaces up to {BULK_ITEMS:,} students"),
+        ("docs/api/courses.md", f"Creates or replaces up to {BULK_ITEMS:,} courses"),
         ("docs/api/enrollments.md", f"Makes up to {bulk['maxItems']:,} requests with up to {BULK_PAIRS:,} courses"),
         ("docs/feed.md", f"The number of events, at most {events['limit']['maximum']}."),
         ("docs/feed.md", f"if there is none, at most {events['wait']['maximum']}."),

@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from copy import deepcopy
 from itertools import count, permutations, product
 from typing import Any, NamedTuple
@@ -43,6 +43,25 @@ GRADED: set[int] = set()
 """Courses that require grades; all histories of a test share the scale."""
 GROUPS = ["a", "b"]
 Step = tuple[str, tuple[Any, ...]]
+ITEMS = {
+    "enroll": ("student_id", "course_ids", "mode", "on_full"),
+    "drop": ("student_id", "course_id"),
+    "swap": ("student_id", "drop", "add", "on_full"),
+    "complete": ("student_id", "course_id", "passed", "grade"),
+}
+"""The steps that a bulk request can have as items, with their members in the order of the arguments."""
+WRITABLE = {
+    "external_id",
+    "code",
+    "section",
+    "title",
+    "credits",
+    "term_id",
+    "capacity",
+    "waitlist_capacity",
+    "meetings",
+}
+WRITABLE |= {"given_name", "family_name", "email", "max_credits", "groups"}
 
 
 class Known(NamedTuple):
@@ -113,6 +132,7 @@ class Campus:
             body: dict[str, object] = {"term_id": course.term, "credits": course.credits, "capacity": course.capacity}
             body |= {"waitlist_capacity": course.waitlist_capacity, "meetings": shown(course.meetings)}
             body["section"] = course.section or None
+            body["external_id"] = f"c{next(NUMBERS)}"
             row = await create(self.client, "/courses", course_fields(code=course.code, **body))
             self.model.courses[row["id"]] = course
         for id in chance.sample(list(self.model.courses), chance.randint(0, 2)):
@@ -125,7 +145,8 @@ class Campus:
         for _ in range(self.students):
             limit = chance.choice([None, None, 4.0])
             groups = sorted(chance.sample(GROUPS, chance.choice([0, 0, 1, 2])))
-            student = await new_student(self.client, max_credits=limit, groups=groups)
+            key = f"s{next(NUMBERS)}"
+            student = await new_student(self.client, max_credits=limit, groups=groups, external_id=key)
             self.model.limits[student], self.model.members[student] = limit, frozenset(groups)
         for id, it in self.model.courses.items():
             if chance.random() < 0.4:
@@ -309,8 +330,8 @@ class Campus:
                 steps += [("term", (term, "enroll_closed", False))]
         return self.chance.choice(steps) if steps else None
 
-    def any_step(self) -> Step:  # noqa: PLR0915 - a case for each step
-        """Choose any step."""
+    def any_step(self, only: Collection[str] | None = None) -> Step:  # noqa: PLR0915 - a case for each step
+        """Choose any step, or one of these kinds; where that is not possible, a drop."""
         chance, model = self.chance, self.model
         student, courses = chance.choice(list(model.limits)), list(model.courses)
         course, term = chance.choice(courses), chance.choice([None, *model.terms])
@@ -336,8 +357,9 @@ class Campus:
             "reserve",
             "reserve",
             "join",
+            "put",
         ]
-        match chance.choice(kinds):
+        match chance.choice([kind for kind in kinds if only is None or kind in only]):
             case "enroll":
                 wanted = some + ([9_999_999] if chance.random() < 0.1 else [])
                 return "enroll", (student, wanted, chance.choice(["atomic", "partial"]), on_full)
@@ -393,14 +415,9 @@ class Campus:
             case "end_override" if model.overrides:
                 return "end_override", chance.choice(model.overrides)
             case "bulk":
-                items = []
-                for _ in range(chance.randint(2, 4)):
-                    requested = chance.sample(courses, chance.randint(1, 2))
-                    mode = chance.choice(["atomic", "partial"])
-                    items.append(
-                        (chance.choice(list(model.limits)), requested, mode, chance.choice(["fail", "waitlist"]))
-                    )
-                return "bulk", (items,)
+                return "bulk", ([self.any_step(ITEMS) for _ in range(chance.randint(2, 4))],)
+            case "put":
+                return "put", (self.edits(chance.choice(["courses", "students"])),)
             case "teach":
                 return "teach", (course, chance.sample(self.instructors, chance.choice([0, 1, 2, 2, 3])))
             case "reserve":
@@ -423,6 +440,11 @@ class Campus:
                 return "cancel", (course,)
             case _:
                 return "drop", (student, course)
+
+    def edits(self, what: str) -> list[Step]:
+        """Choose edits of several courses or students, each of another one."""
+        wanted = {"courses": {"capacity", "waitlist_capacity", "meetings", "edit"}, "students": {"limit", "join"}}[what]
+        return [*{step[1][0]: step for step in [self.any_step(wanted) for _ in range(3)]}.values()]
 
     def targets(self, what: str) -> list[tuple[int, ...]]:
         """Return what can be annulled, whose completion can be removed, what can be reopened, or who can be merged."""
@@ -460,9 +482,7 @@ class Campus:
             case "complete", (student, course, passed, *grade):
                 path = f"/students/{student}/courses/{course}/complete"
                 answer = await call(client, "POST", path, {"passed": passed, "grade": grade[0] if grade else None})
-                if answer.status == 422:
-                    return [(course, answer.body["code"], ())]
-                return [(course, "not_enrolled", ())] if answer.status == 409 else answer.body["outcome"]
+                return completed(answer, course)
             case "capacity", (course, capacity):
                 return (await call(client, "PATCH", f"/courses/{course}", {"capacity": capacity})).status
             case "waitlist_capacity", (course, capacity):
@@ -511,11 +531,9 @@ class Campus:
                 name = {"term": "term_id"}.get(what, what)
                 return (await call(client, "PATCH", f"/courses/{course}", {name: value})).status
             case "bulk", (items,):
-                fields = ("student_id", "course_ids", "mode", "on_full")
-                body = {"items": [dict(zip(fields, item, strict=True)) for item in items]}
-                answer = await call(client, "POST", "/enrollments", body)
-                assert answer.status == 200, answer
-                return [results(Answer(item["status"], answer.headers, item["body"])) for item in answer.body["items"]]
+                return await self.bulk(client, items, "/enrollments")
+            case "put", (edits,):
+                return await self.put(client, edits)
             case "require", (course, groups):
                 parted = [(*kind.partition(" ")[::2], codes) for kind, codes in groups]
                 body = {
@@ -539,6 +557,37 @@ class Campus:
                 return (await call(client, "POST", f"/courses/{course}/cancel")).status
         raise AssertionError(step)
 
+    async def bulk(self, client: Client, items: list[Step], path: str) -> list[object]:
+        """Make steps in one call, and return the outcome of each."""
+        sent = [{"action": step[0], **dict(zip(ITEMS[step[0]], step[1], strict=False))} for step in items]
+        answer = await call(client, "POST", path, {"items": sent})
+        assert answer.status == 200, answer
+        answers = [Answer(item["status"], answer.headers, item["body"]) for item in answer.body["items"]]
+        return [outcome_of(step, each) for step, each in zip(items, answers, strict=True)]
+
+    async def put(self, client: Client, edits: list[Step]) -> list[int]:
+        """Make edits of courses or students in one call, and return the status of each."""
+        items, path = [], "/courses"
+        for what, (id, *values) in edits:
+            path = "/students" if what in {"limit", "join"} else "/courses"
+            row = await read(client, f"{path}/{id}")
+            item = {name: row[name] for name in row.keys() & WRITABLE}
+            match what, values:
+                case "edit", ("section", value):
+                    item["section"] = value or None
+                case "edit", (name, value):
+                    item[{"term": "term_id"}.get(name, name)] = value
+                case "meetings", (meetings,):
+                    item["meetings"] = shown(meetings)
+                case _, (value,):
+                    item[{"limit": "max_credits", "join": "groups"}.get(what, what)] = value
+            items.append(item)
+        if not items:
+            return []
+        answer = await call(client, "PUT", path, {"items": items})
+        assert answer.status == 200, answer
+        return [each["problem"]["status"] if each["outcome"] == "refused" else 200 for each in answer.body["items"]]
+
     async def merge(self, client: Client, student: int, duplicate: int) -> int:
         """Merge two students, and take note of whose the holds and overrides are then."""
         body = {"student_id": duplicate, "reason": "twice"}
@@ -551,8 +600,10 @@ class Campus:
         return status
 
     async def preview(self, step: Step) -> object:
-        """Return the outcome of a dry run of an enrollment or a swap in the service."""
+        """Return the outcome of a dry run of an enrollment, a swap or a bulk request in the service."""
         match step:
+            case "bulk", (items,):
+                return await self.bulk(self.client, items, "/enrollments?dry_run=true")
             case "enroll", (student, wanted, mode, on_full):
                 body = {"course_ids": wanted, "mode": mode, "on_full": on_full}
             case _, (student, out, into, on_full):
@@ -644,6 +695,24 @@ def moved(answer: Answer, course: int) -> object:
     return reasons(answer) if answer.status == 409 else answer.body["outcome"]
 
 
+def completed(answer: Answer, course: int) -> object:
+    """Return the outcome of a completion."""
+    if answer.status == 422:
+        return [(course, answer.body["code"], ())]
+    return [(course, "not_enrolled", ())] if answer.status == 409 else answer.body["outcome"]
+
+
+def outcome_of(step: Step, answer: Answer) -> object:
+    """Return the outcome of a step that a bulk request can have as an item."""
+    match step:
+        case "drop", (_, course):
+            return moved(answer, course)
+        case "complete", (_, course, *_):
+            return completed(answer, course)
+        case _:
+            return results(answer)
+
+
 def results(answer: Answer) -> object:
     if answer.status in {409, 422}:
         return reasons(answer)
@@ -706,8 +775,8 @@ def modelled(model: Model, step: Step) -> object:
                 return 201
             case "end_hold", held:
                 model.holds.remove(held)
-            case "bulk", (items,):
-                return [modelled(model, ("enroll", item)) for item in items]
+            case "bulk" | "put", (steps,):
+                return [modelled(model, each) for each in steps]
             case "edit", arguments:
                 return model.edit(*arguments)
             case "equate", (codes,):
@@ -798,7 +867,7 @@ async def test_random_histories_match_the_model(client: Client, connection: Conn
             continue
         history.append(step)
         expected = modelled(campus.model, step)
-        if step[0] in {"enroll", "swap"}:
+        if step[0] in {"enroll", "swap", "bulk"}:
             assert (step, await campus.preview(step)) == (step, expected), history
         assert (step, await campus.serve(step)) == (step, expected), history
         assert await campus.tables(connection) == known(campus.model), history
