@@ -385,7 +385,11 @@ INDEXES = {
     "GET_STUDENT": {"students_pkey"},
     "LIST_STUDENTS": {"students_pkey"},
     "FIND_STUDENTS": {"students_pkey", "students_email_key", "students_external_id_key", "students_groups_idx"},
-    "SEARCH_STUDENTS": {"students_family_name_search_idx", "students_given_name_search_idx"},
+    "SEARCH_STUDENTS": {
+        "students_family_name_search_idx",
+        "students_given_name_search_idx",
+        "students_preferred_name_search_idx",
+    },
     "FIND_STUDENTS_BY_EXTERNAL_ID": {"students_external_id_key"},
     "LOAD_STUDENTS": {"students_pkey"},
     "MATCH_STUDENTS": {"students_external_id_key", "students_email_key"},

@@ -123,8 +123,9 @@ class StudentQuery(Paging):
     q: Annotated[
         SearchText | None,
         Field(
-            description="Only students whose name begins with this text, with either name first; case, accents and "
-            "apostrophes are ignored. The list is ordered by the names that matched."
+            description="Only students whose name begins with this text, with either name first, or with the preferred "
+            "name before the family name; case, accents and apostrophes are ignored. The list is ordered by the names that "
+            "matched."
         ),
     ] = None
     sort: Annotated[
