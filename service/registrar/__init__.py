@@ -488,5 +488,8 @@ async def _decide(
             raise WriteNeeded
         if saving is not None:
             await saving
-        await load.load(connection, ledger, missing)
+        if missing.pause:
+            await asyncio.sleep(0)
+        else:
+            await load.load(connection, ledger, missing)
     raise RuntimeError(f"{len(changes)} changes are not decided after {MAX_ROUNDS} rounds")

@@ -8,6 +8,9 @@ from service.registrar.decide import decide
 from service.registrar.ledger import Ledger
 from service.registrar.needs import Needs, NotLoaded
 
+CHANGES_PER_TURN = 256
+"""Changes that are decided in one turn of the event loop, in some 10 ms."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Many(Change[list[Outcome]]):
@@ -28,7 +31,10 @@ class Many(Change[list[Outcome]]):
     def decide(self, ledger: Ledger) -> list[Outcome]:
         """Return the outcome of each change; after ``NotLoaded``, continue where the last call stopped."""
         outcomes = ledger.answers.parts.setdefault(self, [])
-        missing = decide(ledger, self.changes, outcomes)
+        end = len(outcomes) + CHANGES_PER_TURN
+        missing = decide(ledger, self.changes[:end], outcomes)
+        if missing is None and end < len(self.changes):
+            missing = Needs(pause=True)
         if missing is not None:
             raise NotLoaded(missing)
         return outcomes
