@@ -73,8 +73,12 @@ class StudentItems(Input):
 
     items: Annotated[
         list[StudentItem],
-        Field(min_length=1, max_length=BULK_ITEMS, description="The students, each with an external id of its own."),
-        Field(fail_fast=True),
+        Field(
+            min_length=1,
+            max_length=BULK_ITEMS,
+            fail_fast=True,
+            description="The students, each with an external id of its own.",
+        ),
     ]
 
 
@@ -83,8 +87,12 @@ class CourseItems(Input):
 
     items: Annotated[
         list[CourseItem],
-        Field(min_length=1, max_length=BULK_ITEMS, description="The courses, each with an external id of its own."),
-        Field(fail_fast=True),
+        Field(
+            min_length=1,
+            max_length=BULK_ITEMS,
+            fail_fast=True,
+            description="The courses, each with an external id of its own.",
+        ),
     ]
 
 
@@ -221,8 +229,7 @@ ITEM_OUTCOME: TypeAdapter[AnyItemOutcome] = TypeAdapter(ItemOutcome)
 
 CourseExternalIds: TypeAlias = Annotated[
     list[ExternalId],
-    Field(min_length=1, max_length=100, description="External ids of courses; duplicates are ignored."),
-    Field(fail_fast=True),
+    Field(min_length=1, max_length=100, fail_fast=True, description="External ids of courses; duplicates are ignored."),
 ]
 CourseIdsOfItem: TypeAlias = Annotated[CourseIds, Field(fail_fast=True)]
 """Validation of an item stops at the first invalid id, because 1,000 items may contain 100,000 of them."""
@@ -242,24 +249,26 @@ class BulkItem(Input):
     @model_validator(mode="after")
     def check_ids(self) -> Self:
         """Refuse an item that has both ids and external ids, or neither."""
-        for by_id, by_external_id in (
-            (("student_id",), ("student_external_id",)),
-            (tuple(self.external), tuple(self.external.values())),
-        ):
-            given = [name for name in (*by_id, *by_external_id) if getattr(self, name) is not None]
-            if given not in ([*by_id], [*by_external_id]):
-                either = f"{' and '.join(by_id)} or {' and '.join(by_external_id)}"
-                raise wrong("ids_or_external_ids", f"{{field}} must have either {either}.")
+        if (self.student_id is None) == (self.student_external_id is None):
+            raise wrong("ids_or_external_ids", "{field} must have either student_id or student_external_id.")
+        missing = {
+            (getattr(self, ids) is None, getattr(self, external) is None) for ids, external in self.external.items()
+        }
+        if missing not in ({(False, True)}, {(True, False)}):
+            either = f"{' and '.join(self.external)} or {' and '.join(self.external.values())}"
+            raise wrong("ids_or_external_ids", f"{{field}} must have either {either}.")
         return self
 
     @property
     def has_external_courses(self) -> bool:
         """Whether the item has external ids of courses."""
-        return any(getattr(self, name) is not None for name in self.external.values())
+        return getattr(self, next(iter(self.external))) is None
 
-    def courses_in(self, member: str) -> list[int | str]:
+    def courses_in(self, member: str) -> list[Any]:
         """Return the ids of courses in a member, or the external ids in the member in its place."""
-        value = getattr(self, self.external[member] if self.has_external_courses else member)
+        value = getattr(self, member)
+        if value is None:
+            value = getattr(self, self.external[member])
         return value if isinstance(value, list) else [value]
 
 
@@ -321,9 +330,10 @@ class SwapItem(BulkItem):
         Annotated[
             list[ExternalId],
             Field(
-                max_length=100, description="External ids of courses; an empty list only drops courses, all or none."
+                max_length=100,
+                fail_fast=True,
+                description="External ids of courses; an empty list only drops courses, all or none.",
             ),
-            Field(fail_fast=True),
         ]
         | None
     ) = None
@@ -460,7 +470,6 @@ async def _find(call: Call, items: Sequence[AnyItem]) -> Found:
         if item.has_external_courses
         for member in item.external
         for course in item.courses_in(member)
-        if isinstance(course, str)
     }
     if not of_students and not of_courses:
         return NOTHING
@@ -485,25 +494,13 @@ def _change(call: Call, item: AnyItem, found: Found) -> Change[Any] | DomainErro
         if isinstance(named, DomainError):
             return named
         student_id = named
-    ids: dict[str, tuple[int, ...]] = {}
-    unknown: list[tuple[str, str]] = []
-    for member, external in item.external.items():
-        courses = item.courses_in(member)
-        unknown += [
-            (f"#/{external}/{number}", course)
-            for number, course in enumerate(courses)
-            if isinstance(course, str) and course not in found.courses
-        ]
-        ids[member] = tuple([found.courses.get(each, 0) if isinstance(each, str) else each for each in courses])
+    ids: dict[str, tuple[Any, ...]] = {member: tuple(item.courses_in(member)) for member in item.external}
+    if item.has_external_courses:
+        if (error := _unknown_courses(item, found)) is not None:
+            return error
+        ids = {member: tuple([found.courses[each] for each in named]) for member, named in ids.items()}
     origin = origin_of(call, item.reason if isinstance(item, DropItem) else None)
     match item:
-        case DropItem() | CompleteItem() if unknown:
-            return CourseNotFound(external_id=unknown[0][1])
-        case _ if unknown:
-            sentence = "No course has the external id {}."
-            return UnknownCourse(
-                [Detail(UnknownCourse.code, sentence.format(id), pointer=place) for place, id in unknown]
-            )
         case EnrollItem():
             return Enroll(
                 origin=origin,
@@ -522,6 +519,22 @@ def _change(call: Call, item: AnyItem, found: Found) -> Change[Any] | DomainErro
             return Complete(
                 origin=origin, student_id=student_id, course_id=course_id, passed=item.passed, grade=item.grade
             )
+
+
+def _unknown_courses(item: AnyItem, found: Found) -> DomainError | None:
+    """Return the error of an item with external ids that no course has, or None."""
+    unknown = [
+        (f"#/{external}/{number}", course)
+        for member, external in item.external.items()
+        for number, course in enumerate(item.courses_in(member))
+        if course not in found.courses
+    ]
+    if not unknown:
+        return None
+    if isinstance(item, OneCourseItem):
+        return CourseNotFound(external_id=unknown[0][1])
+    sentence = "No course has the external id {}."
+    return UnknownCourse([Detail(UnknownCourse.code, sentence.format(id), pointer=place) for place, id in unknown])
 
 
 def _bulk_outcome(call: Call, item: AnyItem, asked: Change[Any] | DomainError, outcome: Outcome) -> str:

@@ -70,10 +70,9 @@ class Needs:
     ``override_holders`` among the students waitlisted for courses, the waitlist ``positions`` of pairs, the ``rosters``
     of courses, ``holds`` and ``overrides`` by id, the people with these ``sourced_ids``, the instructors of courses
     (``teaching``), the counters of the ``reserved_seats`` of courses, the answers of ``idempotency_keys``, and the number
-    of new ids of each sequence. ``pause`` requests nothing: other requests
-    are served before the decision continues. ``code_sets`` requests the equivalent codes, ``grade_scale`` the grade scale, and
+    of new ids of each sequence. ``code_sets`` requests the equivalent codes, ``grade_scale`` the grade scale, and
     ``min_grades`` the grades that courses require. ``erased`` is a student whose texts must be erased in the database
-    before the decision.
+    before the decision. ``pause`` requests no rows: other requests are served before the decision continues.
     """
 
     students: set[int] = field(default_factory=set)
