@@ -417,10 +417,10 @@ class BulkPreview(BulkOutcomes):
 
 @endpoint("POST", "/enrollments", scope="enroll")
 async def change_enrollments(call: Call, query: DryRun, body: BulkRequest) -> Written[BulkPreview | BulkOutcomes]:
-    """Enroll many students, drop, swap and complete courses in one transaction; each item is accepted or refused on its own.
+    """Change many enrollments in one transaction; each item is accepted or refused on its own.
 
-    Items are processed in their order, each after the changes of the items before it. A refused item does not affect
-    the others. If the transaction as a whole fails, each item is tried in its own transaction, except with an
+    An item enrolls a student, drops, swaps or completes courses, by its `action`. Items are processed in their order, each
+    after the changes of the items before it. A refused item does not affect the others. If the transaction as a whole fails, each item is tried in its own transaction, except with an
     Idempotency-Key: then nothing is changed, and the call can be repeated. Completing a course also requires the scope
     `manage`, and a drop with `as` the scope `override`.
     """
