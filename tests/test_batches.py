@@ -562,6 +562,10 @@ CASES: dict[str, tuple[list[Change[Any]], list[Change[Any]]]] = {
         [*MANY, course(1), enroll(2, 1)],
         [student(3), hold(2, "R"), merge(3, 2), merge(1, 3), enroll(1, 1)],
     ),
+    "a limit is lowered between a seat and a drop of one student": (
+        [*MANY, course(1, term_id=1, credits=3.0), course(2, term_id=1)],
+        [enroll(1, 1), enroll(1, 2), edit(TERM, 1, max_credits=2.0), drop(1, 2)],
+    ),
     "a released code is free": (
         [*MANY, *CLASH],
         [edit(COURSE, 2, title="Q"), edit(COURSE, 1, code="C9"), edit(COURSE, 2, code="C1")],
