@@ -115,12 +115,14 @@ class Group:
     """A group of course codes: any one of them satisfies it, or for ``anti`` violates it.
 
     ``keys`` are the keys of the codes, without those that are equivalent to them. A course of a ``pre`` group must be
-    passed with ``min_grade`` or a better grade, if it has one.
+    passed with ``min_grade`` or a better grade, if it has one. With ``in_progress``, a seat in such a course satisfies
+    the group too, until the course is over.
     """
 
     kind: RequirementKind
     codes: tuple[str, ...]
     min_grade: str | None = None
+    in_progress: bool = False
     keys: tuple[str, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -159,6 +161,7 @@ class Partner(NamedTuple):
     course: Defined
     term: Term | None = None
     passed: bool = False
+    waitlisted: bool = False
     lapses_at: datetime | None = None
 
 

@@ -25,6 +25,7 @@ from sql import (
     holds,
     idempotency_keys,
     instructors,
+    lost_requirements,
     merged_students,
     overrides,
     passed_codes,
@@ -126,6 +127,7 @@ async def load(connection: Connection, ledger: Ledger, needs: Needs) -> None:
         for override in await overrides.find_overrides(connection, sorted(needs.overrides)):
             ledger.add_override(override)
     await _load_of_courses(connection, ledger, needs)
+    await _load_lost_requirements(connection, ledger, needs)
     await _load_whole_students(connection, ledger, needs)
     await _load_merged(connection, ledger, needs.merged)
     if new := needs.students - ledger.loaded_students:
@@ -188,6 +190,19 @@ async def _load_of_courses(connection: Connection, ledger: Ledger, needs: Needs)
     if needs.reserved_seats:
         for course_id, text in await courses.load_reserved_seats(connection, sorted(needs.reserved_seats)):
             ledger.reserved_seats.load(course_id, json.loads(text or "{}"))
+
+
+async def _load_lost_requirements(connection: Connection, ledger: Ledger, needs: Needs) -> None:
+    """Load which seats have lost a requirement."""
+    lost: list[enrollments.Pair] = []
+    if needs.lost_requirements:
+        lost += await lost_requirements.load_lost_requirements(connection, sorted(needs.lost_requirements))
+        ledger.loaded_lost |= needs.lost_requirements
+    if needs.lost_of_courses:
+        lost += await lost_requirements.load_lost_of_courses(connection, sorted(needs.lost_of_courses))
+        ledger.loaded_lost_courses |= needs.lost_of_courses
+    for pair in lost:
+        ledger.lost_requirements.load(pair, True)
 
 
 async def _load_rosters(connection: Connection, ledger: Ledger, course_ids: set[int]) -> None:
@@ -339,24 +354,7 @@ async def _load_catalog(connection: Connection, ledger: Ledger, needs: Needs) ->
     catalog = ledger.catalog
     if catalog.code_sets is None and (needs.code_sets or any(ledger.courses)):
         catalog.code_sets = CodeSets({each.id: each for each in await equivalences.load_equivalences(connection)})
-    unread = {course.id for course in ledger.courses if course.id not in catalog.requirements}
-    named = [course.code for course in ledger.courses]
-    if named and (code_sets := ledger.code_sets).sets:
-        named = [each for code in named for each in code_sets.equivalents(code)]
-    codes = {key: code for code in named if (key := code_key(code)) not in catalog.excluders}
-    if unread or codes:
-        required = await requirements.load_requirements(connection, sorted(unread), [*codes.values()])
-        catalog.requirements.update(dict.fromkeys(unread, ()))
-        catalog.excluders.update(dict.fromkeys(codes, frozenset()))
-        catalog.dependents.update(dict.fromkeys(codes, frozenset()))
-        for course_id, rows in groupby(required, lambda row: row.course_id):
-            groups = groups_of(rows)
-            if course_id in unread:
-                catalog.requirements[course_id] = groups
-            for key in named_keys(groups, "anti") & codes.keys():
-                catalog.excluders[key] |= {course_id}
-            for key in named_keys(groups, "co") & codes.keys():
-                catalog.dependents[key] |= {course_id}
+    await _load_requirements(connection, ledger, needs.codes)
     wanted = {*needs.terms}
     wanted.update([course.term_id for course in ledger.courses if course.term_id is not None])
     if needs.definitions:
@@ -374,11 +372,40 @@ async def _load_catalog(connection: Connection, ledger: Ledger, needs: Needs) ->
         ledger.loaded_terms.update(new)
 
 
+async def _load_requirements(connection: Connection, ledger: Ledger, more_codes: set[str]) -> None:
+    """Load the missing requirements of courses, and those that name the codes of the courses or ``more_codes``."""
+    catalog = ledger.catalog
+    unread = {course.id for course in ledger.courses if course.id not in catalog.requirements}
+    named = [*more_codes, *[course.code for course in ledger.courses]]
+    if named and (code_sets := ledger.code_sets).sets:
+        named = [each for code in named for each in code_sets.equivalents(code)]
+    codes = {key: code for code in named if (key := code_key(code)) not in catalog.excluders}
+    if unread or codes:
+        required = await requirements.load_requirements(connection, sorted(unread), [*codes.values()])
+        catalog.requirements.update(dict.fromkeys(unread, ()))
+        catalog.excluders.update(dict.fromkeys(codes, frozenset()))
+        catalog.dependents.update(dict.fromkeys(codes, frozenset()))
+        catalog.dependents_in_progress.update(dict.fromkeys(codes, frozenset()))
+        for course_id, rows in groupby(required, lambda row: row.course_id):
+            groups = groups_of(rows)
+            if course_id in unread:
+                catalog.requirements[course_id] = groups
+            for key in named_keys(groups, "anti") & codes.keys():
+                catalog.excluders[key] |= {course_id}
+            for key in named_keys(groups, "co") & codes.keys():
+                catalog.dependents[key] |= {course_id}
+            for key in named_keys(groups, "pre", in_progress=True) & codes.keys():
+                catalog.dependents_in_progress[key] |= {course_id}
+                catalog.allows_progress = True
+
+
 def groups_of(rows: Iterable[Requirement]) -> tuple[Group, ...]:
     """Return the groups of one course's requirements."""
     return tuple(
-        Group(kind, tuple(sorted([row.code for row in members])), min_grade)
-        for (_, kind, min_grade), members in groupby(rows, lambda row: (row.group_number, row.kind, row.min_grade))
+        Group(kind, tuple(sorted([row.code for row in members])), min_grade, in_progress)
+        for (_, kind, min_grade, in_progress), members in groupby(
+            rows, lambda row: (row.group_number, row.kind, row.min_grade, row.in_progress)
+        )
     )
 
 

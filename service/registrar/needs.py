@@ -72,7 +72,8 @@ class Needs:
     (``teaching``), the counters of the ``reserved_seats`` of courses, the answers of ``idempotency_keys``, and the number
     of new ids of each sequence. ``code_sets`` requests the equivalent codes, ``grade_scale`` the grade scale, and
     ``min_grades`` the grades that courses require. ``erased`` is a student whose texts must be erased in the database
-    before the decision.
+    before the decision. ``codes`` are those of which the courses that require them are needed. ``lost_requirements`` are
+    the students, and ``lost_of_courses`` the courses, of which it is needed which seats have lost a requirement.
     """
 
     students: set[int] = field(default_factory=set)
@@ -95,6 +96,9 @@ class Needs:
     code_sets: bool = False
     grade_scale: bool = False
     min_grades: bool = False
+    codes: set[str] = field(default_factory=set)
+    lost_requirements: set[int] = field(default_factory=set)
+    lost_of_courses: set[int] = field(default_factory=set)
     relaxed: Relaxed | None = None
     erased: Student | None = None
     whole: set[int] = field(default_factory=set)

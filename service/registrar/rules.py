@@ -80,17 +80,42 @@ def hold(application: Application) -> Sequence[Refusal]:
 
 
 def prerequisite_missing(application: Application) -> Sequence[Refusal]:
-    """The student has not passed any course of a group that the course requires, or not with the grade that it requires."""
+    """The student has not passed any course of a group that the course requires, or not with the grade that it requires.
+
+    If the group allows it, a seat in a course of the group is enough whose term ends before the term of this one begins.
+    """
     return [
         Refusal("prerequisite_missing", application.course_id, None, _required(group))
         for group in application.groups
-        if group.kind == "pre" and not _has_passed(application, group)
+        if group.kind == "pre"
+        and not (group.in_progress and _is_in_progress(application, group))
+        and not _has_passed(application, group)
     ]
 
 
 def _required(group: Group) -> dict[str, object]:
-    codes = list(group.codes)
-    return {"any_of": codes} if group.min_grade is None else {"any_of": codes, "min_grade": group.min_grade}
+    required: dict[str, object] = {"any_of": list(group.codes)}
+    if group.min_grade is not None:
+        required["min_grade"] = group.min_grade
+    if group.in_progress:
+        required["in_progress"] = True
+    return required
+
+
+def _is_in_progress(application: Application, group: Group) -> bool:
+    """Return whether the student has a seat in a course of a group that is over before the course begins."""
+    term, partners = application.term, application.history.partners
+    return term is not None and any(
+        not partner.passed and not partner.waitlisted and partner.term and partner.term.ends_on < term.starts_on
+        for key in application.keys(group)
+        for partner in partners.get(key, ())
+    )
+
+
+def lost_requirements(application: Application) -> Sequence[Refusal]:
+    """Return the groups that allow a course in progress and are not satisfied, as refusals."""
+    groups = tuple([group for group in application.groups if group.in_progress])
+    return prerequisite_missing(application._replace(groups=groups)) if groups else NONE
 
 
 def _has_passed(application: Application, group: Group) -> bool:
@@ -443,6 +468,8 @@ def sentence(refusal: Refusal) -> str:
     """Format a refusal as an English sentence."""
     params = {name: ", ".join(value) if isinstance(value, list) else value for name, value in refusal.params.items()}
     with_grade = f" with {params['min_grade']} or a better grade" if "min_grade" in params else ""
+    if "in_progress" in params:
+        with_grade += ", or is taken in an earlier term"
     return SENTENCES[refusal.code].format(course_id=refusal.course_id, with_grade=with_grade, **params)
 
 

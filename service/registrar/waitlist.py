@@ -14,6 +14,7 @@ from service.registrar import reserved, rules, seats
 from service.registrar.application import NO_SCALE, Application, Course, Refusal
 from service.registrar.changes import Change, Origin
 from service.registrar.ledger import Ledger
+from service.registrar.lost_requirements import lost_requirements
 from service.registrar.moves import judge_drop, lift, move, swap_drops_of, use
 from service.registrar.needs import Needs, NotLoaded, Relaxed
 from sql import NEVER
@@ -31,6 +32,7 @@ def settle(ledger: Ledger) -> None:
         if ledger.relaxed:
             raise NotLoaded(Needs(relaxed=ledger.relaxed[0]))
         _unjudge_changed_students(ledger)
+        _judge_doubtful(ledger)
         if _relax_opened(ledger):
             continue
         course_id = ledger.first_promotable()
@@ -90,6 +92,37 @@ def _unjudge_changed_students(ledger: Ledger) -> None:
                     _unjudge(ledger, student_id, course_id, origin)
         ledger.changed_students.put(student_id, None)
         ledger.commit()
+
+
+def _judge_doubtful(ledger: Ledger) -> None:
+    """Mark the seats that have lost a requirement, and remove the marks of those that meet it again, each with an event.
+
+    An override for the requirement is used up instead: the office has then decided about the loss.
+    """
+    for (student_id, course_id), origin in ledger.doubtful.items():
+        lost = lost_requirements(ledger, student_id, course_id)
+        was_lost = ledger.has_lost(student_id, course_id)
+        remaining, used = lift(lost, ledger.overrides_of(student_id, course_id))
+        use(ledger, used, origin)
+        if bool(remaining) != was_lost:
+            _mark_requirement(ledger, student_id, course_id, remaining, origin)
+        ledger.doubtful.put((student_id, course_id), None)
+        ledger.commit()
+
+
+def _mark_requirement(
+    ledger: Ledger, student_id: int, course_id: int, lost: tuple[Refusal, ...], origin: Origin
+) -> None:
+    reasons = {"blocked_by": [{"code": refusal.code, **refusal.public} for refusal in lost]} if lost else {}
+    ledger.lost_requirements.put((student_id, course_id), True if lost else None)
+    ledger.append_event(
+        "enrollment.requirement_lost" if lost else "enrollment.requirement_met",
+        origin,
+        student_id=student_id,
+        course_id=course_id,
+        before={"status": "enrolled", "requirement_lost": not lost},
+        after={"status": "enrolled", "requirement_lost": bool(lost), **reasons},
+    )
 
 
 def _unjudge(ledger: Ledger, student_id: int, course_id: int, origin: Origin) -> None:
