@@ -122,7 +122,80 @@ class Model:
     """The grades from the best on, each with whether it passes."""
     members: dict[int, frozenset[str]] = field(default_factory=dict)
     """The groups of each student who has some."""
+    lost: set[tuple[int, int]] = field(default_factory=set)
+    """The students and courses whose seats have lost a requirement."""
+    before: dict[tuple[int, int], tuple[str, bool | None, str | None]] = field(default_factory=dict)
+    """The states before the change that is being made."""
+    met: set[tuple[int, int]] = field(default_factory=set)
+    """The seats that met all requirements which may be in progress before that change."""
     clock: int = 0
+
+    # Requirements that may be in progress.
+
+    def in_progress(self, student: int, course: int, without: Iterable[int] = ()) -> set[str]:
+        """Return the codes of the courses with a seat that are over before another course begins."""
+        term = self.courses[course].term
+        return {
+            self.key(self.courses[c].code)
+            for c in self.of(student, {"enrolled"}, {*without, course})
+            if (own := self.courses[c].term) is not None
+            and term is not None
+            and max(self.terms[own].halves) < min(self.terms[term].halves)
+        }
+
+    def lacks(self, student: int, course: int) -> bool:
+        """Return whether a student does not meet a requirement of a course that may be in progress."""
+        passed = {
+            self.key(self.courses[c].code) for c in self.of(student, {"completed"}) if self.states[student, c].passed
+        }
+        for kind, codes in self.courses[course].groups:
+            word, _, grade = kind.partition(" ")
+            good = self.passed_with(student, grade) if grade else passed
+            if word == "pre*" and not (good | self.in_progress(student, course)) & set(map(self.key, codes)):
+                return True
+        return False
+
+    def judge_seat(self, student: int, course: int) -> None:
+        """Mark a seat, or remove its mark; an override is used up instead of a mark."""
+        if not self.lacks(student, course):
+            self.lost.discard((student, course))
+        elif self.lifted(student, course, "prerequisite_missing"):
+            self.use(student, course, ["prerequisite_missing"])
+            self.lost.discard((student, course))
+        else:
+            self.lost.add((student, course))
+
+    def after_change(self) -> None:
+        """Judge the seats that depend on the courses whose seats the change has given, taken or completed."""
+        now = {key: (state.status, state.passed, state.grade) for key, state in self.states.items()}
+        moved = {
+            key
+            for key in {*now, *self.before}
+            if now.get(key) != self.before.get(key)
+            and {each[0] for each in (now.get(key), self.before.get(key)) if each} & SEATED
+        }
+        self.lost -= {key for key in moved if now.get(key, ("",))[0] != "enrolled" or key in self.before}
+        for student, course in sorted(now):
+            if now[student, course][0] != "enrolled" or (student, course) in moved:
+                continue
+            named = {
+                self.key(code) for kind, codes in self.courses[course].groups if kind[:4] == "pre*" for code in codes
+            }
+            depends = any(s == student and self.key(self.courses[c].code) in named for s, c in moved)
+            if depends and {(student, course)} & (self.met | self.lost):
+                self.judge_seat(student, course)
+        self.remember()
+
+    def remember(self) -> None:
+        """Take note of the state before the next change."""
+        self.before = {key: (state.status, state.passed, state.grade) for key, state in self.states.items()}
+        self.met = {
+            key
+            for key, state in self.states.items()
+            if state.status == "enrolled"
+            and any(kind[:4] == "pre*" for kind, _ in self.courses[key[1]].groups)
+            and not self.lacks(*key)
+        }
 
     # Queries.
 
@@ -302,9 +375,21 @@ class Model:
         """Set the requirements of a course; the kind of a group may be followed by a grade."""
         if {kind.partition(" ")[2] for kind, _ in groups} - {"", *(grade for grade, _ in self.scale)}:
             return 422
+        allowed = any(kind[:4] == "pre*" for kind, _ in self.courses[course].groups)
         self.courses[course].groups = groups
+        for s, c in sorted(self.lost):
+            if c == course and allowed:
+                self.judge_seat(s, c)
         self.promote()
         return 200
+
+    def grant(self, student: int, course: int, rule: str) -> int:
+        """Grant an override, which is used at once if the student has lost a requirement."""
+        self.overrides.append((student, course, rule))
+        if rule == "prerequisite_missing" and (student, course) in self.lost:
+            self.judge_seat(student, course)
+        self.promote()
+        return 201
 
     def lifted(self, student: int, course: int, code: str) -> bool:
         return (student, course, code) in self.overrides
@@ -354,8 +439,10 @@ class Model:
         for kind, codes in it.groups:
             word, _, grade = kind.partition(" ")
             good = passed if not grade else self.passed_with(student, grade)
-            if word == "pre" and not good & set(map(self.key, codes)):
-                refuse("prerequisite_missing", any_of=codes, **({"min_grade": grade} if grade else {}))
+            has_now = self.in_progress(student, course, without) if word == "pre*" else set()
+            if word[:3] == "pre" and not (good | has_now) & set(map(self.key, codes)):
+                params = {"min_grade": grade} if grade else {}
+                refuse("prerequisite_missing", any_of=codes, **params, **({"in_progress": True} if "*" in word else {}))
         for kind, codes in it.groups:
             if kind == "co" and not has & set(map(self.key, codes)):
                 refuse("corequisite_missing", any_of=codes)
@@ -705,9 +792,11 @@ class Model:
             earlier = -state.joined if state.status == "waitlisted" else 0
             return order.index(state.status), bool(state.passed), earlier
 
+        doubtful = {c for s, c in {*self.met, *self.lost} if s in {student, duplicate}}
         for (s, c), state in list(self.states.items()):
             if s == duplicate:
                 del self.states[s, c]
+                self.lost.discard((s, c))
                 own = self.states.get((student, c))
                 if own is None or strength(state) > strength(own):
                     self.states[student, c] = state
@@ -720,6 +809,12 @@ class Model:
         del self.limits[duplicate]
         for c in self.of(student, SEATED):
             self.leave_siblings(student, c)
+        for c in sorted(doubtful):
+            if self.states[student, c].status == "enrolled":
+                self.judge_seat(student, c)
+            else:
+                self.lost.discard((student, c))
+        self.remember()
         self.promote()
         return 200
 
@@ -782,8 +877,9 @@ class Model:
 
     def promote(self) -> None:
         """Seat the first eligible student of the course with the smallest id, as long as there is one."""
+        self.after_change()
         while any(self._promote_in(course) for course in sorted(self.courses)):
-            pass
+            self.after_change()
 
     def keep(self, student: int, course: int) -> str:
         state = self.states.get((student, course))

@@ -143,6 +143,16 @@ def completed(student: int, course: int) -> list[Change[Any]]:
     return [Complete(origin=ORIGIN, student_id=student, course_id=course, passed=True)]
 
 
+def failed(student: int, course: int) -> list[Change[Any]]:
+    return [Complete(origin=ORIGIN, student_id=student, course_id=course, passed=False)]
+
+
+def lean(course: int, code: str) -> Change[Any]:
+    """Return a change after which a course requires another one, which may be in progress."""
+    groups = (Group("pre", (code,), in_progress=True),)
+    return SetRequirements(origin=ORIGIN, course_id=course, groups=groups)
+
+
 def equate(*codes: str) -> Change[Any]:
     return CreateEquivalence(origin=ORIGIN, codes=codes)
 
@@ -247,6 +257,11 @@ def change(chance: random.Random) -> Change[Any]:
         SetGradeScale(origin=ORIGIN, grades=chance.choice(SCALES)),
         SetRequirements(
             origin=ORIGIN, course_id=course_id, groups=(Group("pre", (f"C{other}",), chance.choice(["A", "C"])),)
+        ),
+        SetRequirements(
+            origin=ORIGIN,
+            course_id=course_id,
+            groups=(Group("pre", (f"C{other}",), chance.choice([None, None, "C"]), in_progress=True),),
         ),
         hold(held, "R", blocks_drop=chance.random() < 0.5),
         end_hold(chance.choice((1, 2)), chance.randint(1, HELD)),
@@ -557,6 +572,25 @@ CASES: dict[str, tuple[list[Change[Any]], list[Change[Any]]]] = {
     "a student who is new in the batch can be merged": (
         [*MANY, course(1), enroll(2, 1)],
         [student(3), hold(2, "R"), merge(3, 2), merge(1, 3), enroll(1, 1)],
+    ),
+    "a course in progress is taken, lost, taken again, failed and waived": (
+        [*MANY, edit(TERM, 2, **APART), course(1, term_id=1), course(2, term_id=2), lean(2, "C1"), enroll(1, 1)],
+        [
+            *(enroll(1, 2), drop(1, 1), enroll(1, 1), *failed(1, 1), grant(1, 2, "prerequisite_missing")),
+            *(enroll(2, 1), enroll(2, 2), *completed(2, 1), *failed(2, 1), drop(2, 2), enroll(2, 2)),
+        ],
+    ),
+    "requirements, a merge and a cancellation of courses in progress": (
+        [*MANY, student(3), edit(TERM, 2, **APART), course(1, term_id=1), course(2, term_id=2), lean(2, "C1")],
+        [
+            *(enroll(1, 1), enroll(1, 2), drop(1, 1), enroll(2, 1), merge(1, 2), enroll(3, 1), enroll(3, 2)),
+            *(edit(COURSE, 1, code="C9"), drop(3, 1), edit(COURSE, 1, code="C1"), enroll(3, 1)),
+            *(
+                Cancel(origin=ORIGIN, course_id=1),
+                lean(2, "C8"),
+                SetRequirements(origin=ORIGIN, course_id=2, groups=()),
+            ),
+        ],
     ),
     "a released code is free": (
         [*MANY, *CLASH],

@@ -34,7 +34,9 @@ async def two_terms(client: Client) -> tuple[int, int]:
 async def sequence(client: Client, **required: object) -> tuple[int, int, int]:
     """Enroll a student in a course of the spring and in one of the fall that needs it; return the student and both."""
     spring, fall = await two_terms(client)
-    first, second = [await new_course(client, code=code, term_id=term) for code, term in (("ONE", spring), ("TWO", fall))]
+    first, second = [
+        await new_course(client, code=code, term_id=term) for code, term in (("ONE", spring), ("TWO", fall))
+    ]
     assert (await allow(client, second, "one", "ALT", **required)).status == 200
     student = await new_student(client)
     assert (await enroll(client, student, first)).status == 201
@@ -213,7 +215,9 @@ async def test_an_unused_override_is_used_when_the_requirement_is_lost(client: C
 
 
 @pytest.mark.parametrize("how", ["drop", "complete"])
-async def test_the_mark_ends_with_the_seat(client: Client, settings: Settings, connection: Connection, how: str) -> None:
+async def test_the_mark_ends_with_the_seat(
+    client: Client, settings: Settings, connection: Connection, how: str
+) -> None:
     student, first, second = await sequence(client)
     await drop(client, student, first)
     await (drop if how == "drop" else complete)(client, student, second)

@@ -531,7 +531,9 @@ class RequirementState(TypedDict):
 
 EnrollmentRequirementType: TypeAlias = Annotated[
     Literal["enrollment.requirement_lost", "enrollment.requirement_met"],
-    named("EnrollmentRequirementType", "The types of events about a requirement that a course in progress had satisfied."),
+    named(
+        "EnrollmentRequirementType", "The types of events about a requirement that a course in progress had satisfied."
+    ),
 ]
 
 
