@@ -55,6 +55,82 @@ async def set_lost_requirements(connection: Connection, rows: Sequence[LostRequi
     await connection.execute(SET_LOST_REQUIREMENTS, *columns(rows))
 
 
+class DependentSeat(NamedTuple):
+    """An enrollment in a course with a requirement that may be in progress, or one that has lost a requirement."""
+
+    student_id: int
+    course_id: int
+    status: str
+    joined_position: int
+    requirement_lost: bool
+
+
+FIND_DEPENDENT_SEATS: Final = """
+SELECT student_id, course_id, status, joined_position, requirement_lost
+FROM student_courses
+WHERE (student_id, course_id) > ($1::bigint, $2::bigint)
+    AND (
+        requirement_lost
+        OR (
+            status = 'enrolled'
+            AND course_id = ANY(ARRAY(SELECT requirements.course_id FROM requirements WHERE requirements.in_progress))
+        )
+    )
+ORDER BY student_id, course_id
+LIMIT $3::bigint
+"""
+
+
+async def find_dependent_seats(
+    connection: Connection, after_student_id: int, after_course_id: int, limit: int
+) -> list[DependentSeat]:
+    """Return a page of the seats that may lose a requirement, and of those that have lost one, by student and course."""
+    rows = await connection.fetch(FIND_DEPENDENT_SEATS, after_student_id, after_course_id, limit)
+    return [DependentSeat._make(row) for row in rows]
+
+
+FIND_EDIT_OF_REQUIREMENTS: Final = """
+SELECT EXISTS (
+    SELECT
+    FROM events
+    WHERE student_id IS NULL
+        AND course_id IN (SELECT mine.course_id FROM student_courses AS mine WHERE mine.student_id = $1::bigint)
+        AND position > $3::bigint
+        AND (type = 'course.requirements_set' OR after -> 'code' IS NOT NULL OR after -> 'term_id' IS NOT NULL)
+)
+OR EXISTS (
+    SELECT
+    FROM events
+    WHERE student_id IS NULL
+        AND course_id IS NULL
+        AND position > $3
+        AND (
+            type IN ('equivalence.created', 'equivalence.deleted', 'grade_scale.set')
+            OR after -> 'starts_on' IS NOT NULL
+            OR after -> 'ends_on' IS NOT NULL
+        )
+)
+OR EXISTS (
+    SELECT
+    FROM events
+    WHERE student_id = $1
+        AND position > $3
+        AND (type = 'student.merged' OR (type = 'enrollment.completion_removed' AND course_id = $2::bigint))
+)
+"""
+
+
+async def find_edit_of_requirements(
+    connection: Connection, student_id: int, course_id: int, after_position: int
+) -> bool:
+    """Return whether an edit after a position affects which requirements of a course a student meets.
+
+    A merge of the student's records, and a completion of the course that was taken back, count as such edits.
+    """
+    edited: bool = await connection.fetchval(FIND_EDIT_OF_REQUIREMENTS, student_id, course_id, after_position)
+    return edited
+
+
 LIST_LOST_OF_COURSE: Final = """
 SELECT
     1::bigint AS number,

@@ -4,6 +4,7 @@ The model handles one request after the other, looks up everything each time, an
 """
 
 from collections.abc import Iterable
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from decimal import Decimal
@@ -396,7 +397,7 @@ class Model:
 
     # The rules.
 
-    def reasons(
+    def reasons(  # noqa: PLR0915 - one statement for each reason
         self,
         student: int,
         course: int,
@@ -406,8 +407,12 @@ class Model:
         requested: list[int],
         without: Iterable[int],
         together: bool,
+        promotes: bool = False,
     ) -> list[Refusal]:
-        """Return every reason for a refusal; the request also contains ``requested`` and gives a seat in ``others``."""
+        """Return every reason for a refusal; the request also contains ``requested`` and gives a seat in ``others``.
+
+        A promotion counts no waitlist place as a corequisite.
+        """
         found: list[Refusal] = []
 
         def refuse(rule: str, **params: Any) -> None:
@@ -443,8 +448,10 @@ class Model:
             if word[:3] == "pre" and not (good | has_now) & set(map(self.key, codes)):
                 params = {"min_grade": grade} if grade else {}
                 refuse("prerequisite_missing", any_of=codes, **params, **({"in_progress": True} if "*" in word else {}))
+        seated = {c for c in near if c in also or self.states[student, c].status == "enrolled"}
+        serving = passed | {self.key(self.courses[c].code) for c in seated} if promotes else has
         for kind, codes in it.groups:
-            if kind == "co" and not has & set(map(self.key, codes)):
+            if kind == "co" and not serving & set(map(self.key, codes)):
                 refuse("corequisite_missing", any_of=codes)
         own = [code for kind, codes in it.groups if kind == "anti" for code in codes if self.key(code) in has]
         graduate = [c for c in self.of(student, {"completed"}) if self.states[student, c].passed and c != course]
@@ -878,7 +885,8 @@ class Model:
     def promote(self) -> None:
         """Seat the first eligible student of the course with the smallest id, as long as there is one."""
         self.after_change()
-        while any(self._promote_in(course) for course in sorted(self.courses)):
+        courses = sorted(self.courses)
+        while any(map(self._promote_in, courses)) or any(map(self._promote_together, courses)):
             self.after_change()
 
     def keep(self, student: int, course: int) -> str:
@@ -917,7 +925,61 @@ class Model:
 
     def judge_waitlisted(self, student: int, course: int) -> list[Refusal]:
         """Return every reason against a seat for a waitlisted student, including those that overrides lift."""
-        return self.reasons(student, course, "seat", "fail", [course], [], self.pending_drops(student, course), True)
+        return self.judge_together(student, course, [course])
+
+    def judge_together(self, student: int, course: int, chosen: list[int]) -> list[Refusal]:
+        """Return every reason against a seat, if the student gets seats in all chosen courses at once."""
+        drops = self.pending_drops(student, course)
+        requested = chosen if len(chosen) > 1 else []
+        return self.reasons(student, course, "seat", "fail", chosen, requested, drops, True, promotes=True)
+
+    def together(self, student: int, chosen: list[int]) -> list[int]:
+        """Return chosen waitlist places and more, for all of which the student can get a seat at once, or nothing."""
+        lacking: Refusal | None = None
+        for c in chosen:
+            drops = self.pending_drops(student, c)
+            if not self.free(c) and not self.lifted(student, c, "course_full"):
+                return []
+            blocked = [r for d in drops for r in self.unlifted(student, self.drop_reasons(student, d, drops))]
+            for reason in [*blocked, *self.unlifted(student, self.judge_together(student, c, chosen))]:
+                if reason[1] != "corequisite_missing":
+                    return []
+                lacking = lacking or reason
+        if lacking is None:
+            return chosen
+        course, _, params = lacking
+        keys = {*map(self.key, dict(params)["any_of"])}
+        for other in self.of(student, {"waitlisted"}, chosen):
+            it = self.courses[other]
+            serves = self.key(it.code) in keys and self.overlap(it.term, self.courses[course].term)
+            if serves and (found := self.together(student, [*chosen, other])):
+                return found
+        return []
+
+    def _promote_together(self, course: int) -> bool:
+        """Give seats in several courses to the first student who is waitlisted for all of them and needs all of them."""
+        for student in self.waitlist(course):
+            chosen = self.together(student, [course])
+            was = deepcopy((self.states, self.overrides, self.clock))
+            if chosen and all(self._seat_next(student, chosen[number:]) for number in range(len(chosen))):
+                return True
+            self.states, self.overrides, self.clock = was
+        return False
+
+    def _seat_next(self, student: int, chosen: list[int]) -> bool:
+        """Give a seat in the first of the chosen courses, unless the drops of another one's swap prevent it."""
+        course = chosen[0]
+        if self.states[student, course].status != "waitlisted":
+            return False
+        drops = self.pending_drops(student, course)
+        blocked = [r for d in drops for r in self.unlifted(student, self.drop_reasons(student, d, drops))]
+        reasons = self.judge_together(student, course, chosen)
+        if blocked or self.unlifted(student, reasons):
+            return False
+        for d in drops:
+            self.leave(student, d, drops)
+        self.seat(student, course, reasons)
+        return True
 
     def _promote_in(self, course: int) -> bool:
         if self.courses[course].cancelled:

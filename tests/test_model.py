@@ -79,6 +79,8 @@ class Campus:
         self.set_ids: dict[frozenset[str], int] = {}
         self.sequences = chance.choice([0, 0.05, 0.5])
         """The share of the steps that concern a course in progress."""
+        self.pairs = 0 if self.sequences > 0.1 else chance.choice([0, 0.1, 0.7])
+        """The share of the steps that concern two courses which need each other."""
 
     async def build(self) -> None:
         chance = self.chance
@@ -115,6 +117,9 @@ class Campus:
             )
             if number < len(early_and_late):
                 course.term, course.code, course.capacity = [*self.model.terms][number], f"C{number}", 2
+            if number < 2 and self.pairs > 0.1:
+                course.code, course.section, course.term = f"C{number}", "", None
+                course.capacity, course.waitlist_capacity, course.meetings = chance.choice([0, 1]), None, []
             if not self.model.can_meet(course.meetings, course.term):
                 course.meetings = []
             body: dict[str, object] = {"term_id": course.term, "credits": course.credits, "capacity": course.capacity}
@@ -184,7 +189,8 @@ class Campus:
         """Let all students request the same course at the beginning, so that there are waitlists."""
         course = self.chance.choice(list(self.model.courses))
         students = self.chance.sample(list(self.model.limits), len(self.model.limits))
-        return [("enroll", (student, [course], "atomic", "waitlist")) for student in students]
+        courses = [*self.model.courses][:2] if self.pairs > 0.1 else [course]
+        return [("enroll", (student, courses, "atomic", "waitlist")) for student in students]
 
     def pair(self) -> tuple[int, int]:
         """Choose a student and a course."""
@@ -194,6 +200,7 @@ class Campus:
         """Choose the next step, often one that affects a waitlist."""
         aimed = self.relaxing() or self.freeing() or self.blocking() if self.chance.random() < 0.4 else None
         aimed = self.sequence() if self.chance.random() < self.sequences else aimed
+        aimed = self.partners() if self.chance.random() < self.pairs else aimed
         return aimed or self.any_step()
 
     def sequence(self) -> Step | None:
@@ -202,8 +209,9 @@ class Campus:
         after = [
             (one, other)
             for one, other in permutations(model.courses, 2)
-            if None not in (terms := [model.courses[c].term for c in (one, other)])
-            and max(model.terms[terms[0]].halves) < min(model.terms[terms[1]].halves)
+            if (early := model.courses[one].term) is not None
+            and (late := model.courses[other].term) is not None
+            and max(model.terms[early].halves) < min(model.terms[late].halves)
             and fold(model.courses[one].code) != fold(model.courses[other].code)
         ]
         if not after:
@@ -223,6 +231,25 @@ class Campus:
             again: list[Step] = [("enroll", (student, [one], "atomic", "fail")), ("complete", (student, one, True))]
             return self.chance.choice([*again, ("override", (student, other, "prerequisite_missing"))])
         return self.chance.choice([("complete", (student, one, False)), ("drop", (student, one)), ("cancel", (one,))])
+
+    def partners(self) -> Step | None:
+        """Choose a step that leads to waitlist places in two courses that need each other, or that frees a seat there."""
+        model, chance = self.model, self.chance
+        one, other = both = [*model.courses][:2]
+        if model.key(model.courses[one].code) == model.key(model.courses[other].code):
+            return None
+        for course, partner in (both, both[::-1]):
+            if not any(kind == "co" for kind, _ in model.courses[course].groups):
+                return "require", (course, [("co", (self.spelt(model.courses[partner].code),))])
+        waiting = [s for s in model.limits if len(model.of(s, {"waitlisted"})) > 1]
+        if not waiting or chance.random() < 0.3:
+            return "enroll", (chance.choice([*model.limits]), chance.sample(both, 2), "atomic", "waitlist")
+        seated = [(s, c) for s in model.limits for c in both if c in model.of(s, {"enrolled"})]
+        course = chance.choice([c for c in both if not model.free(c)] or both)
+        steps: list[Step] = [("capacity", (course, model.seated_in(course) + chance.choice([0, 1, 1])))] * 3
+        steps += [("swap", (s, both, [], "fail")) for s, _ in seated] + [("annul", each) for each in seated]
+        steps += [("override", (s, course, "course_full")) for s in waiting]
+        return chance.choice(steps)
 
     def blocking(self) -> Step | None:
         """Choose a step that could block a waitlisted student."""

@@ -186,6 +186,7 @@ class Registrar:
         async with self._database.viewing() as connection:
             needs = load.needs_of([change])
             ledger = await load.open_ledger(connection, Catalog(self._catalog.time_zone), self._promotions, needs)
+            ledger.writes = False
             await load.load_for(connection, ledger, needs)
             outcomes: list[Outcome] = []
             await _decide(connection, ledger, [change], outcomes)

@@ -236,7 +236,7 @@ class Application(NamedTuple):
     request wants if no seat is free. ``excluders`` are the ids of the courses that name this one as an antirequisite.
     ``requested`` are all courses of a request for more than one; among them are ``granted``, the seats that the request
     was granted before this one, and ``requested_seats``, the other seats that it would be granted together with this
-    one. ``code_sets`` are the equivalent codes, ``scale`` is the grade scale, if a group requires a grade, and
+    one. A promotion (``promotes``) counts no waitlist place as a corequisite. ``code_sets`` are the equivalent codes, ``scale`` is the grade scale, if a group requires a grade, and
     ``reserved`` are the reservations that keep the free seats from the student.
     """
 
@@ -257,6 +257,7 @@ class Application(NamedTuple):
     code_sets: CodeSets = NO_CODE_SETS
     scale: GradeScale = NO_SCALE
     reserved: tuple[Reservation, ...] = ()
+    promotes: bool = False
 
     @property
     def held_seats(self) -> list[HeldSeat]:

@@ -2,7 +2,7 @@
 
 import json
 from bisect import bisect_right, insort
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -44,7 +44,7 @@ from sql.refusals import NewRefusal
 from sql.requirements import MinGrade, RequirementKind
 from sql.students import Student
 from sql.terms import Term
-from sql.waitlist import Place, Position
+from sql.waitlist import PartnerPlace, Place, Position
 
 WAITLISTS_PER_LOAD = 64
 """Most courses whose waitlists are loaded together, if many courses have free seats."""
@@ -124,6 +124,15 @@ class Waitlist:
     pages: int = 0
 
 
+@dataclass(slots=True)
+class PartnerPlaces:
+    """The next places to judge, in order; ``after`` is the key of the last one that was read from the database."""
+
+    places: deque[PartnerPlace]
+    after: tuple[int, int]
+    complete: bool
+
+
 class Ledger:
     """The rows and the events of a batch. Each change ends in ``commit`` or ``rollback``.
 
@@ -132,6 +141,9 @@ class Ledger:
 
     one_table_each = False
     """Whether each statement that saves may modify one table only."""
+
+    writes = True
+    """Whether rows may be written to find what only the database can find; a preview does without them."""
 
     codes_changed = False
     """Whether a change of the batch has set the code of a course that the catalog knows."""
@@ -190,8 +202,16 @@ class Ledger:
         """By student and course, the seats that may have lost a requirement, or may meet it again."""
         self.opened: IdentityMap[int, Origin] = IdentityMap(self._undo)
         """Courses in which a seat has become free for a student whom only reservations blocked."""
+        self.paired: IdentityMap[int, Origin] = IdentityMap(self._undo)
+        """Courses with a free seat and corequisites, whose students may get seats in several courses together."""
+        self.partner_places: PartnerPlaces | None = None
+        """The waitlist places of these students; None if they are not loaded."""
         self.relaxed: list[Relaxed] = []
         """Conditions that changes have relaxed: only the database can find the students who were blocked by them."""
+        self.settled: set[int] = set()
+        """Courses that are marked only because of a newcomer: no seat has become free in them."""
+        self.seated_together = False
+        """Whether the transaction has seated a student in several courses together."""
         self.promotions_left, self.promoted = promotions_left, 0
         """The waitlisted students that the transaction may still judge, and those promoted since the last change."""
 
@@ -794,6 +814,10 @@ class Ledger:
             self.enrollments.reload((student_id, course_id), row._replace(recheck_at=None))
         self.waitlists.pop(course_id, None)
         self.loaded_holders.discard(course_id)
+
+    def has_override_holders(self, course_id: int) -> bool:
+        """Return whether a waitlisted student in memory has an override for a course."""
+        return bool(self._override_holders.get(course_id))
 
     def add_override_holder(self, student_id: int, course_id: int) -> None:
         """Add a waitlisted student who has an override for the course."""

@@ -1,6 +1,7 @@
 """Load the rows that decisions need into the ledger, by statements whose number does not grow with the rows."""
 
 import json
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby, starmap
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from service.registrar.application import CodeSets, GradeScale, Group, code_key
 from service.registrar.catalog import MAX_EDITS, Catalog
 from service.registrar.changes import Change
-from service.registrar.ledger import Ledger, named_keys
+from service.registrar.ledger import Ledger, PartnerPlaces, named_keys
 from service.registrar.needs import Needs, Relaxed, ResourceNeeds
 from service.registrar.resources import Fields, ResourceType, Row, external_id_of
 from service.registrar.save import erase_texts, save
@@ -119,6 +120,8 @@ async def load(connection: Connection, ledger: Ledger, needs: Needs) -> None:
         ledger.free_ids[reserve] = [*reversed(await reserve(connection, count)), *ledger.free_ids.get(reserve, [])]
     await _load_resources(connection, ledger, needs)
     await _load_waitlists(connection, ledger, needs)
+    if needs.partners_of:
+        await _load_partner_places(connection, ledger, needs)
     await _load_rosters(connection, ledger, needs.rosters)
     if needs.holds:
         for hold in await holds.find_holds(connection, sorted(needs.holds)):
@@ -147,8 +150,12 @@ async def load(connection: Connection, ledger: Ledger, needs: Needs) -> None:
 
 async def _write(connection: Connection, ledger: Ledger, needs: Needs) -> None:
     """Make the changes that only the database can make, and apply them to the rows in memory."""
-    if needs.whole:
-        # The rows of a duplicate then go to a student whom the database has.
+    if not ledger.writes:
+        ledger.relaxed.clear()
+        ledger.commit()
+        return
+    if needs.whole or needs.partners_of:
+        # The rows of a duplicate then go to a student whom the database has; partners are found by their new rows.
         await save(connection, ledger.flush())
     if needs.relaxed is not None:
         await _unjudge(connection, ledger, needs.relaxed)
@@ -235,6 +242,21 @@ async def _load_waitlists(connection: Connection, ledger: Ledger, needs: Needs) 
             needs.students.add(holder.student_id)
             needs.pairs.add(holder)
         ledger.loaded_holders |= needs.override_holders
+
+
+async def _load_partner_places(connection: Connection, ledger: Ledger, needs: Needs) -> None:
+    """Load the next students whom only a corequisite blocks, and add what judging them needs."""
+    if not ledger.writes:
+        ledger.partner_places = PartnerPlaces(deque(), (0, 0), complete=True)
+        return
+    known = ledger.partner_places
+    after = (0, 0) if known is None else known.after
+    course_ids, limit = sorted(needs.partners_of), MAX_PAGE_STUDENTS
+    page = await waitlist.load_partner_places(connection, course_ids, *after, limit)
+    last = (page[-1].course_id, page[-1].joined_position) if page else after
+    ledger.partner_places = PartnerPlaces(deque(page), last, len(page) < limit)
+    needs.students.update([place.student_id for place in page])
+    needs.courses.update([place.course_id for place in page])
 
 
 async def _unjudge(connection: Connection, ledger: Ledger, relaxed: Relaxed) -> None:  # noqa: PLR0912 - one branch for each condition

@@ -99,6 +99,8 @@ class Needs:
     codes: set[str] = field(default_factory=set)
     lost_requirements: set[int] = field(default_factory=set)
     lost_of_courses: set[int] = field(default_factory=set)
+    partners_of: set[int] = field(default_factory=set)
+    """Courses with a free seat, of which the students are needed whom only a corequisite blocks."""
     relaxed: Relaxed | None = None
     erased: Student | None = None
     whole: set[int] = field(default_factory=set)

@@ -131,13 +131,20 @@ def _has_passed(application: Application, group: Group) -> bool:
 def corequisite_missing(application: Application) -> Sequence[Refusal]:
     """The student neither has nor requests any course of a group that must be taken together with the course.
 
-    Such a course counts in the same or an overlapping term or, once it is passed, in any term.
+    Such a course counts in the same or an overlapping term or, once it is passed, in any term. A waitlist place is enough
+    to ask for a seat, but not to get one from the waitlist.
     """
     return [
         Refusal("corequisite_missing", application.course_id, None, {"any_of": list(group.codes)})
         for group in application.groups
-        if group.kind == "co" and not any(_partners(application, key) for key in application.keys(group))
+        if group.kind == "co" and not any(_corequisites(application, key) for key in application.keys(group))
     ]
+
+
+def _corequisites(application: Application, key: str) -> list[Partner]:
+    """Return the courses with a code that serve as a corequisite of the course."""
+    partners = _partners(application, key)
+    return [partner for partner in partners if not partner.waitlisted] if application.promotes else partners
 
 
 def antirequisite(application: Application) -> Sequence[Refusal]:
@@ -401,9 +408,11 @@ def lapse_of(refusals: Iterable[Refusal]) -> datetime | None:
 def recheck_of(refusals: Sequence[Refusal]) -> datetime | None:
     """Return the instant at which to judge a blocked student again because of the clock alone, or None.
 
-    Reservations count only if nothing else blocks the student: a seat may become free before they end.
+    Corequisites and reservations count only if nothing else blocks the student: a seat may become free at any time.
     """
-    return lapse_of([refusal for refusal in refusals if refusal.code != "seats_reserved"] or refusals)
+    for code in ("corequisite_missing", "seats_reserved"):
+        refusals = [refusal for refusal in refusals if refusal.code != code] or refusals
+    return lapse_of(refusals)
 
 
 def latest(instants: Sequence[datetime | None]) -> datetime | None:
