@@ -458,6 +458,9 @@ INDEXES = {
         "student_courses_waitlisted_idx",
     },
     "UNJUDGE_STUDENTS": {"student_courses_waitlisted_idx"},
+    "LOAD_PARTNER_PLACES": {
+        *("student_courses_waitlist_idx", "student_courses_waitlisted_idx", "courses_pkey", "overrides_course_id_idx"),
+    },
     "UNJUDGE_RESERVED": {"student_courses_waitlist_idx", "student_courses_pkey", "students_pkey"},
     "UNJUDGE_DUE": {"student_courses_recheck_at_idx", "student_courses_pkey"},
     "IS_ANY_DUE": {"student_courses_recheck_at_idx"},

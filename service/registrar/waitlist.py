@@ -298,7 +298,8 @@ def _seat_partners(ledger: Ledger) -> bool:
         row, course = ledger.enrollment(student_id, course_id), ledger.course(course_id)
         origin = paired.get(course_id) or next(iter(paired.values()))
         together = None
-        if row is not None and course is not None and row.status == "waitlisted" and row.recheck_at is not None:
+        is_blocked = row is not None and row.status == "waitlisted" and row.recheck_at is not None
+        if row is not None and course is not None and is_blocked and _may_give_seat(ledger, student_id, course):
             together = find_together(ledger, row)
         if together is not None and ledger.promotions_left <= 0 and ledger.seated_together:
             ledger.put_enrollment(together[0]._replace(recheck_at=None))
@@ -314,6 +315,11 @@ def _seat_partners(ledger: Ledger) -> bool:
     ledger.partner_places = None
     ledger.commit()
     return False
+
+
+def _may_give_seat(ledger: Ledger, student_id: int, course: Course) -> bool:
+    """Return whether a course has a seat for a student, as far as can be seen without judging the student."""
+    return seats.has_free_seat(course) or "course_full" in ledger.overrides_of(student_id, course.id)
 
 
 def find_together(ledger: Ledger, *chosen: Enrollment) -> tuple[Enrollment, ...] | None:
