@@ -5,7 +5,7 @@ import itertools
 import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -213,17 +213,39 @@ async def until_ready(client: Client) -> None:
     await until(ready, "readiness")
 
 
+async def empty(connection: Connection) -> None:
+    """Delete what changes write, and let ids begin at 1 again: for few rows, TRUNCATE takes twenty times as long."""
+    deletions = "; ".join(f"DELETE FROM {table}" for table in (*TABLES, "merged_students", "refusals"))
+    await connection.execute(
+        f"""
+        BEGIN;
+        SET LOCAL session_replication_role = replica;  -- checks no foreign key
+        {deletions};
+        SELECT setval(oid::regclass, 1, false)
+        FROM pg_class WHERE relkind = 'S' AND relnamespace = current_schema::regnamespace;
+        COMMIT
+        """
+    )
+
+
 @asynccontextmanager
-async def registrar_of(settings: Settings) -> AsyncIterator[Registrar]:
-    """Yield a registrar that only the test calls."""
+async def opened(settings: Settings) -> AsyncIterator[Database]:
+    """Yield an open database."""
     database = Database(settings)
     await database.open()
     try:
-        registrar = Registrar(database, settings)
-        yield registrar
-        await registrar.close()
+        yield database
     finally:
         await database.close()
+
+
+@asynccontextmanager
+async def registrar_of(settings: Settings, database: Database | None = None) -> AsyncIterator[Registrar]:
+    """Yield a registrar that only the test calls, on a database of its own or on one that others use too."""
+    async with nullcontext(database) if database is not None else opened(settings) as used:
+        registrar = Registrar(used, settings)
+        yield registrar
+        await registrar.close()
 
 
 @asynccontextmanager

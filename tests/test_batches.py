@@ -34,7 +34,7 @@ from service.registrar.waitlist import Sweep
 from service.settings import Settings
 from sql import Connection
 from sql.waitlist import is_any_due, load_ended, load_promotable
-from tests.campus import TABLES, registrar_of, waiting_writer
+from tests.campus import TABLES, empty, opened, registrar_of, waiting_writer
 
 SEEDS = int(os.environ.get("HISTORIES", "40"))
 CHANGES = 40
@@ -151,6 +151,15 @@ def lean(course: int, code: str) -> Change[Any]:
     """Return a change after which a course requires another one, which may be in progress."""
     groups = (Group("pre", (code,), in_progress=True),)
     return SetRequirements(origin=ORIGIN, course_id=course, groups=groups)
+
+
+def need(course: int, code: str) -> Change[Any]:
+    """Return a change after which a course must be taken together with another one."""
+    return SetRequirements(origin=ORIGIN, course_id=course, groups=(Group("co", (code,)),))
+
+
+def drop_both(student: int, *courses: int) -> Change[Any]:
+    return Swap(origin=ORIGIN, student_id=student, drop=courses, add=(), on_full="waitlist")
 
 
 def equate(*codes: str) -> Change[Any]:
@@ -311,24 +320,25 @@ async def assert_alike(
     settings: Settings,
     connection: Connection,
     caplog: pytest.LogCaptureFixture,
-    made: Sequence[Change[Any]],
+    made: Sequence[Sequence[Change[Any]]],
     changes: Sequence[Change[Any]],
 ) -> None:
-    """Assert that changes, made after ``made``, have the same outcomes and rows in one batch as one by one."""
+    """Assert that changes, made after the batches ``made``, have the same outcomes and rows in one batch as one by one."""
 
     async def run(batches: Sequence[Sequence[Change[Any]]]) -> tuple[list[str], dict[str, list[str]]]:
         """Start with empty tables and return the outcomes and the rows afterwards."""
-        await connection.execute(f"TRUNCATE {', '.join(TABLES)} RESTART IDENTITY CASCADE")
-        async with registrar_of(settings) as office:
-            for each in made:
-                await office.submit_all([each])
+        await empty(connection)
+        async with registrar_of(settings, database) as office:
+            for batch in made:
+                await office.submit_all(batch)
             outcomes = [normalized(outcome) for batch in batches for outcome in await office.submit_all(batch)]
         for invariant, find in INVARIANTS.items():
             assert list(await find(connection)) == [], invariant
         return outcomes, {table: [normalized(row) for row in await rows_of(connection, table)] for table in TABLES}
 
-    alone = await run([[each] for each in changes])
-    together = await run([changes])
+    async with opened(settings) as database:
+        alone = await run([[each] for each in changes])
+        together = await run([changes])
 
     assert caplog.messages == [], "the database took the batch as a whole"
     for one_by_one, in_a_batch, each in zip(alone[0], together[0], changes, strict=True):
@@ -346,8 +356,7 @@ async def test_a_batch_has_the_same_result_as_its_changes_one_by_one(
     seed: int,
 ) -> None:
     chance = random.Random(seed)
-    made = campus(chance)
-    made += [change(chance) for _ in range(chance.choice([0, EARLIER]))]
+    made = [campus(chance), *[[change(chance)] for _ in range(chance.choice([0, EARLIER]))]]
     changes = [change(chance) for _ in range(CHANGES)]
     monkeypatch.setattr(registrar, "CHANGES_PER_WRITE", chance.choice([1, 2, 7, CHANGES]))
     page = chance.choice([1, 2, 20])
@@ -361,26 +370,27 @@ async def test_promotions_in_many_transactions_have_the_same_result_as_in_one(
     settings: Settings, connection: Connection, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     chance = random.Random(seed)
-    made = [*campus(chance), *[change(chance) for _ in range(CHANGES)]]
+    made = [campus(chance), *[[change(chance)] for _ in range(CHANGES)]]
     page = chance.choice([1, 2, 20])
     monkeypatch.setattr(load, "PAGE_STUDENTS", page)
     monkeypatch.setattr(load, "MAX_PAGE_STUDENTS", 2 * page)
 
     async def run(promotions: int) -> dict[str, list[str]]:
-        """Make the changes one by one in two processes, each after the promotions of the previous one."""
-        await connection.execute(f"TRUNCATE {', '.join(TABLES)} RESTART IDENTITY CASCADE")
+        """Make the changes one by one by two registrars, each after the promotions of the previous one."""
+        await empty(connection)
         limited = settings.model_copy(update={"promotions_per_transaction": promotions})
-        async with registrar_of(limited) as one, registrar_of(limited) as other:
-            for number, each in enumerate(made):
+        async with registrar_of(limited, database) as one, registrar_of(limited, database) as other:
+            for number, batch in enumerate(made):
                 office = (one, other)[number % 3 % 2]
-                [outcome] = await office.submit_all([each])
-                assert not isinstance(outcome, PromotionsPending)
+                for outcome in await office.submit_all(batch):
+                    assert not isinstance(outcome, PromotionsPending)
                 while await load_promotable(connection, "UTC", 1):
                     await office.submit_all(())
         await assert_settled(connection)
         return {table: [normalized(row) for row in await rows_of(connection, table)] for table in TABLES}
 
-    assert await run(chance.choice([1, 2, 3])) == await run(1000)
+    async with opened(settings) as database:
+        assert await run(chance.choice([1, 2, 3])) == await run(1000)
 
 
 async def assert_settled(connection: Connection) -> None:
@@ -448,9 +458,12 @@ async def test_a_sweep_follows_the_clock_after_any_changes(
     monkeypatch.setattr(load, "MAX_PAGE_STUDENTS", 2 * page)
     promotions = chance.choice([1, 2, 3, 1000])
     limited = settings.model_copy(update={"promotions_per_transaction": promotions})
-    async with registrar_of(limited) as one, registrar_of(limited) as other:
-        for each in campus(chance):
-            await one.submit_all([each])
+    async with (
+        opened(limited) as database,
+        registrar_of(limited, database) as one,
+        registrar_of(limited, database) as other,
+    ):
+        await one.submit_all(campus(chance))
         for _ in range(6):
             batch = [
                 change_of_time(chance) if chance.random() < 0.25 else change(chance)
@@ -592,6 +605,18 @@ CASES: dict[str, tuple[list[Change[Any]], list[Change[Any]]]] = {
             ),
         ],
     ),
+    "courses that need each other are given together": (
+        [*MANY, student(3), course(1), course(2), course(3), *[enroll(3, id) for id in (1, 2, 3)]],
+        [
+            *(need(1, "C2"), need(2, "C1"), enroll(1, 1), enroll(1, 2), enroll(2, 2), enroll(2, 1), enroll(1, 3)),
+            *(drop_both(3, 1, 2), need(3, "C1"), drop(3, 3), edit(COURSE, 1, capacity=2), edit(COURSE, 2, capacity=2)),
+            *(drop_both(1, 1, 2), enroll(1, 1), drop_both(2, 1, 2)),
+        ],
+    ),
+    "a limit is lowered between a seat and a drop of one student": (
+        [*MANY, course(1, term_id=1, credits=3.0), course(2, term_id=1)],
+        [enroll(1, 1), enroll(1, 2), edit(TERM, 1, max_credits=2.0), drop(1, 2)],
+    ),
     "a released code is free": (
         [*MANY, *CLASH],
         [edit(COURSE, 2, title="Q"), edit(COURSE, 1, code="C9"), edit(COURSE, 2, code="C1")],
@@ -610,7 +635,8 @@ async def test_a_case_has_the_same_result_in_a_batch_and_one_by_one(
     part: int,
 ) -> None:
     monkeypatch.setattr(registrar, "CHANGES_PER_WRITE", part)
-    await assert_alike(settings, connection, caplog, *CASES[case])
+    made, changes = CASES[case]
+    await assert_alike(settings, connection, caplog, [made], changes)
 
 
 async def test_the_writes_of_a_lost_transaction_are_not_remembered(
