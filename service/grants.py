@@ -71,6 +71,7 @@ TABLES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
             "override_id",
             "passed",
             "passed_code",
+            "requirement_lost",
             "recheck_at",
             "reserved_group",
             "status",

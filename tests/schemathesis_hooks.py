@@ -12,7 +12,7 @@ BEYOND_SCHEMAS: Final = frozenset(
     {
         *{"invalid_cursor", "not_combinable", "unknown_term", "unknown_instructor", "own_requirement"},
         *{"name_required", "repeated_instructor", "one_primary", "repeated_code", "repeated_group", "repeated_grade"},
-        *{"unknown_grade", "invalid_result", "min_grade_of_pre", "reservations_above_capacity"},
+        *{"unknown_grade", "invalid_result", "min_grade_of_pre", "in_progress_of_pre", "reservations_above_capacity"},
         # The reason of a drop with as=dropped.
         *{"merge_with_itself", "unknown_student", "required"},
         *{"blank", "forbidden_character"},

@@ -153,6 +153,25 @@ def completed(student: int, course: int) -> list[Change[Any]]:
     return [Complete(origin=ORIGIN, student_id=student, course_id=course, passed=True)]
 
 
+def failed(student: int, course: int) -> list[Change[Any]]:
+    return [Complete(origin=ORIGIN, student_id=student, course_id=course, passed=False)]
+
+
+def lean(course: int, code: str) -> Change[Any]:
+    """Return a change after which a course requires another one, which may be in progress."""
+    groups = (Group("pre", (code,), in_progress=True),)
+    return SetRequirements(origin=ORIGIN, course_id=course, groups=groups)
+
+
+def need(course: int, code: str) -> Change[Any]:
+    """Return a change after which a course must be taken together with another one."""
+    return SetRequirements(origin=ORIGIN, course_id=course, groups=(Group("co", (code,)),))
+
+
+def drop_both(student: int, *courses: int) -> Change[Any]:
+    return Swap(origin=ORIGIN, student_id=student, drop=courses, add=(), on_full="waitlist")
+
+
 def equate(*codes: str) -> Change[Any]:
     return CreateEquivalence(origin=ORIGIN, codes=codes)
 
@@ -279,6 +298,11 @@ def change(chance: random.Random) -> Change[Any]:
         SetGradeScale(origin=ORIGIN, grades=chance.choice(SCALES)),
         SetRequirements(
             origin=ORIGIN, course_id=course_id, groups=(Group("pre", (f"C{other}",), chance.choice(["A", "C"])),)
+        ),
+        SetRequirements(
+            origin=ORIGIN,
+            course_id=course_id,
+            groups=(Group("pre", (f"C{other}",), chance.choice([None, None, "C"]), in_progress=True),),
         ),
         hold(held, "R", blocks_drop=chance.random() < 0.5),
         end_hold(chance.choice((1, 2)), chance.randint(1, HELD)),
@@ -610,6 +634,33 @@ CASES: dict[str, tuple[list[Change[Any]], list[Change[Any]]]] = {
             replace(COURSE, fields_of_course(2, code="C9", term_id=1)),
             replace(COURSE, fields_of_course(3, code="c2", term_id=1)),
             enroll(3, 3),
+        ],
+    ),
+    "a course in progress is taken, lost, taken again, failed and waived": (
+        [*MANY, edit(TERM, 2, **APART), course(1, term_id=1), course(2, term_id=2), lean(2, "C1"), enroll(1, 1)],
+        [
+            *(enroll(1, 2), drop(1, 1), enroll(1, 1), *failed(1, 1), grant(1, 2, "prerequisite_missing")),
+            *(enroll(2, 1), enroll(2, 2), *completed(2, 1), *failed(2, 1), drop(2, 2), enroll(2, 2)),
+        ],
+    ),
+    "requirements, a merge and a cancellation of courses in progress": (
+        [*MANY, student(3), edit(TERM, 2, **APART), course(1, term_id=1), course(2, term_id=2), lean(2, "C1")],
+        [
+            *(enroll(1, 1), enroll(1, 2), drop(1, 1), enroll(2, 1), merge(1, 2), enroll(3, 1), enroll(3, 2)),
+            *(edit(COURSE, 1, code="C9"), drop(3, 1), edit(COURSE, 1, code="C1"), enroll(3, 1)),
+            *(
+                Cancel(origin=ORIGIN, course_id=1),
+                lean(2, "C8"),
+                SetRequirements(origin=ORIGIN, course_id=2, groups=()),
+            ),
+        ],
+    ),
+    "courses that need each other are given together": (
+        [*MANY, student(3), course(1), course(2), course(3), *[enroll(3, id) for id in (1, 2, 3)]],
+        [
+            *(need(1, "C2"), need(2, "C1"), enroll(1, 1), enroll(1, 2), enroll(2, 2), enroll(2, 1), enroll(1, 3)),
+            *(drop_both(3, 1, 2), need(3, "C1"), drop(3, 3), edit(COURSE, 1, capacity=2), edit(COURSE, 2, capacity=2)),
+            *(drop_both(1, 1, 2), enroll(1, 1), drop_both(2, 1, 2)),
         ],
     ),
     "a limit is lowered between a seat and a drop of one student": (

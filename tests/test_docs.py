@@ -633,6 +633,18 @@ async def every_event(client: Client) -> list[dict[str, Any]]:  # noqa: PLR0915 
     await do("DELETE", f"/students/{first}/courses/{withdrawn}?as=dropped&reason=error")
     await do("DELETE", f"/students/{second}/courses/{full}/completion")
     await every_merge(do, new, client)
+    # A course in progress is dropped, and taken again.
+    terms = [
+        await new("/terms", {"code": f"P{year}", "name": "P", "starts_on": f"{year}-01-01", "ends_on": f"{year}-12-31"})
+        for year in (2090, 2091)
+    ]
+    early, later = [await new_course(client, term_id=id, code=f"P{id}") for id in terms]
+    groups = [{"kind": "pre", "any_of": [f"P{terms[0]}"], "in_progress": True}]
+    await do("PUT", f"/courses/{later}/requirements", {"groups": groups})
+    for course in (early, later):
+        await do("POST", f"/students/{first}/enroll", {"course_ids": [course]})
+    await do("DELETE", f"/students/{first}/courses/{early}")
+    await do("POST", f"/students/{first}/enroll", {"course_ids": [early]})
     return list((await read(client, "/events?limit=500"))["items"])
 
 

@@ -100,6 +100,8 @@ FILL = {
     "0033_add_section_to_courses": "UPDATE courses SET section = 'é1' WHERE id = 1",
     "0036_create_equivalences": "INSERT INTO equivalences (id, created_at) VALUES (1, '2026-01-01Z'), (2, 'infinity')",
     "0041_create_grades": "INSERT INTO grades (number, grade, passes) VALUES (1, 'A', true), (2, 'é -', false)",
+    "0049_add_in_progress_to_requirements": "UPDATE requirements SET in_progress = true WHERE kind = 'pre'",
+    "0051_add_requirement_lost_to_student_courses": "UPDATE student_courses SET requirement_lost = true WHERE course_id = 1",
     "0042_add_min_grade_to_requirements": "UPDATE requirements SET min_grade = 'A' WHERE kind = 'pre'",
     "0037_create_equivalent_codes": """
         INSERT INTO equivalent_codes (equivalence_id, code) VALUES (1, 'MATH101'), (1, 'é'), (2, 'ART1'), (2, 'ART 2')

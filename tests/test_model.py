@@ -36,7 +36,7 @@ RULES = [
     "seats_reserved", "course_full", "waitlist_full", "drop_closed", "corequisite_needed", "enrollment_closed",
 ]  # fmt: skip
 DAYS = ["mon", "tue"]
-KINDS = ["pre", "co", "anti"]
+KINDS = ["pre", "pre*", "co", "anti"]
 GRADES = ["A", "C", "F", "X"]
 SCALES = [[], [("A", True), ("C", True), ("F", False)], [("C", True), ("A", True), ("X", False)]]
 GRADED: set[int] = set()
@@ -77,6 +77,8 @@ class Known(NamedTuple):
     """The instructors of each course that has some, the primary one first."""
     reserved: dict[tuple[int, int], str]
     """The groups of the reserved seats."""
+    lost: set[tuple[int, int]]
+    """The seats that have lost a requirement."""
 
     def seen(self) -> tuple[dict[int, list[int]], dict[tuple[int, int], str]]:
         """Return only the parts that the lists of the API show."""
@@ -94,6 +96,10 @@ class Campus:
         self.hold_ids: list[tuple[int, int, str]] = []
         self.override_ids: dict[tuple[int, int, str], int] = {}
         self.set_ids: dict[frozenset[str], int] = {}
+        self.sequences = chance.choice([0, 0.05, 0.5])
+        """The share of the steps that concern a course in progress."""
+        self.pairs = 0 if self.sequences > 0.1 else chance.choice([0, 0.1, 0.7])
+        """The share of the steps that concern two courses which need each other."""
 
     async def build(self) -> None:
         chance = self.chance
@@ -105,15 +111,16 @@ class Campus:
         GRADED.clear()
         self.model.scale = chance.choice(SCALES)
         assert await self.serve(("scale", (self.model.scale,))) == 200
-        for _ in range(chance.randint(0, 3)):
+        early_and_late = [frozenset({1}), frozenset({3})] if self.sequences > 0.1 else []
+        for number in range(chance.randint(len(early_and_late), 3)):
             limit = chance.choice([None, 4.0, 8.0, 4.6])
-            halves = chance.choice(HALVES)
+            halves = early_and_late[number] if number < len(early_and_late) else chance.choice(HALVES)
             fields: dict[str, object] = {"name": "T", **dates(halves), "max_credits": limit}
             code = f"T{next(NUMBERS)}"
             fields |= {"enroll_until": AHEAD, "drop_until": AHEAD, "withdraw_until": AHEAD}
             term = await create(self.client, "/terms", {"code": code, **fields})
             self.model.terms[term["id"]] = Term(halves, limit)
-            if chance.random() < 0.6:
+            if chance.random() < 0.6 and not early_and_late:
                 step = "parent", (term["id"], chance.choice([*self.model.terms]))
                 assert await self.serve(step) == modelled(self.model, step)
         for number in range(chance.randint(2, 4)):
@@ -127,6 +134,11 @@ class Campus:
                 waitlist_capacity=chance.choice([0, 1, 2, None, None]),
                 meetings=self.meetings(),
             )
+            if number < len(early_and_late):
+                course.term, course.code, course.capacity = [*self.model.terms][number], f"C{number}", 2
+            if number < 2 and self.pairs > 0.1:
+                course.code, course.section, course.term = f"C{number}", "", None
+                course.capacity, course.waitlist_capacity, course.meetings = chance.choice([0, 1]), None, []
             if not self.model.can_meet(course.meetings, course.term):
                 course.meetings = []
             body: dict[str, object] = {"term_id": course.term, "credits": course.credits, "capacity": course.capacity}
@@ -182,7 +194,9 @@ class Campus:
         codes = sorted({"X9", *(it.code.upper() for it in courses.values())} - {courses[course].code.upper()})
         return [
             (
-                chance.choice(["pre", "pre A", "pre C", "co", "co", "anti", "anti"] if self.model.scale else KINDS),
+                chance.choice(
+                    ["pre", "pre A", "pre* C", "pre*", "co", "co", "anti", "anti"] if self.model.scale else KINDS
+                ),
                 tuple(sorted(self.spelt(code) for code in chance.sample(codes, min(len(codes), chance.randint(1, 2))))),
             )
             for _ in range(chance.randint(0, 2))
@@ -196,7 +210,8 @@ class Campus:
         """Let all students request the same course at the beginning, so that there are waitlists."""
         course = self.chance.choice(list(self.model.courses))
         students = self.chance.sample(list(self.model.limits), len(self.model.limits))
-        return [("enroll", (student, [course], "atomic", "waitlist")) for student in students]
+        courses = [*self.model.courses][:2] if self.pairs > 0.1 else [course]
+        return [("enroll", (student, courses, "atomic", "waitlist")) for student in students]
 
     def pair(self) -> tuple[int, int]:
         """Choose a student and a course."""
@@ -205,7 +220,57 @@ class Campus:
     def step(self) -> Step:
         """Choose the next step, often one that affects a waitlist."""
         aimed = self.relaxing() or self.freeing() or self.blocking() if self.chance.random() < 0.4 else None
+        aimed = self.sequence() if self.chance.random() < self.sequences else aimed
+        aimed = self.partners() if self.chance.random() < self.pairs else aimed
         return aimed or self.any_step()
+
+    def sequence(self) -> Step | None:
+        """Choose a step that leads to a seat which depends on a course in progress, or from it."""
+        model = self.model
+        after = [
+            (one, other)
+            for one, other in permutations(model.courses, 2)
+            if (early := model.courses[one].term) is not None
+            and (late := model.courses[other].term) is not None
+            and max(model.terms[early].halves) < min(model.terms[late].halves)
+            and fold(model.courses[one].code) != fold(model.courses[other].code)
+        ]
+        if not after:
+            return None
+        one, other = after[0]
+        named = [codes for kind, codes in model.courses[other].groups if kind == "pre*"]
+        if not any(fold(model.courses[one].code) in map(fold, codes) for codes in named):
+            return "require", (other, [("pre*", (self.spelt(model.courses[one].code),))])
+        student = max(model.limits, key=lambda s: [c in model.of(s, {"enrolled"}) for c in (other, one)])
+        student = self.chance.choice([student, student, *model.limits])
+        mine = model.of(student, {"enrolled"})
+        if one not in mine and other not in mine:
+            return "enroll", (student, [one], "atomic", "fail")
+        if other not in mine:
+            return "enroll", (student, [other], "atomic", "fail")
+        if one not in mine:
+            again: list[Step] = [("enroll", (student, [one], "atomic", "fail")), ("complete", (student, one, True))]
+            return self.chance.choice([*again, ("override", (student, other, "prerequisite_missing"))])
+        return self.chance.choice([("complete", (student, one, False)), ("drop", (student, one)), ("cancel", (one,))])
+
+    def partners(self) -> Step | None:
+        """Choose a step that leads to waitlist places in two courses that need each other, or that frees a seat there."""
+        model, chance = self.model, self.chance
+        one, other = both = [*model.courses][:2]
+        if model.key(model.courses[one].code) == model.key(model.courses[other].code):
+            return None
+        for course, partner in (both, both[::-1]):
+            if not any(kind == "co" for kind, _ in model.courses[course].groups):
+                return "require", (course, [("co", (self.spelt(model.courses[partner].code),))])
+        waiting = [s for s in model.limits if len(model.of(s, {"waitlisted"})) > 1]
+        if not waiting or chance.random() < 0.3:
+            return "enroll", (chance.choice([*model.limits]), chance.sample(both, 2), "atomic", "waitlist")
+        seated = [(s, c) for s in model.limits for c in both if c in model.of(s, {"enrolled"})]
+        course = chance.choice([c for c in both if not model.free(c)] or both)
+        steps: list[Step] = [("capacity", (course, model.seated_in(course) + chance.choice([0, 1, 1])))] * 3
+        steps += [("swap", (s, both, [], "fail")) for s, _ in seated] + [("annul", each) for each in seated]
+        steps += [("override", (s, course, "course_full")) for s in waiting]
+        return chance.choice(steps)
 
     def blocking(self) -> Step | None:
         """Choose a step that could block a waitlisted student."""
@@ -538,7 +603,13 @@ class Campus:
                 parted = [(*kind.partition(" ")[::2], codes) for kind, codes in groups]
                 body = {
                     "groups": [
-                        {"kind": kind, "any_of": codes, "min_grade": grade or None} for kind, grade, codes in parted
+                        {
+                            "kind": kind.strip("*"),
+                            "any_of": codes,
+                            "min_grade": grade or None,
+                            "in_progress": "*" in kind,
+                        }
+                        for kind, grade, codes in parted
                     ]
                 }
                 GRADED.update([course] if any(grade for _, grade, _ in parted) else [])
@@ -628,6 +699,7 @@ class Campus:
             {tuple(row) for row in unused},
             await self.teachers(connection),
             {(row["student_id"], row["course_id"]): row["reserved_group"] for row in rows if row["reserved_group"]},
+            {(row["student_id"], row["course_id"]) for row in rows if row["requirement_lost"]},
         )
 
     async def teachers(self, connection: Connection) -> dict[int, list[int]]:
@@ -789,10 +861,8 @@ def modelled(model: Model, step: Step) -> object:
                 return model.join(term, parent)
             case "end_override", override:
                 model.overrides.remove(override)
-            case "override", (student, course, rule):
-                model.overrides.append((student, course, rule))
-                model.promote()
-                return 201
+            case "override", arguments:
+                return model.grant(*arguments)
             case "require", arguments:
                 return model.require(*arguments)
             case "scale", arguments:
@@ -822,6 +892,7 @@ def known(model: Model) -> Known:
         set(model.overrides),
         {course: ids for course, ids in model.teachers.items() if ids},
         {key: state.group for key, state in model.states.items() if state.group and state.status in SEATED},
+        set(model.lost),
     )
 
 

@@ -276,7 +276,7 @@ def test_arrays_are_written_in_the_order_of_the_fields() -> None:
     assert len(written) >= 5
 
 
-BESIDE = {"passed_code", "reserved_taken"}
+BESIDE = {"passed_code", "requirement_lost", "reserved_taken"}
 """Columns that are not fields of a row: separate statements write and read them."""
 
 
@@ -339,6 +339,7 @@ INSERT INTO student_courses (student_id, course_id, status, joined_position, joi
 SELECT n, 10000, 'waitlisted', 50000 + n, now(), now() FROM generate_series(1, 2000) AS n;
 UPDATE student_courses SET recheck_at = CASE WHEN student_id % 100 = 0 THEN now() ELSE '9999-12-31Z' END
 WHERE status = 'waitlisted' AND student_id % 2 = 0;
+UPDATE student_courses SET requirement_lost = true WHERE status = 'enrolled' AND student_id % 10 = 0;
 UPDATE courses SET waitlisted = 2000 WHERE id = 10000;
 INSERT INTO events (position, type, occurred_at, request_id, student_id, course_id)
 SELECT n, 'enrollment.enrolled', now(), 'r', n, n % 100 FROM generate_series(1, 20000) AS n;
@@ -461,6 +462,9 @@ INDEXES = {
         "student_courses_waitlisted_idx",
     },
     "UNJUDGE_STUDENTS": {"student_courses_waitlisted_idx"},
+    "LOAD_PARTNER_PLACES": {
+        *("student_courses_waitlist_idx", "student_courses_waitlisted_idx", "courses_pkey", "overrides_course_id_idx"),
+    },
     "UNJUDGE_RESERVED": {"student_courses_waitlist_idx", "student_courses_pkey", "students_pkey"},
     "UNJUDGE_DUE": {"student_courses_recheck_at_idx", "student_courses_pkey"},
     "IS_ANY_DUE": {"student_courses_recheck_at_idx"},
@@ -488,7 +492,11 @@ INDEXES = {
     "SAVE_TERMS": {"terms_pkey"},
     "DELETE_TERMS": {"terms_pkey"},
     "RESERVE_TERM_IDS": set(),
-    "LOAD_REQUIREMENTS": {"requirements_pkey", "requirements_code_idx"},
+    "LOAD_REQUIREMENTS": {"requirements_pkey", "requirements_code_idx", "requirements_in_progress_idx"},
+    "LOAD_LOST_REQUIREMENTS": {"student_courses_pkey"},
+    "LOAD_LOST_OF_COURSES": {"student_courses_requirement_lost_idx"},
+    "SET_LOST_REQUIREMENTS": {"student_courses_pkey"},
+    "LIST_LOST_OF_COURSE": {"student_courses_requirement_lost_idx", "students_pkey"},
     "FIND_DEPENDENTS": {"requirements_code_idx"},
     "LOAD_MIN_GRADES": {"requirements_min_grade_idx"},
     "LOAD_GRADES": {"grades_pkey"},

@@ -214,6 +214,12 @@ async def errors_of_calls(client: Client) -> set[str]:
             {"groups": [{"kind": "co", "any_of": ["A1"], "min_grade": "A"}]},
             {},
         ),
+        (
+            "PUT",
+            "/courses/1/requirements",
+            {"groups": [{"kind": "co", "any_of": ["A1"], "in_progress": True}]},
+            {},
+        ),
         ("PUT", f"/courses/{course}/instructors", {"instructors": [{"instructor_id": 1, "primary": each} for each in (True, False)]}, {}),
         ("POST", f"/students/{student}/holds", {"reason": "x", "blocks": ["drop"], "from": "2026-01-02T00:00:00Z", "until": "2026-01-01T00:00:00Z"}, {}),
         ("POST", f"/students/{student}/swap", {"drop": [course], "add": [course]}, {}),

@@ -63,6 +63,7 @@ from sql import Connection, JsonPage
 from sql import enrollments as sql
 from sql.courses import Course, get_course, load_courses
 from sql.enrollments import CoursesAsked, Status, StudentsAsked
+from sql.lost_requirements import list_lost_of_course
 from sql.students import load_students
 from sql.waitlist import list_waitlist
 
@@ -252,6 +253,9 @@ class Blocker(TypedDict):
     closed_at: NotRequired[Annotated[Timestamp, Field(description="When enrolling or dropping closed.")]]
     any_of: NotRequired[Annotated[list[str], Field(description="The course codes of which one is required.")]]
     min_grade: NotRequired[Annotated[str, Field(description="The lowest grade with which the course must be passed.")]]
+    in_progress: NotRequired[
+        Annotated[Literal[True], Field(description="A seat in such a course in an earlier term is enough too.")]
+    ]
     course_code: NotRequired[Annotated[str, Field(description="The code of the course that excludes this one.")]]
     with_course_id: NotRequired[
         Annotated[
@@ -460,6 +464,13 @@ class CourseStudentsQuery(Paging):
         NamedStatus,
         Field(description="Only students with this status. Waitlisted students are listed in waitlist order."),
     ] = "enrolled"
+    requirement: Annotated[
+        Literal["lost"] | None,
+        Field(
+            description="With `lost`, only the enrolled students who no longer meet a requirement that a course in progress "
+            "had satisfied."
+        ),
+    ] = None
 
 
 @endpoint(
@@ -716,14 +727,19 @@ async def list_course_students(
 ) -> WrittenPage[CourseStudent]:
     """List a course's students by student id, or its waitlist in order.
 
-    By default, the list contains the enrolled students.
+    By default, the list contains the enrolled students; `requirement=lost` is the list of those to whom to talk, since the
+    service removes nobody.
     """
-    of = f"students of {course_id} {query.status}"
+    if query.requirement is not None and query.status != "enrolled":
+        sentence = "requirement can't be combined with a status other than enrolled: omit one."
+        raise invalid([Detail("not_combinable", sentence, parameter="requirement")])
+    of = f"students of {course_id} {query.requirement or query.status}"
     after = decode_cursor(query.cursor, of)
     page: JsonPage | None
-    if query.status == "waitlisted":
+    if query.status == "waitlisted" or query.requirement == "lost":
+        list_page = list_waitlist if query.status == "waitlisted" else list_lost_of_course
         async with call[DATABASE].reading() as connection:
-            [page] = await list_waitlist(connection, course_id, after, query.limit)
+            [page] = await list_page(connection, course_id, after, query.limit)
             if page.items is None and await get_course(connection, course_id) is None:
                 raise CourseNotFound(course_id)
     else:

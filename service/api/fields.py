@@ -54,6 +54,7 @@ FIELD_CODES: Final = {
     "repeated_code": "A set of equivalent codes has a code twice, without regard to case.",
     "repeated_grade": "A grade scale has a grade twice.",
     "min_grade_of_pre": "A group of requirements that is not of the kind `pre` has a `min_grade`.",
+    "in_progress_of_pre": "A group of requirements that is not of the kind `pre` has `in_progress`.",
     "hold_dates": "A hold begins after it ends.",
     "swap_with_itself": "A course appears both in `drop` and in `add`.",
     "too_many_adds": "A swap with `on_full: waitlist` has more than one course to add.",

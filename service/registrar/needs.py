@@ -72,7 +72,9 @@ class Needs:
     (``teaching``), the counters of the ``reserved_seats`` of courses, the answers of ``idempotency_keys``, and the number
     of new ids of each sequence. ``code_sets`` requests the equivalent codes, ``grade_scale`` the grade scale, and
     ``min_grades`` the grades that courses require. ``erased`` is a student whose texts must be erased in the database
-    before the decision. ``pause`` requests no rows: other requests are served before the decision continues.
+    before the decision. ``codes`` requests the courses that require them. ``lost_requirements`` are the students, and
+    ``lost_of_courses`` the courses, whose seats that have lost a requirement are needed. ``pause`` requests no rows: other
+    requests are served before the decision continues.
     """
 
     students: set[int] = field(default_factory=set)
@@ -96,6 +98,11 @@ class Needs:
     code_sets: bool = False
     grade_scale: bool = False
     min_grades: bool = False
+    codes: set[str] = field(default_factory=set)
+    lost_requirements: set[int] = field(default_factory=set)
+    lost_of_courses: set[int] = field(default_factory=set)
+    partners_of: set[int] = field(default_factory=set)
+    """Courses with a free seat, of which the students are needed whom only a corequisite blocks."""
     relaxed: Relaxed | None = None
     erased: Student | None = None
     whole: set[int] = field(default_factory=set)
@@ -106,7 +113,7 @@ class Needs:
     @property
     def writes(self) -> bool:
         """Whether rows are written before the needed ones are loaded."""
-        return bool(self.whole) or self.relaxed is not None or self.erased is not None
+        return bool(self.whole or self.partners_of) or self.relaxed is not None or self.erased is not None
 
     def add_waitlisted(self, row: Enrollment) -> None:
         """Add the rows by which a waitlisted student is judged, with the courses that the student's swap drops."""
