@@ -18,6 +18,7 @@ BEYOND_SCHEMAS: Final = frozenset(
         *{"blank", "forbidden_character"},
         *{"not_a_multiple", "term_dates", "invalid_part", "hold_dates", "empty_meeting", "meeting_dates"},
         *{"read_only", "swap_with_itself", "too_many_adds", "too_many_pairs", "invalid_etag"},
+        *{"ids_or_external_ids", "repeated_external_id"},
     }
 )
 """Codes of a 422 that no schema can express: cursors and terms that don't exist, values that don't fit together, and

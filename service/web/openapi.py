@@ -199,6 +199,9 @@ class _Schemas:
             match key:
                 case "properties":
                     readable[key] = {name: self._for_readers(item) for name, item in value.items()}
+                case "oneOf" if "discriminator" not in schema:
+                    # The member by which the forms differ may be left out, which linters of oneOf do not accept.
+                    readable["anyOf"] = self._for_readers(value)
                 case "items" | "anyOf" | "oneOf" | "additionalProperties":
                     readable[key] = self._for_readers(value)
                 case "description":
