@@ -95,6 +95,7 @@ RETURNING
 
 async def create_webhook(
     connection: Connection,
+    *,
     url: str,
     types: list[str] | None,
     student_id: int | None,
@@ -133,6 +134,7 @@ RETURNING
 async def edit_webhook(
     connection: Connection,
     id: int,
+    *,
     url: str,
     types: list[str] | None,
     student_id: int | None,

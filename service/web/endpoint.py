@@ -244,11 +244,8 @@ class Endpoint:
     """Whether machines repeat the call every few seconds, so that it is logged at DEBUG."""
     streams: bool
     """Whether the call has a second form, a stream of Server-Sent Events."""
-
-    @property
-    def takes_key(self) -> bool:
-        """Whether a request with an idempotency key is made once. Calls about API keys have answers that are secrets."""
-        return self.method == "POST" and self.within == "institution"
+    takes_key: bool
+    """Whether a request with an idempotency key is made once. The answers of some calls are secrets, which are not stored."""
 
     @property
     def has_secrets(self) -> bool:
@@ -470,6 +467,7 @@ def endpoint(
     etag: bool = False,
     final: bool = False,
     routine: bool = False,
+    keyed: bool = True,
 ) -> Callable[[Callable[..., Awaitable[Any]]], Endpoint]:
     """Turn a handler into an endpoint.
 
@@ -478,8 +476,8 @@ def endpoint(
     the handler itself; errors that follow from its signature are added. Without ``needs_database`` the API document
     lists no database errors. With ``etag`` the handler sets an ETag; an answer with a version always has one. A
     ``final`` call can't be undone, and the API page fills in no ids for it; every DELETE is final. A POST within an
-    institution takes an Idempotency-Key: its handler makes the change with ``service.api.keys.submit``, which stores the
-    answer. Any other POST refuses the header. A ``routine`` call is one that machines repeat every few seconds.
+    institution takes an Idempotency-Key if it is ``keyed``: its handler makes the change with ``service.api.keys.submit``,
+    which stores the answer. Any other POST refuses the header. A ``routine`` call is one that machines repeat every few seconds.
     """
 
     def decorate(handler: Callable[..., Awaitable[Any]]) -> Endpoint:
@@ -525,7 +523,9 @@ def endpoint(
             implied += (PreconditionUnsupported,)
         if method == "GET" and has_etag:
             implied += (PreconditionFailed,)
-        implied += _problems_of_keys(method, within)
+        takes_key = method == "POST" and within == "institution" and keyed
+        if method == "POST":
+            implied += (IdempotencyKeyInUse, IdempotencyKeyReused) if takes_key else (IdempotencyKeyUnsupported,)
         if needs_database:
             implied += (Unavailable,) if method == "GET" else (Unavailable, OutcomeUnknown)
         return Endpoint(
@@ -548,6 +548,7 @@ def endpoint(
             final=final or method == "DELETE",
             routine=routine,
             streams=streams,
+            takes_key=takes_key,
         )
 
     return decorate
@@ -565,13 +566,6 @@ def _unwrapped(returns: Any) -> tuple[Any, bool]:
     if get_origin(returns) is WrittenPage:
         returns = Page[get_args(returns)]  # type: ignore[misc]
     return returns, streams
-
-
-def _problems_of_keys(method: str, within: Within) -> tuple[type[DomainError], ...]:
-    """Return the errors of the header Idempotency-Key."""
-    if method != "POST":
-        return ()
-    return (IdempotencyKeyInUse, IdempotencyKeyReused) if within == "institution" else (IdempotencyKeyUnsupported,)
 
 
 HEADERS = {"if_match": "If-Match", "if_none_match": "If-None-Match"}
