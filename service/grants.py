@@ -135,6 +135,7 @@ TABLES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
             "previous_secret",
             "previous_until",
             "proof",
+            "restarts",
             "secret",
             "stopped_at",
             "stopped_because",

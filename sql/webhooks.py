@@ -13,7 +13,8 @@ from sql import Connection, columns
 class Webhook:
     """A subscription. ``epoch``, ``position`` and ``proof`` are the cursor after the last event that needs no delivery.
 
-    ``previous_secret`` signs too until ``previous_until``. ``version`` counts the changes that callers make.
+    ``previous_secret`` signs too until ``previous_until``. ``version`` counts the changes that callers make,
+    ``restarts`` those of the cursor.
     """
 
     id: int
@@ -32,6 +33,7 @@ class Webhook:
     next_attempt_at: datetime | None
     stopped_because: str | None
     stopped_at: datetime | None
+    restarts: int
     version: int
     created_at: datetime
     updated_at: datetime
@@ -40,7 +42,7 @@ class Webhook:
 LIST_WEBHOOKS: Final = """
 SELECT
     id, url, types, student_id, course_id, term_id, secret, previous_secret, previous_until, epoch, position, proof, failures,
-    next_attempt_at, stopped_because, stopped_at, version, created_at, updated_at
+    next_attempt_at, stopped_because, stopped_at, restarts, version, created_at, updated_at
 FROM webhooks
 WHERE id > $1::bigint
 ORDER BY id
@@ -68,7 +70,7 @@ async def count_webhooks(connection: Connection) -> int:
 GET_WEBHOOK: Final = """
 SELECT
     id, url, types, student_id, course_id, term_id, secret, previous_secret, previous_until, epoch, position, proof, failures,
-    next_attempt_at, stopped_because, stopped_at, version, created_at, updated_at
+    next_attempt_at, stopped_because, stopped_at, restarts, version, created_at, updated_at
 FROM webhooks
 WHERE id = $1::bigint
 """
@@ -89,7 +91,7 @@ VALUES (
 )
 RETURNING
     id, url, types, student_id, course_id, term_id, secret, previous_secret, previous_until, epoch, position, proof, failures,
-    next_attempt_at, stopped_because, stopped_at, version, created_at, updated_at
+    next_attempt_at, stopped_because, stopped_at, restarts, version, created_at, updated_at
 """
 
 
@@ -127,7 +129,7 @@ SET
 WHERE id = $1::bigint
 RETURNING
     id, url, types, student_id, course_id, term_id, secret, previous_secret, previous_until, epoch, position, proof, failures,
-    next_attempt_at, stopped_because, stopped_at, version, created_at, updated_at
+    next_attempt_at, stopped_because, stopped_at, restarts, version, created_at, updated_at
 """
 
 
@@ -157,7 +159,7 @@ SET
 WHERE id = $1::bigint
 RETURNING
     id, url, types, student_id, course_id, term_id, secret, previous_secret, previous_until, epoch, position, proof, failures,
-    next_attempt_at, stopped_because, stopped_at, version, created_at, updated_at
+    next_attempt_at, stopped_because, stopped_at, restarts, version, created_at, updated_at
 """
 
 
@@ -177,12 +179,13 @@ SET
     next_attempt_at = NULL,
     stopped_because = NULL,
     stopped_at = NULL,
+    restarts = restarts + 1,
     version = version + 1,
     updated_at = now()
 WHERE id = $1::bigint
 RETURNING
     id, url, types, student_id, course_id, term_id, secret, previous_secret, previous_until, epoch, position, proof, failures,
-    next_attempt_at, stopped_because, stopped_at, version, created_at, updated_at
+    next_attempt_at, stopped_because, stopped_at, restarts, version, created_at, updated_at
 """
 
 
@@ -207,7 +210,7 @@ class Progress(NamedTuple):
     """How far the receiver of a webhook is, and whether it fails."""
 
     id: int
-    version: int
+    restarts: int
     position: int
     proof: str
     failures: int
@@ -227,15 +230,15 @@ SET
     stopped_at = reached.stopped_at
 FROM unnest(
     $1::bigint[], $2::bigint[], $3::bigint[], $4::text[], $5::bigint[], $6::timestamptz[], $7::text[], $8::timestamptz[]
-) AS reached (id, version, position, proof, failures, next_attempt_at, stopped_because, stopped_at)
+) AS reached (id, restarts, position, proof, failures, next_attempt_at, stopped_because, stopped_at)
 WHERE webhooks.id = reached.id
-    AND webhooks.version = reached.version
+    AND webhooks.restarts = reached.restarts
     AND webhooks.position <= reached.position
 """
 
 
 async def save_progress(connection: Connection, reached: Sequence[Progress]) -> None:
-    """Save how far receivers are, except of webhooks that a caller has changed or another process has brought further."""
+    """Save how far receivers are, except of webhooks that a caller has restarted or another process has brought further."""
     await connection.execute(SAVE_PROGRESS, *columns(reached))
 
 

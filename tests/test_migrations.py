@@ -133,9 +133,9 @@ FILL = {
     """,
     "0051_create_webhooks": """
         INSERT INTO webhooks (id, url, types, student_id, course_id, term_id, secret, previous_secret, previous_until, epoch, position,
-               proof, failures, next_attempt_at, stopped_because, stopped_at, version, created_at, updated_at)
+               proof, failures, next_attempt_at, stopped_because, stopped_at, restarts, version, created_at, updated_at)
         VALUES (1, 'https://é.example/', '{term.created}', 1, 1, 1, 'whsec_AA==', 'whsec_AQ==', '2026-01-02Z',
-                '00000000-0000-0000-0000-000000000007', 3, 'a3', 2, '2026-01-03Z', 'gone', '2026-01-04Z', 5, '2026-01-01Z', '2026-01-02Z')
+                '00000000-0000-0000-0000-000000000007', 3, 'a3', 2, '2026-01-03Z', 'gone', '2026-01-04Z', 4, 5, '2026-01-01Z', '2026-01-02Z')
     """,
     "0052_create_webhook_attempts": """
         INSERT INTO webhook_attempts (webhook_id, id, position, attempted_at, status, error, milliseconds)

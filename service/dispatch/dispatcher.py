@@ -12,7 +12,7 @@ import asyncpg
 
 from service.api.feed import Poller
 from service.database import Database
-from service.dispatch.follower import Follower, Surroundings
+from service.dispatch.follower import Follower, Place, Surroundings
 from service.errors import DomainError
 from service.metrics import ERRORS
 from service.webhooks import ATTEMPTS_KEPT
@@ -31,7 +31,7 @@ from sql.webhooks import (
 logger = logging.getLogger(__name__)
 
 SAVE_SECONDS: Final = 0.5
-"""How often positions and attempts are saved, those of all webhooks together. If the process is killed, the next one repeats
+"""How often positions and attempts are saved at most, those of all webhooks together. If the process is killed, the next one repeats
 the deliveries since."""
 
 MAX_UNSAVED_ATTEMPTS: Final = 10_000
@@ -72,6 +72,8 @@ class Dispatcher:
         self._uncleaned: Counter[int] = Counter()
         """The attempts of each webhook since the oldest ones were deleted."""
         self._saving: asyncio.Task[None] | None = None
+        self._saved_at = 0.0
+        """When the last save began, by the loop's clock."""
 
     @property
     def is_empty(self) -> bool:
@@ -91,21 +93,23 @@ class Dispatcher:
         async with self._database.reading() as connection:
             rows = {row.id: row for row in await list_webhooks(connection, 0, MAX_WEBHOOKS)}
             self._ahead = await get_now(connection) - datetime.now(UTC)
-        for id, follower in list(self._followers.items()):
-            row = rows.get(id)
-            if row is None or row.version != follower.webhook.version:
-                self._forget(id)
+        for id in self._followers.keys() - rows.keys():
+            self._tasks.pop(id).cancel()
+            del self._followers[id]
+            self._progress.pop(id, None)
         for id, row in rows.items():
-            if id not in self._followers:
-                follower = self._followers[id] = Follower(row, self._around)
+            before = self._followers.get(id)
+            if before is None:
                 # What another process has left is cleaned up with the first attempt.
                 self._uncleaned[id] = ATTEMPTS_PER_CLEANUP
-                self._tasks[id] = asyncio.create_task(follower.run())
-
-    def _forget(self, id: int) -> None:
-        self._tasks.pop(id).cancel()
-        del self._followers[id], self._uncleaned[id]
-        self._progress.pop(id, None)
+            elif before.webhook.version != row.version:
+                self._tasks[id].cancel()
+            else:
+                continue
+            # A caller may have changed the filters, and has not moved the place that is in memory.
+            place = before.place if before and before.webhook.restarts == row.restarts else Place.of(row)
+            follower = self._followers[id] = Follower(row, place, self._around)
+            self._tasks[id] = asyncio.create_task(follower.run())
 
     async def close(self, seconds: float) -> None:
         """Give the deliveries under way some seconds, and cancel the others; then save how far the receivers are.
@@ -146,8 +150,10 @@ class Dispatcher:
             self._saving = asyncio.create_task(self._save_soon())
 
     async def _save_soon(self) -> None:
+        clock = asyncio.get_running_loop().time
         while self._progress or self._attempts:
-            await asyncio.sleep(SAVE_SECONDS)
+            await asyncio.sleep(max(self._saved_at + SAVE_SECONDS - clock(), 0.0))
+            self._saved_at = clock()
             await self._save()
 
     async def _save(self) -> None:

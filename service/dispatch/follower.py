@@ -62,32 +62,46 @@ def attempt_of(webhook_id: int, position: int | None, at: datetime, attempt: Att
     return NewAttempt(webhook_id, position, at, attempt.status, attempt.error, round(attempt.seconds * 1000))
 
 
+@dataclass(slots=True)
+class Place:
+    """How far a receiver is, and whether it fails."""
+
+    cursor: Cursor
+    saved: Cursor
+    """The last cursor that was noted to be saved."""
+    failures: int
+    next_attempt_at: datetime | None
+    stopped_because: str | None
+
+    @classmethod
+    def of(cls, webhook: Webhook) -> "Place":
+        """Return the place that the database has."""
+        cursor = Cursor(webhook.epoch, webhook.position, webhook.proof)
+        return cls(cursor, cursor, webhook.failures, webhook.next_attempt_at, webhook.stopped_because)
+
+
 class Follower:
     """Follows the feed for one webhook until it is stopped, or its subscription ends."""
 
-    def __init__(self, webhook: Webhook, around: Surroundings) -> None:
+    def __init__(self, webhook: Webhook, place: Place, around: Surroundings) -> None:
         self.webhook = webhook
+        self.place = place
         self._around = around
         types = None if webhook.types is None else tuple(webhook.types)
         self._chosen = Filter(types, webhook.student_id, webhook.course_id, webhook.term_id)
-        self._cursor = Cursor(webhook.epoch, webhook.position, webhook.proof)
-        self._saved = self._cursor
-        self._failures = webhook.failures
-        self._next_attempt_at = webhook.next_attempt_at
-        self._stopped_because: str | None = webhook.stopped_because
         self._has_caught_up = False
         """Whether the events before the cursor reached the newest one when they were read."""
 
     @property
     def state(self) -> str:
         """The state, as the metrics count it."""
-        if self._stopped_because is not None:
+        if self.place.stopped_because is not None:
             return "stopped"
-        return "failing" if self._failures else "active"
+        return "failing" if self.place.failures else "active"
 
     async def run(self) -> None:
         """Deliver events until the subscription ends, the service stops, or the task is cancelled."""
-        while self._stopped_because is None and not self._around.poller.stopping:
+        while self.place.stopped_because is None and not self._around.poller.stopping:
             try:
                 await self._wait_for_attempt()
                 await self._advance(await self._read())
@@ -103,8 +117,8 @@ class Follower:
 
     async def _wait_for_attempt(self) -> None:
         """After a failure, wait until the next attempt is due."""
-        if self._next_attempt_at is not None:
-            await asyncio.sleep(max((self._next_attempt_at - self._around.now()).total_seconds(), 0.0))
+        if self.place.next_attempt_at is not None:
+            await asyncio.sleep(max((self.place.next_attempt_at - self._around.now()).total_seconds(), 0.0))
 
     async def _read(self) -> Extract:
         """Return the next events, and wait for one if there is none; or return none, and a cursor that has moved.
@@ -112,11 +126,11 @@ class Follower:
         A webhook that has caught up waits at the poller, which reads for all of them and for all readers of the feed.
         """
         around = self._around
-        if self._has_caught_up and not around.poller.is_far(self._cursor):
-            return await around.poller.wait(self._cursor, EVENTS_PER_READ, WAIT_SECONDS, self._chosen)
-        limit = 1 if self._failures else EVENTS_PER_READ
+        if self._has_caught_up and not around.poller.is_far(self.place.cursor):
+            return await around.poller.wait(self.place.cursor, EVENTS_PER_READ, WAIT_SECONDS, self._chosen)
+        limit = 1 if self.place.failures else EVENTS_PER_READ
         async with around.database.reading() as connection:
-            extract, self._has_caught_up = await read_extract(connection, self._cursor, limit, self._chosen)
+            extract, self._has_caught_up = await read_extract(connection, self.place.cursor, limit, self._chosen)
         return extract
 
     async def _advance(self, extract: Extract) -> None:
@@ -126,55 +140,55 @@ class Follower:
             if asyncio.get_running_loop().time() > fresh_until or not await self._deliver(entry):
                 self._has_caught_up = False
                 return
-        self._cursor = extract.next
-        if self._cursor != self._saved and not extract.entries:
+        self.place.cursor = extract.next
+        if self.place.cursor != self.place.saved and not extract.entries:
             # The filters have left events out.
             self._note(None)
 
     async def _deliver(self, entry: Entry) -> bool:
         """Deliver one event; return whether the receiver has confirmed it."""
-        around, position = self._around, entry.row.position
+        around, place, webhook, position = self._around, self.place, self.webhook, entry.row.position
         async with around.turn() as may_deliver:
             at = around.now()
             if may_deliver:
-                id = message_id(self._cursor.epoch.hex, position)
-                webhook = self.webhook
+                id = message_id(place.cursor.epoch.hex, position)
                 attempt = await around.sender.send(webhook.url, secrets_of(webhook), id, entry.json.encode())
         if not may_deliver:
             # The task is about to be cancelled.
             await asyncio.sleep(PAUSE_SECONDS)
             return False
-        row = attempt_of(self.webhook.id, position, at, attempt)
+        row = attempt_of(webhook.id, position, at, attempt)
         if attempt.delivered:
-            self._cursor, self._failures, self._next_attempt_at = entry.cursor, 0, None
+            place.cursor, place.failures, place.next_attempt_at = entry.cursor, 0, None
             self._note(row)
             return True
-        self._failures += 1
-        pause = pause_after(self._failures, attempt.retry_after)
+        place.failures += 1
+        pause = pause_after(place.failures, attempt.retry_after)
         if attempt.status == GONE:
             self._stop("gone", row)
         elif pause is None:
             self._stop("failures", row)
         else:
-            self._next_attempt_at = around.now() + timedelta(seconds=pause)
+            place.next_attempt_at = around.now() + timedelta(seconds=pause)
             self._note(row)
         return False
 
     def _stop(self, because: str, row: NewAttempt | None = None) -> None:
-        self._stopped_because, self._next_attempt_at = because, None
+        self.place.stopped_because, self.place.next_attempt_at = because, None
         logger.warning("a webhook was stopped", extra={"webhook_id": self.webhook.id, "reason": because})
         self._note(row)
 
     def _note(self, row: NewAttempt | None) -> None:
-        self._saved = self._cursor
+        place = self.place
+        place.saved = place.cursor
         reached = Progress(
             id=self.webhook.id,
-            version=self.webhook.version,
-            position=self._cursor.position,
-            proof=self._cursor.proof,
-            failures=self._failures,
-            next_attempt_at=self._next_attempt_at,
-            stopped_because=self._stopped_because,
-            stopped_at=None if self._stopped_because is None else self._around.now(),
+            restarts=self.webhook.restarts,
+            position=place.cursor.position,
+            proof=place.cursor.proof,
+            failures=place.failures,
+            next_attempt_at=place.next_attempt_at,
+            stopped_because=place.stopped_because,
+            stopped_at=None if place.stopped_because is None else self._around.now(),
         )
         self._around.note(reached, row)
