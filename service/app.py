@@ -160,7 +160,7 @@ ENDPOINTS: Final = endpoints_of(
 @cache
 def document(public_url: str | None = None) -> bytes:
     """Return the API document, which all applications share: it takes longer to build than the rest of one."""
-    built = openapi.build(ABOUT, ENDPOINTS, codes(), EXAMPLES)
+    built = openapi.build(ABOUT, ENDPOINTS, webhooks.MESSAGES, codes(), EXAMPLES)
     return write_json({**built, "servers": [{"url": public_url or "/"}]})
 
 

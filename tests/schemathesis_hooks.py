@@ -17,7 +17,7 @@ BEYOND_SCHEMAS: Final = frozenset(
         *{"merge_with_itself", "unknown_student", "required"},
         *{"blank", "forbidden_character"},
         *{"not_a_multiple", "term_dates", "invalid_part", "hold_dates", "empty_meeting", "meeting_dates"},
-        *{"read_only", "swap_with_itself", "too_many_adds", "too_many_pairs", "invalid_etag"},
+        *{"read_only", "swap_with_itself", "too_many_adds", "too_many_pairs", "invalid_etag", "unknown_position"},
     }
 )
 """Codes of a 422 that no schema can express: cursors and terms that don't exist, values that don't fit together, and
@@ -51,6 +51,14 @@ def map_path_parameters(_context: schemathesis.HookContext, path_parameters: dic
         name: 1 if type(value) is int and 10**6 < value < 2**63 and name != "external_id" else value
         for name, value in path_parameters.items()
     }
+
+
+@schemathesis.hook
+def map_body(_context: schemathesis.HookContext, body: Any) -> Any:
+    """Let webhooks send to this machine, never to hosts that are made up."""
+    if isinstance(body, dict) and isinstance(body.get("url"), str):
+        return {**body, "url": "http://127.0.0.1:9/"}
+    return body
 
 
 @schemathesis.hook

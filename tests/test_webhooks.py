@@ -1,26 +1,37 @@
 """Webhooks: every event reaches its receiver in order and signed, whatever fails on the way, and nothing else is reached."""
 
 import asyncio
+import json
 import re
-from collections.abc import AsyncIterator
-from datetime import datetime
+import socket
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
 from aiohttp import web
+from aiohttp.resolver import DefaultResolver, ThreadedResolver
+from aiohttp.test_utils import TestServer
 from pytest_aiohttp import AiohttpClient
 from standardwebhooks.webhooks import WebhookVerificationError
+from yarl import URL
 
 from service.api.events import POLLER
 from service.api.keys import DATABASE, POOL
 from service.settings import Settings
 from service.webhooks import ATTEMPTS_KEPT
-from service.webhooks.retries import DELAYS, JITTER
+from service.webhooks.retries import DELAYS, JITTER, MAX_RETRY_SECONDS, pause_after, read_retry_after
+from service.webhooks.sender import Sender
+from service.webhooks.targets import UrlRefused, check_url, is_public
 from sql import Connection
 from sql.feed import GET_EPOCH, LIST_EVENTS
-from tests.campus import call, create, new_student, problem, read, served, until
+from tests.campus import call, create, new_student, problem, read, served, student_fields
 from tests.conftest import Client
 from tests.receiver import Receiver, receiving
+from tests.test_clients import FILES, needs_npm, run
+from tests.test_institutions import many, new_school, registry_of  # noqa: F401 - fixtures
 
 QUICK: Final = {"webhook_hosts": ("127.0.0.1",), "poll_interval": 0.02, "webhook_lease": 0.6}
 
@@ -45,6 +56,15 @@ async def shown(client: Client, webhook: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+async def eventually(condition: Callable[[], Awaitable[object]], what: str) -> None:
+    """Wait as ``until`` does, with fewer requests."""
+    for _ in range(300):
+        if await condition():
+            return
+        await asyncio.sleep(0.03)
+    raise AssertionError(f"timed out waiting for {what}")
+
+
 async def until_state(client: Client, webhook: dict[str, Any], state: str, failures: int = 0) -> dict[str, Any]:
     """Wait until a webhook is shown in a state, after some failures in a row; return it."""
 
@@ -52,7 +72,7 @@ async def until_state(client: Client, webhook: dict[str, Any], state: str, failu
         found = await shown(client, webhook)
         return (found["state"], found["failures"]) == (state, failures)
 
-    await until(is_there, f"the state {state}")
+    await eventually(is_there, f"the state {state}")
     return await shown(client, webhook)
 
 
@@ -60,7 +80,7 @@ async def until_position(client: Client, webhook: dict[str, Any], position: int)
     async def is_there() -> bool:
         return bool((await shown(client, webhook))["position"] == position)
 
-    await until(is_there, f"the position {position}")
+    await eventually(is_there, f"the position {position}")
 
 
 async def attempt_now(connection: Connection, webhook: dict[str, Any]) -> None:
@@ -77,7 +97,12 @@ async def attempts(client: Client, webhook: dict[str, Any]) -> list[dict[str, An
     return found
 
 
-async def test_events_arrive_in_order_signed_and_as_the_feed_shows_them(client: Client, receiver: Receiver) -> None:
+async def test_events_arrive_in_order_signed_and_as_the_feed_shows_them(
+    client: Client, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No proxy of the environment is used: nothing listens there.
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
     before = await new_student(client)
     webhook = await subscribe(client, receiver.url)
     everything = await subscribe(client, f"{receiver.url}?all", from_position=1)
@@ -154,6 +179,7 @@ async def test_attempts_follow_the_schedule_and_then_the_webhook_is_stopped(
     webhook = await subscribe(client, receiver.url)
     await new_student(client)
     for failures in range(1, len(DELAYS)):
+        await receiver.until(failures)
         found = await until_state(client, webhook, "failing", failures)
         [last, *_] = await attempts(client, webhook)
         pause = _instant(found["next_attempt_at"]) - _instant(last["attempted_at"])
@@ -241,8 +267,24 @@ async def test_a_rotation_signs_with_both_secrets_until_it_is_over(
     await attempt_now(connection, first)
     assert (await call(client, "POST", f"/webhooks/{first['id']}/test")).body["delivered"]
     receiver.messages[1].verify(second["secret"])
-    with pytest.raises(WebhookVerificationError):
-        receiver.messages[1].verify(first["secret"])
+    assert not _is_signed(receiver.messages[1], first["secret"])
+
+
+@needs_npm
+async def test_the_npm_package_verifies_messages(client: Client, receiver: Receiver, tmp_path: Path) -> None:
+    first = await subscribe(client, receiver.url)
+    second = (await call(client, "POST", f"/webhooks/{first['id']}/rotate", {})).body
+    await create(client, "/courses", {"code": "É1", "title": "Analysis für Öl 🎓"})
+    await receiver.until(1)
+    [message] = receiver.messages
+    body = message.body.decode()
+    rows = [(secret, message.headers, body) for secret in (first["secret"], second["secret"], "whsec_AAAA")]
+    rows.append((first["secret"], message.headers, body.replace("Analysis", "Synthesis")))
+    file = tmp_path / "messages.json"
+    file.write_text(json.dumps(rows))
+    output = await run("node", FILES / "verify_webhooks.mjs", file, cwd=FILES)
+    refused = "WebhookVerificationError"
+    assert output.splitlines() == ["course.created", "course.created", refused, refused]
 
 
 async def test_a_test_delivery_is_signed_and_changes_nothing(client: Client, receiver: Receiver) -> None:
@@ -385,7 +427,7 @@ async def test_idle_webhooks_share_the_statement_of_the_poller_and_cost_no_other
     async def has_polled() -> bool:
         return len(sent) > 10
 
-    await until(has_polled, "ten looks at the feed")
+    await eventually(has_polled, "ten looks at the feed")
     assert set(sent) == {GET_EPOCH}
     sent.clear()
     await new_student(client)
@@ -403,7 +445,7 @@ async def until_caught_up(client: Client, count: int) -> None:
         items = (await read(client, "/webhooks"))["items"]
         return poller.waiting()[0] == count and {each["position"] for each in items} == {newest}
 
-    await until(is_quiet, "webhooks that have caught up")
+    await eventually(is_quiet, "webhooks that have caught up")
 
 
 async def test_the_last_attempts_are_kept(client: Client, receiver: Receiver, connection: Connection) -> None:
@@ -419,7 +461,7 @@ async def test_the_last_attempts_are_kept(client: Client, receiver: Receiver, co
     async def cleaned() -> bool:
         return bool(await connection.fetchval("SELECT count(*) FROM webhook_attempts") == ATTEMPTS_KEPT)
 
-    await until(cleaned, "the deletion of the oldest attempts")
+    await eventually(cleaned, "the deletion of the oldest attempts")
     assert (await call(client, "DELETE", f"/webhooks/{webhook['id']}")).status == 204
     assert await connection.fetchval("SELECT count(*) FROM webhook_attempts") == 0
     problem(await call(client, "GET", f"/webhooks/{webhook['id']}"), 404, "webhook_not_found")
@@ -439,3 +481,201 @@ async def test_versions_limits_and_scopes(
     assert (await call(client, "PATCH", path, {"student_id": None})).body["student_id"] is None
     unknown = await call(client, "PATCH", path, {"types": ["student.exploded"]})
     assert problem(unknown, 422, "invalid")["errors"][0]["pointer"] == "#/types/0"
+
+
+async def test_the_receiver_of_the_document_stores_each_event_once(client: Client, tmp_path: Path) -> None:
+    page = (Path(__file__).parent.parent / "docs/webhooks.md").read_text()
+    [code] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    written: dict[str, Any] = {}
+    exec(compile(code, "docs/webhooks.md", "exec"), written)
+    # The secret is known only once there is a webhook, and its URL only once the receiver listens.
+    webhook = await subscribe(client, "http://127.0.0.1:9/")
+    async with TestServer(written["create_receiver"](webhook["secret"], tmp_path / "events.db")) as server:
+        path = f"/webhooks/{webhook['id']}"
+        await call(client, "PATCH", path, {"url": str(server.make_url("/enrollment"))})
+        assert (await call(client, "POST", f"{path}/test")).body["delivered"]
+        for _ in range(3):
+            await new_student(client)
+        await until_position(client, webhook, 3)
+        await call(client, "POST", f"{path}/replay", {"from_position": 2})
+        await until_position(client, webhook, 3)
+        with sqlite3.connect(tmp_path / "events.db") as database:
+            stored = database.execute("SELECT position, event FROM events ORDER BY position").fetchall()
+        database.close()
+    items = (await read(client, "/events"))["items"]
+    assert [(position, json.loads(event)) for position, event in stored] == [(item["position"], item) for item in items]
+
+
+async def test_each_institution_has_webhooks_of_its_own_and_a_suspended_one_sends_nothing(
+    aiohttp_client: AiohttpClient,
+    many: Settings,  # noqa: F811
+    receiver: Receiver,
+    connection: Connection,
+) -> None:
+    first, second = [await served(aiohttp_client, many.model_copy(update=QUICK)) for _ in range(2)]
+    north, south = await new_school(first, "north"), await new_school(first, "south")
+    receiver.answer = 503
+    webhook = (await north.call("POST", "/webhooks", {"url": receiver.url})).body
+    assert (await south.read("/webhooks"))["items"] == []
+    await south.create("/students", student_fields())
+    await north.create("/students", student_fields())
+    await receiver.until(1)
+    registry = registry_of(second)
+    await registry.change("north", state="suspended")
+    receiver.answer = 200
+
+    async def is_released() -> bool:
+        # Neither process renews the lease.
+        return bool(await connection.fetchval("SELECT expires_at < statement_timestamp() FROM registry.webhook_leases"))
+
+    await eventually(is_released, "the end of the lease")
+    await connection.execute("UPDATE institution_north.webhooks SET next_attempt_at = now()")
+    sent = len(receiver.messages)
+    await asyncio.sleep(0.3)
+    assert len(receiver.messages) == sent == 1
+
+    await registry.change("north", state="active")
+    await receiver.until(2)
+    assert receiver.positions == [1, 1]
+    receiver.messages[1].verify(webhook["secret"])
+
+    assert (await north.call("DELETE", f"/webhooks/{webhook['id']}")).status == 204
+    await connection.execute("UPDATE registry.webhook_leases SET changed_at = now() - interval '2 minutes'")
+
+    async def is_deleted() -> bool:
+        return not await connection.fetchval("SELECT count(*) FROM registry.webhook_leases")
+
+    await eventually(is_deleted, "the deletion of a lease that nobody needs")
+
+
+async def test_the_webhooks_of_an_adopted_schema_are_delivered(
+    aiohttp_client: AiohttpClient,
+    settings: Settings,
+    many: Settings,  # noqa: F811
+    receiver: Receiver,
+    connection: Connection,
+) -> None:
+    alone = await served(aiohttp_client, settings)
+    receiver.answer = 503
+    webhook = await subscribe(alone, receiver.url)
+    await new_student(alone)
+    await until_state(alone, webhook, "failing", 1)
+    await alone.close()
+    await connection.execute("UPDATE webhooks SET next_attempt_at = now()")
+    receiver.answer = 200
+    fleet = await served(aiohttp_client, many.model_copy(update={**QUICK, "auth": "off"}))
+    await registry_of(fleet).create("main", "Main", "UTC", schema="public")
+    of_main = {"X-Institution": "main"}
+    # The attempt is due: no call has to notice the webhook.
+    await receiver.until(2)
+    assert (await call(fleet, "GET", f"/webhooks/{webhook['id']}", headers=of_main)).body["url"] == receiver.url
+
+
+REFUSED: Final = (
+    *("127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1"),
+    *("255.255.255.255", "192.0.0.8", "198.18.0.1", "192.88.99.1", "::", "::1", "::ffff:10.0.0.1", "::ffff:8.8.8.8"),
+    *("fe80::1", "fd00:ec2::254", "fc00::1", "ff02::1", "64:ff9b::169.254.169.254", "64:ff9b:1::1", "2002:7f00:1::1"),
+    *("2001::1", "2001:db8::1", "3fff::1", "100::1", "::127.0.0.1", "5f00::1"),
+)
+ALLOWED: Final = ("8.8.8.8", "2606:4700::1111", "2001:4860:4860::8888", "172.32.0.1", "100.128.0.1")
+
+
+def test_only_public_addresses_are_allowed() -> None:
+    assert [each for each in REFUSED if is_public(each)] == []
+    assert all(is_public(each) for each in ALLOWED)
+
+
+async def test_no_connection_is_made_to_an_address_that_is_not_public_whatever_a_name_resolves_to(
+    settings: Settings, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: list[str] = []
+
+    async def resolve(_self: object, host: str, port: int = 0, family: int = 0) -> list[dict[str, Any]]:
+        """Resolve as a name server that an attacker controls."""
+        return [
+            {
+                "hostname": host,
+                "host": address,
+                "port": port,
+                "family": socket.AF_INET6 if ":" in address else socket.AF_INET,
+                "proto": 0,
+                "flags": socket.AI_NUMERICHOST,
+            }
+            for address in answers
+            if family in {0, socket.AF_INET6 if ":" in address else socket.AF_INET}
+        ]
+
+    monkeypatch.setattr(ThreadedResolver, "resolve", resolve)
+    monkeypatch.setattr(DefaultResolver, "resolve", resolve)
+    port = URL(receiver.url).port
+    for number, address in enumerate(REFUSED):
+        answers[:] = [address]
+        sender = Sender(settings)
+        attempt = await sender.send(f"https://rebound{number}.example:{port}/", ["whsec_AAAA"], "evt_1", b"{}")
+        await sender.close()
+        assert (attempt.status, attempt.error) == (None, "address_refused"), address
+    answers[:] = ["127.0.0.1", "::1"]
+    sender = Sender(settings.model_copy(update={"webhook_hosts": ("listed.example",)}))
+    refused = await sender.send(f"https://other.example:{port}/", ["whsec_AAAA"], "evt_1", b"{}")
+    assert refused.error == "address_refused"
+    assert receiver.messages == []
+    answers[:] = ["127.0.0.1"]
+    listed = await sender.send(f"http://listed.example:{port}/", ["whsec_AAAA"], "evt_1", b"{}")
+    await sender.close()
+    assert (listed.status, listed.error, len(receiver.messages)) == (200, None, 1)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *(
+            "https://169.254.169.254/latest/meta-data",
+            "https://[::1]/",
+            "https://[::ffff:a00:1]/",
+            "https://2130706433/",
+        ),
+        *("https://0x7f.1/", "https://0177.0.0.1/", "https://127.1/", "https://[64:ff9b::a9fe:a9fe]/", "https://a.1/"),
+        *("https://localhost/", "https://hook.localhost./", "http://lms.campus.example/", "ftp://lms.campus.example/"),
+        *("https://user:secret@lms.campus.example/", "https://lms.campus.example/#part", "https:///hook", "hook", ""),
+        *(
+            "https://lms.campus.example:0/",
+            "https://lms.campus.example:99999/",
+            "https://lms.campus.example/ ",
+            "https://a b/",
+        ),
+        *(
+            "https://lms.campus.example\\@10.0.0.1/",
+            "https://lms.campus.example/\r\nX: 1",
+            "https://\uff11\uff12\uff17.0.0.\uff11/",
+        ),
+    ],
+)
+def test_a_url_that_events_may_not_be_sent_to_is_refused(url: str) -> None:
+    with pytest.raises(UrlRefused, match="url must "):
+        check_url(url, {"lms"})
+
+
+async def test_a_refused_url_names_the_member_and_nothing_is_written(client: Client, connection: Connection) -> None:
+    answer = await call(client, "POST", "/webhooks", {"url": "https://169.254.169.254/latest/meta-data"})
+    body = problem(answer, 422, "webhook_url_refused")
+    [error] = body["errors"]
+    assert (error["pointer"], error["code"]) == ("#/url", "webhook_url_refused")
+    assert "public address" in error["detail"]
+    assert await connection.fetchval("SELECT count(*) FROM webhooks") == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        *((None, None), ("120", 120.0), ("9" * 400, 999999999.0), ("-5", None), ("soon", None), ("", None)),
+        *(("Thu, 01 Jan 2026 00:02:00 GMT", 120.0), ("Wed, 31 Dec 2025 00:00:00 GMT", 0.0), ("Thu, 99 Jan 2026", None)),
+    ],
+)
+def test_retry_after_is_read_as_seconds_or_as_a_date(text: str | None, seconds: float | None) -> None:
+    assert read_retry_after(text, datetime(2026, 1, 1, tzinfo=UTC)) == seconds
+
+
+def test_a_receiver_can_make_a_pause_longer_up_to_a_day_and_not_shorter() -> None:
+    assert pause_after(2, 1.0) >= DELAYS[2]  # type: ignore[operator]
+    assert pause_after(1, 10.0**9) == MAX_RETRY_SECONDS
+    assert pause_after(len(DELAYS), 10.0) is None

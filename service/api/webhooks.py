@@ -8,11 +8,12 @@ from datetime import datetime, timedelta
 from typing import Annotated, Final, Literal, TypeAlias, cast
 
 from aiohttp import web
-from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, WithJsonSchema, with_config
+from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, TypeAdapter, WithJsonSchema, with_config
 from pydantic_core import to_json
 from typing_extensions import TypedDict
 
 from service.api.answers import CourseId, CreatedAt, Id, StudentId, TermId, UpdatedAt, Version
+from service.api.event_types import Event
 from service.api.events import TYPES
 from service.api.feed import Cursor, CursorExpired, cursor_after
 from service.api.fields import IdInBody, IdInPath, Input, Whole
@@ -26,6 +27,7 @@ from service.errors import (
     WebhookUrlRefused,
 )
 from service.web.endpoint import Call, ETags, Reply, endpoint
+from service.web.openapi import Outgoing
 from service.web.paging import Page, Paging, decode_cursor, page_of
 from service.web.schema import named
 from service.web.validation import wrong
@@ -217,6 +219,46 @@ class TestMessage:
     type: Literal["webhook.test"]
     webhook_id: Annotated[int, Field(description="The id of the webhook.")]
     occurred_at: Annotated[datetime, Field(description="When the test was made.")]
+
+
+HEADERS: Final = {
+    "webhook-id": "The id of the message, the same in each attempt and in each replay.",
+    "webhook-timestamp": "When the attempt began, in seconds since 1970.",
+    "webhook-signature": (
+        "`v1,` and the HMAC-SHA256 of `webhook-id`, `webhook-timestamp` and the body, joined by dots, in Base64. During a "
+        "rotation, two signatures with a space between them."
+    ),
+}
+"""The headers of a message (Standard Webhooks 1.0.0)."""
+
+MESSAGES: Final = (
+    Outgoing(
+        name="receive_event",
+        tag="webhooks",
+        summary="An event of the feed",
+        description=(
+            "The service sends each event that matches the filters of a webhook, in the order of the positions: the next one after "
+            "the receiver has answered with a status from 200 to 299. It may send an event more than once."
+        ),
+        body=TypeAdapter(Event),
+        headers=HEADERS,
+        answers={
+            "2XX": "The receiver has stored the event: the next one follows.",
+            "410": "The receiver ends its subscription: the webhook is stopped.",
+            "default": "The event is sent again, after a pause that grows, or that `Retry-After` asks for. Redirects are not followed.",
+        },
+    ),
+    Outgoing(
+        name="receive_test",
+        tag="webhooks",
+        summary="A test message",
+        description="The message of a test delivery, which a caller asks for. It is no event and has no position.",
+        body=TypeAdapter(TestMessage),
+        headers=HEADERS,
+        answers={"2XX": "The receiver has understood the message.", "default": "It is shown to the caller."},
+    ),
+)
+"""The messages that the service sends, as the API document describes them."""
 
 
 def _state_of(row: sql.Webhook) -> State:
