@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Annotated, Final, Literal, TypeAlias, cast
 
 from aiohttp import web
-from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, TypeAdapter, WithJsonSchema, with_config
+from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, WithJsonSchema, with_config
 from pydantic_core import to_json
 from typing_extensions import TypedDict
 
@@ -240,7 +240,7 @@ MESSAGES: Final = (
             "The service sends each event that matches the filters of a webhook, in the order of the positions: the next one after "
             "the receiver has answered with a status from 200 to 299. It may send an event more than once."
         ),
-        body=TypeAdapter(Event),
+        body=Event,
         headers=HEADERS,
         answers={
             "2XX": "The receiver has stored the event: the next one follows.",
@@ -253,7 +253,7 @@ MESSAGES: Final = (
         tag="webhooks",
         summary="A test message",
         description="The message of a test delivery, which a caller asks for. It is no event and has no position.",
-        body=TypeAdapter(TestMessage),
+        body=TestMessage,
         headers=HEADERS,
         answers={"2XX": "The receiver has understood the message.", "default": "It is shown to the caller."},
     ),
