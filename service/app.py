@@ -296,6 +296,7 @@ def serve_one(
             yield
             app[POLLER].close()
         await dispatch.close()
+        await app[webhooks.SENDER].close()
         await app[REGISTRAR].close()
         await pool.close()
 
@@ -364,6 +365,7 @@ def serve_many(
             yield
             registry.stop.set()
         await dispatch.close()
+        await app[webhooks.SENDER].close()
         await serving.close()
         await pool.close()
 

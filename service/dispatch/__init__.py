@@ -97,6 +97,7 @@ class Dispatch:
         self._turns = asyncio.Semaphore(settings.webhook_deliveries)
         self._wake = asyncio.Event()
         self._closing: set[asyncio.Task[None]] = set()
+        self._ended: asyncio.Task[None] | None = None
 
     def states(self) -> list[str]:
         """Return the state of each webhook that this process delivers for."""
@@ -113,7 +114,16 @@ class Dispatch:
         self._wake.set()
 
     async def run(self) -> None:
-        """Look at the leases several times in the life of one, and after each change of this process, until cancelled."""
+        """Look at the leases several times in the life of one, and after each change of this process, until the service stops."""
+        stopping = asyncio.create_task(self._stop.wait())
+        stopping.add_done_callback(lambda _: self._wake.set())
+        try:
+            await self._keep_leases()
+        finally:
+            stopping.cancel()
+        await self.close()
+
+    async def _keep_leases(self) -> None:
         failed = False
         while not self._stop.is_set():
             try:
@@ -183,9 +193,10 @@ class Dispatch:
             return
         try:
             await held.dispatcher.refresh()
-        except DomainError as error:
-            extra = {"institution": lease.institution or None, "reason": str(error)}
-            logger.warning("the webhooks of an institution could not be read", extra=extra)
+        except Exception as error:
+            # Those of the other institutions can be read.
+            ERRORS.add(type(error).__name__)
+            logger.exception("webhooks can't be read", extra={"institution": lease.institution or None})
             return
         held.seen = found
         if held.dispatcher.is_empty and lease.is_settled:
@@ -194,27 +205,33 @@ class Dispatch:
 
     def _give_up(self, name: str) -> None:
         """Stop the deliveries of an institution, whose lease ends or has been lost."""
-        held = self._held.pop(name)
-        held.deadline = 0.0
-        self._closing.add(task := asyncio.create_task(self._end(held, 0.0)))
+        self._closing.add(task := asyncio.create_task(self._end(self._remove(name), 0.0)))
         task.add_done_callback(self._closing.discard)
 
-    async def _end(self, held: Held, seconds: float) -> None:
+    def _remove(self, name: str) -> Held:
+        """Return a lease that is not held any more: no delivery begins from now on."""
+        held = self._held.pop(name)
+        held.deadline = 0.0
         if held.expiry is not None:
             held.expiry.cancel()
+        return held
+
+    async def _end(self, held: Held, seconds: float) -> None:
         await held.dispatcher.close(seconds)
         if not held.opened.is_shared:
             held.opened.poller.close()
 
     async def close(self) -> None:
         """Let the deliveries under way end, and release the leases, so that another process can go on at once."""
+        if self._ended is None:
+            self._ended = asyncio.create_task(self._close())
+        await asyncio.shield(self._ended)
+
+    async def _close(self) -> None:
         names = [*self._held]
-        held = [self._held.pop(name) for name in names]
-        for each in held:
-            each.deadline = 0.0
+        held = [self._remove(name) for name in names]
         await asyncio.gather(*[self._end(each, CLOSE_SECONDS) for each in held], *self._closing)
         if names:
             with suppress(DomainError):
                 async with self._database.reading(for_changes=True) as connection:
                     await release_webhook_leases(connection, self._holder, names)
-        await self._sender.close()

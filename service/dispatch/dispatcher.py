@@ -71,6 +71,7 @@ class Dispatcher:
         self._attempts: deque[NewAttempt] = deque(maxlen=MAX_UNSAVED_ATTEMPTS)
         self._uncleaned: Counter[int] = Counter()
         """The attempts of each webhook since the oldest ones were deleted."""
+        self._is_closed = asyncio.Event()
         self._saving: asyncio.Task[None] | None = None
         self._saved_at = 0.0
         """When the last save began, by the loop's clock."""
@@ -119,10 +120,12 @@ class Dispatcher:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._is_quiet.wait()
-        tasks = [*self._tasks.values(), *([] if self._saving is None else [self._saving])]
-        for task in tasks:
+        for task in self._tasks.values():
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        self._is_closed.set()
+        if self._saving is not None:
+            await self._saving
         await self._save()
 
     @asynccontextmanager
@@ -151,8 +154,10 @@ class Dispatcher:
 
     async def _save_soon(self) -> None:
         clock = asyncio.get_running_loop().time
-        while self._progress or self._attempts:
-            await asyncio.sleep(max(self._saved_at + SAVE_SECONDS - clock(), 0.0))
+        while (self._progress or self._attempts) and not self._is_closed.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(self._saved_at + SAVE_SECONDS):
+                    await self._is_closed.wait()
             self._saved_at = clock()
             await self._save()
 
