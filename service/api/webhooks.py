@@ -29,7 +29,7 @@ from service.errors import (
 from service.web.endpoint import Call, ETags, Reply, endpoint
 from service.web.openapi import Outgoing
 from service.web.paging import Page, Paging, decode_cursor, page_of
-from service.web.schema import named
+from service.web.schema import COMPONENT, MEANING, named
 from service.web.validation import wrong
 from service.webhooks import ATTEMPTS_KEPT
 from service.webhooks.sender import Failure, Sender
@@ -60,8 +60,7 @@ def _known_type(name: str) -> str:
 EventTypeName: TypeAlias = Annotated[
     str,
     AfterValidator(_known_type),
-    WithJsonSchema({"type": "string", "enum": list(TYPES)}),
-    named("EventType", "The type of an event."),
+    WithJsonSchema({"type": "string", "enum": list(TYPES), COMPONENT: "EventType", MEANING: "The type of an event."}),
 ]
 Types: TypeAlias = Annotated[
     list[EventTypeName] | None,
@@ -216,7 +215,7 @@ class TestDelivery:
 class TestMessage:
     """The message of a test delivery, which is no event."""
 
-    type: Literal["webhook.test"]
+    type: Annotated[Literal["webhook.test"], named("TestMessageType", "The type of the message of a test delivery.")]
     webhook_id: Annotated[int, Field(description="The id of the webhook.")]
     occurred_at: Annotated[datetime, Field(description="When the test was made.")]
 
