@@ -15,7 +15,7 @@ from yarl import URL
 MAX_URL_CHARACTERS: Final = 2_000
 """What common servers accept in a request line."""
 
-URL_PATTERN: Final = r"^https?://[^\s/?#@\\]+([/?][!-\"$-~]*)?$"
+URL_PATTERN: Final = r'^https?://[^\s/?#@\\]+([/?][!-"$-~]*)?$'
 """A host, and printable ASCII without a fragment after it."""
 
 REFUSED_V4: Final = tuple(
