@@ -6,7 +6,7 @@ import re
 import socket
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -204,6 +204,24 @@ async def test_attempts_follow_the_schedule_and_then_the_webhook_is_stopped(
 
 def _instant(text: str) -> datetime:
     return datetime.fromisoformat(text)
+
+
+async def test_the_pause_ends_by_the_clock_of_the_institution(
+    aiohttp_client: AiohttpClient, settings: Settings, receiver: Receiver
+) -> None:
+    receiver.answer = 500
+    client = await served(aiohttp_client, settings)
+    webhook = await subscribe(client, receiver.url)
+    await new_student(client)
+    before = await until_state(client, webhook, "failing", 1)
+    await client.close()
+    receiver.answer = 200
+    later = await served(aiohttp_client, settings.model_copy(update={"allow_reset": True, "test_clock": "+1h"}))
+    await receiver.until(2)
+    await until_position(later, webhook, 1)
+    [last, *_] = await attempts(later, webhook)
+    assert _instant(last["attempted_at"]) > _instant(before["next_attempt_at"]) + timedelta(minutes=50)
+    receiver.messages[1].verify(webhook["secret"])
 
 
 async def test_a_receiver_may_end_its_subscription_and_ask_for_a_pause(client: Client, receiver: Receiver) -> None:
