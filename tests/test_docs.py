@@ -110,6 +110,8 @@ def settled(body: Any) -> Any:
     text = FEED_CURSOR.sub('"next": "<cursor>"', INSTANT.sub('"<instant>"', json.dumps(body)))
     text = re.sub(r'"sourced_id": "[0-9a-f]{8}-[^"]*"', '"sourced_id": "<uuid>"', text)
     text = re.sub(r'"key": "ek_[^"]*"', '"key": "<key>"', text)
+    text = re.sub(r'"secret": "whsec_[^"]*"', '"secret": "<secret>"', text)
+    text = re.sub(r'"milliseconds": \d+', '"milliseconds": 1', text)
     text = re.sub(r'"migration": "[^"]*"', '"migration": "<newest>"', text)
     return json.loads(re.sub(r'"request_id": "[^"]*"', '"request_id": "<id>"', text))
 
@@ -153,6 +155,7 @@ async def test_every_example_returns_what_its_page_shows(
     of_registry = page.name == "institutions.md"
     if of_registry:
         settings = settings.model_copy(update={"registry_schema": REGISTRY})
+    settings = settings.model_copy(update={"webhook_hosts": ("127.0.0.1",)})
     client = await served(aiohttp_client, settings)
     found = list(examples(text))
     assert len(found) == text.count("```sh\n")
@@ -227,7 +230,7 @@ async def test_the_problems_of_the_api_document_are_those_that_the_service_retur
     database_url: str,
     request: pytest.FixtureRequest,
 ) -> None:
-    client = await served(aiohttp_client, settings.model_copy(update={"body_limit": 1000}))
+    client = await served(aiohttp_client, settings.model_copy(update={"body_limit": 1000, "webhook_limit": 1}))
     found: dict[str, Any] = {}
     variables: dict[str, str] = {}
     async with busy(database_url):
@@ -316,6 +319,11 @@ PROBLEMS: Final[list[tuple[str, str, Any, dict[str, str]]]] = [
     ("PUT", "/grade-scale", {"grades": []}, {}),
     ("PUT", "/courses/1/requirements", {"groups": []}, {}),
     ("PUT", "/grade-scale", {"grades": []}, {}),
+    ("POST", "/webhooks", {"url": "https://169.254.169.254/latest/meta-data"}, {}),
+    ("POST", "/webhooks", {"url": "https://receiver.invalid/", "from_position": 1000}, {}),
+    ("POST", "/webhooks", {"url": "https://receiver.invalid/", "types": ["term.deleted"]}, {}),
+    ("POST", "/webhooks", {"url": "https://receiver.invalid/"}, {}),
+    ("GET", "/webhooks/99", None, {}),
     ("GET", "/institutions", None, {}),
     ("GET", "/problems/nothing", None, {}),
     ("GET", f"/events?after={OTHER_FEED}", None, {}),

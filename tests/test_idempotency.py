@@ -98,7 +98,11 @@ cancelled."""
 SECRET: Final = {"/keys": {"name": "portal", "scopes": ["read"]}, "/keys/{key_id}/rotate": {}}
 """The POST operations whose answers are secrets."""
 
-UNSTORED: Final = SECRET.keys() | {"/institutions"}
+OF_WEBHOOKS: Final = {
+    "/webhooks",
+    *[f"/webhooks/{{webhook_id}}/{name}" for name in ("rotate", "resume", "replay", "test")],
+}
+UNSTORED: Final = SECRET.keys() | OF_WEBHOOKS | {"/institutions"}
 """The POST operations that refuse a key."""
 
 

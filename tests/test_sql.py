@@ -111,6 +111,11 @@ GUARDS = {
     "student_courses_pkey",
     "student_courses_status_check",
     "students_pkey",
+    "webhook_attempts_pkey",
+    "webhook_attempts_webhook_id_fkey",
+    "webhook_leases_pkey",
+    "webhooks_pkey",
+    "webhooks_stopped_because_check",
 }
 """Constraints that only a bug in the service can violate: validation and the lock exclude every other way."""
 
@@ -621,6 +626,22 @@ INDEXES = {
     "ROTATE_API_KEY": {"api_keys_pkey"},
     "REVOKE_API_KEY": {"api_keys_pkey"},
     "NOTE_USED_API_KEYS": {"api_keys_pkey"},
+    "LIST_WEBHOOKS": {"webhooks_pkey"},
+    "GET_WEBHOOK": {"webhooks_pkey"},
+    "CREATE_WEBHOOK": set(),
+    "EDIT_WEBHOOK": {"webhooks_pkey"},
+    "ROTATE_WEBHOOK": {"webhooks_pkey"},
+    "RESTART_WEBHOOK": {"webhooks_pkey"},
+    "DELETE_WEBHOOK": {"webhooks_pkey"},
+    "SAVE_PROGRESS": {"webhooks_pkey"},
+    "ADD_WEBHOOK_ATTEMPTS": set(),
+    "DELETE_WEBHOOK_ATTEMPTS": {"webhook_attempts_pkey"},
+    "LIST_WEBHOOK_ATTEMPTS": {"webhook_attempts_pkey"},
+    "NOTE_WEBHOOK_CHANGE": {"webhook_leases_pkey"},
+    "LIST_WEBHOOK_LEASES": {"webhook_leases_pkey"},
+    "CLAIM_WEBHOOK_LEASES": {"webhook_leases_pkey"},
+    "RELEASE_WEBHOOK_LEASES": {"webhook_leases_pkey"},
+    "DELETE_WEBHOOK_LEASE": {"webhook_leases_pkey"},
 }
 """The indexes that the plan of each statement of a request must use. Those of ``check`` read everything on purpose."""
 
@@ -641,9 +662,9 @@ SORTED = {
 """Statements that sort a few rows: rows that are due, the requested waitlist places, requirements, the events of one
 student and their terms, the course with an external id, and the enrollments in one course."""
 
-WIDE = {"CONFIGURE", "LIST_BLOCKED", "LOAD_EQUIVALENCES", "CLEAR_GRADES", "SET_SEARCH_PATH"}
+WIDE = {"CONFIGURE", "COUNT_WEBHOOKS", "LIST_BLOCKED", "LOAD_EQUIVALENCES", "CLEAR_GRADES", "SET_SEARCH_PATH"}
 """Statements without an index: one reads all blocked students on purpose, for ``check``, one all equivalent codes, which the
-catalog remembers, and one deletes all grades; the others read no table."""
+catalog remembers, one counts the webhooks, which have a limit, and one deletes all grades; the others read no table."""
 
 
 COVERED = {"LOAD_TRANSCRIPTS", "LOAD_OPENING", "LIST_COURSES_OF_STUDENTS"}

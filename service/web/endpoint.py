@@ -246,16 +246,13 @@ class Endpoint:
     """Whether the call has a second form, a stream of Server-Sent Events."""
     bulk: bool
     """Whether the body has many resources: it may have more members, and a thread validates it."""
+    takes_key: bool
+    """Whether a request with an idempotency key is made once. The answers of some calls are secrets, which are not stored."""
 
     @cached_property
     def answer(self) -> TypeAdapter[Any] | None:
         """The serializer of the answer. It is made at its first use: all of them took a sixth of the time of a start."""
         return None if self.answer_type in {None, NoneType} else TypeAdapter(self.answer_type)
-
-    @property
-    def takes_key(self) -> bool:
-        """Whether a request with an idempotency key is made once. Calls about API keys have answers that are secrets."""
-        return self.method == "POST" and self.within == "institution"
 
     @property
     def has_secrets(self) -> bool:
@@ -481,6 +478,7 @@ def endpoint(
     final: bool = False,
     routine: bool = False,
     bulk: bool = False,
+    keyed: bool = True,
 ) -> Callable[[Callable[..., Awaitable[Any]]], Endpoint]:
     """Turn a handler into an endpoint.
 
@@ -489,9 +487,9 @@ def endpoint(
     the handler itself; errors that follow from its signature are added. Without ``needs_database`` the API document
     lists no database errors. With ``etag`` the handler sets an ETag; an answer with a version always has one. A
     ``final`` call can't be undone, and the API page fills in no ids for it; every DELETE is final. A POST within an
-    institution takes an Idempotency-Key: its handler makes the change with ``service.api.keys.submit``, which stores the
-    answer. Any other POST refuses the header. A ``routine`` call is one that machines repeat every few seconds. The body
-    of a ``bulk`` call has many resources.
+    institution takes an Idempotency-Key if it is ``keyed``: its handler makes the change with ``service.api.keys.submit``,
+    which stores the answer. Any other POST refuses the header. A ``routine`` call is one that machines repeat every few
+    seconds. The body of a ``bulk`` call has many resources.
     """
 
     def decorate(handler: Callable[..., Awaitable[Any]]) -> Endpoint:
@@ -537,7 +535,9 @@ def endpoint(
             implied += (PreconditionUnsupported,)
         if method == "GET" and has_etag:
             implied += (PreconditionFailed,)
-        implied += _problems_of_keys(method, within)
+        takes_key = method == "POST" and within == "institution" and keyed
+        if method == "POST":
+            implied += (IdempotencyKeyInUse, IdempotencyKeyReused) if takes_key else (IdempotencyKeyUnsupported,)
         if needs_database:
             implied += (Unavailable,) if method == "GET" else (Unavailable, OutcomeUnknown)
         return Endpoint(
@@ -560,6 +560,7 @@ def endpoint(
             routine=routine,
             streams=streams,
             bulk=bulk,
+            takes_key=takes_key,
         )
 
     return decorate
@@ -577,13 +578,6 @@ def _unwrapped(returns: Any) -> tuple[Any, bool]:
     if get_origin(returns) is WrittenPage:
         returns = Page[get_args(returns)]  # type: ignore[misc]
     return returns, streams
-
-
-def _problems_of_keys(method: str, within: Within) -> tuple[type[DomainError], ...]:
-    """Return the errors of the header Idempotency-Key."""
-    if method != "POST":
-        return ()
-    return (IdempotencyKeyInUse, IdempotencyKeyReused) if within == "institution" else (IdempotencyKeyUnsupported,)
 
 
 HEADERS = {"if_match": "If-Match", "if_none_match": "If-None-Match"}
