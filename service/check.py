@@ -530,6 +530,11 @@ async def find_stray_refusals(connection: Connection) -> Sequence[sql.StrayRefus
     return await sql.find_stray_refusals(connection, MAX_FAULTS)
 
 
+async def find_stray_tombstones(connection: Connection) -> Sequence[sql.StrayTombstone]:
+    """Find tombstones of what still exists."""
+    return await sql.find_stray_tombstones(connection, MAX_FAULTS)
+
+
 async def find_misplaced_parts(connection: Connection) -> Sequence[sql.MisplacedPart]:
     """Find parts of terms that do not lie within a whole term."""
     return await sql.find_misplaced_parts(connection, MAX_FAULTS)
@@ -586,6 +591,7 @@ def invariants(sweep_interval: float, time_zone: str = "UTC") -> tuple[Invariant
         Invariant("exactly one of the instructors of a course is primary", find_wrong_primaries),
         Invariant("no two students have the same e-mail address", find_shared_emails),
         Invariant("every refusal is of a student who exists", find_stray_refusals),
+        Invariant("nothing that has a tombstone exists", find_stray_tombstones),
         Invariant("the positions of the events are contiguous from 1", find_gaps),
         Invariant("every sequence is ahead of the ids in its table", sql.find_lagging_sequences),
     )

@@ -122,6 +122,7 @@ TABLES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         ),
         "DELETE": (),
     },
+    "tombstones": {"SELECT": (), "INSERT": (), "DELETE": ()},
     "webhook_attempts": {"SELECT": (), "INSERT": (), "DELETE": ()},
     "webhook_leases": WEBHOOK_LEASES,
     "webhooks": {

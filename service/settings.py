@@ -330,6 +330,9 @@ class Settings(BaseSettings):
     refusals_kept: float = Field(default=30.0, ge=0)
     """Days for which refusals are kept: questions about them come within weeks. With 0, none are kept."""
 
+    tombstones_kept: PositiveFloat = 400.0
+    """Days for which the service tells other systems what was deleted: each of them syncs at least once a year."""
+
     refusals_queue: PositiveInt = 10_000
     """Most refusals that wait in memory to be written, about 5 MB; those above this are lost, and the log counts them."""
 

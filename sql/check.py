@@ -52,6 +52,14 @@ class SharedSourcedId:
 
 
 @dataclass(frozen=True, slots=True)
+class StrayTombstone:
+    """A tombstone of a student, an instructor, a course or a term that still exists."""
+
+    resource: str
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
 class WrongPrimary:
     """A course whose instructors do not have exactly one primary among them."""
 
@@ -264,6 +272,25 @@ async def find_lagging_sequences(connection: Connection) -> list[LaggingSequence
     On Citus, each node assigns ids of its own: their upper 16 bits differ (Citus manual, "Distributed sequences").
     """
     return [LaggingSequence(*row) for row in await connection.fetch(FIND_LAGGING_SEQUENCES)]
+
+
+FIND_STRAY_TOMBSTONES: Final = """
+SELECT resource, id
+FROM tombstones
+WHERE CASE resource
+    WHEN 'student' THEN EXISTS (SELECT FROM students WHERE students.id = tombstones.id)
+    WHEN 'instructor' THEN EXISTS (SELECT FROM instructors WHERE instructors.id = tombstones.id)
+    WHEN 'course' THEN EXISTS (SELECT FROM courses WHERE courses.id = tombstones.id)
+    ELSE EXISTS (SELECT FROM terms WHERE terms.id = tombstones.id)
+END
+ORDER BY resource, id
+LIMIT $1::bigint
+"""
+
+
+async def find_stray_tombstones(connection: Connection, limit: int) -> list[StrayTombstone]:
+    """Return tombstones of what still exists, ordered by resource and id."""
+    return [StrayTombstone(*row) for row in await connection.fetch(FIND_STRAY_TOMBSTONES, limit)]
 
 
 FIND_STRAY_REFUSALS: Final = """

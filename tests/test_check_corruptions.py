@@ -270,6 +270,10 @@ CORRUPTIONS = {
     "a capacity that is raised": (COURSES, "UPDATE courses SET capacity = 7 WHERE id = 3"),
     "a missing capacity": (COURSES, "UPDATE courses SET capacity = NULL WHERE id = 3"),
     "a missing waitlist capacity": (COURSES, "UPDATE courses SET waitlist_capacity = NULL WHERE id = 2"),
+    "a tombstone of a course that exists": (
+        "nothing that has a tombstone exists",
+        "INSERT INTO tombstones (resource, id, deleted_at) VALUES ('course', 1, now())",
+    ),
     "a merged student whom nobody has merged": (
         MERGED,
         "INSERT INTO merged_students (student_id, merged_into, merged_at) VALUES (99, 1, now())",

@@ -148,6 +148,10 @@ FILL = {
         INSERT INTO webhook_leases (institution, revision, changed_at, holder, expires_at)
         VALUES ('', 4, '2026-01-01Z', '00000000-0000-0000-0000-000000000007', '2026-01-02Z')
     """,
+    "0056_create_tombstones": """
+        INSERT INTO tombstones (resource, id, sourced_id, deleted_at)
+        VALUES ('student', 7, 'é', '2026-01-01Z'), ('course', 7, NULL, '2026-01-02Z')
+    """,
     "0001_create_registry": "UPDATE registry SET revision = 7",
     "0002_create_institutions": """
         INSERT INTO institutions (name, schema_name, display_name, time_zone, state, migration, revision, created_at, changed_at, swept_at)

@@ -235,8 +235,30 @@ async def test_a_deleted_student_leaves_no_text_in_the_events(client: Client, co
     override = {"rule": "hold", "author": CANARY, "reason": CANARY, "course_id": course}
     await call(client, "POST", f"/students/{student}/overrides", override, headers=SPEAKING)
     assert (await call(client, "DELETE", f"/students/{student}", headers=SPEAKING)).status == 204
-    assert await canaries(connection) == []
+    # Other systems must learn which student was deleted.
+    [(table, text)] = await canaries(connection)
+    assert (table, text.count(CANARY)) == ("tombstones", 1)
+    assert NAMES["sourced_id"] in text
     assert await faults(connection) == {}
+
+
+async def test_a_student_who_was_erased_first_leaves_no_sourced_id(client: Client, connection: Connection) -> None:
+    student = (await call(client, "POST", "/students", NAMES, headers=SPEAKING)).body["id"]
+    await erase(client, student)
+    assert (await call(client, "DELETE", f"/students/{student}")).status == 204
+    assert await canaries(connection) == []
+
+
+async def test_the_erasure_of_a_student_removes_the_sourced_ids_of_duplicates(
+    client: Client, connection: Connection
+) -> None:
+    duplicate = (await call(client, "POST", "/students", NAMES)).body["id"]
+    student = await new_student(client)
+    answer = await call(client, "POST", f"/students/{student}/merge", {"student_id": duplicate, "reason": "double"})
+    assert answer.status == 200, answer
+    assert "tombstones" in {table for table, _ in await canaries(connection)}
+    await erase(client, student)
+    assert await canaries(connection) == []
 
 
 async def test_an_actor_whose_name_is_that_of_the_student_gets_a_pseudonym(

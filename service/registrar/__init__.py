@@ -28,6 +28,7 @@ from service.settings import Settings
 from sql import Connection
 from sql.idempotency_keys import CallersKey, delete_idempotency_keys
 from sql.refusals import NewRefusal, add_refusals, commit_without_waiting, delete_refusals, load_kept_students
+from sql.tombstones import delete_tombstones
 from sql.waitlist import is_any_due, load_ended, load_promotable
 
 logger = logging.getLogger(__name__)
@@ -93,6 +94,7 @@ class Registrar:
         self._refusal_age = timedelta(days=settings.refusals_kept)
         self._writing_refusals: asyncio.Task[None] | None = None
         self._answer_age = timedelta(seconds=settings.idempotency_seconds)
+        self._tombstone_age = timedelta(days=settings.tombstones_kept)
         self._lock_until = 0.0
         """The end, by the loop's clock, of the time in which every batch takes the lock first."""
         self._closing = False
@@ -243,9 +245,9 @@ class Registrar:
 
     async def sweep(self) -> Swept:
         """Apply the passage of time: promote students who became eligible, end the waitlists of terms that are over, and
-        delete stored answers and refusals.
+        delete stored answers, refusals and tombstones.
 
-        If there is nothing to do, a sweep costs five look-ups in small indexes and takes no lock.
+        If there is nothing to do, a sweep costs six look-ups in small indexes and takes no lock.
         """
         promoted = ended = 0
         for _ in range(MAX_SWEEP_TRANSACTIONS):
@@ -260,6 +262,7 @@ class Registrar:
             ended += swept.ended
         await self._delete_old(delete_idempotency_keys, self._answer_age)
         await self._delete_old(delete_refusals, self._refusal_age)
+        await self._delete_old(delete_tombstones, self._tombstone_age)
         return Swept(promoted, ended)
 
     async def _delete_old(

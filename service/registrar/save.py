@@ -10,7 +10,7 @@ from service.registrar.application import Group
 from service.registrar.courses import COURSE
 from service.registrar.instructors import INSTRUCTOR
 from service.registrar.ledger import Written
-from service.registrar.resources import ResourceType, Row
+from service.registrar.resources import ResourceType, Row, sourced_id_of
 from service.registrar.students import STUDENT, names_of
 from service.registrar.terms import TERM
 from service.registrar.unit_of_work import Flush
@@ -31,6 +31,7 @@ from sql import (
     privacy,
     refusals,
     requirements,
+    tombstones,
 )
 from sql.course_instructors import CourseInstructor
 from sql.courses import Course, ReservedSeats, Seats
@@ -44,6 +45,7 @@ from sql.overrides import Override
 from sql.passed_codes import PassedCode
 from sql.requirements import Requirement
 from sql.students import Student
+from sql.tombstones import Tombstone
 
 
 async def save(connection: Connection, written: Written) -> None:
@@ -90,6 +92,25 @@ async def save(connection: Connection, written: Written) -> None:
     if gone := [id for id in written.students.removed if id not in written.merged.saved]:
         deleted = [written.students.before[id] for id in gone]
         await erase_texts(connection, [student for student in deleted if student is not None])
+    await _save_tombstones(connection, written)
+
+
+async def _save_tombstones(connection: Connection, written: Written) -> None:
+    """Save what was deleted. The sourced id of a deleted student is kept, until the sweep deletes it."""
+    kinds = (
+        (STUDENT, written.students),
+        (INSTRUCTOR, written.instructors),
+        (COURSE, written.courses),
+        (TERM, written.terms),
+    )
+    rows = [
+        Tombstone(resource.name, id, sourced_id_of(row), written.now)
+        for resource, flush in kinds
+        for id in flush.removed
+        if (row := flush.before[id]) is not None
+    ]
+    if rows:
+        await tombstones.add_tombstones(connection, rows)
 
 
 async def _move_rows(connection: Connection, written: Written) -> None:
@@ -165,6 +186,7 @@ async def erase_texts(connection: Connection, students: Sequence[Student]) -> Er
     # Not counted as texts: the answer to an erasure itself is stored too.
     await idempotency_keys.erase_idempotency_keys(connection, ids)
     await refusals.erase_refusals(connection, ids)
+    await tombstones.erase_tombstones(connection, ids)
     return ErasedTexts(
         await privacy.erase_holds(connection, ids),
         await privacy.erase_overrides(connection, ids),
