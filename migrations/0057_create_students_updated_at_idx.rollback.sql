@@ -1,0 +1,1 @@
+DROP INDEX students_updated_at_idx;

@@ -1,0 +1,1 @@
+DROP INDEX student_courses_updated_at_idx;

@@ -1,0 +1,1 @@
+DROP INDEX course_instructors_updated_at_idx;
