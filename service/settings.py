@@ -126,6 +126,12 @@ def _check_public_url(value: str) -> str:
     return value.removesuffix("/")
 
 
+def _check_sourced_id(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._~:@-]{0,254}", value):
+        raise ValueError("write up to 255 letters, digits and . _ ~ : @ -, and begin with a letter or a digit")
+    return value
+
+
 def _check_clock(value: str) -> str:
     if value[:1] in {"+", "-"}:
         well_formed = re.fullmatch(r"[+-][0-9]{1,6} ?[smhdw]", value) is not None
@@ -338,6 +344,24 @@ class Settings(BaseSettings):
 
     time_zone: Annotated[str, AfterValidator(_known_zone)] = "UTC"
     """IANA name of the institution's time zone, such as Europe/Berlin; a term ends at midnight after its last day."""
+
+    oneroster_org_sourced_id: Annotated[str, AfterValidator(_check_sourced_id)] = "institution"
+    """The sourcedId of the institution in OneRoster; with registry_schema, it is the name of the institution."""
+
+    oneroster_org_name: str = "Institution"
+    """The name of the institution in OneRoster; with registry_schema, it is the display name of the institution."""
+
+    oneroster_org_identifier: str = "institution"
+    """What authorities call the institution, such as its NCES id; with registry_schema, it is the name of the institution."""
+
+    oneroster_limit: PositiveInt = 10_000
+    """Largest page of OneRoster: some systems ask for as many rows, and stop at the first page that has fewer."""
+
+    oneroster_reads: PositiveInt = 4
+    """Most requests of OneRoster that a process serves at once, so that large pages and slow filters leave the pool to others."""
+
+    oneroster_token_seconds: PositiveInt = 3600
+    """How long an access token of OneRoster is valid: a sync takes minutes, and a new token costs one request."""
 
     poll_interval: PositiveFloat = 0.2
     """How often each process looks for new events on behalf of all its waiting readers and streams."""

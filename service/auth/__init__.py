@@ -10,12 +10,12 @@ from time import monotonic
 from typing import Any, Final
 
 from service.auth import api_keys
-from service.auth.api_keys import PREFIX, TEXT, ApiKeys
+from service.auth.api_keys import ACCESS_PREFIX, PREFIX, TEXT, TOKEN, ApiKeys, Grant
 from service.auth.tokens import ProviderKeys, Tokens
 from service.database import Database
 from service.errors import ApiKeyNameTaken
 from service.settings import Settings
-from service.web.auth import ANYONE, Caller, Unauthenticated
+from service.web.auth import ANYONE, Caller, InvalidClient, Scope, Unauthenticated
 from sql.merged_students import load_merged_students
 from sql.students import find_students_by_external_id
 
@@ -184,6 +184,8 @@ class Authenticator:
     async def _find(self, digest: bytes, credential: str) -> Caller:
         if credential.startswith(PREFIX):
             found = await self._find_key(credential)
+        elif credential.startswith(ACCESS_PREFIX):
+            found = await self._find_token(credential)
         else:
             found = await self._tokens.find(credential) if self._tokens is not None else None
         if found is None:
@@ -200,6 +202,31 @@ class Authenticator:
         if match is None or keys is None:
             return None
         return await keys.find(int(match[2]), match[3])
+
+    async def _find_token(self, text: str) -> tuple[Caller, float] | None:
+        match = TOKEN.fullmatch(text)
+        keys = self._keys_in(match[2]) if match else None
+        return None if match is None or keys is None else await keys.find_token(match)
+
+    async def grant(self, client_id: str, secret: str, scopes: frozenset[Scope] | None) -> Grant:
+        """Return an access token for an API key, whose id and secret are those of an OAuth client.
+
+        The id of a key of an institution begins with the name of the institution, as in ``north_7``. The secret may also be
+        the whole text of the key. Without ``scopes`` the token has all scopes of the key that tokens may have.
+
+        Raises:
+            InvalidClient: there is no such key, or it is expired or revoked.
+            Unavailable: the database does not answer.
+        """
+        name, _, key_id = client_id.rpartition("_")
+        match = TEXT.fullmatch(secret) or TEXT.fullmatch(f"{PREFIX}{f'{name}.' if name else ''}{key_id}_{secret}")
+        keys = None if match is None or (match[1] or "", match[2]) != (name, key_id) else self._keys_in(match[1])
+        if match is None or keys is None:
+            raise InvalidClient
+        found = await keys.grant(int(match[2]), match[3], scopes, self._settings.oneroster_token_seconds)
+        if found is None:
+            raise InvalidClient
+        return found
 
     async def _find_student(self, institution: str | None, external_id: str) -> int | None:
         database = self._database

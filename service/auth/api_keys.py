@@ -6,9 +6,10 @@ import hmac
 import logging
 import re
 import secrets
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
-from time import monotonic
-from typing import Final, cast
+from time import monotonic, time
+from typing import Final, NamedTuple, cast
 
 from service.database import Database
 from service.errors import ApiKeyNotFound, ApiKeyRevoked, DomainError
@@ -49,6 +50,28 @@ NOTE_SECONDS: Final = 60.0
 NO_HASH: Final = bytes(32)
 
 
+ACCESS_PREFIX: Final = "er_"
+"""Marks a text as an access token of this service."""
+
+TOKEN: Final = re.compile(
+    rf"({ACCESS_PREFIX}(?:([a-z][a-z0-9-]*)_)?([1-9][0-9]{{0,17}})_([1-9][0-9]{{0,17}})_([cr]{{1,2}}))_([0-9a-f]{{64}})"
+)
+"""The claims, which are the institution, if there are many, the id of the key, the Unix time at which the token expires
+and its scopes; and their signature. OneRoster allows only letters, digits, hyphens and underscores."""
+
+TOKEN_SCOPES: Final[dict[Scope, str]] = {"roster": "r", "roster_core": "c"}
+"""The scopes that an access token may have, each with its letter in the claims."""
+
+
+class Grant(NamedTuple):
+    """An access token and its scopes."""
+
+    token: str
+    scopes: frozenset[Scope]
+    seconds: int
+    """How long the token is valid."""
+
+
 def new_secret() -> tuple[str, bytes]:
     """Make a secret; return it with its hash."""
     secret = secrets.token_hex(SECRET_BYTES)
@@ -63,6 +86,27 @@ def hash_of(secret: str) -> bytes:
 def text_of(key_id: int, secret: str, institution: str | None) -> str:
     """Return the text that a caller sends."""
     return f"{PREFIX}{f'{institution}.' if institution else ''}{key_id}_{secret}"
+
+
+def token_claims(key_id: int, institution: str | None, expires: int, letters: str) -> str:
+    """Return the part of an access token that is signed."""
+    return f"{ACCESS_PREFIX}{f'{institution}_' if institution else ''}{key_id}_{expires}_{letters}"
+
+
+def signature_of(claims: str, secret_hash: bytes) -> str:
+    """Return the signature of an access token, whose key is the stored hash of the secret of an API key."""
+    return hmac.new(secret_hash, claims.encode(), hashlib.sha256).hexdigest()
+
+
+def scopes_of(key: ApiKey) -> frozenset[Scope]:
+    """Return the scopes of a key, with those that they include."""
+    return with_included(cast("list[Scope]", key.scopes))
+
+
+def with_included(scopes: Iterable[Scope]) -> frozenset[Scope]:
+    """Return scopes with those that they include."""
+    given = frozenset(scopes)
+    return given | {"roster_core"} if "roster" in given else given
 
 
 async def create(
@@ -141,21 +185,65 @@ class ApiKeys:
         Raises:
             Unavailable: the database does not answer, and the keys were never loaded.
         """
+        given = hash_of(secret)
+        found = await self._match(key_id, lambda stored: hmac.compare_digest(given, stored))
+        if found is None:
+            return None
+        key, _ = found
+        return Caller(key.name, scopes_of(key), institution=self.institution), FRESH_SECONDS
+
+    async def grant(self, key_id: int, secret: str, scopes: frozenset[Scope] | None, seconds: int) -> Grant | None:
+        """Return an access token for those of the scopes that the key has, or for all; None if the key is not valid.
+
+        No table has the token: it is signed with the stored hash of the secret, so that it ends with the secret.
+
+        Raises:
+            Unavailable: as ``find``.
+        """
+        given = hash_of(secret)
+        found = await self._match(key_id, lambda stored: hmac.compare_digest(given, stored))
+        if found is None:
+            return None
+        key, stored = found
+        granted = scopes_of(key) & TOKEN_SCOPES.keys() & (TOKEN_SCOPES.keys() if scopes is None else scopes)
+        letters = "".join(sorted(TOKEN_SCOPES[scope] for scope in granted))
+        claims = token_claims(key_id, self.institution, int(time()) + seconds, letters)
+        return Grant(f"{claims}_{signature_of(claims, stored)}", granted, seconds)
+
+    async def find_token(self, match: re.Match[str]) -> tuple[Caller, float] | None:
+        """Return the caller that an access token stands for, as ``find`` does for a key; ``match`` is that of ``TOKEN``."""
+        claims, _, key_id, expires, letters, signature = match.groups()
+        left = int(expires) - time()
+        if left <= 0:
+            return None
+        found = await self._match(
+            int(key_id), lambda stored: hmac.compare_digest(signature_of(claims, stored), signature)
+        )
+        if found is None:
+            return None
+        key, _ = found
+        scopes = scopes_of(key) & with_included([scope for scope, letter in TOKEN_SCOPES.items() if letter in letters])
+        return Caller(key.name, scopes, institution=self.institution), min(left, FRESH_SECONDS)
+
+    async def _match(self, key_id: int, matches: Callable[[bytes], bool]) -> tuple[ApiKey, bytes] | None:
+        """Return the key with an id and the stored hash that matches; None if the key is not valid.
+
+        Raises:
+            Unavailable: as ``find``.
+        """
         if not self.known or (key_id not in self._keys and monotonic() - self._loaded_at >= LOOK_AGAIN_SECONDS):
             await self.load()
         key = self._keys.get(key_id)
         now = datetime.now(UTC)
-        given = hash_of(secret)
         # Each kind of wrong key takes the same comparisons.
-        current = hmac.compare_digest(given, key.secret_hash if key else NO_HASH)
-        previous = hmac.compare_digest(given, (key.previous_hash if key else None) or NO_HASH)
+        current = matches(key.secret_hash if key else NO_HASH)
+        previous = matches((key.previous_hash if key else None) or NO_HASH)
         if key is None or key.revoked_at is not None or (key.expires_at is not None and key.expires_at <= now):
             return None
         if not current and not (previous and key.previous_until is not None and now < key.previous_until):
             return None
         self._used.add(key_id)
-        scopes = frozenset(cast("list[Scope]", key.scopes))
-        return Caller(key.name, scopes, institution=self.institution), FRESH_SECONDS
+        return key, key.secret_hash if current else key.previous_hash or NO_HASH
 
     def forget(self) -> None:
         """Load the keys again before the next answer."""

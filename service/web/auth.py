@@ -6,7 +6,9 @@ from typing import Final, Literal, TypeAlias, get_args
 
 from service.errors import Detail, DomainError
 
-Scope: TypeAlias = Literal["read", "enroll", "manage", "override", "merge", "events", "admin", "metrics", "self"]
+Scope: TypeAlias = Literal[
+    "read", "enroll", "manage", "override", "merge", "events", "admin", "metrics", "self", "roster", "roster_core"
+]
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 
 SCOPE_DESCRIPTIONS: Final[dict[Scope, str]] = {
@@ -19,6 +21,8 @@ SCOPE_DESCRIPTIONS: Final[dict[Scope, str]] = {
     "admin": "Manage API keys, webhooks and institutions; erase students.",
     "metrics": "Read the metrics of the service.",
     "self": "Read and change the enrollments of the one student that the token names.",
+    "roster": "Read everything that OneRoster shows.",
+    "roster_core": "Read the collections of OneRoster, but none below one of their objects.",
 }
 
 ACTS_FOR_OTHERS: Final[frozenset[Scope]] = frozenset({"enroll", "manage", "override", "merge", "admin"})
@@ -65,6 +69,20 @@ class ScopeMissing(DomainError):
         sentence = f"This call requires the scope {scope}."
         super().__init__(sentence, [Detail(self.code, sentence, parameter="Authorization", params={"scope": scope})])
         self.challenge = f'Bearer error="insufficient_scope", scope="{scope}"'
+
+
+class InvalidClient(DomainError):
+    """The id or the secret of an OAuth client is not valid. It has no code of a problem: OAuth has a format of its own."""
+
+    status, title = 401, "Invalid client"
+    challenge = 'Basic realm="OneRoster"'
+
+    def __init__(self) -> None:
+        self.code = "invalid_client"
+        super().__init__(
+            "The client id or the client secret is not valid: send the id and the secret of an API key that is neither "
+            "expired nor revoked."
+        )
 
 
 Authenticate: TypeAlias = Callable[[Mapping[str, str]], Caller | Awaitable[Caller]]

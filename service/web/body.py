@@ -5,6 +5,7 @@ import json
 import zlib
 from codecs import BOM_UTF8
 from typing import Any, Final
+from urllib.parse import parse_qsl
 
 from aiohttp import web
 
@@ -23,6 +24,11 @@ BODY_TIMEOUT = web.AppKey("body_timeout", float)
 
 BODY_MEMBERS = web.AppKey("body_members", int)
 """Maximum number of members in all objects of a body together."""
+
+FORM: Final = "application/x-www-form-urlencoded"
+
+MAX_FORM_FIELDS: Final = 50
+"""Ten times the fields of the largest form, a request for an access token."""
 
 BULK_MEMBERS = web.AppKey("bulk_members", int)
 """The same for a body with many resources."""
@@ -61,6 +67,24 @@ async def read_json(request: web.Request, media_types: tuple[str, ...], limit: w
         sentence = f"The body must have at most {members:,} members in all its objects."
         raise invalid([Detail("too_many_members", sentence, pointer="#")])
     return data
+
+
+async def read_form(request: web.Request) -> dict[str, str]:
+    """Return the fields of a form that is declared as such; the last of several fields with one name counts.
+
+    Raises:
+        UnsupportedMediaType: the body is declared as another media type.
+        UnsupportedContentCoding: the body is compressed.
+        BodyTooSlow, BodyTooLarge: the body exceeds a limit.
+        BadJson: the body is incomplete.
+        ValueError: the body is not in UTF-8, or has too many fields.
+    """
+    if request.content_type != FORM:
+        raise UnsupportedMediaType(f"Send the body as {FORM}.")
+    if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+        raise UnsupportedContentCoding("Send the body uncompressed.")
+    text = (await _read(request)).decode()
+    return dict(parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=MAX_FORM_FIELDS))
 
 
 def check_members(data: bytes, parsed: Any) -> None:

@@ -244,6 +244,8 @@ class Endpoint:
     """Whether machines repeat the call every few seconds, so that it is logged at DEBUG."""
     streams: bool
     """Whether the call has a second form, a stream of Server-Sent Events."""
+    parses: bool
+    """Whether the path and the query are parsed here; otherwise the handler does it, by the rules of another standard."""
     bulk: bool
     """Whether the body has many resources: it may have more members, and a thread validates it."""
     takes_key: bool
@@ -378,7 +380,7 @@ class Endpoint:
         if self.query_model is not None:
             plain = self.no_query is not None and not has_query
             arguments["query"] = self.no_query if plain else _query(self.query_model, request)
-        elif has_query and self is not unrouted:
+        elif has_query and self.parses and self is not unrouted:
             _query(_NoQuery, request)
         for name in self.headers:
             arguments[name] = _etags(request, name)
@@ -477,6 +479,7 @@ def endpoint(
     etag: bool = False,
     final: bool = False,
     routine: bool = False,
+    parses: bool = True,
     bulk: bool = False,
     keyed: bool = True,
 ) -> Callable[[Callable[..., Awaitable[Any]]], Endpoint]:
@@ -489,14 +492,15 @@ def endpoint(
     ``final`` call can't be undone, and the API page fills in no ids for it; every DELETE is final. A POST within an
     institution takes an Idempotency-Key if it is ``keyed``: its handler makes the change with ``service.api.keys.submit``,
     which stores the answer. Any other POST refuses the header. A ``routine`` call is one that machines repeat every few
-    seconds. The body of a ``bulk`` call has many resources.
+    seconds. The body of a ``bulk`` call has many resources. If ``parses`` is false, the handler parses the
+    path and the query of the request itself.
     """
 
     def decorate(handler: Callable[..., Awaitable[Any]]) -> Endpoint:
         hints = get_type_hints(handler, include_extras=True)
         returns = hints.pop("return")
         names = list(inspect.signature(handler).parameters)[1:]
-        in_path = re.findall(r"{(\w+)}", path)
+        in_path = re.findall(r"{(\w+)}", path) if parses else []
         headers = tuple(name for name in names if name in HEADERS)
         assert set(names) == {*in_path, *headers, *(set(names) & {"body", "query"})}, f"{handler.__name__}: {names}"
         body = TypeAdapter(hints["body"]) if "body" in names else None
@@ -559,6 +563,7 @@ def endpoint(
             final=final or method == "DELETE",
             routine=routine,
             streams=streams,
+            parses=parses,
             bulk=bulk,
             takes_key=takes_key,
         )

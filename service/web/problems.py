@@ -10,7 +10,8 @@ from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
 from service.errors import Detail, DomainError
-from service.web.auth import ScopeMissing, Unauthenticated
+from service.web.auth import InvalidClient, ScopeMissing, Unauthenticated
+from service.web.error_formats import error_body_of
 from service.web.schema import named
 
 PROBLEM_JSON = "application/problem+json"
@@ -173,14 +174,18 @@ def problem_text(error: DomainError, *, instance: str, request_id: str) -> bytes
 
 
 def problem_response(error: DomainError, *, instance: str, request_id: str) -> web.Response:
-    """Return the response of an error."""
-    text = problem_text(error, instance=instance, request_id=request_id)
+    """Return the response of an error, in the format that callers of its path expect."""
+    body_of = error_body_of(instance)
+    if body_of is None:
+        text, content_type = problem_text(error, instance=instance, request_id=request_id), PROBLEM_JSON
+    else:
+        text, content_type = write_json(body_of(error, instance, request_id)), "application/json"
     headers = {"X-Request-Id": request_id}
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
     if isinstance(error, MethodNotAllowed):
         headers["Allow"] = error.allowed
-    if isinstance(error, Unauthenticated | ScopeMissing):
+    if isinstance(error, Unauthenticated | ScopeMissing | InvalidClient):
         headers["WWW-Authenticate"] = error.challenge
     if isinstance(error, UnsupportedContentCoding):
         # RFC 9110 section 15.5.16: this header distinguishes the coding from an unsupported media type.
@@ -189,7 +194,7 @@ def problem_response(error: DomainError, *, instance: str, request_id: str) -> w
         body=text,
         status=error.status,
         headers=headers,
-        content_type=PROBLEM_JSON,
+        content_type=content_type,
     )
 
 
