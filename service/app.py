@@ -58,6 +58,10 @@ from service.fitness import UnfitDatabase
 from service.institutions import Institutions, OnlyInstitution
 from service.metrics import LAST_SWEEP, SWEEPS, Snapshot
 from service.migrate import DatabaseUnavailable, create_test_clock, migrate, refuse_unknown, shipped
+from service.oneroster import discovery
+from service.oneroster import endpoints as oneroster
+from service.oneroster import token as oneroster_token
+from service.oneroster.endpoints import ROSTER, Roster
 from service.pool import Pool
 from service.registrar import Registrar
 from service.registrar.rules import DROP_RULES, RULES, SENTENCES
@@ -102,7 +106,8 @@ ABOUT = About(
     description=(
         "The system of record for students, courses and enrollments. Errors are `application/problem+json` (RFC 9457); "
         "every refusal carries a stable code. Lists are paged: pass the `next` value of a page as `cursor`. "
-        "Answers above 1 KiB are compressed with gzip for callers who accept it. "
+        "Answers above 1 KiB are compressed with gzip for callers who accept it. Rosters in the format OneRoster have a document "
+        "of their own, `/ims/oneroster/rostering/v1p2/discovery/onerosterv1p2rostersservice_openapi3_v1p0.json`. "
         "Times are in UTC, formatted as in RFC 3339."
     ),
     contact="The enrollment service authors",
@@ -157,6 +162,10 @@ ENDPOINTS: Final = endpoints_of(
 )
 
 
+ONEROSTER_ENDPOINTS: Final = [*oneroster.ENDPOINTS, *discovery.ENDPOINTS, oneroster_token.create_token]
+"""The operations of OneRoster, which have documents of their own."""
+
+
 def examples() -> Examples:
     """Return the example calls of the documents. Tests run all of them, and write the file with ``--write-docs``."""
     return TypeAdapter(Examples).validate_json((files("service.api") / "examples.json").read_bytes())
@@ -184,7 +193,13 @@ def create_app(settings: Settings, place: tuple[Board, int] | None = None) -> we
     # aiohttp tries the paths with one prefix in this order, so those that are called most come first.
     called_most = endpoints_of(enrollments, bulk)
     register(
-        app, [*called_most, *[each for each in ENDPOINTS if each not in called_most], *endpoints_of(page, web_metrics)]
+        app,
+        [
+            *called_most,
+            *[each for each in ENDPOINTS if each not in called_most],
+            *endpoints_of(page, web_metrics),
+            *ONEROSTER_ENDPOINTS,
+        ],
     )
     served = [each for each in ENDPOINTS if each.within != "registry" or settings.registry_schema is not None]
     app[PUBLIC_PATH] = settings.public_path
@@ -192,6 +207,7 @@ def create_app(settings: Settings, place: tuple[Board, int] | None = None) -> we
     app[DOCUMENT] = partial(document, settings.public_url)
     app[PROBLEMS] = problem_types()
     app[PAGE] = api_page()
+    app[ROSTER] = Roster(settings)
     everybody = Callers()
     pool = app[POOL] = Pool(settings)
     app[DRAINING] = asyncio.Event()

@@ -187,6 +187,28 @@ async def test_no_operation_reaches_another_institution(fleet: Client, connectio
     assert await rows_of(connection, north.institution) == before
 
 
+async def test_a_token_of_oneroster_reaches_the_institution_of_its_key(fleet: Client) -> None:
+    given, path = {}, "/ims/oneroster/rostering/v1p2"
+    for name in ("north", "south-college"):
+        school = await new_school(fleet, name, display_name=f"The {name}")
+        await school.create("/students", student_fields(sourced_id=f"s-{name}"))
+        key_id, secret = school.key.partition(".")[2].split("_")
+        form = {"grant_type": "client_credentials", "client_id": f"{name}_{key_id}", "client_secret": secret}
+        async with fleet.post("/oauth/token", data=form) as granted:
+            given[name] = bearer((await granted.json())["access_token"])
+        async with fleet.post("/oauth/token", data={**form, "client_id": key_id}) as refused:
+            assert refused.status == 401, "that would be a client of the registry"
+    for name, headers in given.items():
+        [org] = (await call(fleet, "GET", f"{path}/orgs", headers=headers)).body["orgs"]
+        assert (org["sourcedId"], org["name"], org["identifier"]) == (name, f"The {name}", name)
+        [user] = (await call(fleet, "GET", f"{path}/users", headers=headers)).body["users"]
+        assert user["sourcedId"] == f"s-{name}"
+    stolen = given["north"]["Authorization"].replace("er_north_", "er_south-college_")
+    assert (await call(fleet, "GET", f"{path}/users", headers={"Authorization": stolen})).status == 401
+    answer = await call(fleet, "GET", f"{path}/users", headers=bearer(await new_key(fleet, None)))
+    assert (answer.status, answer.body["imsx_codeMajor"]) == (400, "failure")
+
+
 async def test_an_operator_manages_institutions_and_reaches_none_of_their_data(fleet: Client) -> None:
     operator = bearer(await new_key(fleet, None))
     names = []

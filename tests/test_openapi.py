@@ -61,7 +61,9 @@ def test_the_document_has_every_route_and_no_other(
         for route in client.server.app.router.routes()  # type: ignore[attr-defined]
         if route.resource is not None and route.method not in {"HEAD", "*"}
     }
-    assert set(operations) == routes - PAGE
+    # OneRoster has documents of its own.
+    own = {(method, path) for method, path in routes if not path.startswith(("/ims/", "/oauth/"))}
+    assert set(operations) == own - PAGE
 
 
 def test_every_operation_is_described_in_full(

@@ -31,6 +31,7 @@ from sql.feed import Event
 from sql.idempotency_keys import delete_idempotency_keys
 from sql.students import Student
 from tests.conftest import REGISTRY
+from tests.oneroster_plans import Plans
 
 FOLDER = Path(inspect.getfile(sql)).parent
 MODULES = [importlib.import_module(f"sql.{module.name}") for module in pkgutil.iter_modules([str(FOLDER)])]
@@ -221,7 +222,7 @@ def test_a_statement_leaves_nothing_behind_in_the_session(name: str) -> None:
     assert ";" not in statement
     if name in {"SET_SEARCH_PATH", "CONFIGURE"}:
         return  # The pool remembers what it leaves behind.
-    if name == "COMMIT_WITHOUT_WAITING":
+    if name in {"COMMIT_WITHOUT_WAITING", "USE_CUSTOM_PLANS"}:
         assert "true)" in statement  # for the current transaction only
         return
     left_behind = (
@@ -672,6 +673,13 @@ WIDE = {"CONFIGURE", "COUNT_WEBHOOKS", "LIST_BLOCKED", "LOAD_EQUIVALENCES", "CLE
 catalog remembers, one counts the webhooks, which have a limit, and one deletes all grades; the others read no table."""
 
 
+PLANNED_PER_CALL = {
+    *("USE_CUSTOM_PLANS", "LIST_ROSTER_USERS", "LIST_ROSTER_CLASSES", "LIST_ROSTER_COURSES"),
+    *("LIST_ROSTER_ENROLLMENTS", "LIST_ROSTER_SESSIONS"),
+}
+"""Statements that are planned for the parameters of each call; tests/oneroster_plans.py checks their plans."""
+
+
 COVERED = {"LOAD_TRANSCRIPTS", "LOAD_OPENING", "LIST_COURSES_OF_STUDENTS"}
 """Statements that read all rows of a student from the index alone, because each row is on a different page."""
 
@@ -711,7 +719,9 @@ async def fill(session: Connection) -> None:
 async def test_every_statement_of_a_request_uses_an_index(session: Connection) -> None:
     await fill(session)
     await session.execute("VACUUM student_courses")
-    requested = {name for name in STATEMENTS if not name.startswith("FIND_") or name in INDEXES} - WIDE
+    requested = (
+        {name for name in STATEMENTS if not name.startswith("FIND_") or name in INDEXES} - WIDE - PLANNED_PER_CALL
+    )
     assert requested == INDEXES.keys()
 
     for name, indexes in INDEXES.items():
@@ -814,10 +824,12 @@ async def test_every_combination_of_filters_visits_few_rows(session: Connection)
                 ]
                 assert await rows_visited(session, "LIST_ENROLLMENTS_OF_COURSES", chosen) <= 3 * scanned, chosen
 
+    await Plans(session, STATEMENTS, nodes).check()
+
 
 @pytest.mark.not_on_citus("the plans are those of the node that holds the schema")
 async def test_every_combination_of_filters_of_the_feed_visits_few_events(session: Connection) -> None:
-    await session.execute(FILLED)
+    await fill(session)
     await session.execute("VACUUM events, courses, students")
     limit, scanned = 50, 2000
     for after in (0, 10_000, 20_000):
