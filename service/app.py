@@ -31,6 +31,7 @@ from service.api import (
     reservations,
     students,
     terms,
+    whoami,
 )
 from service.api.events import POLLER
 from service.api.feed import Poller
@@ -109,7 +110,7 @@ ABOUT = About(
         ("instructors", "The people who teach, and which courses they teach."),
         ("reservations", "Seats of a course that are kept for groups of students."),
         ("enrollments", "Which student is in which course. A seat is never sold twice."),
-        ("overview", "A student at a glance."),
+        ("overview", "A student, or a term, at a glance."),
         ("refusals", "Why enrolls, swaps and drops were refused, for some days."),
         ("terms", "The periods in which courses take place, with the deadlines to enroll, drop and withdraw."),
         ("equivalences", "Sets of codes that mean the same course, such as those of a renumbered or cross-listed one."),
@@ -120,6 +121,7 @@ ABOUT = About(
         ("privacy", "What the service holds on a person, and its erasure."),
         ("api_keys", "An API key lets a program call the service; its scopes define what the program may do."),
         ("institutions", "One service can serve many institutions, each with data and keys of its own."),
+        ("whoami", "Who the service takes the caller for, and what the caller may do."),
         ("health", "Probes for load balancers and orchestrators."),
         ("openapi", "This document, an index of links, and the meaning of each problem code."),
     ],
@@ -147,6 +149,7 @@ ENDPOINTS: Final = endpoints_of(
     privacy,
     api_keys,
     institutions,
+    whoami,
     health,
     openapi,
 )

@@ -9,6 +9,9 @@ from service.errors import Detail, DomainError
 Scope: TypeAlias = Literal["read", "enroll", "manage", "override", "merge", "events", "admin", "metrics", "self"]
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 
+Access: TypeAlias = Scope | Literal["public", "any"]
+"""The scope that a call requires; "any" is open to every authenticated caller, and "public" to everybody."""
+
 SCOPE_DESCRIPTIONS: Final[dict[Scope, str]] = {
     "read": "Read students, courses, terms and enrollments.",
     "enroll": "Enroll students, drop and swap courses.",

@@ -47,6 +47,7 @@ from service.web.auth import (
     ACTS_FOR_OTHERS,
     ANYONE,
     SELF_COVERS,
+    Access,
     Authenticate,
     Caller,
     Scope,
@@ -221,7 +222,7 @@ class Endpoint:
 
     method: str
     path: str
-    scope: Scope | Literal["public"]
+    scope: Access
     within: Within
     handler: Callable[..., Awaitable[Any]]
     statuses: tuple[int, ...]
@@ -393,7 +394,9 @@ class Endpoint:
         body = await request.read() if self.body is not None else b""
         return IdempotencyKey(key, fingerprint_of(request, body))
 
-    async def _authenticated(self, request: web.Request, scope: Scope, authenticate: Authenticate) -> Caller:
+    async def _authenticated(
+        self, request: web.Request, scope: Scope | Literal["any"], authenticate: Authenticate
+    ) -> Caller:
         """Return the caller, who may make this call.
 
         Raises:
@@ -403,7 +406,7 @@ class Endpoint:
         """
         found = authenticate(request.headers)
         caller = request[CALLER] = found if isinstance(found, Caller) else await found
-        if scope in caller.scopes:
+        if scope == "any" or scope in caller.scopes:
             return caller
         if "self" not in caller.scopes:
             raise ScopeMissing(scope)
@@ -462,7 +465,7 @@ def endpoint(
     method: str,
     path: str,
     *,
-    scope: Scope | Literal["public"],
+    scope: Access,
     within: Within = "institution",
     status: int | tuple[int, ...] = 200,
     problems: Iterable[type[DomainError]] = (),
@@ -511,7 +514,7 @@ def endpoint(
             implied += (BadJson, BodyTooSlow, BodyTooLarge, UnsupportedMediaType)
         implied += (Merged,) * (StudentNotFound in problems)
         if scope != "public":
-            implied += (Unauthenticated, ScopeMissing)
+            implied += (Unauthenticated,) if scope == "any" else (Unauthenticated, ScopeMissing)
             if within != "registry":
                 implied += (InstitutionNotFound, InstitutionRequired, InstitutionSuspended)
                 if needs_database:

@@ -264,6 +264,8 @@ def _operation(item: Endpoint, schemas: _Schemas, example: Example, problems: Ma
 
 def _scope(item: Endpoint) -> str:
     """Return the sentence about the scope. OpenAPI has a place for the scopes of OAuth 2 only."""
+    if item.scope == "any":
+        return "\n\nRequires no scope: every authenticated caller may make it."
     return "" if item.scope == "public" else f"\n\nRequires the scope `{item.scope}`."
 
 
