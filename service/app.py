@@ -12,7 +12,7 @@ from typing import Any, Final
 from aiohttp import web
 from pydantic import TypeAdapter
 
-from service import __version__, gauges
+from service import __version__, console, gauges
 from service.api import (
     api_keys,
     courses,
@@ -78,7 +78,7 @@ from service.web.endpoint import (
 )
 from service.web.health import READINESS, ReadinessCheck
 from service.web.metrics import READ_METRICS, metrics_app
-from service.web.openapi import DOCUMENT, INDEX, PROBLEMS, About, Examples, Index, ProblemType
+from service.web.openapi import DOCUMENT, INDEX, PROBLEMS, START, About, Examples, Index, ProblemType
 from service.web.origins import Origins
 from service.web.page import PAGE
 from service.web.problems import write_json
@@ -170,12 +170,13 @@ def create_app(settings: Settings, place: tuple[Board, int] | None = None) -> we
     app = web.Application(client_max_size=settings.body_limit)
     # aiohttp tries the paths with one prefix in this order, so those that are called most come first.
     called_most = endpoints_of(enrollments)
-    register(
-        app, [*called_most, *[each for each in ENDPOINTS if each not in called_most], *endpoints_of(page, web_metrics)]
-    )
+    pages = endpoints_of(page, web_metrics, *([console] if settings.console == "on" else []))
+    register(app, [*called_most, *[each for each in ENDPOINTS if each not in called_most], *pages])
     served = [each for each in ENDPOINTS if each.within != "registry" or settings.registry_schema is not None]
+    shown = [page.show_page, *([console.show_console] if settings.console == "on" else [])]
     app[PUBLIC_PATH] = settings.public_path
-    app[INDEX] = Index.of(ABOUT, [*served, page.show_page], settings.public_path)
+    app[INDEX] = Index.of(ABOUT, [*served, *shown], settings.public_path)
+    app[START] = (lambda: console.respond("start.html")) if settings.console == "on" else None
     app[DOCUMENT] = document(settings.public_url)
     app[PROBLEMS] = problem_types()
     app[PAGE] = page.page(ABOUT, ENDPOINTS)

@@ -3,10 +3,10 @@
 import inspect
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Annotated, Any, Literal, get_origin
+from typing import Annotated, Any, Literal, cast, get_origin
 
 from aiohttp import web
 from pydantic import Field, TypeAdapter
@@ -450,15 +450,23 @@ def _name(path: str) -> str:
 
 INDEX = web.AppKey("index", Index)
 
+START: web.AppKey[Callable[[], web.Response] | None] = web.AppKey("start", object)  # type: ignore[arg-type]
+"""Return the page that shows people the way to the console and to the API page; None without the console."""
+
 
 @endpoint("GET", "/", scope="public", status=(200, 303), needs_database=False)
 async def read_index(call: Call) -> Reply[Index]:
     """Read the paths to start from.
 
-    A client that accepts `text/html`, such as a browser, is redirected to the API page.
+    A client that accepts `text/html`, such as a browser, gets a page with the ways to the console and to the API page; without
+    the console it is redirected to the API page.
     """
     vary = {"Vary": "Accept"}
     if "text/html" in call.request.headers.get("Accept", ""):
+        if (start := call[START]) is not None:
+            page = start()
+            page.headers.update(vary)
+            return cast(Reply[Index], page)
         return Reply(call[INDEX], 303, {**vary, "Location": "/docs"})
     return Reply(call[INDEX], 200, vary)
 
