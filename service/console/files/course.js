@@ -5,7 +5,7 @@ import { debounced, h, announce } from "./dom.js";
 import { credits, dayName, formatDay, formatInstant, number } from "./format.js";
 import { eventColumns } from "./events.js";
 import {
-  badge, codeOf, figure, fill, link, paged, quiet, reasonList, section, statusBadge, studentById, studentLink, table, when,
+  badge, codeOf, figure, fill, link, paged, problemBox, quiet, reasonList, section, showState, statusBadge, studentById, studentLink, table, when,
 } from "./parts.js";
 import { legend, seatBar } from "./seats.js";
 import { follow } from "./stream.js";
@@ -63,7 +63,8 @@ export async function show({ frame, values: [id], signal }) {
 
   if (may("events")) {
     const events = h("div", { class: "page short" }, quiet(text.course.noEvents));
-    frame.append(section(text.course.events, { id: "events", lead: text.course.eventsLead }, events));
+    const state = badge("quiet", text.connecting);
+    frame.append(section(text.course.events, { id: "events", lead: text.course.eventsLead, tools: [state] }, events));
     const kept = [];
     const refresh = debounced(REFRESH_MILLISECONDS, async () => {
       try {
@@ -84,7 +85,8 @@ export async function show({ frame, values: [id], signal }) {
         tell(found.findLast(each => each.type === "enrollment.promoted"), message);
         refresh();
       },
-      onProblem: () => {},
+      onState: each => showState(state, each),
+      onProblem: error => events.replaceChildren(problemBox(error)),
     });
   }
   return name;

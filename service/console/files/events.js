@@ -35,7 +35,7 @@ export function difference(event) {
   const after = event.after ?? {};
   const names = [...new Set([...Object.keys(before), ...Object.keys(after)])];
   const changed = name => JSON.stringify(before[name]) !== JSON.stringify(after[name]);
-  return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": text.feed.event(event.position) },
+  return h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": text.feed.event(event.position) },
     h("table", { class: "difference" },
       h("thead", {}, h("tr", {}, [text.feed.member, text.feed.before, text.feed.after].map(each => h("th", { scope: "col" }, each)))),
       h("tbody", {},

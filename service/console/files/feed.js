@@ -4,7 +4,7 @@ import { get } from "./api.js";
 import { h } from "./dom.js";
 import { formatExact, number } from "./format.js";
 import { actorOf, difference, eventColumns, subjectOf } from "./events.js";
-import { badge, problemBox, quiet, section, table } from "./parts.js";
+import { badge, problemBox, quiet, section, showState, table } from "./parts.js";
 import { follow } from "./stream.js";
 import { text } from "./text.js";
 
@@ -31,7 +31,7 @@ export async function show({ frame, values: [query], signal, go }) {
   const from = h("select", { id: "from" },
     h("option", { value: "" }, text.feed.now), h("option", { value: "beginning" }, text.feed.beginning));
   from.value = wanted.get("from") ?? "";
-  const state = badge("quiet", text.home.connecting);
+  const state = badge("quiet", text.connecting);
   const pause = h("button", { type: "button", "aria-pressed": "false" }, text.feed.pause);
   const rows = h("div", { class: "page feed-rows" }, quiet(text.feed.nothing));
   const count = h("p", { class: "count" });
@@ -97,10 +97,7 @@ export async function show({ frame, values: [query], signal, go }) {
     types: wanted.get("types"), student_id: wanted.get("student_id"), course_id: wanted.get("course_id"),
   }, {
     signal,
-    onState: each => {
-      state.className = each === "live" ? "badge good" : "badge warn";
-      state.textContent = each === "live" ? text.home.live : text.home.waiting;
-    },
+    onState: each => showState(state, each),
     onEvents: events => {
       kept = [...events.toReversed(), ...kept].slice(0, KEPT);
       held += events.length;

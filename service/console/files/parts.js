@@ -41,6 +41,12 @@ export async function fill(element, signal, make) {
 export const badge = (kind, label) => h("span", { class: `badge ${kind}` }, label);
 export const statusBadge = status => badge(status, text.status[status] ?? status);
 
+/** Let a badge show the state of a stream. */
+export function showState(element, state) {
+  element.className = state === "live" ? "badge good" : "badge warn";
+  element.textContent = state === "live" ? text.live : text.reconnecting;
+}
+
 export const when = (instant, format = formatInstant) =>
   h("time", { datetime: instant, title: formatExact(instant) }, format(instant));
 
@@ -124,7 +130,7 @@ export function reasonList(reasons) {
  * with a `width` keep it while the figures in them change.
  */
 export function table(caption, columns, items, attributes = () => ({})) {
-  return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
+  return h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": caption },
     h("table", { class: columns[0].width ? "fixed" : null },
       columns[0].width ? h("colgroup", {}, columns.map(each => h("col", { style: { width: each.width } }))) : null,
       h("thead", {}, h("tr", {}, columns.map(each => h("th", { scope: "col", class: each.class }, each.head)))),
