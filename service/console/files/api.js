@@ -9,6 +9,7 @@ export const PAGE_SIZE = 50;
 
 /** What the caller may do, as GET /whoami returned it; null while nobody is signed in. */
 export let caller = null;
+let links = {};
 
 /** An error of the API, or of the way to it; `detail` is the sentence to show. */
 export class Problem extends Error {
@@ -41,11 +42,15 @@ export function forget() {
 
 export const hasToken = () => sessionStorage.getItem(TOKEN) !== null;
 
-/** Ask the service who calls. */
+/** Ask the service who calls, and what it has. */
 export async function identify() {
-  caller = await get("whoami");
-  return caller;
+  const [found, index] = await Promise.all([get("whoami"), get("")]);
+  caller = found;
+  links = index.links;
 }
+
+/** Whether this version of the service has a list. */
+export const hasPath = name => name in links;
 
 export const may = scope => caller !== null && caller.scopes.includes(scope);
 

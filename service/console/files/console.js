@@ -1,6 +1,6 @@
 // The frame around the pages: who is signed in, the search box, and which page the address names.
 
-import { caller, forget, hasToken, identify, institution, keep, may, Problem } from "./api.js";
+import { caller, forget, hasPath, hasToken, identify, institution, keep, may, Problem } from "./api.js";
 import { announce, debounced, h } from "./dom.js";
 import { problemBox } from "./parts.js";
 import { text } from "./text.js";
@@ -10,6 +10,7 @@ const PAGES = [
   { at: /^\/search(?:\?q=(.*))?$/, module: "./search.js" },
   { at: /^\/courses\/(\d+)$/, module: "./course.js" },
   { at: /^\/students\/(\d+)$/, module: "./student.js" },
+  { at: /^\/imports(?:\/(\d+))?$/, module: "./imports.js", nav: "/imports" },
   { at: /^\/feed(?:\?(.*))?$/, module: "./feed.js", nav: "/feed" },
 ];
 const main = document.getElementById("main");
@@ -85,7 +86,11 @@ const field = h("input", {
 });
 
 function frame() {
-  const items = [["/", text.nav.home, true], ["/feed", text.nav.feed, may("events")]];
+  const items = [
+    ["/", text.nav.home, true],
+    ["/feed", text.nav.feed, may("events")],
+    ["/imports", text.nav.imports, may("manage") && hasPath("imports")],
+  ];
   const name = caller.name === null ? text.open : caller.name;
   bar.replaceChildren(
     h("a", { class: "brand", href: "#/" }, h("img", { src: "console/icon.svg", alt: "", width: "22", height: "22" }), text.product),

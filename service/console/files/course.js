@@ -5,7 +5,7 @@ import { debounced, h, announce } from "./dom.js";
 import { credits, dayName, formatDay, formatInstant, number } from "./format.js";
 import { eventColumns } from "./events.js";
 import {
-  badge, codeOf, figure, fill, link, paged, problemBox, quiet, reasonList, section, showState, statusBadge, studentById, studentLink, table, when,
+  badge, codeOf, courseById, figure, fill, fullNameOf, link, paged, problemBox, quiet, reasonList, section, showState, statusBadge, studentById, studentLink, table, when,
 } from "./parts.js";
 import { legend, seatBar } from "./seats.js";
 import { follow } from "./stream.js";
@@ -25,6 +25,7 @@ export async function show({ frame, values: [id], signal }) {
   const waitlist = waitlistOf(() => course, signal);
   const refusals = refusalsOf(course, signal);
   const requirements = h("div", { class: "page short" });
+  const instructors = h("div", { class: "page short" });
   const reservations = h("div", {});
 
   frame.append(
@@ -44,6 +45,7 @@ export async function show({ frame, values: [id], signal }) {
       h("div", { class: "stack" },
         section(text.course.meetings, { id: "week" }, meetings(course)),
         section(text.course.requirements, { id: "requirements" }, requirements),
+        section(text.course.instructors, { id: "instructors" }, instructors),
         reservations)),
     section(text.course.roster, { id: "roster" }, roster),
     section(text.course.refusals, { id: "refusals" }, refusals));
@@ -57,6 +59,7 @@ export async function show({ frame, values: [id], signal }) {
       figure(text.course.waitlistCapacity, course.waitlist_capacity === 0 ? text.course.noWaitlist : course.waitlist_capacity ?? text.course.unlimited)));
   drawSeats();
   fill(requirements, signal, async () => requirementsOf(await get(`courses/${id}/requirements`, {}, signal)));
+  fill(instructors, signal, async () => teachers((await get(`courses/${id}/instructors`, {}, signal)).instructors));
   get(`courses/${id}/reservations`, {}, signal).then(found => {
     if (found.reservations?.length) reservations.replaceChildren(section(text.course.reservations, { id: "reservations" }, reserved(found)));
   }).catch(() => {});
@@ -95,7 +98,7 @@ export async function show({ frame, values: [id], signal }) {
 /** Say that a student was promoted. */
 function tell(event, message) {
   if (!event) return;
-  message.replaceChildren(h("p", {}, badge("good", event.type), " ", studentById(event.student_id)));
+  message.replaceChildren(h("p", {}, studentById(event.student_id), " ", text.course.promoted));
 }
 
 function meetings(course) {
@@ -115,6 +118,12 @@ function requirementsOf({ groups }) {
       group.min_grade ? ` ${text.course.minGrade(group.min_grade)}` : null)]));
 }
 
+function teachers(instructors) {
+  if (!instructors.length) return quiet(text.none);
+  return h("ul", { class: "plain" }, instructors.map(({ instructor, primary }) =>
+    h("li", {}, fullNameOf(instructor), primary ? ` (${text.course.primary})` : null)));
+}
+
 function reserved({ reservations }) {
   return h("dl", { class: "pairs" }, reservations.map(each => [
     h("dt", {}, each.group),
@@ -131,8 +140,11 @@ function waitlistOf(course, signal) {
     show: items => table(text.course.waitlist, [
       { head: text.table.student, cell: each => studentLink(each.student) },
       { head: text.table.position, class: "number", cell: each => number(each.position) },
-      { head: text.table.reasons, cell: each => (each.blocked_by?.length ? reasonList(each.blocked_by)
-        : h("span", { class: "quiet" }, course().seats_free === 0 ? text.home.noSeat : text.home.next)) },
+      { head: text.table.reasons, cell: each => [
+        each.blocked_by?.length ? reasonList(each.blocked_by)
+          : h("span", { class: "quiet" }, course().seats_free === 0 ? text.home.noSeat : text.home.next),
+        each.swap_drops?.length ? h("p", { class: "quiet" }, text.course.swap, each.swap_drops.map(id => [" ", courseById(id)])) : null,
+      ] },
       { head: text.table.since, class: "nowrap extra", cell: each => when(each.joined_at) },
     ], items, each => ({ class: each.blocked_by?.length ? "blocked" : null })),
   });

@@ -5,7 +5,6 @@ import { counted, number } from "./format.js";
 
 const courses = { one: "course", other: "courses" };
 const students = { one: "student", other: "students" };
-const places = { one: "place", other: "places" };
 
 export const text = {
   product: "Enrollment",
@@ -21,14 +20,12 @@ export const text = {
   unknown: "Unknown",
   requestId: id => `Request ${id}`,
 
-  nav: { label: "Pages", home: "Home", search: "Search", feed: "Feed", imports: "Imports", api: "API" },
+  nav: { label: "Pages", home: "Home", feed: "Feed", imports: "Imports", api: "API" },
   find: "Find a student or a course",
   findHint: "Name, number, e-mail, course code or title",
   findKey: "Press / to search",
-  session: "Session",
   signOut: "Sign out",
   open: "Open service",
-  signedInAs: name => `Signed in as ${name}`,
   scopes: "May",
   noScope: scope => `This needs a token with the scope ${scope}.`,
 
@@ -39,8 +36,6 @@ export const text = {
     institution: "Institution",
     institutionHint: "Only if the service has several and asks for it",
     submit: "Continue",
-    again: "Check again",
-    empty: "Paste a token first.",
   },
 
   list: {
@@ -68,7 +63,6 @@ export const text = {
         ? `${number(taken)} seats taken, no limit, ${number(waitlisted)} waitlisted`
         : `${number(taken)} of ${number(capacity)} seats taken, ${number(Math.max(capacity - taken, 0))} free, ${number(waitlisted)} waitlisted`,
     of: (taken, capacity) => `${number(taken)} / ${capacity === null ? "∞" : number(capacity)}`,
-    waiting: count => `${number(count)} waiting`,
   },
 
   home: {
@@ -82,7 +76,7 @@ export const text = {
     closedAt: instant => `Enrollment closed ${instant}`,
     dropUntil: instant => `Drops until ${instant}`,
     withdrawUntil: instant => `Withdrawals until ${instant}`,
-    figures: { courses: "Courses", seats: "Seats", taken: "Taken", free: "Free", waitlisted: "Waitlist places", share: "Taken of all" },
+    figures: { courses: "Courses", seats: "Seats", taken: "Taken", free: "Free", waitlisted: "Waitlist places" },
     cancelled: count => `${number(count)} cancelled`,
     unlimited: count => `${number(count)} without a limit`,
     inCourses: count => `in ${counted(count, courses)}`,
@@ -121,8 +115,8 @@ export const text = {
 
   table: {
     course: "Course", title: "Title", seats: "Seats", waitlisted: "Waitlisted", student: "Student", number: "Number", email: "E-mail",
-    position: "Position", reasons: "Reasons", since: "Since", when: "When", action: "Request", who: "By", term: "Term", status: "Status",
-    credits: "Credits", grade: "Grade", event: "Event", reason: "Reason", meets: "Meets",
+    position: "Position", reasons: "Reasons", since: "Since", when: "When", action: "Request", who: "By", status: "Status",
+    credits: "Credits", event: "Event", reason: "Reason",
   },
 
   search: {
@@ -141,21 +135,16 @@ export const text = {
     csv: "Roster as CSV",
     file: code => `roster-${code}.csv`,
     credits: count => `${count} credits`,
-    about: "About",
-    number: "Number",
-    term: "Term",
     capacity: "Seats",
     waitlistCapacity: "Waitlist places",
     unlimited: "No limit",
     noWaitlist: "No waitlist",
-    version: "Version",
     instructors: "Instructors",
     primary: "primary",
     meetings: "Week",
     noMeetings: "No meetings.",
     everyWeeks: weeks => `every ${weeks} weeks`,
     between: (from, until) => (from && until ? `${from} – ${until}` : from ? `from ${from}` : `until ${until}`),
-    nextDay: "next day",
     requirements: "Requirements",
     noRequirements: "No requirements.",
     kinds: { pre: "Passed before", co: "Taken together", anti: "Not together with" },
@@ -172,11 +161,9 @@ export const text = {
     noRefusals: "No refusals are kept for this course.",
     events: "Events",
     eventsLead: "What happens from now on.",
-    history: "Earlier events",
     noEvents: "Nothing has happened since you opened the page.",
-    first: "The first student waits because",
-    swap: "Drops another course with it",
-    promoted: name => `${name} got a seat from the waitlist`,
+    swap: "Drops with the seat:",
+    promoted: "got a seat from the waitlist.",
     rosterOf: (course, date) => `Roster of ${course}, ${date}`,
     columns: ["Number", "Family name", "Given name", "Preferred name", "E-mail", "Enrolled since"],
   },
@@ -228,7 +215,6 @@ export const text = {
     lead: "Choose courses to see whether the student gets them, and every reason if not. Nothing changes before you confirm.",
     find: "Add a course",
     findHint: "Code or title",
-    results: "Courses to add",
     add: course => `Add ${course}`,
     chosen: "To enroll in",
     nothingChosen: "No course is chosen.",
@@ -250,7 +236,6 @@ export const text = {
       kept: "Is kept until the seat comes", refused: "Refused",
     },
     atPosition: position => `at position ${number(position)}`,
-    planned: "planned",
   },
 
   feed: {
@@ -282,6 +267,58 @@ export const text = {
     request: "Request",
   },
 
-  keys: "Keys",
-  waitlistPlaces: count => counted(count, places),
+  imports: {
+    title: "Imports",
+    lead: "Files of other systems: they are compared with what stands, and nothing changes before you confirm the plan.",
+    upload: "Upload",
+    uploadLead: "A zip of CSV files, OneRoster or plain, or one plain CSV file.",
+    choose: "File",
+    rows: "Its rows are those of",
+    source: "Source",
+    threshold: "Most drops in percent",
+    options: {
+      strict: "Apply nothing if any row is refused", drop: "Drop what the files no longer list",
+      as_recorded: "Seat students as the files say, by overrides",
+    },
+    send: "Upload",
+    sending: "Sending…",
+    all: "All imports",
+    none: "There are no imports.",
+    number: "Import",
+    one: id => `Import ${id}`,
+    file: "File",
+    states: {
+      queued: "Queued", staging: "Reading", planned: "Plan to confirm", confirmed: "Applying", done: "Done", failed: "Failed",
+      cancelled: "Cancelled",
+    },
+    meanings: {
+      queued: "It begins when the imports before it are at an end.", staging: "The files are read and compared with what stands.",
+      planned: "Nothing has changed yet.", confirmed: "The plan is applied.", done: "The plan was applied.",
+      cancelled: "What had been applied stays.",
+    },
+    progress: "Progress",
+    rowsOf: (done, total) => (total ? `${number(done)} of ${number(total)} rows` : `${number(done)} rows`),
+    confirm: "Confirm the plan",
+    cancel: "Cancel",
+    plan: "Plan",
+    did: "What was done",
+    kind: "Rows",
+    kinds: {
+      term: "Terms", course: "Courses", instructor: "Instructors", student: "Students", teaching: "Instructors of courses",
+      enrollment: "Enrollments",
+    },
+    action: "Action",
+    actions: { add: "Add", change: "Change", drop: "Drop", unchanged: "Unchanged", refused: "Refused" },
+    samples: "Samples",
+    key: "Key",
+    place: "Place",
+    line: (file, line) => (line ? `${file}, line ${number(line)}` : file),
+    column: "Column",
+    errors: "Errors",
+    errorsLead: "Every row that is refused, with what is wrong in it.",
+    noErrors: "No row is refused.",
+    firstErrors: count => `First ${number(count)}; save the errors to see all.`,
+    saveErrors: "Save the errors as CSV",
+    errorsFile: id => `import-${id}-errors.csv`,
+  },
 };
