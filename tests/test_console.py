@@ -394,6 +394,26 @@ class TestInTheBrowser:
             cells = page.locator(".difference tr", has_text="title").locator("td")
             await expect(cells).to_have_text(["Analysis", "Real Analysis"])
 
+    async def test_a_bad_file_is_uploaded_and_its_errors_are_read(
+        self, campus: Campus, visiting: Visiting, keys: dict[str, str], tmp_path: Path
+    ) -> None:
+        if "imports" not in (await campus.call("GET", "/"))["links"]:
+            pytest.skip("needs the API of imports")
+        file = tmp_path / "students.csv"
+        file.write_text("external_id,given_name,email\nI-1,Alan,alan@campus.example\nI-2,Kurt,no address\n")
+        async with visiting("/imports", keys["office"]) as visit:
+            page = visit.page
+            await page.get_by_label("File", exact=True).set_input_files(file)
+            await page.get_by_role("button", name="Upload").click()
+            errors = page.get_by_role("region", name="Errors")
+            await expect(errors.locator("tbody tr")).to_have_count(1)
+            await expect(errors).to_contain_text("email must be one e-mail address, such as ada@campus.example.")
+            await expect(errors).to_contain_text("students.csv, line 3")
+            await page.get_by_role("button", name="Confirm the plan").click()
+            await expect(page.locator(".badge", has_text="Done")).to_be_visible()
+            found = (await campus.call("GET", "/students?external_id=I-1"))["items"]
+            assert [each["given_name"] for each in found] == ["Alan"]
+
     @pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (400, "dark")])
     async def test_every_page_is_accessible_and_no_wider_than_the_screen(
         self, campus: Campus, visiting: Visiting, keys: dict[str, str], width: int, scheme: str

@@ -13,8 +13,11 @@ from service.app import problem_types
 from service.registrar.rules import SENTENCES
 from tests.conftest import Client
 
-PAGE: Final = {("GET", "/docs"), ("GET", "/docs/rapidoc-min.js"), ("GET", "/metrics")}
-"""Paths that are not part of the API: those that show the document in a browser, and the metrics."""
+PAGE: Final = {
+    *(("GET", "/docs"), ("GET", "/docs/rapidoc-min.js"), ("GET", "/metrics")),
+    *(("GET", "/console"), ("GET", "/console/{name}")),
+}
+"""Paths that are not part of the API: the pages for browsers, and the metrics."""
 
 
 @pytest.fixture

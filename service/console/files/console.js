@@ -18,7 +18,11 @@ const bar = document.getElementById("bar");
 let leaving = new AbortController();
 let shownAddress = null;
 
-const address = () => decodeURI(location.hash.slice(1)) || "/";
+/** Return the address of the page; a token of one student has the page of that student as its first. */
+function address() {
+  const to = decodeURI(location.hash.slice(1)) || "/";
+  return to === "/" && !may("read") && caller?.student_id ? `/students/${caller.student_id}` : to;
+}
 
 /** Show the page that the address names. */
 async function show() {
@@ -87,7 +91,7 @@ const field = h("input", {
 
 function frame() {
   const items = [
-    ["/", text.nav.home, true],
+    ["/", text.nav.home, may("read") || may("self")],
     ["/feed", text.nav.feed, may("events")],
     ["/imports", text.nav.imports, may("manage") && hasPath("imports")],
   ];
@@ -158,8 +162,7 @@ async function start() {
     return;
   }
   frame();
-  if (!may("read") && caller.student_id !== null && address() === "/") location.replace(`#/students/${caller.student_id}`);
-  else show();
+  show();
 }
 
 addEventListener("hashchange", () => { if (caller !== null) show(); });

@@ -130,7 +130,7 @@ async function showOne({ frame, id, signal }) {
       WORKING.includes(found.state) ? h("progress", {
         max: "1", value: progress.rows_total ? share : null, "aria-label": text.imports.progress,
       }) : null,
-      h("p", { class: "count" }, text.imports.rowsOf(progress.rows_done, progress.rows_total)),
+      found.state === "planned" ? null : h("p", { class: "count" }, text.imports.rowsOf(progress.rows_done, progress.rows_total)),
     ].filter(Boolean));
     if (found.state === "planned" || ENDED.includes(found.state)) await drawPlan();
   };

@@ -269,7 +269,7 @@ export const text = {
 
   imports: {
     title: "Imports",
-    lead: "Files of other systems: they are compared with what stands, and nothing changes before you confirm the plan.",
+    lead: "Files of other systems are compared with the data here, and nothing changes before you confirm the plan.",
     upload: "Upload",
     uploadLead: "A zip of CSV files, OneRoster or plain, or one plain CSV file.",
     choose: "File",
@@ -292,7 +292,7 @@ export const text = {
       cancelled: "Cancelled",
     },
     meanings: {
-      queued: "It begins when the imports before it are at an end.", staging: "The files are read and compared with what stands.",
+      queued: "It begins when the imports before it are at an end.", staging: "The files are read and compared with the data here.",
       planned: "Nothing has changed yet.", confirmed: "The plan is applied.", done: "The plan was applied.",
       cancelled: "What had been applied stays.",
     },
