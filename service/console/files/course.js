@@ -1,6 +1,6 @@
 // A course: its seats, its week, its waitlist in order with what blocks each student, its roster, refusals and events.
 
-import { get, may, pages, PAGE_SIZE } from "./api.js";
+import { get, may, pages } from "./api.js";
 import { debounced, h, announce } from "./dom.js";
 import { credits, dayName, formatDay, formatInstant, number } from "./format.js";
 import { eventColumns } from "./events.js";
@@ -13,6 +13,7 @@ import { text } from "./text.js";
 import { detailsOf, week } from "./week.js";
 
 const KEPT_EVENTS = 50;
+const STUDENTS_PER_PAGE = 25;
 const REFRESH_MILLISECONDS = 200;
 
 export async function show({ frame, values: [id], signal }) {
@@ -41,16 +42,17 @@ export async function show({ frame, values: [id], signal }) {
     message,
     h("section", { class: "card", "aria-label": text.table.seats }, seats),
     h("div", { class: "columns even" },
-      section(text.course.waitlist, { id: "waitlist", tools: [legend()] }, waitlist),
+      section(text.course.waitlist, { id: "waitlist" }, waitlist),
+      section(text.course.roster, { id: "roster" }, roster)),
+    h("div", { class: "columns even" },
+      section(text.course.meetings, { id: "week" }, meetings(course)),
       h("div", { class: "stack" },
-        section(text.course.meetings, { id: "week" }, meetings(course)),
         section(text.course.requirements, { id: "requirements" }, requirements),
         section(text.course.instructors, { id: "instructors" }, instructors),
         reservations)),
-    section(text.course.roster, { id: "roster" }, roster),
     section(text.course.refusals, { id: "refusals" }, refusals));
 
-  const drawSeats = () => seats.replaceChildren(h("div", { class: "seats-large" }, seatBar(course, { numbers: false })),
+  const drawSeats = () => seats.replaceChildren(h("div", { class: "seats-large" }, seatBar(course, { numbers: false }), legend()),
     h("dl", { class: "figures" },
       figure(text.course.capacity, course.capacity ?? text.course.unlimited),
       figure(text.home.figures.taken, course.seats_taken),
@@ -136,10 +138,10 @@ function waitlistOf(course, signal) {
     label: text.course.waitlist,
     empty: text.course.noWaiting,
     total: () => course().waitlisted,
-    load: cursor => get(`courses/${course().id}/students`, { status: "waitlisted", limit: PAGE_SIZE, cursor }, signal),
+    load: cursor => get(`courses/${course().id}/students`, { status: "waitlisted", limit: STUDENTS_PER_PAGE, cursor }, signal),
     show: items => table(text.course.waitlist, [
-      { head: text.table.student, cell: each => studentLink(each.student) },
-      { head: text.table.position, class: "number", cell: each => number(each.position) },
+      { head: text.table.position, class: "place", cell: each => number(each.position) },
+      { head: text.table.student, class: "nowrap", plain: true, cell: each => studentLink(each.student) },
       { head: text.table.reasons, cell: each => [
         each.blocked_by?.length ? reasonList(each.blocked_by)
           : h("span", { class: "quiet" }, course().seats_free === 0 ? text.home.noSeat : text.home.next),
@@ -155,11 +157,10 @@ function rosterOf(course, signal) {
     signal,
     label: text.course.roster,
     empty: text.course.noRoster,
-    load: cursor => get(`courses/${course().id}/students`, { limit: PAGE_SIZE, cursor }, signal),
+    load: cursor => get(`courses/${course().id}/students`, { limit: STUDENTS_PER_PAGE, cursor }, signal),
     show: items => table(text.course.roster, [
       { head: text.table.student, cell: each => studentLink(each.student) },
-      { head: text.table.number, class: "code", cell: each => each.student.external_id ?? "" },
-      { head: text.table.email, class: "extra", cell: each => each.student.email ?? "" },
+      { head: text.table.number, class: "nowrap", cell: each => each.student.external_id ?? "" },
       { head: text.table.since, class: "nowrap extra", cell: each => when(each.joined_at) },
     ], items),
   });

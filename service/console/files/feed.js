@@ -52,7 +52,7 @@ export async function show({ frame, values: [query], signal, go }) {
     h("button", { type: "submit", class: "primary" }, text.feed.apply),
     pause),
     h("div", { class: "columns feed" },
-      section(text.table.event, { id: "events" }, rows, count),
+      section(text.course.events, { id: "events" }, rows, count),
       section(text.feed.choose, { id: "detail" }, detail)));
   frame.querySelector("#detail").textContent = `${text.feed.before} / ${text.feed.after}`;
 
@@ -75,6 +75,8 @@ export async function show({ frame, values: [query], signal, go }) {
       event.reason ? h("p", {}, event.reason) : null,
       difference(event),
       h("p", { class: "quiet" }, `${text.feed.request} ${event.request_id}`)));
+    // On a small screen it is below the events.
+    detail.scrollIntoView({ block: "nearest" });
     for (const row of rows.querySelectorAll("tr")) row.classList.toggle("chosen", row.dataset.position === String(chosen));
   };
   const [first, type, ...others] = eventColumns();

@@ -114,7 +114,7 @@ export const text = {
   },
 
   table: {
-    course: "Course", title: "Title", seats: "Seats", waitlisted: "Waitlisted", student: "Student", number: "Number", email: "E-mail",
+    course: "Course", title: "Title", seats: "Seats", waitlisted: "Waitlisted", student: "Student", number: "Number",
     position: "Position", reasons: "Reasons", since: "Since", when: "When", action: "Request", who: "By", status: "Status",
     credits: "Credits", event: "Event", reason: "Reason",
   },
