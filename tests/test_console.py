@@ -67,7 +67,8 @@ async def test_the_console_is_served_with_a_policy_and_an_etag(client: Client) -
 
 
 async def test_a_browser_finds_the_ways_at_the_root_and_programs_find_the_index(client: Client) -> None:
-    page = await client.get("/", headers={"Accept": "text/html"})
+    browser = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+    page = await client.get("/", headers={"Accept": browser})
     assert (page.status, page.content_type, page.headers["Vary"]) == (200, "text/html", "Accept")
     text = await page.text()
     assert 'href="console"' in text

@@ -782,12 +782,7 @@ async def test_each_code_has_one_status_one_meaning_and_one_page(client: Client)
         assert await read(client, f"/problems/{code}") == asdict(page)
 
 
-async def test_a_browser_is_redirected_from_the_root_to_the_api_page_and_others_get_an_index(client: Client) -> None:
-    browser = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
-
-    async with client.get("/", headers={"Accept": browser}, allow_redirects=False) as response:
-        assert (response.status, response.headers["Location"]) == (303, "/docs")
-        assert response.headers["Vary"] == "Accept"
+async def test_the_index_has_the_paths_that_can_be_read_without_an_id(client: Client) -> None:
     index = await call(client, "GET", "/", headers={"Accept": "application/json"})
 
     assert (index.status, index.headers["Vary"]) == (200, "Accept")

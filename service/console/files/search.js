@@ -27,16 +27,17 @@ async function merged(searches) {
   return { items, more: found.some(each => each.more) };
 }
 
-function findStudents(query, signal) {
-  const searches = [first("students", { q: query }, signal), first("students", { external_id: query }, signal)];
-  if (query.includes("@")) searches.push(first("students", { email: query }, signal));
-  if (/^[1-9]\d*$/.test(query) && query.length <= MOST_DIGITS) searches.push(first("students", { id: query }, signal));
-  return merged(searches);
+/** Return the searches of students and courses alike: by words, by number if it can be one, and by id. */
+function searchesOf(path, query, signal) {
+  const searches = [first(path, { q: query }, signal)];
+  if (!/\s/.test(query)) searches.push(first(path, { external_id: query }, signal));
+  if (/^[1-9]\d*$/.test(query) && query.length <= MOST_DIGITS) searches.push(first(path, { id: query }, signal));
+  return searches;
 }
 
-function findCourses(query, signal) {
-  const searches = [first("courses", { q: query }, signal), first("courses", { external_id: query }, signal)];
-  if (/^[1-9]\d*$/.test(query) && query.length <= MOST_DIGITS) searches.push(first("courses", { id: query }, signal));
+function findStudents(query, signal) {
+  const searches = searchesOf("students", query, signal);
+  if (/^\S+@\S+\.\S+$/.test(query)) searches.push(first("students", { email: query }, signal));
   return merged(searches);
 }
 
@@ -60,7 +61,7 @@ export async function show({ frame, values: [query], signal }) {
   const terms = new Map();
   try {
     const [students, courses, page] = await Promise.all([
-      findStudents(sought, signal), findCourses(sought, signal), get("terms", { limit: 500 }, signal),
+      findStudents(sought, signal), merged(searchesOf("courses", sought, signal)), get("terms", { limit: 500 }, signal),
     ]);
     for (const term of page.items) terms.set(term.id, term);
     const both = students.items.length + courses.items.length;

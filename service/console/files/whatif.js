@@ -42,7 +42,8 @@ export function whatIf({ id, overview, signal, preview, changed }) {
     try {
       const terms = new Set(overview().terms.map(each => each.term_id));
       const page = await get("courses", { q: query, status: "open", limit: 50 }, signal);
-      const fresh = page.items.filter(each => !chosen.has(each.id));
+      const has = new Set(overview().courses.map(each => each.course_id));
+      const fresh = page.items.filter(each => !chosen.has(each.id) && !has.has(each.id));
       const order = each => (terms.has(each.term_id) ? 0 : 1);
       const some = fresh.toSorted((one, other) => order(one) - order(other) || (other.term_id ?? 0) - (one.term_id ?? 0)).slice(0, FOUND);
       found.replaceChildren(...some.map(course => h("li", {},
