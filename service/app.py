@@ -164,6 +164,12 @@ def document(public_url: str | None = None) -> bytes:
     return write_json({**built, "servers": [{"url": public_url or "/"}]})
 
 
+@cache
+def api_page() -> bytes:
+    """Return the API page, which all applications share."""
+    return page.page(ABOUT, ENDPOINTS)
+
+
 def create_app(settings: Settings, place: tuple[Board, int] | None = None) -> web.Application:
     """Return the application of the service; once it starts, it brings up its database in the background.
 
@@ -181,7 +187,7 @@ def create_app(settings: Settings, place: tuple[Board, int] | None = None) -> we
     app[START] = (lambda: console.respond("start.html")) if settings.console == "on" else None
     app[DOCUMENT] = partial(document, settings.public_url)
     app[PROBLEMS] = problem_types()
-    app[PAGE] = page.page(ABOUT, ENDPOINTS)
+    app[PAGE] = api_page()
     everybody = Callers()
     pool = app[POOL] = Pool(settings)
     app[DRAINING] = asyncio.Event()

@@ -438,9 +438,10 @@ def _limits_of(offering: Offering | None, own_limit: float | None) -> Iterator[t
 
 
 async def _last_raise(connection: Connection, student_id: int, credits: Mapping[int, float]) -> tuple[int, set[int]]:
-    """Return the position at which a student's credits in these courses last rose, and the courses that raised them.
+    """Return the position from which a student's credits in these courses last rose, and the courses that raised them.
 
-    A swap for the same number of credits is always allowed and does not raise them: its events share one instant.
+    A swap for the same number of credits is always allowed and does not raise them: its events share one instant. So do
+    those of other changes in its batch, and the position is that of the first: a limit may be edited between them.
     """
     moves: list[Recorded] = []
     after = student_id, LOWEST, LOWEST
@@ -450,7 +451,8 @@ async def _last_raise(connection: Connection, student_id: int, credits: Mapping[
         if after[0] != student_id:
             break
     position, raised_by = LOWEST, set[int]()
-    for _, together in itertools.groupby(sorted(moves), lambda event: event.occurred_at):
+    for _, group in itertools.groupby(sorted(moves), lambda event: event.occurred_at):
+        together = list(group)
         change, gained = 0.0, set[int]()
         for event in together:
             course_id = event.course_id or 0
@@ -459,7 +461,7 @@ async def _last_raise(connection: Connection, student_id: int, credits: Mapping[
             if seats > 0:
                 gained.add(course_id)
         if exact(change) > 0:
-            position, raised_by = event.position, gained
+            position, raised_by = together[0].position, gained
     return position, raised_by
 
 

@@ -34,7 +34,7 @@ from service.registrar.waitlist import Sweep
 from service.settings import Settings
 from sql import Connection
 from sql.waitlist import is_any_due, load_ended, load_promotable
-from tests.campus import TABLES, empty, registrar_of, waiting_writer
+from tests.campus import TABLES, empty, opened, registrar_of, waiting_writer
 
 SEEDS = int(os.environ.get("HISTORIES", "40"))
 CHANGES = 40
@@ -304,7 +304,7 @@ async def assert_alike(
     async def run(batches: Sequence[Sequence[Change[Any]]]) -> tuple[list[str], dict[str, list[str]]]:
         """Start with empty tables and return the outcomes and the rows afterwards."""
         await empty(connection)
-        async with registrar_of(settings) as office:
+        async with registrar_of(settings, database) as office:
             for batch in made:
                 await office.submit_all(batch)
             outcomes = [normalized(outcome) for batch in batches for outcome in await office.submit_all(batch)]
@@ -312,8 +312,9 @@ async def assert_alike(
             assert list(await find(connection)) == [], invariant
         return outcomes, {table: [normalized(row) for row in await rows_of(connection, table)] for table in TABLES}
 
-    alone = await run([[each] for each in changes])
-    together = await run([changes])
+    async with opened(settings) as database:
+        alone = await run([[each] for each in changes])
+        together = await run([changes])
 
     assert caplog.messages == [], "the database took the batch as a whole"
     for one_by_one, in_a_batch, each in zip(alone[0], together[0], changes, strict=True):
@@ -351,10 +352,10 @@ async def test_promotions_in_many_transactions_have_the_same_result_as_in_one(
     monkeypatch.setattr(load, "MAX_PAGE_STUDENTS", 2 * page)
 
     async def run(promotions: int) -> dict[str, list[str]]:
-        """Make the changes one by one in two processes, each after the promotions of the previous one."""
+        """Make the changes one by one by two registrars, each after the promotions of the previous one."""
         await empty(connection)
         limited = settings.model_copy(update={"promotions_per_transaction": promotions})
-        async with registrar_of(limited) as one, registrar_of(limited) as other:
+        async with registrar_of(limited, database) as one, registrar_of(limited, database) as other:
             for number, batch in enumerate(made):
                 office = (one, other)[number % 3 % 2]
                 for outcome in await office.submit_all(batch):
@@ -364,7 +365,8 @@ async def test_promotions_in_many_transactions_have_the_same_result_as_in_one(
         await assert_settled(connection)
         return {table: [normalized(row) for row in await rows_of(connection, table)] for table in TABLES}
 
-    assert await run(chance.choice([1, 2, 3])) == await run(1000)
+    async with opened(settings) as database:
+        assert await run(chance.choice([1, 2, 3])) == await run(1000)
 
 
 async def assert_settled(connection: Connection) -> None:
@@ -432,7 +434,11 @@ async def test_a_sweep_follows_the_clock_after_any_changes(
     monkeypatch.setattr(load, "MAX_PAGE_STUDENTS", 2 * page)
     promotions = chance.choice([1, 2, 3, 1000])
     limited = settings.model_copy(update={"promotions_per_transaction": promotions})
-    async with registrar_of(limited) as one, registrar_of(limited) as other:
+    async with (
+        opened(limited) as database,
+        registrar_of(limited, database) as one,
+        registrar_of(limited, database) as other,
+    ):
         await one.submit_all(campus(chance))
         for _ in range(6):
             batch = [
@@ -555,6 +561,10 @@ CASES: dict[str, tuple[list[Change[Any]], list[Change[Any]]]] = {
     "a student who is new in the batch can be merged": (
         [*MANY, course(1), enroll(2, 1)],
         [student(3), hold(2, "R"), merge(3, 2), merge(1, 3), enroll(1, 1)],
+    ),
+    "a limit is lowered between a seat and a drop of one student": (
+        [*MANY, course(1, term_id=1, credits=3.0), course(2, term_id=1)],
+        [enroll(1, 1), enroll(1, 2), edit(TERM, 1, max_credits=2.0), drop(1, 2)],
     ),
     "a released code is free": (
         [*MANY, *CLASH],
