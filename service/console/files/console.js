@@ -24,13 +24,15 @@ function address() {
   return to === "/" && !may("read") && caller?.student_id ? `/students/${caller.student_id}` : to;
 }
 
+const pageOf = to => PAGES.find(each => each.at.test(to)) ?? PAGES[0];
+
 /** Show the page that the address names. */
 async function show() {
   leaving.abort();
   leaving = new AbortController();
   const { signal } = leaving;
   const to = address();
-  const page = PAGES.find(each => each.at.test(to)) ?? PAGES[0];
+  const page = pageOf(to);
   const values = page.at.exec(to)?.slice(1) ?? [];
   mark(page.nav);
   // The search page stays while its words change.
@@ -142,8 +144,9 @@ function signIn(sentence) {
   h("p", { class: "lead" }, text.signIn.lead),
   told,
   h("label", { for: "token" }, text.signIn.token), token,
-  h("label", { for: "institution" }, text.signIn.institution), name,
-  h("p", { class: "quiet", id: "institution-hint" }, text.signIn.institutionHint),
+  h("details", { open: institution() !== "" }, h("summary", {}, text.signIn.several),
+    h("label", { for: "institution" }, text.signIn.institution), name,
+    h("p", { class: "quiet", id: "institution-hint" }, text.signIn.institutionHint)),
   h("button", { type: "submit", class: "primary" }, text.signIn.submit))));
   token.focus();
 }
@@ -167,6 +170,10 @@ async function start() {
 
 addEventListener("hashchange", () => { if (caller !== null) show(); });
 addEventListener("signed-out", event => { if (caller !== null) { forget(); signIn(event.detail); } });
+addEventListener("click", event => {
+  const open = document.querySelector(".session[open]");
+  if (open && !open.contains(event.target)) open.open = false;
+});
 addEventListener("keydown", event => {
   const typing = event.target.closest?.("input, textarea, select");
   if (event.key === "/" && !typing && !event.ctrlKey && !event.metaKey) {
@@ -190,4 +197,6 @@ addEventListener("keydown", event => {
     else links[Math.min(to, links.length - 1)].focus();
   }
 });
+// The page arrives while the service is asked who calls; what fails here fails again, and is shown, in `show`.
+import(pageOf(address()).module).catch(() => {});
 start();

@@ -1,7 +1,7 @@
 // A course: its seats, its week, its waitlist in order with what blocks each student, its roster, refusals and events.
 
 import { get, may, pages } from "./api.js";
-import { debounced, h, announce } from "./dom.js";
+import { debounced, h } from "./dom.js";
 import { credits, dayName, formatDay, formatInstant, number } from "./format.js";
 import { eventColumns } from "./events.js";
 import {
@@ -69,7 +69,7 @@ export async function show({ frame, values: [id], signal }) {
   if (may("events")) {
     const events = h("div", { class: "page short" }, quiet(text.course.noEvents));
     const state = badge("quiet", text.connecting);
-    frame.append(section(text.course.events, { id: "events", lead: text.course.eventsLead, tools: [state] }, events));
+    frame.append(section(text.course.events, { id: "events", lead: text.course.eventsLead, tools: [state, link(`/feed?course_id=${id}&from=beginning`, text.course.allEvents)] }, events));
     const kept = [];
     const refresh = debounced(REFRESH_MILLISECONDS, async () => {
       try {
@@ -225,9 +225,10 @@ async function printRoster(course, frame) {
         h("td", {}, index === 5 ? formatInstant(each) : each ?? "")))))));
   frame.append(sheet);
   document.body.classList.add("printing");
-  announce(text.course.print);
+  addEventListener("afterprint", () => {
+    document.body.classList.remove("printing");
+    sheet.remove();
+  }, { once: true });
   window.print();
-  document.body.classList.remove("printing");
-  sheet.remove();
 }
 

@@ -198,7 +198,7 @@ function live(place, refusals, term, signal) {
       const skew = Date.now() - Date.parse(minute.until);
       for (const its of seconds.values()) delete its.refused;
       for (const each of minute.items) note("refused", Math.floor((Date.parse(each.at) + skew) / 1000), each.count);
-      refusals.replaceChildren(await byCode(hour));
+      refusals.replaceChildren(await byCode(hour, minute));
     } catch (error) {
       if (!signal.aborted) refusals.replaceChildren(problemBox(error));
     }
@@ -246,11 +246,12 @@ function tile(kind) {
   };
 }
 
-/** Return the refusals by code, with the title that the API has for each. */
-async function byCode(counts) {
+/** Return the refusals of an hour and of a minute by code, with the title that the API has for each. */
+async function byCode(counts, minute) {
   if (!counts.items.length) return quiet(text.home.noRefusals);
   const found = counts.items.toSorted((one, other) => other.count - one.count);
   const most = found[0].count;
+  const lately = code => minute.items.filter(each => each.code === code).reduce((sum, each) => sum + each.count, 0);
   await Promise.all(found.map(async each => {
     if (!TITLES.has(each.code)) TITLES.set(each.code, await get(`problems/${each.code}`));
   }));
@@ -259,7 +260,8 @@ async function byCode(counts) {
     h("ul", { class: "codes" }, found.map(each => h("li", { title: TITLES.get(each.code).description },
       h("span", {}, TITLES.get(each.code).title),
       h("span", { class: "code-bar", "aria-hidden": "true" }, h("i", { style: { width: `${(each.count / most) * 100}%` } })),
-      h("b", {}, number(each.count))))),
+      h("b", {}, number(each.count)),
+      h("small", { title: text.home.perMinute }, lately(each.code) ? [unseen(text.home.perMinute), ` +${number(lately(each.code))}`] : null)))),
     isCut ? quiet(text.home.refusalsSince(formatClock(counts.since))) : null);
 }
 

@@ -5,7 +5,7 @@ import { h } from "./dom.js";
 import { credits, formatInstant, number } from "./format.js";
 import { eventColumns } from "./events.js";
 import {
-  badge, courseById, courseLink, fullNameOf, paged, problemBox, quiet, reasonList, section, statusBadge, table, when,
+  badge, courseById, courseLink, fullNameOf, link, paged, problemBox, quiet, reasonList, section, statusBadge, table, when,
 } from "./parts.js";
 import { text } from "./text.js";
 import { week } from "./week.js";
@@ -66,7 +66,9 @@ export async function show({ frame, values: [id], signal }) {
   frame.append(
     h("div", { class: "title" },
       h("div", {}, h("h1", {}, name), facts(student)),
-      overview.holds.length ? badge("bad", text.student.holds) : null),
+      h("div", { class: "tools" },
+        overview.holds.length ? badge("bad", text.student.holds) : null,
+        may("events") ? link(`/feed?student_id=${id}&from=beginning`, text.course.allEvents) : null)),
     message,
     h("div", { class: "columns even" },
       section(text.student.week, { id: "week" }, picture),
