@@ -25,7 +25,7 @@ from service.fitness import NotMigrated
 from service.migrate import DatabaseUnavailable
 from service.registrar.application import CodeSets
 from service.registrar.meetings import conflict, dates_of, week_of
-from service.registrar.review import review_blocked
+from service.registrar.review import review_blocked, review_lost_requirements
 from service.registrar.rules import are_offered_together, exact
 from service.registry import Registry, is_behind, settings_of, with_registry
 from service.replay import (
@@ -543,6 +543,7 @@ async def find_gaps(connection: Connection) -> Sequence[sql.Gap]:
 def invariants(sweep_interval: float, time_zone: str = "UTC") -> tuple[Invariant, ...]:
     """Return all invariants, in the order in which they are checked."""
     overlooked = partial(find_overlooked, sweep_interval=sweep_interval, time_zone=time_zone)
+    wrongly_marked = partial(review_lost_requirements, time_zone=zone_of(time_zone))
     misjudged = partial(review_blocked, sweep_interval=sweep_interval, time_zone=zone_of(time_zone))
     return (
         Invariant("every seat counter equals the number of seated students", find_miscounts),
@@ -566,6 +567,11 @@ def invariants(sweep_interval: float, time_zone: str = "UTC") -> tuple[Invariant
             "nobody has credits above the limit, unless they were edited since",
             find_overloads,
             note="credits that have been above the limit since an edit",
+        ),
+        Invariant(
+            "every enrolled student who has lost a requirement is marked, and nobody else, unless edited since",
+            wrongly_marked,
+            note="marks of lost requirements that an edit has overtaken",
         ),
         Invariant("every student, hold, override and enrollment matches its events", replay_students),
         Invariant("every merged student matches the events", replay_merges),

@@ -100,6 +100,8 @@ FILL = {
     "0033_add_section_to_courses": "UPDATE courses SET section = 'é1' WHERE id = 1",
     "0036_create_equivalences": "INSERT INTO equivalences (id, created_at) VALUES (1, '2026-01-01Z'), (2, 'infinity')",
     "0041_create_grades": "INSERT INTO grades (number, grade, passes) VALUES (1, 'A', true), (2, 'é -', false)",
+    "0049_add_in_progress_to_requirements": "UPDATE requirements SET in_progress = true WHERE kind = 'pre'",
+    "0051_add_requirement_lost_to_student_courses": "UPDATE student_courses SET requirement_lost = true WHERE course_id = 1",
     "0042_add_min_grade_to_requirements": "UPDATE requirements SET min_grade = 'A' WHERE kind = 'pre'",
     "0037_create_equivalent_codes": """
         INSERT INTO equivalent_codes (equivalence_id, code) VALUES (1, 'MATH101'), (1, 'é'), (2, 'ART1'), (2, 'ART 2')
@@ -132,6 +134,20 @@ FILL = {
     "0047_add_reserved_group_to_student_courses": """
         UPDATE student_courses SET reserved_group = 'é' WHERE student_id = 1
     """,
+    "0053_create_webhooks": """
+        INSERT INTO webhooks (id, url, types, student_id, course_id, term_id, secret, previous_secret, previous_until, epoch, position,
+               proof, failures, next_attempt_at, stopped_because, stopped_at, restarts, version, created_at, updated_at)
+        VALUES (1, 'https://é.example/', '{term.created}', 1, 1, 1, 'whsec_AA==', 'whsec_AQ==', '2026-01-02Z',
+                '00000000-0000-0000-0000-000000000007', 3, 'a3', 2, '2026-01-03Z', 'gone', '2026-01-04Z', 4, 5, '2026-01-01Z', '2026-01-02Z')
+    """,
+    "0054_create_webhook_attempts": """
+        INSERT INTO webhook_attempts (webhook_id, id, position, attempted_at, status, error, milliseconds)
+        VALUES (1, 1, 3, '2026-01-02Z', 503, 'timed_out', 20000), (1, 2, NULL, '2026-01-03Z', NULL, NULL, 0)
+    """,
+    "0055_create_webhook_leases": """
+        INSERT INTO webhook_leases (institution, revision, changed_at, holder, expires_at)
+        VALUES ('', 4, '2026-01-01Z', '00000000-0000-0000-0000-000000000007', '2026-01-02Z')
+    """,
     "0001_create_registry": "UPDATE registry SET revision = 7",
     "0002_create_institutions": """
         INSERT INTO institutions (name, schema_name, display_name, time_zone, state, migration, revision, created_at, changed_at, swept_at)
@@ -143,6 +159,10 @@ FILL = {
                last_used_at)
         VALUES ('operator', '{admin}', '\\x00ff', '\\x01', '2026-02-01Z', '2026-01-01Z', '2027-01-01Z', '2026-03-01Z',
                 '2026-02-28Z')
+    """,
+    "0004_create_webhook_leases": """
+        INSERT INTO webhook_leases (institution, revision, changed_at, holder, expires_at)
+        VALUES ('north', 4, '2026-01-01Z', '00000000-0000-0000-0000-000000000007', '2026-01-02Z')
     """,
 }
 

@@ -54,7 +54,7 @@ from service.web.auth import (
     ScopeMissing,
     Unauthenticated,
 )
-from service.web.body import check_members, read_json
+from service.web.body import BODY_MEMBERS, BULK_MEMBERS, check_members, read_json
 from service.web.idempotency import IdempotencyKey, fingerprint_of, read_key
 from service.web.negotiation import CODED, compress, note_coding, takes_gzip
 from service.web.origins import HostNotAllowed, OriginNotAllowed, Origins
@@ -245,16 +245,15 @@ class Endpoint:
     """Whether machines repeat the call every few seconds, so that it is logged at DEBUG."""
     streams: bool
     """Whether the call has a second form, a stream of Server-Sent Events."""
+    bulk: bool
+    """Whether the body has many resources: it may have more members, and a thread validates it."""
+    takes_key: bool
+    """Whether a request with an idempotency key is made once. The answers of some calls are secrets, which are not stored."""
 
     @cached_property
     def answer(self) -> TypeAdapter[Any] | None:
         """The serializer of the answer. It is made at its first use: all of them took a sixth of the time of a start."""
         return None if self.answer_type in {None, NoneType} else TypeAdapter(self.answer_type)
-
-    @property
-    def takes_key(self) -> bool:
-        """Whether a request with an idempotency key is made once. Calls about API keys have answers that are secrets."""
-        return self.method == "POST" and self.within == "institution"
 
     @property
     def has_secrets(self) -> bool:
@@ -420,8 +419,11 @@ class Endpoint:
         return caller
 
     async def _body(self, request: web.Request) -> Any:
+        text = await read_json(request, self.media_types, BULK_MEMBERS if self.bulk else BODY_MEMBERS)
+        return await asyncio.to_thread(self._parsed, text) if self.bulk else self._parsed(text)
+
+    def _parsed(self, text: bytes) -> Any:
         assert self.body is not None
-        text = await read_json(request, self.media_types)
         try:
             parsed = self.body.validator.validate_json(text)
         except ValidationError as error:
@@ -459,10 +461,10 @@ class Endpoint:
             headers["ETag"] = getattr(answer, "etag", None) or f'"{version}"'
         if institution is not None:
             answer = _put_on_tags(answer, headers, tag_of(institution))
-        if isinstance(answer, Page | WrittenPage) and answer.next is not None:
+        if isinstance(answer, PAGES) and answer.next is not None:
             url = request.rel_url.update_query(cursor=answer.next)
             headers["Link"] = f'<{url}>; rel="next"'
-        text = answer.text() if isinstance(answer, Written | WrittenPage) else self.answer.dump_json(answer)
+        text = answer.text() if isinstance(answer, WRITTEN) else self.answer.dump_json(answer)
         return web.Response(body=text + b"\n", status=status, headers=headers)
 
 
@@ -478,6 +480,8 @@ def endpoint(
     etag: bool = False,
     final: bool = False,
     routine: bool = False,
+    bulk: bool = False,
+    keyed: bool = True,
 ) -> Callable[[Callable[..., Awaitable[Any]]], Endpoint]:
     """Turn a handler into an endpoint.
 
@@ -486,8 +490,9 @@ def endpoint(
     the handler itself; errors that follow from its signature are added. Without ``needs_database`` the API document
     lists no database errors. With ``etag`` the handler sets an ETag; an answer with a version always has one. A
     ``final`` call can't be undone, and the API page fills in no ids for it; every DELETE is final. A POST within an
-    institution takes an Idempotency-Key: its handler makes the change with ``service.api.keys.submit``, which stores the
-    answer. Any other POST refuses the header. A ``routine`` call is one that machines repeat every few seconds.
+    institution takes an Idempotency-Key if it is ``keyed``: its handler makes the change with ``service.api.keys.submit``,
+    which stores the answer. Any other POST refuses the header. A ``routine`` call is one that machines repeat every few
+    seconds. The body of a ``bulk`` call has many resources.
     """
 
     def decorate(handler: Callable[..., Awaitable[Any]]) -> Endpoint:
@@ -533,7 +538,9 @@ def endpoint(
             implied += (PreconditionUnsupported,)
         if method == "GET" and has_etag:
             implied += (PreconditionFailed,)
-        implied += _problems_of_keys(method, within)
+        takes_key = method == "POST" and within == "institution" and keyed
+        if method == "POST":
+            implied += (IdempotencyKeyInUse, IdempotencyKeyReused) if takes_key else (IdempotencyKeyUnsupported,)
         if needs_database:
             implied += (Unavailable,) if method == "GET" else (Unavailable, OutcomeUnknown)
         return Endpoint(
@@ -555,6 +562,8 @@ def endpoint(
             final=final or method == "DELETE",
             routine=routine,
             streams=streams,
+            bulk=bulk,
+            takes_key=takes_key,
         )
 
     return decorate
@@ -574,12 +583,9 @@ def _unwrapped(returns: Any) -> tuple[Any, bool]:
     return returns, streams
 
 
-def _problems_of_keys(method: str, within: Within) -> tuple[type[DomainError], ...]:
-    """Return the errors of the header Idempotency-Key."""
-    if method != "POST":
-        return ()
-    return (IdempotencyKeyInUse, IdempotencyKeyReused) if within == "institution" else (IdempotencyKeyUnsupported,)
-
+PAGES = (Page, WrittenPage)
+WRITTEN = (Written, WrittenPage)
+"""Tuples: to write a union of types takes as long as the check by it."""
 
 HEADERS = {"if_match": "If-Match", "if_none_match": "If-None-Match"}
 
@@ -765,7 +771,7 @@ def _put_on_tags(answer: Any, headers: dict[str, str], tag: str) -> Any:
     """Tag the ETag in ``headers``, and return the answer with its cursor tagged."""
     if "ETag" in headers:
         headers["ETag"] = f'{headers["ETag"][:-1]}.{tag}"'
-    if isinstance(answer, Page | WrittenPage) and answer.next is not None:
+    if isinstance(answer, PAGES) and answer.next is not None:
         return replace(answer, next=f"{tag}.{answer.next}")
     return answer
 

@@ -117,7 +117,8 @@ function requirementsOf({ groups }) {
   return h("dl", { class: "pairs" }, groups.map(group => [
     h("dt", {}, text.course.kinds[group.kind]),
     h("dd", {}, group.any_of.flatMap((code, index) => [index ? ` ${text.course.or} ` : null, h("b", { class: "code" }, code)]),
-      group.min_grade ? ` ${text.course.minGrade(group.min_grade)}` : null)]));
+      group.min_grade ? ` ${text.course.minGrade(group.min_grade)}` : null,
+      group.in_progress ? ` ${text.course.inProgress}` : null)]));
 }
 
 function teachers(instructors) {

@@ -150,6 +150,7 @@ export const text = {
     noRequirements: "No requirements.",
     kinds: { pre: "Passed before", co: "Taken together", anti: "Not together with" },
     minGrade: grade => `with ${grade} or better`,
+    inProgress: "or in progress until the term begins",
     or: "or",
     reservations: "Reserved seats",
     reserved: (taken, seats) => `${number(taken)} of ${number(seats)} taken`,
