@@ -17,7 +17,7 @@ from service.web.auth import SCOPES
 from service.web.endpoint import Endpoint
 from sql import Connection
 from sql.api_keys import list_api_keys
-from tests.campus import call, command, events, new_student, problem, served, student_fields
+from tests.campus import call, command, events, new_course, new_student, problem, served, student_fields
 from tests.conftest import Client
 from tests.provider import Provider, provider, with_issuer
 from tests.test_process import run
@@ -337,3 +337,19 @@ async def test_every_caller_can_read_who_it_is_and_what_it_may_do(client: Client
     answer = await call(client, "GET", "/whoami", headers=reader)
     assert answer.body == {"name": "events-read", "scopes": ["read", "events"], "student_id": None, "institution": None}
     problem(await call(client, "GET", "/whoami"), 401, "unauthenticated")
+
+
+async def test_a_dry_run_requires_only_the_scope_to_read(client: Client, connection: Connection) -> None:
+    student, course = await new_student(client), await new_course(client)
+    key = await new_key(client, "read", "admin")
+    reader, watcher = bearer(key), bearer(await new_key(client, "events", key=key))
+    path, body = f"/students/{student}/enroll", {"course_ids": [course]}
+    before = await events(connection)
+
+    tried = await call(client, "POST", f"{path}?dry_run=true", body, headers=reader)
+    assert (tried.status, tried.body["results"][0]["outcome"]) == (200, "enrolled")
+    problem(await call(client, "POST", f"{path}?dry_run=true", body, headers=watcher), 403, "scope_missing")
+    for query in ("", "?dry_run=false", "?dry_run=True", "?dry_run=true&dry_run=false", "?dry_run=false&dry_run=true"):
+        answer = await call(client, "POST", path + query, body, headers=reader)
+        assert problem(answer, 403, "scope_missing")["errors"][0]["scope"] == "enroll", query
+    assert await events(connection) == before

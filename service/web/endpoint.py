@@ -245,6 +245,8 @@ class Endpoint:
     """Whether machines repeat the call every few seconds, so that it is logged at DEBUG."""
     streams: bool
     """Whether the call has a second form, a stream of Server-Sent Events."""
+    previews: bool
+    """Whether the call can be a dry run, which changes nothing and requires only the scope ``read``."""
     bulk: bool
     """Whether the body has many resources: it may have more members, and a thread validates it."""
     takes_key: bool
@@ -340,7 +342,8 @@ class Endpoint:
         if self.scope == "public":
             caller, services = ANYONE, NO_SERVICES
         else:
-            caller = await self._authenticated(request, self.scope, edge.authenticate)
+            scope = "read" if self.previews and is_dry_run(request) else self.scope
+            caller = await self._authenticated(request, scope, edge.authenticate)
             services = edge.services_of(caller, self.within, writes)
             if (turn := edge.turnstiles[writes].enter(caller.institution)) is not None:
                 await turn
@@ -562,11 +565,17 @@ def endpoint(
             final=final or method == "DELETE",
             routine=routine,
             streams=streams,
+            previews=query_model is not None and "dry_run" in query_model.model_fields,
             bulk=bulk,
             takes_key=takes_key,
         )
 
     return decorate
+
+
+def is_dry_run(request: web.Request) -> bool:
+    """Return whether a request asks for a dry run, in the only form in which ``dry_run`` can be true."""
+    return request.rel_url.raw_query_string != "" and request.query.getall("dry_run", []) == ["true"]
 
 
 def _unwrapped(returns: Any) -> tuple[Any, bool]:

@@ -315,7 +315,8 @@ def _scope(item: Endpoint) -> str:
     """Return the sentence about the scope. OpenAPI has a place for the scopes of OAuth 2 only."""
     if item.scope == "any":
         return "\n\nRequires no scope: every authenticated caller may make it."
-    return "" if item.scope == "public" else f"\n\nRequires the scope `{item.scope}`."
+    dry_run = "; a dry run requires only `read`" if item.previews else ""
+    return "" if item.scope == "public" else f"\n\nRequires the scope `{item.scope}`{dry_run}."
 
 
 def _parameters(item: Endpoint, schemas: _Schemas, example: Example) -> Iterable[dict[str, Any]]:

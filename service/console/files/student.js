@@ -61,7 +61,7 @@ export async function show({ frame, values: [id], signal }) {
     places.replaceChildren(placesOf(overview, changed));
     side.replaceChildren(holdsOf(overview), overridesOf(overview));
   };
-  const trial = mayFor("enroll", id) && may("read") ? whatIf({ id, overview: () => overview, signal, preview: drawWeek, changed }) : null;
+  const trial = may("read") ? whatIf({ id, overview: () => overview, signal, preview: drawWeek, changed }) : null;
 
   frame.append(
     h("div", { class: "title" },

@@ -1,6 +1,6 @@
 // What if: choose courses, see every reason by a dry run, then make the change.
 
-import { get, post, Problem } from "./api.js";
+import { get, mayFor, post, Problem } from "./api.js";
 import { announce, debounced, h } from "./dom.js";
 import { badge, codeOf, courseLink, problemBox, quiet, reasonList, section } from "./parts.js";
 import { seatBar } from "./seats.js";
@@ -134,7 +134,7 @@ export function whatIf({ id, overview, signal, preview, changed }) {
       : granted.length ? text.whatIf.partly(granted.length, refused.length) : text.whatIf.refused;
     announce(verdict);
     const label = dropped.size && chosen.size ? text.whatIf.swap : dropped.size ? text.whatIf.dropOnly(dropped.size) : text.whatIf.enroll(granted.length);
-    const offered = dropped.size ? refused.length === 0 : granted.length > 0;
+    const offered = mayFor("enroll", id) && (dropped.size ? refused.length === 0 : granted.length > 0);
     return h("div", {},
       h("p", { class: refused.length ? (granted.length ? "verdict warn" : "verdict bad") : "verdict good" }, verdict),
       h("ul", { class: "rows" }, results.map(each => h("li", {}, h("div", { class: "row-main" },
