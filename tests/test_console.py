@@ -371,10 +371,10 @@ class TestInTheBrowser:
             lines = Path(await saved.path()).read_text("utf-8-sig").splitlines()
             assert len(lines) == 1 + 52
             await page.evaluate(
-                "window.print = () => { window.printed = document.querySelectorAll('.print-only tbody tr').length }"
+                "window.print = () => { document.body.dataset.printed = document.querySelectorAll('.print-only tbody tr').length }"
             )
             await page.get_by_role("button", name="Print roster").click()
-            await page.wait_for_function("window.printed === 52")
+            await expect(page.locator("body")).to_have_attribute("data-printed", "52")
             # A spreadsheet runs what begins like a formula.
             assert lines[1].startswith("N-0,Number0,'=Nobody,")
 
