@@ -12,7 +12,7 @@ from typing import Any, Final
 from aiohttp import web
 from pydantic import TypeAdapter
 
-from service import __version__, gauges
+from service import __version__, console, gauges
 from service.api import (
     api_keys,
     bulk,
@@ -33,6 +33,7 @@ from service.api import (
     students,
     terms,
     webhooks,
+    whoami,
 )
 from service.api.events import POLLER
 from service.api.feed import Poller
@@ -84,7 +85,7 @@ from service.web.endpoint import (
 )
 from service.web.health import READINESS, ReadinessCheck
 from service.web.metrics import READ_METRICS, metrics_app
-from service.web.openapi import DOCUMENT, INDEX, PROBLEMS, About, Examples, Index, ProblemType
+from service.web.openapi import DOCUMENT, INDEX, PROBLEMS, START, About, Examples, Index, ProblemType
 from service.web.origins import Origins
 from service.web.page import PAGE
 from service.web.problems import write_json
@@ -119,7 +120,7 @@ ABOUT = About(
         ("reservations", "Seats of a course that are kept for groups of students."),
         ("enrollments", "Which student is in which course. A seat is never sold twice."),
         ("bulk", "Many students, courses or enrollments in one call, with an outcome for each."),
-        ("overview", "A student at a glance."),
+        ("overview", "A student, or a term, at a glance."),
         ("refusals", "Why enrolls, swaps and drops were refused, for some days."),
         ("terms", "The periods in which courses take place, with the deadlines to enroll, drop and withdraw."),
         ("equivalences", "Sets of codes that mean the same course, such as those of a renumbered or cross-listed one."),
@@ -131,6 +132,7 @@ ABOUT = About(
         ("privacy", "What the service holds on a person, and its erasure."),
         ("api_keys", "An API key lets a program call the service; its scopes define what the program may do."),
         ("institutions", "One service can serve many institutions, each with data and keys of its own."),
+        ("whoami", "Who the service takes the caller for, and what the caller may do."),
         ("health", "Probes for load balancers and orchestrators."),
         ("openapi", "This document, an index of links, and the meaning of each problem code."),
     ],
@@ -157,6 +159,7 @@ ENDPOINTS: Final = endpoints_of(
     privacy,
     api_keys,
     institutions,
+    whoami,
     health,
     openapi,
 )
@@ -192,18 +195,15 @@ def create_app(settings: Settings, place: tuple[Board, int] | None = None) -> we
     app = web.Application(client_max_size=settings.body_limit)
     # aiohttp tries the paths with one prefix in this order, so those that are called most come first.
     called_most = endpoints_of(enrollments, bulk)
+    pages = endpoints_of(page, web_metrics, *([console] if settings.console == "on" else []))
     register(
-        app,
-        [
-            *called_most,
-            *[each for each in ENDPOINTS if each not in called_most],
-            *endpoints_of(page, web_metrics),
-            *ONEROSTER_ENDPOINTS,
-        ],
+        app, [*called_most, *[each for each in ENDPOINTS if each not in called_most], *pages, *ONEROSTER_ENDPOINTS]
     )
     served = [each for each in ENDPOINTS if each.within != "registry" or settings.registry_schema is not None]
+    shown = [page.show_page, *([console.show_console] if settings.console == "on" else [])]
     app[PUBLIC_PATH] = settings.public_path
-    app[INDEX] = Index.of(ABOUT, [*served, page.show_page], settings.public_path)
+    app[INDEX] = Index.of(ABOUT, [*served, *shown], settings.public_path)
+    app[START] = (lambda: console.respond("start.html")) if settings.console == "on" else None
     app[DOCUMENT] = partial(document, settings.public_url)
     app[PROBLEMS] = problem_types()
     app[PAGE] = api_page()

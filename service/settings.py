@@ -198,6 +198,9 @@ class Settings(BaseSettings):
     public_url: Annotated[str, AfterValidator(_check_public_url)] | None = None
     """The URL at which a reverse proxy offers the service; it strips the path before it forwards. Links begin with its path."""
 
+    console: Literal["on", "off"] = "on"
+    """The pages below /console; with off there are none. They need no scope themselves: they call the API with the user's token."""
+
     cors_origins: WebOrigins = ()
     """Comma-separated origins whose web pages may call the service and read its responses; other pages may not."""
 

@@ -121,6 +121,47 @@ async def list_refusals_of_course(connection: Connection, course_id: int, before
     return [Refusal._make(row) for row in rows]
 
 
+class RefusalCount(NamedTuple):
+    """How often a rule refused a course in the interval that begins ``at``.
+
+    ``examined_since`` is the instant of the oldest examined refusal, or None if all were examined.
+    """
+
+    at: datetime
+    code: str
+    refusals: int
+    examined_since: datetime | None
+
+
+COUNT_REFUSALS: Final = """
+WITH newest AS MATERIALIZED (
+    SELECT course_id, reasons, occurred_at
+    FROM refusals
+    ORDER BY id DESC
+    LIMIT $1::bigint
+)
+SELECT
+    date_bin($3::interval, newest.occurred_at, timestamptz 'epoch') AS at,
+    reason.value ->> 'code' AS code,
+    count(*) AS refusals,
+    (SELECT CASE WHEN count(*) = $1 THEN min(occurred_at) END FROM newest) AS examined_since
+FROM newest
+CROSS JOIN json_array_elements(newest.reasons) AS reason (value)
+WHERE newest.occurred_at >= $2::timestamptz
+    AND ($4::bigint IS NULL OR newest.course_id IN (SELECT id FROM courses WHERE term_id = $4))
+GROUP BY at, code
+ORDER BY at, code
+"""
+
+
+async def count_refusals(
+    connection: Connection, examined: int, since: datetime, interval: timedelta, term_id: int | None
+) -> list[RefusalCount]:
+    """Return how often each rule refused a course among the newest refusals, in intervals that begin at their multiples."""
+    rows = await connection.fetch(COUNT_REFUSALS, examined, since, interval, term_id)
+    return [RefusalCount._make(row) for row in rows]
+
+
 DELETE_REFUSALS: Final = """
 DELETE FROM refusals
 WHERE id = ANY (

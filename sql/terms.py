@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from sql import Connection, columns
 
@@ -92,6 +92,64 @@ async def match_terms(
 ) -> list[Term]:
     """Load the terms that have one of these codes, ignoring case, these parents, and the parts of these whole terms."""
     return [Term(*row) for row in await connection.fetch(MATCH_TERMS, codes, parent_ids, whole_ids)]
+
+
+class Fill(NamedTuple):
+    """The courses of a term that are equally full: open ones with ``tenth`` tenths of their seats taken, rounded down.
+
+    ``tenth`` is 10 for full courses, and None for those without a limit of seats.
+    """
+
+    is_open: bool
+    tenth: int | None
+    courses: int
+    waitlisted_courses: int
+    seats: int
+    seats_taken: int
+    seats_free: int
+    waitlisted: int
+
+
+SUM_UP_COURSES: Final = """
+SELECT
+    status = 'open' AS is_open,
+    CASE
+        WHEN capacity > 0 THEN least(seats_taken::bigint * 10 / capacity, 10)
+        WHEN capacity = 0 THEN 10
+    END AS tenth,
+    count(*) AS courses,
+    count(*) FILTER (WHERE waitlisted > 0) AS waitlisted_courses,
+    coalesce(sum(capacity), 0)::bigint AS seats,
+    sum(seats_taken)::bigint AS seats_taken,
+    coalesce(sum(greatest(capacity - seats_taken, 0)), 0)::bigint AS seats_free,
+    sum(waitlisted)::bigint AS waitlisted
+FROM courses
+WHERE term_id = $1::bigint
+GROUP BY is_open, tenth
+"""
+
+
+async def sum_up_courses(connection: Connection, term_id: int) -> list[Fill]:
+    """Return how many courses of a term are how full, in no particular order."""
+    return [Fill._make(row) for row in await connection.fetch(SUM_UP_COURSES, term_id)]
+
+
+LIST_WAITLISTED_COURSES: Final = """
+SELECT id
+FROM courses
+WHERE term_id = $1::bigint
+    AND waitlisted > 0
+    AND (NOT $2::boolean OR capacity IS NULL OR capacity > seats_taken)
+ORDER BY waitlisted DESC, id
+LIMIT $3::bigint
+"""
+
+
+async def list_waitlisted_courses(
+    connection: Connection, term_id: int, only_with_free_seats: bool, limit: int
+) -> list[int]:
+    """Return the ids of the courses of a term with the longest waitlists, the longest first."""
+    return [row[0] for row in await connection.fetch(LIST_WAITLISTED_COURSES, term_id, only_with_free_seats, limit)]
 
 
 LOAD_TERMS_IN_USE: Final = """

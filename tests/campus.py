@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -143,6 +143,11 @@ async def read(client: Client, path: str) -> Any:
     answer = await call(client, "GET", path)
     assert answer.status == 200, answer
     return answer.body
+
+
+def bare(reasons: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return reasons without their sentences."""
+    return [{name: value for name, value in reason.items() if name != "detail"} for reason in reasons]
 
 
 async def walk(client: Client, path: str) -> list[list[Any]]:

@@ -17,7 +17,7 @@ from service.web.auth import SCOPES
 from service.web.endpoint import Endpoint
 from sql import Connection
 from sql.api_keys import list_api_keys
-from tests.campus import call, command, events, new_student, problem, served, student_fields
+from tests.campus import call, command, events, new_course, new_student, problem, served, student_fields
 from tests.conftest import Client
 from tests.provider import Provider, provider, with_issuer
 from tests.test_process import run
@@ -60,7 +60,9 @@ async def test_each_operation_requires_its_scope_and_no_other(client: Client) ->
         assert without.headers["WWW-Authenticate"] == "Bearer"
         for scope, key in keys.items():
             answer = await call(client, item.method, path, headers=bearer(key))
-            if answer.status == 403:
+            if item.scope == "any":
+                assert answer.status == 200
+            elif answer.status == 403:
                 assert problem(answer, 403, "scope_missing")["errors"][0]["scope"] == item.scope
                 challenge = f'Bearer error="insufficient_scope", scope="{item.scope}"'
                 assert answer.headers["WWW-Authenticate"] == challenge
@@ -71,7 +73,7 @@ async def test_each_operation_requires_its_scope_and_no_other(client: Client) ->
                 assert answer.status not in {401, 500}, answer
     for operation, scopes in refused.items():
         assert scopes == {*SCOPES} - {NEEDED[operation], "self"}, operation
-    assert {operation for operation, scope in NEEDED.items() if scope != "public"} == refused.keys()
+    assert {operation for operation, scope in NEEDED.items() if scope not in {"public", "any"}} == refused.keys()
 
 
 async def test_a_service_is_open_until_the_first_key_is_created(
@@ -232,8 +234,9 @@ async def test_a_student_reads_and_changes_no_other_student(
     assert await status("GET", f"/students/{own}/overview") == 200
     assert await status("GET", f"/students/{own}/refusals") == 200
     assert await status("DELETE", f"/students/{own}/courses/{course}") == 200
+    assert (await call(client, "GET", "/whoami", headers=portal)).body["student_id"] == own
     for item in ENDPOINTS:
-        if item.scope == "public":
+        if item.scope in {"public", "any"}:
             continue
         path = path_of(item).replace("/students/999", f"/students/{other}")
         assert (await status(item.method, path)) == 404, path
@@ -324,3 +327,29 @@ async def test_the_command_line_manages_keys(
     assert (ended.status, ended.out) == (1, "")
     assert ended.err.startswith("error: ")
     assert "Traceback" not in ended.err
+
+
+async def test_every_caller_can_read_who_it_is_and_what_it_may_do(client: Client) -> None:
+    everything = [scope for scope in SCOPES if scope != "self"]
+    nobody = {"name": None, "scopes": everything, "student_id": None, "institution": None}
+    assert (await call(client, "GET", "/whoami")).body == nobody
+    reader = bearer(await new_key(client, "events", "read"))
+    answer = await call(client, "GET", "/whoami", headers=reader)
+    assert answer.body == {"name": "events-read", "scopes": ["read", "events"], "student_id": None, "institution": None}
+    problem(await call(client, "GET", "/whoami"), 401, "unauthenticated")
+
+
+async def test_a_dry_run_requires_only_the_scope_to_read(client: Client, connection: Connection) -> None:
+    student, course = await new_student(client), await new_course(client)
+    key = await new_key(client, "read", "admin")
+    reader, watcher = bearer(key), bearer(await new_key(client, "events", key=key))
+    path, body = f"/students/{student}/enroll", {"course_ids": [course]}
+    before = await events(connection)
+
+    tried = await call(client, "POST", f"{path}?dry_run=true", body, headers=reader)
+    assert (tried.status, tried.body["results"][0]["outcome"]) == (200, "enrolled")
+    problem(await call(client, "POST", f"{path}?dry_run=true", body, headers=watcher), 403, "scope_missing")
+    for query in ("", "?dry_run=false", "?dry_run=True", "?dry_run=true&dry_run=false", "?dry_run=false&dry_run=true"):
+        answer = await call(client, "POST", path + query, body, headers=reader)
+        assert problem(answer, 403, "scope_missing")["errors"][0]["scope"] == "enroll", query
+    assert await events(connection) == before

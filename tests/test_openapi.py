@@ -13,8 +13,11 @@ from service.app import problem_types
 from service.registrar.rules import SENTENCES
 from tests.conftest import Client
 
-PAGE: Final = {("GET", "/docs"), ("GET", "/docs/rapidoc-min.js"), ("GET", "/metrics")}
-"""Paths that are not part of the API: those that show the document in a browser, and the metrics."""
+PAGE: Final = {
+    *(("GET", "/docs"), ("GET", "/docs/rapidoc-min.js"), ("GET", "/metrics")),
+    *(("GET", "/console"), ("GET", "/console/{name}")),
+}
+"""Paths that are not part of the API: the pages for browsers, and the metrics."""
 
 
 @pytest.fixture
@@ -172,7 +175,7 @@ def test_inputs_accept_no_unknown_members_and_responses_require_all_members_that
         assert schemas[name]["additionalProperties"] is False
     nested = {name for name, schema in schemas.items() if schema.get("additionalProperties") is False}
     objects = {name for name, schema in schemas.items() if schema.get("type") == "object"}
-    for name in objects - inputs - nested - {"ProblemDetail", "Refusal", "RefusalReason", "Blocker"}:
+    for name in objects - inputs - nested - {"ProblemDetail", "Refusal", "RefusalReason", "Reason", "Blocker"}:
         assert schemas[name]["required"] == list(schemas[name]["properties"]), name
 
 

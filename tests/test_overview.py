@@ -160,3 +160,40 @@ async def test_the_credits_in_a_part_count_for_its_term_too(client: Client) -> N
         (whole, 2.4, 9),
         (part, 0.3, 3),
     ]
+
+
+async def test_the_overview_of_a_term_counts_its_courses_and_seats(client: Client) -> None:
+    term = await new_term(client, "T", "2030-09-01")
+    empty = await new_course(client, term_id=term, capacity=20)
+    full = await new_course(client, term_id=term, capacity=1)
+    half = await new_course(client, term_id=term, capacity=2)
+    await new_course(client, term_id=term)
+    await new_course(client, capacity=7)
+    cancelled = await new_course(client, term_id=term, capacity=9)
+    await call(client, "POST", f"/courses/{cancelled}/cancel")
+    first, second, third = [await new_student(client) for _ in range(3)]
+    await enroll(client, first, full, half, empty)
+    for student in (second, third):
+        await join_waitlist(client, student, full)
+    await call(client, "PATCH", f"/courses/{half}", {"capacity": 1})
+    await join_waitlist(client, second, half)
+    await create(client, f"/students/{second}/holds", {"reason": "fees", "blocks": ["enroll"]})
+    await call(client, "PATCH", f"/courses/{half}", {"capacity": 2})
+
+    overview = await read(client, f"/terms/{term}/overview")
+
+    assert overview.pop("term") == await read(client, f"/terms/{term}")
+    assert [each["id"] for each in overview.pop("longest_waitlists")] == [full, half]
+    assert overview.pop("blocked_waitlists") == [await read(client, f"/courses/{half}")]
+    assert overview == {
+        "courses": 4,
+        "cancelled": 1,
+        "unlimited": 1,
+        "seats": 23,
+        "seats_taken": 3,
+        "seats_free": 20,
+        "waitlisted": 3,
+        "waitlisted_courses": 2,
+        "fill": [1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1],
+    }
+    problem(await call(client, "GET", "/terms/999/overview"), 404, "term_not_found")

@@ -1,13 +1,14 @@
 """Every refused enroll, swap and drop is kept for some days, and nobody waits for its record."""
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import pytest
 from pytest_aiohttp import AiohttpClient
 
 from service import registrar
+from service.api import refusals
 from service.registrar.changes import Origin
 from service.registrar.enrollments import Enroll
 from service.registrar.refusals import RefusalBuffer
@@ -15,7 +16,9 @@ from service.settings import Settings
 from sql import Connection
 from sql.refusals import ADD_REFUSALS, DELETE_REFUSALS, NewRefusal
 from tests.campus import (
+    bare,
     call,
+    create,
     drop,
     enroll,
     join_waitlist,
@@ -54,7 +57,7 @@ async def kept(client: Client, of: str, count: int) -> list[dict[str, Any]]:
 
 
 def reasons(items: list[dict[str, Any]]) -> list[tuple[int, str, list[dict[str, Any]]]]:
-    return [(each["course_id"], each["action"], each["reasons"]) for each in items]
+    return [(each["course_id"], each["action"], bare(each["reasons"])) for each in items]
 
 
 async def test_a_refused_enroll_is_listed_for_the_student_and_for_the_course(client: Client) -> None:
@@ -69,7 +72,7 @@ async def test_a_refused_enroll_is_listed_for_the_student_and_for_the_course(cli
         "student_id": student,
         "course_id": course,
         "action": "enroll",
-        "reasons": [FULL],
+        "reasons": [FULL | {"detail": f"Course {course} has 0 of its 0 seats taken."}],
         "actor": None,
         "on_behalf_of": "Ada",
         "request_id": "r-1",
@@ -355,3 +358,52 @@ async def test_a_stopped_service_has_written_its_refusals(
     await enroll(client, student, full)
     await client.close()
     assert await connection.fetchval("SELECT count(*) FROM refusals") == 1
+
+
+async def test_the_refusals_of_a_term_are_counted_by_code_and_interval(client: Client, connection: Connection) -> None:
+    term = {"code": "T", "name": "T", "starts_on": "2030-01-01", "ends_on": "2030-06-01"}
+    term_id = (await create(client, "/terms", term))["id"]
+    inside, outside = await new_course(client, term_id=term_id), await new_course(client)
+    student = await new_student(client)
+    await connection.execute(
+        """
+        INSERT INTO refusals (student_id, course_id, action, reasons, request_id, occurred_at)
+        SELECT $1, course_id, 'enroll', reasons, 'r', date_bin('1 minute', now(), 'epoch') - age
+        FROM unnest($2::bigint[], $3::json[], $4::interval[]) AS refused (course_id, reasons, age)
+        """,
+        student,
+        [inside, inside, outside, inside, inside],
+        [
+            '[{"code":"hold"}]',
+            '[{"code":"hold"}]',
+            '[{"code":"hold"},{"code":"course_full"}]',
+            '[{"code":"course_full"}]',
+            "[]",
+        ],
+        [timedelta(days=2), timedelta(minutes=2), timedelta(minutes=2), timedelta(minutes=1), timedelta(0)],
+    )
+
+    async def counts(query: str) -> list[tuple[str, int]]:
+        return [(each["code"], each["count"]) for each in (await read(client, f"/refusals/counts{query}"))["items"]]
+
+    assert await counts("") == [("course_full", 2), ("hold", 2)]
+    assert await counts(f"?term_id={term_id}") == [("course_full", 1), ("hold", 1)]
+    assert await counts("?seconds=60") == []
+    found = await read(client, f"/refusals/counts?term_id={term_id}&interval=60")
+    first, second = [datetime.fromisoformat(each["at"]) for each in found["items"]]
+    assert [each["code"] for each in found["items"]] == ["hold", "course_full"]
+    assert second - first == timedelta(minutes=1)
+    assert datetime.fromisoformat(found["until"]) - datetime.fromisoformat(found["since"]) == timedelta(hours=1)
+
+
+async def test_only_the_newest_refusals_are_counted(
+    client: Client, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refusals, "COUNTED_REFUSALS", 2)
+    student, full = await new_student(client), await new_course(client, capacity=0)
+    for _ in range(3):
+        await enroll(client, student, full)
+    items = await kept(client, f"/courses/{full}", 3)
+    found = await read(client, "/refusals/counts")
+    assert [each["count"] for each in found["items"]] == [2]
+    assert found["since"] == items[1]["occurred_at"]

@@ -428,6 +428,7 @@ INDEXES = {
     "ADD_REFUSALS": set(),
     "LIST_REFUSALS_OF_STUDENT": {"refusals_student_id_idx"},
     "LIST_REFUSALS_OF_COURSE": {"refusals_course_id_idx"},
+    "COUNT_REFUSALS": {"refusals_pkey", "courses_term_id_idx"},
     "DELETE_REFUSALS": {"refusals_pkey"},
     "COMMIT_WITHOUT_WAITING": set(),
     "ERASE_REFUSALS": {"refusals_student_id_idx"},
@@ -496,6 +497,8 @@ INDEXES = {
     "LIST_TERMS": {"terms_pkey"},
     "LOAD_TERMS": {"terms_pkey"},
     "MATCH_TERMS": {"terms_code_key", "terms_parent_id_idx", "terms_pkey"},
+    "SUM_UP_COURSES": {"courses_term_id_idx"},
+    "LIST_WAITLISTED_COURSES": {"courses_waitlisted_idx"},
     "LOAD_TERMS_IN_USE": {"courses_term_id_idx", "terms_parent_id_idx"},
     "SAVE_TERMS": {"terms_pkey"},
     "DELETE_TERMS": {"terms_pkey"},
@@ -665,9 +668,12 @@ SORTED = {
     "LIST_COURSES",
     "LIST_ENROLLMENTS_OF_COURSES",
     "LIST_CREDITS_OF_STUDENT",
+    "LIST_WAITLISTED_COURSES",
+    "COUNT_REFUSALS",
 }
 """Statements that sort a few rows: rows that are due, the requested waitlist places, requirements, the events of one
-student and their terms, the course with an external id, and the enrollments in one course."""
+student and their terms, the course with an external id, the enrollments in one course, the courses of a term with a waitlist,
+and the counts of refusals."""
 
 WIDE = {"CONFIGURE", "COUNT_WEBHOOKS", "LIST_BLOCKED", "LOAD_EQUIVALENCES", "CLEAR_GRADES", "SET_SEARCH_PATH"}
 """Statements without an index: one reads all blocked students on purpose, for ``check``, one all equivalent codes, which the

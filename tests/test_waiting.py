@@ -258,7 +258,11 @@ async def test_a_waitlist_shows_why_a_student_is_passed_over_but_nothing_private
 
     await call(client, "PATCH", f"/courses/{course}", {"capacity": 1})
 
-    reasons = [{"code": "hold"}, {"code": "credit_limit", "term_id": term, "held": 0, "asked": 3}]
+    above = f"Course {course} would bring term {term} to 0 + 3 credits, which is above the limit."
+    reasons = [
+        {"code": "hold", "detail": "A hold blocks this."},
+        {"code": "credit_limit", "term_id": term, "held": 0, "asked": 3, "detail": above},
+    ]
     assert await shown(client, student, course) == (reasons, reasons)
 
     await call(client, "DELETE", f"/students/{student}/holds/{fees}")

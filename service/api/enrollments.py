@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -44,7 +44,7 @@ from service.registrar.application import OnFull
 from service.registrar.changes import Moved, Result
 from service.registrar.enrollments import Complete, Drop, Enroll, KeepDrops, Mode, RemoveCompletion, Swap
 from service.registrar.moves import swap_drops_of
-from service.registrar.rules import SENTENCES, number, sentence
+from service.registrar.rules import SENTENCES, number, sentence, sentence_of
 from service.web.endpoint import Call, Reply, Written, endpoint
 from service.web.paging import (
     Digits,
@@ -277,14 +277,19 @@ class Blocker(TypedDict):
     waitlist_capacity: NotRequired[Annotated[int, Field(description="Number of waitlist places.")]]
 
 
-class Refusal(Blocker):
+class Reason(Blocker):
+    """One reason why a waitlisted student is passed over: the code of a rule, its parameters and a message."""
+
+    detail: Annotated[str, Field(description="Human-readable message.")]
+
+
+class Refusal(Reason):
     """One reason of a refusal: the code of a rule, its parameters and a message."""
 
     reason: NotRequired[Annotated[str, Field(description="The reason of the hold.")]]
     limit: NotRequired[
         Annotated[Sum, Field(description="Maximum number of credits that the student may hold in the term.")]
     ]
-    detail: Annotated[str, Field(description="Human-readable message.")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -322,7 +327,7 @@ class Preview(Enrollments):
 
 
 BlockedBy = Annotated[
-    list[Blocker] | None,
+    list[Reason] | None,
     Field(
         description="Every reason why the student is passed over when a seat becomes free; "
         "null if the student is not waitlisted or not passed over."
@@ -473,6 +478,22 @@ class CourseStudentsQuery(Paging):
     ] = None
 
 
+def explain(course_id: int, reasons: Iterable[Mapping[str, object]]) -> list[dict[str, object]]:
+    """Add the message to each reason for a course."""
+    return [{**reason, "detail": sentence_of(str(reason["code"]), course_id, reason)} for reason in reasons]
+
+
+def explained(page: JsonPage, course_id: int | None = None) -> JsonPage:
+    """Return a page of enrollments with the messages of ``blocked_by``; the items have the course, or all have one."""
+    if page.items is None or '"blocked_by":[' not in page.items:
+        return page
+    items = json.loads(page.items)
+    for item in items:
+        if item["blocked_by"] is not None:
+            item["blocked_by"] = explain(course_id or item["course_id"], item["blocked_by"])
+    return page._replace(items=json.dumps(items, ensure_ascii=False, separators=(",", ":")))
+
+
 @endpoint(
     "POST",
     "/students/{student_id}/enroll",
@@ -573,7 +594,7 @@ async def list_student_courses(
         raise StudentNotFound(student_id)
     if query.term_id is not None:
         page = _of_term(page, query.term_id, query.limit)
-    return written_page(page.items, page.next_after, of)
+    return written_page(explained(page).items, page.next_after, of)
 
 
 MAX_PAGE: Final = 500
@@ -609,7 +630,7 @@ async def read_student_course(call: Call, student_id: IdInPath, course_id: IdInP
     # The first course from this id on may be another one.
     if page.items is None or not page.items.startswith(f'[{{"course_id":{course_id},'):
         raise EnrollmentNotFound(student_id, course_id)
-    return Written(page.items[1:-1])
+    return Written((explained(page).items or "")[1:-1])
 
 
 async def find_courses(connection: Connection, asked: list[CoursesAsked]) -> dict[CoursesAsked, JsonPage]:
@@ -703,6 +724,13 @@ async def remove_completion(call: Call, student_id: IdInPath, course_id: IdInPat
     return moved_course_of(await call[REGISTRAR].submit(change))
 
 
+def _blocked_by(row: sql.Enrollment) -> list[Reason] | None:
+    """Return the reasons for which a waitlisted student is passed over, or None."""
+    if row.recheck_at is None or row.blocked_reasons is None:
+        return None
+    return cast(list[Reason], explain(row.course_id, json.loads(row.blocked_reasons)))
+
+
 def moved_course_of(moved: Moved) -> MovedCourse:
     """Convert the row after a change to the enrollment that the API returns."""
     row = moved.enrollment
@@ -710,7 +738,7 @@ def moved_course_of(moved: Moved) -> MovedCourse:
         course_id=row.course_id,
         status=row.status,
         position=moved.position,
-        blocked_by=None if row.recheck_at is None or row.blocked_reasons is None else json.loads(row.blocked_reasons),
+        blocked_by=_blocked_by(row),
         swap_drops=swap_drops_of(row) or None,
         swap_adds=list(moved.swap_adds) or None,
         joined_at=row.joined_at,
@@ -742,6 +770,7 @@ async def list_course_students(
             [page] = await list_page(connection, course_id, after, query.limit)
             if page.items is None and await get_course(connection, course_id) is None:
                 raise CourseNotFound(course_id)
+        page = explained(page, course_id)
     else:
         asked = StudentsAsked(course_id, query.status, after, query.limit)
         page = await call[STUDENTS_OF_COURSES].submit(asked, call.disconnected)

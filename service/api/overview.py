@@ -1,4 +1,4 @@
-"""The overview of a student: what an advisor looks at first, in one call."""
+"""The overviews of a student and of a term: what an advisor and a registrar look at first, in one call."""
 
 from dataclasses import dataclass
 from datetime import date
@@ -7,22 +7,25 @@ from typing import Annotated, Final
 from pydantic import Field, TypeAdapter
 
 from service.api.answers import TermId
-from service.api.enrollments import ACTIVE, StudentCourse, Sum
+from service.api.courses import Course, course_of
+from service.api.enrollments import ACTIVE, StudentCourse, Sum, explained
 from service.api.fields import IdInPath
 from service.api.holds import Hold, hold_of
 from service.api.keys import DATABASE
 from service.api.overrides import Override, override_of
 from service.api.refusals import NEWEST, RefusedCourse, write_refusal
 from service.api.students import Student, student_of
-from service.errors import StudentNotFound
+from service.api.terms import Term, term_of
+from service.errors import StudentNotFound, TermNotFound
 from service.web.endpoint import Call, Written, endpoint
-from service.web.paging import written_page
+from sql.courses import load_courses
 from sql.enrollments import CoursesAsked, list_courses_of_students, list_credits_of_student
 from sql.feed import get_now
 from sql.holds import load_holds
 from sql.overrides import load_overrides
 from sql.refusals import list_refusals_of_student
 from sql.students import get_student
+from sql.terms import get_term, list_waitlisted_courses, sum_up_courses
 
 MAX_ITEMS: Final = 500
 """The items of each list: more than any student has, and as many as a page of the complete lists."""
@@ -103,7 +106,7 @@ async def read_overview(call: Call, student_id: IdInPath) -> Written[Overview]:
     ]
     members = {
         "student": STUDENT.dump_json(student_of(student)).decode(),
-        "courses": written_page(page.items, None, "").items,
+        "courses": explained(page).items or "[]",
         "terms": TERMS.dump_json(terms).decode(),
         "holds": HOLDS.dump_json([hold_of(row) for row in holds[:MAX_ITEMS]]).decode(),
         "overrides": OVERRIDES.dump_json([override_of(row) for row in overrides[:MAX_ITEMS]]).decode(),
@@ -111,3 +114,76 @@ async def read_overview(call: Call, student_id: IdInPath) -> Written[Overview]:
     }
     written = ",".join([f'"{name}":{json}' for name, json in members.items()])
     return Written(f"{{{written}}}")
+
+
+MAX_WAITLISTED_COURSES: Final = 20
+"""The courses of each list of a term's overview; more of them are no longer an overview."""
+
+Count = Annotated[int, Field(ge=0)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TermOverview:
+    """A term with the number of its courses, seats and waitlisted students, all of the same instant.
+
+    A cancelled course counts only in `cancelled`.
+    """
+
+    term: Term
+    courses: Annotated[Count, Field(description="Number of open courses.")]
+    cancelled: Annotated[Count, Field(description="Number of cancelled courses.")]
+    unlimited: Annotated[Count, Field(description="Number of open courses without a limit of seats.")]
+    seats: Annotated[Count, Field(description="Number of seats of the other open courses.")]
+    seats_taken: Annotated[Count, Field(description="Number of seats taken in all open courses.")]
+    seats_free: Annotated[Count, Field(description="Number of free seats in courses with a limit.")]
+    waitlisted: Annotated[Count, Field(description="Number of waitlist places that students have.")]
+    waitlisted_courses: Annotated[Count, Field(description="Number of courses with a waitlisted student.")]
+    fill: Annotated[
+        list[Count],
+        Field(
+            description="Number of open courses with less than a tenth of their seats taken, with at least one and less "
+            "than two tenths, and so on: 11 numbers, of which the last one is that of full courses."
+        ),
+    ]
+    longest_waitlists: Annotated[
+        list[Course], Field(description="The courses with the most waitlisted students, at most 20, the most first.")
+    ]
+    blocked_waitlists: Annotated[
+        list[Course],
+        Field(
+            description="Courses with free seats and waitlisted students, all of whom are passed over: at most 20, that "
+            "with the most students first. Their waitlists show why."
+        ),
+    ]
+
+
+@endpoint("GET", "/terms/{term_id}/overview", scope="read", problems=[TermNotFound])
+async def read_term_overview(call: Call, term_id: IdInPath) -> TermOverview:
+    """Read how full the courses of a term are, and which waitlists are long or do not move.
+
+    All of it is of the same instant. The courses of the parts of a term are in the overviews of the parts.
+    """
+    async with call[DATABASE].viewing() as connection:
+        term = await get_term(connection, term_id)
+        if term is None:
+            raise TermNotFound(term_id)
+        rows = await sum_up_courses(connection, term_id)
+        longest = await list_waitlisted_courses(connection, term_id, False, MAX_WAITLISTED_COURSES)
+        blocked = await list_waitlisted_courses(connection, term_id, True, MAX_WAITLISTED_COURSES)
+        courses = {row.id: course_of(row) for row in await load_courses(connection, [*longest, *blocked])}
+    opened = [row for row in rows if row.is_open]
+    by_tenth = {row.tenth: row.courses for row in opened}
+    return TermOverview(
+        term=term_of(term),
+        courses=sum(row.courses for row in opened),
+        cancelled=sum(row.courses for row in rows if not row.is_open),
+        unlimited=by_tenth.get(None, 0),
+        seats=sum(row.seats for row in opened),
+        seats_taken=sum(row.seats_taken for row in opened),
+        seats_free=sum(row.seats_free for row in opened),
+        waitlisted=sum(row.waitlisted for row in opened),
+        waitlisted_courses=sum(row.waitlisted_courses for row in opened),
+        fill=[by_tenth.get(tenth, 0) for tenth in range(11)],
+        longest_waitlists=[courses[id] for id in longest],
+        blocked_waitlists=[courses[id] for id in blocked],
+    )

@@ -3,7 +3,7 @@
 Refusals are listed in the order of the rules. Each refusal has the instant at which the clock alone lifts it.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from functools import lru_cache
 from typing import Literal, TypeAlias
@@ -482,6 +482,16 @@ def sentence(refusal: Refusal) -> str:
     return SENTENCES[refusal.code].format(course_id=refusal.course_id, with_grade=with_grade, **params)
 
 
+def sentence_of(code: str, course_id: int, params: Mapping[str, object]) -> str:
+    """Format a reason that was kept as an English sentence; its private parameter may have been left out."""
+    if code not in SENTENCES:
+        return "A rule of a newer version of the service refuses this."
+    private, without_it = PUBLIC_SENTENCES.get(code, ("", ""))
+    if private and private not in params:
+        return without_it.format(course_id=course_id, **params)
+    return sentence(Refusal(code, course_id, None, params))
+
+
 SENTENCES: dict[str, str] = {
     "unknown_course": "There is no course {course_id}.",
     "course_cancelled": "Course {course_id} is cancelled.",
@@ -503,3 +513,12 @@ SENTENCES: dict[str, str] = {
     "corequisite_needed": "Course {with_course_id} must be taken together with course {course_id}; drop both in one call.",
     "not_enrolled": "The student has never been enrolled in course {course_id}.",
 }
+
+PUBLIC_SENTENCES: dict[str, tuple[str, str]] = {
+    "hold": ("reason", "A hold blocks this."),
+    "credit_limit": (
+        "limit",
+        "Course {course_id} would bring term {term_id} to {held} + {asked} credits, which is above the limit.",
+    ),
+}
+"""The private parameter of a rule, and the sentence without it."""

@@ -11,8 +11,11 @@ Scope: TypeAlias = Literal[
 ]
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 
+Access: TypeAlias = Scope | Literal["public", "any"]
+"""The scope that a call requires; "any" is open to every authenticated caller, and "public" to everybody."""
+
 SCOPE_DESCRIPTIONS: Final[dict[Scope, str]] = {
-    "read": "Read students, courses, terms and enrollments.",
+    "read": "Read students, courses, terms and enrollments; make dry runs.",
     "enroll": "Enroll students, drop and swap courses.",
     "manage": "Create, change and delete students, courses and terms; record completions.",
     "override": "Place holds and grant overrides; with `enroll`, drop courses without a withdrawal.",

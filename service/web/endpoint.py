@@ -47,6 +47,7 @@ from service.web.auth import (
     ACTS_FOR_OTHERS,
     ANYONE,
     SELF_COVERS,
+    Access,
     Authenticate,
     Caller,
     Scope,
@@ -221,7 +222,7 @@ class Endpoint:
 
     method: str
     path: str
-    scope: Scope | Literal["public"]
+    scope: Access
     within: Within
     handler: Callable[..., Awaitable[Any]]
     statuses: tuple[int, ...]
@@ -246,6 +247,8 @@ class Endpoint:
     """Whether the call has a second form, a stream of Server-Sent Events."""
     parses: bool
     """Whether the path and the query are parsed here; otherwise the handler does it, by the rules of another standard."""
+    previews: bool
+    """Whether the call can be a dry run, which changes nothing and requires only the scope ``read``."""
     bulk: bool
     """Whether the body has many resources: it may have more members, and a thread validates it."""
     takes_key: bool
@@ -341,7 +344,8 @@ class Endpoint:
         if self.scope == "public":
             caller, services = ANYONE, NO_SERVICES
         else:
-            caller = await self._authenticated(request, self.scope, edge.authenticate)
+            scope = "read" if self.previews and is_dry_run(request) else self.scope
+            caller = await self._authenticated(request, scope, edge.authenticate)
             services = edge.services_of(caller, self.within, writes)
             if (turn := edge.turnstiles[writes].enter(caller.institution)) is not None:
                 await turn
@@ -399,7 +403,9 @@ class Endpoint:
         body = await request.read() if self.body is not None else b""
         return IdempotencyKey(key, fingerprint_of(request, body))
 
-    async def _authenticated(self, request: web.Request, scope: Scope, authenticate: Authenticate) -> Caller:
+    async def _authenticated(
+        self, request: web.Request, scope: Scope | Literal["any"], authenticate: Authenticate
+    ) -> Caller:
         """Return the caller, who may make this call.
 
         Raises:
@@ -409,7 +415,7 @@ class Endpoint:
         """
         found = authenticate(request.headers)
         caller = request[CALLER] = found if isinstance(found, Caller) else await found
-        if scope in caller.scopes:
+        if scope == "any" or scope in caller.scopes:
             return caller
         if "self" not in caller.scopes:
             raise ScopeMissing(scope)
@@ -471,7 +477,7 @@ def endpoint(
     method: str,
     path: str,
     *,
-    scope: Scope | Literal["public"],
+    scope: Access,
     within: Within = "institution",
     status: int | tuple[int, ...] = 200,
     problems: Iterable[type[DomainError]] = (),
@@ -525,7 +531,7 @@ def endpoint(
             implied += (BadJson, BodyTooSlow, BodyTooLarge, UnsupportedMediaType)
         implied += (Merged,) * (StudentNotFound in problems)
         if scope != "public":
-            implied += (Unauthenticated, ScopeMissing)
+            implied += (Unauthenticated,) if scope == "any" else (Unauthenticated, ScopeMissing)
             if within != "registry":
                 implied += (InstitutionNotFound, InstitutionRequired, InstitutionSuspended)
                 if needs_database:
@@ -564,11 +570,17 @@ def endpoint(
             routine=routine,
             streams=streams,
             parses=parses,
+            previews=query_model is not None and "dry_run" in query_model.model_fields,
             bulk=bulk,
             takes_key=takes_key,
         )
 
     return decorate
+
+
+def is_dry_run(request: web.Request) -> bool:
+    """Return whether a request asks for a dry run, in the only form in which ``dry_run`` can be true."""
+    return request.rel_url.raw_query_string != "" and request.query.getall("dry_run", []) == ["true"]
 
 
 def _unwrapped(returns: Any) -> tuple[Any, bool]:

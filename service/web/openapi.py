@@ -4,11 +4,11 @@ import asyncio
 import inspect
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
-from typing import Annotated, Any, Literal, get_origin
+from typing import Annotated, Any, Literal, cast, get_origin
 
 from aiohttp import web
 from pydantic import Field, TypeAdapter
@@ -313,7 +313,10 @@ def _message(item: Outgoing, schemas: _Schemas) -> dict[str, Any]:
 
 def _scope(item: Endpoint) -> str:
     """Return the sentence about the scope. OpenAPI has a place for the scopes of OAuth 2 only."""
-    return "" if item.scope == "public" else f"\n\nRequires the scope `{item.scope}`."
+    if item.scope == "any":
+        return "\n\nRequires no scope: every authenticated caller may make it."
+    dry_run = "; a dry run requires only `read`" if item.previews else ""
+    return "" if item.scope == "public" else f"\n\nRequires the scope `{item.scope}`{dry_run}."
 
 
 def _parameters(item: Endpoint, schemas: _Schemas, example: Example) -> Iterable[dict[str, Any]]:
@@ -497,15 +500,23 @@ def _name(path: str) -> str:
 
 INDEX = web.AppKey("index", Index)
 
+START: web.AppKey[Callable[[], web.Response] | None] = web.AppKey("start", object)  # type: ignore[arg-type]
+"""Return the page that shows people the way to the console and to the API page; None without the console."""
+
 
 @endpoint("GET", "/", scope="public", status=(200, 303), needs_database=False)
 async def read_index(call: Call) -> Reply[Index]:
     """Read the paths to start from.
 
-    A client that accepts `text/html`, such as a browser, is redirected to the API page.
+    A client that accepts `text/html`, such as a browser, gets a page with the ways to the console and to the API page; without
+    the console it is redirected to the API page.
     """
     vary = {"Vary": "Accept"}
     if "text/html" in call.request.headers.get("Accept", ""):
+        if (start := call[START]) is not None:
+            page = start()
+            page.headers.update(vary)
+            return cast(Reply[Index], page)
         return Reply(call[INDEX], 303, {**vary, "Location": "/docs"})
     return Reply(call[INDEX], 200, vary)
 
