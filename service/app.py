@@ -169,6 +169,11 @@ ONEROSTER_ENDPOINTS: Final = [*oneroster.ENDPOINTS, *discovery.ENDPOINTS, oneros
 """The operations of OneRoster, which have documents of their own."""
 
 
+CALLED_MOST: Final = endpoints_of(enrollments, bulk)
+CALLS: Final = (*CALLED_MOST, *[each for each in ENDPOINTS if each not in CALLED_MOST])
+"""All endpoints of the API. aiohttp tries the paths with one prefix in this order: those that are called most come first."""
+
+
 def examples() -> Examples:
     """Return the example calls of the documents. Tests run all of them, and write the file with ``--write-docs``."""
     return TypeAdapter(Examples).validate_json((files("service.api") / "examples.json").read_bytes())
@@ -193,12 +198,8 @@ def create_app(settings: Settings, place: tuple[Board, int] | None = None) -> we
     ``place`` is that of a worker: the board with the metrics of all workers, and its number.
     """
     app = web.Application(client_max_size=settings.body_limit)
-    # aiohttp tries the paths with one prefix in this order, so those that are called most come first.
-    called_most = endpoints_of(enrollments, bulk)
     pages = endpoints_of(page, web_metrics, *([console] if settings.console == "on" else []))
-    register(
-        app, [*called_most, *[each for each in ENDPOINTS if each not in called_most], *pages, *ONEROSTER_ENDPOINTS]
-    )
+    register(app, [*CALLS, *pages, *ONEROSTER_ENDPOINTS])
     served = [each for each in ENDPOINTS if each.within != "registry" or settings.registry_schema is not None]
     shown = [page.show_page, *([console.show_console] if settings.console == "on" else [])]
     app[PUBLIC_PATH] = settings.public_path
