@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfoNotFoundError
 
@@ -103,6 +104,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     command = add(commands, "seed", run_seed, "make the requests in a file of JSON Lines, in order")
     command.add_argument("file", metavar="FILE", help='lines such as {"student": {…}}; - is standard input')
     add_institution(command)
+    add_interchange_commands(commands)
     add_key_commands(commands)
     add_institution_commands(commands)
     feed = commands.add_parser(
@@ -121,6 +123,28 @@ def add(
     command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
     command.set_defaults(run=run)
     return command
+
+
+def add_interchange_commands(commands: Any) -> None:
+    """Add the commands that import and export files."""
+    command = add(
+        commands, "import", run_import, "import a folder, a zip or a file of CSV: show a plan, then apply it if confirmed"
+    )
+    command.add_argument("path", type=Path, metavar="PATH", help="OneRoster CSV 1.1 or 1.2, or plain CSV")
+    command.add_argument("--source", default="import", metavar="NAME", help="whose files they are; by default import")
+    command.add_argument("--dry-run", action="store_true", help="only show the plan")
+    command.add_argument("--yes", action="store_true", help="apply the plan without a question")
+    command.add_argument("--strict", action="store_true", help="apply nothing if any row is refused")
+    command.add_argument(
+        "--as-recorded", action="store_true", help="seat students by overrides where the rules would refuse them"
+    )
+    command.add_argument(
+        "--threshold", type=_percent, default=10.0, metavar="PERCENT", help="most rows of a kind to drop; by default 10"
+    )
+    command.add_argument("--no-drop", action="store_true", help="drop nothing that the files no longer list")
+    command.add_argument("--encoding", metavar="NAME", help="such as windows-1252; by default UTF-8")
+    command.add_argument("--report", type=Path, metavar="FOLDER", help="where to write the refused rows")
+    add_institution(command)
 
 
 def add_key_commands(top: Any) -> None:
@@ -218,6 +242,16 @@ def _time_zone(text: str) -> str:
     except (ValueError, OSError, ZoneInfoNotFoundError) as error:
         raise argparse.ArgumentTypeError("the IANA name of a time zone, such as Europe/Berlin") from error
     return text
+
+
+def _percent(text: str) -> float:
+    try:
+        percent = float(text)
+    except ValueError:
+        percent = -1.0
+    if not 0 <= percent <= 100:
+        raise argparse.ArgumentTypeError("must be a number from 0 to 100")
+    return percent
 
 
 def _count(text: str) -> int:
@@ -362,6 +396,14 @@ def run_seed(settings: Settings, given: argparse.Namespace) -> int:
     return run(_done(seed(settings, given.institution, given.file)))
 
 
+def run_import(settings: Settings, given: argparse.Namespace) -> int:
+    """Import files."""
+    from service.interchange import commands as interchange_commands
+
+    logs.configure(settings.log_format, "ERROR")
+    return run(interchange_commands.run_import(settings, given))
+
+
 def run_create_key(settings: Settings, given: argparse.Namespace) -> int:
     """Create an API key."""
     from service.auth import commands as key_commands
@@ -450,6 +492,7 @@ async def _renew(settings: Settings) -> int:
 BESIDE = (
     run_reset,
     run_seed,
+    run_import,
     run_create_key,
     run_list_keys,
     run_rotate_key,
