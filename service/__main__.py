@@ -6,6 +6,7 @@ Each command imports what it needs when it runs: importing the HTTP API takes mo
 import argparse
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -284,6 +285,8 @@ def database(settings: Settings, beside: bool) -> Iterator[Settings]:
 
 def run_serve(settings: Settings, given: argparse.Namespace) -> int:
     """Serve until a stop signal arrives."""
+    # The objects of a start stay as long as the process: searching them for garbage took an eighth of the time.
+    gc.disable()
     from service.serving import serve
 
     return serve(settings, given.workers)

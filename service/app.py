@@ -126,9 +126,6 @@ ABOUT = About(
 )
 
 
-EXAMPLES = TypeAdapter(Examples).validate_json((files("service.api") / "examples.json").read_bytes())
-"""The example calls of the documents. Tests run all of them, and write this file with ``--write-docs``."""
-
 ENDPOINTS: Final = endpoints_of(
     students,
     merge,
@@ -152,10 +149,15 @@ ENDPOINTS: Final = endpoints_of(
 )
 
 
+def examples() -> Examples:
+    """Return the example calls of the documents. Tests run all of them, and write the file with ``--write-docs``."""
+    return TypeAdapter(Examples).validate_json((files("service.api") / "examples.json").read_bytes())
+
+
 @cache
 def document(public_url: str | None = None) -> bytes:
-    """Return the API document, which all applications share: it takes longer to build than the rest of one."""
-    built = openapi.build(ABOUT, ENDPOINTS, codes(), EXAMPLES)
+    """Return the API document, which all applications share: it takes as long to build as the rest of one."""
+    built = openapi.build(ABOUT, ENDPOINTS, codes(), examples())
     return write_json({**built, "servers": [{"url": public_url or "/"}]})
 
 
@@ -173,7 +175,7 @@ def create_app(settings: Settings, place: tuple[Board, int] | None = None) -> we
     served = [each for each in ENDPOINTS if each.within != "registry" or settings.registry_schema is not None]
     app[PUBLIC_PATH] = settings.public_path
     app[INDEX] = Index.of(ABOUT, [*served, page.show_page], settings.public_path)
-    app[DOCUMENT] = document(settings.public_url)
+    app[DOCUMENT] = partial(document, settings.public_url)
     app[PROBLEMS] = problem_types()
     app[PAGE] = page.page(ABOUT, ENDPOINTS)
     everybody = Callers()

@@ -112,6 +112,7 @@ async def _serve_requests(
     # Freeze startup objects: requests create almost no reference cycles, and searching them took a tenth of the time.
     gc.freeze()
     gc.set_threshold(GC_ALLOCATIONS, 20, 100)
+    gc.enable()
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_log_fault)
     stop = asyncio.Event()

@@ -213,6 +213,21 @@ async def until_ready(client: Client) -> None:
     await until(ready, "readiness")
 
 
+async def empty(connection: Connection) -> None:
+    """Delete what changes write, and let ids begin at 1 again: for few rows, TRUNCATE takes twenty times as long."""
+    deletions = "; ".join(f"DELETE FROM {table}" for table in (*TABLES, "merged_students", "refusals"))
+    await connection.execute(
+        f"""
+        BEGIN;
+        SET LOCAL session_replication_role = replica;  -- checks no foreign key
+        {deletions};
+        SELECT setval(oid::regclass, 1, false)
+        FROM pg_class WHERE relkind = 'S' AND relnamespace = current_schema::regnamespace;
+        COMMIT
+        """
+    )
+
+
 @asynccontextmanager
 async def registrar_of(settings: Settings) -> AsyncIterator[Registrar]:
     """Yield a registrar that only the test calls."""

@@ -34,7 +34,7 @@ from service.registrar.waitlist import Sweep
 from service.settings import Settings
 from sql import Connection
 from sql.waitlist import is_any_due, load_ended, load_promotable
-from tests.campus import TABLES, registrar_of, waiting_writer
+from tests.campus import TABLES, empty, registrar_of, waiting_writer
 
 SEEDS = int(os.environ.get("HISTORIES", "40"))
 CHANGES = 40
@@ -296,17 +296,17 @@ async def assert_alike(
     settings: Settings,
     connection: Connection,
     caplog: pytest.LogCaptureFixture,
-    made: Sequence[Change[Any]],
+    made: Sequence[Sequence[Change[Any]]],
     changes: Sequence[Change[Any]],
 ) -> None:
-    """Assert that changes, made after ``made``, have the same outcomes and rows in one batch as one by one."""
+    """Assert that changes, made after the batches ``made``, have the same outcomes and rows in one batch as one by one."""
 
     async def run(batches: Sequence[Sequence[Change[Any]]]) -> tuple[list[str], dict[str, list[str]]]:
         """Start with empty tables and return the outcomes and the rows afterwards."""
-        await connection.execute(f"TRUNCATE {', '.join(TABLES)} RESTART IDENTITY CASCADE")
+        await empty(connection)
         async with registrar_of(settings) as office:
-            for each in made:
-                await office.submit_all([each])
+            for batch in made:
+                await office.submit_all(batch)
             outcomes = [normalized(outcome) for batch in batches for outcome in await office.submit_all(batch)]
         for invariant, find in INVARIANTS.items():
             assert list(await find(connection)) == [], invariant
@@ -331,8 +331,7 @@ async def test_a_batch_has_the_same_result_as_its_changes_one_by_one(
     seed: int,
 ) -> None:
     chance = random.Random(seed)
-    made = campus(chance)
-    made += [change(chance) for _ in range(chance.choice([0, EARLIER]))]
+    made = [campus(chance), *[[change(chance)] for _ in range(chance.choice([0, EARLIER]))]]
     changes = [change(chance) for _ in range(CHANGES)]
     monkeypatch.setattr(registrar, "CHANGES_PER_WRITE", chance.choice([1, 2, 7, CHANGES]))
     page = chance.choice([1, 2, 20])
@@ -346,20 +345,20 @@ async def test_promotions_in_many_transactions_have_the_same_result_as_in_one(
     settings: Settings, connection: Connection, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     chance = random.Random(seed)
-    made = [*campus(chance), *[change(chance) for _ in range(CHANGES)]]
+    made = [campus(chance), *[[change(chance)] for _ in range(CHANGES)]]
     page = chance.choice([1, 2, 20])
     monkeypatch.setattr(load, "PAGE_STUDENTS", page)
     monkeypatch.setattr(load, "MAX_PAGE_STUDENTS", 2 * page)
 
     async def run(promotions: int) -> dict[str, list[str]]:
         """Make the changes one by one in two processes, each after the promotions of the previous one."""
-        await connection.execute(f"TRUNCATE {', '.join(TABLES)} RESTART IDENTITY CASCADE")
+        await empty(connection)
         limited = settings.model_copy(update={"promotions_per_transaction": promotions})
         async with registrar_of(limited) as one, registrar_of(limited) as other:
-            for number, each in enumerate(made):
+            for number, batch in enumerate(made):
                 office = (one, other)[number % 3 % 2]
-                [outcome] = await office.submit_all([each])
-                assert not isinstance(outcome, PromotionsPending)
+                for outcome in await office.submit_all(batch):
+                    assert not isinstance(outcome, PromotionsPending)
                 while await load_promotable(connection, "UTC", 1):
                     await office.submit_all(())
         await assert_settled(connection)
@@ -434,8 +433,7 @@ async def test_a_sweep_follows_the_clock_after_any_changes(
     promotions = chance.choice([1, 2, 3, 1000])
     limited = settings.model_copy(update={"promotions_per_transaction": promotions})
     async with registrar_of(limited) as one, registrar_of(limited) as other:
-        for each in campus(chance):
-            await one.submit_all([each])
+        await one.submit_all(campus(chance))
         for _ in range(6):
             batch = [
                 change_of_time(chance) if chance.random() < 0.25 else change(chance)
@@ -576,7 +574,8 @@ async def test_a_case_has_the_same_result_in_a_batch_and_one_by_one(
     part: int,
 ) -> None:
     monkeypatch.setattr(registrar, "CHANGES_PER_WRITE", part)
-    await assert_alike(settings, connection, caplog, *CASES[case])
+    made, changes = CASES[case]
+    await assert_alike(settings, connection, caplog, [made], changes)
 
 
 async def test_the_writes_of_a_lost_transaction_are_not_remembered(

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,7 +23,7 @@ from yoyo import get_backend, read_migrations
 import service.migrate
 from service.fitness import UnfitDatabase
 from service.migrate import MIGRATIONS, REGISTRY_MIGRATIONS, DatabaseUnavailable, MigrationFailed, migrate, migrate_to
-from tests.conftest import Server
+from tests.conftest import Server, clone
 
 Connection = psycopg.Connection[Any]
 Rows = dict[str, list[tuple[Any, ...]]]
@@ -108,7 +109,7 @@ FILL = {
         VALUES (1, 1, 'enroll', '[{"code":"course_full","capacity":1,"seats_taken":1}]', 'portal', 'Adé', 'r-1', '2026-01-01Z'),
                (9, 7, 'swap_drop', '[]', NULL, NULL, 'r-2', '2026-01-02Z')
     """,
-    "0024_add_sourced_id_to_students": "UPDATE students SET sourced_id = 'id-' || id WHERE id = 1",
+    "0024_add_sourced_id_to_students": "UPDATE students SET sourced_id = 'id-' || id",
     "0028_add_preferred_name_to_students": "UPDATE students SET preferred_name = 'Zo' WHERE id = 1",
     "0029_add_groups_to_students": "UPDATE students SET groups = '{major:physics,year:2}' WHERE id = 1",
     "0031_create_instructors": """
@@ -203,6 +204,13 @@ def database(empty_database_url: str) -> Iterator[Connection]:
         yield connection
 
 
+@pytest.fixture
+def migrated(database_url: str) -> Iterator[Connection]:
+    """Yield a connection to a database with every migration."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        yield connection
+
+
 Upto = Callable[[str | None], Path]
 
 
@@ -231,9 +239,57 @@ def previous(name: str) -> str | None:
     return before[-1] if before else None
 
 
-def fill(connection: Connection, upto: str | None) -> None:
-    for name in names_up_to(upto):
+def fill(connection: Connection, upto: str | None, above: str | None = None) -> None:
+    """Insert the rows of the migrations up to one, except those up to ``above``."""
+    for name in names_up_to(upto)[len(names_up_to(above)) :]:
         connection.execute(FILL.get(name, ""))
+
+
+class Ladder:
+    """A database that climbs the migrations with its rows, so that each of them is applied once for many tests."""
+
+    def __init__(self, server: Server, admin: Connection) -> None:
+        self._server, self._admin = server, admin
+        self._open = ExitStack()
+        self._reached: str | None = None
+        self._folder: Path | None = None
+
+    def climb(self, name: str, folder: Path, *, filled: str | None) -> tuple[str, Connection]:
+        """Return the URL and a connection of a database with the rows of the migrations up to ``filled``.
+
+        ``folder`` holds the migrations of ``name`` up to that one. A step down, or one to other migrations, begins anew.
+        """
+        below = names_up_to(self._reached)
+        if self._folder != FOLDER_OF[name] or below != names_up_to(filled)[: len(below)]:
+            self.close()
+            self._folder = FOLDER_OF[name]
+            self.url = self._open.enter_context(contextmanager(clone)(self._server, self._admin, "template0"))
+            self.database = self._open.enter_context(psycopg.connect(self.url, autocommit=True))
+        migrate(self.url, migrations=folder)
+        fill(self.database, filled, above=self._reached)
+        self._reached = filled
+        return self.url, self.database
+
+    def close(self) -> None:
+        """Drop the database."""
+        self._open.close()
+        self._reached = self._folder = None
+
+
+@pytest.fixture(scope="module")
+def climber(server: Server, admin: Connection) -> Iterator[Ladder]:
+    climber = Ladder(server, admin)
+    yield climber
+    climber.close()
+
+
+@pytest.fixture
+def ladder(climber: Ladder, request: pytest.FixtureRequest) -> Iterator[Ladder]:
+    """Yield the ladder of the module; a test that fails leaves none behind."""
+    failed = request.session.testsfailed
+    yield climber
+    if request.session.testsfailed > failed:
+        climber.close()
 
 
 def start(url: str, folder: Path = MIGRATIONS) -> subprocess.Popen[str]:
@@ -314,26 +370,20 @@ def test_a_column_with_values_is_not_dropped_by_accident(
         assert rows(database) == before
 
 
-def test_several_migrations_are_rolled_back_together_or_not_at_all(
-    empty_database_url: str, database: Connection
-) -> None:
-    migrate(empty_database_url)
-    fill(database, NAMES[-1])
-    before, filled = catalog(database), rows(database)
+def test_several_migrations_are_rolled_back_together_or_not_at_all(database_url: str, migrated: Connection) -> None:
+    fill(migrated, NAMES[-1])
+    before, filled = catalog(migrated), rows(migrated)
     with pytest.raises(MigrationFailed, match="the table students"):
-        migrate_to(empty_database_url, NAMES[1])
-    assert (catalog(database), rows(database)) == (before, filled)
-    assert migrate_to(empty_database_url, NAMES[1], discard_data=True) == ([], NAMES[:1:-1])
+        migrate_to(database_url, NAMES[1])
+    assert (catalog(migrated), rows(migrated)) == (before, filled)
+    assert migrate_to(database_url, NAMES[1], discard_data=True) == ([], NAMES[:1:-1])
     with pytest.raises(MigrationFailed, match=f"no migration 0099_x; its newest one is {NAMES[-1]}"):
-        migrate_to(empty_database_url, "0099_x")
+        migrate_to(database_url, "0099_x")
 
 
-def test_a_migration_of_a_newer_version_is_only_rolled_back_by_that_version(
-    empty_database_url: str, upto: Upto
-) -> None:
-    migrate(empty_database_url)
+def test_a_migration_of_a_newer_version_is_only_rolled_back_by_that_version(database_url: str, upto: Upto) -> None:
     with pytest.raises(UnfitDatabase, match="run the command with the version that applied it"):
-        migrate_to(empty_database_url, NAMES[0], migrations=upto(NAMES[-2]))
+        migrate_to(database_url, NAMES[0], migrations=upto(NAMES[-2]))
 
 
 def test_a_second_run_applies_nothing(empty_database_url: str) -> None:
@@ -342,36 +392,26 @@ def test_a_second_run_applies_nothing(empty_database_url: str) -> None:
 
 
 @pytest.mark.parametrize("name", FOLDER_OF)
-def test_each_step_over_existing_rows_keeps_every_row_up_and_down(
-    name: str, empty_database_url: str, database: Connection, upto: Upto
-) -> None:
-    migrate(empty_database_url, migrations=upto(previous(name)))
-    fill(database, previous(name))
+def test_each_step_over_existing_rows_keeps_every_row_up_and_down(name: str, ladder: Ladder, upto: Upto) -> None:
+    below, this = previous(name), upto(name)
+    url, database = ladder.climb(name, upto(below), filled=below)
     columns_before, catalog_before, rows_before = columns_of(database), catalog(database), rows(database)
-    this = upto(name)
 
-    assert migrate(empty_database_url, migrations=this) == [name]
+    assert migrate(url, migrations=this) == [name]
     catalog_after = catalog(database)
     assert rows(database, columns_before) == rows_before
 
-    to = previous(name)
-    if to is None:
-        assert roll_back(empty_database_url, this, count=1) == [name]
+    if below is None:
+        assert roll_back(url, this, count=1) == [name]
     else:
-        assert migrate_to(empty_database_url, to, migrations=this) == ([], [name])
+        assert migrate_to(url, below, migrations=this) == ([], [name])
     assert catalog(database) == catalog_before
     assert rows(database) == rows_before
 
-    assert migrate(empty_database_url, migrations=this) == [name]
+    assert migrate(url, migrations=this) == [name]
     assert catalog(database) == catalog_after
 
-
-@pytest.mark.parametrize("name", FOLDER_OF)
-def test_the_rows_of_these_tests_cover_every_table_and_column(
-    name: str, empty_database_url: str, database: Connection, upto: Upto
-) -> None:
-    migrate(empty_database_url, migrations=upto(name))
-    fill(database, name)
+    ladder.climb(name, this, filled=name)
     for table, columns in columns_of(database).items():
         filled = database.execute(
             sql.SQL("SELECT {} FROM {}").format(
@@ -433,11 +473,10 @@ def add(folder: Path, name: str, text: str) -> None:
 
 
 def test_a_failed_migration_leaves_schema_and_rows_as_they_were(
-    empty_database_url: str, database: Connection, folder: Path
+    database_url: str, migrated: Connection, folder: Path
 ) -> None:
-    migrate(empty_database_url)
-    fill(database, NAMES[-1])
-    before = catalog(database), rows(database)
+    fill(migrated, NAMES[-1])
+    before = catalog(migrated), rows(migrated)
     add(
         folder,
         "9999_broken",
@@ -446,11 +485,11 @@ def test_a_failed_migration_leaves_schema_and_rows_as_they_were(
     )
 
     with pytest.raises(MigrationFailed, match="9999_broken"):
-        migrate(empty_database_url, migrations=folder)
+        migrate(database_url, migrations=folder)
 
-    assert (catalog(database), rows(database)) == before
+    assert (catalog(migrated), rows(migrated)) == before
     add(folder, "9999_broken", "ALTER TABLE students ADD COLUMN nickname text;")
-    assert migrate(empty_database_url, migrations=folder) == ["9999_broken"]
+    assert migrate(database_url, migrations=folder) == ["9999_broken"]
 
 
 def test_the_migrations_before_a_failed_one_stay_applied(empty_database_url: str, folder: Path) -> None:
@@ -461,18 +500,17 @@ def test_the_migrations_before_a_failed_one_stay_applied(empty_database_url: str
 
 
 def test_a_migration_that_cannot_be_marked_as_applied_is_undone(
-    empty_database_url: str, database: Connection, folder: Path
+    database_url: str, migrated: Connection, folder: Path
 ) -> None:
-    migrate(empty_database_url)
-    before = catalog(database)
+    before = catalog(migrated)
     add(
         folder,
         "9999_marked",
         "CREATE TABLE extra (id bigint); ALTER TABLE _yoyo_migration ADD CHECK (false) NOT VALID;",
     )
     with pytest.raises(MigrationFailed):
-        migrate(empty_database_url, migrations=folder)
-    assert catalog(database) == before
+        migrate(database_url, migrations=folder)
+    assert catalog(migrated) == before
 
 
 def test_many_processes_at_once_apply_each_migration_once(empty_database_url: str, database: Connection) -> None:
@@ -491,40 +529,38 @@ def sleeps(connection: Connection) -> bool:
 
 
 def test_a_migration_killed_in_the_middle_does_not_block_the_next_start(
-    empty_database_url: str, database: Connection, folder: Path
+    database_url: str, migrated: Connection, folder: Path
 ) -> None:
-    migrate(empty_database_url)
-    before = catalog(database)
+    before = catalog(migrated)
     add(folder, "9999_slow", "CREATE TABLE extra (id bigint); SELECT pg_sleep(60);")
-    process = start(empty_database_url, folder)
-    wait_for(lambda: sleeps(database))
+    process = start(database_url, folder)
+    wait_for(lambda: sleeps(migrated))
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=10)
 
     started = time.monotonic()
     add(folder, "9999_slow", "CREATE TABLE extra (id bigint);")
-    assert migrate(empty_database_url, migrations=folder, timeout=20.0) == ["9999_slow"]
+    assert migrate(database_url, migrations=folder, timeout=20.0) == ["9999_slow"]
 
     assert time.monotonic() - started < 10
-    assert set(catalog(database)) > set(before)
+    assert set(catalog(migrated)) > set(before)
 
 
 def test_an_index_is_built_concurrently_while_another_process_waits_its_turn(
-    empty_database_url: str, database: Connection, folder: Path
+    database_url: str, migrated: Connection, folder: Path
 ) -> None:
-    migrate(empty_database_url)
     (folder / "9999_index.sql").write_text(
         f"-- transactional: false\n-- depends: {NAMES[-1]}\n\n"
         "DROP INDEX CONCURRENTLY IF EXISTS extra_idx;\n"
         "CREATE INDEX CONCURRENTLY extra_idx ON students (given_name);\n"
     )
     # CREATE INDEX CONCURRENTLY waits for every older transaction.
-    with psycopg.connect(empty_database_url) as old:
+    with psycopg.connect(database_url) as old:
         old.execute("LOCK TABLE students IN ROW EXCLUSIVE MODE")
-        processes = [start(empty_database_url, folder) for _ in range(2)]
+        processes = [start(database_url, folder) for _ in range(2)]
         wait_for(
             lambda: (
-                database.execute(
+                migrated.execute(
                     "SELECT count(*) FILTER (WHERE query LIKE 'DROP INDEX%%' OR query LIKE 'CREATE INDEX%%') = 1 "
                     "AND count(*) FILTER (WHERE query LIKE '%%pg_try_advisory_lock%%') = 1 FROM pg_stat_activity "
                     "WHERE datname = current_database() AND application_name = 'enrollment-service migrate'",
@@ -535,7 +571,7 @@ def test_an_index_is_built_concurrently_while_another_process_waits_its_turn(
         )
     outputs = [process.communicate(timeout=60)[0] for process in processes]
     assert sorted(output.split() for output in outputs) == [[], ["9999_index"]]
-    assert database.execute("SELECT indisvalid FROM pg_index WHERE indexrelid = 'extra_idx'::regclass").fetchone() == (
+    assert migrated.execute("SELECT indisvalid FROM pg_index WHERE indexrelid = 'extra_idx'::regclass").fetchone() == (
         True,
     )
 
@@ -559,30 +595,28 @@ def test_a_wait_for_another_process_ends_at_its_timeout(
 
 
 def test_a_migration_waits_for_a_reader_no_longer_than_the_lock_timeout(
-    empty_database_url: str, database: Connection, folder: Path, monkeypatch: pytest.MonkeyPatch
+    database_url: str, migrated: Connection, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service.migrate, "LOCK_SECONDS", 1)
-    migrate(empty_database_url)
-    before = catalog(database)
+    before = catalog(migrated)
     add(folder, "9999_wide", "ALTER TABLE students ADD COLUMN nickname text;")
-    with psycopg.connect(empty_database_url) as reader:
+    with psycopg.connect(database_url) as reader:
         reader.execute("SELECT count(*) FROM students")
         with pytest.raises(DatabaseUnavailable, match="lock"):
-            migrate(empty_database_url, migrations=folder)
-        assert catalog(database) == before
-    assert migrate(empty_database_url, migrations=folder) == ["9999_wide"]
+            migrate(database_url, migrations=folder)
+        assert catalog(migrated) == before
+    assert migrate(database_url, migrations=folder) == ["9999_wide"]
 
 
-def test_a_schema_of_an_unreleased_version_is_refused(empty_database_url: str, database: Connection) -> None:
-    migrate(empty_database_url)
-    before = catalog(database)
-    database.execute(
+def test_a_schema_of_an_unreleased_version_is_refused(database_url: str, migrated: Connection) -> None:
+    before = catalog(migrated)
+    migrated.execute(
         "INSERT INTO _yoyo_migration (migration_hash, migration_id, applied_at_utc) "
         "VALUES ('0', '0006_place_courses_in_terms', now())"
     )
     with pytest.raises(UnfitDatabase, match=r"0006_place_courses_in_terms.* an empty database .* DATA_DIR"):
-        migrate(empty_database_url)
-    assert catalog(database) == before
+        migrate(database_url)
+    assert catalog(migrated) == before
 
 
 def test_a_schema_of_a_newer_version_is_not_refused(

@@ -12,10 +12,10 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from hashlib import blake2b
 from random import getrandbits
-from types import ModuleType, UnionType
+from types import ModuleType, NoneType, UnionType
 from typing import Any, Generic, Literal, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 from urllib.parse import unquote_to_bytes
 
@@ -215,7 +215,7 @@ class Written(Generic[Answer]):
         return self.json if isinstance(self.json, bytes) else self.json.encode()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Endpoint:
     """A handler with everything that ``@endpoint`` derives from its signature."""
 
@@ -231,8 +231,8 @@ class Endpoint:
     no_query: BaseModel | None
     """The query model of a URL without a query; None if a parameter is required."""
     body: TypeAdapter[Any] | None
-    answer: TypeAdapter[Any] | None
     answer_type: Any
+    """The type that the handler returns, ``NoneType`` for no content; None if it returns a finished response."""
     headers: tuple[str, ...]
     unsupported: tuple[str, ...]
     """The precondition headers that the endpoint refuses."""
@@ -244,6 +244,11 @@ class Endpoint:
     """Whether machines repeat the call every few seconds, so that it is logged at DEBUG."""
     streams: bool
     """Whether the call has a second form, a stream of Server-Sent Events."""
+
+    @cached_property
+    def answer(self) -> TypeAdapter[Any] | None:
+        """The serializer of the answer. It is made at its first use: all of them took a sixth of the time of a start."""
+        return None if self.answer_type in {None, NoneType} else TypeAdapter(self.answer_type)
 
     @property
     def takes_key(self) -> bool:
@@ -540,7 +545,6 @@ def endpoint(
             query_model=query_model,
             no_query=query_model() if query_model is not None and optional else None,
             body=body,
-            answer=None if raw or returns is type(None) else TypeAdapter(returns),
             answer_type=None if raw else returns,
             headers=headers,
             unsupported=unsupported,

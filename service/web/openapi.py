@@ -1,10 +1,12 @@
 """The API document, OpenAPI 3.1, generated from the registered endpoints."""
 
+import asyncio
 import inspect
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Any, Literal, get_origin
 
@@ -423,7 +425,7 @@ class ProblemType:
         return cls(type_of(code), code, title, status, _prose(description))
 
 
-DOCUMENT = web.AppKey("document", bytes)
+DOCUMENT: web.AppKey[partial[bytes]] = web.AppKey("document", partial)
 PROBLEMS: web.AppKey[dict[str, ProblemType]] = web.AppKey("problems", dict)
 
 
@@ -467,7 +469,8 @@ async def read_document(call: Call) -> web.Response:
 
     The document is OpenAPI 3.1, and is generated from the code of the routes. `/docs` displays it.
     """
-    return web.Response(body=call.request.app[DOCUMENT], content_type="application/json")
+    # The first call makes the document, which takes longer than others may wait.
+    return web.Response(body=await asyncio.to_thread(call.request.app[DOCUMENT]), content_type="application/json")
 
 
 @endpoint("GET", "/problems/{code}", scope="public", problems=[NoSuchPath], needs_database=False)
