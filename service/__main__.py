@@ -129,7 +129,10 @@ def add(
 def add_interchange_commands(commands: Any) -> None:
     """Add the commands that import and export files."""
     command = add(
-        commands, "import", run_import, "import a folder, a zip or a file of CSV: show a plan, then apply it if confirmed"
+        commands,
+        "import",
+        run_import,
+        "import a folder, a zip or a file of CSV: show a plan, then apply it if confirmed",
     )
     command.add_argument("path", type=Path, metavar="PATH", help="OneRoster CSV 1.1 or 1.2, or plain CSV")
     command.add_argument("--source", default="import", metavar="NAME", help="whose files they are; by default import")
@@ -140,7 +143,7 @@ def add_interchange_commands(commands: Any) -> None:
         "--as-recorded", action="store_true", help="seat students by overrides where the rules would refuse them"
     )
     command.add_argument(
-        "--threshold", type=_percent, default=10.0, metavar="PERCENT", help="most rows of a kind to drop; by default 10"
+        "--threshold", type=_percent, default=10, metavar="PERCENT", help="most rows of a kind to drop; by default 10"
     )
     command.add_argument("--no-drop", action="store_true", help="drop nothing that the files no longer list")
     command.add_argument("--encoding", metavar="NAME", help="such as windows-1252; by default UTF-8")
@@ -245,14 +248,10 @@ def _time_zone(text: str) -> str:
     return text
 
 
-def _percent(text: str) -> float:
-    try:
-        percent = float(text)
-    except ValueError:
-        percent = -1.0
-    if not 0 <= percent <= 100:
-        raise argparse.ArgumentTypeError("must be a number from 0 to 100")
-    return percent
+def _percent(text: str) -> int:
+    if not text.isdecimal() or int(text) > 100:
+        raise argparse.ArgumentTypeError("must be a whole number from 0 to 100")
+    return int(text)
 
 
 def _count(text: str) -> int:

@@ -190,9 +190,7 @@ RETURNING
 """
 
 
-async def claim_import(
-    connection: Connection, runner: str, lease: timedelta, except_ids: list[int]
-) -> list[Import]:
+async def claim_import(connection: Connection, runner: str, lease: timedelta, except_ids: list[int]) -> list[Import]:
     """Claim the first import of the queue for a process and return it; none while a process works on any import.
 
     The claim lasts until ``lease`` has passed since its last renewal. The caller has the write lock.
@@ -269,9 +267,7 @@ async def finish_import(
     rows_done: int,
 ) -> list[int]:
     """End the work of a process on an import, and return the id; none if it was cancelled, or another process has it."""
-    rows = await connection.fetch(
-        FINISH_IMPORT, import_id, runner, state, format, plan, problem, rows_total, rows_done
-    )
+    rows = await connection.fetch(FINISH_IMPORT, import_id, runner, state, format, plan, problem, rows_total, rows_done)
     return [row[0] for row in rows]
 
 

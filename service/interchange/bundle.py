@@ -68,7 +68,9 @@ class Zip:
                 continue
             name = printable(entry.filename)
             if ".." in parts or parts[0] in {"/", "\\"} or ":" in parts[0]:
-                raise Unreadable("unsafe_name", "The name leads out of the zip: pack the files at its root.", Place(name))
+                raise Unreadable(
+                    "unsafe_name", "The name leads out of the zip: pack the files at its root.", Place(name)
+                )
             if len(parts) > 1:
                 raise Unreadable("not_at_root", "The files must be at the root of the zip, in no folder.", Place(name))
             if name in self._entries:
@@ -114,7 +116,9 @@ def open_bundle(path: Path, name: str | None, limit: int) -> Iterator[Bundle]:
         try:
             archive = stack.enter_context(zipfile.ZipFile(path))
         except BROKEN as error:
-            raise Unreadable("not_a_zip", "The file is neither a zip nor a .csv file, or is damaged.", Place(name)) from error
+            raise Unreadable(
+                "not_a_zip", "The file is neither a zip nor a .csv file, or is damaged.", Place(name)
+            ) from error
         yield Zip(archive, limit)
 
 

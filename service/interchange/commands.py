@@ -112,14 +112,16 @@ async def run_import(settings: Settings, given: argparse.Namespace) -> int:
                 async with database.writing() as connection:
                     confirmed = await sql.confirm_import(connection, found.id)
                 if not confirmed:
-                    raise ImportRefused("Another import of this source was confirmed meanwhile: import the files again.")
+                    raise ImportRefused(
+                        "Another import of this source was confirmed meanwhile: import the files again."
+                    )
                 found = await _until(importer, bar, added.id, set())
         finally:
             bar.close()
             async with database.reading(for_changes=True) as connection:
                 await sql.cancel_import(connection, added.id)
         report = given.report or Path(f"import-{found.id}-refused")
-        files = await write_report(database, settings, found.id, path, given.encoding, report)
+        files = await write_report(database, settings, found.id, path=path, encoding=given.encoding, folder=report)
     return _conclude(found, [str(file) for file in files], given)
 
 

@@ -213,7 +213,9 @@ class Comparison:
         shown = resource.shown.dump_python(resource.show(current), mode="json", by_alias=True)
         sourced_id = fields.pop("sourced_id", None)
         if sourced_id is not None and sourced_id != shown["sourced_id"]:
-            sentence = f"The {row.kind} with this key has another sourced id, which never changes: {shown['sourced_id']}."
+            sentence = (
+                f"The {row.kind} with this key has another sourced id, which never changes: {shown['sourced_id']}."
+            )
             return Compared(row, "refused", "sourced_id_differs", sentence, current.id, 0)
         values = {name: value for name, value in fields.items() if shown[name] != value}
         edits = _values(resource, values)
@@ -370,4 +372,3 @@ def _values(resource: Resource, fields: Mapping[str, Any]) -> dict[str, Any]:
     if "meetings" in values:
         values["meetings"] = courses.MEETINGS.dump_json(list(values["meetings"])).decode()
     return values
-

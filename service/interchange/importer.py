@@ -38,7 +38,11 @@ MARK_WITHOUT_EVENTS: Final = "0" * 16
 Phase = tuple[Kind, PlannedAction]
 
 PHASES: Final[tuple[Phase, ...]] = (
-    *((kind, action) for kind in ("term", "course", "instructor", "student") for action in ("add", "change", "unchanged")),
+    *(
+        (kind, action)
+        for kind in ("term", "course", "instructor", "student")
+        for action in ("add", "change", "unchanged")
+    ),
     # A seat that becomes free may be the next student's; a section that is left may be exchanged for another.
     *((kind, action) for kind in DROPPED_IF_MISSING for action in ("drop", "add", "change", "unchanged")),
     *((kind, "drop") for kind in ("student", "instructor", "course", "term")),
@@ -58,7 +62,7 @@ class Options:
     """Nothing is applied if any row is refused."""
     as_recorded: bool = False
     """Enrollments are recorded as the files have them; overrides lift the rules that refuse them."""
-    threshold: float = 10.0
+    threshold: int = 10
     """Most rows that a plan may drop, in percent of those of a kind that the source lists."""
     drop: bool = True
     """Whether rows that the files do not list any more are dropped."""
@@ -142,7 +146,12 @@ class Job:
         self._state: ImportState = "staging" if claimed.state == "queued" else claimed.state
 
     async def finish(
-        self, state: ImportState, *, format: str | None = None, plan: Mapping[str, Any] | None = None, problem: str | None
+        self,
+        state: ImportState,
+        *,
+        format: str | None = None,
+        plan: Mapping[str, Any] | None = None,
+        problem: str | None,
     ) -> None:
         """End the work, and delete the files if they were an upload."""
         async with self._database.reading(for_changes=True) as connection:
@@ -318,7 +327,7 @@ class Job:
             if drops * 100 > self._options.threshold * listed:
                 problem = (
                     f"threshold: The plan would drop {drops:,} rows of the kind {kind}, and the source lists {listed:,}; the "
-                    f"threshold is {self._options.threshold:g} %. Complete the files, or import them with a higher threshold."
+                    f"threshold is {self._options.threshold} %. Complete the files, or import them with a higher threshold."
                 )
         if self._options.strict and refused:
             problem = f"strict: {sum(refused.values()):,} rows are refused: mend them, or import without strict."
@@ -375,11 +384,15 @@ class Job:
         changes = [change for each in compared for change in each.changes]
         outcomes = iter(await self._importer.registrar.submit_all(changes) if changes else [])
         results = [self._result(each, [*islice(outcomes, len(each.changes))]) for each in compared]
-        await self._note_listed([(each.row, each.row_id, each.other_id) for each in results if each.action != "refused"])
+        await self._note_listed(
+            [(each.row, each.row_id, each.other_id) for each in results if each.action != "refused"]
+        )
         # What a row did stays its action: the counts at the end are those of the plan, but for rows that were refused.
         await self._save(
             [
-                planned(each if each.action == "refused" else each._replace(action=row.action or each.action), done=True)
+                planned(
+                    each if each.action == "refused" else each._replace(action=row.action or each.action), done=True
+                )
                 for each, row in zip(results, page, strict=True)
             ]
         )
@@ -400,7 +413,9 @@ class Job:
                 return compared._replace(action="refused", code=code, detail=detail)
             if isinstance(outcome, Exception):
                 logger.error("a row of an import failed", exc_info=outcome, extra={"import_id": self._import.id})
-                return compared._replace(action="refused", code="internal_error", detail="The service failed: see its log.")
+                return compared._replace(
+                    action="refused", code="internal_error", detail="The service failed: see its log."
+                )
         if compared.row_id is None and outcomes:
             return compared._replace(row_id=getattr(outcomes[0], "id", None))
         return compared

@@ -9,7 +9,6 @@ from typing import Final
 from service.database import Database
 from service.interchange.bundle import Bundle, open_bundle
 from service.interchange.formats import oneroster, plain
-from service.interchange.rows import DROPPED_IF_MISSING
 from service.interchange.table import DELIMITERS, read_records
 from service.settings import Settings
 from sql.imports import ImportRow, list_rows_by_action
@@ -50,7 +49,7 @@ def harmless(cell: object) -> object:
 
 
 async def write_report(
-    database: Database, settings: Settings, import_id: int, path: Path, encoding: str | None, folder: Path
+    database: Database, settings: Settings, import_id: int, *, path: Path, encoding: str | None, folder: Path
 ) -> list[Path]:
     """Write the refused rows of an import into a folder, with the files' own columns and what is wrong; return the files."""
     refused: dict[str, dict[int, ImportRow]] = {}
@@ -70,9 +69,7 @@ async def write_report(
     return written
 
 
-def _write_rows(
-    bundle: Bundle, encoding: str | None, name: str, rows: Mapping[int, ImportRow], folder: Path
-) -> Path:
+def _write_rows(bundle: Bundle, encoding: str | None, name: str, rows: Mapping[int, ImportRow], folder: Path) -> Path:
     """Write the refused rows of one file."""
     is_plain = oneroster.MANIFEST not in bundle.names
     added = plain.REPORT_COLUMNS if is_plain else oneroster.REPORT_COLUMNS

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 from service.errors import OperatorError
+from service.oneroster_ids import read_class_id, read_session_id
 
 Kind: TypeAlias = Literal["term", "course", "instructor", "student", "teaching", "enrollment"]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
@@ -84,7 +85,7 @@ class Row:
         return json.dumps(self.fields, ensure_ascii=False, separators=(",", ":"))
 
 
-OWN: Final = re.compile(r"(class|term)-([1-9][0-9]{0,17})@([0-9a-f]{16})")
+OWN: Final = re.compile(r"([a-z0-9-]+)@([0-9a-f]{16})")
 """The key of a row of ours in an export, with the mark of the institution; another institution's names none of ours."""
 
 
@@ -94,11 +95,14 @@ def own_key(sourced_id: str, mark: str) -> str:
 
 
 def own_id(kind: Kind, key: str, mark: str) -> int | None:
-    """Return the id of a row of ours by its key in an export; None if the key is none of this institution."""
+    """Return the id of a course or a term of ours by its key in an export; None if the key is none of this institution."""
     found = OWN.fullmatch(key)
-    if found is None or found[3] != mark or found[1] != {"course": "class", "term": "term"}.get(kind):
+    if found is None or found[2] != mark:
         return None
-    return int(found[2])
+    if kind == "course":
+        return read_class_id(found[1])
+    session = read_session_id(found[1]) if kind == "term" else None
+    return None if session is None or session.type != "term" else session.id
 
 
 def pair_key(first: str, second: str) -> str:

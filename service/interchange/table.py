@@ -99,7 +99,9 @@ def decoded_lines(stream: IO[bytes], file: str, encoding: str | None) -> Iterato
             if wide and data.endswith(b"\n"):
                 data = whole_units(stream, data, chosen)
             if len(data) >= MAX_LINE_BYTES:
-                raise Unreadable("line_too_long", f"A line may have at most {MAX_LINE_BYTES:,} bytes.", Place(file, number))
+                raise Unreadable(
+                    "line_too_long", f"A line may have at most {MAX_LINE_BYTES:,} bytes.", Place(file, number)
+                )
             yield decoded(data, chosen, Place(file, number), given=encoding)
             number += 1
             data = stream.readline(MAX_LINE_BYTES)
@@ -112,7 +114,9 @@ def whole_units(stream: IO[bytes], data: bytes, encoding: str) -> bytes:
     feed = "\n".encode(encoding)
     while not (data.endswith(feed) and len(data) % len(feed) == 0) and len(data) < MAX_LINE_BYTES:
         # The zero byte after the feed of little-endian text is still to come.
-        more = stream.read(len(feed) - len(data) % len(feed)) if len(data) % len(feed) else stream.readline(MAX_LINE_BYTES)
+        more = (
+            stream.read(len(feed) - len(data) % len(feed)) if len(data) % len(feed) else stream.readline(MAX_LINE_BYTES)
+        )
         if not more:
             break
         data += more

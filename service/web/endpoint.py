@@ -244,16 +244,17 @@ class Endpoint:
     """Whether machines repeat the call every few seconds, so that it is logged at DEBUG."""
     streams: bool
     """Whether the call has a second form, a stream of Server-Sent Events."""
+    takes_key: bool
+    """Whether a request with an idempotency key is made once. The answers of some calls are secrets, which are not stored."""
+    uploads: tuple[str, ...]
+    """The media types of a body that the handler reads itself."""
+    downloads: tuple[str, ...]
+    """The media types of an answer that is a file."""
 
     @cached_property
     def answer(self) -> TypeAdapter[Any] | None:
         """The serializer of the answer. It is made at its first use: all of them took a sixth of the time of a start."""
         return None if self.answer_type in {None, NoneType} else TypeAdapter(self.answer_type)
-
-    @property
-    def takes_key(self) -> bool:
-        """Whether a request with an idempotency key is made once. Calls about API keys have answers that are secrets."""
-        return self.method == "POST" and self.within == "institution"
 
     @property
     def has_secrets(self) -> bool:
@@ -357,7 +358,7 @@ class Endpoint:
             answer = await self.handler(call, **arguments)
         except StudentNotFound as error:
             raise await services[FIND_MERGED](error) from None
-        if type(answer) is web.StreamResponse:
+        if isinstance(answer, web.StreamResponse) and not isinstance(answer, web.Response):
             return answer
         response = self.respond(request, answer, request_id, caller.institution)
         return response if writes else _conditional(request, response)
@@ -475,6 +476,9 @@ def endpoint(
     etag: bool = False,
     final: bool = False,
     routine: bool = False,
+    keyed: bool = True,
+    uploads: tuple[str, ...] = (),
+    downloads: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., Awaitable[Any]]], Endpoint]:
     """Turn a handler into an endpoint.
 
@@ -483,8 +487,9 @@ def endpoint(
     the handler itself; errors that follow from its signature are added. Without ``needs_database`` the API document
     lists no database errors. With ``etag`` the handler sets an ETag; an answer with a version always has one. A
     ``final`` call can't be undone, and the API page fills in no ids for it; every DELETE is final. A POST within an
-    institution takes an Idempotency-Key: its handler makes the change with ``service.api.keys.submit``, which stores the
-    answer. Any other POST refuses the header. A ``routine`` call is one that machines repeat every few seconds.
+    institution takes an Idempotency-Key if it is ``keyed``: its handler makes the change with ``service.api.keys.submit``,
+    which stores the answer. Any other POST refuses the header. A ``routine`` call is one that machines repeat every few seconds.
+    ``uploads`` are the media types of a body that the handler reads itself, ``downloads`` those of a file that it returns.
     """
 
     def decorate(handler: Callable[..., Awaitable[Any]]) -> Endpoint:
@@ -507,11 +512,13 @@ def endpoint(
             field.is_required() for field in query_model.model_fields.values()
         )
         returns, streams = _unwrapped(returns)
-        raw = returns is web.Response
+        raw = returns in {web.Response, web.StreamResponse}
         statuses = status if isinstance(status, tuple) else (status,)
         implied: tuple[type[DomainError], ...] = (Invalid, UnsupportedContentCoding, HostNotAllowed)
         if method != "GET":
             implied += (OriginNotAllowed,)
+        if uploads:
+            implied += (BadJson, BodyTooSlow, BodyTooLarge, UnsupportedMediaType)
         if body is not None:
             implied += (BadJson, BodyTooSlow, BodyTooLarge, UnsupportedMediaType)
         implied += (Merged,) * (StudentNotFound in problems)
@@ -530,7 +537,9 @@ def endpoint(
             implied += (PreconditionUnsupported,)
         if method == "GET" and has_etag:
             implied += (PreconditionFailed,)
-        implied += _problems_of_keys(method, within)
+        takes_key = method == "POST" and within == "institution" and keyed
+        if method == "POST":
+            implied += (IdempotencyKeyInUse, IdempotencyKeyReused) if takes_key else (IdempotencyKeyUnsupported,)
         if needs_database:
             implied += (Unavailable,) if method == "GET" else (Unavailable, OutcomeUnknown)
         return Endpoint(
@@ -552,6 +561,9 @@ def endpoint(
             final=final or method == "DELETE",
             routine=routine,
             streams=streams,
+            takes_key=takes_key,
+            uploads=uploads,
+            downloads=downloads,
         )
 
     return decorate
@@ -569,13 +581,6 @@ def _unwrapped(returns: Any) -> tuple[Any, bool]:
     if get_origin(returns) is WrittenPage:
         returns = Page[get_args(returns)]  # type: ignore[misc]
     return returns, streams
-
-
-def _problems_of_keys(method: str, within: Within) -> tuple[type[DomainError], ...]:
-    """Return the errors of the header Idempotency-Key."""
-    if method != "POST":
-        return ()
-    return (IdempotencyKeyInUse, IdempotencyKeyReused) if within == "institution" else (IdempotencyKeyUnsupported,)
 
 
 HEADERS = {"if_match": "If-Match", "if_none_match": "If-None-Match"}

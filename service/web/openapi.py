@@ -261,6 +261,8 @@ def _operation(item: Endpoint, schemas: _Schemas, example: Example, problems: Ma
             "required": True,
             "content": dict.fromkeys(item.media_types, content),
         }
+    if item.uploads:
+        operation["requestBody"] = {"required": True, "content": {each: {} for each in item.uploads}}
     return {key: value for key, value in operation.items() if value or key == "security"}
 
 
@@ -358,7 +360,9 @@ def _responses(item: Endpoint, schemas: _Schemas, example: Example, shown: Mappi
             if status == HTTPStatus.SEE_OTHER:
                 headers.append("Location")
         elif item.answer_type is None:
-            response["content"] = {"application/json": {"schema": {"type": "object"}}}
+            response["content"] = {each: {} for each in item.downloads} or {
+                "application/json": {"schema": {"type": "object"}}
+            }
         responses[str(status)] = {**response, "headers": _headers(headers)}
     if item.method == "GET" and item.has_etag:
         description = "The resource has an ETag that If-None-Match names."

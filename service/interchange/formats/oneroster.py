@@ -18,7 +18,7 @@ from service.interchange.formats import cells
 from service.interchange.formats.cells import check_key
 from service.interchange.rows import Kind, Place, Row, Unreadable, Wrong, own_key, pair_key
 from service.interchange.table import read_records
-from service.oneroster_ids import CLASS, TERM, WITHOUT_TERM
+from service.oneroster_ids import NO_TERM, read_class_id, read_session_id
 
 MANIFEST: Final = "manifest.csv"
 REPORT_COLUMNS: Final = ("metadata.errorCode", "metadata.error")
@@ -229,7 +229,9 @@ class Reader:
             "starts_on": cell["startDate"],
             "ends_on": day_before(cell["endDate"], "endDate"),
         }
-        fields = cells.fields_of(NewTerm, values, [*values], {"name": "title", "starts_on": "startDate", "ends_on": "endDate"})
+        fields = cells.fields_of(
+            NewTerm, values, [*values], {"name": "title", "starts_on": "startDate", "ends_on": "endDate"}
+        )
         row.fields = {**fields, "new": {"code": fields.pop("code")}}
         return True
 
@@ -258,7 +260,11 @@ class Reader:
         if row.removed:
             return True
         course_id, class_code = cell["courseSourcedId"], cell.get("classCode", "")
-        if "courses" in self.manifest.modes and self.manifest.modes["courses"] == "bulk" and course_id not in self._courses:
+        if (
+            "courses" in self.manifest.modes
+            and self.manifest.modes["courses"] == "bulk"
+            and course_id not in self._courses
+        ):
             raise Wrong("unknown_course", "courses.csv has no course with this sourcedId.", "courseSourcedId")
         row.first = self._term_of(cell["termSourcedIds"])
         code = self._courses.get(course_id)
@@ -269,7 +275,7 @@ class Reader:
         given = [*values]
         renamed = {"code": "classCode" if not code else "courseSourcedId", "section": "classCode"}
         fields = cells.fields_of(NewCourse, {"code": "-", **values}, given, renamed)
-        new = {"external_id": id} if not CLASS.fullmatch(id) and is_valid(EXTERNAL_ID, id) else {}
+        new = {"external_id": id} if read_class_id(id) is None and is_valid(EXTERNAL_ID, id) else {}
         row.fields = {**fields, "reference": row.first is not None, "new": new}
         return True
 
@@ -280,14 +286,18 @@ class Reader:
             session = self._sessions.get(id)
             if session is not None and session.type == "gradingPeriod":
                 id, session = session.parent, self._sessions.get(session.parent)  # noqa: PLW2901 - its term instead
-            if id == WITHOUT_TERM or (session is not None and session.type == "schoolYear"):
+            if id == NO_TERM or (session is not None and session.type == "schoolYear"):
                 continue
             if session is None and self.manifest.modes.get("academicSessions") == "bulk":
-                raise Wrong("unknown_term", "academicSessions.csv has no session with this sourcedId.", "termSourcedIds")
+                raise Wrong(
+                    "unknown_term", "academicSessions.csv has no session with this sourcedId.", "termSourcedIds"
+                )
             found[id] = None
         whole = [id for id in found if (session := self._sessions.get(id)) is None or session.parent not in found]
         if len(whole) > 1:
-            raise Wrong("several_terms", "A class takes place in one term: split it into one for each.", "termSourcedIds")
+            raise Wrong(
+                "several_terms", "A class takes place in one term: split it into one for each.", "termSourcedIds"
+            )
         return self._own(whole[0]) if whole else None
 
     def _role(self, row: Row, cell: Mapping[str, str]) -> bool:
@@ -352,7 +362,7 @@ class Reader:
 
     def _own(self, id: str) -> str:
         """Return the key of a session or a class; one of ours has the mark of the institution."""
-        if self.is_own and (CLASS.fullmatch(id) or TERM.fullmatch(id)):
+        if self.is_own and (read_class_id(id) is not None or read_session_id(id) is not None):
             return own_key(id, self.mark)
         return id
 
@@ -401,7 +411,9 @@ def read_manifest(bundle: Bundle, encoding: str | None, warnings: Counter[tuple[
         if mode not in {"absent", "bulk", "delta"}:
             raise wrong_manifest(f"file.{name} must be absent, bulk or delta.", line)
         if mode != "absent" and f"{name}.csv" not in bundle.names:
-            raise Unreadable("missing_file", f"The manifest names {name}.csv as {mode}, and it is missing.", Place(MANIFEST, line))
+            raise Unreadable(
+                "missing_file", f"The manifest names {name}.csv as {mode}, and it is missing.", Place(MANIFEST, line)
+            )
         if mode == "absent" and f"{name}.csv" in bundle.names:
             sentence = f"The file {name}.csv is there, and the manifest does not name it as bulk or delta."
             raise Unreadable("file_not_in_manifest", sentence, Place(MANIFEST, line))
@@ -439,4 +451,3 @@ def day_before(text: str, column: str) -> str:
         return str(date.fromisoformat(text[:10]) - timedelta(days=1))
     except (ValueError, OverflowError) as error:
         raise Wrong("not_a_date", f"{column} must be a date, such as 2026-12-19.", column) from error
-
