@@ -149,6 +149,18 @@ def add_interchange_commands(commands: Any) -> None:
     command.add_argument("--encoding", metavar="NAME", help="such as windows-1252; by default UTF-8")
     command.add_argument("--report", type=Path, metavar="FOLDER", help="where to write the refused rows")
     add_institution(command)
+    command = add(commands, "export", run_export, "write everything, or what has changed, into a zip of files")
+    command.add_argument("path", type=Path, metavar="FILE", help="the zip to write, which must not exist")
+    command.add_argument(
+        "--format",
+        required=True,
+        choices=["plain", "ndjson", "canvas", "oneroster-1.1", "oneroster-1.2"],
+        help="what the files look like",
+    )
+    command.add_argument(
+        "--after", type=_position, metavar="POSITION", help="only what has changed after this position of the feed"
+    )
+    add_institution(command)
 
 
 def add_key_commands(top: Any) -> None:
@@ -246,6 +258,12 @@ def _time_zone(text: str) -> str:
     except (ValueError, OSError, ZoneInfoNotFoundError) as error:
         raise argparse.ArgumentTypeError("the IANA name of a time zone, such as Europe/Berlin") from error
     return text
+
+
+def _position(text: str) -> int:
+    if not text.isdecimal() or len(text) > 18:
+        raise argparse.ArgumentTypeError("must be a position of the feed, which an earlier export has printed")
+    return int(text)
 
 
 def _percent(text: str) -> int:
@@ -406,6 +424,13 @@ def run_import(settings: Settings, given: argparse.Namespace) -> int:
     return run(interchange_commands.run_import(settings, given))
 
 
+def run_export(settings: Settings, given: argparse.Namespace) -> int:
+    """Write an export."""
+    from service.interchange import commands as interchange_commands
+
+    return run(interchange_commands.run_export(settings, given))
+
+
 def run_create_key(settings: Settings, given: argparse.Namespace) -> int:
     """Create an API key."""
     from service.auth import commands as key_commands
@@ -495,6 +520,7 @@ BESIDE = (
     run_reset,
     run_seed,
     run_import,
+    run_export,
     run_create_key,
     run_list_keys,
     run_rotate_key,

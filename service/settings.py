@@ -157,6 +157,12 @@ SENTENCES: Final = {
 """Pydantic's types of errors that a setting can cause, each with a sentence of ours."""
 
 
+def _check_sourced_id(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._~:@-]{0,254}", value):
+        raise ValueError("write up to 255 letters, digits and . _ ~ : @ -, and begin with a letter or a digit")
+    return value
+
+
 def explain(error: ValidationError) -> list[str]:
     """Return a sentence for each setting that is refused."""
     sentences = []
@@ -373,6 +379,15 @@ class Settings(BaseSettings):
 
     shutdown_timeout: PositiveFloat = 8.0
     """How long requests in flight, and then their connections, may take to end; `docker stop` kills after 10 s."""
+
+    oneroster_org_sourced_id: Annotated[str, AfterValidator(_check_sourced_id)] = "institution"
+    """The sourcedId of the institution in OneRoster; with registry_schema, it is the name of the institution."""
+
+    oneroster_org_name: str = "Institution"
+    """The name of the institution in OneRoster; with registry_schema, it is the display name of the institution."""
+
+    oneroster_org_identifier: str = "institution"
+    """What authorities call the institution, such as its NCES id; with registry_schema, it is the name of the institution."""
 
     spool_dir: Path | None = None
     """Where uploads and exports wait, readable by the service alone; if unset, a folder for temporary files."""

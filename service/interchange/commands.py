@@ -13,6 +13,8 @@ from tqdm import tqdm
 
 from service.database import Database
 from service.errors import OperatorError
+from service.interchange.exporter import ExportRefused, write_export
+from service.interchange.formats.writing import DELTA_FORMATS
 from service.interchange.importer import Importer, Options
 from service.interchange.report import write_report
 from service.interchange.rows import KINDS
@@ -142,6 +144,33 @@ async def _until(importer: Importer, bar: Bar, import_id: int, states: set[str])
         if claimed.id != import_id:
             print(f"import {claimed.id} of the source {claimed.source} was interrupted: it is continued first")
         await importer.work(claimed)
+
+
+async def run_export(settings: Settings, given: argparse.Namespace) -> int:
+    """Write an export into a file, and return the exit status.
+
+    Raises:
+        ExportRefused: the export can't be made as asked.
+        DomainError: as ``settings_for``, or the database is unavailable.
+        OSError: the file exists, or can't be written.
+    """
+    settings = await settings_for(settings, given.institution)
+    if given.after is not None and given.format not in DELTA_FORMATS:
+        raise ExportRefused(f"--after: only {' and '.join(sorted(DELTA_FORMATS))} have deltas.")
+    part = given.path.with_name(f"{given.path.name}.part")
+    if given.path.exists():
+        raise ExportRefused(f"The file {given.path} exists: name another one.")
+    database = Database(settings)
+    await database.open()
+    try:
+        written = await write_export(database, settings, given.format, part, after=given.after)
+        part.chmod(0o600)
+        part.rename(given.path)
+    finally:
+        part.unlink(missing_ok=True)
+        await database.close()
+    print(f"{written.rows:,} records in {given.path}; position {written.position} of the feed")
+    return 0
 
 
 def show_plan(plan: Any) -> None:

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from service.api import courses, instructors, students, terms
 from service.interchange.rows import Kind, own_id
 from service.registrar.changes import Change, Origin
-from service.registrar.courses import COURSE
+from service.registrar.courses import COURSE, Cancel, Reopen
 from service.registrar.enrollments import Complete, Drop, Enroll
 from service.registrar.instructors import INSTRUCTOR, Assign
 from service.registrar.records import Record
@@ -197,8 +197,11 @@ class Comparison:
         fields: dict[str, Any] = json.loads(row.fields)
         new: dict[str, Any] = fields.pop("new", {})
         has_reference = fields.pop("reference", None) is not None
+        status = fields.pop("status", None)
         waits = row.first_key is not None and term_id is None
         if current is None:
+            if status == "cancelled":
+                return Compared(row, "refused", "new_and_cancelled", "A new course is open: cancel it afterwards.")
             values = _values(resource, {**new, **fields})
             if resource.reference:
                 values[resource.reference] = term_id
@@ -221,10 +224,15 @@ class Comparison:
         edits = _values(resource, values)
         if has_reference and (waits or shown[resource.reference] != term_id):
             edits[resource.reference] = term_id
-        if not edits:
+        changes: list[Change[Any]] = []
+        if edits:
+            changes.append(Edit(origin=self.origin, resource=resource.type, id=current.id, values=edits))
+        if status is not None and status != shown["status"]:
+            turn = Cancel if status == "cancelled" else Reopen
+            changes.append(turn(origin=self.origin, course_id=current.id))
+        if not changes:
             return Compared(row, "unchanged", row_id=current.id, other_id=0)
-        edit: Change[Any] = Edit(origin=self.origin, resource=resource.type, id=current.id, values=edits)
-        return Compared(row, "change", row_id=current.id, other_id=0, changes=() if waits else (edit,))
+        return Compared(row, "change", row_id=current.id, other_id=0, changes=() if waits else tuple(changes))
 
     async def _compare_teachings(self, rows: Sequence[ImportRow]) -> list[Compared]:
         instructors = await self._find("instructor", [row.first_key for row in rows])

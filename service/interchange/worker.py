@@ -11,9 +11,11 @@ from aiohttp import web
 
 from service.database import Database
 from service.errors import DomainError
+from service.interchange.exporter import Exporter, delete_old_exports
 from service.interchange.importer import Importer, delete_old_imports
 from service.registrar import Registrar
 from service.settings import Settings
+from sql.exports import has_exports_to_run
 from sql.imports import has_imports_to_run
 
 logger = logging.getLogger(__name__)
@@ -67,6 +69,7 @@ class Worker:
         self.settings = settings
         self._importer = Importer(database, registrar, settings)
         self.imports = Queue(self._import)
+        self.exports = Queue(Exporter(database, settings).work)
 
     async def _import(self) -> bool:
         claimed = await self._importer.claim()
@@ -78,21 +81,24 @@ class Worker:
         """Continue what another process has left, and delete what is too old."""
         if await has_work(self._database):
             self.imports.wake()
+            self.exports.wake()
         await delete_old_imports(self._database, timedelta(days=self.settings.imports_kept), DELETED_AT_ONCE)
+        await delete_old_exports(self._database, self.settings, DELETED_AT_ONCE)
 
     def is_idle(self) -> bool:
         """Return whether nothing is under way."""
-        return self.imports.is_idle()
+        return self.imports.is_idle() and self.exports.is_idle()
 
     async def close(self) -> None:
         """Stop at once; another process continues the work."""
         await self.imports.close()
+        await self.exports.close()
 
 
 async def has_work(database: Database) -> bool:
     """Return whether an institution has work on which no process is."""
     async with database.reading() as connection:
-        return await has_imports_to_run(connection)
+        return await has_imports_to_run(connection) or await has_exports_to_run(connection)
 
 
 WORKER = web.AppKey("interchange worker", Worker)

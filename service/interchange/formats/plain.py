@@ -30,6 +30,12 @@ def _meetings(text: str, column: str) -> object:
         raise Wrong("wrong_type", f"{column} must be a JSON array of meetings, as the API has them.", column) from error
 
 
+def _status(text: str, column: str) -> str | None:
+    if text not in {"", "open", "cancelled"}:
+        raise Wrong("not_an_option", f"{column} must be open or cancelled.", column)
+    return text or None
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     """A file of plain CSV: its columns, and those that it can't lack."""
@@ -78,6 +84,7 @@ TABLES: Final[Mapping[str, Table]] = {
             "capacity": cells.whole,
             "waitlist_capacity": cells.whole,
             "meetings": _meetings,
+            "status": _status,
         },
         ("external_id", "code", "title"),
         ("external_id",),
@@ -217,10 +224,13 @@ def fill(row: Row, table: Table, given: Sequence[str], values: Mapping[str, str]
         if column != table.reference and not (column == "external_id" and OWN.fullmatch(values[column])):
             value = table.columns[column](values[column], column)
             typed[column] = EMPTY.get(column) if value is None else value
+    status = typed.pop("status", None)
     names = [column for column in typed if column != "sourced_id" or typed[column]]
     row.fields = cells.fields_of(table.model, {name: typed[name] for name in names}, names, table.renamed)
     if table.reference in given:
         row.fields = {**row.fields, "reference": row.first is not None}
+    if status is not None:
+        row.fields = {**row.fields, "status": status}
 
 
 def enrolled(parsed: Mapping[str, Any]) -> dict[str, Any]:
