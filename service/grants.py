@@ -153,9 +153,7 @@ The rows that a deletion takes with it, and the look-ups of foreign keys, need n
 SEQUENCES: Final[Mapping[str, tuple[str, ...]]] = {
     "courses_id_seq": ("SELECT", "USAGE"),
     "equivalences_id_seq": ("SELECT", "USAGE"),
-    "exports_id_seq": ("SELECT", "USAGE"),
     "holds_id_seq": ("SELECT", "USAGE"),
-    "imports_id_seq": ("SELECT", "USAGE"),
     "instructors_id_seq": ("SELECT", "USAGE"),
     "overrides_id_seq": ("SELECT", "USAGE"),
     "students_id_seq": ("SELECT", "USAGE"),

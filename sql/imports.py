@@ -85,10 +85,16 @@ class ListedRow(NamedTuple):
 
 
 class Counted(NamedTuple):
-    """How many staged rows of a kind have an action, and a code if they are refused."""
+    """How many staged rows of a kind have an action."""
 
     kind: str
     action: PlannedAction
+    total: int
+
+
+class CountedCode(NamedTuple):
+    """How many rows are refused for a reason."""
+
     code: str | None
     total: int
 
@@ -487,18 +493,31 @@ async def find_staged_keys(connection: Connection, import_id: int, kind: str, ke
 
 
 COUNT_IMPORT_ROWS: Final = """
-SELECT kind, action, code, count(*) AS total
+SELECT kind, action, count(*) AS total
 FROM import_rows
 WHERE import_id = $1::bigint
     AND action IS NOT NULL
-GROUP BY kind, action, code
-ORDER BY kind, action, code
+GROUP BY kind, action
 """
 
 
 async def count_import_rows(connection: Connection, import_id: int) -> list[Counted]:
-    """Count the staged rows of an import by kind, action and code."""
+    """Count the staged rows of an import by kind and action."""
     return [Counted._make(row) for row in await connection.fetch(COUNT_IMPORT_ROWS, import_id)]
+
+
+COUNT_REFUSED_ROWS: Final = """
+SELECT code, count(*) AS total
+FROM import_rows
+WHERE import_id = $1::bigint
+    AND action = 'refused'
+GROUP BY code
+"""
+
+
+async def count_refused_rows(connection: Connection, import_id: int) -> list[CountedCode]:
+    """Count the refused rows of an import by code."""
+    return [CountedCode._make(row) for row in await connection.fetch(COUNT_REFUSED_ROWS, import_id)]
 
 
 FIND_STUDENTS_BY_KEY: Final = """
@@ -516,7 +535,7 @@ SELECT
         ),
         (SELECT id FROM students WHERE sourced_id = requested.key),
         (SELECT id FROM students WHERE external_id = requested.key),
-        (SELECT min(merged_into) FROM merged_students WHERE external_id = requested.key)
+        (SELECT (array_agg(merged_into))[1] FROM merged_students WHERE external_id = requested.key)
     ) AS id
 FROM unnest($2::text[]) AS requested (key)
 """

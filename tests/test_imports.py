@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from service.settings import Settings
-from tests.campus import Answer, call, create, problem
+from tests.campus import Answer, call, problem
 from tests.conftest import Client
 
 PLAIN = {
@@ -136,14 +136,18 @@ async def test_a_plan_is_shown_then_applied_and_a_second_import_changes_nothing(
 
 async def test_a_file_changes_what_it_has_and_drops_what_only_its_source_listed(client: Client) -> None:
     await apply(client, PLAIN, "?source=sis")
-    await apply(client, {"enrollments.csv": "student_external_id,course_external_id\nS-2,C-1\nS-3,C-2\n"}, "?source=lms")
+    await apply(
+        client, {"enrollments.csv": "student_external_id,course_external_id\nS-2,C-1\nS-3,C-2\n"}, "?source=lms"
+    )
     changed = {
         "students.csv": "external_id,family_name\nS-1,King\n",
         "enrollments.csv": "student_external_id;course_external_id\r\nS-1;C-2\r\n",
     }
 
     blocked = await plan(client, changed, "?source=sis")
-    assert blocked["problem"].startswith("threshold: The plan would drop 1 rows of the kind enrollment, and the source lists 3")
+    assert blocked["problem"].startswith(
+        "threshold: The plan would drop 1 rows of the kind enrollment, and the source lists 3"
+    )
     problem(await call(client, "POST", f"/imports/{blocked['id']}/confirm"), 409, "plan_refused")
 
     assert await apply(client, changed, "?source=sis&threshold=50") == {
@@ -222,7 +226,9 @@ async def test_nothing_is_written_of_files_that_cannot_be_read(client: Client) -
         zipped({"students.csv": header + 'S-1,"Ada\n'}): "students.csv, line 2: unclosed_quote",
         zipped({"students.csv": header + 'S-1,A"da\nS-2,B"ob\n'}): "students.csv, line 2: stray_quote",
         zipped({"students.csv": header + "S-1,A\0da\n"}): "students.csv, line 2: nul",
-        zipped({"students.csv": (header + "S-1,Zoë\n").encode("latin-1")}): "students.csv, line 2: wrong_encoding: Byte 7",
+        zipped(
+            {"students.csv": (header + "S-1,Zoë\n").encode("latin-1")}
+        ): "students.csv, line 2: wrong_encoding: Byte 7",
         zipped({"students.csv": ""}): "students.csv: empty_file",
         zipped({"students.csv": "," * 1_000_000}): "students.csv, line 1: too_many_columns",
         zipped({"students.csv": "external_id,shoe_size\n"}): "students.csv, line 1: unknown_column",
@@ -260,3 +266,115 @@ async def test_an_upload_has_limits(client: Client, settings: Settings) -> None:
     assert cancelled.body["state"] == "cancelled"
     assert (await call(client, "POST", f"/imports/{answer.body['id']}/cancel")).body == cancelled.body
     assert [*settings.spool.iterdir()] == []
+
+
+MANIFEST_1_1 = "propertyName,value\nmanifest.version,1.0\noneroster.version,1.1\n"
+ONEROSTER = {
+    "manifest.csv": MANIFEST_1_1
+    + "".join(
+        f"file.{name},bulk\n" for name in ("academicSessions", "classes", "courses", "enrollments", "orgs", "users")
+    ),
+    "orgs.csv": "sourcedId,status,dateLastModified,name,type,identifier,parentSourcedId\norg,,,School,school,1,\n",
+    "academicSessions.csv": "sourcedId,status,dateLastModified,title,type,startDate,endDate,parentSourcedId,schoolYear\n"
+    "gp1,,,Quarter,gradingPeriod,2026-09-01,2026-11-01,t1,2026-2027\n"
+    "t1,,,Fall,term,2026-09-01,2099-12-19,y1,2026-2027\n"
+    "y1,,,Year,schoolYear,2026-08-01,2099-12-31,,2026-2027\n",
+    "courses.csv": "sourcedId,status,dateLastModified,schoolYearSourcedId,title,courseCode,grades,orgSourcedId,subjects,"
+    "subjectCodes\nc1,,,y1,Calculus,MATH101,,org,,\n",
+    "classes.csv": "sourcedId,status,dateLastModified,title,grades,courseSourcedId,classCode,classType,location,"
+    "schoolSourcedId,termSourcedIds,subjects,subjectCodes,periods\n"
+    'k1,,,Calculus A,,c1,MATH101-A,scheduled,,org,"t1,gp1",,,\n'
+    "k2,,,Club,,c1,B,scheduled,,org,y1,,,\n",
+    "users.csv": "sourcedId,status,dateLastModified,enabledUser,orgSourcedIds,role,username,userIds,givenName,familyName,"
+    "middleName,identifier,email,sms,phone,agentSourcedIds,grades,password\n"
+    "u1,,,true,org,student,ada,,Ada,Lovelace,,S-1,ada@campus.example,,,,,secret\n"
+    "u2,,,true,org,student,sukarno,,,Sukarno,,,,,,,,\n"
+    "u3,,,true,org,teacher,emmy,,Emmy,Noether,,,,,,,,\n"
+    "u4,,,true,org,parent,byron,,Lady,Byron,,,,,,,,\n",
+    "enrollments.csv": "sourcedId,status,dateLastModified,classSourcedId,schoolSourcedId,userSourcedId,role,primary,beginDate,"
+    "endDate\n"
+    "e1,,,k1,org,u1,student,,,\n"
+    "e2,,,k1,org,u2,student,false,,\n"
+    "e3,active,,k1,org,u3,teacher,true,,\n",
+}
+BASE = ",".join(ONEROSTER["enrollments.csv"].splitlines()[:1])
+
+
+async def test_oneroster_becomes_terms_courses_people_and_enrollments(client: Client) -> None:
+    assert await apply(client, ONEROSTER, "?source=sis") == {
+        "term": {"add": 1},
+        "course": {"add": 2},
+        "instructor": {"add": 1},
+        "student": {"add": 2},
+        "teaching": {"add": 1},
+        "enrollment": {"add": 2},
+    }
+    [term] = (await call(client, "GET", "/terms")).body["items"]
+    assert (term["code"], term["ends_on"]) == ("Fall", "2099-12-18")
+    courses = (await call(client, "GET", "/courses")).body["items"]
+    assert [(each["external_id"], each["code"], each["section"], each["term_id"]) for each in courses] == [
+        ("k1", "MATH101", "A", term["id"]),
+        ("k2", "MATH101", "B", None),
+    ]
+    students = (await call(client, "GET", "/students")).body["items"]
+    assert [(each["sourced_id"], each["external_id"], each["given_name"]) for each in students] == [
+        ("u1", "S-1", "Ada"),
+        ("u2", None, None),
+    ]
+    warnings = (await call(client, "GET", "/imports/1/plan")).body["warnings"]
+    assert [(each["file"], each["code"]) for each in warnings] == [
+        ("enrollments.csv", "status_in_bulk_file"),
+        ("users.csv", "other_role"),
+    ]
+    assert "secret" not in json.dumps((await call(client, "GET", "/imports/1/plan")).body)
+    assert (await apply(client, ONEROSTER, "?source=sis"))["enrollment"] == {"unchanged": 2}
+
+    delta = {
+        "manifest.csv": MANIFEST_1_1 + "file.enrollments,delta\nfile.users,delta\n",
+        "users.csv": ONEROSTER["users.csv"].splitlines()[0]
+        + "\nu1,active,2026-10-01T00:00:00.000Z,true,org,student,ada,,Augusta,Lovelace,,S-1,ada@campus.example,,,,,\n"
+        + "u2,tobedeleted,2026-10-01T00:00:00.000Z,true,org,student,,,,Sukarno,,,,,,,,\n",
+        "enrollments.csv": f"{BASE}\ne2,tobedeleted,2026-10-01T00:00:00.000Z,k1,org,u2,student,,,\n"
+        "e4,,2026-10-01T00:00:00.000Z,k1,org,u1,student,,,\n",
+    }
+    assert await apply(client, delta, "?source=sis&threshold=100") == {
+        "student": {"change": 1, "refused": 1},
+        "enrollment": {"drop": 1, "refused": 1},
+    }
+    assert await statuses(client) == [(1, 1, "enrolled"), (2, 1, "dropped")]
+    assert await refusals(client, 3) == [
+        ["enrollments.csv", "3", "status", "required"],
+        ["users.csv", "3", "", "in_use"],
+    ]
+
+
+async def test_defects_of_oneroster_are_named(client: Client) -> None:
+    for changed, expected in (
+        ({"manifest.csv": ONEROSTER["manifest.csv"].replace("1.1", "2.0")}, "manifest.csv, line 3: wrong_manifest"),
+        ({"manifest.csv": ONEROSTER["manifest.csv"] + "file.results,bulk\n"}, "manifest.csv, line 10: missing_file"),
+        ({"manifest.csv": ONEROSTER["manifest.csv"] + "file.roles,some\n"}, ""),
+        ({"results.csv": "sourcedId\n"}, "manifest.csv: file_not_in_manifest"),
+        (
+            {"users.csv": ONEROSTER["users.csv"].replace("givenName", "givenname")},
+            "users.csv, line 1: missing_column: The column givenName is missing. It is there as givenname",
+        ),
+    ):
+        failed = await plan(client, {**ONEROSTER, **changed})
+        assert (failed["problem"] or "").startswith(expected)
+        assert failed["state"] == ("failed" if expected else "planned")
+    rows = {
+        "classes.csv": ONEROSTER["classes.csv"]
+        + "k3,,,Lost,,c9,X,scheduled,,org,t1,,,\nk4,,,Lost,,c1,X,scheduled,,org,t9,,,\n",
+        "enrollments.csv": ONEROSTER["enrollments.csv"]
+        + "e5,,,k9,org,u1,student,,,\ne6,,,k1,org,u4,student,,,\ne7,gone,,k1,org,u1,student,,,\n",
+        "academicSessions.csv": ONEROSTER["academicSessions.csv"] + "t2,,,Bad,term,2026-09-01,soon,,2027\n",
+    }
+    planned = await plan(client, {**ONEROSTER, **rows})
+    assert await refusals(client, planned["id"]) == [
+        ["classes.csv", "4", "courseSourcedId", "unknown_course"],
+        ["classes.csv", "5", "termSourcedIds", "unknown_term"],
+        ["enrollments.csv", "5", "", "unknown_course"],
+        ["enrollments.csv", "6", "", "unknown_student"],
+        ["enrollments.csv", "7", "status", "not_an_option"],
+        ["academicSessions.csv", "5", "endDate", "not_a_date"],
+    ]

@@ -4,7 +4,6 @@ import asyncio
 import json
 import logging
 import os
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -320,7 +319,7 @@ class Job:
         for kind, actions in counts.items():
             if not (drops := actions.get("drop", 0)):
                 continue
-            listed = missing.get(kind)  # type: ignore[call-overload]  # The statements return kinds as text.
+            listed = missing.get(kind)
             if listed is None:
                 async with self._database.reading() as connection:
                     listed = await sql.count_source_rows(connection, self._import.source, kind)
@@ -336,17 +335,17 @@ class Job:
         ]
         return {"counts": counts, "refused": refused, "warnings": warnings}, problem
 
-    async def _count(self) -> tuple[dict[str, dict[str, int]], dict[str, int]]:
+    async def _count(self) -> tuple[dict[Kind, dict[PlannedAction, int]], dict[str, int]]:
         """Return how many rows have each action, by kind, and how many are refused, by code."""
-        counts: dict[str, dict[str, int]] = {}
-        refused: Counter[str] = Counter()
         async with self._database.reading() as connection:
-            for each in await sql.count_import_rows(connection, self._import.id):
-                of_kind = counts.setdefault(each.kind, {})
-                of_kind[each.action] = of_kind.get(each.action, 0) + each.total
-                if each.action == "refused":
-                    refused[each.code or ""] += each.total
-        return {kind: counts[kind] for kind in KINDS if kind in counts}, dict(sorted(refused.items()))
+            counted = await sql.count_import_rows(connection, self._import.id)
+            refused = await sql.count_refused_rows(connection, self._import.id)
+        counts = {
+            kind: {each.action: each.total for each in counted if each.kind == kind}
+            for kind in KINDS
+            if any(each.kind == kind for each in counted)
+        }
+        return counts, {code or "": total for code, total in sorted(refused, key=lambda each: each.code or "")}
 
     async def apply(self) -> None:
         """Apply the plan. Rows that an interrupted process has applied are not applied again, or change nothing then."""

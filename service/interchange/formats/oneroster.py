@@ -137,6 +137,8 @@ class Reader:
         terms = [*self._read("academicSessions", self._term)]
         for row in terms:
             row.first = None if row.first is None else self._whole_term(row.first)
+            if row.fields:
+                row.fields = {**row.fields, "reference": row.first is not None}
         yield from sorted(terms, key=lambda row: row.first is not None)
         yield from self._read("courses", self._course)
         yield from self._read("classes", self._class)
@@ -232,7 +234,8 @@ class Reader:
         fields = cells.fields_of(
             NewTerm, values, [*values], {"name": "title", "starts_on": "startDate", "ends_on": "endDate"}
         )
-        row.fields = {**fields, "new": {"code": fields.pop("code")}}
+        new = {"code": fields.pop("code")}
+        row.fields = {**fields, "new": new}
         return True
 
     def _whole_term(self, id: str) -> str | None:
