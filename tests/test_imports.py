@@ -4,15 +4,23 @@ import asyncio
 import io
 import json
 import zipfile
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from service.__main__ import main
+from service.api.keys import DATABASE
+from service.interchange.importer import Importer, Options
+from service.interchange.worker import WORKER
 from service.settings import Settings
-from tests.campus import Answer, call, problem
+from sql import Connection
+from sql import imports as sql
+from tests.campus import Answer, call, problem, registrar_of
 from tests.conftest import Client
+from tests.test_auth import new_key
 
 PLAIN = {
     "terms.csv": "code,name,starts_on,ends_on\n2026F,Fall 2026,2026-09-01,2099-12-18\n",
@@ -378,3 +386,121 @@ async def test_defects_of_oneroster_are_named(client: Client) -> None:
         ["enrollments.csv", "7", "status", "not_an_option"],
         ["academicSessions.csv", "5", "endDate", "not_a_date"],
     ]
+
+
+async def test_an_import_that_is_killed_goes_on_and_ends_in_the_same_state(
+    client: Client, settings: Settings, connection: Connection, tmp_path: Path
+) -> None:
+    await apply(client, {name: PLAIN[name] for name in ("terms.csv", "courses.csv", "instructors.csv")})
+    path = tmp_path / "files.zip"
+    path.write_bytes(zipped(PLAIN))
+    few = settings.model_copy(update={"import_chunk": 2})
+    killed = 0
+    async with registrar_of(settings) as registrar:
+        database = client.server.app[DATABASE]  # type: ignore[union-attr]
+
+        async def work(steps: int) -> None:
+            """Work on the queue as a process that ends after some steps, without a word to any other."""
+
+            def die(*_: object) -> None:
+                nonlocal steps
+                steps -= 1
+                if steps < 0:
+                    raise asyncio.CancelledError
+
+            importer = Importer(database, registrar, few, die)
+            claimed = await importer.claim()
+            assert claimed is not None
+            await importer.work(claimed)
+
+        [added] = await sql.add_import(
+            connection, source="import", name="files.zip", path=str(path), options=Options().json, actor=None
+        )
+        for state in ("planned", "done"):
+            for steps in range(100):
+                try:
+                    await work(steps)
+                except asyncio.CancelledError:
+                    killed += 1
+                    assert await Importer(database, registrar, few).claim() is None, "another process works on it"
+                    await connection.execute("UPDATE imports SET leased_until = now() WHERE runner IS NOT NULL")
+                    continue
+                break
+            found = await sql.get_import(connection, added.id)
+            assert found is not None
+            assert found.state == state
+            if state == "planned":
+                assert await sql.confirm_import(connection, added.id) == [added.id]
+    assert killed > 10
+    assert await counts(client, added.id) == {
+        "term": {"unchanged": 1},
+        "course": {"unchanged": 2},
+        "instructor": {"unchanged": 1},
+        "student": {"add": 3},
+        "teaching": {"add": 1},
+        "enrollment": {"add": 3},
+    }
+    assert await statuses(client) == [(1, 1, "enrolled"), (1, 2, "enrolled"), (2, 1, "enrolled")]
+    types = Counter(event["type"] for event in (await call(client, "GET", "/events")).body["items"])
+    assert types["student.created"] == types["enrollment.enrolled"] == 3
+
+
+async def test_imports_need_their_scopes(client: Client) -> None:
+    admin = await new_key(client, "admin")
+    manage = await new_key(client, "manage", key=admin)
+    enroll = await new_key(client, "manage", "enroll", key=admin)
+    csv = {"Content-Type": "text/csv"}
+    data = PLAIN["students.csv"].encode()
+    for key, query, status in ((manage, "", 403), (enroll, "&as_recorded=true", 403), (enroll, "", 202)):
+        headers = {**csv, "Authorization": f"Bearer {key}"}
+        answer = await call(client, "POST", f"/imports?file=students.csv{query}", data=data, headers=headers)
+        assert answer.status == status, answer
+    read = {"Authorization": f"Bearer {await new_key(client, 'read', key=admin)}"}
+    problem(
+        await call(client, "POST", "/exports", {"format": "oneroster-1.2", "after": 0}, headers=read),
+        403,
+        "scope_missing",
+    )
+    problem(await call(client, "GET", "/imports", headers=read), 403, "scope_missing")
+
+
+async def test_old_imports_are_deleted_with_their_rows(client: Client, connection: Connection) -> None:
+    await apply(client, PLAIN)
+    await connection.execute("UPDATE imports SET updated_at = now() - interval '8 days'")
+    await client.server.app[WORKER].look()  # type: ignore[union-attr]
+    assert [await connection.fetchval(f"SELECT count(*) FROM {name}") for name in ("imports", "import_rows")] == [0, 0]
+
+
+def test_the_command_shows_a_plan_and_reports_rows_that_can_be_mended(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", settings.database_url or "")
+    folder, report = tmp_path / "files", tmp_path / "report"
+    folder.mkdir()
+    for name, text in {**PLAIN, "students.csv": PLAIN["students.csv"] + "S-4,Eve,,nowhere,\n"}.items():
+        (folder / name).write_text(text)
+    command = ["import", str(folder), "--report", str(report)]
+
+    assert main(["import", str(tmp_path / "nothing")]) == 1
+    assert main([*command, "--encoding", "nonsense"]) == 1
+    assert main([*command, "--yes", "--strict"]) == 1
+    assert "strict: 1 rows are refused" in capsys.readouterr().err
+    assert main([*command, "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "students                           3           0           0           0           1" in shown
+    assert "refused: not_an_email: 1" in shown
+
+    assert main([*command, "--yes"]) == 3
+    assert "11 added, 0 changed, 0 dropped, 0 unchanged, 1 refused" in capsys.readouterr().out
+    [mended] = report.iterdir()
+    text = mended.read_text()
+    assert (
+        text.splitlines()[0]
+        == "external_id,given_name,family_name,email,groups,error_line,error_column,error_code,error"
+    )
+    mended.write_text(text.replace("nowhere", "eve@campus.example"))
+    assert main(["import", str(report), "--yes"]) == 0
+    assert "1 added" in capsys.readouterr().out
+    assert main(["export", str(tmp_path / "all.zip"), "--format", "plain"]) == 0
+    assert main(["export", str(tmp_path / "all.zip"), "--format", "plain"]) == 1
+    assert "exists" in capsys.readouterr().err
