@@ -53,7 +53,7 @@ from service.errors import AlreadyMerged, DomainError, EnrollmentRefused, FieldE
 from service.exposition import Board, Exposition
 from service.fitness import UnfitDatabase
 from service.institutions import Institutions, OnlyInstitution
-from service.interchange import endpoints as interchange
+from service.interchange import exports, imports
 from service.interchange.worker import WORKER, Worker
 from service.metrics import LAST_SWEEP, SWEEPS, Snapshot
 from service.migrate import DatabaseUnavailable, create_test_clock, migrate, refuse_unknown, shipped
@@ -119,7 +119,8 @@ ABOUT = About(
         ("holds", "A hold keeps a student from enrolling, dropping, or both."),
         ("overrides", "An override lifts one rule for one student and one course, once."),
         ("events", "The change feed, which is also the audit log."),
-        ("interchange", "Data in and out, as files in the formats that other systems speak."),
+        ("imports", "Files of other systems come in: a plan is shown, and applied once it is confirmed."),
+        ("exports", "Everything, or what has changed, as files for other systems."),
         ("privacy", "What the service holds on a person, and its erasure."),
         ("api_keys", "An API key lets a program call the service; its scopes define what the program may do."),
         ("institutions", "One service can serve many institutions, each with data and keys of its own."),
@@ -144,7 +145,8 @@ ENDPOINTS: Final = endpoints_of(
     holds,
     overrides,
     events,
-    interchange,
+    imports,
+    exports,
     privacy,
     api_keys,
     institutions,

@@ -302,10 +302,16 @@ def service_url(server: Server, database_url: str) -> str:
 
 
 @pytest.fixture
-def settings(service_url: str, database_url: str) -> Settings:
+def settings(service_url: str, database_url: str, tmp_path: Path) -> Settings:
     """Return settings with which the service has its least privileges, so that every test shows that they suffice."""
     owner_url = None if service_url == database_url else database_url
-    return Settings(database_url=service_url, migration_database_url=owner_url, migrate_on_start=False, port=0)
+    return Settings(
+        database_url=service_url,
+        migration_database_url=owner_url,
+        migrate_on_start=False,
+        port=0,
+        spool_dir=tmp_path / "spool",
+    )
 
 
 @pytest.fixture

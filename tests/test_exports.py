@@ -20,8 +20,8 @@ Files = dict[str, list[list[str]]]
 
 
 @pytest.fixture
-def settings(settings: Settings, tmp_path: Path) -> Settings:
-    return settings.model_copy(update={"spool_dir": tmp_path / "spool", "import_pause": 0.0})
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"import_pause": 0.0})
 
 
 async def export(client: Client, **body: object) -> tuple[dict[str, Any], bytes]:

@@ -92,7 +92,9 @@ cancelled."""
 SECRET: Final = {"/keys": {"name": "portal", "scopes": ["read"]}, "/keys/{key_id}/rotate": {}}
 """The POST operations whose answers are secrets."""
 
-UNSTORED: Final = SECRET.keys() | {"/institutions"}
+UNSTORED: Final = SECRET.keys() | {
+    *("/institutions", "/imports", "/imports/{import_id}/confirm", "/imports/{import_id}/cancel", "/exports")
+}
 """The POST operations that refuse a key."""
 
 

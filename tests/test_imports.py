@@ -38,8 +38,8 @@ PLAIN = {
 
 
 @pytest.fixture
-def settings(settings: Settings, tmp_path: Path) -> Settings:
-    return settings.model_copy(update={"spool_dir": tmp_path / "spool", "import_pause": 0.0, "import_upload": 100_000})
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"import_pause": 0.0, "import_upload": 100_000})
 
 
 def zipped(files: Mapping[str, str | bytes]) -> bytes:

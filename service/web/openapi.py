@@ -262,8 +262,15 @@ def _operation(item: Endpoint, schemas: _Schemas, example: Example, problems: Ma
             "content": dict.fromkeys(item.media_types, content),
         }
     if item.uploads:
-        operation["requestBody"] = {"required": True, "content": {each: {} for each in item.uploads}}
+        operation["requestBody"] = {
+            "required": True,
+            "content": {each: _file(each) for each in item.uploads},
+        }
     return {key: value for key, value in operation.items() if value or key == "security"}
+
+
+def _file(media_type: str) -> dict[str, Any]:
+    return {"schema": {"type": "string", "contentMediaType": media_type}}
 
 
 def _scope(item: Endpoint) -> str:
@@ -360,7 +367,7 @@ def _responses(item: Endpoint, schemas: _Schemas, example: Example, shown: Mappi
             if status == HTTPStatus.SEE_OTHER:
                 headers.append("Location")
         elif item.answer_type is None:
-            response["content"] = {each: {} for each in item.downloads} or {
+            response["content"] = {each: _file(each) for each in item.downloads} or {
                 "application/json": {"schema": {"type": "object"}}
             }
         responses[str(status)] = {**response, "headers": _headers(headers)}

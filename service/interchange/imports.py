@@ -1,6 +1,5 @@
 """Imports over HTTP: sending files, looking at the plan, and confirming it."""
 
-import asyncio
 import csv
 import io
 import json
@@ -8,18 +7,16 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from aiohttp import web
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from service.api.answers import Id
-from service.api.fields import MAX_BIGINT, IdInPath, Input, Name, Truth, Whole
+from service.api.fields import IdInPath, Name, Truth
 from service.api.keys import DATABASE
-from service.errors import Detail, ExportNotFound, ImportNotFound, NoFile, NoPlan, PlanRefused
+from service.errors import Detail, ImportNotFound, NoPlan, PlanRefused
 from service.interchange.formats.plain import TABLES
-from service.interchange.formats.writing import DELTA_FORMATS, ExportFormat
 from service.interchange.importer import Options, delete_upload
 from service.interchange.report import ERROR_COLUMNS, error_cells, refused_rows
 from service.interchange.rows import Kind
@@ -31,12 +28,8 @@ from service.web.paging import Digits, Page, Paging, decode_cursor, page_of
 from service.web.problems import UnsupportedMediaType, invalid
 from service.web.schema import named
 from service.web.validation import wrong
-from sql import exports as sql_exports
 from sql import imports as sql
-from sql.exports import ExportState
 from sql.imports import ImportState, PlannedAction
-
-Position: TypeAlias = Annotated[int, Field(ge=0, le=MAX_BIGINT), Whole]
 
 NEWEST: Final = 2**63 - 1
 ZIP: Final = "application/zip"
@@ -250,7 +243,7 @@ class CodeCount:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Warning:
+class FileWarning:
     """Something unusual in a file that does no harm."""
 
     file: Annotated[str, Field(description="The name of the file.")]
@@ -277,7 +270,7 @@ class Plan:
 
     counts: Annotated[list[KindCount], Field(description="By kind, in the order in which they are applied.")]
     refused: Annotated[list[CodeCount], Field(description="Why rows are refused, by code.")]
-    warnings: Annotated[list[Warning], Field(description="What is unusual in the files.")]
+    warnings: Annotated[list[FileWarning], Field(description="What is unusual in the files.")]
     samples: Annotated[list[Sample], Field(description="Up to 10 rows of each action but `unchanged`.")]
 
 
@@ -305,7 +298,7 @@ async def read_plan(call: Call, import_id: IdInPath) -> Plan:
             for kind, actions in its["counts"].items()
         ],
         refused=[CodeCount(code=code, count=count) for code, count in its["refused"].items()],
-        warnings=[Warning(**each) for each in plan["warnings"]],
+        warnings=[FileWarning(**each) for each in plan["warnings"]],
         samples=samples,
     )
 
@@ -390,130 +383,3 @@ async def cancel_import(call: Call, import_id: IdInPath) -> Import:
     if cancelled:
         delete_upload(found.path, call[WORKER].settings)
     return import_of(await find_import(call, import_id))
-
-
-NamedFormat: TypeAlias = Annotated[
-    ExportFormat,
-    named(
-        "ExportFormat",
-        "`plain`: CSV as imports take it. `ndjson`: a JSON object in each line, as the API has them. `canvas`: the SIS files "
-        "of Canvas. `oneroster-1.1` and `oneroster-1.2`: OneRoster CSV.",
-    ),
-]
-
-
-class NewExport(Input):
-    """An export to write."""
-
-    format: NamedFormat
-    after: Annotated[
-        Position | None,
-        Field(
-            description="For OneRoster: only what has changed after this position of the feed, such as the `position` of an "
-            "earlier export. Requires the scope `events`. Null is everything."
-        ),
-    ] = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Export:
-    """An export: a zip of files with everything, or with what has changed."""
-
-    id: Id
-    format: NamedFormat
-    state: Annotated[
-        ExportState,
-        named(
-            "ExportState",
-            "`queued` and `writing`: its file is not complete. `done`: it has a file. `failed`: see `problem`. `expired`: its "
-            "file was taken back, because a student was erased.",
-        ),
-    ]
-    after: Annotated[int | None, Field(description="The position after which a delta begins; null for everything.")]
-    position: Annotated[
-        int | None, Field(description="The position of the newest event that it contains; null until it is done.")
-    ]
-    size: Annotated[int | None, Field(description="The size of the file in bytes; null until it is done.")]
-    records: Annotated[int, Field(description="The records that are written.")]
-    problem: Annotated[str | None, Field(description="Why the export failed; null if it did not.")]
-    actor: Annotated[str | None, Field(description="Who asked for it; null if nobody was authenticated.")]
-    created_at: Annotated[datetime, Field(description="When it was asked for.")]
-    updated_at: Annotated[datetime, Field(description="When it last went on.")]
-
-
-def export_of(row: sql_exports.Export) -> Export:
-    """Convert a row to the export that the API returns."""
-    return Export(
-        id=row.id,
-        format=row.format,  # type: ignore[arg-type]  # The statements return it as text.
-        state=row.state,
-        after=row.after,
-        position=row.position,
-        size=row.size,
-        records=row.rows_done,
-        problem=row.problem,
-        actor=row.actor,
-        created_at=row.created_at,
-        updated_at=row.updated_at,
-    )
-
-
-async def find_export(call: Call, export_id: int) -> sql_exports.Export:
-    """Return an export.
-
-    Raises:
-        ExportNotFound: there is none with this id.
-    """
-    async with call[DATABASE].reading() as connection:
-        found = await sql_exports.get_export(connection, export_id)
-    if found is None:
-        raise ExportNotFound(export_id)
-    return found
-
-
-@endpoint("POST", "/exports", scope="read", status=202, keyed=False)
-async def create_export(call: Call, body: NewExport) -> Reply[Export]:
-    """Write an export in the background: one moment of all terms, courses, people and enrollments, as a zip.
-
-    Exports are written one after the other. An operator sets for how many hours their files are kept.
-    """
-    if body.after is not None:
-        call.require("events")
-        if body.format not in DELTA_FORMATS:
-            sentence = f"after is possible only with the formats {' and '.join(sorted(DELTA_FORMATS))}."
-            raise invalid([Detail("not_combinable", sentence, pointer="#/after")])
-    async with call[DATABASE].reading(for_changes=True) as connection:
-        [added] = await sql_exports.add_export(connection, body.format, body.after, call.caller.name)
-    call[WORKER].exports.wake()
-    return Reply(export_of(added), 202, {"Location": f"/exports/{added.id}"})
-
-
-@endpoint("GET", "/exports/{export_id}", scope="read", problems=[ExportNotFound], routine=True)
-async def read_export(call: Call, export_id: IdInPath) -> Export:
-    """Read an export: its state and, once it is done, the size of its file."""
-    return export_of(await find_export(call, export_id))
-
-
-@endpoint(
-    "GET",
-    "/exports/{export_id}/file",
-    scope="read",
-    status=(200, 206),
-    problems=[ExportNotFound, NoFile],
-    downloads=(ZIP,),
-)
-async def read_export_file(call: Call, export_id: IdInPath) -> web.StreamResponse:
-    """Download the file of an export, or a range of it (RFC 9110 section 14).
-
-    A download that breaks off continues with `Range: bytes=N-`.
-    """
-    found = await find_export(call, export_id)
-    if found.state != "done" or found.path is None or not await asyncio.to_thread(Path(found.path).is_file):
-        raise NoFile(export_id, found.state)
-    headers = {
-        "X-Request-Id": call.request_id,
-        "Content-Type": ZIP,
-        "Content-Disposition": f'attachment; filename="{found.format}-{found.id}.zip"',
-        "Cache-Control": "no-store",
-    }
-    return web.FileResponse(found.path, headers=headers)
