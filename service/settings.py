@@ -408,7 +408,7 @@ class Settings(BaseSettings):
     """Rows that one transaction of an import applies: it holds the write lock for some hundredths of a second."""
 
     import_pause: float = Field(default=1.0, ge=0)
-    """How long an import waits after each transaction, in times of its duration; with 0, callers wait for it more often."""
+    """How long an import pauses after each step, in times of its duration; with 0, callers wait for it more often."""
 
     imports_kept: PositiveFloat = 7.0
     """Days for which an import is kept after its last change, with its staged rows and the report of refused ones."""

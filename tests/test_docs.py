@@ -128,6 +128,7 @@ def settled(body: Any) -> Any:
     text = re.sub(r'"sourced_id": "[0-9a-f]{8}-[^"]*"', '"sourced_id": "<uuid>"', text)
     text = re.sub(r'"key": "ek_[^"]*"', '"key": "<key>"', text)
     text = re.sub(r'"migration": "[^"]*"', '"migration": "<newest>"', text)
+    text = re.sub(r'"size": \d+', '"size": 1', text)
     return json.loads(re.sub(r'"request_id": "[^"]*"', '"request_id": "<id>"', text))
 
 

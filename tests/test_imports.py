@@ -397,7 +397,8 @@ async def test_an_import_that_is_killed_goes_on_and_ends_in_the_same_state(
     few = settings.model_copy(update={"import_chunk": 2})
     killed = 0
     async with registrar_of(settings) as registrar:
-        database = client.server.app[DATABASE]  # type: ignore[union-attr]
+        assert client.app is not None
+        database = client.app[DATABASE]
 
         async def work(steps: int) -> None:
             """Work on the queue as a process that ends after some steps, without a word to any other."""
@@ -467,7 +468,8 @@ async def test_imports_need_their_scopes(client: Client) -> None:
 async def test_old_imports_are_deleted_with_their_rows(client: Client, connection: Connection) -> None:
     await apply(client, PLAIN)
     await connection.execute("UPDATE imports SET updated_at = now() - interval '8 days'")
-    await client.server.app[WORKER].look()  # type: ignore[union-attr]
+    assert client.app is not None
+    await client.app[WORKER].look()
     assert [await connection.fetchval(f"SELECT count(*) FROM {name}") for name in ("imports", "import_rows")] == [0, 0]
 
 

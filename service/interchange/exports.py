@@ -122,7 +122,10 @@ async def create_export(call: Call, body: NewExport) -> Reply[FileExport]:
 
 @endpoint("GET", "/exports/{export_id}", scope="read", problems=[ExportNotFound], routine=True)
 async def read_export(call: Call, export_id: IdInPath) -> FileExport:
-    """Read an export: its state and, once it is done, the size of its file."""
+    """Read an export: its state and, once it is done, the size of its file.
+
+    Ask once a second until it is done.
+    """
     return export_of(await find_export(call, export_id))
 
 

@@ -218,7 +218,10 @@ async def list_imports(call: Call, query: Paging) -> Page[Import]:
 
 @endpoint("GET", "/imports/{import_id}", scope="manage", problems=[ImportNotFound], routine=True)
 async def read_import(call: Call, import_id: IdInPath) -> Import:
-    """Read an import: its state, and how far it is."""
+    """Read an import: its state, and how far it is.
+
+    Ask once a second until it is planned, and again until it is done.
+    """
     return import_of(await find_import(call, import_id))
 
 
@@ -322,7 +325,10 @@ def sample_of(row: sql.ImportRow) -> Sample:
 
 @endpoint("GET", "/imports/{import_id}/errors", scope="manage", problems=[ImportNotFound], downloads=("text/csv",))
 async def list_errors(call: Call, import_id: IdInPath) -> web.StreamResponse:
-    """List the rows of an import that are refused, as CSV: file, line, column, kind, key, code and detail."""
+    """List the rows of an import that are refused.
+
+    The answer is CSV with the columns file, line, column, kind, key, code and detail.
+    """
     await find_import(call, import_id)
     response = await call.start_stream("text/csv; charset=utf-8")
     if call.request.method == "HEAD":

@@ -85,11 +85,16 @@ class Record(Change[Moved | None]):
         if row is not None and row.status == "waitlisted":
             move(ledger, *pair, "dropped", self.origin)
         settle_before_newcomer(ledger, (self.course_id,), self.origin)
-        [decision] = judge_together(ledger, self.student_id, (self.course_id,), "fail", ())
-        final = tuple([refusal for refusal in decision.refusals if refusal.code in FINAL_CODES])
-        raise_refusals(Requested("course_ids", (self.course_id,), [decision._replace(refusals=final)]))
-        granted = [self._override(refusal.code).decide(ledger) for refusal in decision.refusals]
-        override_id = use(ledger, (*decision.used, *granted), self.origin)
+        # A rule may refuse only once an override gives a seat above the capacity.
+        for _ in rules.RULES:
+            [decision] = judge_together(ledger, self.student_id, (self.course_id,), "fail", ())
+            final = tuple([refusal for refusal in decision.refusals if refusal.code in FINAL_CODES])
+            raise_refusals(Requested("course_ids", (self.course_id,), [decision._replace(refusals=final)]))
+            if not decision.refusals:
+                break
+            for code in dict.fromkeys([refusal.code for refusal in decision.refusals]):
+                self._override(code).decide(ledger)
+        override_id = use(ledger, decision.used, self.origin)
         return move(ledger, *pair, "enrolled", self.origin, override_id=override_id)
 
     def _override(self, rule: str) -> GrantOverride:
