@@ -45,7 +45,7 @@ test coverage: export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: test
 test: $(VENV)/.dev ## run the whole test suite against a real PostgreSQL
-	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) -q $(ARGS)
+	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal -q $(ARGS)
 
 .PHONY: check
 check: lint test ## run lint and the whole test suite, as CI does

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 from service import __version__, gauges
 from service.api import (
     api_keys,
+    bulk,
     courses,
     enrollments,
     equivalences,
@@ -31,6 +32,7 @@ from service.api import (
     reservations,
     students,
     terms,
+    webhooks,
 )
 from service.api.events import POLLER
 from service.api.feed import Poller
@@ -49,6 +51,7 @@ from service.api.keys import (
 from service.auth import Authenticator
 from service.batching import Callers, Sharing, reader
 from service.database import Database
+from service.dispatch import Dispatch, Opened
 from service.errors import AlreadyMerged, DomainError, EnrollmentRefused, FieldError, Merged, Unavailable
 from service.exposition import Board, Exposition
 from service.fitness import UnfitDatabase
@@ -65,7 +68,7 @@ from service.settings import Settings
 from service.web import health, openapi, page
 from service.web import metrics as web_metrics
 from service.web.auth import Authenticate, ScopeMissing
-from service.web.body import BODY_MEMBERS, BODY_TIMEOUT
+from service.web.body import BODY_MEMBERS, BODY_TIMEOUT, BULK_MEMBERS
 from service.web.endpoint import (
     ADMISSION,
     DRAINING,
@@ -86,6 +89,7 @@ from service.web.problems import write_json
 from service.web.proxies import Proxies
 from service.web.server import PUBLIC_PATH, Limits, Runner
 from service.web.turnstile import CHANGES_PER_TURN, READS_PER_TURN, Turnstile
+from service.webhooks.sender import Sender
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +115,7 @@ ABOUT = About(
         ("instructors", "The people who teach, and which courses they teach."),
         ("reservations", "Seats of a course that are kept for groups of students."),
         ("enrollments", "Which student is in which course. A seat is never sold twice."),
+        ("bulk", "Many students, courses or enrollments in one call, with an outcome for each."),
         ("overview", "A student at a glance."),
         ("refusals", "Why enrolls, swaps and drops were refused, for some days."),
         ("terms", "The periods in which courses take place, with the deadlines to enroll, drop and withdraw."),
@@ -119,6 +124,7 @@ ABOUT = About(
         ("holds", "A hold keeps a student from enrolling, dropping, or both."),
         ("overrides", "An override lifts one rule for one student and one course, once."),
         ("events", "The change feed, which is also the audit log."),
+        ("webhooks", "A webhook sends the events of the feed to a URL, signed and in order."),
         ("imports", "Files of other systems come in: a plan is shown, and applied once it is confirmed."),
         ("exports", "Everything, or what has changed, as files for other systems."),
         ("privacy", "What the service holds on a person, and its erasure."),
@@ -137,6 +143,7 @@ ENDPOINTS: Final = endpoints_of(
     instructors,
     reservations,
     enrollments,
+    bulk,
     overview,
     refusals,
     terms,
@@ -145,6 +152,7 @@ ENDPOINTS: Final = endpoints_of(
     holds,
     overrides,
     events,
+    webhooks,
     imports,
     exports,
     privacy,
@@ -163,8 +171,14 @@ def examples() -> Examples:
 @cache
 def document(public_url: str | None = None) -> bytes:
     """Return the API document, which all applications share: it takes as long to build as the rest of one."""
-    built = openapi.build(ABOUT, ENDPOINTS, codes(), examples())
+    built = openapi.build(ABOUT, ENDPOINTS, webhooks.MESSAGES, codes(), examples())
     return write_json({**built, "servers": [{"url": public_url or "/"}]})
+
+
+@cache
+def api_page() -> bytes:
+    """Return the API page, which all applications share."""
+    return page.page(ABOUT, ENDPOINTS)
 
 
 def create_app(settings: Settings, place: tuple[Board, int] | None = None) -> web.Application:
@@ -174,7 +188,7 @@ def create_app(settings: Settings, place: tuple[Board, int] | None = None) -> we
     """
     app = web.Application(client_max_size=settings.body_limit)
     # aiohttp tries the paths with one prefix in this order, so those that are called most come first.
-    called_most = endpoints_of(enrollments)
+    called_most = endpoints_of(enrollments, bulk)
     register(
         app, [*called_most, *[each for each in ENDPOINTS if each not in called_most], *endpoints_of(page, web_metrics)]
     )
@@ -183,10 +197,12 @@ def create_app(settings: Settings, place: tuple[Board, int] | None = None) -> we
     app[INDEX] = Index.of(ABOUT, [*served, page.show_page], settings.public_path)
     app[DOCUMENT] = partial(document, settings.public_url)
     app[PROBLEMS] = problem_types()
-    app[PAGE] = page.page(ABOUT, ENDPOINTS)
+    app[PAGE] = api_page()
     everybody = Callers()
     pool = app[POOL] = Pool(settings)
     app[DRAINING] = asyncio.Event()
+    app[webhooks.SENDER] = Sender(settings)
+    app[webhooks.WEBHOOK_LIMIT] = settings.webhook_limit
     if settings.registry_schema is None:
         serve_one(app, settings, pool, everybody, place)
     else:
@@ -198,10 +214,12 @@ def show_metrics(
     app: web.Application,
     settings: Settings,
     opened: Callable[[], Iterable[Services]],
+    dispatch: Dispatch,
+    *,
     look: Callable[[], Awaitable[Snapshot]],
     place: tuple[Board, int] | None,
 ) -> None:
-    """Let the application show its metrics, with those of the institutions that it has opened."""
+    """Let the application show its metrics, with those of the institutions that it has opened and of its webhooks."""
 
     async def look_when_ready() -> Snapshot:
         if not app[BRING_UP].done():
@@ -209,7 +227,7 @@ def show_metrics(
         return await look()
 
     exposition = app[EXPOSITION] = Exposition(
-        lambda: gauges.of_process(settings, app[POOL], opened()), look_when_ready, place
+        lambda: gauges.of_process(settings, app[POOL], opened(), dispatch.states()), look_when_ready, place
     )
     app[READ_METRICS] = exposition.text
 
@@ -246,7 +264,16 @@ def serve_one(
         app[key] = value
     authenticator = app[AUTHENTICATOR] = Authenticator(database, settings)
     set_up(app, settings, services_of=OnlyInstitution(app), authenticate=authenticator)
-    show_metrics(app, settings, lambda: [app], partial(gauges.of_database, database), place)
+    dispatch = Dispatch(
+        database,
+        settings,
+        app[webhooks.SENDER],
+        app[DRAINING],
+        open=lambda _: Opened(database, app[POLLER], is_shared=True),
+        may_deliver=lambda name: not name,
+    )
+    app[webhooks.NOTE_CHANGE] = dispatch.note_change
+    show_metrics(app, settings, lambda: [app], dispatch, look=partial(gauges.of_database, database), place=place)
 
     async def prepare(stop: threading.Event) -> None:
         if settings.migrate_on_start and settings.owner_url is not None:
@@ -276,9 +303,12 @@ def serve_one(
         async with running(app, settings, prepare, authenticator) as run:
             run(sweep(app[REGISTRAR], app[BRING_UP], settings.sweep_interval))
             run(look_for_work(app[WORKER], app[BRING_UP], settings.sweep_interval))
+            run(after(app[BRING_UP], dispatch.run))
             yield
             app[POLLER].close()
         await app[WORKER].close()
+        await dispatch.close()
+        await app[webhooks.SENDER].close()
         await app[REGISTRAR].close()
         await pool.close()
 
@@ -300,7 +330,27 @@ def serve_many(
     serving = Institutions(registry, settings, pool, make, sharing)
     authenticator = app[AUTHENTICATOR] = Authenticator(registry.database, settings, serving.database_of)
     set_up(app, settings, services_of=serving, authenticate=authenticator)
-    show_metrics(app, settings, serving.opened, partial(gauges.of_registry, registry.database), place)
+
+    def open_institution(name: str) -> Opened | None:
+        found = serving.database_of(name)
+        if found is None:
+            return None
+        return Opened(
+            found, Poller(found, app[DRAINING], interval=settings.poll_interval, max_streams=0), is_shared=False
+        )
+
+    dispatch = Dispatch(
+        registry.database,
+        settings,
+        app[webhooks.SENDER],
+        app[DRAINING],
+        open=open_institution,
+        may_deliver=serving.is_active,
+    )
+    app[webhooks.NOTE_CHANGE] = dispatch.note_change
+    show_metrics(
+        app, settings, serving.opened, dispatch, look=partial(gauges.of_registry, registry.database), place=place
+    )
 
     async def prepare(stop: threading.Event) -> None:
         if settings.migrate_on_start and settings.owner_url is not None:
@@ -320,12 +370,14 @@ def serve_many(
 
     async def lifetime(app: web.Application) -> AsyncIterator[None]:
         async with running(app, settings, prepare, authenticator) as run:
-            for work in (registry.keep_fresh, serving.keep):
+            for work in (registry.keep_fresh, serving.keep, dispatch.run):
                 run(after(app[BRING_UP], work))
             if settings.migrate_on_start:
                 run(after(app[BRING_UP], registry.migrate_all))
             yield
             registry.stop.set()
+        await dispatch.close()
+        await app[webhooks.SENDER].close()
         await serving.close()
         await pool.close()
 
@@ -369,6 +421,7 @@ def set_up(app: web.Application, settings: Settings, *, services_of: ServicesOf,
     """Set the application keys that all endpoints need, whatever their handlers need."""
     app[BODY_TIMEOUT] = settings.body_timeout
     app[BODY_MEMBERS] = settings.body_members
+    app[BULK_MEMBERS] = settings.bulk_members
     if DRAINING not in app:
         app[DRAINING] = asyncio.Event()
     app[EDGE] = Edge(

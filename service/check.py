@@ -25,7 +25,7 @@ from service.fitness import NotMigrated
 from service.migrate import DatabaseUnavailable
 from service.registrar.application import CodeSets
 from service.registrar.meetings import conflict, dates_of, week_of
-from service.registrar.review import review_blocked
+from service.registrar.review import review_blocked, review_lost_requirements
 from service.registrar.rules import are_offered_together, exact
 from service.registry import Registry, is_behind, settings_of, with_registry
 from service.replay import (
@@ -438,9 +438,10 @@ def _limits_of(offering: Offering | None, own_limit: float | None) -> Iterator[t
 
 
 async def _last_raise(connection: Connection, student_id: int, credits: Mapping[int, float]) -> tuple[int, set[int]]:
-    """Return the position at which a student's credits in these courses last rose, and the courses that raised them.
+    """Return the position from which a student's credits in these courses last rose, and the courses that raised them.
 
-    A swap for the same number of credits is always allowed and does not raise them: its events share one instant.
+    A swap for the same number of credits is always allowed and does not raise them: its events share one instant. So do
+    those of other changes in its batch, and the position is that of the first: a limit may be edited between them.
     """
     moves: list[Recorded] = []
     after = student_id, LOWEST, LOWEST
@@ -450,7 +451,8 @@ async def _last_raise(connection: Connection, student_id: int, credits: Mapping[
         if after[0] != student_id:
             break
     position, raised_by = LOWEST, set[int]()
-    for _, together in itertools.groupby(sorted(moves), lambda event: event.occurred_at):
+    for _, group in itertools.groupby(sorted(moves), lambda event: event.occurred_at):
+        together = list(group)
         change, gained = 0.0, set[int]()
         for event in together:
             course_id = event.course_id or 0
@@ -459,7 +461,7 @@ async def _last_raise(connection: Connection, student_id: int, credits: Mapping[
             if seats > 0:
                 gained.add(course_id)
         if exact(change) > 0:
-            position, raised_by = event.position, gained
+            position, raised_by = together[0].position, gained
     return position, raised_by
 
 
@@ -541,6 +543,7 @@ async def find_gaps(connection: Connection) -> Sequence[sql.Gap]:
 def invariants(sweep_interval: float, time_zone: str = "UTC") -> tuple[Invariant, ...]:
     """Return all invariants, in the order in which they are checked."""
     overlooked = partial(find_overlooked, sweep_interval=sweep_interval, time_zone=time_zone)
+    wrongly_marked = partial(review_lost_requirements, time_zone=zone_of(time_zone))
     misjudged = partial(review_blocked, sweep_interval=sweep_interval, time_zone=zone_of(time_zone))
     return (
         Invariant("every seat counter equals the number of seated students", find_miscounts),
@@ -564,6 +567,11 @@ def invariants(sweep_interval: float, time_zone: str = "UTC") -> tuple[Invariant
             "nobody has credits above the limit, unless they were edited since",
             find_overloads,
             note="credits that have been above the limit since an edit",
+        ),
+        Invariant(
+            "every enrolled student who has lost a requirement is marked, and nobody else, unless edited since",
+            wrongly_marked,
+            note="marks of lost requirements that an edit has overtaken",
         ),
         Invariant("every student, hold, override and enrollment matches its events", replay_students),
         Invariant("every merged student matches the events", replay_merges),

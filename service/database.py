@@ -163,6 +163,19 @@ class Database:
                     LOCK_SECONDS.observe(ended - locked)
 
     @asynccontextmanager
+    async def trying(self) -> AsyncIterator[Connection]:
+        """Yield a connection in a transaction that holds the write lock, and is rolled back at the end.
+
+        Raises:
+            Unavailable: as ``writing``.
+        """
+        async with self.reading(for_changes=True) as connection:
+            async with _rolled_back_on_error(connection):
+                await self._begin(connection)
+                yield connection
+            await connection.execute("ROLLBACK")
+
+    @asynccontextmanager
     async def committing(self, connection: Connection) -> AsyncIterator[None]:
         """Map the errors of the statement that commits: the last one of a transaction, or the only one.
 

@@ -178,6 +178,49 @@ class UnknownTerm(FieldError):
         super().__init__(sentence, pointer=f"#/{field}")
 
 
+class WebhookNotFound(DomainError):
+    """No webhook has this id."""
+
+    code, status, title = "webhook_not_found", 404, "Webhook not found"
+
+    def __init__(self, webhook_id: int) -> None:
+        super().__init__(f"There is no webhook {webhook_id}.")
+
+
+class WebhookUrlRefused(FieldError):
+    """The URL is malformed, or events may not be sent there: without `https`, or to an address that is not public.
+
+    An operator can list hosts in `WEBHOOK_HOSTS`, which may have private addresses and be reached over `http`.
+    """
+
+    code, status, title = "webhook_url_refused", 422, "Webhook URL refused"
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(sentence, pointer="#/url")
+
+
+class WebhookLimitReached(DomainError):
+    """The institution has as many webhooks as it may have: delete one first."""
+
+    code, status, title = "webhook_limit_reached", 409, "Too many webhooks"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"There are {limit} webhooks, as many as may be: delete one first, or share one with filters.")
+
+
+class UnknownPosition(FieldError):
+    """The position is beyond the next event of the feed."""
+
+    code, status, title = "unknown_position", 422, "Unknown position"
+
+    def __init__(self, position: int, newest: int) -> None:
+        super().__init__(
+            f"The feed has no position {position} yet: its newest event has the position {newest}. Send null to start with the "
+            "next event.",
+            pointer="#/from_position",
+        )
+
+
 class InstitutionNotFound(DomainError):
     """No institution has this name."""
 

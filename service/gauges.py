@@ -17,8 +17,8 @@ from sql.registry import get_sweep_age
 READERS: Final = (STUDENTS, COURSES, COURSES_OF_STUDENTS, STUDENTS_OF_COURSES)
 
 
-def of_process(settings: Settings, pool: Pool, opened: Iterable[Services]) -> Snapshot:
-    """Return the gauges of this process, which has opened the services of these institutions."""
+def of_process(settings: Settings, pool: Pool, opened: Iterable[Services], webhooks: list[str]) -> Snapshot:
+    """Return the gauges of this process, which has opened the services of institutions, and delivers webhooks in some states."""
     institutions = [*opened]
     in_use, idle, waiting = pool.usage()
     readers = [each[POLLER].waiting() for each in institutions]
@@ -34,6 +34,7 @@ def of_process(settings: Settings, pool: Pool, opened: Iterable[Services]) -> Sn
         metrics.STREAMS.name: [((), sum([each[POLLER].streams for each in institutions]))],
         metrics.OLDEST_READER.name: [((), max([seconds for _, seconds in readers], default=0.0))],
         metrics.INSTITUTIONS.name: [((), len(institutions))],
+        metrics.WEBHOOKS.name: [((state,), webhooks.count(state)) for state in ("active", "failing", "stopped")],
     }
     if settings.registry_schema is None:
         found[metrics.SWEEP_LAG.name] = [((), LAST_SWEEP.age())]

@@ -6,6 +6,13 @@ from typing import Any, Final, NamedTuple
 import psycopg
 from psycopg import sql
 
+WEBHOOK_LEASES: Final[Mapping[str, tuple[str, ...]]] = {
+    "SELECT": (),
+    "INSERT": (),
+    "UPDATE": ("changed_at", "expires_at", "holder", "revision"),
+    "DELETE": (),
+}
+
 TABLES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     "_yoyo_migration": {"SELECT": ()},
     "api_keys": {
@@ -102,6 +109,7 @@ TABLES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
             "override_id",
             "passed",
             "passed_code",
+            "requirement_lost",
             "recheck_at",
             "reserved_group",
             "status",
@@ -145,6 +153,33 @@ TABLES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         ),
         "DELETE": (),
     },
+    "webhook_attempts": {"SELECT": (), "INSERT": (), "DELETE": ()},
+    "webhook_leases": WEBHOOK_LEASES,
+    "webhooks": {
+        "SELECT": (),
+        "INSERT": (),
+        "UPDATE": (
+            "course_id",
+            "epoch",
+            "failures",
+            "next_attempt_at",
+            "position",
+            "previous_secret",
+            "previous_until",
+            "proof",
+            "restarts",
+            "secret",
+            "stopped_at",
+            "stopped_because",
+            "student_id",
+            "term_id",
+            "types",
+            "updated_at",
+            "url",
+            "version",
+        ),
+        "DELETE": (),
+    },
 }
 """The privileges on each table; no columns means the whole table. A test compares them with the statements of ``sql/``.
 
@@ -184,6 +219,7 @@ REGISTRY_TABLES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         ),
     },
     "registry": {"SELECT": (), "UPDATE": ("revision",)},
+    "webhook_leases": WEBHOOK_LEASES,
 }
 """The privileges on each table of the registry."""
 

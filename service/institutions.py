@@ -134,6 +134,11 @@ class Institutions:
         """Return the services of the institutions in memory."""
         return [each.services for each in self._open.values()]
 
+    def is_active(self, name: str) -> bool:
+        """Return whether an institution accepts changes, so that its webhooks are delivered."""
+        institution = self._registry.institutions.get(name)
+        return institution is not None and institution.state == "active" and not is_behind(institution)
+
     def database_of(self, name: str) -> Database | None:
         """Return the database of an institution; None if there is none with this name, or it can't be used yet."""
         institution = self._registry.institutions.get(name)

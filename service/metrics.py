@@ -155,6 +155,14 @@ POOL_SECONDS: Final = Histogram(
     "enrollment_pool_seconds", "Wait for a connection to the database.", "purpose", bounds=SECONDS
 )
 SWEEPS: Final = Counter("enrollment_sweeps", "Sweeps by result: `done`, `postponed` or `failed`.", "result")
+DELIVERIES: Final = Counter(
+    "enrollment_webhook_deliveries",
+    "Attempts to deliver an event to a webhook by result: `delivered` or `failed`.",
+    "result",
+)
+DELIVERY_SECONDS: Final = Histogram(
+    "enrollment_webhook_delivery_seconds", "Time that an attempt to deliver an event takes.", bounds=(*SECONDS, 20.0)
+)
 
 QUEUED: Final = Gauge("enrollment_queued", "Callers that wait for a batch.", ("purpose",))
 CONNECTIONS: Final = Gauge(
@@ -176,6 +184,11 @@ SWEEP_LAG: Final = Gauge(
     "Time since the last sweep; with a registry, of the institution that was swept longest ago.",
     (),
     min,
+)
+WEBHOOKS: Final = Gauge(
+    "enrollment_webhooks",
+    "Webhooks by state: `active`, `failing` or `stopped`; only from the process that delivers them.",
+    ("state",),
 )
 PROCESSES: Final = Gauge("enrollment_processes", "Processes in this answer: those of one service with --workers.")
 CPU_SECONDS: Final = Gauge("process_cpu_seconds_total", "Processor time that the processes have used.")
@@ -207,6 +220,7 @@ OF_PROCESS: Final = (
     OLDEST_READER,
     INSTITUTIONS,
     SWEEP_LAG,
+    WEBHOOKS,
     PROCESSES,
     CPU_SECONDS,
     MEMORY,
@@ -224,6 +238,8 @@ for _reason in ("lock_needed", "one_by_one", "stale_plan"):
     RETRIES.add(_reason, count=0)
 for _result in ("done", "postponed", "failed"):
     SWEEPS.add(_result, count=0)
+for _result in ("delivered", "failed"):
+    DELIVERIES.add(_result, count=0)
 
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 

@@ -73,6 +73,8 @@ STATUSES: Final = {
     "waitlisted": "waitlisted",
     "skipped": "waitlisted",
     "updated": "waitlisted",
+    "requirement_lost": "enrolled",
+    "requirement_met": "enrolled",
     "completed": "completed",
     "completion_removed": "enrolled",
     "dropped": "dropped",
@@ -90,6 +92,9 @@ COURSE_STATUSES: Final = {"cancelled": "cancelled", "reopened": "open"}
 JOINS: Final = frozenset({"enrollment.enrolled", "enrollment.waitlisted", "enrollment.promoted"})
 """The events that put a student at the end of a waitlist or in a seat."""
 
+REQUIREMENT_MARKS: Final = {"enrollment.requirement_lost": True, "enrollment.requirement_met": False}
+"""Whether an enrollment has lost a requirement after each of these events; after any other event it has not."""
+
 DEFAULTS: Final = {
     "status": "open",
     "groups": (),
@@ -97,6 +102,7 @@ DEFAULTS: Final = {
     "reservations": [],
     "meetings": [],
     "swap_drops": [],
+    "requirement_lost": False,
 }
 """The values of fields before any event carries them; all other fields are None."""
 
@@ -297,9 +303,14 @@ async def replay_courses(connection: Connection) -> AsyncIterator[Difference | B
         ]
         for course in await courses.take(id):
             groups = [
-                {"kind": kind, "any_of": [row.code for row in members], "min_grade": min_grade}
-                for (_, kind, min_grade), members in groupby(
-                    required, lambda row: (row.group_number, row.kind, row.min_grade)
+                {
+                    "kind": kind,
+                    "any_of": [row.code for row in members],
+                    "min_grade": min_grade,
+                    "in_progress": in_progress,
+                }
+                for (_, kind, min_grade, in_progress), members in groupby(
+                    required, lambda row: (row.group_number, row.kind, row.min_grade, row.in_progress)
                 )
             ]
             state = {
@@ -453,7 +464,17 @@ def _plain(name: str, value: object) -> object:
             return datetime.fromisoformat(value)
         if name == "groups" and isinstance(value, list):
             # Within a group the codes are a set: the table does not keep their order.
-            return tuple([(group["kind"], tuple(sorted(group["any_of"])), group.get("min_grade")) for group in value])
+            return tuple(
+                [
+                    (
+                        group["kind"],
+                        tuple(sorted(group["any_of"])),
+                        group.get("min_grade"),
+                        group.get("in_progress", False),
+                    )
+                    for group in value
+                ]
+            )
     except (KeyError, TypeError, ValueError):
         return value  # A rewritten event may contain anything; such a value equals no normal form.
     if name == "meetings" and isinstance(value, str):
@@ -653,7 +674,9 @@ def _moved(event: Recorded, state: dict[str, object] | None) -> dict[str, object
         return {**(state or {}), "swap_drops": after.get("swap_drops", [])}
     if event.type == "enrollment.merged_into":
         return None
-    moved = {**(state or {}), "passed": None, "grade": None, "swap_drops": [], **after}
+    if event.type in REQUIREMENT_MARKS:
+        return {**(state or {}), "requirement_lost": REQUIREMENT_MARKS[event.type]}
+    moved = {**(state or {}), "passed": None, "grade": None, "swap_drops": [], "requirement_lost": False, **after}
     if event.type == "enrollment.merged":
         return {**moved, "override_id": after.get("override_id"), "passed_code": after.get("passed_code")}
     if event.type == "enrollment.completion_removed":
@@ -674,4 +697,5 @@ def _enrollment_state(row: EnrollmentState) -> State:
         "override_id": row.override_id,
         "swap_drops": [] if row.swap_drops is None else json.loads(row.swap_drops),
         "passed_code": row.passed_code,
+        "requirement_lost": row.requirement_lost,
     }

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from service.api.courses import create_course, set_requirements
 from service.api.enrollments import complete_course, enroll_student, swap_courses
+from service.api.equivalences import create_equivalence
 from service.api.holds import place_hold
 from service.api.instructors import create_instructor, set_instructors
 from service.api.overrides import grant_override
@@ -41,6 +42,7 @@ KINDS: Final[Mapping[str, Endpoint]] = {
     "term": create_term,
     "course": create_course,
     "requirements": set_requirements,
+    "equivalence": create_equivalence,
     "instructor": create_instructor,
     "instructors": set_instructors,
     "student": create_student,

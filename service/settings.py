@@ -350,11 +350,29 @@ class Settings(BaseSettings):
     feed_streams: PositiveInt = 2000
     """Most streams of the feed in a process, for each institution; 1,000 of them take 15 MB and get an event within 0.4 s."""
 
+    webhook_hosts: Hosts = ()
+    """Comma-separated hosts that webhooks may reach at private addresses and over http; others: public addresses, https."""
+
+    webhook_limit: PositiveInt = 100
+    """Most webhooks of an institution: each waits in memory, and costs a delivery for each event that it wants."""
+
+    webhook_deliveries: PositiveInt = 64
+    """Most deliveries that a process has under way: enough that slow receivers don't hold up the others."""
+
+    webhook_timeout: PositiveFloat = 20.0
+    """Longest time for one delivery, with its connection and the answer (Standard Webhooks recommends 15 to 30 s)."""
+
+    webhook_lease: PositiveFloat = 15.0
+    """After this time without a sign of the process that delivers the webhooks of an institution, another one does."""
+
     body_limit: PositiveInt = 1024 * 1024
-    """Ten times the largest useful request: 1,000 items of a bulk request are about 100 KiB."""
+    """More than any useful request: 1,000 courses with five meetings each are about 800 KiB."""
 
     body_members: PositiveInt = 10_000
     """Twice the members of the largest bulk request; each unknown member is an error that takes time to report."""
+
+    bulk_members: PositiveInt = 50_000
+    """The same for a body with up to 1,000 students or courses: a course with five meetings has 46, as they are counted."""
 
     body_timeout: PositiveFloat = 10.0
     """Enough for body_limit over a slow mobile connection; a slower body only occupies a connection."""

@@ -31,7 +31,7 @@ class Import(NamedTuple):
 
 
 class ImportRow(NamedTuple):
-    """A staged row, as ``migrations/0056_create_import_rows.sql`` describes it; ``fields`` is a JSON object."""
+    """A staged row, as ``migrations/0057_create_import_rows.sql`` describes it; ``fields`` is a JSON object."""
 
     import_id: int
     kind: str
@@ -219,7 +219,7 @@ async def release_import(connection: Connection, import_id: int, runner: str) ->
     await connection.execute(RELEASE_IMPORT, import_id, runner)
 
 
-SAVE_PROGRESS: Final = """
+SAVE_IMPORT_PROGRESS: Final = """
 UPDATE imports
 SET
     state = $3::text,
@@ -233,11 +233,11 @@ RETURNING id
 """
 
 
-async def save_progress(
+async def save_import_progress(
     connection: Connection, import_id: int, runner: str, *, state: ImportState, lease: timedelta, rows_done: int
 ) -> list[int]:
     """Renew the claim of a process, and return the id; none if the import was cancelled, or another process has it."""
-    return [row[0] for row in await connection.fetch(SAVE_PROGRESS, import_id, runner, state, lease, rows_done)]
+    return [row[0] for row in await connection.fetch(SAVE_IMPORT_PROGRESS, import_id, runner, state, lease, rows_done)]
 
 
 FINISH_IMPORT: Final = """

@@ -26,6 +26,7 @@ class HeldEnrollment(NamedTuple):
     swap_drops: str | None
     blocked_by: str | None
     reserved_group: str | None
+    requirement_lost: bool
 
 
 LIST_HELD_ENROLLMENTS: Final = """
@@ -41,7 +42,8 @@ SELECT
     student_courses.override_id,
     student_courses.swap_drops,
     student_courses.blocked_reasons AS blocked_by,
-    student_courses.reserved_group
+    student_courses.reserved_group,
+    student_courses.requirement_lost
 FROM student_courses
 INNER JOIN courses ON courses.id = student_courses.course_id
 WHERE student_courses.student_id = $1::bigint

@@ -41,6 +41,7 @@ class EnrollmentState(NamedTuple):
     override_id: int | None
     swap_drops: str | None
     passed_code: str | None
+    requirement_lost: bool
 
 
 FIND_EVENTS_OF_TERMS: Final = """
@@ -146,7 +147,7 @@ async def find_courses(connection: Connection, after_id: int, limit: int) -> lis
 
 
 FIND_REQUIREMENTS: Final = """
-SELECT course_id, kind, group_number, code, min_grade
+SELECT course_id, kind, group_number, code, min_grade, in_progress
 FROM requirements
 WHERE (course_id, group_number, code) > ($1::bigint, $2::bigint, $3::text)
 ORDER BY course_id, group_number, code
@@ -210,7 +211,9 @@ async def find_all_overrides(
 
 
 FIND_ENROLLMENTS: Final = """
-SELECT student_id, course_id, status, joined_position, joined_at, passed, grade, override_id, swap_drops, passed_code
+SELECT
+    student_id, course_id, status, joined_position, joined_at, passed, grade, override_id, swap_drops, passed_code,
+    requirement_lost
 FROM student_courses
 WHERE (student_id, course_id) > ($1::bigint, $2::bigint)
 ORDER BY student_id, course_id

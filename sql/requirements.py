@@ -18,23 +18,32 @@ class Requirement:
     group_number: int
     code: str
     min_grade: str | None = None
+    in_progress: bool = False
 
 
 LOAD_REQUIREMENTS: Final = """
-SELECT course_id, kind, group_number, code, min_grade
+SELECT course_id, kind, group_number, code, min_grade, in_progress
 FROM requirements
 WHERE course_id = ANY($1::bigint[])
 UNION
-SELECT course_id, kind, group_number, code, min_grade
+SELECT course_id, kind, group_number, code, min_grade, in_progress
 FROM requirements
 WHERE kind IN ('anti', 'co')
+    AND lower(code) = ANY(ARRAY(SELECT lower(requested.code) FROM unnest($2::text[]) AS requested (code)))
+UNION
+SELECT course_id, kind, group_number, code, min_grade, in_progress
+FROM requirements
+WHERE in_progress
     AND lower(code) = ANY(ARRAY(SELECT lower(requested.code) FROM unnest($2::text[]) AS requested (code)))
 ORDER BY course_id, group_number, code
 """
 
 
 async def load_requirements(connection: Connection, course_ids: list[int], codes: list[str]) -> list[Requirement]:
-    """Load the requirements of courses, and those of any course that exclude or require together one of ``codes``."""
+    """Load the requirements of courses, and those by which any course depends on seats in courses with one of ``codes``.
+
+    The latter exclude such a course, require it together with the other one, or allow it to be in progress.
+    """
     return [Requirement(*row) for row in await connection.fetch(LOAD_REQUIREMENTS, course_ids, codes)]
 
 
@@ -82,8 +91,10 @@ async def clear_requirements(connection: Connection, course_ids: list[int]) -> N
 
 
 ADD_REQUIREMENTS: Final = """
-INSERT INTO requirements (course_id, kind, group_number, code, min_grade)
-SELECT unnest($1::bigint[]), unnest($2::text[]), unnest($3::bigint[]), unnest($4::text[]), unnest($5::text[])
+INSERT INTO requirements (course_id, kind, group_number, code, min_grade, in_progress)
+SELECT
+    unnest($1::bigint[]), unnest($2::text[]), unnest($3::bigint[]), unnest($4::text[]), unnest($5::text[]),
+    unnest($6::boolean[])
 FROM feed
 """
 

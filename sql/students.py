@@ -112,6 +112,18 @@ WHERE id = ANY(
             ),
             (SELECT prefix FROM requested)
         )
+        OR starts_with(
+            left(
+                lower(
+                    regexp_replace(
+                        normalize(preferred_name || coalesce(' ' || family_name, ''), NFKD),
+                        '[\\u0300-\\u036F''\\u2019]', '', 'g'
+                    )
+                ),
+                60
+            ),
+            (SELECT prefix FROM requested)
+        )
     )
     AND id > $1
 ORDER BY id
@@ -221,6 +233,53 @@ FROM (
         ORDER BY sort_key, id
         LIMIT $4
     )
+    UNION ALL
+    (
+        SELECT
+            id, external_id, sourced_id, given_name, family_name, preferred_name, email, max_credits,
+            groups, version, created_at, updated_at, sort_key
+        FROM (
+            SELECT
+                id, external_id, sourced_id, given_name, family_name, preferred_name, email, max_credits,
+                array_to_string(groups, ',') AS groups, version, created_at, updated_at,
+                left(
+                    lower(
+                        regexp_replace(
+                            normalize(preferred_name || coalesce(' ' || family_name, ''), NFKD),
+                            '[\\u0300-\\u036F''\\u2019]', '', 'g'
+                        )
+                    ),
+                    60
+                ) COLLATE "C" AS sort_key,
+                left(
+                    lower(
+                        regexp_replace(
+                            normalize(coalesce(family_name || ' ', '') || coalesce(given_name, ''), NFKD),
+                            '[\\u0300-\\u036F''\\u2019]', '', 'g'
+                        )
+                    ),
+                    60
+                ) COLLATE "C" AS family_key,
+                left(
+                    lower(
+                        regexp_replace(
+                            normalize(coalesce(given_name || ' ', '') || coalesce(family_name, ''), NFKD),
+                            '[\\u0300-\\u036F''\\u2019]', '', 'g'
+                        )
+                    ),
+                    60
+                ) COLLATE "C" AS given_key
+            FROM students
+            WHERE preferred_name IS NOT NULL
+        ) AS by_preferred_name
+        WHERE $1 <> ''
+            AND (sort_key, id) > ((SELECT first_key FROM requested), $3)
+            AND sort_key < (SELECT prefix || chr(1114111) FROM requested)
+            AND NOT starts_with(family_key, (SELECT prefix FROM requested))
+            AND NOT starts_with(given_key, (SELECT prefix FROM requested))
+        ORDER BY sort_key, id
+        LIMIT $4
+    )
 ) AS found
 ORDER BY sort_key, id
 LIMIT $4
@@ -230,7 +289,8 @@ LIMIT $4
 async def search_students(
     connection: Connection, text: str, after_key: str, after_id: int, limit: int
 ) -> list[FoundStudent]:
-    """Return a page of the students whose name begins with a text, whichever of their names comes first.
+    """Return a page of the students whose name begins with a text, whichever of their names comes first; the preferred
+    name counts like the given name before the family name.
 
     Case, accents and apostrophes are ignored. The order is that of the names as they matched; an empty text lists all
     students by family name.

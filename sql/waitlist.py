@@ -172,7 +172,12 @@ FROM (
         AND NOT EXISTS (
             SELECT
             FROM json_array_elements(places.blocked_reasons) AS reasons (reason)
-            WHERE reasons.reason ->> 'code' <> 'seats_reserved'
+            WHERE reasons.reason ->> 'code' NOT IN ('seats_reserved', 'corequisite_missing')
+        )
+        AND EXISTS (
+            SELECT
+            FROM json_array_elements(places.blocked_reasons) AS reasons (reason)
+            WHERE reasons.reason ->> 'code' = 'seats_reserved'
         )
         AND ($2::text[] IS NULL OR students.groups && $2)
     ORDER BY places.joined_position
@@ -187,9 +192,82 @@ RETURNING student_courses.student_id, student_courses.course_id
 async def unjudge_reserved(connection: Connection, course_id: int, groups: list[str] | None) -> list[Pair]:
     """Mark the first student of a waitlist as unjudged whom only reservations block; return the student.
 
+    The student may lack a corequisite too, since both seats may be granted together.
+
     With ``groups``, it is the first who is in one of them.
     """
     return [Pair._make(row) for row in await connection.fetch(UNJUDGE_RESERVED, course_id, groups)]
+
+
+class PartnerPlace(NamedTuple):
+    """A waitlist place of a student who may get seats in several courses together."""
+
+    course_id: int
+    joined_position: int
+    student_id: int
+
+
+LOAD_PARTNER_PLACES: Final = """
+SELECT course_id, joined_position, student_id
+FROM (
+    SELECT
+        places.course_id,
+        places.joined_position,
+        places.student_id,
+        count(*) OVER (PARTITION BY places.student_id) AS open_places
+    FROM student_courses AS places
+    INNER JOIN courses ON courses.id = places.course_id
+    WHERE places.student_id = ANY(
+            ARRAY(
+                SELECT blocked.student_id
+                FROM student_courses AS blocked
+                WHERE blocked.course_id = ANY($1::bigint[])
+                    AND blocked.status = 'waitlisted'
+                    AND blocked.recheck_at IS NOT NULL
+                    AND NOT EXISTS (
+                        SELECT
+                        FROM json_array_elements(blocked.blocked_reasons) AS reasons (reason)
+                        WHERE reasons.reason ->> 'code' <> 'corequisite_missing'
+                    )
+            )
+        )
+        AND places.status = 'waitlisted'
+        AND places.recheck_at IS NOT NULL
+        AND NOT EXISTS (
+            SELECT
+            FROM json_array_elements(places.blocked_reasons) AS reasons (reason)
+            WHERE reasons.reason ->> 'code' <> 'corequisite_missing'
+        )
+        AND courses.status = 'open'
+        AND (
+            courses.capacity IS NULL
+            OR courses.seats_taken < courses.capacity
+            OR EXISTS (
+                SELECT
+                FROM overrides
+                WHERE overrides.student_id = places.student_id
+                    AND overrides.course_id = places.course_id
+                    AND overrides.used_at IS NULL
+            )
+        )
+) AS found
+WHERE open_places > 1
+    AND (course_id, joined_position) > ($2::bigint, $3::bigint)
+ORDER BY course_id, joined_position
+LIMIT $4::bigint
+"""
+
+
+async def load_partner_places(
+    connection: Connection, course_ids: list[int], after_course_id: int, after_position: int, limit: int
+) -> list[PartnerPlace]:
+    """Load a page of the places of students whom only a corequisite blocks in one of these courses, by course and order.
+
+    Only students with several places of this kind, each in a course with a free seat, unless an override of the student
+    may give a seat there.
+    """
+    rows = await connection.fetch(LOAD_PARTNER_PLACES, course_ids, after_course_id, after_position, limit)
+    return [PartnerPlace._make(row) for row in rows]
 
 
 UNJUDGE_DUE: Final = """

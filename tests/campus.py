@@ -5,7 +5,7 @@ import itertools
 import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -229,16 +229,23 @@ async def empty(connection: Connection) -> None:
 
 
 @asynccontextmanager
-async def registrar_of(settings: Settings) -> AsyncIterator[Registrar]:
-    """Yield a registrar that only the test calls."""
+async def opened(settings: Settings) -> AsyncIterator[Database]:
+    """Yield an open database."""
     database = Database(settings)
     await database.open()
     try:
-        registrar = Registrar(database, settings)
-        yield registrar
-        await registrar.close()
+        yield database
     finally:
         await database.close()
+
+
+@asynccontextmanager
+async def registrar_of(settings: Settings, database: Database | None = None) -> AsyncIterator[Registrar]:
+    """Yield a registrar that only the test calls, on a database of its own or on one that others use too."""
+    async with nullcontext(database) if database is not None else opened(settings) as used:
+        registrar = Registrar(used, settings)
+        yield registrar
+        await registrar.close()
 
 
 @asynccontextmanager

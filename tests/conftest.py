@@ -301,17 +301,19 @@ def service_url(server: Server, database_url: str) -> str:
     return database_url if server.citus else server.as_service(database_url)
 
 
+@pytest.fixture(scope="session")
+def defaults() -> Settings:
+    """Return the settings of a test but for its database. To read them anew for each test took a third of its start."""
+    return Settings(migrate_on_start=False, port=0)
+
+
 @pytest.fixture
-def settings(service_url: str, database_url: str, tmp_path: Path) -> Settings:
+def settings(service_url: str, database_url: str, defaults: Settings, tmp_path: Path) -> Settings:
     """Return settings with which the service has its least privileges, so that every test shows that they suffice."""
     owner_url = None if service_url == database_url else database_url
-    return Settings(
-        database_url=service_url,
-        migration_database_url=owner_url,
-        migrate_on_start=False,
-        port=0,
-        spool_dir=tmp_path / "spool",
-    )
+    schema = os.environ.get("DATABASE_SCHEMA", defaults.database_schema)
+    urls = {"database_url": service_url, "migration_database_url": owner_url, "database_schema": schema}
+    return defaults.model_copy(update={**urls, "spool_dir": tmp_path / "spool"})
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ The model handles one request after the other, looks up everything each time, an
 """
 
 from collections.abc import Iterable
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from decimal import Decimal
@@ -122,7 +123,80 @@ class Model:
     """The grades from the best on, each with whether it passes."""
     members: dict[int, frozenset[str]] = field(default_factory=dict)
     """The groups of each student who has some."""
+    lost: set[tuple[int, int]] = field(default_factory=set)
+    """The students and courses whose seats have lost a requirement."""
+    before: dict[tuple[int, int], tuple[str, bool | None, str | None]] = field(default_factory=dict)
+    """The states before the change that is being made."""
+    met: set[tuple[int, int]] = field(default_factory=set)
+    """The seats that met all requirements which may be in progress before that change."""
     clock: int = 0
+
+    # Requirements that may be in progress.
+
+    def in_progress(self, student: int, course: int, without: Iterable[int] = ()) -> set[str]:
+        """Return the codes of the courses with a seat that are over before another course begins."""
+        term = self.courses[course].term
+        return {
+            self.key(self.courses[c].code)
+            for c in self.of(student, {"enrolled"}, {*without, course})
+            if (own := self.courses[c].term) is not None
+            and term is not None
+            and max(self.terms[own].halves) < min(self.terms[term].halves)
+        }
+
+    def lacks(self, student: int, course: int) -> bool:
+        """Return whether a student does not meet a requirement of a course that may be in progress."""
+        passed = {
+            self.key(self.courses[c].code) for c in self.of(student, {"completed"}) if self.states[student, c].passed
+        }
+        for kind, codes in self.courses[course].groups:
+            word, _, grade = kind.partition(" ")
+            good = self.passed_with(student, grade) if grade else passed
+            if word == "pre*" and not (good | self.in_progress(student, course)) & set(map(self.key, codes)):
+                return True
+        return False
+
+    def judge_seat(self, student: int, course: int) -> None:
+        """Mark a seat, or remove its mark; an override is used up instead of a mark."""
+        if not self.lacks(student, course):
+            self.lost.discard((student, course))
+        elif self.lifted(student, course, "prerequisite_missing"):
+            self.use(student, course, ["prerequisite_missing"])
+            self.lost.discard((student, course))
+        else:
+            self.lost.add((student, course))
+
+    def after_change(self) -> None:
+        """Judge the seats that depend on the courses whose seats the change has given, taken or completed."""
+        now = {key: (state.status, state.passed, state.grade) for key, state in self.states.items()}
+        moved = {
+            key
+            for key in {*now, *self.before}
+            if now.get(key) != self.before.get(key)
+            and {each[0] for each in (now.get(key), self.before.get(key)) if each} & SEATED
+        }
+        self.lost -= {key for key in moved if now.get(key, ("",))[0] != "enrolled" or key in self.before}
+        for student, course in sorted(now):
+            if now[student, course][0] != "enrolled" or (student, course) in moved:
+                continue
+            named = {
+                self.key(code) for kind, codes in self.courses[course].groups if kind[:4] == "pre*" for code in codes
+            }
+            depends = any(s == student and self.key(self.courses[c].code) in named for s, c in moved)
+            if depends and {(student, course)} & (self.met | self.lost):
+                self.judge_seat(student, course)
+        self.remember()
+
+    def remember(self) -> None:
+        """Take note of the state before the next change."""
+        self.before = {key: (state.status, state.passed, state.grade) for key, state in self.states.items()}
+        self.met = {
+            key
+            for key, state in self.states.items()
+            if state.status == "enrolled"
+            and any(kind[:4] == "pre*" for kind, _ in self.courses[key[1]].groups)
+            and not self.lacks(*key)
+        }
 
     # Queries.
 
@@ -302,16 +376,28 @@ class Model:
         """Set the requirements of a course; the kind of a group may be followed by a grade."""
         if {kind.partition(" ")[2] for kind, _ in groups} - {"", *(grade for grade, _ in self.scale)}:
             return 422
+        allowed = any(kind[:4] == "pre*" for kind, _ in self.courses[course].groups)
         self.courses[course].groups = groups
+        for s, c in sorted(self.lost):
+            if c == course and allowed:
+                self.judge_seat(s, c)
         self.promote()
         return 200
+
+    def grant(self, student: int, course: int, rule: str) -> int:
+        """Grant an override, which is used at once if the student has lost a requirement."""
+        self.overrides.append((student, course, rule))
+        if rule == "prerequisite_missing" and (student, course) in self.lost:
+            self.judge_seat(student, course)
+        self.promote()
+        return 201
 
     def lifted(self, student: int, course: int, code: str) -> bool:
         return (student, course, code) in self.overrides
 
     # The rules.
 
-    def reasons(
+    def reasons(  # noqa: PLR0915 - one statement for each reason
         self,
         student: int,
         course: int,
@@ -321,8 +407,12 @@ class Model:
         requested: list[int],
         without: Iterable[int],
         together: bool,
+        promotes: bool = False,
     ) -> list[Refusal]:
-        """Return every reason for a refusal; the request also contains ``requested`` and gives a seat in ``others``."""
+        """Return every reason for a refusal; the request also contains ``requested`` and gives a seat in ``others``.
+
+        A promotion counts no waitlist place as a corequisite.
+        """
         found: list[Refusal] = []
 
         def refuse(rule: str, **params: Any) -> None:
@@ -354,10 +444,14 @@ class Model:
         for kind, codes in it.groups:
             word, _, grade = kind.partition(" ")
             good = passed if not grade else self.passed_with(student, grade)
-            if word == "pre" and not good & set(map(self.key, codes)):
-                refuse("prerequisite_missing", any_of=codes, **({"min_grade": grade} if grade else {}))
+            has_now = self.in_progress(student, course, without) if word == "pre*" else set()
+            if word[:3] == "pre" and not (good | has_now) & set(map(self.key, codes)):
+                params = {"min_grade": grade} if grade else {}
+                refuse("prerequisite_missing", any_of=codes, **params, **({"in_progress": True} if "*" in word else {}))
+        seated = {c for c in near if c in also or self.states[student, c].status == "enrolled"}
+        serving = passed | {self.key(self.courses[c].code) for c in seated} if promotes else has
         for kind, codes in it.groups:
-            if kind == "co" and not has & set(map(self.key, codes)):
+            if kind == "co" and not serving & set(map(self.key, codes)):
                 refuse("corequisite_missing", any_of=codes)
         own = [code for kind, codes in it.groups if kind == "anti" for code in codes if self.key(code) in has]
         graduate = [c for c in self.of(student, {"completed"}) if self.states[student, c].passed and c != course]
@@ -705,9 +799,11 @@ class Model:
             earlier = -state.joined if state.status == "waitlisted" else 0
             return order.index(state.status), bool(state.passed), earlier
 
+        doubtful = {c for s, c in {*self.met, *self.lost} if s in {student, duplicate}}
         for (s, c), state in list(self.states.items()):
             if s == duplicate:
                 del self.states[s, c]
+                self.lost.discard((s, c))
                 own = self.states.get((student, c))
                 if own is None or strength(state) > strength(own):
                     self.states[student, c] = state
@@ -720,6 +816,12 @@ class Model:
         del self.limits[duplicate]
         for c in self.of(student, SEATED):
             self.leave_siblings(student, c)
+        for c in sorted(doubtful):
+            if self.states[student, c].status == "enrolled":
+                self.judge_seat(student, c)
+            else:
+                self.lost.discard((student, c))
+        self.remember()
         self.promote()
         return 200
 
@@ -782,8 +884,10 @@ class Model:
 
     def promote(self) -> None:
         """Seat the first eligible student of the course with the smallest id, as long as there is one."""
-        while any(self._promote_in(course) for course in sorted(self.courses)):
-            pass
+        self.after_change()
+        courses = sorted(self.courses)
+        while any(map(self._promote_in, courses)) or any(map(self._promote_together, courses)):
+            self.after_change()
 
     def keep(self, student: int, course: int) -> str:
         state = self.states.get((student, course))
@@ -821,7 +925,61 @@ class Model:
 
     def judge_waitlisted(self, student: int, course: int) -> list[Refusal]:
         """Return every reason against a seat for a waitlisted student, including those that overrides lift."""
-        return self.reasons(student, course, "seat", "fail", [course], [], self.pending_drops(student, course), True)
+        return self.judge_together(student, course, [course])
+
+    def judge_together(self, student: int, course: int, chosen: list[int]) -> list[Refusal]:
+        """Return every reason against a seat, if the student gets seats in all chosen courses at once."""
+        drops = self.pending_drops(student, course)
+        requested = chosen if len(chosen) > 1 else []
+        return self.reasons(student, course, "seat", "fail", chosen, requested, drops, True, promotes=True)
+
+    def together(self, student: int, chosen: list[int]) -> list[int]:
+        """Return chosen waitlist places and more, for all of which the student can get a seat at once, or nothing."""
+        lacking: Refusal | None = None
+        for c in chosen:
+            drops = self.pending_drops(student, c)
+            if not self.free(c) and not self.lifted(student, c, "course_full"):
+                return []
+            blocked = [r for d in drops for r in self.unlifted(student, self.drop_reasons(student, d, drops))]
+            for reason in [*blocked, *self.unlifted(student, self.judge_together(student, c, chosen))]:
+                if reason[1] != "corequisite_missing":
+                    return []
+                lacking = lacking or reason
+        if lacking is None:
+            return chosen
+        course, _, params = lacking
+        keys = {*map(self.key, dict(params)["any_of"])}
+        for other in self.of(student, {"waitlisted"}, chosen):
+            it = self.courses[other]
+            serves = self.key(it.code) in keys and self.overlap(it.term, self.courses[course].term)
+            if serves and (found := self.together(student, [*chosen, other])):
+                return found
+        return []
+
+    def _promote_together(self, course: int) -> bool:
+        """Give seats in several courses to the first student who is waitlisted for all of them and needs all of them."""
+        for student in self.waitlist(course):
+            chosen = self.together(student, [course])
+            was = deepcopy((self.states, self.overrides, self.clock))
+            if chosen and all(self._seat_next(student, chosen[number:]) for number in range(len(chosen))):
+                return True
+            self.states, self.overrides, self.clock = was
+        return False
+
+    def _seat_next(self, student: int, chosen: list[int]) -> bool:
+        """Give a seat in the first of the chosen courses, unless the drops of another one's swap prevent it."""
+        course = chosen[0]
+        if self.states[student, course].status != "waitlisted":
+            return False
+        drops = self.pending_drops(student, course)
+        blocked = [r for d in drops for r in self.unlifted(student, self.drop_reasons(student, d, drops))]
+        reasons = self.judge_together(student, course, chosen)
+        if blocked or self.unlifted(student, reasons):
+            return False
+        for d in drops:
+            self.leave(student, d, drops)
+        self.seat(student, course, reasons)
+        return True
 
     def _promote_in(self, course: int) -> bool:
         if self.courses[course].cancelled:

@@ -14,7 +14,7 @@ from tests.conftest import Client
 
 MONDAY = [{"day": "mon", "start": "09:00", "end": "10:30"}]
 TUESDAY = [{"day": "tue", "start": "09:00", "end": "10:30"}]
-CLASH, DUPLICATE, OVERLOAD = [each.note for each in invariants(60.0) if each.note is not None]
+CLASH, DUPLICATE, OVERLOAD, LOST = [each.note for each in invariants(60.0) if each.note is not None]
 
 
 async def checked(settings: Settings, capsys: pytest.CaptureFixture[str]) -> tuple[int, list[str]]:

@@ -123,6 +123,20 @@ async def new_campus(client: Client) -> None:
     await create(client, "/students/9/holds", {"reason": "fees", "blocks": ["drop"]})
     body = {"student_id": 9, "reason": "twice"}
     assert (await call(client, "POST", "/students/8/merge", body)).status == 200
+    await take_in_progress(client)
+
+
+async def take_in_progress(client: Client) -> None:
+    """Enroll students 10 and 11 in course 7 and in course 8, which needs it, and let student 11 drop course 7."""
+    for code, half in (("2035S", ("2035-01-10", "2035-06-30")), ("2035F", ("2035-09-01", "2035-12-18"))):
+        await create(client, "/terms", {"code": code, "name": code, "starts_on": half[0], "ends_on": half[1]})
+    early, late = await new_course(client, code="EARLY", term_id=2), await new_course(client, code="LATE", term_id=3)
+    groups = [{"kind": "pre", "any_of": ["EARLY"], "in_progress": True}]
+    await call(client, "PUT", f"/courses/{late}/requirements", {"groups": groups})
+    for student in [await new_student(client) for _ in range(2)]:
+        for course in (early, late):
+            assert (await enroll(client, student, course)).status == 201
+    assert (await drop(client, student, early)).status == 200
 
 
 STUDENTS = "every student, hold, override and enrollment matches its events"
@@ -138,9 +152,28 @@ DUPLICATES = "nobody has a seat or a place beside a seat in another offering of 
 SEQUENCES = "every sequence is ahead of the ids in its table"
 BLOCKED = "every blocked student is refused, until recheck_at at the latest"
 RESERVED = "every counter of reserved seats equals the number of students who have one"
+LOST = "every enrolled student who has lost a requirement is marked, and nobody else, unless edited since"
 COUNTERS = "every seat counter equals the number of seated students"
 
 CORRUPTIONS = {
+    "a lost requirement without a mark": (LOST, "UPDATE student_courses SET requirement_lost = false"),
+    "a mark without a lost requirement": (
+        LOST,
+        "UPDATE student_courses SET requirement_lost = true WHERE student_id = 10 AND course_id = 8",
+    ),
+    "a mark of a student who left": (
+        LOST,
+        "UPDATE student_courses SET requirement_lost = true WHERE student_id = 11 AND course_id = 7",
+    ),
+    "a mark that no event explains": (
+        STUDENTS,
+        "UPDATE student_courses SET requirement_lost = true WHERE student_id = 10 AND course_id = 8",
+    ),
+    "an event of a lost requirement that is met": (
+        STUDENTS,
+        "UPDATE events SET type = 'enrollment.requirement_met' WHERE type = 'enrollment.requirement_lost'",
+    ),
+    "a requirement that may no longer be in progress": (COURSES, "UPDATE requirements SET in_progress = false"),
     "a capacity that was exceeded from the start": (
         "nobody was seated above the capacity at that time, except by an override",
         """
@@ -511,7 +544,7 @@ def test_every_invariant_is_broken_by_some_corruption() -> None:
             "position=5, type=term.updated, field=before, value=None, value_by_events=a state",
         ),
         ("UPDATE events SET position = 1000 WHERE position = 2", "after_position=1, next_position=3"),
-        ("SELECT setval('students_id_seq', 3)", "sequence=students_id_seq, next_id=4, largest_id=8"),
+        ("SELECT setval('students_id_seq', 3)", "sequence=students_id_seq, next_id=4, largest_id=11"),
     ],
 )
 async def test_check_names_the_rows_that_violate_an_invariant(

@@ -26,7 +26,8 @@ from pytest_aiohttp import AiohttpClient
 
 from service import metrics
 from service.__main__ import main
-from service.api.enrollments import BULK_PAIRS, BulkRequest, EnrollmentRequest
+from service.api.bulk import BULK_ITEMS, BULK_PAIRS, BulkRequest
+from service.api.enrollments import EnrollmentRequest
 from service.api.events import EventsQuery
 from service.api.feed import Cursor, encode
 from service.api.fields import FIELD_CODES
@@ -127,6 +128,8 @@ def settled(body: Any) -> Any:
     text = FEED_CURSOR.sub('"next": "<cursor>"', INSTANT.sub('"<instant>"', json.dumps(body)))
     text = re.sub(r'"sourced_id": "[0-9a-f]{8}-[^"]*"', '"sourced_id": "<uuid>"', text)
     text = re.sub(r'"key": "ek_[^"]*"', '"key": "<key>"', text)
+    text = re.sub(r'"secret": "whsec_[^"]*"', '"secret": "<secret>"', text)
+    text = re.sub(r'"milliseconds": \d+', '"milliseconds": 1', text)
     text = re.sub(r'"migration": "[^"]*"', '"migration": "<newest>"', text)
     text = re.sub(r'"size": \d+', '"size": 1', text)
     return json.loads(re.sub(r'"request_id": "[^"]*"', '"request_id": "<id>"', text))
@@ -183,6 +186,7 @@ async def test_every_example_returns_what_its_page_shows(
     of_registry = page.name == "institutions.md"
     if of_registry:
         settings = settings.model_copy(update={"registry_schema": REGISTRY})
+    settings = settings.model_copy(update={"webhook_hosts": ("127.0.0.1",)})
     client = await served(aiohttp_client, settings)
     found = list(examples(text))
     assert len(found) == text.count("```sh\n")
@@ -258,7 +262,7 @@ async def test_the_problems_of_the_api_document_are_those_that_the_service_retur
     database_url: str,
     request: pytest.FixtureRequest,
 ) -> None:
-    client = await served(aiohttp_client, settings.model_copy(update={"body_limit": 1000}))
+    client = await served(aiohttp_client, settings.model_copy(update={"body_limit": 1000, "webhook_limit": 1}))
     found: dict[str, Any] = {}
     variables: dict[str, str] = {}
     async with busy(database_url):
@@ -359,6 +363,11 @@ PROBLEMS: Final[list[tuple[str, str, Any, dict[str, str]]]] = [
     ("GET", "/exports/99", None, {}),
     ("POST", "/exports", {"format": "oneroster-1.1", "after": 10**9}, {}),
     ("GET", "/exports/1/file", None, {}),
+    ("POST", "/webhooks", {"url": "https://169.254.169.254/latest/meta-data"}, {}),
+    ("POST", "/webhooks", {"url": "https://receiver.invalid/", "from_position": 1000}, {}),
+    ("POST", "/webhooks", {"url": "https://receiver.invalid/", "types": ["term.deleted"]}, {}),
+    ("POST", "/webhooks", {"url": "https://receiver.invalid/"}, {}),
+    ("GET", "/webhooks/99", None, {}),
     ("GET", "/institutions", None, {}),
     ("GET", "/problems/nothing", None, {}),
     ("GET", f"/events?after={OTHER_FEED}", None, {}),
@@ -477,6 +486,8 @@ def test_the_numbers_in_sentences_match_the_code() -> None:
         ("docs/api/conventions.md", f"number of items: {pages['default']} by default, at most {pages['maximum']}"),
         ("docs/api/conventions.md", f"An invalid request gets its first {MAX_ERRORS_SHOWN} errors"),
         ("docs/api/enrollments.md", f"{course_ids['minItems']} to {course_ids['maxItems']} course ids"),
+        ("docs/api/students.md", f"Creates or replaces up to {BULK_ITEMS:,} students"),
+        ("docs/api/courses.md", f"Creates or replaces up to {BULK_ITEMS:,} courses"),
         ("docs/api/enrollments.md", f"Makes up to {bulk['maxItems']:,} requests with up to {BULK_PAIRS:,} courses"),
         ("docs/feed.md", f"The number of events, at most {events['limit']['maximum']}."),
         ("docs/feed.md", f"if there is none, at most {events['wait']['maximum']}."),
@@ -674,6 +685,18 @@ async def every_event(client: Client) -> list[dict[str, Any]]:  # noqa: PLR0915 
     await do("DELETE", f"/students/{first}/courses/{withdrawn}?as=dropped&reason=error")
     await do("DELETE", f"/students/{second}/courses/{full}/completion")
     await every_merge(do, new, client)
+    # A course in progress is dropped, and taken again.
+    terms = [
+        await new("/terms", {"code": f"P{year}", "name": "P", "starts_on": f"{year}-01-01", "ends_on": f"{year}-12-31"})
+        for year in (2090, 2091)
+    ]
+    early, later = [await new_course(client, term_id=id, code=f"P{id}") for id in terms]
+    groups = [{"kind": "pre", "any_of": [f"P{terms[0]}"], "in_progress": True}]
+    await do("PUT", f"/courses/{later}/requirements", {"groups": groups})
+    for course in (early, later):
+        await do("POST", f"/students/{first}/enroll", {"course_ids": [course]})
+    await do("DELETE", f"/students/{first}/courses/{early}")
+    await do("POST", f"/students/{first}/enroll", {"course_ids": [early]})
     return list((await read(client, "/events?limit=500"))["items"])
 
 

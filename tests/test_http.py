@@ -18,7 +18,7 @@ from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
 from pytest_aiohttp import AiohttpClient
 
-from service.api.enrollments import BulkItem
+from service.api.bulk import CourseItem, EnrollItem
 from service.app import BRING_UP, create_app, make_runner, problem_types
 from service.errors import DomainError, DropRefused, EnrollmentRefused, UnknownCourse
 from service.logs import configuration
@@ -111,8 +111,8 @@ async def test_a_path_that_is_not_served_is_a_problem(client: Client) -> None:
 
 async def test_an_unsupported_method_is_a_problem_that_lists_the_supported_ones(client: Client) -> None:
     for method, path, allowed in (
-        ("DELETE", "/students", "GET, HEAD, POST"),
-        ("OPTIONS", "/courses", "GET, HEAD, POST"),
+        ("DELETE", "/students", "GET, HEAD, POST, PUT"),
+        ("OPTIONS", "/courses", "GET, HEAD, POST, PUT"),
         ("PUT", "/students/1", "DELETE, GET, HEAD, PATCH"),
         ("POST", "/courses/1", "DELETE, GET, HEAD, PATCH"),
         ("POST", "/students/by-external-id/x", "GET, HEAD, PUT"),
@@ -352,12 +352,25 @@ async def test_a_body_with_more_members_than_any_request_has_is_not_read_further
 async def test_the_largest_request_has_half_the_members_that_a_body_may_have(
     client: Client, settings: Settings
 ) -> None:
-    item = {"student_id": 1, "course_ids": [1, 2], "mode": "atomic", "on_full": "fail"}
-    assert set(item) == set(BulkItem.model_fields)
+    item = {"action": "enroll", "student_id": 1, "course_ids": [1, 2], "mode": "atomic", "on_full": "fail"}
+    other = {"student_external_id", "course_external_ids"}
+    assert {*item, *other} == set(EnrollItem.model_fields)
     data = json.dumps({"items": [item] * 1000}).encode()
 
-    assert data.count(b":") <= settings.body_members / 2
+    assert data.count(b":") - 1 <= settings.body_members / 2
     assert (await call(client, "POST", "/enrollments", data=data)).status == 200
+
+
+async def test_a_body_may_have_1000_courses_with_all_their_members(client: Client, settings: Settings) -> None:
+    meetings = [{"day": "mon", "start": f"{hour:02}:00", "end": f"{hour:02}:50"} for hour in range(9, 14)]
+    course = await create(client, "/courses", course_fields(external_id="c", meetings=meetings))
+    items = [{**course, "external_id": f"c{number}"} for number in range(1000)]
+    assert course.keys() == CourseItem.model_fields.keys()
+    data = json.dumps({"items": items}).encode()
+
+    assert settings.body_members < data.count(b":") <= settings.bulk_members
+    answer = await call(client, "PUT", "/courses", data=data)
+    assert {each["problem"]["errors"][0]["code"] for each in answer.body["items"]} == {"read_only"}
 
 
 async def test_a_body_that_arrives_too_slowly_is_a_problem(settings: Settings, aiohttp_client: AiohttpClient) -> None:

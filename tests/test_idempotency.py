@@ -82,7 +82,13 @@ POSTS: Final[dict[str, tuple[str, Any, Any]]] = {
     ),
     "/enrollments": (
         "/enrollments",
-        {"items": [{"student_id": 1, "course_ids": [1]}, {"student_id": 9, "course_ids": [1]}]},
+        {
+            "items": [
+                {"student_id": 1, "course_ids": [1]},
+                {"student_id": 9, "course_ids": [1]},
+                {"action": "drop", "student_id": 1, "course_id": 1},
+            ]
+        },
         {"items": [{"student_id": 1, "course_ids": [2]}]},
     ),
 }
@@ -92,9 +98,12 @@ cancelled."""
 SECRET: Final = {"/keys": {"name": "portal", "scopes": ["read"]}, "/keys/{key_id}/rotate": {}}
 """The POST operations whose answers are secrets."""
 
-UNSTORED: Final = SECRET.keys() | {
-    *("/institutions", "/imports", "/imports/{import_id}/confirm", "/imports/{import_id}/cancel", "/exports")
+OF_WEBHOOKS: Final = {
+    "/webhooks",
+    *[f"/webhooks/{{webhook_id}}/{name}" for name in ("rotate", "resume", "replay", "test")],
 }
+OF_FILES: Final = {"/imports", "/imports/{import_id}/confirm", "/imports/{import_id}/cancel", "/exports"}
+UNSTORED: Final = SECRET.keys() | OF_WEBHOOKS | OF_FILES | {"/institutions"}
 """The POST operations that refuse a key."""
 
 
@@ -317,6 +326,7 @@ async def test_dry_runs_and_other_methods_ignore_the_key(client: Client, connect
     for path, body in (
         ("/students/1/enroll?dry_run=true", {"course_ids": [1]}),
         ("/students/1/swap?dry_run=true", {"drop": [3], "add": [1]}),
+        ("/enrollments?dry_run=true", {"items": [{"action": "drop", "student_id": 1, "course_id": 3}]}),
     ):
         for _ in range(2):
             answer = await post(client, path, body)

@@ -8,7 +8,7 @@ from urllib.parse import quote, urlencode
 import pytest
 
 from sql import Connection
-from tests.campus import call, course_fields, create, places, problem, read, student_fields, walk
+from tests.campus import call, course_fields, create, new_student, places, problem, read, student_fields, walk
 from tests.conftest import Client
 
 NAMES = [
@@ -113,6 +113,25 @@ async def test_students_are_found_by_the_beginning_of_a_name_in_any_spelling(
     ]
 
     assert names == found
+
+
+async def test_students_are_found_by_their_preferred_names_too(client: Client) -> None:
+    for given, preferred, family in (("Robert", "Bob", "Smith"), ("Bobby", None, "Smythe"), ("Bob", "Bobo", "Bobson")):
+        await new_student(client, given_name=given, preferred_name=preferred, family_name=family)
+    await new_student(client, given_name=None, preferred_name="Bób", family_name="Żak")
+    await new_student(client, given_name="Élodie", preferred_name="Bo\u2019b", family_name=None)
+
+    for text, found in (
+        ("bob", ["Élodie None", "Robert Smith", "None Żak", "Bobby Smythe", "Bob Bobson"]),
+        ("bob s", ["Robert Smith"]),
+        ("BOB ŻA", ["None Żak"]),
+        ("bobo", ["Bob Bobson"]),
+        ("smith bob", []),
+    ):
+        items = await listed(client, "/students", {"q": text}, 1)
+        assert [f"{each['given_name']} {each['family_name']}" for each in items] == found, text
+        ids = ",".join(str(each["id"]) for each in items)
+        assert len(await listed(client, "/students", {"q": text, "id": ids or 1})) == len(found)
 
 
 async def test_students_are_listed_by_family_name_and_then_by_given_name(client: Client) -> None:

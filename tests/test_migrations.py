@@ -100,6 +100,8 @@ FILL = {
     "0033_add_section_to_courses": "UPDATE courses SET section = 'é1' WHERE id = 1",
     "0036_create_equivalences": "INSERT INTO equivalences (id, created_at) VALUES (1, '2026-01-01Z'), (2, 'infinity')",
     "0041_create_grades": "INSERT INTO grades (number, grade, passes) VALUES (1, 'A', true), (2, 'é -', false)",
+    "0049_add_in_progress_to_requirements": "UPDATE requirements SET in_progress = true WHERE kind = 'pre'",
+    "0051_add_requirement_lost_to_student_courses": "UPDATE student_courses SET requirement_lost = true WHERE course_id = 1",
     "0042_add_min_grade_to_requirements": "UPDATE requirements SET min_grade = 'A' WHERE kind = 'pre'",
     "0037_create_equivalent_codes": """
         INSERT INTO equivalent_codes (equivalence_id, code) VALUES (1, 'MATH101'), (1, 'é'), (2, 'ART1'), (2, 'ART 2')
@@ -132,27 +134,41 @@ FILL = {
     "0047_add_reserved_group_to_student_courses": """
         UPDATE student_courses SET reserved_group = 'é' WHERE student_id = 1
     """,
-    "0055_create_imports": """
+    "0056_create_imports": """
         INSERT INTO imports (id, source, state, format, name, path, options, plan, problem, rows_total, rows_done, actor, runner,
                leased_until, created_at, confirmed_at, updated_at)
         VALUES (1, 'sis', 'done', 'plain', 'é.zip', NULL, '{"strict":false}', '{"counts":{}}', 'threshold: é', 3, 2, 'portal', 'r-1',
                 'infinity', '2026-01-01Z', '2026-01-02Z', '2026-01-03Z'),
                (2, 'import', 'queued', NULL, 'x.csv', '/tmp/x', '{}', NULL, NULL, 0, 0, NULL, NULL, NULL, '2026-01-01Z', NULL, '2026-01-01Z')
     """,
-    "0056_create_import_rows": """
+    "0057_create_import_rows": """
         INSERT INTO import_rows (import_id, kind, number, key, first_key, second_key, removed, fields, file, line, file_column, action,
                code, detail, row_id, other_id, done)
         VALUES (1, 'student', 1, 'é', NULL, NULL, false, '{"email":"é@x"}', 'students.csv', 2, '', 'add', NULL, NULL, 1, 0, true),
                (1, 'enrollment', 2, E'a\tb', 'a', 'b', true, '{}', 'enrollments.csv', 3, 'status', 'refused', 'x', 'Why.', NULL, NULL, false)
     """,
-    "0057_create_source_rows": """
+    "0058_create_source_rows": """
         INSERT INTO source_rows (source, kind, key, row_id, other_id) VALUES ('sis', 'student', 'é', 1, 0), ('sis', 'enrollment', E'a\tb', 1, 2)
     """,
-    "0058_create_exports": """
+    "0059_create_exports": """
         INSERT INTO exports (id, format, state, after, position, path, size, rows_done, problem, actor, runner, leased_until, created_at,
                updated_at)
         VALUES (1, 'plain', 'done', 7, 9, '/tmp/é.zip', 100, 3, 'é', 'portal', 'r', 'infinity', '2026-01-01Z', '2026-01-02Z'),
                (2, 'ndjson', 'queued', NULL, NULL, NULL, NULL, 0, NULL, NULL, NULL, NULL, '2026-01-01Z', '2026-01-01Z')
+    """,
+    "0053_create_webhooks": """
+        INSERT INTO webhooks (id, url, types, student_id, course_id, term_id, secret, previous_secret, previous_until, epoch, position,
+               proof, failures, next_attempt_at, stopped_because, stopped_at, restarts, version, created_at, updated_at)
+        VALUES (1, 'https://é.example/', '{term.created}', 1, 1, 1, 'whsec_AA==', 'whsec_AQ==', '2026-01-02Z',
+                '00000000-0000-0000-0000-000000000007', 3, 'a3', 2, '2026-01-03Z', 'gone', '2026-01-04Z', 4, 5, '2026-01-01Z', '2026-01-02Z')
+    """,
+    "0054_create_webhook_attempts": """
+        INSERT INTO webhook_attempts (webhook_id, id, position, attempted_at, status, error, milliseconds)
+        VALUES (1, 1, 3, '2026-01-02Z', 503, 'timed_out', 20000), (1, 2, NULL, '2026-01-03Z', NULL, NULL, 0)
+    """,
+    "0055_create_webhook_leases": """
+        INSERT INTO webhook_leases (institution, revision, changed_at, holder, expires_at)
+        VALUES ('', 4, '2026-01-01Z', '00000000-0000-0000-0000-000000000007', '2026-01-02Z')
     """,
     "0001_create_registry": "UPDATE registry SET revision = 7",
     "0002_create_institutions": """
@@ -165,6 +181,10 @@ FILL = {
                last_used_at)
         VALUES ('operator', '{admin}', '\\x00ff', '\\x01', '2026-02-01Z', '2026-01-01Z', '2027-01-01Z', '2026-03-01Z',
                 '2026-02-28Z')
+    """,
+    "0004_create_webhook_leases": """
+        INSERT INTO webhook_leases (institution, revision, changed_at, holder, expires_at)
+        VALUES ('north', 4, '2026-01-01Z', '00000000-0000-0000-0000-000000000007', '2026-01-02Z')
     """,
 }
 

@@ -378,3 +378,19 @@ async def test_a_cancelled_course_has_no_reserved_seats_taken(client: Client, co
     assert (await call(client, "POST", f"/courses/{course}/cancel")).status == 200
     assert await taken(client, course) == [0]
     await assert_whole(connection)
+
+
+async def test_a_dry_run_that_frees_a_reserved_seat_writes_nothing(client: Client, connection: Connection) -> None:
+    course, other = await new_course(client, capacity=2), await new_course(client)
+    await reserve(client, course, (PHYSICS, 2))
+    [member], [waiting] = await students(client, 1, PHYSICS), await students(client, 1)
+    await enroll(client, member, course)
+    await wait_for(client, waiting, course)
+    assert (await drop(client, member, course)).status == 200
+    assert (await enroll(client, member, course)).status == 201
+    before = await connection.fetchval("SELECT count(*) FROM events")
+
+    answer = await call(client, "POST", f"/students/{member}/swap?dry_run=true", {"drop": [course], "add": [other]})
+
+    assert [each["outcome"] for each in answer.body["results"]] == ["dropped", "enrolled"]
+    assert await connection.fetchval("SELECT count(*) FROM events") == before

@@ -118,6 +118,7 @@ groups = st.builds(
     kind=st.sampled_from(["pre", "co", "anti"]),
     codes=st.lists(codes, min_size=1).map(tuple),
     min_grade=st.sampled_from([None, "A", "B"]),
+    in_progress=st.booleans(),
 )
 
 
@@ -234,7 +235,14 @@ def test_the_api_documents_every_parameter_of_every_rule_and_events_leave_out_th
     def collect(application: Application) -> None:
         # One refusal of each rule, with as many parameters as there are.
         found.update({each.code: each for each in sorted(judge(application), key=lambda each: len(each.params))})
-        if found.keys() == {rule.__name__ for rule in RULES} and "min_grade" in found["prerequisite_missing"].params:
+        if (
+            found.keys() == {rule.__name__ for rule in RULES}
+            and {
+                "min_grade",
+                "in_progress",
+            }
+            <= found["prerequisite_missing"].params.keys()
+        ):
             raise StopIteration
 
     # If this fails for a new rule, let ``applications`` trigger it.

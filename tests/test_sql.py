@@ -119,6 +119,11 @@ GUARDS = {
     "student_courses_pkey",
     "student_courses_status_check",
     "students_pkey",
+    "webhook_attempts_pkey",
+    "webhook_attempts_webhook_id_fkey",
+    "webhook_leases_pkey",
+    "webhooks_pkey",
+    "webhooks_stopped_because_check",
 }
 """Constraints that only a bug in the service can violate: validation and the lock exclude every other way."""
 
@@ -284,7 +289,7 @@ def test_arrays_are_written_in_the_order_of_the_fields() -> None:
     assert len(written) >= 5
 
 
-BESIDE = {"passed_code", "reserved_taken"}
+BESIDE = {"passed_code", "requirement_lost", "reserved_taken"}
 """Columns that are not fields of a row: separate statements write and read them."""
 
 
@@ -347,6 +352,7 @@ INSERT INTO student_courses (student_id, course_id, status, joined_position, joi
 SELECT n, 10000, 'waitlisted', 50000 + n, now(), now() FROM generate_series(1, 2000) AS n;
 UPDATE student_courses SET recheck_at = CASE WHEN student_id % 100 = 0 THEN now() ELSE '9999-12-31Z' END
 WHERE status = 'waitlisted' AND student_id % 2 = 0;
+UPDATE student_courses SET requirement_lost = true WHERE status = 'enrolled' AND student_id % 10 = 0;
 UPDATE courses SET waitlisted = 2000 WHERE id = 10000;
 INSERT INTO events (position, type, occurred_at, request_id, student_id, course_id)
 SELECT n, 'enrollment.enrolled', now(), 'r', n, n % 100 FROM generate_series(1, 20000) AS n;
@@ -417,7 +423,7 @@ INDEXES = {
     "HAS_IMPORTS_TO_RUN": {"imports_pending_idx"},
     "CLAIM_IMPORT": {"imports_pending_idx", "imports_pkey"},
     "RELEASE_IMPORT": {"imports_pkey"},
-    "SAVE_PROGRESS": {"imports_pending_idx"},
+    "SAVE_IMPORT_PROGRESS": {"imports_pending_idx"},
     "FINISH_IMPORT": {"imports_pending_idx"},
     "CONFIRM_IMPORT": {"imports_pkey"},
     "CANCEL_IMPORT": {"imports_pkey"},
@@ -478,7 +484,11 @@ INDEXES = {
     "GET_STUDENT": {"students_pkey"},
     "LIST_STUDENTS": {"students_pkey"},
     "FIND_STUDENTS": {"students_pkey", "students_email_key", "students_external_id_key", "students_groups_idx"},
-    "SEARCH_STUDENTS": {"students_family_name_search_idx", "students_given_name_search_idx"},
+    "SEARCH_STUDENTS": {
+        "students_family_name_search_idx",
+        "students_given_name_search_idx",
+        "students_preferred_name_search_idx",
+    },
     "FIND_STUDENTS_BY_EXTERNAL_ID": {"students_external_id_key"},
     "LOAD_STUDENTS": {"students_pkey"},
     "MATCH_STUDENTS": {"students_external_id_key", "students_email_key"},
@@ -550,6 +560,9 @@ INDEXES = {
         "student_courses_waitlisted_idx",
     },
     "UNJUDGE_STUDENTS": {"student_courses_waitlisted_idx"},
+    "LOAD_PARTNER_PLACES": {
+        *("student_courses_waitlist_idx", "student_courses_waitlisted_idx", "courses_pkey", "overrides_course_id_idx"),
+    },
     "UNJUDGE_RESERVED": {"student_courses_waitlist_idx", "student_courses_pkey", "students_pkey"},
     "UNJUDGE_DUE": {"student_courses_recheck_at_idx", "student_courses_pkey"},
     "IS_ANY_DUE": {"student_courses_recheck_at_idx"},
@@ -577,7 +590,11 @@ INDEXES = {
     "SAVE_TERMS": {"terms_pkey"},
     "DELETE_TERMS": {"terms_pkey"},
     "RESERVE_TERM_IDS": set(),
-    "LOAD_REQUIREMENTS": {"requirements_pkey", "requirements_code_idx"},
+    "LOAD_REQUIREMENTS": {"requirements_pkey", "requirements_code_idx", "requirements_in_progress_idx"},
+    "LOAD_LOST_REQUIREMENTS": {"student_courses_pkey"},
+    "LOAD_LOST_OF_COURSES": {"student_courses_requirement_lost_idx"},
+    "SET_LOST_REQUIREMENTS": {"student_courses_pkey"},
+    "LIST_LOST_OF_COURSE": {"student_courses_requirement_lost_idx", "students_pkey"},
     "FIND_DEPENDENTS": {"requirements_code_idx"},
     "LOAD_MIN_GRADES": {"requirements_min_grade_idx"},
     "LOAD_GRADES": {"grades_pkey"},
@@ -702,11 +719,28 @@ INDEXES = {
     "ROTATE_API_KEY": {"api_keys_pkey"},
     "REVOKE_API_KEY": {"api_keys_pkey"},
     "NOTE_USED_API_KEYS": {"api_keys_pkey"},
+    "LIST_WEBHOOKS": {"webhooks_pkey"},
+    "GET_WEBHOOK": {"webhooks_pkey"},
+    "CREATE_WEBHOOK": set(),
+    "EDIT_WEBHOOK": {"webhooks_pkey"},
+    "ROTATE_WEBHOOK": {"webhooks_pkey"},
+    "RESTART_WEBHOOK": {"webhooks_pkey"},
+    "DELETE_WEBHOOK": {"webhooks_pkey"},
+    "SAVE_PROGRESS": {"webhooks_pkey"},
+    "ADD_WEBHOOK_ATTEMPTS": set(),
+    "DELETE_WEBHOOK_ATTEMPTS": {"webhook_attempts_pkey"},
+    "LIST_WEBHOOK_ATTEMPTS": {"webhook_attempts_pkey"},
+    "NOTE_WEBHOOK_CHANGE": {"webhook_leases_pkey"},
+    "LIST_WEBHOOK_LEASES": {"webhook_leases_pkey"},
+    "CLAIM_WEBHOOK_LEASES": {"webhook_leases_pkey"},
+    "RELEASE_WEBHOOK_LEASES": {"webhook_leases_pkey"},
+    "DELETE_WEBHOOK_LEASE": {"webhook_leases_pkey"},
 }
 """The indexes that the plan of each statement of a request must use. Those of ``check`` read everything on purpose."""
 
 
 SORTED = {
+    "LOAD_PARTNER_PLACES",
     "LOAD_UNJUDGED",
     "LOAD_ENDED",
     "LIST_COURSES_OF_STUDENTS",
@@ -722,9 +756,9 @@ SORTED = {
 """Statements that sort a few rows: rows that are due, the requested waitlist places, requirements, the events of one
 student and their terms, the course with an external id, and the enrollments in one course."""
 
-WIDE = {"CONFIGURE", "LIST_BLOCKED", "LOAD_EQUIVALENCES", "CLEAR_GRADES", "SET_SEARCH_PATH"}
+WIDE = {"CONFIGURE", "COUNT_WEBHOOKS", "LIST_BLOCKED", "LOAD_EQUIVALENCES", "CLEAR_GRADES", "SET_SEARCH_PATH"}
 """Statements without an index: one reads all blocked students on purpose, for ``check``, one all equivalent codes, which the
-catalog remembers, and one deletes all grades; the others read no table."""
+catalog remembers, one counts the webhooks, which have a limit, and one deletes all grades; the others read no table."""
 
 
 COVERED = {"LOAD_TRANSCRIPTS", "LOAD_OPENING", "LIST_COURSES_OF_STUDENTS"}

@@ -214,11 +214,18 @@ async def errors_of_calls(client: Client) -> set[str]:
             {"groups": [{"kind": "co", "any_of": ["A1"], "min_grade": "A"}]},
             {},
         ),
+        (
+            "PUT",
+            "/courses/1/requirements",
+            {"groups": [{"kind": "co", "any_of": ["A1"], "in_progress": True}]},
+            {},
+        ),
         ("PUT", f"/courses/{course}/instructors", {"instructors": [{"instructor_id": 1, "primary": each} for each in (True, False)]}, {}),
         ("POST", f"/students/{student}/holds", {"reason": "x", "blocks": ["drop"], "from": "2026-01-02T00:00:00Z", "until": "2026-01-01T00:00:00Z"}, {}),
         ("POST", f"/students/{student}/swap", {"drop": [course], "add": [course]}, {}),
         ("POST", f"/students/{student}/swap", {"drop": [course], "add": [8, 9], "on_full": "waitlist"}, {}),
         ("POST", "/enrollments", {"items": [{"student_id": 1, "course_ids": list(range(1, 101))}] * 21}, {}),
+        ("PUT", "/students", {"items": [{"external_id": "a", "given_name": "A"}] * 2}, {}),
     ):  # fmt: skip
         answer = await call(client, method, path, body, headers=headers)
         errors = problem(answer, 422, "invalid")["errors"]

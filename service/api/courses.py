@@ -281,7 +281,8 @@ def versions_in(tags: ETags) -> ETags:
 MEETINGS = TypeAdapter(list[Meeting])
 
 
-def _fields(body: CourseFields, external_id: str | None) -> registrar.CourseFields:
+def fields_of(body: CourseFields, external_id: str | None) -> registrar.CourseFields:
+    """Return the fields of a course that a body sets."""
     return {
         "external_id": external_id,
         "term_id": body.term_id,
@@ -333,7 +334,7 @@ async def create_course(call: Call, body: NewCourse) -> Reply[Course]:
     The code and the section together must be unique in the term, cancelled courses aside; courses without a term may share
     both. The external id must be unique.
     """
-    change = Create(origin=origin_of(call), resource=COURSE, fields=_fields(body, body.external_id))
+    change = Create(origin=origin_of(call), resource=COURSE, fields=fields_of(body, body.external_id))
     return await submit(call, change, lambda row: Reply(course_of(row), 201, {"Location": f"/courses/{row.id}"}))
 
 
@@ -469,7 +470,7 @@ async def put_course(
             origin=origin_of(call),
             resource=COURSE,
             external_id=external_id,
-            fields=_fields(body, external_id),
+            fields=fields_of(body, external_id),
             if_match=versions_in(if_match),
             if_none_match=versions_in(if_none_match),
             check=expecting(sent_back(body, CourseFields, external_id), course_of),
@@ -535,12 +536,22 @@ class RequirementGroup(Input):
             "if any pass is enough.",
         ),
     ] = None
+    in_progress: Annotated[
+        bool,
+        Field(
+            exclude_if=lambda allowed: not allowed,
+            description="For `pre`: whether a seat in a course of the group is enough whose term ends before the term of "
+            "this course begins; left out if it is not.",
+        ),
+    ] = False
 
     @model_validator(mode="after")
     def check_kind(self) -> Self:
-        """Refuse a grade for courses that need not be passed."""
+        """Refuse the members of prerequisites in another group."""
         if self.min_grade is not None and self.kind != "pre":
             raise wrong("min_grade_of_pre", "min_grade is possible only in a group of the kind pre.")
+        if self.in_progress and self.kind != "pre":
+            raise wrong("in_progress_of_pre", "in_progress is possible only in a group of the kind pre.")
         return self
 
 
@@ -573,7 +584,9 @@ async def set_requirements(
 
     Enrolled students keep their seats; the new requirements apply to waitlisted students.
     """
-    groups = tuple(Group(group.kind, _distinct(group.any_of), group.min_grade) for group in body.groups)
+    groups = tuple(
+        Group(group.kind, _distinct(group.any_of), group.min_grade, group.in_progress) for group in body.groups
+    )
     change = SetRequirements(
         origin=origin_of(call),
         course_id=course_id,
@@ -598,6 +611,9 @@ async def read_requirements(call: Call, course_id: IdInPath) -> Reply[Requiremen
 
 def _requirements(groups: tuple[Group, ...]) -> Reply[Requirements]:
     shown = tuple(
-        RequirementGroup(kind=group.kind, any_of=list(group.codes), min_grade=group.min_grade) for group in groups
+        RequirementGroup(
+            kind=group.kind, any_of=list(group.codes), min_grade=group.min_grade, in_progress=group.in_progress
+        )
+        for group in groups
     )
     return Reply(Requirements(groups=shown), 200, {"ETag": f'"{requirements_tag(groups)}"'})

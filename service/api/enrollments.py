@@ -1,7 +1,6 @@
 """Enrollments: request and answer models, and handlers."""
 
 import json
-import logging
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from typing import Annotated, Final, Literal, NotRequired, Self, TypeAlias, cast
 from pydantic import (
     BaseModel,
     ConfigDict,
-    FailFast,
     Field,
     PlainSerializer,
     PlainValidator,
@@ -31,7 +29,6 @@ from service.errors import (
     CourseCancelled,
     CourseNotFound,
     Detail,
-    DomainError,
     DropRefused,
     EnrollmentNotFound,
     EnrollmentRefused,
@@ -44,8 +41,7 @@ from service.errors import (
 )
 from service.registrar import application
 from service.registrar.application import OnFull
-from service.registrar.bulk import EnrollMany
-from service.registrar.changes import Moved, Outcome, Result
+from service.registrar.changes import Moved, Result
 from service.registrar.enrollments import Complete, Drop, Enroll, KeepDrops, Mode, RemoveCompletion, Swap
 from service.registrar.moves import swap_drops_of
 from service.registrar.rules import SENTENCES, number, sentence
@@ -60,20 +56,27 @@ from service.web.paging import (
     list_name,
     written_page,
 )
-from service.web.problems import InternalError, Problem, invalid, problem_of
+from service.web.problems import invalid
 from service.web.schema import named
 from service.web.validation import wrong
 from sql import Connection, JsonPage
 from sql import enrollments as sql
 from sql.courses import Course, get_course, load_courses
 from sql.enrollments import CoursesAsked, Status, StudentsAsked
+from sql.lost_requirements import list_lost_of_course
 from sql.students import load_students
 from sql.waitlist import list_waitlist
 
-logger = logging.getLogger(__name__)
-
 ACTIVE: Final[tuple[Status, ...]] = ("enrolled", "waitlisted")
 CourseIds = Annotated[list[IdInBody], Field(min_length=1, max_length=100, description="Duplicate ids are ignored.")]
+AddedIds = Annotated[
+    list[IdInBody],
+    Field(max_length=100, description="Duplicate ids are ignored. An empty list only drops courses, all or none."),
+]
+ModeField = Annotated[
+    Mode,
+    named("Mode", "`atomic`: all courses or none. `partial`: every course that is not refused, in request order."),
+]
 OnFullField = Annotated[
     OnFull,
     named(
@@ -115,10 +118,7 @@ class EnrollmentRequest(Input):
     """The courses in which to enroll a student."""
 
     course_ids: CourseIds
-    mode: Annotated[
-        Mode,
-        named("Mode", "`atomic`: all courses or none. `partial`: every course that is not refused, in request order."),
-    ] = "atomic"
+    mode: ModeField = "atomic"
     on_full: OnFullField = "fail"
 
 
@@ -126,20 +126,22 @@ class SwapRequest(Input):
     """The courses to drop and the courses to add. With `on_full: waitlist`, `add` must contain at most one course."""
 
     drop: CourseIds
-    add: Annotated[
-        list[IdInBody],
-        Field(max_length=100, description="Duplicate ids are ignored. An empty list only drops courses, all or none."),
-    ]
+    add: AddedIds
     on_full: OnFullField = "fail"
 
     @model_validator(mode="after")
     def check_courses(self) -> Self:
         """Refuse a course in both lists, and a waitlisted swap with several courses to add."""
-        if set(self.drop) & set(self.add):
-            raise wrong("swap_with_itself", "drop and add must not contain the same course.")
-        if self.on_full == "waitlist" and len(set(self.add)) > 1:
-            raise wrong("too_many_adds", "add must contain at most one id if on_full is waitlist.")
+        check_swap(self.drop, self.add, self.on_full)
         return self
+
+
+def check_swap(drop: Iterable[int | str], add: Iterable[int | str], on_full: OnFull) -> None:
+    """Refuse a course in both lists of a swap, and a waitlisted swap with several courses to add."""
+    if set(drop) & set(add):
+        raise wrong("swap_with_itself", "drop and add must not contain the same course.")
+    if on_full == "waitlist" and len(set(add)) > 1:
+        raise wrong("too_many_adds", "add must contain at most one id if on_full is waitlist.")
 
 
 class CompletionRequest(Input):
@@ -251,6 +253,9 @@ class Blocker(TypedDict):
     closed_at: NotRequired[Annotated[Timestamp, Field(description="When enrolling or dropping closed.")]]
     any_of: NotRequired[Annotated[list[str], Field(description="The course codes of which one is required.")]]
     min_grade: NotRequired[Annotated[str, Field(description="The lowest grade with which the course must be passed.")]]
+    in_progress: NotRequired[
+        Annotated[Literal[True], Field(description="A seat in such a course in an earlier term is enough too.")]
+    ]
     course_code: NotRequired[Annotated[str, Field(description="The code of the course that excludes this one.")]]
     with_course_id: NotRequired[
         Annotated[
@@ -459,6 +464,13 @@ class CourseStudentsQuery(Paging):
         NamedStatus,
         Field(description="Only students with this status. Waitlisted students are listed in waitlist order."),
     ] = "enrolled"
+    requirement: Annotated[
+        Literal["lost"] | None,
+        Field(
+            description="With `lost`, only the enrolled students who no longer meet a requirement that a course in progress "
+            "had satisfied."
+        ),
+    ] = None
 
 
 @endpoint(
@@ -497,15 +509,15 @@ async def _answer(call: Call, change: Enroll | Swap, *, dry_run: bool) -> Reply[
     """Submit or preview a change, and return its results."""
     if dry_run:
         results = await call[REGISTRAR].preview(change)
-        return Reply(Written(_enrollments(change.student_id, results, dry_run=True)), 200)
+        return Reply(Written(write_enrollments(change.student_id, results, dry_run=True)), 200)
     return await submit(
         call,
         change,
-        lambda results: Reply(Written(_enrollments(change.student_id, results)), 201 if created(results) else 200),
+        lambda results: Reply(Written(write_enrollments(change.student_id, results)), 201 if created(results) else 200),
     )
 
 
-def _enrollments(student_id: int, results: Iterable[Result], *, dry_run: bool = False) -> str:
+def write_enrollments(student_id: int, results: Iterable[Result], *, dry_run: bool = False) -> str:
     """Return results as the JSON of ``Enrollments``, or of ``Preview`` for a dry run."""
     items = ",".join([_result(result) for result in results])
     more = ',"dry_run":true' if dry_run else ""
@@ -632,7 +644,7 @@ async def drop_course(call: Call, student_id: IdInPath, course_id: IdInPath, que
         if query.reason is None:
             raise invalid([Detail("required", "reason is required with as=dropped.", parameter="reason")])
     change = Drop(origin=origin_of(call, query.reason), student_id=student_id, course_id=course_id, annuls=annuls)
-    return _moved(await call[REGISTRAR].submit(change))
+    return moved_course_of(await call[REGISTRAR].submit(change))
 
 
 @endpoint(
@@ -648,7 +660,7 @@ async def keep_drops(call: Call, student_id: IdInPath, course_id: IdInPath) -> M
     section of a course in which the student now keeps the seat is `dropped`.
     """
     change = KeepDrops(origin=origin_of(call), student_id=student_id, course_id=course_id)
-    return _moved(await call[REGISTRAR].submit(change))
+    return moved_course_of(await call[REGISTRAR].submit(change))
 
 
 @endpoint(
@@ -672,7 +684,7 @@ async def complete_course(
         passed=body.passed,
         grade=body.grade,
     )
-    return await submit(call, change, _moved)
+    return await submit(call, change, moved_course_of)
 
 
 @endpoint(
@@ -688,10 +700,11 @@ async def remove_completion(call: Call, student_id: IdInPath, course_id: IdInPat
     is enrolled is `unchanged`, so that the call is safe to repeat.
     """
     change = RemoveCompletion(origin=origin_of(call, query.reason), student_id=student_id, course_id=course_id)
-    return _moved(await call[REGISTRAR].submit(change))
+    return moved_course_of(await call[REGISTRAR].submit(change))
 
 
-def _moved(moved: Moved) -> MovedCourse:
+def moved_course_of(moved: Moved) -> MovedCourse:
+    """Convert the row after a change to the enrollment that the API returns."""
     row = moved.enrollment
     return MovedCourse(
         course_id=row.course_id,
@@ -714,14 +727,19 @@ async def list_course_students(
 ) -> WrittenPage[CourseStudent]:
     """List a course's students by student id, or its waitlist in order.
 
-    By default, the list contains the enrolled students.
+    By default, the list contains the enrolled students; `requirement=lost` is the list of those to whom to talk, since the
+    service removes nobody.
     """
-    of = f"students of {course_id} {query.status}"
+    if query.requirement is not None and query.status != "enrolled":
+        sentence = "requirement can't be combined with a status other than enrolled: omit one."
+        raise invalid([Detail("not_combinable", sentence, parameter="requirement")])
+    of = f"students of {course_id} {query.requirement or query.status}"
     after = decode_cursor(query.cursor, of)
     page: JsonPage | None
-    if query.status == "waitlisted":
+    if query.status == "waitlisted" or query.requirement == "lost":
+        list_page = list_waitlist if query.status == "waitlisted" else list_lost_of_course
         async with call[DATABASE].reading() as connection:
-            [page] = await list_waitlist(connection, course_id, after, query.limit)
+            [page] = await list_page(connection, course_id, after, query.limit)
             if page.items is None and await get_course(connection, course_id) is None:
                 raise CourseNotFound(course_id)
     else:
@@ -838,84 +856,3 @@ def _info(course: Course) -> CourseInfo:
         credits=course.credits,
         term_id=course.term_id,
     )
-
-
-class BulkItem(EnrollmentRequest):
-    """The request of one student in a bulk request."""
-
-    student_id: Annotated[IdInBody, Field(description="The id of the student.")]
-    course_ids: Annotated[CourseIds, FailFast()]
-    """Validation of an item stops at the first invalid id, because 1,000 items may contain 100,000 of them."""
-
-
-class BulkRequest(Input):
-    """Up to 1,000 requests with up to 2,000 courses in total."""
-
-    items: Annotated[
-        list[BulkItem],
-        Field(min_length=1, max_length=1000, description="The requests, which are processed in this order."),
-    ]
-
-    @model_validator(mode="after")
-    def check_size(self) -> Self:
-        """Refuse more pairs of student and course than one transaction accepts."""
-        if sum(len(set(item.course_ids)) for item in self.items) > BULK_PAIRS:
-            raise wrong("too_many_pairs", f"items must contain at most {BULK_PAIRS:,} course ids in total.")
-        return self
-
-
-BULK_PAIRS = 2000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BulkOutcome:
-    """The result of one item: the status and body that the request would get as a call of its own."""
-
-    status: Annotated[int, Field(description="The status that the request would get as a call of its own.")]
-    body: Annotated[
-        Enrollments | Problem, Field(description="The body that the request would get as a call of its own.")
-    ]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BulkOutcomes:
-    """The result of each item, in the order of the request."""
-
-    items: Annotated[list[BulkOutcome], Field(description="One result per item, in the same order.")]
-
-
-@endpoint("POST", "/enrollments", scope="enroll")
-async def enroll_many(call: Call, body: BulkRequest) -> Written[BulkOutcomes]:
-    """Enroll many students in one transaction; each item is accepted or refused on its own.
-
-    Items are processed in their order, each after the changes of the items before it. A refused item does not affect
-    the others. If the transaction as a whole fails, each item is tried in its own transaction, except with an
-    Idempotency-Key: then nothing is changed, and the call can be repeated.
-    """
-    changes = tuple([enrollment(call, item.student_id, item) for item in body.items])
-
-    def answer_of(outcomes: Sequence[Outcome]) -> Written[BulkOutcomes]:
-        items = [_bulk_outcome(call, change, outcome) for change, outcome in zip(changes, outcomes, strict=True)]
-        return Written(f'{{"items":[{",".join(items)}]}}')
-
-    if call.idempotency_key is None:
-        return answer_of(await call[REGISTRAR].submit_all(changes))
-    return await submit(call, EnrollMany(origin=origin_of(call), changes=changes), answer_of)
-
-
-def _bulk_outcome(call: Call, change: Enroll, outcome: Outcome) -> str:
-    """Return the result of one item as JSON."""
-    if not isinstance(outcome, Exception):
-        outcome = cast(tuple[Result, ...], outcome)
-        return f'{{"status":{201 if created(outcome) else 200},"body":{_enrollments(change.student_id, outcome)}}}'
-    error = outcome
-    if not isinstance(error, DomainError):
-        # The other items are already committed, and the caller must get their results.
-        logger.error("unexpected error in a bulk item", exc_info=outcome, extra={"request_id": call.request_id})
-        error = InternalError.logged()
-    path = f"/students/{change.student_id}/enroll"
-    refused = BulkOutcome(status=error.status, body=problem_of(error, instance=path, request_id=call.request_id))
-    return BULK_OUTCOME.dump_json(refused).decode()
-
-
-BULK_OUTCOME = TypeAdapter(BulkOutcome)

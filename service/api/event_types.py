@@ -520,6 +520,32 @@ class EnrollmentSkipped(EventFields):
     after: SkippedState
 
 
+@FORBID_EXTRA
+class RequirementState(TypedDict):
+    """An enrolled student, and whether the student has lost what satisfied a requirement of the course."""
+
+    status: Annotated[Literal["enrolled"], Field(description="The student keeps the seat.")]
+    requirement_lost: Annotated[bool, Field(description="Whether a requirement is lost.")]
+    blocked_by: NotRequired[Annotated[list[Blocker], Field(description="Every requirement that is lost.")]]
+
+
+EnrollmentRequirementType: TypeAlias = Annotated[
+    Literal["enrollment.requirement_lost", "enrollment.requirement_met"],
+    named(
+        "EnrollmentRequirementType", "The types of events about a requirement that a course in progress had satisfied."
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnrollmentRequirement(EventFields):
+    """An enrolled student lost what satisfied a requirement of the course, or meets the requirements again."""
+
+    type: EnrollmentRequirementType
+    before: RequirementState
+    after: RequirementState
+
+
 # "from" is a keyword, and the class syntax cannot declare it.
 HoldTimes = TypedDict(
     "HoldTimes",
@@ -665,6 +691,7 @@ AnyEvent: TypeAlias = (
     | GradeScaleSet
     | EnrollmentEvent
     | EnrollmentSkipped
+    | EnrollmentRequirement
     | EnrollmentMerged
     | EnrollmentMergedInto
     | HoldEvent

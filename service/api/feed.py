@@ -49,12 +49,15 @@ class CursorExpired(FieldError):
 
     code, status, title = "cursor_expired", 410, "Cursor expired"
 
-    def __init__(self) -> None:
-        sentence = (
-            "The cursor belongs to another history of the feed: take a new cursor from /events/head, "
-            "then read all lists again."
-        )
-        super().__init__(sentence, parameter="after")
+    def __init__(self, sentence: str | None = None) -> None:
+        if sentence is None:
+            super().__init__(
+                "The cursor belongs to another history of the feed: take a new cursor from /events/head, "
+                "then read all lists again.",
+                parameter="after",
+            )
+        else:
+            DomainError.__init__(self, sentence)
 
 
 def write_event(row: feed.ListedEvent) -> str:
@@ -326,7 +329,7 @@ class Poller:
     def __init__(self, database: Database, stop: asyncio.Event, *, interval: float, max_streams: int) -> None:
         self._database = database
         self._stop = stop
-        self._interval = interval
+        self.interval = interval
         self._max_streams = max_streams
         self._streams = 0
         self._waiting: dict[Cursor, dict[Reader, None]] = {}
@@ -399,7 +402,7 @@ class Poller:
                         logger.exception("the feed can't be read for waiting readers")
                     self._failed = True
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(self._interval):
+                    async with asyncio.timeout(self.interval):
                         await self._stop.wait()
                 if self._stop.is_set():
                     for reader in [reader for readers in self._waiting.values() for reader in readers]:

@@ -54,10 +54,13 @@ FIELD_CODES: Final = {
     "repeated_code": "A set of equivalent codes has a code twice, without regard to case.",
     "repeated_grade": "A grade scale has a grade twice.",
     "min_grade_of_pre": "A group of requirements that is not of the kind `pre` has a `min_grade`.",
+    "in_progress_of_pre": "A group of requirements that is not of the kind `pre` has `in_progress`.",
     "hold_dates": "A hold begins after it ends.",
     "swap_with_itself": "A course appears both in `drop` and in `add`.",
     "too_many_adds": "A swap with `on_full: waitlist` has more than one course to add.",
     "too_many_pairs": "The items have more than 2,000 courses in total.",
+    "ids_or_external_ids": "An item has neither ids nor external ids, or both.",
+    "repeated_external_id": "Two items have the same external id.",
 }
 """The error codes of invalid requests, each with its meaning. The documents list them."""
 

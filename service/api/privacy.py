@@ -53,6 +53,9 @@ class HeldEnrollment:
     reserved_group: Annotated[
         str | None, Field(description="The group whose reserved seat the student has; null for any other seat.")
     ]
+    requirement_lost: Annotated[
+        bool, Field(description="Whether the student has lost what satisfied a requirement of the course.")
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +110,7 @@ def _write_enrollment(row: privacy.HeldEnrollment) -> str:
         f'"joined_at":"{timestamp(row.joined_at)}","updated_at":"{timestamp(row.updated_at)}","passed":{passed},'
         f'"grade":{text(row.grade)},"passed_code":{text(row.passed_code)},"override_id":{row.override_id or "null"},'
         f'"swap_drops":{row.swap_drops or "null"},"blocked_by":{row.blocked_by or "null"},'
-        f'"reserved_group":{text(row.reserved_group)}}}'
+        f'"reserved_group":{text(row.reserved_group)},"requirement_lost":{str(row.requirement_lost).lower()}}}'
     )
 
 

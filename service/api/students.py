@@ -123,8 +123,9 @@ class StudentQuery(Paging):
     q: Annotated[
         SearchText | None,
         Field(
-            description="Only students whose name begins with this text, with either name first; case, accents and "
-            "apostrophes are ignored. The list is ordered by the names that matched."
+            description="Only students whose name begins with this text, with either name first, or with the preferred "
+            "name before the family name; case, accents and apostrophes are ignored. The list is ordered by the names that "
+            "matched."
         ),
     ] = None
     sort: Annotated[
@@ -180,7 +181,8 @@ def student_of(row: sql.Student) -> Student:
     )
 
 
-def _fields(body: NewStudent | StudentReplacement, external_id: str | None) -> registrar.StudentFields:
+def fields_of(body: NewStudent | StudentReplacement, external_id: str | None) -> registrar.StudentFields:
+    """Return the fields of a student that a body sets."""
     return {
         "external_id": external_id,
         "sourced_id": body.sourced_id,
@@ -206,7 +208,7 @@ async def create_student(call: Call, body: NewStudent) -> Reply[Student]:
     A given name or a family name is required. The e-mail address, the external id and the sourced id, if given, must
     be unique.
     """
-    change = Create(origin=origin_of(call), resource=STUDENT, fields=_fields(body, body.external_id))
+    change = Create(origin=origin_of(call), resource=STUDENT, fields=fields_of(body, body.external_id))
     return await submit(call, change, lambda row: Reply(student_of(row), 201, {"Location": f"/students/{row.id}"}))
 
 
@@ -324,7 +326,7 @@ async def put_student(
             origin=origin_of(call),
             resource=STUDENT,
             external_id=external_id,
-            fields=_fields(body, external_id),
+            fields=fields_of(body, external_id),
             if_match=if_match,
             if_none_match=if_none_match,
             check=expecting(sent_back(body, StudentFields, external_id), student_of),

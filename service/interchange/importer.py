@@ -178,7 +178,7 @@ class Job:
         if self._importer.on_progress is not None:
             self._importer.on_progress(self._state, self._done, self._total)
         async with self._database.reading(for_changes=True) as connection:
-            saved = await sql.save_progress(
+            saved = await sql.save_import_progress(
                 connection,
                 self._import.id,
                 self._importer.runner,

@@ -22,6 +22,7 @@ from service.registrar.idempotency import FIRST_SERVER_ERROR, Answered, Once
 from service.registrar.ledger import Ledger
 from service.registrar.needs import Needs
 from service.registrar.refusals import RefusalBuffer
+from service.registrar.resources import Replace, Replaced, Row, find_unchanged
 from service.registrar.waitlist import Sweep, Swept
 from service.settings import Settings
 from sql import Connection
@@ -61,6 +62,10 @@ LOCK_SECONDS = 1.0
 """How long batches take the lock first after another process has written, which would overtake optimistic batches."""
 
 Answer = TypeVar("Answer")
+
+
+class WriteNeeded(Exception):
+    """A preview needs rows that only a transaction that writes can load."""
 
 
 class Registrar:
@@ -144,6 +149,20 @@ class Registrar:
         count_refusals(outcomes)
         return outcomes
 
+    async def replace_all(self, changes: Sequence[Replace[Row, Any]]) -> list[Replaced[Row] | Exception]:
+        """Make many changes of one resource type, with different external ids, as ``submit_all``.
+
+        Those that change nothing are found by one read. They do not wait for the lock, and make nobody else wait.
+
+        Raises: as ``submit_all``.
+        """
+        async with self._database.reading() as connection:
+            unchanged = await find_unchanged(connection, changes)
+        remaining = [change for change, row in zip(changes, unchanged, strict=True) if row is None]
+        made = iter(await self.submit_all(remaining) if remaining else ())
+        known = [None if row is None else Replaced(row, "unchanged") for row in unchanged]
+        return [each or next(made) for each in known]
+
     async def _submit_all(self, changes: Sequence[Change[Answer]]) -> list[Answer | Exception]:
         async with self._my_turn():
             try:
@@ -179,24 +198,48 @@ class Registrar:
         return outcomes
 
     async def preview(self, change: Change[Answer]) -> Answer:
-        """Return the answer that a change would have now, without writing or locking anything.
+        """Return the answer that a change would have now; nothing is written.
 
         Raises: as ``submit``.
         """
-        async with self._database.viewing() as connection:
-            needs = load.needs_of([change])
-            ledger = await load.open_ledger(connection, Catalog(self._catalog.time_zone), self._promotions, needs)
-            await load.load_for(connection, ledger, needs)
-            outcomes: list[Outcome] = []
-            await _decide(connection, ledger, [change], outcomes)
-        outcome = outcomes.pop()
+        [outcome] = await self.preview_all([change])
         if isinstance(outcome, Exception):
             try:
                 raise outcome
             finally:
                 # Its traceback refers to this frame: a cycle, which would keep the request.
                 del outcome
-        return cast(Answer, outcome)
+        return outcome
+
+    async def preview_all(self, changes: Sequence[Change[Answer]]) -> list[Answer | Exception]:
+        """Return the outcome that each change would have now, after the changes before it; nothing is written.
+
+        The changes are decided on a snapshot, without a lock. If only the database can find the students whom a change
+        lets in, they are decided again in a transaction that is rolled back.
+
+        Raises:
+            Unavailable: the database is unavailable.
+        """
+        try:
+            async with self._database.viewing() as connection:
+                outcomes = await self._preview(connection, changes, may_write=False)
+        except WriteNeeded:
+            async with self._my_turn(), self._database.trying() as connection:
+                outcomes = await self._preview(connection, changes, may_write=True)
+        return cast(list[Answer | Exception], outcomes)
+
+    async def _preview(
+        self, connection: Connection, changes: Sequence[Change[object]], *, may_write: bool
+    ) -> list[Outcome]:
+        needs = load.needs_of(changes)
+        ledger = await load.open_ledger(connection, Catalog(self._catalog.time_zone), self._promotions, needs)
+        ledger.one_table_each = self._database.citus
+        await load.load_for(connection, ledger, needs)
+        outcomes: list[Outcome] = []
+        for end in (*range(CHANGES_PER_WRITE, len(changes), CHANGES_PER_WRITE), len(changes)):
+            await _decide(connection, ledger, changes[:end], outcomes, may_write=may_write)
+            await asyncio.sleep(0)
+        return outcomes
 
     async def sweep(self) -> Swept:
         """Apply the passage of time: promote students who became eligible, end the waitlists of terms that are over, and
@@ -429,13 +472,24 @@ async def _decide(
     changes: Sequence[Change[object]],
     outcomes: list[Outcome],
     saving: "asyncio.Task[None] | None" = None,
+    *,
+    may_write: bool = True,
 ) -> None:
-    """Decide and load alternately until every change has an outcome; deciding resumes where it stopped."""
+    """Decide and load alternately until every change has an outcome; deciding resumes where it stopped.
+
+    Raises:
+        WriteNeeded: rows must be written before others can be loaded, and the transaction may not write.
+    """
     for _ in range(MAX_ROUNDS):
         missing = decide(ledger, changes, outcomes)
         if missing is None:
             return
+        if missing.writes and not may_write:
+            raise WriteNeeded
         if saving is not None:
             await saving
-        await load.load(connection, ledger, missing)
+        if missing.pause:
+            await asyncio.sleep(0)
+        else:
+            await load.load(connection, ledger, missing)
     raise RuntimeError(f"{len(changes)} changes are not decided after {MAX_ROUNDS} rounds")

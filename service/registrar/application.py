@@ -115,12 +115,14 @@ class Group:
     """A group of course codes: any one of them satisfies it, or for ``anti`` violates it.
 
     ``keys`` are the keys of the codes, without those that are equivalent to them. A course of a ``pre`` group must be
-    passed with ``min_grade`` or a better grade, if it has one.
+    passed with ``min_grade`` or a better grade, if it has one. With ``in_progress``, a seat in such a course satisfies
+    the group too, until the course is over.
     """
 
     kind: RequirementKind
     codes: tuple[str, ...]
     min_grade: str | None = None
+    in_progress: bool = False
     keys: tuple[str, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -159,6 +161,7 @@ class Partner(NamedTuple):
     course: Defined
     term: Term | None = None
     passed: bool = False
+    waitlisted: bool = False
     lapses_at: datetime | None = None
 
 
@@ -233,7 +236,7 @@ class Application(NamedTuple):
     request wants if no seat is free. ``excluders`` are the ids of the courses that name this one as an antirequisite.
     ``requested`` are all courses of a request for more than one; among them are ``granted``, the seats that the request
     was granted before this one, and ``requested_seats``, the other seats that it would be granted together with this
-    one. ``code_sets`` are the equivalent codes, ``scale`` is the grade scale, if a group requires a grade, and
+    one. A promotion (``promotes``) counts no waitlist place as a corequisite. ``code_sets`` are the equivalent codes, ``scale`` is the grade scale, if a group requires a grade, and
     ``reserved`` are the reservations that keep the free seats from the student.
     """
 
@@ -254,6 +257,7 @@ class Application(NamedTuple):
     code_sets: CodeSets = NO_CODE_SETS
     scale: GradeScale = NO_SCALE
     reserved: tuple[Reservation, ...] = ()
+    promotes: bool = False
 
     @property
     def held_seats(self) -> list[HeldSeat]:

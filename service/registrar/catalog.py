@@ -40,6 +40,10 @@ class Catalog:
     """By the keys of codes, the ids of the courses that name them as antirequisites."""
     dependents: dict[str, frozenset[int]] = field(default_factory=dict)
     """By the same keys, the ids of the courses that name them as corequisites."""
+    dependents_in_progress: dict[str, frozenset[int]] = field(default_factory=dict)
+    """By the same keys, the ids of the courses that allow courses with them to be in progress."""
+    allows_progress: bool = False
+    """Whether any of these requirements allows a course in progress; most institutions have none."""
     terms: dict[int, Term] = field(default_factory=dict)
     code_sets: CodeSets | None = None
     """All sets of equivalent codes; None if they are not loaded."""
@@ -88,6 +92,7 @@ class Catalog:
             # The codes that it named are not known; a batch loads all courses that name its codes in one statement.
             self.excluders.clear()
             self.dependents.clear()
+            self.dependents_in_progress.clear()
         if term_id is not None:
             self.terms.pop(term_id, None)
         if course_id is None and term_id is None:
@@ -108,5 +113,7 @@ class Catalog:
         self.requirements.clear()
         self.excluders.clear()
         self.dependents.clear()
+        self.dependents_in_progress.clear()
+        self.allows_progress = False
         self.terms.clear()
         self.code_sets = self.grade_scale = None

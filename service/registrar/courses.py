@@ -21,6 +21,7 @@ from service.errors import (
 from service.registrar.application import Group, Reservation, code_key, reservations_in
 from service.registrar.changes import Change, Origin
 from service.registrar.ledger import Ledger, named_keys
+from service.registrar.lost_requirements import allow_progress
 from service.registrar.meetings import dates_of, first_without_date, first_without_week
 from service.registrar.moves import move
 from service.registrar.needs import Needs, Relaxed
@@ -83,10 +84,16 @@ def _validate_meetings(ledger: Ledger, course: Course) -> None:
         raise MeetingDates.on_no_date(place, *possible)
 
 
+RELAXING: Final = ("meetings", "credits", "term_id", "code")
+"""The fields of a course whose change can make students eligible, for this course or for others."""
+
+
 def _on_update(ledger: Ledger, before: Course, after: Course, origin: Origin) -> None:
     """Mark for judgment the students who may be eligible now; an edit of any other field makes nobody eligible."""
-    if any(getattr(before, name) != getattr(after, name) for name in ("meetings", "credits", "term_id", "code")):
-        ledger.codes_changed |= before.code != after.code
+    relaxing = [name for name in RELAXING if getattr(before, name) != getattr(after, name)]
+    ledger.codes_changed |= "code" in relaxing
+    # Nobody can be blocked by a course without students, and the catalogue of a coming term has many of them.
+    if relaxing and (after.seats_taken or after.waitlisted):
         former = [] if before.code == after.code else [FormerCode(after.id, before.code)]
         ledger.relax(Relaxed(origin, courses={after.id}, members={after.id}, former_codes=former))
     if before.capacity != after.capacity and after.reservations is not None:
@@ -172,6 +179,9 @@ class Cancel(Change[Course]):
         if course.status == "cancelled":
             return course
         leaving = [row for row in ledger.roster(course.id) if row.status in {"enrolled", "waitlisted"}]
+        if ledger.dependents_in_progress(course.code) or allow_progress(ledger.groups(course.id)):
+            # The courses of one student after the other would take a statement each.
+            ledger.require_students([row.student_id for row in leaving])
         cancelled = course._replace(status="cancelled", version=course.version + 1, updated_at=ledger.now)
         ledger.courses.put(course.id, cancelled)
         ledger.append_event(
@@ -278,6 +288,12 @@ class SetRequirements(Change[tuple[Group, ...]]):
         needs_less = any(group.kind == "co" and group not in self.groups for group in before)
         members = {course.id} if excludes_less or needs_less else set()
         ledger.relax(Relaxed(self.origin, courses={course.id}, members=members))
+        if allow_progress(before):
+            # An edit marks no seat, but a mark ends if nothing is required any more that the student lacks.
+            lost = ledger.lost_of_course(course.id)
+            ledger.require_students(lost)
+            for student_id in lost:
+                ledger.doubtful.put((student_id, course.id), self.origin)
         return self.groups
 
 
@@ -290,6 +306,7 @@ def _state(groups: tuple[Group, ...]) -> list[dict[str, object]]:
     return [
         {"kind": group.kind, "any_of": list(group.codes)}
         | ({} if group.min_grade is None else {"min_grade": group.min_grade})
+        | ({"in_progress": True} if group.in_progress else {})
         for group in groups
     ]
 

@@ -674,9 +674,9 @@ class RemoveCompletion(Change[Moved]):
             raise NotCompleted(self.student_id, self.course_id)
         if course.status == "cancelled":
             raise CourseCancelled(course.id)
+        row = move(ledger, self.student_id, self.course_id, "enrolled", self.origin, event="completion_removed")
         # A later completion counts for the code that the course has then.
         ledger.passed_codes.put((self.student_id, self.course_id), None)
-        row = move(ledger, self.student_id, self.course_id, "enrolled", self.origin, event="completion_removed")
         return Moved("enrolled", row, course)
 
 

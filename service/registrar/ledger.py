@@ -2,7 +2,7 @@
 
 import json
 from bisect import bisect_right, insort
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -44,7 +44,7 @@ from sql.refusals import NewRefusal
 from sql.requirements import MinGrade, RequirementKind
 from sql.students import Student
 from sql.terms import Term
-from sql.waitlist import Place, Position
+from sql.waitlist import PartnerPlace, Place, Position
 
 WAITLISTS_PER_LOAD = 64
 """Most courses whose waitlists are loaded together, if many courses have free seats."""
@@ -79,6 +79,7 @@ class Written(NamedTuple):
     one_table_each: bool
     answers: list[IdempotencyKey]
     passed_codes: Flush[tuple[int, int], str]
+    lost_requirements: Flush[tuple[int, int], bool]
     merged: Flush[int, MergedStudent]
 
 
@@ -123,6 +124,15 @@ class Waitlist:
     pages: int = 0
 
 
+@dataclass(slots=True)
+class PartnerPlaces:
+    """The next places to judge, in order; ``after`` is the key of the last one that was read from the database."""
+
+    places: deque[PartnerPlace]
+    after: tuple[int, int]
+    complete: bool
+
+
 class Ledger:
     """The rows and the events of a batch. Each change ends in ``commit`` or ``rollback``.
 
@@ -152,6 +162,8 @@ class Ledger:
         self.requirements: IdentityMap[int, tuple[Group, ...]] = IdentityMap(self._undo)
         self.passed_codes: IdentityMap[tuple[int, int], str] = IdentityMap(self._undo)
         """By student and course, the code under which a course was completed, if its code has changed since."""
+        self.lost_requirements: IdentityMap[tuple[int, int], bool] = IdentityMap(self._undo)
+        """By student and course, the seats that have lost a requirement; each is True."""
         self.merged: IdentityMap[int, MergedStudent] = IdentityMap(self._undo)
         """The duplicates that were merged into other students, by their own ids."""
         self.reserved_seats: IdentityMap[int, dict[str, int]] = IdentityMap(self._undo)
@@ -183,10 +195,20 @@ class Ledger:
         """Courses with waitlisted students who may be promoted."""
         self.changed_students: IdentityMap[int, Origin] = IdentityMap(self._undo)
         """Students whose courses, holds or limits have changed: their waitlist places are judged again."""
+        self.doubtful: IdentityMap[tuple[int, int], Origin] = IdentityMap(self._undo)
+        """By student and course, the seats that may have lost a requirement, or may meet it again."""
         self.opened: IdentityMap[int, Origin] = IdentityMap(self._undo)
         """Courses in which a seat has become free for a student whom only reservations blocked."""
+        self.paired: IdentityMap[int, Origin] = IdentityMap(self._undo)
+        """Courses with a free seat and corequisites, whose students may get seats in several courses together."""
+        self.partner_places: PartnerPlaces | None = None
+        """The waitlist places of these students; None if they are not loaded."""
         self.relaxed: list[Relaxed] = []
         """Conditions that changes have relaxed: only the database can find the students who were blocked by them."""
+        self.settled: set[int] = set()
+        """Courses that are marked only because of a newcomer: no seat has become free in them."""
+        self.seated_together = False
+        """Whether the transaction has seated a student in several courses together."""
         self.promotions_left, self.promoted = promotions_left, 0
         """The waitlisted students that the transaction may still judge, and those promoted since the last change."""
 
@@ -200,6 +222,8 @@ class Ledger:
         self.loaded_rosters: set[int] = set()
         self.loaded_pairs: set[tuple[int, int]] = set()
         self.loaded_holders: set[int] = set()
+        self.loaded_lost: set[int] = set()
+        self.loaded_lost_courses: set[int] = set()
         self.waitlists: dict[int, Waitlist] = {}
         self._positions: dict[int, dict[int, tuple[int, int]]] = {}
         """By course and student, the joined position and the counted waitlist position."""
@@ -261,6 +285,7 @@ class Ledger:
             one_table_each=self.one_table_each,
             answers=answers,
             passed_codes=self.passed_codes.flush(),
+            lost_requirements=self.lost_requirements.flush(),
             merged=self.merged.flush(),
         )
 
@@ -349,6 +374,11 @@ class Ledger:
             raise NotLoaded(Needs(merged={student_id}))
         merged = self.merged.get(student_id)
         return StudentNotFound(student_id) if merged is None else Merged(student_id, merged.merged_into)
+
+    def require_students(self, student_ids: Iterable[int]) -> None:
+        """Make sure that the courses of students are in memory."""
+        if missing := {*student_ids} - self.loaded_students:
+            raise NotLoaded(Needs(students=missing))
 
     def require_whole(self, *student_ids: int) -> None:
         """Make sure that all enrollments, holds and overrides of students are in memory."""
@@ -446,7 +476,8 @@ class Ledger:
         if groups is None:
             groups = self.catalog.requirements.get(course_id)
         if groups is None and course_id not in self.loaded_courses:
-            raise NotLoaded(Needs(courses={course_id}))
+            # An edit loads the row of a course only. If one course of a batch needs more, load it for the others too.
+            raise NotLoaded(Needs(courses={course_id, *[course.id for course in self.courses]}))
         return groups or ()
 
     def reserved_taken(self, course: Course) -> Mapping[str, int]:
@@ -464,25 +495,39 @@ class Ledger:
 
     def excluders(self, course: Course) -> Set[int]:
         """Return the ids of the courses that name a course as an antirequisite."""
-        return self._naming(course, self.catalog.excluders, "anti")
+        return self._naming(course.code, self.catalog.excluders, "anti")
 
     def dependents(self, course: Course) -> Set[int]:
         """Return the ids of the courses that name a course as a corequisite."""
-        return self._naming(course, self.catalog.dependents, "co")
+        return self._naming(course.code, self.catalog.dependents, "co")
 
-    def _naming(self, course: Course, catalog: Mapping[str, frozenset[int]], kind: RequirementKind) -> Set[int]:
-        own, code_sets = code_key(course.code), self.code_sets
+    def dependents_in_progress(self, code: str) -> Set[int]:
+        """Return the ids of the courses that allow a course with a code to be in progress."""
+        if (
+            not self.catalog.allows_progress
+            and code_key(code) in self.catalog.excluders
+            and not self.requirements.items()
+        ):
+            return frozenset()
+        return self._naming(code, self.catalog.dependents_in_progress, "pre", in_progress=True)
+
+    def _naming(
+        self, code: str, catalog: Mapping[str, frozenset[int]], kind: RequirementKind, *, in_progress: bool = False
+    ) -> Set[int]:
+        own, code_sets = code_key(code), self.code_sets
         known = catalog.get(own)
         keys = code_sets.own_keys(own) if code_sets.sets else (own,)
         if len(keys) > 1:
             found = [catalog.get(key) for key in keys]
             known = None if None in found else frozenset().union(*cast(list[frozenset[int]], found))
         if known is None:
-            raise NotLoaded(Needs(courses={course.id}))
+            raise NotLoaded(Needs(codes={code}))
         changed = self.requirements.items()
         if not changed:
             return known
-        naming = {id for id, groups in changed if not named_keys(groups, kind).isdisjoint(keys)}
+        naming = {
+            id for id, groups in changed if not named_keys(groups, kind, in_progress=in_progress).isdisjoint(keys)
+        }
         return (known - {id for id, _ in changed}) | naming
 
     @property
@@ -641,6 +686,18 @@ class Ledger:
         self._courses_of[row.student_id].add(row.course_id)
         self._students_of[row.course_id].add(row.student_id)
 
+    def has_lost(self, student_id: int, course_id: int) -> bool:
+        """Return whether a seat has lost a requirement."""
+        if student_id not in self.loaded_lost:
+            raise NotLoaded(Needs(lost_requirements={student_id, *self.loaded_students} - self.loaded_lost))
+        return self.lost_requirements.get((student_id, course_id)) is not None
+
+    def lost_of_course(self, course_id: int) -> list[int]:
+        """Return the students whose seats in a course have lost a requirement."""
+        if course_id not in self.loaded_lost_courses:
+            raise NotLoaded(Needs(lost_of_courses={course_id}))
+        return sorted([student_id for (student_id, id), _ in self.lost_requirements.items() if id == course_id])
+
     # Waitlists.
 
     def next_unjudged(self, course_id: int) -> Enrollment | None:
@@ -755,6 +812,10 @@ class Ledger:
             self.enrollments.reload((student_id, course_id), row._replace(recheck_at=None))
         self.waitlists.pop(course_id, None)
         self.loaded_holders.discard(course_id)
+
+    def has_override_holders(self, course_id: int) -> bool:
+        """Return whether a waitlisted student in memory has an override for a course."""
+        return bool(self._override_holders.get(course_id))
 
     def add_override_holder(self, student_id: int, course_id: int) -> None:
         """Add a waitlisted student who has an override for the course."""
@@ -914,7 +975,8 @@ class StudentHistory:
                 lapses_at = self._ledger.end_of(term) if mark == "waitlisted" else None
                 if lapses_at is not None and lapses_at <= self._ledger.now:
                     continue
-                key, partner = self._code_key(definition.code), Partner(definition, term, lapses_at=lapses_at)
+                key = self._code_key(definition.code)
+                partner = Partner(definition, term, waitlisted=mark == "waitlisted", lapses_at=lapses_at)
             partners.setdefault(key, []).append(partner)
         return partners
 
@@ -938,9 +1000,11 @@ class StudentHistory:
         )
 
 
-def named_keys(groups: Iterable[Group], kind: RequirementKind) -> set[str]:
-    """Return the keys of the codes that groups of one kind name."""
-    return {key for group in groups if group.kind == kind for key in group.keys}
+def named_keys(groups: Iterable[Group], kind: RequirementKind, *, in_progress: bool = False) -> set[str]:
+    """Return the keys of the codes that groups of one kind name; with ``in_progress``, those that allow it."""
+    return {
+        key for group in groups if group.kind == kind and (group.in_progress or not in_progress) for key in group.keys
+    }
 
 
 def waitlist_place(row: Enrollment | None) -> int | None:

@@ -1,6 +1,7 @@
 """Load the rows that decisions need into the ledger, by statements whose number does not grow with the rows."""
 
 import json
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby, starmap
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from service.registrar.application import CodeSets, GradeScale, Group, code_key
 from service.registrar.catalog import MAX_EDITS, Catalog
 from service.registrar.changes import Change
-from service.registrar.ledger import Ledger, named_keys
+from service.registrar.ledger import Ledger, PartnerPlaces, named_keys
 from service.registrar.needs import Needs, Relaxed, ResourceNeeds
 from service.registrar.resources import Fields, ResourceType, Row, external_id_of
 from service.registrar.save import erase_texts, save
@@ -25,6 +26,7 @@ from sql import (
     holds,
     idempotency_keys,
     instructors,
+    lost_requirements,
     merged_students,
     overrides,
     passed_codes,
@@ -118,6 +120,8 @@ async def load(connection: Connection, ledger: Ledger, needs: Needs) -> None:
         ledger.free_ids[reserve] = [*reversed(await reserve(connection, count)), *ledger.free_ids.get(reserve, [])]
     await _load_resources(connection, ledger, needs)
     await _load_waitlists(connection, ledger, needs)
+    if needs.partners_of:
+        await _load_partner_places(connection, ledger, needs)
     await _load_rosters(connection, ledger, needs.rosters)
     if needs.holds:
         for hold in await holds.find_holds(connection, sorted(needs.holds)):
@@ -126,6 +130,7 @@ async def load(connection: Connection, ledger: Ledger, needs: Needs) -> None:
         for override in await overrides.find_overrides(connection, sorted(needs.overrides)):
             ledger.add_override(override)
     await _load_of_courses(connection, ledger, needs)
+    await _load_lost_requirements(connection, ledger, needs)
     await _load_whole_students(connection, ledger, needs)
     await _load_merged(connection, ledger, needs.merged)
     if new := needs.students - ledger.loaded_students:
@@ -145,8 +150,8 @@ async def load(connection: Connection, ledger: Ledger, needs: Needs) -> None:
 
 async def _write(connection: Connection, ledger: Ledger, needs: Needs) -> None:
     """Make the changes that only the database can make, and apply them to the rows in memory."""
-    if needs.whole:
-        # The rows of a duplicate then go to a student whom the database has.
+    if needs.whole or needs.partners_of:
+        # The rows of a duplicate then go to a student whom the database has; partners are found by their new rows.
         await save(connection, ledger.flush())
     if needs.relaxed is not None:
         await _unjudge(connection, ledger, needs.relaxed)
@@ -190,6 +195,19 @@ async def _load_of_courses(connection: Connection, ledger: Ledger, needs: Needs)
             ledger.reserved_seats.load(course_id, json.loads(text or "{}"))
 
 
+async def _load_lost_requirements(connection: Connection, ledger: Ledger, needs: Needs) -> None:
+    """Load which seats have lost a requirement."""
+    lost: list[enrollments.Pair] = []
+    if needs.lost_requirements:
+        lost += await lost_requirements.load_lost_requirements(connection, sorted(needs.lost_requirements))
+        ledger.loaded_lost |= needs.lost_requirements
+    if needs.lost_of_courses:
+        lost += await lost_requirements.load_lost_of_courses(connection, sorted(needs.lost_of_courses))
+        ledger.loaded_lost_courses |= needs.lost_of_courses
+    for pair in lost:
+        ledger.lost_requirements.load(pair, True)
+
+
 async def _load_rosters(connection: Connection, ledger: Ledger, course_ids: set[int]) -> None:
     """Load the students enrolled in courses or waitlisted for them, and the swaps that may drop these courses."""
     if course_ids:
@@ -220,6 +238,18 @@ async def _load_waitlists(connection: Connection, ledger: Ledger, needs: Needs) 
             needs.students.add(holder.student_id)
             needs.pairs.add(holder)
         ledger.loaded_holders |= needs.override_holders
+
+
+async def _load_partner_places(connection: Connection, ledger: Ledger, needs: Needs) -> None:
+    """Load the next students whom only a corequisite blocks, and add what judging them needs."""
+    known = ledger.partner_places
+    after = (0, 0) if known is None else known.after
+    course_ids, limit = sorted(needs.partners_of), MAX_PAGE_STUDENTS
+    page = await waitlist.load_partner_places(connection, course_ids, *after, limit)
+    last = (page[-1].course_id, page[-1].joined_position) if page else after
+    ledger.partner_places = PartnerPlaces(deque(page), last, len(page) < limit)
+    needs.students.update([place.student_id for place in page])
+    needs.courses.update([place.course_id for place in page])
 
 
 async def _unjudge(connection: Connection, ledger: Ledger, relaxed: Relaxed) -> None:  # noqa: PLR0912 - one branch for each condition
@@ -339,24 +369,7 @@ async def _load_catalog(connection: Connection, ledger: Ledger, needs: Needs) ->
     catalog = ledger.catalog
     if catalog.code_sets is None and (needs.code_sets or any(ledger.courses)):
         catalog.code_sets = CodeSets({each.id: each for each in await equivalences.load_equivalences(connection)})
-    unread = {course.id for course in ledger.courses if course.id not in catalog.requirements}
-    named = [course.code for course in ledger.courses]
-    if named and (code_sets := ledger.code_sets).sets:
-        named = [each for code in named for each in code_sets.equivalents(code)]
-    codes = {key: code for code in named if (key := code_key(code)) not in catalog.excluders}
-    if unread or codes:
-        required = await requirements.load_requirements(connection, sorted(unread), [*codes.values()])
-        catalog.requirements.update(dict.fromkeys(unread, ()))
-        catalog.excluders.update(dict.fromkeys(codes, frozenset()))
-        catalog.dependents.update(dict.fromkeys(codes, frozenset()))
-        for course_id, rows in groupby(required, lambda row: row.course_id):
-            groups = groups_of(rows)
-            if course_id in unread:
-                catalog.requirements[course_id] = groups
-            for key in named_keys(groups, "anti") & codes.keys():
-                catalog.excluders[key] |= {course_id}
-            for key in named_keys(groups, "co") & codes.keys():
-                catalog.dependents[key] |= {course_id}
+    await _load_requirements(connection, ledger, needs.codes)
     wanted = {*needs.terms}
     wanted.update([course.term_id for course in ledger.courses if course.term_id is not None])
     if needs.definitions:
@@ -374,11 +387,40 @@ async def _load_catalog(connection: Connection, ledger: Ledger, needs: Needs) ->
         ledger.loaded_terms.update(new)
 
 
+async def _load_requirements(connection: Connection, ledger: Ledger, more_codes: set[str]) -> None:
+    """Load the missing requirements of courses, and those that name the codes of the courses or ``more_codes``."""
+    catalog = ledger.catalog
+    unread = {course.id for course in ledger.courses if course.id not in catalog.requirements}
+    named = [*more_codes, *[course.code for course in ledger.courses]]
+    if named and (code_sets := ledger.code_sets).sets:
+        named = [each for code in named for each in code_sets.equivalents(code)]
+    codes = {key: code for code in named if (key := code_key(code)) not in catalog.excluders}
+    if unread or codes:
+        required = await requirements.load_requirements(connection, sorted(unread), [*codes.values()])
+        catalog.requirements.update(dict.fromkeys(unread, ()))
+        catalog.excluders.update(dict.fromkeys(codes, frozenset()))
+        catalog.dependents.update(dict.fromkeys(codes, frozenset()))
+        catalog.dependents_in_progress.update(dict.fromkeys(codes, frozenset()))
+        for course_id, rows in groupby(required, lambda row: row.course_id):
+            groups = groups_of(rows)
+            if course_id in unread:
+                catalog.requirements[course_id] = groups
+            for key in named_keys(groups, "anti") & codes.keys():
+                catalog.excluders[key] |= {course_id}
+            for key in named_keys(groups, "co") & codes.keys():
+                catalog.dependents[key] |= {course_id}
+            for key in named_keys(groups, "pre", in_progress=True) & codes.keys():
+                catalog.dependents_in_progress[key] |= {course_id}
+                catalog.allows_progress = True
+
+
 def groups_of(rows: Iterable[Requirement]) -> tuple[Group, ...]:
     """Return the groups of one course's requirements."""
     return tuple(
-        Group(kind, tuple(sorted([row.code for row in members])), min_grade)
-        for (_, kind, min_grade), members in groupby(rows, lambda row: (row.group_number, row.kind, row.min_grade))
+        Group(kind, tuple(sorted([row.code for row in members])), min_grade, in_progress)
+        for (_, kind, min_grade, in_progress), members in groupby(
+            rows, lambda row: (row.group_number, row.kind, row.min_grade, row.in_progress)
+        )
     )
 
 

@@ -8,6 +8,7 @@ from service.registrar import reserved, seats
 from service.registrar.changes import Change
 from service.registrar.holds import hold_state
 from service.registrar.ledger import Ledger
+from service.registrar.lost_requirements import allow_progress, forget_seat, lost_requirements
 from service.registrar.moves import drop_siblings, enrollment_state, set_swap_drops, swap_drops_of
 from service.registrar.needs import Needs
 from service.registrar.overrides import override_state
@@ -57,11 +58,15 @@ class Merge(Change[Student]):
             if is_erased(each):
                 raise MergeOfErased(each.id)
         ledger.require_whole(id, duplicate_id)
+        doubtful = self._doubtful_courses(ledger)
         for row in [*ledger.courses_of(duplicate_id)]:
             self._merge_enrollment(ledger, row)
         self._limit_swaps(ledger)
         self._move_holds_and_overrides(ledger)
         self._drop_siblings(ledger)
+        for course_id in doubtful:
+            if ledger.marks(id).get(course_id) == "enrolled":
+                ledger.doubtful.put((id, course_id), self.origin)
         ledger.merge(
             MergedStudent(
                 duplicate_id,
@@ -92,12 +97,26 @@ class Merge(Change[Student]):
         ledger.changed_students.put(id, self.origin)
         return changed
 
+    def _doubtful_courses(self, ledger: Ledger) -> list[int]:
+        """Return the courses in which one of both meets the requirements, or has lost one, that may be in progress."""
+        return sorted(
+            {
+                course_id
+                for student_id in (self.student_id, self.duplicate_id)
+                for course_id, mark in ledger.marks(student_id).items()
+                if mark == "enrolled"
+                and allow_progress(ledger.groups(course_id))
+                and (ledger.has_lost(student_id, course_id) or not lost_requirements(ledger, student_id, course_id))
+            }
+        )
+
     def _merge_enrollment(self, ledger: Ledger, row: Enrollment) -> None:
         """Move an enrollment of the duplicate, unless that of the student is at least as strong."""
         course = ledger.course(row.course_id)
         assert course is not None
         own = ledger.enrollments.get((self.student_id, row.course_id))
         passed_code = ledger.passed_codes.get((row.student_id, row.course_id))
+        forget_seat(ledger, row.student_id, row.course_id)
         ledger.remove_enrollment(row)
         ledger.append_event(
             "enrollment.merged_into",
@@ -111,6 +130,7 @@ class Merge(Change[Student]):
         if course.reservations is not None:
             reserved.count(ledger, course, row.reserved_group, None)
         if own is None or _strength(row) > _strength(own):
+            forget_seat(ledger, self.student_id, row.course_id)
             stands = row._replace(student_id=self.student_id, updated_at=ledger.now, recheck_at=None)
             recounted = seats.recount(recounted, None if own is None else own.status, stands.status)
             ledger.append_event(

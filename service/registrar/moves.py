@@ -9,6 +9,7 @@ from service.registrar import reserved, rules, seats
 from service.registrar.application import NO_PARTNERS, Application, Course, Partners, Refusal
 from service.registrar.changes import Origin
 from service.registrar.ledger import Ledger, as_json
+from service.registrar.lost_requirements import doubt_requirements
 from service.registrar.rules import DropStatus
 from sql.enrollments import Enrollment, Status
 from sql.overrides import Override
@@ -114,6 +115,8 @@ def move(
     drops = swap_drops_text(swap_drops)
     was_seated, is_seated = existing is not None and existing.status in seats.SEATED, status in seats.SEATED
     group = None if existing is None or not is_seated else existing.reserved_group
+    if was_seated or is_seated:
+        doubt_requirements(ledger, student_id, course, existing, origin)
     if course.reservations is not None:
         if is_seated and not was_seated:
             group = reserved.group_of_seat(ledger, student_id, course)

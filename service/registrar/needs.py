@@ -72,7 +72,9 @@ class Needs:
     (``teaching``), the counters of the ``reserved_seats`` of courses, the answers of ``idempotency_keys``, and the number
     of new ids of each sequence. ``code_sets`` requests the equivalent codes, ``grade_scale`` the grade scale, and
     ``min_grades`` the grades that courses require. ``erased`` is a student whose texts must be erased in the database
-    before the decision.
+    before the decision. ``codes`` requests the courses that require them. ``lost_requirements`` are the students, and
+    ``lost_of_courses`` the courses, whose seats that have lost a requirement are needed. ``pause`` requests no rows: other
+    requests are served before the decision continues.
     """
 
     students: set[int] = field(default_factory=set)
@@ -92,15 +94,26 @@ class Needs:
     idempotency_keys: set[CallersKey] = field(default_factory=set)
     ids: Counter[ReserveIds] = field(default_factory=Counter)
     resources: "dict[ResourceType[Any, Any], ResourceNeeds]" = field(default_factory=dict)
+    pause: bool = False
     code_sets: bool = False
     grade_scale: bool = False
     min_grades: bool = False
+    codes: set[str] = field(default_factory=set)
+    lost_requirements: set[int] = field(default_factory=set)
+    lost_of_courses: set[int] = field(default_factory=set)
+    partners_of: set[int] = field(default_factory=set)
+    """Courses with a free seat, of which the students are needed whom only a corequisite blocks."""
     relaxed: Relaxed | None = None
     erased: Student | None = None
     whole: set[int] = field(default_factory=set)
     """Students of whom all enrollments, holds and overrides are needed, and the duplicates that were merged into them."""
     merged: set[int] = field(default_factory=set)
     """Students who do not exist, and may have been merged into others."""
+
+    @property
+    def writes(self) -> bool:
+        """Whether rows are written before the needed ones are loaded."""
+        return bool(self.whole or self.partners_of) or self.relaxed is not None or self.erased is not None
 
     def add_waitlisted(self, row: Enrollment) -> None:
         """Add the rows by which a waitlisted student is judged, with the courses that the student's swap drops."""
@@ -110,8 +123,10 @@ class Needs:
             self.pairs.add((row.student_id, dropped_id))
             self.courses.add(dropped_id)
 
-    def add_sourced_id(self, fields: Mapping[str, Any]) -> None:
-        """Add the people with the sourced id that a caller gives to a new one; a generated id needs no look-up."""
+    def add_fields(self, fields: Mapping[str, Any]) -> None:
+        """Add what the fields of a new resource name: a term, and the people with a sourced id that the caller gives."""
+        if (term_id := fields.get("term_id")) is not None:
+            self.terms.add(term_id)
         if (sourced_id := fields.get("sourced_id")) is not None:
             self.sourced_ids.add(sourced_id)
 

@@ -6,6 +6,7 @@ from datetime import datetime
 from service.errors import Detail, OverrideNotFound, UnknownCourse
 from service.registrar.changes import Change, Origin
 from service.registrar.ledger import Ledger
+from service.registrar.lost_requirements import allow_progress
 from service.registrar.needs import Needs
 from service.registrar.students import check_student
 from sql.overrides import Override, reserve_override_ids
@@ -50,6 +51,9 @@ class GrantOverride(Change[Override]):
         _append_event(ledger, "granted", self.origin, None, override)
         # An override of drop_closed may allow a swap to drop this course, so all waitlist places are judged again.
         ledger.changed_students.put(self.student_id, self.origin)
+        lifts_requirement = self.rule == "prerequisite_missing" and allow_progress(ledger.groups(self.course_id))
+        if lifts_requirement and ledger.has_lost(self.student_id, self.course_id):
+            ledger.doubtful.put((self.student_id, self.course_id), self.origin)
         return override
 
 

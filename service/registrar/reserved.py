@@ -56,5 +56,11 @@ def groups_with_a_seat(ledger: Ledger, course: Course) -> list[str] | None:
 
 
 def is_only_reserved(blocked_reasons: str | None) -> bool:
-    """Return whether the reasons for which a waitlisted student was blocked are only reservations."""
-    return blocked_reasons is not None and {each["code"] for each in json.loads(blocked_reasons)} == {ONLY_RESERVED}
+    """Return whether only reservations blocked a waitlisted student, perhaps beside a missing corequisite.
+
+    The student may get seats in both courses together.
+    """
+    if blocked_reasons is None:
+        return False
+    codes = {each["code"] for each in json.loads(blocked_reasons)}
+    return ONLY_RESERVED in codes <= {ONLY_RESERVED, "corequisite_missing"}

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, Literal, TypeVar, cast
 
 from service.errors import DomainError, InUse, PreconditionFailed, SourcedIdTaken
 from service.registrar.changes import Change, Origin
@@ -80,7 +80,7 @@ class Create(Change[Row], Generic[Row, Fields]):
         """Add the rows that have the same unique keys, and an id."""
         needs.resource(self.resource).created.append(self.fields)
         needs.ids[self.resource.reserve_ids] += 1
-        needs.add_sourced_id(self.fields)
+        needs.add_fields(self.fields)
 
     def decide(self, ledger: Ledger) -> Row:
         """Return the new row."""
@@ -119,7 +119,12 @@ class Replaced(Generic[Row]):
     """The row after a ``Replace``."""
 
     row: Row
-    created: bool
+    outcome: Literal["created", "updated", "unchanged"]
+
+    @property
+    def created(self) -> bool:
+        """Whether the row is new."""
+        return self.outcome == "created"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,10 +147,10 @@ class Replace(Change[Replaced[Row]], Generic[Row, Fields]):
         wanted = needs.resource(self.resource)
         wanted.external_ids.append(self.external_id)
         wanted.created.append(self.fields)
-        needs.add_sourced_id(self.fields)
+        needs.add_fields(self.fields)
 
     def decide(self, ledger: Ledger) -> Replaced[Row]:
-        """Return the row, and whether it is new."""
+        """Return the row, and what became of it."""
         name = self.resource.name
         row = self.resource.identity_map(ledger).find(external_id_of, self.external_id)
         if row is None:
@@ -154,7 +159,7 @@ class Replace(Change[Replaced[Row]], Generic[Row, Fields]):
                 raise PreconditionFailed(f"No {name} has this external id, but If-Match requires one.")
             if self.check is not None:
                 self.check(None)
-            return Replaced(_insert(ledger, self.resource, self.fields, self.origin), created=True)
+            return Replaced(_insert(ledger, self.resource, self.fields, self.origin), "created")
         if self.if_none_match is not None and self.if_none_match & {"*", str(row.version)}:
             raise PreconditionFailed(
                 f"{name.capitalize()} {row.id} has this external id, in version {row.version}, which If-None-Match excludes."
@@ -162,8 +167,36 @@ class Replace(Change[Replaced[Row]], Generic[Row, Fields]):
         _check_version(self.resource, row, self.if_match)
         if self.check is not None:
             self.check(row)
-        values = {name: value for name, value in self.fields.items() if name not in GIVEN_ONCE}
-        return Replaced(_update(ledger, self.resource, row, values, self.origin), created=False)
+        replaced = _update(ledger, self.resource, row, self._values, self.origin)
+        return Replaced(replaced, "unchanged" if replaced is row else "updated")
+
+    @property
+    def _values(self) -> dict[str, object]:
+        """The fields that an existing row gets."""
+        return {name: value for name, value in self.fields.items() if name not in GIVEN_ONCE}
+
+    def leaves(self, row: Row) -> bool:
+        """Return whether the change, which has no preconditions but ``check``, would accept a row and leave it as it is."""
+        if any(getattr(row, name) != value for name, value in self._values.items()):
+            return False
+        if self.check is not None:
+            try:
+                self.check(row)
+            except DomainError:
+                return False
+        return True
+
+
+async def find_unchanged(connection: Connection, changes: Sequence[Replace[Row, Any]]) -> list[Row | None]:
+    """Return, for each of these changes of one resource type, the row that it would leave as it is, or None.
+
+    One statement reads all rows, without the lock.
+    """
+    resource = changes[0].resource
+    rows = await resource.match(connection, [change.external_id for change in changes], ())
+    by_external_id = {external_id_of(row): row for row in rows}
+    found = [by_external_id.get(change.external_id) for change in changes]
+    return [row if row is not None and change.leaves(row) else None for change, row in zip(changes, found, strict=True)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

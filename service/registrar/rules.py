@@ -80,17 +80,42 @@ def hold(application: Application) -> Sequence[Refusal]:
 
 
 def prerequisite_missing(application: Application) -> Sequence[Refusal]:
-    """The student has not passed any course of a group that the course requires, or not with the grade that it requires."""
+    """The student has not passed any course of a group that the course requires, or not with the grade that it requires.
+
+    If the group allows it, a seat in a course of the group is enough whose term ends before the term of this one begins.
+    """
     return [
         Refusal("prerequisite_missing", application.course_id, None, _required(group))
         for group in application.groups
-        if group.kind == "pre" and not _has_passed(application, group)
+        if group.kind == "pre"
+        and not (group.in_progress and _is_in_progress(application, group))
+        and not _has_passed(application, group)
     ]
 
 
 def _required(group: Group) -> dict[str, object]:
-    codes = list(group.codes)
-    return {"any_of": codes} if group.min_grade is None else {"any_of": codes, "min_grade": group.min_grade}
+    required: dict[str, object] = {"any_of": list(group.codes)}
+    if group.min_grade is not None:
+        required["min_grade"] = group.min_grade
+    if group.in_progress:
+        required["in_progress"] = True
+    return required
+
+
+def _is_in_progress(application: Application, group: Group) -> bool:
+    """Return whether the student has a seat in a course of a group that is over before the course begins."""
+    term, partners = application.term, application.history.partners
+    return term is not None and any(
+        not partner.passed and not partner.waitlisted and partner.term and partner.term.ends_on < term.starts_on
+        for key in application.keys(group)
+        for partner in partners.get(key, ())
+    )
+
+
+def lost_requirements(application: Application) -> Sequence[Refusal]:
+    """Return the groups that allow a course in progress and are not satisfied, as refusals."""
+    groups = tuple([group for group in application.groups if group.in_progress])
+    return prerequisite_missing(application._replace(groups=groups)) if groups else NONE
 
 
 def _has_passed(application: Application, group: Group) -> bool:
@@ -106,13 +131,20 @@ def _has_passed(application: Application, group: Group) -> bool:
 def corequisite_missing(application: Application) -> Sequence[Refusal]:
     """The student neither has nor requests any course of a group that must be taken together with the course.
 
-    Such a course counts in the same or an overlapping term or, once it is passed, in any term.
+    Such a course counts in the same or an overlapping term or, once it is passed, in any term. A waitlist place is enough
+    to ask for a seat, but not to get one from the waitlist.
     """
     return [
         Refusal("corequisite_missing", application.course_id, None, {"any_of": list(group.codes)})
         for group in application.groups
-        if group.kind == "co" and not any(_partners(application, key) for key in application.keys(group))
+        if group.kind == "co" and not any(_corequisites(application, key) for key in application.keys(group))
     ]
+
+
+def _corequisites(application: Application, key: str) -> list[Partner]:
+    """Return the courses with a code that serve as a corequisite of the course."""
+    partners = _partners(application, key)
+    return [partner for partner in partners if not partner.waitlisted] if application.promotes else partners
 
 
 def antirequisite(application: Application) -> Sequence[Refusal]:
@@ -376,9 +408,11 @@ def lapse_of(refusals: Iterable[Refusal]) -> datetime | None:
 def recheck_of(refusals: Sequence[Refusal]) -> datetime | None:
     """Return the instant at which to judge a blocked student again because of the clock alone, or None.
 
-    Reservations count only if nothing else blocks the student: a seat may become free before they end.
+    Corequisites and reservations count only if nothing else blocks the student: a seat may become free at any time.
     """
-    return lapse_of([refusal for refusal in refusals if refusal.code != "seats_reserved"] or refusals)
+    for code in ("corequisite_missing", "seats_reserved"):
+        refusals = [refusal for refusal in refusals if refusal.code != code] or refusals
+    return lapse_of(refusals)
 
 
 def latest(instants: Sequence[datetime | None]) -> datetime | None:
@@ -443,6 +477,8 @@ def sentence(refusal: Refusal) -> str:
     """Format a refusal as an English sentence."""
     params = {name: ", ".join(value) if isinstance(value, list) else value for name, value in refusal.params.items()}
     with_grade = f" with {params['min_grade']} or a better grade" if "min_grade" in params else ""
+    if "in_progress" in params:
+        with_grade += ", or is taken in an earlier term"
     return SENTENCES[refusal.code].format(course_id=refusal.course_id, with_grade=with_grade, **params)
 
 

@@ -26,6 +26,7 @@ from sql import (
     holds,
     idempotency_keys,
     imports,
+    lost_requirements,
     merged_students,
     overrides,
     passed_codes,
@@ -39,6 +40,7 @@ from sql.enrollments import Enrollment, Pair
 from sql.equivalences import Equivalence, EquivalentCode
 from sql.grades import NumberedGrade
 from sql.holds import Hold
+from sql.lost_requirements import LostRequirement
 from sql.merged_students import Moved
 from sql.overrides import Override
 from sql.passed_codes import PassedCode
@@ -85,6 +87,7 @@ async def save(connection: Connection, written: Written) -> None:
     if written.merged.saved:
         await _save_times_of_moved(connection, written)
     await _save_passed_codes(connection, written.passed_codes)
+    await _save_lost_requirements(connection, written.lost_requirements)
     # The texts about a merged student stay: they are about the other one now.
     if gone := [id for id in written.students.removed if id not in written.merged.saved]:
         deleted = [written.students.before[id] for id in gone]
@@ -115,6 +118,13 @@ async def _save_passed_codes(connection: Connection, flush: Flush[tuple[int, int
     if flush.saved:
         rows = [PassedCode(*key, code) for key, code in flush.saved.items()]
         await passed_codes.set_passed_codes(connection, rows)
+
+
+async def _save_lost_requirements(connection: Connection, flush: Flush[tuple[int, int], bool]) -> None:
+    rows = [LostRequirement(*key, lost) for key, lost in flush.saved.items()]
+    rows += [LostRequirement(*key, False) for key in flush.removed]
+    if rows:
+        await lost_requirements.set_lost_requirements(connection, rows)
 
 
 async def _save_enrollments(connection: Connection, written: Written) -> None:
@@ -188,6 +198,7 @@ def takes_one_statement(written: Written) -> bool:
                 written.equivalences,
                 written.grade_scales,
                 written.reserved_seats,
+                written.lost_requirements,
             )
         )
     )
@@ -213,7 +224,7 @@ async def _save_teaching(connection: Connection, flush: Flush[int, tuple[CourseI
 async def _save_requirements(connection: Connection, changed: Mapping[int, tuple[Group, ...]]) -> None:
     await requirements.clear_requirements(connection, sorted(changed))
     rows = [
-        Requirement(course_id, group.kind, number, code, group.min_grade)
+        Requirement(course_id, group.kind, number, code, group.min_grade, group.in_progress)
         for course_id, groups in changed.items()
         for number, group in enumerate(groups, start=1)
         for code in group.codes

@@ -34,6 +34,7 @@ from sql.registry import (
     next_revision,
     save_institution,
 )
+from sql.webhook_leases import note_webhook_change
 
 logger = logging.getLogger(__name__)
 
@@ -184,6 +185,7 @@ class Registry:
         """
         if self._migrating.locked():
             raise Unavailable("Other institutions are being created or migrated; try again shortly.", 5)
+        is_adopted = schema is not None
         schema = schema or f"institution_{name.replace('-', '_')}"
         async with self.database.writing() as connection:
             revision = await next_revision(connection)
@@ -197,6 +199,9 @@ class Registry:
             )
             if created is None:
                 raise InstitutionNameTaken(name)
+            if is_adopted:
+                # The schema may have webhooks.
+                await note_webhook_change(connection, name)
         return await self.migrate(created)
 
     async def migrate(self, institution: Institution) -> Institution:

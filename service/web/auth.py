@@ -16,7 +16,7 @@ SCOPE_DESCRIPTIONS: Final[dict[Scope, str]] = {
     "override": "Place holds and grant overrides; with `enroll`, drop courses without a withdrawal.",
     "merge": "Merge the double records of a student.",
     "events": "Read the feed of changes.",
-    "admin": "Manage API keys and institutions; erase students.",
+    "admin": "Manage API keys, webhooks and institutions; erase students.",
     "metrics": "Read the metrics of the service.",
     "self": "Read and change the enrollments of the one student that the token names.",
 }

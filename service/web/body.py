@@ -24,12 +24,17 @@ BODY_TIMEOUT = web.AppKey("body_timeout", float)
 BODY_MEMBERS = web.AppKey("body_members", int)
 """Maximum number of members in all objects of a body together."""
 
+BULK_MEMBERS = web.AppKey("bulk_members", int)
+"""The same for a body with many resources."""
+
 CODINGS: Final = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 """Supported content codings (RFC 9110 section 8.4.1), each with its windowBits parameter of zlib."""
 
 
-async def read_json(request: web.Request, media_types: tuple[str, ...]) -> bytes:
+async def read_json(request: web.Request, media_types: tuple[str, ...], limit: web.AppKey[int]) -> bytes:
     """Return the bytes of a body that is declared as JSON, decompressed and without a byte order mark.
+
+    ``limit`` is the key of the maximum number of members.
 
     Raises:
         UnsupportedMediaType: the body is declared as another media type or charset.
@@ -50,7 +55,7 @@ async def read_json(request: web.Request, media_types: tuple[str, ...]) -> bytes
     if coding != "identity":
         data = _decompress(data, coding, request.client_max_size)
     data = data.removeprefix(BOM_UTF8)
-    members = request.app[BODY_MEMBERS]
+    members = request.app[limit]
     # Each member needs a colon, so that the count of colons is an upper bound. Listing an unknown member takes time.
     if len(data) > members and data.count(b":") > members:
         sentence = f"The body must have at most {members:,} members in all its objects."

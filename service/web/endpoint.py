@@ -53,7 +53,7 @@ from service.web.auth import (
     ScopeMissing,
     Unauthenticated,
 )
-from service.web.body import check_members, read_json
+from service.web.body import BODY_MEMBERS, BULK_MEMBERS, check_members, read_json
 from service.web.idempotency import IdempotencyKey, fingerprint_of, read_key
 from service.web.negotiation import CODED, compress, note_coding, takes_gzip
 from service.web.origins import HostNotAllowed, OriginNotAllowed, Origins
@@ -244,6 +244,8 @@ class Endpoint:
     """Whether machines repeat the call every few seconds, so that it is logged at DEBUG."""
     streams: bool
     """Whether the call has a second form, a stream of Server-Sent Events."""
+    bulk: bool
+    """Whether the body has many resources: it may have more members, and a thread validates it."""
     takes_key: bool
     """Whether a request with an idempotency key is made once. The answers of some calls are secrets, which are not stored."""
     uploads: tuple[str, ...]
@@ -418,8 +420,11 @@ class Endpoint:
         return caller
 
     async def _body(self, request: web.Request) -> Any:
+        text = await read_json(request, self.media_types, BULK_MEMBERS if self.bulk else BODY_MEMBERS)
+        return await asyncio.to_thread(self._parsed, text) if self.bulk else self._parsed(text)
+
+    def _parsed(self, text: bytes) -> Any:
         assert self.body is not None
-        text = await read_json(request, self.media_types)
         try:
             parsed = self.body.validator.validate_json(text)
         except ValidationError as error:
@@ -476,6 +481,7 @@ def endpoint(
     etag: bool = False,
     final: bool = False,
     routine: bool = False,
+    bulk: bool = False,
     keyed: bool = True,
     uploads: tuple[str, ...] = (),
     downloads: tuple[str, ...] = (),
@@ -488,7 +494,8 @@ def endpoint(
     lists no database errors. With ``etag`` the handler sets an ETag; an answer with a version always has one. A
     ``final`` call can't be undone, and the API page fills in no ids for it; every DELETE is final. A POST within an
     institution takes an Idempotency-Key if it is ``keyed``: its handler makes the change with ``service.api.keys.submit``,
-    which stores the answer. Any other POST refuses the header. A ``routine`` call is one that machines repeat every few seconds.
+    which stores the answer. Any other POST refuses the header. A ``routine`` call is one that machines repeat every few
+    seconds. The body of a ``bulk`` call has many resources.
     ``uploads`` are the media types of a body that the handler reads itself, ``downloads`` those of a file that it returns.
     """
 
@@ -561,6 +568,7 @@ def endpoint(
             final=final or method == "DELETE",
             routine=routine,
             streams=streams,
+            bulk=bulk,
             takes_key=takes_key,
             uploads=uploads,
             downloads=downloads,

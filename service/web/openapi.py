@@ -84,6 +84,22 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A message that the service sends, as a request to a URL that a caller has named."""
+
+    name: str
+    tag: str
+    summary: str
+    description: str
+    body: Any
+    """The type of the body."""
+    headers: Mapping[str, str]
+    answers: Mapping[str, str]
+    """What the receiver answers: the meaning of each status."""
+    example: object = None
+
+
+@dataclass(frozen=True, slots=True)
 class Examples:
     """Example calls by operation id, and example problem documents by code."""
 
@@ -92,10 +108,14 @@ class Examples:
 
 
 def build(
-    about: About, endpoints: Sequence[Endpoint], codes: Mapping[str, Sequence[str]], examples: Examples
+    about: About,
+    endpoints: Sequence[Endpoint],
+    outgoing: Sequence[Outgoing],
+    codes: Mapping[str, Sequence[str]],
+    examples: Examples,
 ) -> dict[str, Any]:
     """Return the API document; ``codes`` maps each component that lists codes to its values."""
-    schemas = _Schemas(endpoints, codes)
+    schemas = _Schemas(endpoints, outgoing, codes)
     paths: dict[str, Any] = {}
     for item in endpoints:
         example = examples.calls.get(_operation_id(item), NO_EXAMPLE)
@@ -111,6 +131,7 @@ def build(
         },
         "tags": [{"name": name, "description": description} for name, description in about.tags],
         "paths": paths,
+        "webhooks": {each.name: {"post": _message(each, schemas)} for each in outgoing},
         "components": {
             "schemas": dict(sorted(schemas.components.items())),
             "responses": {
@@ -144,7 +165,9 @@ class _Generator(GenerateJsonSchema):
 class _Schemas:
     """The JSON schemas of all bodies and answers; each named schema appears once, under components."""
 
-    def __init__(self, endpoints: Sequence[Endpoint], codes: Mapping[str, Sequence[str]]) -> None:
+    def __init__(
+        self, endpoints: Sequence[Endpoint], outgoing: Sequence[Outgoing], codes: Mapping[str, Sequence[str]]
+    ) -> None:
         bodies: list[tuple[str, Mode, TypeAdapter[Any]]] = [("Problem", "serialization", TypeAdapter(Problem))]
         parameters: list[tuple[str, Mode, TypeAdapter[Any]]] = []
         for item in endpoints:
@@ -156,6 +179,7 @@ class _Schemas:
             for place, model in (("path", item.path_model), ("query", item.query_model)):
                 if model is not None:
                     parameters.append((f"{name} {place}", "validation", TypeAdapter(model)))
+        bodies += [(each.name, "serialization", TypeAdapter(each.body)) for each in outgoing]
         self._bodies, definitions = TypeAdapter.json_schemas(bodies, ref_template=REF, schema_generator=_Generator)
         self._codes = codes
         self.components: dict[str, Any] = {}
@@ -199,6 +223,9 @@ class _Schemas:
             match key:
                 case "properties":
                     readable[key] = {name: self._for_readers(item) for name, item in value.items()}
+                case "oneOf" if "discriminator" not in schema:
+                    # The member by which the forms differ may be left out, which linters of oneOf do not accept.
+                    readable["anyOf"] = self._for_readers(value)
                 case "items" | "anyOf" | "oneOf" | "additionalProperties":
                     readable[key] = self._for_readers(value)
                 case "description":
@@ -271,6 +298,26 @@ def _operation(item: Endpoint, schemas: _Schemas, example: Example, problems: Ma
 
 def _file(media_type: str) -> dict[str, Any]:
     return {"schema": {"type": "string", "contentMediaType": media_type}}
+
+
+def _message(item: Outgoing, schemas: _Schemas) -> dict[str, Any]:
+    """Return the operation of a receiver. The security is that of the signature, which OpenAPI has no scheme for."""
+    content: dict[str, Any] = {"schema": schemas.of(item.name, "serialization")}
+    if item.example is not None:
+        content["example"] = item.example
+    return {
+        "operationId": item.name,
+        "tags": [item.tag],
+        "summary": item.summary,
+        "description": item.description,
+        "parameters": [
+            {"name": name, "in": "header", "required": True, "schema": {"type": "string"}, "description": description}
+            for name, description in item.headers.items()
+        ],
+        "requestBody": {"required": True, "content": {"application/json": content}},
+        "responses": {status: {"description": description} for status, description in item.answers.items()},
+        "security": [],
+    }
 
 
 def _scope(item: Endpoint) -> str:

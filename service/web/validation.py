@@ -95,14 +95,14 @@ def _bad_json(item: ErrorDetails) -> str:
 
 
 def _detail(item: ErrorDetails, source: TypeAdapter[Any] | type[BaseModel], *, parameters: bool) -> Detail:
-    location = item["loc"]
+    location, schema = _place(_json_schema(source), item["loc"])
     path = [str(part).replace("~", "~0").replace("/", "~1") for part in location]
     field = "/".join(path) or "The body"
     code, sentence = TYPES.get(item["type"], (item["type"], item["msg"]))
     if parameters and item["type"] == "extra_forbidden":
         code, sentence = "unknown_parameter", "{field} is not a parameter of this call: remove it."
     if "{range}" in sentence or "{options}" in sentence:
-        sentence = _with_limits(sentence, _schema_at(_json_schema(source), location))
+        sentence = _with_limits(sentence, schema)
     sentence = sentence.replace("{field}", field)
     if parameters:
         return Detail(code, sentence, parameter=field)
@@ -133,8 +133,11 @@ def _json_schema(source: TypeAdapter[Any] | type[BaseModel]) -> dict[str, Any]:
     return source.json_schema() if isinstance(source, TypeAdapter) else source.model_json_schema()
 
 
-def _schema_at(schema: Mapping[str, Any], location: tuple[int | str, ...]) -> Mapping[str, Any]:
-    """Return the schema at a location; for a nullable field, the schema without null."""
+def _place(schema: Mapping[str, Any], location: tuple[int | str, ...]) -> tuple[list[int | str], Mapping[str, Any]]:
+    """Return the path of a location into the body, and its schema; for a nullable field, the schema without null.
+
+    Where a body may have one of several forms, the location names the form: the constant of its first such member.
+    """
     definitions = schema.get("$defs", {})
 
     def resolved(node: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -142,7 +145,15 @@ def _schema_at(schema: Mapping[str, Any], location: tuple[int | str, ...]) -> Ma
             node = node["anyOf"][0]
         return definitions[node["$ref"].rsplit("/", 1)[1]] if "$ref" in node else node
 
-    node = resolved(schema)
+    def has_constant(form: Mapping[str, Any], constant: object) -> bool:
+        return any(member.get("const") == constant for member in form["properties"].values())
+
+    node, path = resolved(schema), []
     for part in location:
-        node = resolved(node["items"] if isinstance(part, int) else node["properties"][part])
-    return node
+        if "oneOf" in node:
+            [node] = [form for form in map(resolved, node["oneOf"]) if has_constant(form, part)]
+            continue
+        path.append(part)
+        members = node.get("items", {}) if isinstance(part, int) else node.get("properties", {}).get(part, {})
+        node = resolved(members)
+    return path, node

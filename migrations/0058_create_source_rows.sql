@@ -1,4 +1,4 @@
--- depends: 0056_create_import_rows
+-- depends: 0057_create_import_rows
 
 -- Which rows the files of a source have listed, by the keys that they have there. Only these may be dropped because a file
 -- of the source does not list them. "row_id" and "other_id" are as in import_rows; "other_id" is 0 for other kinds than

@@ -1,4 +1,4 @@
--- depends: 0057_create_source_rows
+-- depends: 0058_create_source_rows
 
 -- One row for each export. "path" is the file once it is complete; "position" is the newest event of its moment, and "after"
 -- the position after which a delta begins. The process with the id in "runner" writes it until "leased_until".

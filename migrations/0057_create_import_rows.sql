@@ -1,4 +1,4 @@
--- depends: 0055_create_imports
+-- depends: 0056_create_imports
 
 -- The staged rows of imports. "first_key" and "second_key" are the keys of the rows to which a row refers, "row_id" and
 -- "other_id" the ids that its keys had when it was last compared: of an enrollment, those of the student and the course.

@@ -1,4 +1,4 @@
--- depends: 0047_add_reserved_group_to_student_courses
+-- depends: 0055_create_webhook_leases
 
 -- One row for each import of files. "options" and "plan" are JSON objects; "problem" says why it failed, or why its plan
 -- can't be confirmed. "path" is where the files wait, until their rows are staged. The process with the id in "runner"

@@ -1,0 +1,1 @@
+DROP INDEX students_preferred_name_search_idx;

@@ -1,0 +1,1 @@
+DROP INDEX requirements_in_progress_idx;

@@ -1,0 +1,1 @@
+DROP INDEX student_courses_requirement_lost_idx;
