@@ -481,7 +481,7 @@ WHERE EXISTS (
     WHERE import_id = $1::bigint
         AND kind = $2::text
         AND import_rows.key = requested.key
-        AND import_rows.action <> 'refused'
+        AND import_rows.action IS DISTINCT FROM 'refused'
         AND NOT import_rows.removed
 )
 """
@@ -777,15 +777,14 @@ async def delete_source_rows(connection: Connection, source: str, kind: str, key
 FIND_OLD_IMPORTS: Final = """
 SELECT id
 FROM imports
-WHERE state IN ('planned', 'done', 'failed', 'cancelled')
-    AND updated_at < now() - $1::interval
+WHERE updated_at < now() - $1::interval
 ORDER BY id
 LIMIT $2::bigint
 """
 
 
 async def find_old_imports(connection: Connection, age: timedelta, limit: int) -> list[int]:
-    """Return the ids of imports at an end, or never confirmed, that have not changed for some time."""
+    """Return the ids of imports that have not changed for some time: at an end, never confirmed, or without their files."""
     return [row[0] for row in await connection.fetch(FIND_OLD_IMPORTS, age, limit)]
 
 

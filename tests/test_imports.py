@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import os
 import zipfile
 from collections import Counter
 from collections.abc import Mapping
@@ -191,6 +192,15 @@ async def test_rules_refuse_rows_unless_they_are_recorded(client: Client) -> Non
     )
     again = await apply(client, {"enrollments.csv": recorded}, "?drop=false&as_recorded=true")
     assert again == {"enrollment": {"unchanged": 3}}
+
+
+async def test_a_part_of_a_term_may_be_listed_before_the_term(client: Client) -> None:
+    terms = "parent_code,code,name,starts_on,ends_on\n2026F,2026F-1,First half,2026-09-01,2026-10-31\n"
+    terms += ",2026F,Fall,2026-09-01,2026-12-18\n2026X,2026X-1,Lost,2026-09-01,2026-10-31\n"
+    assert await apply(client, {"terms.csv": terms}) == {"term": {"add": 2, "refused": 1}}
+    assert await refusals(client, 1) == [["terms.csv", "4", "", "unknown_term"]]
+    listed = (await call(client, "GET", "/terms")).body["items"]
+    assert [(each["code"], each["parent_id"]) for each in listed] == [("2026F", None), ("2026F-1", listed[0]["id"])]
 
 
 async def test_defective_rows_are_named_and_the_good_ones_imported(client: Client) -> None:
@@ -465,11 +475,17 @@ async def test_imports_need_their_scopes(client: Client) -> None:
     problem(await call(client, "GET", "/imports", headers=read), 403, "scope_missing")
 
 
-async def test_old_imports_are_deleted_with_their_rows(client: Client, connection: Connection) -> None:
+async def test_old_imports_are_deleted_with_their_rows(
+    client: Client, connection: Connection, settings: Settings
+) -> None:
     await apply(client, PLAIN)
+    for name in ("upload-1.zip", "upload-2.zip"):
+        (settings.spool / name).touch()
+    os.utime(settings.spool / "upload-1.zip", (0, 0))
     await connection.execute("UPDATE imports SET updated_at = now() - interval '8 days'")
     assert client.app is not None
     await client.app[WORKER].look()
+    assert [path.name for path in settings.spool.iterdir()] == ["upload-2.zip"]
     assert [await connection.fetchval(f"SELECT count(*) FROM {name}") for name in ("imports", "import_rows")] == [0, 0]
 
 

@@ -22,7 +22,7 @@ from service.registrar import Registrar
 from service.registrar.changes import Origin
 from service.settings import Settings
 from sql import imports as sql
-from sql.imports import Import, ImportRow, ImportState, PlannedAction, PlannedRow, SourceRow
+from sql.imports import Import, ImportRow, ImportState, ListedRow, PlannedAction, PlannedRow, SourceRow
 
 logger = logging.getLogger(__name__)
 
@@ -295,27 +295,30 @@ class Job:
     async def _drop_missing(self, kind: Kind) -> int:
         """Stage the removal of the rows of a kind that the source lists and the files do not; return how many it lists."""
         find = sql.list_listed_enrollments if kind == "enrollment" else sql.list_listed_teachings
-        after, listed, number = "", 0, self._total
+        after, listed = "", 0
         while True:
             async with self._database.reading() as connection:
                 page = await find(connection, self._import.id, self._import.source, after, ROWS_PER_STATEMENT)
             if not page:
-                self._total = number
                 return listed
             after, listed = page[-1].key, listed + len(page)
             if not self._options.drop:
                 continue
-            staged = []
-            for number, row in enumerate([row for row in page if row.is_missing], number + 1):  # noqa: B020
-                first, _, second = row.key.partition("\t")
-                missing = Row(kind, row.key, NO_PLACE, first, second, {"status": "left"}, removed=True)
-                staged.append(
-                    self._staged(missing, number)._replace(action="drop", row_id=row.row_id, other_id=row.other_id)
-                )
+            staged = [
+                self._missing(kind, row, number)
+                for number, row in enumerate([row for row in page if row.is_missing], self._total + 1)
+            ]
+            self._total += len(staged)
             if staged:
                 async with self._database.reading(for_changes=True) as connection:
                     await sql.add_import_rows(connection, staged)
             await self._go_on()
+
+    def _missing(self, kind: Kind, listed: ListedRow, number: int) -> ImportRow:
+        """Return the staged row that drops what the files do not list any more."""
+        first, _, second = listed.key.partition("\t")
+        row = Row(kind, listed.key, NO_PLACE, first, second, {"status": "left"}, removed=True)
+        return self._staged(row, number)._replace(action="drop", row_id=listed.row_id, other_id=listed.other_id)
 
     async def _summary(self, missing: Mapping[Kind, int], reading: Reading) -> tuple[dict[str, Any], str | None]:
         """Return the plan, and why it can't be confirmed; None if it can."""
@@ -360,6 +363,9 @@ class Job:
         for kind, action in PHASES:
             after = 0
             size = ROWS_PER_STATEMENT if action == "unchanged" else self._importer.settings.import_chunk
+            if kind == "term":
+                # A part of a term refers to one that was added just before.
+                size = 1
             while True:
                 async with self._database.reading() as connection:
                     page = await sql.list_rows_to_apply(

@@ -4,6 +4,9 @@ import asyncio
 import os
 import secrets
 import stat
+import time
+from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
@@ -74,3 +77,15 @@ async def receive(request: web.Request, settings: Settings, suffix: str) -> Path
 def too_large(limit: int) -> BodyTooLarge:
     """Return the error of an upload that is too large."""
     return BodyTooLarge(f"An upload must not exceed {limit:,} bytes: compress the files, or divide them.")
+
+
+def clean_spool(settings: Settings) -> None:
+    """Delete what a process that was killed has left: uploads and exports above their age."""
+    ages = {"upload-": timedelta(days=settings.imports_kept), "export-": 2 * timedelta(hours=settings.exports_kept)}
+    if not settings.spool.is_dir():
+        return
+    for path in settings.spool.iterdir():
+        age = ages.get(path.name[: len("upload-")])
+        with suppress(OSError):
+            if age is not None and time.time() - path.stat().st_mtime > age.total_seconds():
+                path.unlink()

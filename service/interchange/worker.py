@@ -13,6 +13,7 @@ from service.database import Database
 from service.errors import DomainError
 from service.interchange.exporter import Exporter, delete_old_exports
 from service.interchange.importer import Importer, delete_old_imports
+from service.interchange.spool import clean_spool
 from service.registrar import Registrar
 from service.settings import Settings
 from sql.exports import has_exports_to_run
@@ -84,6 +85,7 @@ class Worker:
             self.exports.wake()
         await delete_old_imports(self._database, timedelta(days=self.settings.imports_kept), DELETED_AT_ONCE)
         await delete_old_exports(self._database, self.settings, DELETED_AT_ONCE)
+        await asyncio.to_thread(clean_spool, self.settings)
 
     def is_idle(self) -> bool:
         """Return whether nothing is under way."""

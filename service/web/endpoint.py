@@ -392,7 +392,9 @@ class Endpoint:
             arguments["body"] = await self._body(request)
         elif request.body_exists and self is not unrouted and "Content-Encoding" in request.headers:
             raise UnsupportedContentCoding(
-                "This call has no body: send it without a body and without Content-Encoding."
+                "Send the file without Content-Encoding."
+                if self.uploads
+                else "This call has no body: send it without a body and without Content-Encoding."
             )
         return arguments
 

@@ -163,7 +163,9 @@ def read(bundle: Bundle, encoding: str | None, complete: set[Kind]) -> Iterator[
         raise Unreadable("no_known_file", sentence, Place("the import"))
     for name, table in found:
         with bundle.open(name) as stream:
-            yield from read_table(table, name, read_records(stream, name, encoding, DELIMITERS), complete)
+            rows = read_table(table, name, read_records(stream, name, encoding, DELIMITERS), complete)
+            # There are few terms; their parts refer to them.
+            yield from sorted(rows, key=lambda row: row.first is not None) if table.kind == "term" else rows
 
 
 def read_table(table: Table, file: str, records: Iterator[Record], complete: set[Kind]) -> Iterator[Row]:
