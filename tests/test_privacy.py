@@ -107,7 +107,7 @@ async def plant(client: Client) -> tuple[int, int]:
     await do("DELETE", f"/students/{student}/courses/{full}?{REASON}")
     await do("POST", f"/students/{student}/courses/{second}/complete", {"passed": True, "grade": "A"})
     external_id = NAMES["external_id"]
-    rows = f"{external_id},{CANARY}-again,{NAMES['email']}", f"{external_id},{CANARY}-twice,{NAMES['email']}"
+    rows = f"{external_id},{NAMES['family_name']},{NAMES['email']}", f"{external_id},{CANARY}-twice,{NAMES['email']}"
     await apply(
         client,
         {
