@@ -342,18 +342,17 @@ async def add_import_rows(connection: Connection, rows: Sequence[ImportRow]) -> 
 
 DELETE_IMPORT_ROWS: Final = """
 DELETE FROM import_rows
-WHERE import_id = $1::bigint
-    AND kind = $2::text
-    AND number = ANY(
+WHERE ctid = ANY(
         ARRAY(
-            SELECT number
+            SELECT ctid
             FROM import_rows
-            WHERE import_id = $1
-                AND kind = $2
+            WHERE import_id = $1::bigint
+                AND kind = $2::text
             ORDER BY number
             LIMIT $3::bigint
         )
     )
+    AND import_id = $1
 RETURNING number
 """
 

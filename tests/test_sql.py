@@ -386,10 +386,10 @@ INSERT INTO import_rows (import_id, kind, number, key, removed, fields, file, li
 SELECT
     1 + n % 20, CASE n % 2 WHEN 0 THEN 'student' ELSE 'enrollment' END, n, 'S' || n, false, '{}', 'F', n, '',
     CASE n % 5 WHEN 0 THEN 'refused' ELSE 'add' END, CASE WHEN n % 5 > 0 THEN n END, 0
-FROM generate_series(1, 40000) AS n;
+FROM generate_series(1, 10000) AS n;
 INSERT INTO source_rows (source, kind, key, row_id, other_id)
 SELECT 'S' || n % 5, CASE n % 2 WHEN 0 THEN 'student' ELSE 'enrollment' END, 'S' || n, n, n % 2
-FROM generate_series(1, 40000) AS n;
+FROM generate_series(1, 10000) AS n;
 INSERT INTO exports (format, state, created_at, updated_at)
 SELECT 'plain', 'done', now(), now() FROM generate_series(1, 5000) AS n;
 ANALYZE imports, import_rows, source_rows, exports;
