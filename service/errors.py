@@ -205,7 +205,7 @@ class WebhookLimitReached(DomainError):
     code, status, title = "webhook_limit_reached", 409, "Too many webhooks"
 
     def __init__(self, limit: int) -> None:
-        super().__init__(f"There are {limit} webhooks, as many as may be: delete one first, or share one with filters.")
+        super().__init__(f"The institution has {limit} webhooks, the most that it may have: delete one first.")
 
 
 class UnknownPosition(FieldError):

@@ -192,7 +192,9 @@ async def test_attempts_follow_the_schedule_and_then_the_webhook_is_stopped(
     assert stopped["stopped_at"]
     assert len(receiver.messages) == len(DELAYS) == 10
     assert len({each.id for each in receiver.messages}) == 1
-    assert 'enrollment_webhooks{state="stopped"} 1.0' in (await call(client, "GET", "/metrics")).body.decode()
+    metrics = (await call(client, "GET", "/metrics")).body.decode()
+    assert 'enrollment_webhooks{state="stopped"} 1.0' in metrics
+    assert re.search(r'^enrollment_webhook_deliveries_total{result="failed"} \d\d', metrics, re.MULTILINE)
 
     receiver.answer = 204
     resumed = await call(client, "POST", f"/webhooks/{webhook['id']}/resume")

@@ -913,7 +913,7 @@ class StudentHistory:
         self._student_id = student_id
         self._marks = ledger.marks(student_id)
         self._without = without
-        self._codes: list[str | None] | None = None
+        self._codes: frozenset[str | None] | None = None
         """The keys of the codes of the courses, as far as the catalog knows them."""
         self.holds = ledger.holds_of(student_id)
         self.max_credits = ledger.max_credits(student_id)
@@ -932,7 +932,7 @@ class StudentHistory:
     def _may_have(self, key: str) -> bool:
         """Return False if the catalog shows that no course has a code with this key: cheaper than all definitions."""
         if self._codes is None:
-            self._codes = [*map(self._ledger.catalog.codes.get, self._marks)]
+            self._codes = frozenset(map(self._ledger.catalog.codes.get, self._marks))
         if self._ledger.codes_changed or key in self._ledger.code_sets.shared_keys:
             return True
         return key in self._codes or None in self._codes

@@ -54,6 +54,8 @@ def doubt_requirements(
     The seat itself is not marked any more once the student leaves or completes it.
     """
     dependents = ledger.dependents_in_progress(course.code)
+    if existing is None and not dependents:
+        return
     if (code := ledger.passed_codes.get((student_id, course.id))) is not None:
         dependents |= ledger.dependents_in_progress(code)
     if dependents:

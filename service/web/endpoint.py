@@ -464,10 +464,10 @@ class Endpoint:
             headers["ETag"] = getattr(answer, "etag", None) or f'"{version}"'
         if institution is not None:
             answer = _put_on_tags(answer, headers, tag_of(institution))
-        if isinstance(answer, Page | WrittenPage) and answer.next is not None:
+        if isinstance(answer, PAGES) and answer.next is not None:
             url = request.rel_url.update_query(cursor=answer.next)
             headers["Link"] = f'<{url}>; rel="next"'
-        text = answer.text() if isinstance(answer, Written | WrittenPage) else self.answer.dump_json(answer)
+        text = answer.text() if isinstance(answer, WRITTEN) else self.answer.dump_json(answer)
         return web.Response(body=text + b"\n", status=status, headers=headers)
 
 
@@ -592,6 +592,10 @@ def _unwrapped(returns: Any) -> tuple[Any, bool]:
         returns = Page[get_args(returns)]  # type: ignore[misc]
     return returns, streams
 
+
+PAGES = (Page, WrittenPage)
+WRITTEN = (Written, WrittenPage)
+"""Tuples: to write a union of types takes as long as the check by it."""
 
 HEADERS = {"if_match": "If-Match", "if_none_match": "If-None-Match"}
 
@@ -777,7 +781,7 @@ def _put_on_tags(answer: Any, headers: dict[str, str], tag: str) -> Any:
     """Tag the ETag in ``headers``, and return the answer with its cursor tagged."""
     if "ETag" in headers:
         headers["ETag"] = f'{headers["ETag"][:-1]}.{tag}"'
-    if isinstance(answer, Page | WrittenPage) and answer.next is not None:
+    if isinstance(answer, PAGES) and answer.next is not None:
         return replace(answer, next=f"{tag}.{answer.next}")
     return answer
 
