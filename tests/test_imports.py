@@ -15,6 +15,7 @@ import pytest
 from service.__main__ import main
 from service.api.keys import DATABASE
 from service.interchange.importer import Importer, Options
+from service.interchange.table import ENCODINGS, read_records
 from service.interchange.worker import WORKER
 from service.settings import Settings
 from sql import Connection
@@ -192,6 +193,17 @@ async def test_rules_refuse_rows_unless_they_are_recorded(client: Client) -> Non
     )
     again = await apply(client, {"enrollments.csv": recorded}, "?drop=false&as_recorded=true")
     assert again == {"enrollment": {"unchanged": 3}}
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_file_in_any_encoding_is_read(encoding: str) -> None:
+    text = 'external_id,given_name\r\nS-1,"Li\nAda"\r\nS-2,Bob\r\n'
+    records = [*read_records(io.BytesIO(text.encode(encoding)), "students.csv", encoding)]
+    assert [(each.line, each.cells) for each in records] == [
+        (1, ["external_id", "given_name"]),
+        (2, ["S-1", "Li\nAda"]),
+        (4, ["S-2", "Bob"]),
+    ]
 
 
 async def test_a_part_of_a_term_may_be_listed_before_the_term(client: Client) -> None:

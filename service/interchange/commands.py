@@ -18,7 +18,7 @@ from service.interchange.formats.writing import DELTA_FORMATS
 from service.interchange.importer import Importer, Options
 from service.interchange.report import write_report
 from service.interchange.rows import KINDS
-from service.interchange.table import is_encoding
+from service.interchange.table import ENCODINGS
 from service.registrar import Registrar
 from service.registry import settings_for
 from service.settings import Settings
@@ -91,8 +91,8 @@ async def run_import(settings: Settings, given: argparse.Namespace) -> int:
         DomainError: as ``settings_for``, or the database is unavailable.
     """
     path: Path = given.path.resolve()
-    if given.encoding is not None and not is_encoding(given.encoding):
-        raise ImportRefused(f"--encoding: {given.encoding} is not the name of an encoding, such as windows-1252.")
+    if given.encoding is not None and given.encoding not in ENCODINGS:
+        raise ImportRefused(f"--encoding must be one of {', '.join(ENCODINGS)}.")
     if not path.exists():
         raise ImportRefused(f"There is no file or folder {given.path}.")
     options = Options(given.strict, given.as_recorded, given.threshold, not given.no_drop, given.encoding)

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from aiohttp import web
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field
 
 from service.api.answers import Id
 from service.api.fields import IdInPath, Name, Truth
@@ -21,13 +21,12 @@ from service.interchange.importer import Options, delete_upload
 from service.interchange.report import ERROR_COLUMNS, error_cells, refused_rows
 from service.interchange.rows import Kind
 from service.interchange.spool import receive
-from service.interchange.table import is_encoding
+from service.interchange.table import Encoding
 from service.interchange.worker import WORKER
 from service.web.endpoint import Call, Reply, endpoint
 from service.web.paging import Digits, Page, Paging, decode_cursor, page_of
 from service.web.problems import UnsupportedMediaType, invalid
 from service.web.schema import named
-from service.web.validation import wrong
 from sql import imports as sql
 from sql.imports import ImportState, PlannedAction
 
@@ -49,16 +48,11 @@ NamedAction: TypeAlias = Annotated[PlannedAction, named("PlannedAction", "What a
 NamedKind: TypeAlias = Annotated[
     Kind, named("ImportedKind", "What a row of a file describes; `teaching` is an instructor of a course.")
 ]
+NamedEncoding: TypeAlias = Annotated[Encoding, named("Encoding", "An encoding of text.")]
 FileName: TypeAlias = Annotated[
     Literal["terms.csv", "courses.csv", "instructors.csv", "students.csv", "course_instructors.csv", "enrollments.csv"],
     named("PlainFile", "The name of a file of plain CSV, which tells what its rows are."),
 ]
-
-
-def _encoding(name: str) -> str:
-    if not is_encoding(name):
-        raise wrong("not_an_option", "{field} must be the name of an encoding, such as windows-1252.")
-    return name
 
 
 class ImportQuery(BaseModel):
@@ -91,9 +85,7 @@ class ImportQuery(BaseModel):
         Digits,
     ] = 10
     encoding: Annotated[
-        str | None,
-        StringConstraints(max_length=50),
-        AfterValidator(_encoding),
+        NamedEncoding | None,
         Field(description="The encoding of files without a byte order mark; by default UTF-8."),
     ] = None
 

@@ -3,7 +3,7 @@
 import codecs
 import re
 from collections.abc import Iterator, Sequence
-from typing import IO, Final, NamedTuple
+from typing import IO, Final, Literal, NamedTuple, TypeAlias, get_args
 
 from service.interchange.bundle import BROKEN, broken
 from service.interchange.rows import Place, Unreadable
@@ -16,7 +16,17 @@ MAX_COLUMNS: Final = 500
 
 BOMS: Final = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 
-UNMARKED: Final = {"utf-16": "utf-16-le", "utf-32": "utf-32-le"}
+Encoding: TypeAlias = Literal[
+    "utf-8", "utf-16",
+    "windows-1250", "windows-1251", "windows-1252", "windows-1253", "windows-1254", "windows-1255", "windows-1256",
+    "windows-1257", "windows-1258",
+    "iso-8859-1", "iso-8859-2", "iso-8859-5", "iso-8859-7", "iso-8859-9", "iso-8859-15",
+    "mac-roman", "cp437", "cp850", "cp852", "koi8-r", "shift_jis", "euc-jp", "gb18030", "big5", "euc-kr",
+]  # fmt: skip
+ENCODINGS: Final[tuple[Encoding, ...]] = get_args(Encoding)
+"""The encodings in which spreadsheets and other systems write CSV; each has the line feed as one byte, but for UTF-16."""
+
+UNMARKED: Final = {"utf-16": "utf-16-le"}
 """Of a file without a byte order mark, the byte order is that of Windows."""
 
 DELIMITERS: Final = (",", ";", "\t")
@@ -28,15 +38,6 @@ class Record(NamedTuple):
 
     line: int
     cells: list[str]
-
-
-def is_encoding(name: str) -> bool:
-    """Return whether a name is that of an encoding of text."""
-    try:
-        text = "a,\n"
-        return codecs.lookup(name).name not in {"idna", "punycode"} and text.encode(name).decode(name) == text
-    except (LookupError, UnicodeError, ValueError):
-        return False
 
 
 def read_records(
@@ -93,7 +94,7 @@ def decoded_lines(stream: IO[bytes], file: str, encoding: str | None) -> Iterato
         chosen = bom[1] if bom else UNMARKED.get(encoding or "", encoding or "utf-8")
         if bom:
             first = first[len(bom[0]) :]
-        wide = codecs.lookup(chosen).name.startswith(("utf-16", "utf-32"))
+        wide = codecs.lookup(chosen).name.startswith("utf-16")
         number, data = 1, first
         while data:
             if wide and data.endswith(b"\n"):

@@ -297,7 +297,7 @@ def _operation(item: Endpoint, schemas: _Schemas, example: Example, problems: Ma
 
 
 def _file(media_type: str) -> dict[str, Any]:
-    return {"schema": {"type": "string", "contentMediaType": media_type}}
+    return {"schema": {"type": "string", "minLength": 1, "contentMediaType": media_type}}
 
 
 def _message(item: Outgoing, schemas: _Schemas) -> dict[str, Any]:
