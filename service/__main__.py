@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfoNotFoundError
 
@@ -104,6 +105,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     command = add(commands, "seed", run_seed, "make the requests in a file of JSON Lines, in order")
     command.add_argument("file", metavar="FILE", help='lines such as {"student": {…}}; - is standard input')
     add_institution(command)
+    add_interchange_commands(commands)
     add_key_commands(commands)
     add_institution_commands(commands)
     feed = commands.add_parser(
@@ -122,6 +124,43 @@ def add(
     command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
     command.set_defaults(run=run)
     return command
+
+
+def add_interchange_commands(commands: Any) -> None:
+    """Add the commands that import and export files."""
+    command = add(
+        commands,
+        "import",
+        run_import,
+        "import a folder, a zip or a file of CSV: show a plan, then apply it if confirmed",
+    )
+    command.add_argument("path", type=Path, metavar="PATH", help="OneRoster CSV 1.1 or 1.2, or plain CSV")
+    command.add_argument("--source", default="import", metavar="NAME", help="whose files they are; by default import")
+    command.add_argument("--dry-run", action="store_true", help="only show the plan")
+    command.add_argument("--yes", action="store_true", help="apply the plan without a question")
+    command.add_argument("--strict", action="store_true", help="apply nothing if any row is refused")
+    command.add_argument(
+        "--as-recorded", action="store_true", help="seat students by overrides where the rules would refuse them"
+    )
+    command.add_argument(
+        "--threshold", type=_percent, default=10, metavar="PERCENT", help="most rows of a kind to drop; by default 10"
+    )
+    command.add_argument("--no-drop", action="store_true", help="drop nothing that the files no longer list")
+    command.add_argument("--encoding", metavar="NAME", help="such as windows-1252; by default UTF-8")
+    command.add_argument("--report", type=Path, metavar="FOLDER", help="where to write the refused rows")
+    add_institution(command)
+    command = add(commands, "export", run_export, "write everything, or what has changed, into a zip of files")
+    command.add_argument("path", type=Path, metavar="FILE", help="the zip to write, which must not exist")
+    command.add_argument(
+        "--format",
+        required=True,
+        choices=["plain", "ndjson", "canvas", "oneroster-1.1", "oneroster-1.2"],
+        help="what the files look like",
+    )
+    command.add_argument(
+        "--after", type=_position, metavar="POSITION", help="only what has changed after this position of the feed"
+    )
+    add_institution(command)
 
 
 def add_key_commands(top: Any) -> None:
@@ -219,6 +258,18 @@ def _time_zone(text: str) -> str:
     except (ValueError, OSError, ZoneInfoNotFoundError) as error:
         raise argparse.ArgumentTypeError("the IANA name of a time zone, such as Europe/Berlin") from error
     return text
+
+
+def _position(text: str) -> int:
+    if not text.isdecimal() or len(text) > 18:
+        raise argparse.ArgumentTypeError("must be a position of the feed, which an earlier export has printed")
+    return int(text)
+
+
+def _percent(text: str) -> int:
+    if not text.isdecimal() or int(text) > 100:
+        raise argparse.ArgumentTypeError("must be a whole number from 0 to 100")
+    return int(text)
 
 
 def _count(text: str) -> int:
@@ -365,6 +416,21 @@ def run_seed(settings: Settings, given: argparse.Namespace) -> int:
     return run(_done(seed(settings, given.institution, given.file)))
 
 
+def run_import(settings: Settings, given: argparse.Namespace) -> int:
+    """Import files."""
+    from service.interchange import commands as interchange_commands
+
+    logs.configure(settings.log_format, "ERROR")
+    return run(interchange_commands.run_import(settings, given))
+
+
+def run_export(settings: Settings, given: argparse.Namespace) -> int:
+    """Write an export."""
+    from service.interchange import commands as interchange_commands
+
+    return run(interchange_commands.run_export(settings, given))
+
+
 def run_create_key(settings: Settings, given: argparse.Namespace) -> int:
     """Create an API key."""
     from service.auth import commands as key_commands
@@ -453,6 +519,8 @@ async def _renew(settings: Settings) -> int:
 BESIDE = (
     run_reset,
     run_seed,
+    run_import,
+    run_export,
     run_create_key,
     run_list_keys,
     run_rotate_key,

@@ -57,6 +57,8 @@ from service.errors import AlreadyMerged, DomainError, EnrollmentRefused, FieldE
 from service.exposition import Board, Exposition
 from service.fitness import UnfitDatabase
 from service.institutions import Institutions, OnlyInstitution
+from service.interchange import exports, imports
+from service.interchange.worker import WORKER, Worker
 from service.metrics import LAST_SWEEP, SWEEPS, Snapshot
 from service.migrate import DatabaseUnavailable, create_test_clock, migrate, refuse_unknown, shipped
 from service.oneroster import discovery
@@ -129,6 +131,8 @@ ABOUT = About(
         ("overrides", "An override lifts one rule for one student and one course, once."),
         ("events", "The change feed, which is also the audit log."),
         ("webhooks", "A webhook sends the events of the feed to a URL, signed and in order."),
+        ("imports", "Files of other systems come in: a plan is shown, and applied once it is confirmed."),
+        ("exports", "Everything, or what has changed, as files for other systems."),
         ("privacy", "What the service holds on a person, and its erasure."),
         ("api_keys", "An API key lets a program call the service; its scopes define what the program may do."),
         ("institutions", "One service can serve many institutions, each with data and keys of its own."),
@@ -156,6 +160,8 @@ ENDPOINTS: Final = endpoints_of(
     overrides,
     events,
     webhooks,
+    imports,
+    exports,
     privacy,
     api_keys,
     institutions,
@@ -262,6 +268,7 @@ def services_of(
         POLLER: Poller(database, draining, interval=settings.poll_interval, max_streams=settings.feed_streams),
         ADMISSION: registrar.admit,
         FIND_MERGED: partial(merge.find_merged, database),
+        WORKER: Worker(database, registrar, settings),
     }
 
 
@@ -312,9 +319,11 @@ def serve_one(
     async def lifetime(app: web.Application) -> AsyncIterator[None]:
         async with running(app, settings, prepare, authenticator) as run:
             run(sweep(app[REGISTRAR], app[BRING_UP], settings.sweep_interval))
+            run(look_for_work(app[WORKER], app[BRING_UP], settings.sweep_interval))
             run(after(app[BRING_UP], dispatch.run))
             yield
             app[POLLER].close()
+        await app[WORKER].close()
         await dispatch.close()
         await app[webhooks.SENDER].close()
         await app[REGISTRAR].close()
@@ -545,6 +554,19 @@ async def sweep(registrar: Registrar, ready: asyncio.Task[None], interval: float
             LAST_SWEEP.note()
             if swept.promoted or swept.ended:
                 logger.info("sweep done", extra={"promoted": swept.promoted, "waitlist_places_ended": swept.ended})
+
+
+async def look_for_work(worker: Worker, ready: asyncio.Task[None], interval: float) -> None:
+    """Look for imports and exports of processes that have ended, once the database is ready and then at intervals."""
+    await asyncio.wait([ready])
+    while True:
+        try:
+            await worker.look()
+        except DomainError as error:
+            logger.warning("the look for imports was postponed", extra={"reason": str(error)})
+        except Exception:
+            logger.exception("the look for imports failed")
+        await asyncio.sleep(interval)
 
 
 def codes() -> dict[str, list[str]]:

@@ -301,6 +301,50 @@ class RegistryMissing(DomainError):
         super().__init__("This service serves one institution; set REGISTRY_SCHEMA to serve many.")
 
 
+class ImportNotFound(DomainError):
+    """No import has this id, or it was deleted after its time."""
+
+    code, status, title = "import_not_found", 404, "Import not found"
+
+    def __init__(self, import_id: int) -> None:
+        super().__init__(f"There is no import {import_id}.")
+
+
+class NoPlan(DomainError):
+    """The import has no plan yet, or none any more: its files are being read, can't be read, or it was cancelled."""
+
+    code, status, title = "no_plan", 409, "No plan"
+
+    def __init__(self, import_id: int, state: str) -> None:
+        super().__init__(
+            f"Import {import_id} is {state}, and has no plan: wait until it is planned, or send the files again."
+        )
+
+
+class PlanRefused(DomainError):
+    """The plan of the import can't be confirmed: it drops too many rows, refuses some, or another import overtook it."""
+
+    code, status, title = "plan_refused", 409, "Plan refused"
+
+
+class ExportNotFound(DomainError):
+    """No export has this id, or it was deleted after its time."""
+
+    code, status, title = "export_not_found", 404, "Export not found"
+
+    def __init__(self, export_id: int) -> None:
+        super().__init__(f"There is no export {export_id}.")
+
+
+class NoFile(DomainError):
+    """The export has no file yet, or none any more: it is being written, has failed, or is too old."""
+
+    code, status, title = "no_file", 409, "No file"
+
+    def __init__(self, export_id: int, state: str) -> None:
+        super().__init__(f"Export {export_id} is {state}, and has no file: wait until it is done, or make another one.")
+
+
 class HoldNotFound(DomainError):
     """The student has no hold with this id."""
 

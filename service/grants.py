@@ -53,10 +53,40 @@ TABLES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     "events": {"SELECT": (), "INSERT": ()},
     # PostgreSQL requires UPDATE of any column for a lock on the row; this column can't have another value.
     "feed": {"SELECT": (), "UPDATE": ("id",)},
+    "exports": {
+        "SELECT": (),
+        "INSERT": (),
+        "UPDATE": ("leased_until", "path", "position", "problem", "rows_done", "runner", "size", "state", "updated_at"),
+        "DELETE": (),
+    },
     "grades": {"SELECT": (), "INSERT": (), "DELETE": ()},
     "holds": {"SELECT": (), "INSERT": (), "UPDATE": ("ends_at", "reason", "student_id")},
     # As for the feed: the keys to delete are locked first.
     "idempotency_keys": {"SELECT": (), "INSERT": (), "UPDATE": ("created_at",), "DELETE": ()},
+    "import_rows": {
+        "SELECT": (),
+        "INSERT": (),
+        "UPDATE": ("action", "code", "detail", "done", "other_id", "row_id"),
+        "DELETE": (),
+    },
+    "imports": {
+        "SELECT": (),
+        "INSERT": (),
+        "UPDATE": (
+            "confirmed_at",
+            "format",
+            "leased_until",
+            "path",
+            "plan",
+            "problem",
+            "rows_done",
+            "rows_total",
+            "runner",
+            "state",
+            "updated_at",
+        ),
+        "DELETE": (),
+    },
     "instructors": {
         "SELECT": (),
         "INSERT": (),
@@ -67,6 +97,7 @@ TABLES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     "overrides": {"SELECT": (), "INSERT": (), "UPDATE": ("author", "expires_at", "reason", "student_id", "used_at")},
     "refusals": {"SELECT": (), "INSERT": (), "UPDATE": ("student_id",), "DELETE": ()},
     "requirements": {"SELECT": (), "INSERT": (), "DELETE": ()},
+    "source_rows": {"SELECT": (), "INSERT": (), "UPDATE": ("other_id", "row_id"), "DELETE": ()},
     "student_courses": {
         "SELECT": (),
         "INSERT": (),

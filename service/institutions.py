@@ -24,6 +24,7 @@ from service.errors import (
     RegistryMissing,
     Unavailable,
 )
+from service.interchange.worker import WORKER, has_work
 from service.metrics import SWEEPS
 from service.pool import Pool
 from service.registrar import Registrar
@@ -54,11 +55,12 @@ class Open:
     def is_idle(self) -> bool:
         """Return whether nothing of it is under way."""
         registrar: Registrar = self.services[REGISTRAR]
-        return registrar.is_idle() and self.services[POLLER].is_idle()
+        return registrar.is_idle() and self.services[POLLER].is_idle() and self.services[WORKER].is_idle()
 
     async def close(self) -> None:
         """Stop what runs in the background."""
         self.services[POLLER].close()
+        await self.services[WORKER].close()
         await self.services[REGISTRAR].close()
 
 
@@ -231,6 +233,18 @@ class Institutions:
         finally:
             if opened is None:
                 await registrar.close()
+        await self._look_for_work(institution)
+
+    async def _look_for_work(self, institution: Institution) -> None:
+        """Continue the imports and exports of an institution that no process works on, and delete old ones."""
+        database = Database(settings_of(institution, self._settings), self._pool)
+        try:
+            if await has_work(database) or institution.name in self._open:
+                await self._services_of(institution)[WORKER].look()
+        except DomainError as error:
+            logger.warning(
+                "the look for imports was postponed", extra={"institution": institution.name, "reason": str(error)}
+            )
 
     async def close(self) -> None:
         """Close all institutions."""

@@ -1,6 +1,8 @@
 """Settings from the environment: every limit of the service, with the reason for its default."""
 
+import os
 import re
+import tempfile
 from datetime import UTC, datetime, tzinfo
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
@@ -420,6 +422,33 @@ class Settings(BaseSettings):
     shutdown_timeout: PositiveFloat = 8.0
     """How long requests in flight, and then their connections, may take to end; `docker stop` kills after 10 s."""
 
+    spool_dir: Path | None = None
+    """Where uploads and exports wait, readable by the service alone; if unset, a folder for temporary files."""
+
+    import_upload: PositiveInt = 512 * 1024 * 1024
+    """Largest upload: a zip of ten million enrollments has half of that."""
+
+    import_upload_seconds: PositiveFloat = 900.0
+    """Longest time that an upload may take: import_upload at 5 Mbit/s."""
+
+    import_unpacked: PositiveInt = 4 * 1024 * 1024 * 1024
+    """Most bytes of all files of an import: no text packs to less than an eighth of that, but a zip bomb does."""
+
+    import_rows: PositiveInt = 5_000_000
+    """Most rows of an import, which take about 3 GB in the database while they are staged."""
+
+    import_chunk: PositiveInt = 100
+    """Rows that one transaction of an import applies: it holds the write lock for some hundredths of a second."""
+
+    import_pause: float = Field(default=1.0, ge=0)
+    """How long an import pauses after each step, in times of its duration; with 0, callers wait for it more often."""
+
+    imports_kept: PositiveFloat = 7.0
+    """Days for which an import is kept after its last change, with its staged rows and the report of refused ones."""
+
+    exports_kept: PositiveFloat = 24.0
+    """Hours for which the file of an export is kept: it is a copy of personal data."""
+
     allow_reset: bool = False
     """With true, `python -m service reset` may delete all data, and test_clock may be set: only for tests."""
 
@@ -453,6 +482,11 @@ class Settings(BaseSettings):
         if self.migration_database_url is not None and self.service_role is None:
             raise ValueError("MIGRATION_DATABASE_URL: set DATABASE_URL too, with the name of the service's role")
         return self
+
+    @property
+    def spool(self) -> Path:
+        """The folder where uploads and exports wait."""
+        return self.spool_dir or Path(tempfile.gettempdir()) / f"enrollment-service-{os.getuid()}"
 
     @property
     def public_path(self) -> str:

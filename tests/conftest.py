@@ -308,12 +308,12 @@ def defaults() -> Settings:
 
 
 @pytest.fixture
-def settings(service_url: str, database_url: str, defaults: Settings) -> Settings:
+def settings(service_url: str, database_url: str, defaults: Settings, tmp_path: Path) -> Settings:
     """Return settings with which the service has its least privileges, so that every test shows that they suffice."""
     owner_url = None if service_url == database_url else database_url
     schema = os.environ.get("DATABASE_SCHEMA", defaults.database_schema)
     urls = {"database_url": service_url, "migration_database_url": owner_url, "database_schema": schema}
-    return defaults.model_copy(update=urls)
+    return defaults.model_copy(update={**urls, "spool_dir": tmp_path / "spool"})
 
 
 @pytest.fixture

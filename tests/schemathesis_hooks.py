@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import schemathesis
 
-ACCEPTED: Final = frozenset({200, 201, 204, 304})
+ACCEPTED: Final = frozenset({200, 201, 202, 204, 206, 304})
 REFUSED: Final = frozenset({404, 409, 410, 412})
 """Statuses of valid requests that name a missing or a merged resource, or one in the wrong state."""
 

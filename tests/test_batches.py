@@ -23,9 +23,10 @@ from service.registrar.enrollments import Complete, Drop, Enroll, RemoveCompleti
 from service.registrar.equivalences import CreateEquivalence, DeleteEquivalence
 from service.registrar.grades import SetGradeScale
 from service.registrar.holds import EndHold, PlaceHold
-from service.registrar.instructors import INSTRUCTOR, SetInstructors
+from service.registrar.instructors import INSTRUCTOR, Assign, SetInstructors
 from service.registrar.merge import Merge
 from service.registrar.overrides import EndOverride, GrantOverride
+from service.registrar.records import Record
 from service.registrar.reservations import SetReservations
 from service.registrar.resources import Create, Delete, Edit, Replace
 from service.registrar.students import STUDENT
@@ -147,6 +148,21 @@ def drop(student: int, course: int) -> Change[Any]:
 
 def merge(student: int, duplicate: int) -> Change[Any]:
     return Merge(origin=ORIGIN, student_id=student, duplicate_id=duplicate)
+
+
+def record(chance: random.Random, student: int, course: int) -> Change[Any]:
+    """Record any status, with a result if it is that of a completion."""
+    status = chance.choice(["enrolled", "enrolled", "completed", "dropped", "withdrawn", "left"])
+    passed = chance.random() < 0.7 if status == "completed" else None
+    return Record(
+        origin=ORIGIN,
+        student_id=student,
+        course_id=course,
+        status=status,  # type: ignore[arg-type]
+        passed=passed,
+        author="A",
+        reason="R",
+    )
 
 
 def completed(student: int, course: int) -> list[Change[Any]]:
@@ -321,6 +337,14 @@ def change(chance: random.Random) -> Change[Any]:
         ),
         Sweep(origin=ORIGIN, course_ids=tuple(COURSES)),
         teach(course_id, *teachers),
+        Assign(
+            origin=ORIGIN,
+            course_id=course_id,
+            instructor_id=chance.choice(INSTRUCTORS),
+            teaches=chance.random() < 0.7,
+            is_primary=chance.random() < 0.5,
+        ),
+        *[record(chance, student_id, course_id)] * 2,
         *[reserve(course_id, *chance.sample(["a", "b"], chance.choice([0, 1, 1, 2])))] * 2,
         equate(f"C{course_id}", f"c{other}"),
         part(chance.choice((1, 2))),

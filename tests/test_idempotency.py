@@ -102,7 +102,8 @@ OF_WEBHOOKS: Final = {
     "/webhooks",
     *[f"/webhooks/{{webhook_id}}/{name}" for name in ("rotate", "resume", "replay", "test")],
 }
-UNSTORED: Final = SECRET.keys() | OF_WEBHOOKS | {"/institutions"}
+OF_FILES: Final = {"/imports", "/imports/{import_id}/confirm", "/imports/{import_id}/cancel", "/exports"}
+UNSTORED: Final = SECRET.keys() | OF_WEBHOOKS | OF_FILES | {"/institutions"}
 """The POST operations that refuse a key."""
 
 

@@ -134,6 +134,28 @@ FILL = {
     "0047_add_reserved_group_to_student_courses": """
         UPDATE student_courses SET reserved_group = 'é' WHERE student_id = 1
     """,
+    "0060_create_imports": """
+        INSERT INTO imports (id, source, state, format, name, path, options, plan, problem, rows_total, rows_done, actor, runner,
+               leased_until, created_at, confirmed_at, updated_at)
+        VALUES (1, 'sis', 'done', 'plain', 'é.zip', NULL, '{"strict":false}', '{"counts":{}}', 'threshold: é', 3, 2, 'portal', 'r-1',
+                'infinity', '2026-01-01Z', '2026-01-02Z', '2026-01-03Z'),
+               (2, 'import', 'queued', NULL, 'x.csv', '/tmp/x', '{}', NULL, NULL, 0, 0, NULL, NULL, NULL, '2026-01-01Z', NULL, '2026-01-01Z')
+    """,
+    "0061_create_import_rows": """
+        INSERT INTO import_rows (import_id, kind, number, key, first_key, second_key, removed, fields, file, line, file_column, action,
+               code, detail, row_id, other_id, done)
+        VALUES (1, 'student', 1, 'é', NULL, NULL, false, '{"email":"é@x"}', 'students.csv', 2, '', 'add', NULL, NULL, 1, 0, true),
+               (1, 'enrollment', 2, E'a\tb', 'a', 'b', true, '{}', 'enrollments.csv', 3, 'status', 'refused', 'x', 'Why.', NULL, NULL, false)
+    """,
+    "0062_create_source_rows": """
+        INSERT INTO source_rows (source, kind, key, row_id, other_id) VALUES ('sis', 'student', 'é', 1, 0), ('sis', 'enrollment', E'a\tb', 1, 2)
+    """,
+    "0063_create_exports": """
+        INSERT INTO exports (id, format, state, after, position, path, size, rows_done, problem, actor, runner, leased_until, created_at,
+               updated_at)
+        VALUES (1, 'plain', 'done', 7, 9, '/tmp/é.zip', 100, 3, 'é', 'portal', 'r', 'infinity', '2026-01-01Z', '2026-01-02Z'),
+               (2, 'ndjson', 'queued', NULL, NULL, NULL, NULL, 0, NULL, NULL, NULL, NULL, '2026-01-01Z', '2026-01-01Z')
+    """,
     "0053_create_webhooks": """
         INSERT INTO webhooks (id, url, types, student_id, course_id, term_id, secret, previous_secret, previous_until, epoch, position,
                proof, failures, next_attempt_at, stopped_because, stopped_at, restarts, version, created_at, updated_at)

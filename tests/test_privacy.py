@@ -40,6 +40,7 @@ from tests.campus import (
 from tests.conftest import REGISTRY, Client
 from tests.provider import provider, with_issuer
 from tests.test_auth import bearer
+from tests.test_imports import apply
 from tests.test_process import run, serving
 from tests.test_sql import FILLED
 
@@ -105,6 +106,15 @@ async def plant(client: Client) -> tuple[int, int]:
     # The other student gets the seat; the reason of the drop is no business of hers.
     await do("DELETE", f"/students/{student}/courses/{full}?{REASON}")
     await do("POST", f"/students/{student}/courses/{second}/complete", {"passed": True, "grade": "A"})
+    external_id = NAMES["external_id"]
+    rows = f"{external_id},{NAMES['family_name']},{NAMES['email']}", f"{external_id},{CANARY}-twice,{NAMES['email']}"
+    await apply(
+        client,
+        {
+            "students.csv": "\n".join(["external_id,family_name,email", *rows]),
+            "enrollments.csv": f"student_external_id,course_external_id\n{external_id},{CANARY}-nowhere\n",
+        },
+    )
     return student, other
 
 
@@ -122,6 +132,8 @@ async def test_an_erasure_leaves_no_text_about_the_student_in_any_table(client: 
         "overrides",
         "events",
         "idempotency_keys",
+        "import_rows",
+        "source_rows",
     }
     before, feed_before = await everything(connection), await events(connection)
     others = [event for event in feed_before if event["student_id"] != student]

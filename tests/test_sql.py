@@ -73,7 +73,15 @@ GUARDS = {
     "grades_grade_key",
     "equivalent_codes_pkey",
     "holds_blocks_check",
+    "exports_pkey",
+    "exports_state_check",
+    "import_rows_action_check",
+    "import_rows_import_id_fkey",
+    "import_rows_pkey",
+    "imports_pkey",
+    "imports_state_check",
     "merged_students_pkey",
+    "source_rows_pkey",
     "holds_pkey",
     "holds_student_id_fkey",
     "idempotency_keys_pkey",
@@ -375,15 +383,100 @@ INSERT INTO institutions (name, schema_name, display_name, time_zone, state, rev
 SELECT 'i' || n, 'i' || n, 'I', 'UTC', 'active', n, now(), now(), now() FROM generate_series(1, 5000) AS n;
 ANALYZE institutions, registry, api_keys, students, courses, student_courses, events, feed, terms, requirements, holds, overrides,
 instructors, course_instructors, equivalences, equivalent_codes;
+INSERT INTO imports (source, state, name, options, created_at, updated_at)
+SELECT 'S', 'done', 'N', '{}', now(), now() FROM generate_series(1, 5000) AS n;
+INSERT INTO import_rows (import_id, kind, number, key, removed, fields, file, line, file_column, action, row_id, other_id)
+SELECT
+    1 + n % 20, CASE n % 2 WHEN 0 THEN 'student' ELSE 'enrollment' END, n, 'S' || n, false, '{}', 'F', n, '',
+    CASE n % 5 WHEN 0 THEN 'refused' ELSE 'add' END, CASE WHEN n % 5 > 0 THEN n END, 0
+FROM generate_series(1, 10000) AS n;
+INSERT INTO source_rows (source, kind, key, row_id, other_id)
+SELECT 'S' || n % 5, CASE n % 2 WHEN 0 THEN 'student' ELSE 'enrollment' END, 'S' || n, n, n % 2
+FROM generate_series(1, 10000) AS n;
+INSERT INTO exports (format, state, created_at, updated_at)
+SELECT 'plain', 'done', now(), now() FROM generate_series(1, 5000) AS n;
+ANALYZE imports, import_rows, source_rows, exports;
 INSERT INTO merged_students (student_id, merged_into, external_id, names, merged_at)
 SELECT 100000 + n, n, 'M' || n, '["Ada"]', now() FROM generate_series(1, 5000) AS n;
 """
 """Enough rows in each table that PostgreSQL prefers an index where one fits."""
 BIG_TABLES = {
     *("students", "courses", "student_courses", "events", "requirements", "holds", "overrides", "institutions"),
-    *("instructors", "course_instructors"),
+    *("instructors", "course_instructors", "import_rows", "source_rows"),
 }
 INDEXES = {
+    "ADD_EXPORT": set(),
+    "GET_EXPORT": {"exports_pkey"},
+    "HAS_EXPORTS_TO_RUN": {"exports_pending_idx"},
+    "CLAIM_EXPORT": {"exports_pending_idx", "exports_pkey"},
+    "RENEW_EXPORT": {"exports_pending_idx"},
+    "FINISH_EXPORT": {"exports_pending_idx"},
+    "EXPIRE_EXPORTS": set(),
+    "DELETE_EXPORT": {"exports_pkey"},
+    "GET_NEWEST_POSITION": {"events_pkey"},
+    "LIST_COURSES_TO_EXPORT": {"courses_pkey"},
+    "LIST_TEACHINGS_TO_EXPORT": {"course_instructors_pkey", "instructors_pkey"},
+    "LIST_ENROLLMENTS_TO_EXPORT": {"student_courses_pkey", "students_pkey"},
+    "LOAD_ENROLLMENTS_TO_EXPORT": {"student_courses_pkey", "students_pkey"},
+    "LOAD_TEACHINGS_TO_EXPORT": {"course_instructors_pkey", "instructors_pkey"},
+    "LIST_CHANGED_ROWS": {"events_pkey"},
+    "ADD_IMPORT": set(),
+    "GET_IMPORT": {"imports_pkey"},
+    "LIST_IMPORTS": {"imports_pkey"},
+    "HAS_IMPORTS_TO_RUN": {"imports_pending_idx"},
+    "CLAIM_IMPORT": {"imports_pending_idx", "imports_pkey"},
+    "RELEASE_IMPORT": {"imports_pkey"},
+    "SAVE_IMPORT_PROGRESS": {"imports_pending_idx"},
+    "FINISH_IMPORT": {"imports_pending_idx"},
+    "CONFIRM_IMPORT": {"imports_pkey"},
+    "CANCEL_IMPORT": {"imports_pkey"},
+    "ADD_IMPORT_ROWS": set(),
+    "DELETE_IMPORT_ROWS": {"import_rows_pkey"},
+    "LIST_IMPORT_ROWS": {"import_rows_pkey"},
+    "LIST_ROWS_TO_APPLY": {"import_rows_action_idx"},
+    "LIST_ROWS_BY_ACTION": {"import_rows_action_idx"},
+    "SAVE_PLANNED_ROWS": {"import_rows_pkey"},
+    "COUNT_IMPORT_ROWS": {"import_rows_pkey"},
+    "COUNT_REFUSED_ROWS": {"import_rows_action_idx"},
+    "LIST_LISTED_ENROLLMENTS": {
+        "import_rows_key_idx",
+        "import_rows_row_id_idx",
+        "source_rows_pkey",
+        "source_rows_row_id_idx",
+        "student_courses_pkey",
+    },
+    "LIST_LISTED_TEACHINGS": {
+        "course_instructors_instructor_id_idx",
+        "import_rows_key_idx",
+        "import_rows_row_id_idx",
+        "source_rows_pkey",
+        "source_rows_row_id_idx",
+    },
+    "COUNT_SOURCE_ROWS": {"source_rows_pkey"},
+    "SAVE_SOURCE_ROWS": {"source_rows_pkey"},
+    "DELETE_SOURCE_ROWS": {"source_rows_pkey"},
+    "DELETE_IMPORT": {"imports_pkey"},
+    "ERASE_IMPORT_ROWS": {"import_rows_pkey", "import_rows_row_id_idx"},
+    "ERASE_SOURCE_ROWS": {"source_rows_row_id_idx"},
+    "GET_MARK": {"events_pkey"},
+    "FIND_REPEATED_ROWS": {"import_rows_key_idx"},
+    "FIND_STAGED_KEYS": {"import_rows_key_idx"},
+    "FIND_INSTRUCTORS_BY_KEY": {
+        "instructors_external_id_key",
+        "instructors_pkey",
+        "instructors_sourced_id_key",
+        "source_rows_pkey",
+    },
+    "FIND_COURSES_BY_KEY": {"courses_external_id_key", "courses_pkey", "source_rows_pkey"},
+    "FIND_TERMS_BY_KEY": {"source_rows_pkey", "terms_code_key", "terms_pkey"},
+    "FIND_STUDENTS_BY_KEY": {
+        "merged_students_external_id_idx",
+        "merged_students_pkey",
+        "source_rows_pkey",
+        "students_external_id_key",
+        "students_pkey",
+        "students_sourced_id_key",
+    },
     "NEXT_REVISION": set(),
     "CREATE_INSTITUTION": {"institutions_name_key"},
     "GET_INSTITUTION": {"institutions_name_key"},

@@ -7,8 +7,8 @@ from typing import Annotated, Final, Literal, NotRequired, TypeAlias, cast
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
-from service.oneroster import ids
-from service.oneroster.ids import EnrollmentKey, SessionType
+from service import oneroster_ids as ids
+from service.oneroster_ids import EnrollmentKey, SessionType
 from sql.oneroster import RosterClass, RosterCourse, RosterEnrollment, RosterSession, RosterUser
 
 Version: TypeAlias = Literal["v1p2", "v1p1"]

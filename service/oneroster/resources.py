@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias
 
-from service.oneroster import ids
+from service import oneroster_ids as ids
 from service.oneroster.fields import Kind
 from service.oneroster.filters import Filter, is_storable
 from service.oneroster.objects import Writer

@@ -87,10 +87,10 @@ class Enroll(Change[tuple[Result, ...]]):
         check_student(ledger, self.student_id)
         course_ids = tuple(dict.fromkeys(self.course_ids))
         settle_before_newcomer(ledger, course_ids, self.origin)
-        judge = _judge_together if self.mode == "atomic" else _judge_in_turn
+        judge = judge_together if self.mode == "atomic" else _judge_in_turn
         decisions = judge(ledger, self.student_id, course_ids, self.on_full, ())
         if self.mode == "atomic":
-            _raise_refusals(Requested("course_ids", self.course_ids, decisions))
+            raise_refusals(Requested("course_ids", self.course_ids, decisions))
         results = [_apply(ledger, self.student_id, decision, self.origin) for decision in decisions]
         return _after_drops(ledger, self.student_id, results)
 
@@ -162,7 +162,7 @@ def _requested(ledger: Ledger, decisions: Iterable[Decision]) -> dict[str, list[
     return requested
 
 
-def _judge_together(
+def judge_together(
     ledger: Ledger, student_id: int, course_ids: Sequence[int], on_full: OnFull, without: Collection[int]
 ) -> list[Decision]:
     """Judge all courses as if all of them were granted: for a request that is granted or refused as a whole."""
@@ -408,10 +408,10 @@ class Swap(Change[tuple[Result, ...]]):
         settle_before_newcomer(ledger, add_ids, self.origin)
         drop_ids = tuple(dict.fromkeys(self.drop))
         leaving = [course_id for course_id in drop_ids if _can_leave(ledger, self.student_id, course_id)]
-        adds = _judge_together(ledger, self.student_id, add_ids, self.on_full, leaving)
+        adds = judge_together(ledger, self.student_id, add_ids, self.on_full, leaving)
         requested = _requested(ledger, adds)
         drops = [_judge_drop(ledger, self.student_id, course_id, leaving, requested) for course_id in drop_ids]
-        _raise_refusals(Requested("drop", self.drop, drops), Requested("add", self.add, adds))
+        raise_refusals(Requested("drop", self.drop, drops), Requested("add", self.add, adds))
         seated = any(add.existing is None and add.seat == "seat" for add in adds)
         waits = any(
             add.seat == "waitlist" if add.existing is None else add.existing.status == "waitlisted" for add in adds
@@ -436,7 +436,7 @@ class Swap(Change[tuple[Result, ...]]):
         A place that the student has already is judged again: the new drops may keep a seat in another offering.
         """
         history = ledger.history(self.student_id, leaving)
-        _raise_refusals(
+        raise_refusals(
             Requested(
                 "add",
                 self.add,
@@ -723,7 +723,7 @@ class Requested:
     decisions: Sequence[Decision | DropDecision]
 
 
-def _raise_refusals(*requested: Requested) -> None:
+def raise_refusals(*requested: Requested) -> None:
     """Raise an error with all refusals, if there are any."""
     if not any(decision.refusals for each in requested for decision in each.decisions):
         return

@@ -169,6 +169,44 @@ class SetInstructors(Change[tuple[Teacher, ...]]):
             )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assign(Change[tuple[Teacher, ...]]):
+    """Let an instructor teach a course, or no longer; the other instructors of the course stay.
+
+    A new primary instructor replaces the one before. If the primary one leaves, the first of the others is primary.
+    """
+
+    course_id: int
+    instructor_id: int
+    teaches: bool
+    is_primary: bool = False
+
+    def add_needs(self, needs: Needs) -> None:
+        """Add the course, its instructors and the one to assign."""
+        needs.courses.add(self.course_id)
+        needs.teaching.add(self.course_id)
+        needs.resource(INSTRUCTOR).ids.add(self.instructor_id)
+
+    def decide(self, ledger: Ledger) -> tuple[Teacher, ...]:
+        """Return the instructors of the course, the primary one first."""
+        rows = ledger.instructors_of(find_course(ledger, self.course_id).id)
+        primary = {row.instructor_id: row.is_primary for row in teaching_of(rows)}
+        if not self.teaches:
+            primary.pop(self.instructor_id, None)
+        elif self.is_primary:
+            primary = {**dict.fromkeys(primary, False), self.instructor_id: True}
+        else:
+            primary.setdefault(self.instructor_id, False)
+        if primary and not any(primary.values()):
+            primary[next(iter(primary))] = True
+        if unread := [id for id in primary if id not in ledger.instructors]:
+            needs = Needs()
+            needs.resource(INSTRUCTOR).ids.update(unread)
+            if unread != [self.instructor_id]:
+                raise NotLoaded(needs)
+        return SetInstructors(origin=self.origin, course_id=self.course_id, primary=primary).decide(ledger)
+
+
 def teaching_of(rows: Iterable[CourseInstructor]) -> list[CourseInstructor]:
     """Return those who teach a course now, the primary one first, the others by id."""
     return sorted([row for row in rows if row.teaches], key=lambda row: (not row.is_primary, row.instructor_id))

@@ -20,10 +20,12 @@ from sql import (
     courses,
     enrollments,
     equivalences,
+    exports,
     feed,
     grades,
     holds,
     idempotency_keys,
+    imports,
     lost_requirements,
     merged_students,
     overrides,
@@ -187,6 +189,10 @@ async def erase_texts(connection: Connection, students: Sequence[Student]) -> Er
     await idempotency_keys.erase_idempotency_keys(connection, ids)
     await refusals.erase_refusals(connection, ids)
     await tombstones.erase_tombstones(connection, ids)
+    await imports.erase_import_rows(connection, ids, names)
+    await imports.erase_source_rows(connection, ids)
+    # Their files hold everybody's data.
+    await exports.expire_exports(connection)
     return ErasedTexts(
         await privacy.erase_holds(connection, ids),
         await privacy.erase_overrides(connection, ids),

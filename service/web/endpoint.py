@@ -253,6 +253,10 @@ class Endpoint:
     """Whether the body has many resources: it may have more members, and a thread validates it."""
     takes_key: bool
     """Whether a request with an idempotency key is made once. The answers of some calls are secrets, which are not stored."""
+    uploads: tuple[str, ...]
+    """The media types of a body that the handler reads itself."""
+    downloads: tuple[str, ...]
+    """The media types of an answer that is a file."""
 
     @cached_property
     def answer(self) -> TypeAdapter[Any] | None:
@@ -362,7 +366,7 @@ class Endpoint:
             answer = await self.handler(call, **arguments)
         except StudentNotFound as error:
             raise await services[FIND_MERGED](error) from None
-        if type(answer) is web.StreamResponse:
+        if isinstance(answer, web.StreamResponse) and not isinstance(answer, web.Response):
             return answer
         response = self.respond(request, answer, request_id, caller.institution)
         return response if writes else _conditional(request, response)
@@ -394,7 +398,9 @@ class Endpoint:
             arguments["body"] = await self._body(request)
         elif request.body_exists and self is not unrouted and "Content-Encoding" in request.headers:
             raise UnsupportedContentCoding(
-                "This call has no body: send it without a body and without Content-Encoding."
+                "Send the file without Content-Encoding."
+                if self.uploads
+                else "This call has no body: send it without a body and without Content-Encoding."
             )
         return arguments
 
@@ -488,6 +494,8 @@ def endpoint(
     parses: bool = True,
     bulk: bool = False,
     keyed: bool = True,
+    uploads: tuple[str, ...] = (),
+    downloads: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., Awaitable[Any]]], Endpoint]:
     """Turn a handler into an endpoint.
 
@@ -498,8 +506,9 @@ def endpoint(
     ``final`` call can't be undone, and the API page fills in no ids for it; every DELETE is final. A POST within an
     institution takes an Idempotency-Key if it is ``keyed``: its handler makes the change with ``service.api.keys.submit``,
     which stores the answer. Any other POST refuses the header. A ``routine`` call is one that machines repeat every few
-    seconds. The body of a ``bulk`` call has many resources. If ``parses`` is false, the handler parses the
-    path and the query of the request itself.
+    seconds. The body of a ``bulk`` call has many resources. If ``parses`` is false, the handler parses the path and the
+    query of the request itself. ``uploads`` are the media types of a body that the handler reads itself, ``downloads``
+    those of a file that it returns.
     """
 
     def decorate(handler: Callable[..., Awaitable[Any]]) -> Endpoint:
@@ -522,11 +531,13 @@ def endpoint(
             field.is_required() for field in query_model.model_fields.values()
         )
         returns, streams = _unwrapped(returns)
-        raw = returns is web.Response
+        raw = returns in {web.Response, web.StreamResponse}
         statuses = status if isinstance(status, tuple) else (status,)
         implied: tuple[type[DomainError], ...] = (Invalid, UnsupportedContentCoding, HostNotAllowed)
         if method != "GET":
             implied += (OriginNotAllowed,)
+        if uploads:
+            implied += (BadJson, BodyTooSlow, BodyTooLarge, UnsupportedMediaType)
         if body is not None:
             implied += (BadJson, BodyTooSlow, BodyTooLarge, UnsupportedMediaType)
         implied += (Merged,) * (StudentNotFound in problems)
@@ -573,6 +584,8 @@ def endpoint(
             previews=query_model is not None and "dry_run" in query_model.model_fields,
             bulk=bulk,
             takes_key=takes_key,
+            uploads=uploads,
+            downloads=downloads,
         )
 
     return decorate

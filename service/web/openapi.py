@@ -288,7 +288,16 @@ def _operation(item: Endpoint, schemas: _Schemas, example: Example, problems: Ma
             "required": True,
             "content": dict.fromkeys(item.media_types, content),
         }
+    if item.uploads:
+        operation["requestBody"] = {
+            "required": True,
+            "content": {each: _file(each) for each in item.uploads},
+        }
     return {key: value for key, value in operation.items() if value or key == "security"}
+
+
+def _file(media_type: str) -> dict[str, Any]:
+    return {"schema": {"type": "string", "minLength": 1, "contentMediaType": media_type}}
 
 
 def _message(item: Outgoing, schemas: _Schemas) -> dict[str, Any]:
@@ -408,7 +417,9 @@ def _responses(item: Endpoint, schemas: _Schemas, example: Example, shown: Mappi
             if status == HTTPStatus.SEE_OTHER:
                 headers.append("Location")
         elif item.answer_type is None:
-            response["content"] = {"application/json": {"schema": {"type": "object"}}}
+            response["content"] = {each: _file(each) for each in item.downloads} or {
+                "application/json": {"schema": {"type": "object"}}
+            }
         responses[str(status)] = {**response, "headers": _headers(headers)}
     if item.method == "GET" and item.has_etag:
         description = "The resource has an ETag that If-None-Match names."

@@ -1,0 +1,1 @@
+"""Data in and data out: imports and exports in the formats that others speak."""
