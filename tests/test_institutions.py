@@ -1,7 +1,10 @@
 """Many institutions in one service: each with data, keys, a feed and a state of its own."""
 
 import asyncio
+import csv
+import io
 import random
+import zipfile
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -561,3 +564,15 @@ async def test_a_change_of_another_process_is_never_overtaken_by_an_older_one(fl
     assert registry.institutions["north"] == newer
     with pytest.raises(DomainError):
         await registry.change("nowhere", display_name="N")
+
+
+async def test_an_export_for_other_systems_names_its_institution(fleet: Client) -> None:
+    north = await new_school(fleet, "north", display_name="Northern College")
+    made = await north.call("POST", "/exports", {"format": "oneroster-1.2"})
+    place = made.headers["Location"]
+    async with asyncio.timeout(10):
+        while (await north.read(place))["state"] != "done":
+            await asyncio.sleep(0.01)
+    with zipfile.ZipFile(io.BytesIO((await north.call("GET", f"{place}/file")).body)) as archive:
+        [org] = csv.DictReader(io.StringIO(archive.read("orgs.csv").decode()))
+    assert (org["sourcedId"], org["name"], org["identifier"]) == ("north", "Northern College", "north")

@@ -74,7 +74,13 @@ def registry_database(settings: Settings, pool: Pool | None = None) -> RegistryD
 
 def settings_of(institution: Institution, settings: Settings) -> Settings:
     """Return the settings with what an institution has of its own."""
-    own = {"database_schema": institution.schema_name, "time_zone": institution.time_zone}
+    own = {
+        "database_schema": institution.schema_name,
+        "time_zone": institution.time_zone,
+        "oneroster_org_sourced_id": institution.name,
+        "oneroster_org_name": institution.display_name,
+        "oneroster_org_identifier": institution.name,
+    }
     return settings.model_copy(update=own)
 
 
