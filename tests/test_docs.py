@@ -152,7 +152,9 @@ def written(value: Any, indent: int = 0) -> str:
 async def send(client: Client, request: Request, variables: dict[str, str]) -> Answer:
     """Send a request; the first API key that an answer holds is the variable KEY of those that follow, a token is TOKEN."""
     headers = {name: Template(value).substitute(variables) for name, value in request.headers.items()}
-    data = request.data and Template(request.data.decode()).safe_substitute(variables).encode()
+    data = request.data
+    if data is not None and data.isascii():  # A file may have another encoding.
+        data = Template(data.decode()).safe_substitute(variables).encode()
     answer = await call(client, request.method, request.path, data=data, headers=headers)
     if request.method == "POST" and request.path.startswith(("/imports", "/exports")):
         await until_idle(client)

@@ -676,7 +676,13 @@ async def test_a_precondition_is_honoured_or_refused_by_every_call(client: Clien
     document = await read(client, "/openapi.json")
     operations = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
     values = {"{student_id}": student, "{course_id}": course, "{hold_id}": hold.body["id"], "{external_id}": "x"}
-    values |= {"{instructor_id}": instructor.body["id"], "{term_id}": 1, "{webhook_id}": 1}
+    values |= {
+        "{instructor_id}": instructor.body["id"],
+        "{term_id}": 1,
+        "{webhook_id}": 1,
+        "{import_id}": 1,
+        "{export_id}": 1,
+    }
     equivalence = await call(client, "POST", "/equivalences", {"codes": ["A1", "B1"]})
     values["{equivalence_id}"] = equivalence.body["id"]
     before = await everything(connection)

@@ -14,7 +14,7 @@ from pytest_aiohttp import AiohttpClient
 
 from service import metrics
 from service.api.keys import DATABASE
-from service.app import ENDPOINTS, codes, create_app, make_metrics_runner
+from service.app import ENDPOINTS, ONEROSTER_ENDPOINTS, codes, create_app, make_metrics_runner
 from service.exposition import Board, Exposition
 from service.metrics import Snapshot
 from service.settings import Settings
@@ -159,7 +159,7 @@ async def test_every_label_has_a_bound(client: Client, settings: Settings) -> No
         await call(client, method, path, headers={"X-Request-Id": "canary", "X-Actor": "canary"})
     samples = await scrape(client)
 
-    routes = {each.path for each in (*ENDPOINTS, unrouted, read_metrics, show_page, read_script)}
+    routes = {each.path for each in (*ENDPOINTS, *ONEROSTER_ENDPOINTS, unrouted, read_metrics, show_page, read_script)}
     bounded: dict[str, set[str] | str] = {
         "route": routes,
         "method": {*metrics.METHODS, "other"},

@@ -297,7 +297,8 @@ def _operation(item: Endpoint, schemas: _Schemas, example: Example, problems: Ma
 
 
 def _file(media_type: str) -> dict[str, Any]:
-    return {"schema": {"type": "string", "minLength": 1, "contentMediaType": media_type}}
+    # Generators of clients know the format, which the standard has replaced by the media type.
+    return {"schema": {"type": "string", "format": "binary", "minLength": 1, "contentMediaType": media_type}}
 
 
 def _message(item: Outgoing, schemas: _Schemas) -> dict[str, Any]:
