@@ -1,8 +1,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# One more than the cores of a small machine: tests wait for processes and for the clock.
-TEST_PROCESSES ?= 3
+# Two more than the cores of a small machine: tests wait for processes and for the clock.
+TEST_PROCESSES ?= 4
 ARGS ?=
 
 .DEFAULT_GOAL := help

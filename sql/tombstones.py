@@ -28,6 +28,20 @@ async def add_tombstones(connection: Connection, tombstones: Sequence[Tombstone]
     await connection.execute(ADD_TOMBSTONES, *columns(tombstones))
 
 
+LOAD_TOMBSTONES: Final = """
+SELECT resource, id, sourced_id, deleted_at
+FROM tombstones
+WHERE resource = $1::text
+    AND id = ANY($2::bigint[])
+ORDER BY id
+"""
+
+
+async def load_tombstones(connection: Connection, resource: str, ids: list[int]) -> list[Tombstone]:
+    """Load the tombstones of one type of resource."""
+    return [Tombstone._make(row) for row in await connection.fetch(LOAD_TOMBSTONES, resource, ids)]
+
+
 ERASE_TOMBSTONES: Final = """
 DELETE FROM tombstones
 WHERE resource = 'student'

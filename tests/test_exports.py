@@ -124,6 +124,9 @@ async def test_a_delta_has_what_changed_after_a_position(client: Client) -> None
     await call(client, "PATCH", "/students/1", {"given_name": "Augusta"})
     await call(client, "DELETE", "/students/1/courses/2")
     await call(client, "PUT", "/courses/1/instructors", {"instructors": []})
+    for kind in ("students", "instructors"):
+        added = await create(client, f"/{kind}", {"given_name": "Away", "sourced_id": f"away-{kind}"})
+        assert (await call(client, "DELETE", f"/{kind}/{added['id']}")).status == 204
     spare = await create(
         client, "/terms", {"code": "X", "name": "X", "starts_on": "2027-01-01", "ends_on": "2027-02-01"}
     )
@@ -132,7 +135,11 @@ async def test_a_delta_has_what_changed_after_a_position(client: Client) -> None
     _, data = await export(client, format="oneroster-1.1", after=made["position"])
     files = unzipped(data)
     assert ["file.enrollments", "delta"] in files["manifest.csv"]
-    assert [(row[1], row[8]) for row in files["users.csv"][1:]] == [("active", "Augusta")]
+    assert sorted((row[0], row[1], row[5], row[8]) for row in files["users.csv"][1:] if row[1] != "active") == [
+        ("away-instructors", "tobedeleted", "teacher", ""),
+        ("away-students", "tobedeleted", "student", ""),
+    ]
+    assert [row[8] for row in files["users.csv"][1:] if row[1] == "active"] == ["Augusta"]
     assert [(row[0], row[1]) for row in files["enrollments.csv"][1:]] == [
         ("enrollment-0000000001-0000000001-teacher", "tobedeleted"),
         ("enrollment-0000000001-0000000002-student", "tobedeleted"),
@@ -142,7 +149,7 @@ async def test_a_delta_has_what_changed_after_a_position(client: Client) -> None
         (f"{prefix}-{spare['id']:010}", "tobedeleted") for prefix in ("term", "gp-term")
     ]
     assert all(len(row[2]) == len("2026-10-01T00:00:00.000Z") for row in files["users.csv"][1:])
-    assert (await apply(client, data, "?source=back&threshold=100"))["student"] == {"unchanged": 1}
+    assert (await apply(client, data, "?source=back&threshold=100"))["student"] == {"unchanged": 2}
 
     problem(await call(client, "POST", "/exports", {"format": "plain", "after": 1}), 422, "invalid")
     problem(await call(client, "GET", "/exports/9"), 404, "export_not_found")

@@ -280,7 +280,7 @@ async def test_nothing_is_written_of_files_that_cannot_be_read(client: Client) -
 
 async def test_an_upload_has_limits(client: Client, settings: Settings) -> None:
     problem(await send(client, b"x" * 100_001), 413, "body_too_large")
-    problem(await send(client, b""), 400, "bad_json")
+    problem(await send(client, b""), 422, "invalid")
     problem(await call(client, "POST", "/imports", {}), 415, "unsupported_media_type")
     csv = {"Content-Type": "text/csv"}
     problem(await call(client, "POST", "/imports", data=b"x", headers=csv), 422, "invalid")

@@ -12,15 +12,15 @@ from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 from pytest_aiohttp import AiohttpClient
 
-from service import metrics
+from service import console, metrics
 from service.api.keys import DATABASE
 from service.app import ENDPOINTS, ONEROSTER_ENDPOINTS, codes, create_app, make_metrics_runner
 from service.exposition import Board, Exposition
 from service.metrics import Snapshot
 from service.settings import Settings
-from service.web.endpoint import unrouted
-from service.web.metrics import read_metrics
-from service.web.page import read_script, show_page
+from service.web import metrics as web_metrics
+from service.web import page
+from service.web.endpoint import endpoints_of, unrouted
 from sql import Connection
 from tests.campus import call, drop, enroll, new_course, new_student, problem, served, until
 from tests.conftest import Client
@@ -159,7 +159,8 @@ async def test_every_label_has_a_bound(client: Client, settings: Settings) -> No
         await call(client, method, path, headers={"X-Request-Id": "canary", "X-Actor": "canary"})
     samples = await scrape(client)
 
-    routes = {each.path for each in (*ENDPOINTS, *ONEROSTER_ENDPOINTS, unrouted, read_metrics, show_page, read_script)}
+    pages = endpoints_of(page, web_metrics, console)
+    routes = {each.path for each in (*ENDPOINTS, *ONEROSTER_ENDPOINTS, *pages, unrouted)}
     bounded: dict[str, set[str] | str] = {
         "route": routes,
         "method": {*metrics.METHODS, "other"},

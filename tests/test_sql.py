@@ -722,6 +722,7 @@ INDEXES = {
     "REDACT_EVENTS": set(),
     "ADD_TOMBSTONES": set(),
     "ERASE_TOMBSTONES": {"tombstones_pkey"},
+    "LOAD_TOMBSTONES": {"tombstones_pkey"},
     "DELETE_TOMBSTONES": {"tombstones_deleted_at_idx", "tombstones_pkey"},
     "LIST_API_KEYS": {"api_keys_pkey"},
     "CREATE_API_KEY": set(),

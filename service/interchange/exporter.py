@@ -17,7 +17,17 @@ from uuid import uuid4
 from service.database import Database
 from service.errors import OperatorError, OutcomeUnknown, Unavailable
 from service.interchange.formats.oneroster import MANIFEST
-from service.interchange.formats.writing import SHEETS, Cells, Context, ExportFormat, Sheet, gone, manifest
+from service.interchange.formats.writing import (
+    SHEETS,
+    Cells,
+    Context,
+    ExportFormat,
+    Sheet,
+    deleted,
+    deleted_person,
+    gone,
+    manifest,
+)
 from service.interchange.importer import LEASE, MARK_WITHOUT_EVENTS
 from service.interchange.rows import Kind
 from service.interchange.spool import open_spool
@@ -31,6 +41,7 @@ from sql.imports import get_mark
 from sql.instructors import list_instructors, load_instructors
 from sql.students import list_students, load_students
 from sql.terms import list_terms, load_terms
+from sql.tombstones import load_tombstones
 
 logger = logging.getLogger(__name__)
 
@@ -172,6 +183,9 @@ async def _records(
         pages = _all(connection, part.kind) if changed is None else _loaded(connection, part.kind, changed)
         async for rows in pages:
             yield [record for row in rows for record in part.records(context, row)]
+        if changed is not None and part.kind in {"instructor", "student"}:
+            async for people in _deleted(connection, part.kind, changed):
+                yield [deleted(record) for person in people for record in part.records(context, person)]
     if changed is not None and sheet.name == "academicSessions.csv":
         yield [*gone(context, sheet.name, changed.terms - context.terms.keys())]
     if changed is not None and sheet.name == "classes.csv":
@@ -237,6 +251,17 @@ async def _loaded(connection: Connection, kind: Kind, changed: Changed) -> Async
             rows = await load(connection, ids)
             # Terms are loaded with those of which they are parts.
             yield [row for row in rows if row.id in wanted]
+
+
+async def _deleted(connection: Connection, kind: Kind, changed: Changed) -> AsyncIterator[Sequence[Any]]:
+    """Yield the instructors or the students who were deleted, in pages: all that is left of them is the sourced id."""
+    for ids in _chunks(sorted(changed.instructors if kind == "instructor" else changed.students)):
+        rows = await load_tombstones(connection, kind, ids)
+        yield [
+            deleted_person(row.id, row.sourced_id, row.deleted_at, is_student=kind == "student")
+            for row in rows
+            if row.sourced_id
+        ]
 
 
 def _chunks(items: list[Item]) -> Iterator[list[Item]]:

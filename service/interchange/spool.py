@@ -12,9 +12,9 @@ from typing import Final
 
 from aiohttp import web
 
-from service.errors import Unavailable
+from service.errors import Detail, Unavailable
 from service.settings import Settings
-from service.web.problems import BadJson, BodyTooLarge, BodyTooSlow
+from service.web.problems import BadJson, BodyTooLarge, BodyTooSlow, invalid
 
 PIECE_BYTES: Final = 256 * 1024
 
@@ -42,6 +42,7 @@ async def receive(request: web.Request, settings: Settings, suffix: str) -> Path
     Raises:
         BodyTooLarge, BodyTooSlow: the body exceeds a limit.
         BadJson: it is incomplete.
+        Invalid: it is empty.
         Unavailable: the disk is full.
     """
     limit = settings.import_upload
@@ -59,7 +60,9 @@ async def receive(request: web.Request, settings: Settings, suffix: str) -> Path
                         raise too_large(limit)
                     await asyncio.to_thread(file.write, piece)
         if size == 0:
-            raise BadJson("The body is empty: send the zip or the CSV file as the body.")
+            raise invalid(
+                [Detail("required", "The body is empty: send the zip or the CSV file as the body.", pointer="")]
+            )
     except BaseException as error:
         path.unlink(missing_ok=True)
         match error:

@@ -183,12 +183,15 @@ NDJSON: Final = (
 # OneRoster.
 
 
+TO_BE_DELETED: Final = "tobedeleted"
+
+
 def status_cells(context: Context, updated_at: datetime, *, deleted: bool = False) -> Cells:
     """Return status and dateLastModified, which are blank in a bulk file."""
     if not context.is_delta:
         return "", ""
     instant = updated_at.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="milliseconds")
-    return "tobedeleted" if deleted else "active", f"{instant}Z"
+    return TO_BE_DELETED if deleted else "active", f"{instant}Z"
 
 
 def _session(context: Context, term: Term) -> Iterable[Cells]:
@@ -381,6 +384,42 @@ def gone(context: Context, sheet: str, ids: Iterable[int]) -> Iterable[Cells]:
                 yield [session_id(type, id), *status, "", type, today, today, "", f"{today.year:04}"]
         else:
             yield [class_id(id), *status, "", "", course_id(id), "", "scheduled", "", "", NO_TERM, "", "", ""]
+
+
+def deleted(record: Cells) -> Cells:
+    """Return the record of what was deleted: its status is the second column."""
+    sourced_id, _, *rest = record
+    return [sourced_id, TO_BE_DELETED, *rest]
+
+
+def deleted_person(id: int, sourced_id: str, deleted_at: datetime, *, is_student: bool) -> Student | Instructor:
+    """Return a person of whom only the sourced id is left."""
+    if is_student:
+        return Student(
+            id=id,
+            external_id=None,
+            sourced_id=sourced_id,
+            given_name=None,
+            family_name=None,
+            preferred_name=None,
+            email=None,
+            max_credits=None,
+            groups="",
+            version=1,
+            created_at=deleted_at,
+            updated_at=deleted_at,
+        )
+    return Instructor(
+        id=id,
+        external_id=None,
+        sourced_id=sourced_id,
+        given_name=None,
+        family_name=None,
+        email=None,
+        version=1,
+        created_at=deleted_at,
+        updated_at=deleted_at,
+    )
 
 
 def day_after(day: date) -> date:
