@@ -7,8 +7,8 @@ COPY requirements/build.txt requirements/runtime.txt requirements/
 # Wheels only, so that no compiler is needed. One pure Python package is built from source; setuptools builds it and is
 # removed again.
 RUN python -m venv --without-pip /venv \
- && pip --python /venv/bin/python install --quiet --no-compile --require-hashes --only-binary=:all: -r requirements/build.txt \
- && pip --python /venv/bin/python install --quiet --no-compile --require-hashes --only-binary=:all: \
+ && pip --python /venv/bin/python install --quiet --no-compile --no-deps --require-hashes --only-binary=:all: -r requirements/build.txt \
+ && pip --python /venv/bin/python install --quiet --no-compile --no-deps --require-hashes --only-binary=:all: \
         --no-binary=openapi-ui-bundles --no-build-isolation -r requirements/runtime.txt \
  && pip --python /venv/bin/python uninstall --quiet --yes setuptools
 COPY service service

