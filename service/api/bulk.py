@@ -419,10 +419,11 @@ class BulkPreview(BulkOutcomes):
 async def change_enrollments(call: Call, query: DryRun, body: BulkRequest) -> Written[BulkPreview | BulkOutcomes]:
     """Change many enrollments in one transaction; each item is accepted or refused on its own.
 
-    An item enrolls a student, drops, swaps or completes courses, by its `action`. Items are processed in their order, each
-    after the changes of the items before it. A refused item does not affect the others. If the transaction as a whole fails, each item is tried in its own transaction, except with an
-    Idempotency-Key: then nothing is changed, and the call can be repeated. Completing a course also requires the scope
-    `manage`, and a drop with `as` the scope `override`.
+    An item enrolls a student, drops, swaps or completes courses, by its `action`. Items are processed in their order,
+    each after the changes of the items before it. A refused item does not affect the others. If the transaction as a
+    whole fails, each item is tried in its own transaction, except with an Idempotency-Key: then nothing is changed, and
+    the call can be repeated. Completing a course also requires the scope `manage`, and a drop with `as` the scope
+    `override`.
     """
     if any(isinstance(item, CompleteItem) for item in body.items):
         call.require("manage")

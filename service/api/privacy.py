@@ -207,9 +207,9 @@ class Erasure(Input):
 async def erase_student(call: Call, student_id: IdInPath, body: Erasure) -> Student:
     """Erase the identifying data of a student.
 
-    A pseudonym replaces names, e-mail address, external id and sourced id; the groups are removed. The reasons of holds, overrides and events, the authors of
-    overrides and what `X-Actor` said are replaced too. Enrollments, grades, seats and the feed stay. A second call
-    changes nothing if no such data was added meanwhile.
+    A pseudonym replaces names, e-mail address, external id and sourced id; the groups are removed. The reasons of
+    holds, overrides and events, the authors of overrides and what `X-Actor` said are replaced too. Enrollments, grades,
+    seats and the feed stay. A second call changes nothing if no such data was added meanwhile.
     """
     change = Erase(origin=origin_of(call, body.reason), student_id=student_id)
     answer = await submit(call, change, student_of)

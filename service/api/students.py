@@ -319,7 +319,8 @@ async def put_student(
 ) -> Reply[Student]:
     """Create or replace the student with an external id.
 
-    A field that is left out gets its default; only the sourced id stays as it is. The call is safe to repeat: the same call again changes nothing.
+    A field that is left out gets its default; only the sourced id stays as it is. The call is safe to repeat: the same
+    call again changes nothing.
     """
     replaced = await call[REGISTRAR].submit(
         Replace(

@@ -232,11 +232,12 @@ NO_PARTNERS: Partners = MappingProxyType({})
 class Application(NamedTuple):
     """The application of one student for one course, with the state of both when it is judged.
 
-    ``ends_at`` is the instant at which the term is over, ``parent`` the whole term if the term is a part, ``seat`` what the student would get, ``on_full`` what the
-    request wants if no seat is free. ``excluders`` are the ids of the courses that name this one as an antirequisite.
-    ``requested`` are all courses of a request for more than one; among them are ``granted``, the seats that the request
-    was granted before this one, and ``requested_seats``, the other seats that it would be granted together with this
-    one. A promotion (``promotes``) counts no waitlist place as a corequisite. ``code_sets`` are the equivalent codes, ``scale`` is the grade scale, if a group requires a grade, and
+    ``ends_at`` is the instant at which the term is over, ``parent`` the whole term if the term is a part, ``seat`` what
+    the student would get, ``on_full`` what the request wants if no seat is free. ``excluders`` are the ids of the
+    courses that name this one as an antirequisite. ``requested`` are all courses of a request for more than one; among
+    them are ``granted``, the seats that the request was granted before this one, and ``requested_seats``, the other
+    seats that it would be granted together with this one. A promotion (``promotes``) counts no waitlist place as a
+    corequisite. ``code_sets`` are the equivalent codes, ``scale`` is the grade scale, if a group requires a grade, and
     ``reserved`` are the reservations that keep the free seats from the student.
     """
 

@@ -37,13 +37,13 @@ class Relaxed:
     """Conditions that a change has relaxed: the students whom they blocked must be judged again.
 
     ``courses``: the students waitlisted for these courses. ``members``: the waitlist places of the students in them.
-    ``terms`` and ``members_of_terms``: the same for all courses of terms, in ``terms`` also of their parts. ``students``: all their waitlist places.
-    ``reopened_terms``: terms in which students may be promoted who could not be judged while the term was closed.
-    ``former_codes``: the earlier codes of courses, which stay valid for students who completed them.
-    ``joined_codes`` have become equivalent, ``parted_codes`` no longer are: the students who have a course of these
-    codes. ``min_grades``: the students waitlisted for courses that require a grade. ``reserved``: the first student of this
-    course's waitlist whom only reservations block, of these groups if given. ``due``: the students whose ``recheck_at``
-    has passed. The promotions that follow have the same ``origin``.
+    ``terms`` and ``members_of_terms``: the same for all courses of terms, in ``terms`` also of their parts.
+    ``students``: all their waitlist places. ``reopened_terms``: terms in which students may be promoted who could not
+    be judged while the term was closed. ``former_codes``: the earlier codes of courses, which stay valid for students
+    who completed them. ``joined_codes`` have become equivalent, ``parted_codes`` no longer are: the students who have a
+    course of these codes. ``min_grades``: the students waitlisted for courses that require a grade. ``reserved``: the
+    first student of this course's waitlist whom only reservations block, of these groups if given. ``due``: the
+    students whose ``recheck_at`` has passed. The promotions that follow have the same ``origin``.
     """
 
     origin: "Origin"

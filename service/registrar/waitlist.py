@@ -28,7 +28,8 @@ def settle(ledger: Ledger) -> None:
     """Restore the invariant after a change, within the number of promotions that one transaction may make.
 
     While a course has a free seat and an unjudged student, the first such student of the course with the smallest id is
-    judged. Then come the students who need seats in several courses together. Each student is committed alone, so that ``NotLoaded`` undoes none of the earlier promotions.
+    judged. Then come the students who need seats in several courses together. Each student is committed alone, so that
+    ``NotLoaded`` undoes none of the earlier promotions.
     """
     while True:
         if ledger.relaxed:
