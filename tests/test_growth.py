@@ -236,6 +236,29 @@ async def dropping(office: Office, waiting: int) -> Cost:
     return await office.cost_of_change(Drop(origin=ORIGIN, student_id=waiting + 1, course_id=1))
 
 
+async def dropping_reserved(office: Office, waiting: int) -> Cost:
+    """Drop one of two reserved seats, for which the last of the waitlist is the only member of the group."""
+    await one_course(office.connection, waiting, capacity=2, taken=2, blocked=False)
+    await office.connection.execute("UPDATE students SET groups = '{a}' WHERE id >= $1::bigint", waiting)
+    await office.connection.execute(
+        """
+        UPDATE courses
+        SET reservations = '[{"group":"a","seats":2,"until":null}]', reserved_taken = '{"a":2}'
+        """
+    )
+    await office.connection.execute(
+        """
+        UPDATE student_courses
+        SET reserved_group = CASE status WHEN 'enrolled' THEN 'a' END,
+            recheck_at = CASE status WHEN 'waitlisted' THEN '9999-12-31Z'::timestamptz END,
+            blocked_reasons = CASE status WHEN 'waitlisted' THEN '[{"code":"seats_reserved","group":"a","reserved":2}]'::json END
+        """
+    )
+    spent = await office.cost_of_change(Drop(origin=ORIGIN, student_id=waiting + 1, course_id=1))
+    assert await waitlisted(office.connection) == waiting - 1
+    return spent
+
+
 async def raising(office: Office, waiting: int) -> Cost:
     """Raise a capacity."""
     await one_course(office.connection, waiting, capacity=1, taken=1, blocked=True)
@@ -304,6 +327,7 @@ async def sweeping_beside_overrides(office: Office, waiting: int) -> Cost:
         enrolling,
         enrolling_again,
         dropping,
+        dropping_reserved,
         raising,
         editing_title,
         ending_hold,
