@@ -21,6 +21,7 @@ from service.settings import Settings
 from service.web import metrics as web_metrics
 from service.web import page
 from service.web.endpoint import endpoints_of, unrouted
+from service.web.error_formats import MINOR_CODES, OAUTH_CODES
 from sql import Connection
 from tests.campus import call, drop, enroll, new_course, new_student, problem, served, until
 from tests.conftest import Client
@@ -165,7 +166,7 @@ async def test_every_label_has_a_bound(client: Client, settings: Settings) -> No
         "route": routes,
         "method": {*metrics.METHODS, "other"},
         "status": "[1-5][0-9]{2}",
-        "code": {*codes()["ProblemCode"], *codes()["DetailCode"]},
+        "code": {*codes()["ProblemCode"], *codes()["DetailCode"], *MINOR_CODES, *OAUTH_CODES},
         "type": r"(student|course|term|enrollment|hold|override|instructor|equivalence|grade_scale)\.[a-z_]+",
         "purpose": {"changes", "reads"},
         "state": {"in_use", "idle", "active", "failing", "stopped"},
