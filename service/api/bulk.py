@@ -10,9 +10,9 @@ from urllib.parse import quote
 from pydantic import Discriminator, Field, Tag, TypeAdapter, model_validator
 from typing_extensions import TypeAliasType
 
+from service.api import courses, students
 from service.api.answers import Id, Version
-from service.api.courses import CourseFields, CourseReplacement, course_of
-from service.api.courses import fields_of as fields_of_course
+from service.api.courses import CourseReplacement
 from service.api.enrollments import (
     AddedIds,
     CompletionRequest,
@@ -29,16 +29,12 @@ from service.api.enrollments import (
 )
 from service.api.fields import ExternalId, IdInBody, Input, Name
 from service.api.keys import DATABASE, REGISTRAR, origin_of, submit
-from service.api.read_only import expecting, sent_back
-from service.api.students import StudentFields, StudentReplacement, student_of
-from service.api.students import fields_of as fields_of_student
+from service.api.students import StudentReplacement
 from service.errors import CourseNotFound, Detail, DomainError, Merged, StudentNotFound, UnknownCourse
 from service.registrar.bulk import Many
 from service.registrar.changes import Change, Moved, Outcome, Result
-from service.registrar.courses import COURSE
 from service.registrar.enrollments import Complete, Drop, Enroll, Swap
 from service.registrar.resources import Replace, Replaced, Row
-from service.registrar.students import STUDENT
 from service.web.endpoint import Call, Written, endpoint
 from service.web.problems import InternalError, Problem, invalid, problem_of
 from service.web.schema import named
@@ -145,17 +141,7 @@ async def put_students(call: Call, body: StudentItems) -> Written[ItemOutcomes]:
     """
     refuse_repeated([item.external_id for item in body.items])
     origin = origin_of(call)
-    changes = [
-        Replace(
-            origin=origin,
-            resource=STUDENT,
-            external_id=item.external_id,
-            fields=fields_of_student(item, item.external_id),
-            check=expecting(sent_back(item, StudentFields, item.external_id), student_of),
-        )
-        for item in body.items
-    ]
-    return _outcomes(call, changes, await call[REGISTRAR].replace_all(changes))
+    return await _replace_all(call, [students.replacement(origin, item, item.external_id) for item in body.items])
 
 
 @endpoint("PUT", "/courses", scope="manage", bulk=True)
@@ -168,17 +154,7 @@ async def put_courses(call: Call, body: CourseItems) -> Written[ItemOutcomes]:
     """
     refuse_repeated([item.external_id for item in body.items])
     origin = origin_of(call)
-    changes = [
-        Replace(
-            origin=origin,
-            resource=COURSE,
-            external_id=item.external_id,
-            fields=fields_of_course(item, item.external_id),
-            check=expecting(sent_back(item, CourseFields, item.external_id), course_of),
-        )
-        for item in body.items
-    ]
-    return _outcomes(call, changes, await call[REGISTRAR].replace_all(changes))
+    return await _replace_all(call, [courses.replacement(origin, item, item.external_id) for item in body.items])
 
 
 def refuse_repeated(external_ids: Sequence[str]) -> None:
@@ -197,9 +173,9 @@ def refuse_repeated(external_ids: Sequence[str]) -> None:
         raise invalid(details[:MAX_ERRORS_SHOWN], more=len(details[MAX_ERRORS_SHOWN:]))
 
 
-def _outcomes(
-    call: Call, changes: Sequence[Replace[Row, Any]], outcomes: Sequence[Replaced[Row] | Exception]
-) -> Written[ItemOutcomes]:
+async def _replace_all(call: Call, changes: Sequence[Replace[Row, Any]]) -> Written[ItemOutcomes]:
+    """Make the changes, and return the outcome of each."""
+    outcomes = await call[REGISTRAR].replace_all(changes)
     items = [_item_outcome(call, change, outcome) for change, outcome in zip(changes, outcomes, strict=True)]
     return Written(f'{{"items":[{",".join(items)}]}}')
 

@@ -49,6 +49,7 @@ from service.errors import (
 )
 from service.registrar import courses as registrar
 from service.registrar.application import Group, code_key
+from service.registrar.changes import Origin
 from service.registrar.courses import COURSE, Cancel, Reopen, SetRequirements, requirements_tag
 from service.registrar.load import groups_of
 from service.registrar.meetings import DAYS
@@ -281,7 +282,7 @@ def versions_in(tags: ETags) -> ETags:
 MEETINGS = TypeAdapter(list[Meeting])
 
 
-def fields_of(body: CourseFields, external_id: str | None) -> registrar.CourseFields:
+def _fields(body: CourseFields, external_id: str | None) -> registrar.CourseFields:
     """Return the fields of a course that a body sets."""
     return {
         "external_id": external_id,
@@ -334,7 +335,7 @@ async def create_course(call: Call, body: NewCourse) -> Reply[Course]:
     The code and the section together must be unique in the term, cancelled courses aside; courses without a term may share
     both. The external id must be unique.
     """
-    change = Create(origin=origin_of(call), resource=COURSE, fields=fields_of(body, body.external_id))
+    change = Create(origin=origin_of(call), resource=COURSE, fields=_fields(body, body.external_id))
     return await submit(call, change, lambda row: Reply(course_of(row), 201, {"Location": f"/courses/{row.id}"}))
 
 
@@ -451,6 +452,25 @@ async def edit_course(call: Call, course_id: IdInPath, body: CourseChanges, if_m
     return course_of(row)
 
 
+def replacement(
+    origin: Origin,
+    body: CourseReplacement,
+    external_id: str,
+    if_match: ETags = None,
+    if_none_match: ETags = None,
+) -> Replace[sql.Course, registrar.CourseFields]:
+    """Return the change that creates or replaces the course with an external id."""
+    return Replace(
+        origin=origin,
+        resource=COURSE,
+        external_id=external_id,
+        fields=_fields(body, external_id),
+        if_match=if_match,
+        if_none_match=if_none_match,
+        check=expecting(sent_back(body, CourseFields, external_id), course_of),
+    )
+
+
 @endpoint(
     "PUT",
     "/courses/by-external-id/{external_id}",
@@ -466,15 +486,7 @@ async def put_course(
     A field that is left out gets its default. The call is safe to repeat: the same call again changes nothing.
     """
     replaced = await call[REGISTRAR].submit(
-        Replace(
-            origin=origin_of(call),
-            resource=COURSE,
-            external_id=external_id,
-            fields=fields_of(body, external_id),
-            if_match=versions_in(if_match),
-            if_none_match=versions_in(if_none_match),
-            check=expecting(sent_back(body, CourseFields, external_id), course_of),
-        )
+        replacement(origin_of(call), body, external_id, versions_in(if_match), versions_in(if_none_match))
     )
     headers = {"Location": f"/courses/{replaced.row.id}"} if replaced.created else {}
     return Reply(course_of(replaced.row), 201 if replaced.created else 200, headers)

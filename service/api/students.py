@@ -33,6 +33,7 @@ from service.errors import (
     StudentNotFound,
 )
 from service.registrar import students as registrar
+from service.registrar.changes import Origin
 from service.registrar.resources import Create, Delete, Edit, Replace
 from service.registrar.students import STUDENT
 from service.web.endpoint import Call, ETags, Reply, endpoint
@@ -181,7 +182,7 @@ def student_of(row: sql.Student) -> Student:
     )
 
 
-def fields_of(body: NewStudent | StudentReplacement, external_id: str | None) -> registrar.StudentFields:
+def _fields(body: NewStudent | StudentReplacement, external_id: str | None) -> registrar.StudentFields:
     """Return the fields of a student that a body sets."""
     return {
         "external_id": external_id,
@@ -208,7 +209,7 @@ async def create_student(call: Call, body: NewStudent) -> Reply[Student]:
     A given name or a family name is required. The e-mail address, the external id and the sourced id, if given, must
     be unique.
     """
-    change = Create(origin=origin_of(call), resource=STUDENT, fields=fields_of(body, body.external_id))
+    change = Create(origin=origin_of(call), resource=STUDENT, fields=_fields(body, body.external_id))
     return await submit(call, change, lambda row: Reply(student_of(row), 201, {"Location": f"/students/{row.id}"}))
 
 
@@ -307,6 +308,25 @@ async def edit_student(call: Call, student_id: IdInPath, body: StudentChanges, i
     return student_of(row)
 
 
+def replacement(
+    origin: Origin,
+    body: StudentReplacement,
+    external_id: str,
+    if_match: ETags = None,
+    if_none_match: ETags = None,
+) -> Replace[sql.Student, registrar.StudentFields]:
+    """Return the change that creates or replaces the student with an external id."""
+    return Replace(
+        origin=origin,
+        resource=STUDENT,
+        external_id=external_id,
+        fields=_fields(body, external_id),
+        if_match=if_match,
+        if_none_match=if_none_match,
+        check=expecting(sent_back(body, StudentFields, external_id), student_of),
+    )
+
+
 @endpoint(
     "PUT",
     "/students/by-external-id/{external_id}",
@@ -322,17 +342,7 @@ async def put_student(
     A field that is left out gets its default; only the sourced id stays as it is. The call is safe to repeat: the same
     call again changes nothing.
     """
-    replaced = await call[REGISTRAR].submit(
-        Replace(
-            origin=origin_of(call),
-            resource=STUDENT,
-            external_id=external_id,
-            fields=fields_of(body, external_id),
-            if_match=if_match,
-            if_none_match=if_none_match,
-            check=expecting(sent_back(body, StudentFields, external_id), student_of),
-        )
-    )
+    replaced = await call[REGISTRAR].submit(replacement(origin_of(call), body, external_id, if_match, if_none_match))
     headers = {"Location": f"/students/{replaced.row.id}"} if replaced.created else {}
     return Reply(student_of(replaced.row), 201 if replaced.created else 200, headers)
 
