@@ -41,15 +41,6 @@ async def require(client: Client, course: int, kind: str, code: str) -> None:
     assert (await call(client, "PUT", f"/courses/{course}/requirements", body)).status == 200
 
 
-async def passed_over(client: Client, student: int, course: int) -> None:
-    """Waitlist a student for a course with a free seat, where the rules already block the student."""
-    seated = await new_student(client)
-    assert (await enroll(client, seated, course)).status == 201
-    assert (await join_waitlist(client, student, course)).status == 201
-    await drop(client, seated, course)
-    assert await status_of(client, student, course) == "waitlisted"
-
-
 @pytest.mark.parametrize("how", ["seat", "waitlist", "promotion"])
 async def test_a_student_who_gets_the_corequisite_is_promoted_with_it(client: Client, how: str) -> None:
     lecture, lab = await new_course(client, code="LEC", capacity=1), await new_course(client, code="LAB", capacity=1)

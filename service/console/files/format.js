@@ -11,7 +11,6 @@ const exact = new Intl.DateTimeFormat(languages, { dateStyle: "full", timeStyle:
 const clock = new Intl.DateTimeFormat(languages, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 const weekday = new Intl.DateTimeFormat(languages, { weekday: "short", timeZone: "UTC" });
 const longWeekday = new Intl.DateTimeFormat(languages, { weekday: "long", timeZone: "UTC" });
-const list = new Intl.ListFormat(languages, { type: "conjunction", style: "narrow" });
 const plural = new Intl.PluralRules("en");
 
 export const DAYS = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
@@ -24,7 +23,6 @@ export const formatInstant = value => instant.format(new Date(value));
 export const formatSecond = value => second.format(new Date(value));
 export const formatExact = value => exact.format(new Date(value));
 export const formatClock = value => clock.format(new Date(value));
-export const joined = values => list.format(values);
 
 /** Return the name of a day of the week; 5 January 1970 was a Monday. */
 export const dayName = (name, long = false) =>

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from service.api.courses import NewCourse
-from service.api.fields import CourseCode, ExternalId, Section
+from service.api.fields import CourseCode, ExternalId
 from service.api.instructors import NewInstructor
 from service.api.students import NewStudent
 from service.api.terms import NewTerm
@@ -88,7 +88,6 @@ MAX_DEPTH: Final = 10
 
 SESSION_TYPES: Final = ("term", "semester", "schoolYear", "gradingPeriod")
 CODE: Final[TypeAdapter[str]] = TypeAdapter(CourseCode)
-SECTION: Final[TypeAdapter[str]] = TypeAdapter(Section)
 EXTERNAL_ID: Final[TypeAdapter[str]] = TypeAdapter(ExternalId)
 
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from pydantic import TypeAdapter
 
@@ -26,7 +26,6 @@ from sql.students import Student
 from sql.terms import Term
 
 ExportFormat: TypeAlias = Literal["plain", "ndjson", "canvas", "oneroster-1.1", "oneroster-1.2"]
-EXPORT_FORMATS: Final[tuple[ExportFormat, ...]] = get_args(ExportFormat)
 DELTA_FORMATS: Final = frozenset({"oneroster-1.1", "oneroster-1.2"})
 
 Cells: TypeAlias = Sequence[object]
