@@ -1,11 +1,12 @@
 """Cache of the registrar between batches: definitions of courses and terms, which change far less often than seats."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from uuid import UUID
 
-from service.registrar.application import CodeSets, Course, Definition, GradeScale, Group, Term
+from service.registrar.application import CodeSets, Course, Definition, GradeScale, Group, Term, code_key
 from sql.feed import Edit, Event, Head
 
 MAX_COURSES = 50_000
@@ -13,6 +14,41 @@ MAX_COURSES = 50_000
 
 MAX_EDITS = 1_000
 """Most edits by other processes that are followed one by one. After more edits the catalog is cleared."""
+
+
+@dataclass(slots=True)
+class Codes:
+    """The keys of the codes of courses, and the courses that have each of them."""
+
+    _keys: dict[int, str] = field(default_factory=dict)
+    _ids: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
+
+    def put(self, course_id: int, code: str) -> None:
+        """Set the code of a course."""
+        self.remove(course_id)
+        key = self._keys[course_id] = code_key(code)
+        self._ids[key].add(course_id)
+
+    def remove(self, course_id: int) -> None:
+        """Remove a course."""
+        if (key := self._keys.pop(course_id, None)) is not None:
+            self._ids[key].remove(course_id)
+
+    def know_all(self, course_ids: Set[int]) -> bool:
+        """Return whether the codes of all these courses are known."""
+        return self._keys.keys() >= course_ids
+
+    def courses_with(self, key: str) -> Set[int]:
+        """Return the ids of the known courses whose codes have a key."""
+        return self._ids.get(key, NO_COURSES)
+
+    def clear(self) -> None:
+        """Remove everything."""
+        self._keys.clear()
+        self._ids.clear()
+
+
+NO_COURSES: Set[int] = frozenset()
 
 
 @dataclass(slots=True)
@@ -33,8 +69,8 @@ class Catalog:
     courses: dict[int, Course] = field(default_factory=dict)
     """Courses as they were first loaded; their seats are out of date."""
     definitions: dict[int, Definition] = field(default_factory=dict)
-    codes: dict[int, str] = field(default_factory=dict)
-    """The keys of the codes of all courses and definitions."""
+    codes: Codes = field(default_factory=Codes)
+    """The codes of all these courses and definitions."""
     requirements: dict[int, tuple[Group, ...]] = field(default_factory=dict)
     excluders: dict[str, frozenset[int]] = field(default_factory=dict)
     """By the keys of codes, the ids of the courses that name them as antirequisites."""
@@ -87,7 +123,7 @@ class Catalog:
         if course_id is not None:
             self.courses.pop(course_id, None)
             self.definitions.pop(course_id, None)
-            self.codes.pop(course_id, None)
+            self.codes.remove(course_id)
             self.requirements.pop(course_id, None)
             # The codes that it named are not known; a batch loads all courses that name its codes in one statement.
             self.excluders.clear()

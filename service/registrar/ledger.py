@@ -913,8 +913,6 @@ class StudentHistory:
         self._student_id = student_id
         self._marks = ledger.marks(student_id)
         self._without = without
-        self._codes: frozenset[str | None] | None = None
-        """The keys of the codes of the courses, as far as the catalog knows them."""
         self.holds = ledger.holds_of(student_id)
         self.max_credits = ledger.max_credits(student_id)
 
@@ -931,11 +929,15 @@ class StudentHistory:
 
     def _may_have(self, key: str) -> bool:
         """Return False if the catalog shows that no course has a code with this key: cheaper than all definitions."""
-        if self._codes is None:
-            self._codes = frozenset(map(self._ledger.catalog.codes.get, self._marks))
-        if self._ledger.codes_changed or key in self._ledger.code_sets.shared_keys:
+        ledger = self._ledger
+        if ledger.codes_changed or key in ledger.code_sets.shared_keys or not self._codes_are_known:
             return True
-        return key in self._codes or None in self._codes
+        return not self._marks.keys().isdisjoint(ledger.catalog.codes.courses_with(key))
+
+    @cached_property
+    def _codes_are_known(self) -> bool:
+        """Whether the catalog knows the codes of all courses."""
+        return self._ledger.catalog.codes.know_all(self._marks.keys())
 
     @property
     def _code_key(self) -> Callable[[str], str]:

@@ -344,18 +344,18 @@ async def _load_courses(connection: Connection, ledger: Ledger, ids: set[int]) -
 
 async def _add_courses(connection: Connection, ledger: Ledger, ids: set[int], seats: Sequence[Seats]) -> None:
     """Add courses from the catalog, with their current seats."""
-    cached, codes = ledger.catalog.courses, ledger.catalog.codes
+    cached = ledger.catalog.courses
     if unknown := [each.course_id for each in seats if each.course_id not in cached]:
         for course in await courses.load_courses(connection, unknown):
             cached[course.id] = course
-            codes[course.id] = code_key(course.code)
+            ledger.catalog.codes.put(course.id, course.code)
     for course_id, seats_taken, waitlisted in seats:
         if course_id not in cached:
             # The course was deleted after its seats were loaded. Only an optimistic transaction sees this; it fails.
             continue
         course = cached[course_id]
         if (course.seats_taken, course.waitlisted) != (seats_taken, waitlisted):
-            course = course._replace(seats_taken=seats_taken, waitlisted=waitlisted)
+            course = course.with_seats(seats_taken, waitlisted)
         ledger.courses.load(course_id, course)
     ledger.loaded_courses |= ids
 
@@ -378,7 +378,7 @@ async def _load_catalog(connection: Connection, ledger: Ledger, needs: Needs) ->
         )
         for definition in await courses.load_definitions(connection, new):
             catalog.definitions[definition.id] = definition
-            catalog.codes[definition.id] = code_key(definition.code)
+            catalog.codes.put(definition.id, definition.code)
             if definition.term_id is not None:
                 wanted.add(definition.term_id)
     if new := sorted(wanted - catalog.terms.keys() - ledger.loaded_terms):

@@ -84,6 +84,8 @@ def prerequisite_missing(application: Application) -> Sequence[Refusal]:
 
     If the group allows it, a seat in a course of the group is enough whose term ends before the term of this one begins.
     """
+    if not application.groups:
+        return NONE
     return [
         Refusal("prerequisite_missing", application.course_id, None, _required(group))
         for group in application.groups
@@ -134,6 +136,8 @@ def corequisite_missing(application: Application) -> Sequence[Refusal]:
     Such a course counts in the same or an overlapping term or, once it is passed, in any term. A waitlist place is enough
     to ask for a seat, but not to get one from the waitlist.
     """
+    if not application.groups:
+        return NONE
     return [
         Refusal("corequisite_missing", application.course_id, None, {"any_of": list(group.codes)})
         for group in application.groups
@@ -152,6 +156,8 @@ def antirequisite(application: Application) -> Sequence[Refusal]:
 
     Such a course counts in the same or an overlapping term or, once it is passed, in any term.
     """
+    if not application.groups and not application.excluders:
+        return NONE
     named: dict[str, tuple[str, list[Partner]]] = {}
     for group in application.groups:
         if group.kind != "anti":
@@ -329,7 +335,12 @@ FINAL_RULES: tuple[Rule, ...] = (unknown_course, course_cancelled, already_compl
 
 def judge(application: Application) -> tuple[Refusal, ...]:
     """Return every refusal of an application; an application without a refusal is granted."""
-    return tuple([refusal for rule in RULES for refusal in rule(application)])
+    refusals: list[Refusal] = []
+    for rule in RULES:
+        # Almost every rule finds nothing.
+        if found := rule(application):
+            refusals += found
+    return tuple(refusals)
 
 
 def promotion_rule(term: Term | None, now: datetime) -> str | None:

@@ -60,4 +60,4 @@ def recount(course: Course, before: str | None, after: str) -> Course:
     places = (after == "waitlisted") - (before == "waitlisted")
     if not seats and not places:
         return course
-    return course._replace(seats_taken=course.seats_taken + seats, waitlisted=course.waitlisted + places)
+    return course.with_seats(course.seats_taken + seats, course.waitlisted + places)
