@@ -9,6 +9,7 @@ dataclasses, or named tuples where a batch creates many rows, because named tupl
 
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from itertools import compress
 from operator import attrgetter
 from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, TypeAlias, TypeVar
@@ -60,13 +61,19 @@ def columns(
     A field of named tuples that is None in every row becomes null instead of an array: ``unnest`` pads it with nulls to
     the length of the longest array (PostgreSQL manual, 9.26 and 38.5.9), and the driver inspects every array.
     """
-    row_type: Any = of or type(rows[0])
-    named = issubclass(row_type, tuple)
-    names = [name for name in (row_type._fields if named else row_type.__dataclass_fields__) if name not in without]
+    names, chosen = _fields(of or type(rows[0]), frozenset(without))
     if not rows:
-        return [None for _ in names]
-    if not named:
+        return [None] * len(names)
+    if chosen is None:
         return [list(map(attrgetter(name), rows)) for name in names]
     count = len(rows)
-    sent = compress(zip(*rows, strict=True), [name in names for name in row_type._fields])
+    sent = compress(zip(*rows, strict=True), chosen)
     return [None if column.count(None) == count else column for column in sent]
+
+
+@cache
+def _fields(row_type: Any, without: frozenset[str]) -> tuple[list[str], list[bool] | None]:
+    """Return the names of the fields to send and, for named tuples, whether each of their fields is one of these."""
+    fields = row_type._fields if issubclass(row_type, tuple) else row_type.__dataclass_fields__
+    chosen = [name not in without for name in fields]
+    return [*compress(fields, chosen)], chosen if issubclass(row_type, tuple) else None

@@ -36,14 +36,6 @@ class Course(NamedTuple):
     updated_at: datetime
     reservations: str | None = None
 
-    def with_seats(self, seats_taken: int, waitlisted: int) -> "Course":
-        """Return the course with other counters; every seat makes such a copy, and ``_replace`` takes twice as long."""
-        return Course._make((*self[:COUNTERS], seats_taken, waitlisted, *self[COUNTERS + 2 :]))
-
-
-COUNTERS: Final = Course._fields.index("seats_taken")
-"""Where the two counters are in the row of a course."""
-
 
 class Seats(NamedTuple):
     """The seat counters of a course."""

@@ -31,7 +31,7 @@ from service.registrar.overrides import EndOverride
 from service.registrar.resources import Create, Delete, Edit, ResourceType
 from service.registrar.students import STUDENT, StudentFields
 from service.registrar.terms import TERM
-from service.registrar.unit_of_work import IdentityMap
+from service.registrar.unit_of_work import IdentityMap, UndoLog
 from service.settings import Settings
 from service.web.turnstile import REFUSALS_PER_TURN, Turnstile
 from sql import Connection
@@ -719,11 +719,12 @@ async def test_a_refused_item_is_freed_at_once_and_not_by_the_collector(no_colle
 
 
 def test_the_rows_of_a_batch_are_freed_at_once_and_not_by_the_collector(no_collector: None) -> None:
-    rows: IdentityMap[int, Item] = IdentityMap()
+    undo = UndoLog()
+    rows: IdentityMap[int, Item] = IdentityMap(undo)
     row = Item()
     freed = weakref.ref(row)
     rows.put(1, row)
-    rows.commit()
+    undo.commit()
     del row, rows
     assert freed() is None
 

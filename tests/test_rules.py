@@ -43,7 +43,7 @@ from service.registrar.rules import (
     terms_overlap,
 )
 from service.registrar.seats import SEATED, has_free_seat, offer, recount
-from service.registrar.unit_of_work import IdentityMap
+from service.registrar.unit_of_work import IdentityMap, UndoLog
 from sql.courses import Course
 from sql.enrollments import Enrollment
 from sql.feed import Head
@@ -351,7 +351,8 @@ def test_the_counts_follow_a_student_through_any_history(course: Course, history
 def test_an_identity_map_forgets_undone_changes_and_saves_committed_ones(
     steps: list[tuple[int, int | None, str]],
 ) -> None:
-    table: IdentityMap[int, int] = IdentityMap()
+    undo = UndoLog()
+    table: IdentityMap[int, int] = IdentityMap(undo)
     loaded = {1: 10, 2: 20}
     for key, row in loaded.items():
         table.load(key, row)
@@ -363,12 +364,12 @@ def test_an_identity_map_forgets_undone_changes_and_saves_committed_ones(
         else:
             now[key] = value
         if end == "keep":
-            table.commit()
+            undo.commit()
             kept = dict(now)
         elif end == "undo":
-            table.rollback()
+            undo.rollback()
             now = dict(kept)
-    table.rollback()
+    undo.rollback()
     assert {key: table.get(key) for key in range(1, 5) if table.get(key) is not None} == kept
     flush = table.flush()
     assert flush.saved == {key: row for key, row in kept.items() if loaded.get(key) != row}

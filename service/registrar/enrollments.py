@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
-from typing import Literal, NamedTuple, TypeAlias, cast
+from typing import Final, Literal, NamedTuple, TypeAlias, cast
 
 from service.errors import (
     AlreadyCompleted,
@@ -680,11 +680,15 @@ class RemoveCompletion(Change[Moved]):
         return Moved("enrolled", row, course)
 
 
+REFUSALS: Final = (EnrollmentRefused, UnknownCourse, DropRefused, AlreadyCompleted)
+"""The errors of a request that was refused as a whole: a tuple, since each call would make a union again."""
+
+
 def _refused(
     student_id: int, outcome: Outcome, course_ids: Mapping[Action, tuple[int, ...]]
 ) -> Sequence[RefusedCourse]:
     """Return all courses of a request that was refused as a whole. A student who does not exist is refused nothing."""
-    if not isinstance(outcome, EnrollmentRefused | UnknownCourse | DropRefused | AlreadyCompleted):
+    if not isinstance(outcome, REFUSALS):
         return ()
     if len(outcome.errors) == 1 and sum(map(len, course_ids.values())) == 1:
         # Almost always, and a rush repeats it thousands of times.
@@ -714,8 +718,7 @@ def detail_of(refusal: Refusal, pointer: str | None) -> Detail:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Requested:
+class Requested(NamedTuple):
     """The decisions about one member of the body, and the course ids as the body lists them."""
 
     member: str

@@ -229,6 +229,8 @@ class Ledger:
         """By course and student, the joined position and the counted waitlist position."""
         self._promotable_heap: list[int] = []
         self._marks: dict[int, dict[int, Mark]] = {}
+        self._waiting: set[int] = set()
+        """The students who are on a waitlist, and some who were: most students are on none, and have many marks."""
         self._limits: dict[int, float | None] = {}
         self._groups: dict[int, str] = {}
         self._inactive: dict[int, list[int]] = {}
@@ -445,7 +447,7 @@ class Ledger:
 
     def has_places(self, student_id: int) -> bool:
         """Return whether a loaded student is waitlisted for any course."""
-        return "waitlisted" in self._marks.get(student_id, NO_MARKS).values()
+        return student_id in self._waiting and "waitlisted" in self._marks.get(student_id, NO_MARKS).values()
 
     def places_of(self, student_id: int) -> list[Enrollment]:
         """Return a student's waitlist places, by course id."""
@@ -662,8 +664,10 @@ class Ledger:
             self._move_up(self.enrollments.get(key), row)
         self.enrollments.put(key, row)
         self._index(row)
-        if row.status == "waitlisted" and row.recheck_at is None:
-            self._queue(row)
+        if row.status == "waitlisted":
+            self._waiting.add(student_id)
+            if row.recheck_at is None:
+                self._queue(row)
         marks = self._marks.setdefault(student_id, {})
         where = marks, course_id
         self._undo.add((_put_mark, where, marks.get(course_id)))
@@ -826,6 +830,7 @@ class Ledger:
         marks: dict[int, Mark] = dict.fromkeys(row.enrolled or (), "enrolled")
         if row.waitlisted:
             marks.update(dict.fromkeys(row.waitlisted, "waitlisted"))
+            self._waiting.add(row.student_id)
         if row.passed:
             marks.update(dict.fromkeys(row.passed, "passed"))
         if row.failed:
@@ -913,6 +918,8 @@ class StudentHistory:
         self._student_id = student_id
         self._marks = ledger.marks(student_id)
         self._without = without
+        self._codes_are_known: bool | None = None
+        """Whether the catalog knows the codes of all courses; None until a rule asks."""
         self.holds = ledger.holds_of(student_id)
         self.max_credits = ledger.max_credits(student_id)
 
@@ -930,14 +937,12 @@ class StudentHistory:
     def _may_have(self, key: str) -> bool:
         """Return False if the catalog shows that no course has a code with this key: cheaper than all definitions."""
         ledger = self._ledger
+        codes = ledger.catalog.codes
+        if self._codes_are_known is None:
+            self._codes_are_known = codes.know_all(self._marks.keys())
         if ledger.codes_changed or key in ledger.code_sets.shared_keys or not self._codes_are_known:
             return True
-        return not self._marks.keys().isdisjoint(ledger.catalog.codes.courses_with(key))
-
-    @cached_property
-    def _codes_are_known(self) -> bool:
-        """Whether the catalog knows the codes of all courses."""
-        return self._ledger.catalog.codes.know_all(self._marks.keys())
+        return not self._marks.keys().isdisjoint(codes.courses_with(key))
 
     @property
     def _code_key(self) -> Callable[[str], str]:

@@ -13,7 +13,7 @@ from service.registrar.ledger import Ledger, PartnerPlaces, named_keys
 from service.registrar.needs import Needs, Relaxed, ResourceNeeds
 from service.registrar.resources import Fields, ResourceType, Row, external_id_of
 from service.registrar.save import erase_texts, save
-from service.registrar.seats import has_free_seat
+from service.registrar.seats import has_free_seat, with_counters
 from service.registrar.students import STUDENT
 from sql import (
     Connection,
@@ -355,7 +355,7 @@ async def _add_courses(connection: Connection, ledger: Ledger, ids: set[int], se
             continue
         course = cached[course_id]
         if (course.seats_taken, course.waitlisted) != (seats_taken, waitlisted):
-            course = course.with_seats(seats_taken, waitlisted)
+            course = with_counters(course, seats_taken, waitlisted)
         ledger.courses.load(course_id, course)
     ledger.loaded_courses |= ids
 

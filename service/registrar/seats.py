@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
+from typing import Final
 
 from service.registrar.application import Course, OnFull, Reservation, Seat, reservations_in
 
@@ -54,10 +55,19 @@ def has_common_seat(course: Course, taken: Mapping[str, int], now: datetime) -> 
     return course.seats_taken + kept < course.capacity
 
 
+COUNTERS: Final = Course._fields.index("seats_taken")
+"""Where the two counters are in the row of a course."""
+
+
+def with_counters(course: Course, seats_taken: int, waitlisted: int) -> Course:
+    """Return the course with other counters: every seat makes such a copy, and ``_replace`` takes twice as long."""
+    return Course._make((*course[:COUNTERS], seats_taken, waitlisted, *course[COUNTERS + 2 :]))
+
+
 def recount(course: Course, before: str | None, after: str) -> Course:
     """Return the course with its counters after a student went from one status to another."""
     seats = (after in SEATED) - (before in SEATED)
     places = (after == "waitlisted") - (before == "waitlisted")
     if not seats and not places:
         return course
-    return course.with_seats(course.seats_taken + seats, course.waitlisted + places)
+    return with_counters(course, course.seats_taken + seats, course.waitlisted + places)

@@ -42,16 +42,16 @@ UNCHANGED: Final[Flush[Any, Any]] = Flush({}, [], {})
 class IdentityMap(Generic[Key, Row]):
     """Rows by key, each once, with the values that the database holds; a refused change can be undone."""
 
-    def __init__(self, undo: UndoLog | None = None) -> None:
+    __slots__ = ("_add_undo", "_indexes", "_loaded", "_rows", "get")
+
+    def __init__(self, undo: UndoLog) -> None:
         self._rows: dict[Key, Row] = {}
         self._loaded: dict[Key, Row | None] = {}
         """The rows that were put since the last flush, as the database holds them."""
-        undo = undo or UndoLog()
         self._add_undo = undo.add
         self._indexes: dict[UniqueKey[Row], dict[Hashable, Row]] = {}
         self.get = self._rows.get
         """Return a row, or None if there is none."""
-        self.rollback, self.commit = undo.rollback, undo.commit
 
     def load(self, key: Key, row: Row) -> None:
         """Add a row of the database, unless a change has set or removed it."""

@@ -339,9 +339,9 @@ class Endpoint:
         """Raise a domain error if the caller of a request that is being served may no longer make it."""
         if self.scope != "public":
             edge = request.app[EDGE]
-            edge.services_of(
-                await self._authenticated(request, self.scope, edge.authenticate), self.within, self.writes
-            )
+            found = edge.authenticate(request.headers)
+            caller = self._permitted(request, found if isinstance(found, Caller) else await found, self.scope)
+            edge.services_of(caller, self.within, self.writes)
 
     async def _answer(self, request: web.Request, request_id: str, edge: Edge) -> web.StreamResponse:
         writes = self.writes
@@ -349,7 +349,8 @@ class Endpoint:
             caller, services = ANYONE, NO_SERVICES
         else:
             scope = "read" if self.previews and is_dry_run(request) else self.scope
-            caller = await self._authenticated(request, scope, edge.authenticate)
+            found = edge.authenticate(request.headers)
+            caller = self._permitted(request, found if isinstance(found, Caller) else await found, scope)
             services = edge.services_of(caller, self.within, writes)
             if (turn := edge.turnstiles[writes].enter(caller.institution)) is not None:
                 await turn
@@ -409,18 +410,14 @@ class Endpoint:
         body = await request.read() if self.body is not None else b""
         return IdempotencyKey(key, fingerprint_of(request, body))
 
-    async def _authenticated(
-        self, request: web.Request, scope: Scope | Literal["any"], authenticate: Authenticate
-    ) -> Caller:
-        """Return the caller, who may make this call.
+    def _permitted(self, request: web.Request, caller: Caller, scope: Scope | Literal["any"]) -> Caller:
+        """Note the caller, and return it if it may make this call.
 
         Raises:
-            Unauthenticated: the caller is unknown.
             ScopeMissing: the caller does not have the scope.
             NoSuchPath: the caller has the scope ``self``, and this is not about its student.
         """
-        found = authenticate(request.headers)
-        caller = request[CALLER] = found if isinstance(found, Caller) else await found
+        request[CALLER] = caller
         if scope == "any" or scope in caller.scopes:
             return caller
         if "self" not in caller.scopes:
