@@ -162,9 +162,9 @@ class Coalescer(Generic[Item, Answer]):
         Raises:
             Unavailable: the item waited too long, or was expected to; it was not run.
         """
-        self.admit()
         loop = asyncio.get_running_loop()
         now = loop.time()
+        self._admit(now)
         answer: asyncio.Future[Answer] = loop.create_future()
         size = self._size(item)
         traces = tracing.active
@@ -189,7 +189,10 @@ class Coalescer(Generic[Item, Answer]):
 
     def admit(self) -> None:
         """Raise ``Unavailable`` if an item that arrives now is expected to wait too long."""
-        wait = self.expected_wait(asyncio.get_running_loop().time())
+        self._admit(asyncio.get_running_loop().time())
+
+    def _admit(self, now: float) -> None:
+        wait = self.expected_wait(now)
         if wait > self._patience or len(self._waiting) >= self._queue:
             raise Unavailable.overloaded(wait)
 

@@ -452,15 +452,15 @@ class Endpoint:
         self, request: web.Request, answer: Any, request_id: str, institution: str | None = None
     ) -> web.Response:
         """Return the response to an answer of the handler, or to an error."""
-        if isinstance(answer, DomainError):
-            return problem_response(answer, instance=request.rel_url.raw_path, request_id=request_id)
-        if isinstance(answer, web.Response):
-            answer.headers["X-Request-Id"] = request_id
-            return answer
         status, headers = self.statuses[0], {"X-Request-Id": request_id}
         if isinstance(answer, Reply):
             headers.update(answer.headers)
             status, answer = answer.status, answer.body
+        elif isinstance(answer, DomainError):
+            return problem_response(answer, instance=request.rel_url.raw_path, request_id=request_id)
+        elif isinstance(answer, web.Response):
+            answer.headers["X-Request-Id"] = request_id
+            return answer
         if self.answer is None:
             return web.Response(status=status, headers=headers)
         headers["Content-Type"] = "application/json"

@@ -47,13 +47,13 @@ class Turnstile:
         Raises, also when awaited:
             Unavailable: the request would wait too long.
         """
-        loop = asyncio.get_running_loop()
         if not self._turning:
             self._turning = True
-            loop.call_soon(self._turn)
+            asyncio.get_running_loop().call_soon(self._turn)
         if self._remaining:
             self._remaining -= 1
             return None
+        loop = asyncio.get_running_loop()
         now = loop.time()
         queue = self._waiting.setdefault(institution, deque())
         if queue and self._refusals and (waited := now - queue[0][0]) > self._patience:
