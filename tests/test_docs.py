@@ -27,7 +27,7 @@ from pytest_aiohttp import AiohttpClient
 from service import metrics
 from service.__main__ import main
 from service.api.bulk import BULK_ITEMS, BULK_PAIRS, BulkRequest
-from service.api.enrollments import EnrollmentRequest
+from service.api.enrollment_types import EnrollmentRequest
 from service.api.events import EventsQuery
 from service.api.feed import Cursor, encode
 from service.api.fields import FIELD_CODES

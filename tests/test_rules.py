@@ -13,7 +13,9 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from service.api import enrollments
+from service.api.enrollment_types import Blocker
+from service.api.enrollment_types import Refusal as RefusalAnswer
+from service.api.enrollments import refusal_of
 from service.api.overrides import OverridableRule
 from service.registrar.application import (
     NO_CODE_SETS,
@@ -248,12 +250,12 @@ def test_the_api_documents_every_parameter_of_every_rule_and_events_leave_out_th
     # If this fails for a new rule, let ``applications`` trigger it.
     with pytest.raises(StopIteration):
         collect()
-    public = set(get_type_hints(enrollments.Blocker)) - {"code"}
-    private = set(get_type_hints(enrollments.Refusal)) - set(get_type_hints(enrollments.Blocker)) - {"detail"}
+    public = set(get_type_hints(Blocker)) - {"code"}
+    private = set(get_type_hints(RefusalAnswer)) - set(get_type_hints(Blocker)) - {"detail"}
     for code, refusal in found.items():
         assert refusal.public.keys() <= public, code
         assert refusal.private.keys() <= private, code
-        shown = TypeAdapter(enrollments.Refusal).dump_python(enrollments.refusal_of(refusal))
+        shown = TypeAdapter(RefusalAnswer).dump_python(refusal_of(refusal))
         assert refusal.params.keys() <= shown.keys(), code
     rows = re.findall(r"^\| `(\w+)` \|.*\|([^|]*)\|$", (ROOT / "docs/rules.md").read_text(), re.MULTILINE)
     documented = {code: set(re.findall(r"`(\w+)`", params)) for code, params in rows}

@@ -13,7 +13,7 @@ from typing_extensions import TypeAliasType
 from service.api import courses, students
 from service.api.answers import Id, Version
 from service.api.courses import CourseReplacement
-from service.api.enrollments import (
+from service.api.enrollment_types import (
     AddedIds,
     CompletionRequest,
     CourseIds,
@@ -23,10 +23,8 @@ from service.api.enrollments import (
     MovedCourse,
     OnFullField,
     check_swap,
-    created,
-    moved_course_of,
-    write_enrollments,
 )
+from service.api.enrollments import created, moved_course_of, write_enrollments
 from service.api.fields import ExternalId, IdInBody, Input, Name
 from service.api.keys import DATABASE, REGISTRAR, origin_of, submit
 from service.api.students import StudentReplacement

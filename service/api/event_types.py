@@ -13,7 +13,7 @@ from typing_extensions import TypeAliasType, TypedDict
 
 from service.api.answers import CourseId, StudentId, TermId, Version
 from service.api.courses import Meeting, NamedCourseStatus, RequirementGroup
-from service.api.enrollments import Blocker, NamedStatus
+from service.api.enrollment_types import Blocker, NamedStatus
 from service.api.fields import CreditLimit, Credits
 from service.api.holds import Blocked
 from service.api.overrides import OverridableRule

@@ -8,7 +8,8 @@ from pydantic import Field, TypeAdapter
 
 from service.api.answers import TermId
 from service.api.courses import Course, course_of
-from service.api.enrollments import ACTIVE, StudentCourse, Sum, explained
+from service.api.enrollment_types import ACTIVE, StudentCourse, Sum
+from service.api.enrollments import explained
 from service.api.fields import IdInPath
 from service.api.holds import Hold, hold_of
 from service.api.keys import DATABASE

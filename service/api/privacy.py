@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, TypeAlias
 from pydantic import Field, TypeAdapter
 
 from service.api.answers import CourseId, StudentId
-from service.api.enrollments import Blocker, NamedStatus
+from service.api.enrollment_types import Blocker, NamedStatus
 from service.api.event_types import Event
 from service.api.feed import text, write_event
 from service.api.fields import IdInPath, Input, Name

@@ -8,7 +8,8 @@ from typing import Annotated, Final, NotRequired
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.api.answers import CourseId, Id, StudentId
-from service.api.enrollments import Reason, RefusalCode, Sum, explain
+from service.api.enrollment_types import Reason, RefusalCode, Sum
+from service.api.enrollments import explain
 from service.api.feed import text
 from service.api.fields import IdInPath, IdInQuery
 from service.api.keys import DATABASE

@@ -13,7 +13,7 @@ import uvloop
 from aiohttp import web
 
 from service import logs
-from service.api.enrollments import DryRun, EnrollmentRequest, StudentCoursesQuery
+from service.api.enrollment_types import DryRun, EnrollmentRequest, StudentCoursesQuery
 from service.api.fields import IdInPath
 from service.app import make_runner, set_up
 from service.settings import Settings
