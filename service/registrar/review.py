@@ -12,9 +12,10 @@ from service.registrar.ledger import Ledger
 from service.registrar.load import load, open_ledger
 from service.registrar.lost_requirements import lost_requirements
 from service.registrar.needs import Needs, NotLoaded
+from service.registrar.partners import find_together
+from service.registrar.promotions import judge_waitlisted
 from service.registrar.reserved import is_only_reserved
 from service.registrar.seats import has_free_seat
-from service.registrar.waitlist import find_together, judge_waitlisted
 from sql import NEVER, Connection
 from sql.check import find_lifted
 from sql.enrollments import Enrollment

@@ -6,22 +6,19 @@ the course, its term, or the time. That change makes the row unjudged again. So 
 free seat, and each of them is seated or becomes blocked: constant work for each, once.
 """
 
-import json
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 from service.errors import PromotionsPending
 from service.registrar import reserved, rules, seats
-from service.registrar.application import NO_SCALE, Application, Course, Partner, Refusal
+from service.registrar.application import Course, Refusal
 from service.registrar.changes import Change, Origin
 from service.registrar.ledger import Ledger
 from service.registrar.lost_requirements import lost_requirements
-from service.registrar.moves import judge_drop, lift, move, swap_drops_of, use
+from service.registrar.moves import lift, move, use
 from service.registrar.needs import Needs, NotLoaded, Relaxed
-from sql import NEVER
+from service.registrar.partners import pair, seat_partners
+from service.registrar.promotions import block, judge_waitlisted, seat_waitlisted
 from sql.enrollments import Enrollment, Pair
-from sql.overrides import Override
 
 
 def settle(ledger: Ledger) -> None:
@@ -40,7 +37,7 @@ def settle(ledger: Ledger) -> None:
             continue
         course_id = ledger.first_promotable()
         if course_id is None:
-            if not _seat_partners(ledger):
+            if not seat_partners(ledger):
                 return
         elif not _judge_next(ledger, course_id):
             for paired_id, origin in ledger.paired.items():
@@ -162,15 +159,15 @@ def _judge_next(ledger: Ledger, course_id: int) -> bool:
     if course is None or row is None:
         ledger.promotable.put(course_id, None)
         if course is not None and course_id not in ledger.settled:
-            _pair(ledger, course, origin)
+            pair(ledger, course, origin)
         return True
     if ledger.promotions_left <= 0:
         return False
     refusals, used, drops = judge_waitlisted(ledger, course, row)
     if refusals:
-        _block(ledger, row, refusals, origin)
+        block(ledger, row, refusals, origin)
     else:
-        _seat(ledger, row, used, drops, origin)
+        seat_waitlisted(ledger, row, used, drops, origin)
         ledger.promoted += 1
     if refusals and all(refusal.code == "corequisite_missing" for refusal in refusals):
         ledger.settled.discard(course_id)
@@ -195,180 +192,6 @@ def _next_candidate(ledger: Ledger, course: Course) -> Enrollment | None:
     if (closed := rules.promotion_rule(term, ledger.now)) is not None:
         obstacles.append(closed)
     return ledger.next_override_holder(course.id, obstacles) if obstacles else ledger.next_unjudged(course.id)
-
-
-def judge_waitlisted(
-    ledger: Ledger, course: Course, row: Enrollment, together: Sequence[Course] = ()
-) -> tuple[tuple[Refusal, ...], tuple[Override, ...], list[Enrollment]]:
-    """Judge a waitlisted student as if the drops of the swap were made, and the other courses ``together`` were granted.
-
-    Returns the refusals that remain, the overrides that the seat would use, and the rows that it would drop.
-    """
-    drops = []
-    for dropped_id in swap_drops_of(row):
-        dropped = ledger.enrollment(row.student_id, dropped_id)
-        if dropped is not None and dropped.status in seats.ACTIVE:
-            drops.append(dropped)
-    leaving = [dropped.course_id for dropped in drops]
-    refusals = tuple([refusal for dropped in drops for refusal in judge_drop(ledger, dropped, leaving)[1]])
-    term, groups = ledger.term(course.term_id), ledger.groups(course.id)
-    application = Application(
-        now=ledger.now,
-        course_id=course.id,
-        course=course,
-        history=ledger.history(row.student_id, {course.id, *leaving}),
-        term=term,
-        ends_at=ledger.end_of(term),
-        parent=None if term is None or term.parent_id is None else ledger.term(term.parent_id),
-        seat="seat",
-        groups=groups,
-        excluders=ledger.excluders(course),
-        code_sets=ledger.code_sets,
-        scale=ledger.scale_for(groups) if groups else NO_SCALE,
-        reserved=reserved.keeping(ledger, row.student_id, course),
-        promotes=True,
-    )
-    if together:
-        granted = [(each, ledger.term(each.term_id)) for each in (course, *together)]
-        requested: dict[str, list[Partner]] = {}
-        for held in granted:
-            requested.setdefault(ledger.code_sets.key(held[0].code), []).append(Partner(*held))
-        application = application._replace(requested=requested, requested_seats=tuple(granted[1:]))
-    found = rules.judge(application)
-    if not seats.has_free_seat(course):
-        found += tuple(rules.course_full(application._replace(seat="none")))
-    remaining, used = lift(found, ledger.overrides_of(row.student_id, course.id))
-    return refusals + remaining, used, drops
-
-
-def _seat(ledger: Ledger, row: Enrollment, used: tuple[Override, ...], drops: list[Enrollment], origin: Origin) -> None:
-    # The drops are made here: clear them first, so that each move updates only the student's other swaps.
-    ledger.put_enrollment(row._replace(swap_drops=None))
-    leaving = [dropped.course_id for dropped in drops]
-    for dropped in drops:
-        status, _, lifted = judge_drop(ledger, dropped, leaving)
-        use(ledger, lifted, origin)
-        move(ledger, row.student_id, dropped.course_id, status, origin)
-    override_id = use(ledger, used, origin)
-    move(ledger, row.student_id, row.course_id, "enrolled", origin, event="promoted", override_id=override_id)
-
-
-def _block(ledger: Ledger, row: Enrollment, refusals: tuple[Refusal, ...], origin: Origin) -> None:
-    """Mark a student as blocked, and append an event with the reasons if they have changed."""
-    reasons = [{"code": refusal.code, **refusal.public} for refusal in refusals]
-    text = json.dumps(reasons, ensure_ascii=False, separators=(",", ":"))
-    ledger.put_enrollment(row._replace(blocked_reasons=text, recheck_at=rules.recheck_of(refusals) or NEVER))
-    if text == row.blocked_reasons:
-        return
-    ledger.append_event(
-        "enrollment.skipped",
-        origin,
-        student_id=row.student_id,
-        course_id=row.course_id,
-        before={"status": "waitlisted"},
-        after={"status": "waitlisted", "blocked_by": reasons},
-    )
-
-
-MAX_TOGETHER = 8
-"""Most courses in which one student gets seats together: more corequisites of corequisites than any catalogue has."""
-
-
-def _pair(ledger: Ledger, course: Course, origin: Origin) -> None:
-    """Have the students of a course with a seat left judged together with their places for its corequisites."""
-    if not course.waitlisted or all(group.kind != "co" for group in ledger.groups(course.id)):
-        return
-    if ledger.paired.get(course.id) is None and (seats.has_free_seat(course) or ledger.has_override_holders(course.id)):
-        ledger.paired.put(course.id, origin)
-        ledger.partner_places = None
-
-
-def _seat_partners(ledger: Ledger) -> bool:
-    """Seat the next student who gets seats in several courses together; return False if there is none.
-
-    If the transaction has promoted enough students, the next one becomes unjudged: so the next transaction continues.
-    """
-    paired = dict(ledger.paired.items())
-    while paired:
-        found = ledger.partner_places
-        if found is None or not (found.places or found.complete):
-            raise NotLoaded(Needs(partners_of={*paired}))
-        if not found.places:
-            break
-        course_id, _, student_id = found.places[0]
-        row, course = ledger.enrollment(student_id, course_id), ledger.course(course_id)
-        origin = paired.get(course_id) or next(iter(paired.values()))
-        together = None
-        is_blocked = row is not None and row.status == "waitlisted" and row.recheck_at is not None
-        if row is not None and course is not None and is_blocked and _may_give_seat(ledger, student_id, course):
-            together = find_together(ledger, row)
-        if together is not None and ledger.promotions_left <= 0 and ledger.seated_together:
-            ledger.put_enrollment(together[0]._replace(recheck_at=None))
-            ledger.mark_promotable(course_id, origin)
-            break
-        seated = together is not None and _seat_together(ledger, together, origin)
-        found.places.popleft()
-        if seated:
-            ledger.seated_together = True
-            return True
-    for course_id in paired:
-        ledger.paired.put(course_id, None)
-    ledger.partner_places = None
-    ledger.commit()
-    return False
-
-
-def _may_give_seat(ledger: Ledger, student_id: int, course: Course) -> bool:
-    """Return whether a course has a seat for a student, as far as can be seen without judging the student."""
-    return seats.has_free_seat(course) or "course_full" in ledger.overrides_of(student_id, course.id)
-
-
-def find_together(ledger: Ledger, *chosen: Enrollment) -> tuple[Enrollment, ...] | None:
-    """Return waitlist places of a student, ``chosen`` and more, for all of which the student can get a seat at once.
-
-    Each missing corequisite adds one of the places that serve as it, the first that leads to such a set. Return None if
-    there is no such set.
-    """
-    lacking: tuple[Course, Refusal] | None = None
-    courses = [course for row in chosen if (course := ledger.course(row.course_id)) is not None]
-    for row, course in zip(chosen, courses, strict=True):
-        others = [each for each in courses if each is not course]
-        for refusal in judge_waitlisted(ledger, course, row, others)[0]:
-            if refusal.code != "corequisite_missing":
-                return None
-            lacking = lacking or (course, refusal)
-    if lacking is None:
-        return chosen
-    if len(chosen) == MAX_TOGETHER:
-        return None
-    course, refusal = lacking
-    keys, term = ledger.code_sets.keys(cast(list[str], refusal.public["any_of"])), ledger.term(course.term_id)
-    for place in ledger.places_of(chosen[0].student_id):
-        other = ledger.course(place.course_id)
-        if other is None or other in courses or ledger.code_sets.key(other.code) not in keys:
-            continue
-        if rules.terms_overlap(term, ledger.term(other.term_id)) and (found := find_together(ledger, *chosen, place)):
-            return found
-    return None
-
-
-def _seat_together(ledger: Ledger, places: Sequence[Enrollment], origin: Origin) -> bool:
-    """Seat a student in several courses; return False, and change nothing, if the drops of their swaps prevent it."""
-    student_id = places[0].student_id
-    for number, place in enumerate(places):
-        row, course = ledger.enrollment(student_id, place.course_id), ledger.course(place.course_id)
-        others = [each for later in places[number + 1 :] if (each := ledger.course(later.course_id)) is not None]
-        if row is None or course is None or row.status != "waitlisted":
-            ledger.rollback()
-            return False
-        refusals, used, drops = judge_waitlisted(ledger, course, row, others)
-        if refusals:
-            ledger.rollback()
-            return False
-        _seat(ledger, row, used, drops, origin)
-    ledger.promoted += len(places)
-    ledger.promotions_left -= len(places)
-    return True
 
 
 @dataclass(frozen=True, slots=True)
