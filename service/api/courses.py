@@ -54,7 +54,8 @@ from service.registrar.courses import COURSE, Cancel, Reopen, SetRequirements, r
 from service.registrar.load import groups_of
 from service.registrar.meetings import DAYS
 from service.registrar.resources import Create, Delete, Edit, Replace
-from service.web.endpoint import Call, ETags, Reply, endpoint
+from service.web.endpoint import Call, Reply, endpoint
+from service.web.etags import ETags
 from service.web.paging import (
     SCANNED_ROWS,
     Paging,

@@ -26,7 +26,8 @@ from service.errors import (
 from service.registrar import instructors as registrar
 from service.registrar.instructors import INSTRUCTOR, SetInstructors, Teacher, teachers_tag, teaching_of
 from service.registrar.resources import Create, Delete, Edit, Replace
-from service.web.endpoint import Call, ETags, Reply, endpoint
+from service.web.endpoint import Call, Reply, endpoint
+from service.web.etags import ETags
 from service.web.paging import Page, Paging, decode_cursor, list_name, page_of
 from service.web.validation import wrong
 from sql import course_instructors

@@ -12,7 +12,8 @@ from service.api.keys import DATABASE, REGISTRAR, origin_of
 from service.errors import CourseNotFound, PreconditionFailed, ReservationsAboveCapacity
 from service.registrar.application import Reservation, reservations_in
 from service.registrar.reservations import Reserved, SetReservations, reservations_tag
-from service.web.endpoint import Call, ETags, Reply, endpoint
+from service.web.endpoint import Call, Reply, endpoint
+from service.web.etags import ETags
 from service.web.validation import wrong
 from sql.courses import get_course, load_reserved_seats
 

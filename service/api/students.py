@@ -36,7 +36,8 @@ from service.registrar import students as registrar
 from service.registrar.changes import Origin
 from service.registrar.resources import Create, Delete, Edit, Replace
 from service.registrar.students import STUDENT
-from service.web.endpoint import Call, ETags, Reply, endpoint
+from service.web.endpoint import Call, Reply, endpoint
+from service.web.etags import ETags
 from service.web.paging import Page, Paging, decode_cursor, decode_keys, encode_cursor, list_name, page_of
 from sql import Connection
 from sql import students as sql

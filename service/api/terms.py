@@ -13,7 +13,8 @@ from service.api.read_only import ReadOnly, expecting, split
 from service.errors import CodeTaken, InUse, InvalidPart, PreconditionFailed, TermDates, TermNotFound, UnknownTerm
 from service.registrar.resources import Create, Delete, Edit
 from service.registrar.terms import TERM, TermFields
-from service.web.endpoint import Call, ETags, Reply, endpoint
+from service.web.endpoint import Call, Reply, endpoint
+from service.web.etags import ETags
 from service.web.paging import Page, Paging, decode_cursor, list_name, page_of
 from sql import terms as sql
 

@@ -26,7 +26,8 @@ from service.errors import (
     WebhookNotFound,
     WebhookUrlRefused,
 )
-from service.web.endpoint import Call, ETags, Reply, endpoint
+from service.web.endpoint import Call, Reply, endpoint
+from service.web.etags import ETags
 from service.web.openapi import Outgoing
 from service.web.paging import Page, Paging, decode_cursor, page_of
 from service.web.schema import COMPONENT, MEANING, named

@@ -11,12 +11,11 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
-from hashlib import blake2b
+from dataclasses import dataclass, field
+from functools import cached_property
 from random import getrandbits
 from types import ModuleType, NoneType, UnionType
-from typing import Any, Generic, Literal, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 from urllib.parse import unquote_to_bytes
 
 from aiohttp import HttpVersion11, hdrs, web
@@ -55,10 +54,11 @@ from service.web.auth import (
     Unauthenticated,
 )
 from service.web.body import BODY_MEMBERS, BULK_MEMBERS, check_members, read_json
+from service.web.etags import HEADERS, conditional, put_on_tags, read_etags, tag_of, take_off_tags
 from service.web.idempotency import IdempotencyKey, fingerprint_of, read_key
-from service.web.negotiation import CODED, compress, note_coding, takes_gzip
+from service.web.negotiation import compress
 from service.web.origins import HostNotAllowed, OriginNotAllowed, Origins
-from service.web.paging import Page, WrittenPage
+from service.web.paging import PAGES, Page, WrittenPage
 from service.web.problems import (
     BadJson,
     BodyTooLarge,
@@ -129,16 +129,11 @@ CODES: web.ResponseKey[tuple[str, ...]] = web.ResponseKey("codes", tuple)
 
 Answer = TypeVar("Answer")
 Key = TypeVar("Key")
-ETags: TypeAlias = frozenset[str] | None
-"""The versions that a precondition header names; ``*`` is any version. A weak tag of If-Match keeps its form, such as
-``W/"3"``. None without the header."""
-
 NO_SERVICES: Services = {}
 MAX_DIGITS = 19
 FIRST_ERROR = 400
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 ASCII_ACTOR = re.compile(r"[!-~](?:[ -~]{0,198}[!-~])?")
-ETAG = re.compile(r'(?:W/)?"[!#-~]*"')
 MEDIA_TYPES = {
     "PATCH": ("application/merge-patch+json", "application/json"),
 }
@@ -370,7 +365,7 @@ class Endpoint:
         if isinstance(answer, web.StreamResponse) and not isinstance(answer, web.Response):
             return answer
         response = self.respond(request, answer, request_id, caller.institution)
-        return response if writes else _conditional(request, response)
+        return response if writes else conditional(request, response)
 
     async def _arguments(self, request: web.Request, caller: Caller) -> dict[str, Any]:
         """Return the arguments of the handler, validated.
@@ -392,9 +387,9 @@ class Endpoint:
         elif has_query and self.parses and self is not unrouted:
             _query(_NoQuery, request)
         for name in self.headers:
-            arguments[name] = _etags(request, name)
+            arguments[name] = read_etags(request, name)
         if caller.institution is not None:
-            _take_off_tags(arguments, self.headers, tag_of(caller.institution))
+            take_off_tags(arguments, self.headers, tag_of(caller.institution))
         if self.body is not None:
             arguments["body"] = await self._body(request)
         elif request.body_exists and self is not unrouted and "Content-Encoding" in request.headers:
@@ -468,7 +463,7 @@ class Endpoint:
         if version is not None:
             headers["ETag"] = getattr(answer, "etag", None) or f'"{version}"'
         if institution is not None:
-            answer = _put_on_tags(answer, headers, tag_of(institution))
+            answer = put_on_tags(answer, headers, tag_of(institution))
         if isinstance(answer, PAGES) and answer.next is not None:
             url = request.rel_url.update_query(cursor=answer.next)
             headers["Link"] = f'<{url}>; rel="next"'
@@ -607,11 +602,8 @@ def _unwrapped(returns: Any) -> tuple[Any, bool]:
     return returns, streams
 
 
-PAGES = (Page, WrittenPage)
-WRITTEN = (Written, WrittenPage)
-"""Tuples: to write a union of types takes as long as the check by it."""
-
-HEADERS = {"if_match": "If-Match", "if_none_match": "If-None-Match"}
+WRITTEN: Final = (Written, WrittenPage)
+"""A tuple: to write a union of types takes as long as the check by it."""
 
 
 def endpoints_of(*modules: ModuleType) -> list[Endpoint]:
@@ -762,83 +754,3 @@ def _query(model: type[BaseModel], request: web.Request) -> BaseModel:
         return model.model_validate_strings(dict(values))
     except ValidationError as error:
         raise refused(error, model, parameters=True) from error
-
-
-def _etags(request: web.Request, name: str) -> ETags:
-    """Read If-Match or If-None-Match: a list of entity tags or ``*`` (RFC 9110 section 13.1).
-
-    If-None-Match compares weakly: a weak tag names the same version as a strong tag. If-Match compares strongly: a weak
-    tag keeps its ``W/`` prefix, and therefore equals no version. The tag of a compressed answer names the same version.
-    """
-    lines = request.headers.getall(HEADERS[name], None)
-    if lines is None:
-        return None
-    text = ", ".join(lines).strip()
-    if text == "*":
-        return frozenset("*")
-    tags = [tag.strip() for tag in text.split(",")]
-    if not all(ETAG.fullmatch(tag) for tag in tags):
-        sentence = f'{HEADERS[name]} must be a list of entity tags such as "3", or *.'
-        raise invalid([Detail("invalid_etag", sentence, parameter=HEADERS[name])])
-    if name == "if_none_match":
-        tags = [tag.removeprefix("W/") for tag in tags]
-    return frozenset(tag if tag.startswith("W/") else tag[1:-1].removesuffix(CODED) for tag in tags)
-
-
-@lru_cache(maxsize=1024)
-def tag_of(institution: str) -> str:
-    """Return the tag that cursors and ETags of an institution carry, so that they are worthless in another."""
-    return blake2b(institution.encode(), digest_size=4).hexdigest()
-
-
-def _put_on_tags(answer: Any, headers: dict[str, str], tag: str) -> Any:
-    """Tag the ETag in ``headers``, and return the answer with its cursor tagged."""
-    if "ETag" in headers:
-        headers["ETag"] = f'{headers["ETag"][:-1]}.{tag}"'
-    if isinstance(answer, PAGES) and answer.next is not None:
-        return replace(answer, next=f"{tag}.{answer.next}")
-    return answer
-
-
-def _take_off_tags(arguments: dict[str, Any], headers: tuple[str, ...], tag: str) -> None:
-    """Take the tags off the cursor and the entity tags of a request; an ETag with another tag equals no version.
-
-    Raises:
-        Invalid: the cursor belongs to another institution.
-    """
-    query = arguments.get("query")
-    cursor = getattr(query, "cursor", None)
-    if isinstance(query, BaseModel) and cursor is not None:
-        own, _, cursor = cursor.partition(".")
-        arguments["query"] = query.model_copy(update={"cursor": cursor if own == tag else "another institution's"})
-    for name in headers:
-        if arguments[name] is not None:
-            arguments[name] = frozenset(
-                each.removesuffix(f".{tag}")
-                if each.endswith(f".{tag}")
-                else each
-                if each == "*" or each.startswith("W/")
-                else f"{each}.{tag}"
-                for each in arguments[name]
-            )
-
-
-def _conditional(request: web.Request, response: web.Response) -> web.Response:
-    """Apply the preconditions of a read to its response (RFC 9110 section 13.2.2)."""
-    if "If-Match" not in request.headers and "If-None-Match" not in request.headers:
-        return response
-    if_match, if_none_match = _etags(request, "if_match"), _etags(request, "if_none_match")
-    etag = response.headers.get("ETag")
-    if if_match is not None:
-        # The comparison is strong, and a weak ETag therefore only matches "*".
-        strong = {"*"} if etag is None or etag.startswith("W/") else {"*", etag.strip('"')}
-        if not if_match & strong:
-            has = f"has the ETag {etag}" if etag is not None else "has no ETag"
-            raise PreconditionFailed.of_if_match(f"The resource {has}, which If-Match does not name.", if_match)
-    found = {"*"} if etag is None else {"*", etag.removeprefix("W/").strip('"')}
-    if if_none_match is None or not if_none_match & found:
-        return response
-    if takes_gzip(request, response):
-        note_coding(response)
-    kept = {name: response.headers[name] for name in ("ETag", "Vary", "X-Request-Id") if name in response.headers}
-    return web.Response(status=304, headers=kept)

@@ -15,7 +15,8 @@ from pydantic import Field, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
 from service.errors import DomainError
-from service.web.endpoint import HEADERS, Call, Endpoint, Reply, endpoint
+from service.web.endpoint import Call, Endpoint, Reply, endpoint
+from service.web.etags import HEADERS
 from service.web.idempotency import KEY_PATTERN
 from service.web.paging import Page
 from service.web.problems import PROBLEM_JSON, InternalError, NoSuchPath, Problem, ProblemCode, type_of

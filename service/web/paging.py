@@ -64,6 +64,10 @@ class WrittenPage(Generic[Item]):
         return f'{{"items":{self.items},"next":{next_page}}}'.encode()
 
 
+PAGES: Final = (Page, WrittenPage)
+"""Both forms of a page."""
+
+
 def list_name(name: str, query: Paging) -> str:
     """Return the name of a list with its filters and its sort, to which its cursors belong."""
     filters = [(field, value) for field, value in query if field not in {"limit", "cursor"} and value is not None]
