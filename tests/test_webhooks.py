@@ -29,7 +29,7 @@ from sql import Connection
 from sql.feed import GET_EPOCH, LIST_EVENTS
 from tests.campus import call, create, new_student, problem, read, served, student_fields
 from tests.conftest import Client
-from tests.receiver import Receiver, receiving
+from tests.receiver import Receiver, certificate_of, receiving
 from tests.test_clients import FILES, needs_npm, run
 from tests.test_institutions import many, new_school, registry_of  # noqa: F401 - fixtures
 
@@ -643,6 +643,19 @@ async def test_no_connection_is_made_to_an_address_that_is_not_public_whatever_a
     listed = await sender.send(f"http://listed.example:{port}/", ["whsec_AAAA"], "evt_1", b"{}")
     await sender.close()
     assert (listed.status, listed.error, len(receiver.messages)) == (200, None, 1)
+
+
+async def test_no_message_is_sent_to_a_server_whose_certificate_nobody_vouches_for(
+    settings: Settings, receiver: Receiver, tmp_path: Path
+) -> None:
+    sender = Sender(settings)
+    async with receiving(certificate_of("127.0.0.1", tmp_path)) as unknown:
+        refused = await sender.send(unknown.url, ["whsec_AAAA"], "evt_1", b"{}")
+    without_tls = await sender.send(receiver.url.replace("http:", "https:"), ["whsec_AAAA"], "evt_1", b"{}")
+    await sender.close()
+
+    assert (refused.status, refused.error, unknown.messages) == (None, "certificate_refused", [])
+    assert (without_tls.status, without_tls.error, receiver.messages) == (None, "certificate_refused", [])
 
 
 @pytest.mark.parametrize(
