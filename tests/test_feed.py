@@ -17,7 +17,17 @@ from pytest_aiohttp import AiohttpClient
 
 from service.__main__ import parse
 from service.api.events import LONG_POLL_SECONDS, POLLER
-from service.api.feed import READERS_PER_TURN, Cursor, Poller, cursor_after, decode, encode
+from service.api.feed import (
+    EXTRACTS_PER_TURN,
+    READERS_PER_TURN,
+    Cursor,
+    Extract,
+    News,
+    Poller,
+    cursor_after,
+    decode,
+    encode,
+)
 from service.api.keys import POOL
 from service.database import Database
 from service.errors import Unavailable
@@ -367,6 +377,30 @@ async def test_a_limited_number_of_readers_are_answered_in_each_turn_of_the_loop
             answered.append(sum(wait.done() for wait in waits))
 
     assert max(later - earlier for earlier, later in pairwise(answered)) <= READERS_PER_TURN
+
+
+async def test_the_poller_chooses_events_for_a_limited_number_of_readers_in_each_turn_of_the_loop(
+    settings: Settings, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = [0]
+    extract = News.extract
+
+    def counted(news: News, *arguments: Any) -> Extract:
+        chosen[-1] += 1
+        return extract(news, *arguments)
+
+    monkeypatch.setattr(News, "extract", counted)
+    count = 5 * EXTRACTS_PER_TURN
+    async with polling(settings, interval=0.01) as (poller, _, cursor):
+        waits = [asyncio.create_task(poller.wait(cursor, 100, LONG_POLL_SECONDS)) for _ in range(count)]
+        await asyncio.sleep(0.1)
+        await connection.execute(NEW_EVENTS, 1, 1)
+        while sum(chosen) < count:
+            await asyncio.sleep(0)
+            chosen.append(0)
+        await asyncio.wait(waits)
+
+    assert max(chosen) <= EXTRACTS_PER_TURN
 
 
 async def test_a_reader_who_returns_with_the_newest_cursor_waits_without_a_query(

@@ -9,7 +9,7 @@ import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
 from typing import Any, Final
@@ -32,6 +32,9 @@ TURN_SECONDS = 0.0005
 
 With 4 readers and 0.5 ms, 1,000 readers were answered in 340 ms, and the p99 of other requests doubled. With 2 readers and
 1 ms it took 660 ms; without pauses it took 230 ms, and the p99 of other requests was six times as long."""
+
+EXTRACTS_PER_TURN: Final = 128
+"""Readers for whom the poller chooses events before other requests have a turn: half a millisecond."""
 
 SCANNED_EVENTS: Final = 10_000
 """The events that a read with a filter examines, in about 10 ms. If hardly any matches, the reader continues after them."""
@@ -311,11 +314,12 @@ class Reader:
     answer: asyncio.Future[Extract]
     since: float
     """When it began to wait, by the loop's clock."""
+    examined: int = field(init=False)
+    """How many events the poller reads for it: a filter leaves few of them."""
 
-    @property
-    def examined(self) -> int:
-        """How many events the poller reads for it: a filter leaves few of them."""
-        return self.limit if self.chosen == EVERYTHING else max(self.limit, POLLED_EVENTS)
+    def __post_init__(self) -> None:
+        """Set the number of events: a tick compares those of all readers."""
+        self.examined = self.limit if self.chosen == EVERYTHING else max(self.limit, POLLED_EVENTS)
 
 
 class Poller:
@@ -428,14 +432,16 @@ class Poller:
                     for reader in readers:
                         self._answer(reader, CursorExpired())
                     continue
-                if news.entries and self._hand_over(news, readers) and news.next.position < newest.position:
+                if news.entries and await self._hand_over(news, readers) and news.next.position < newest.position:
                     due.append(news.next)
         return newest
 
-    def _hand_over(self, news: News, readers: Sequence[Reader]) -> bool:
+    async def _hand_over(self, news: News, readers: Sequence[Reader]) -> bool:
         """Answer the readers who want some of the news; return whether there are others, who wait on after the news."""
         is_waited_for = False
-        for reader in readers:
+        for number, reader in enumerate(readers, start=1):
+            if not number % EXTRACTS_PER_TURN:
+                await asyncio.sleep(0)
             extract = news.extract(reader.limit, reader.chosen)
             if extract.entries:
                 self._answer(reader, extract)
