@@ -4,6 +4,7 @@ With ``TEST_DATABASE_URL`` naming a database with the extension Citus, each test
 """
 
 import asyncio
+import gc
 import os
 import secrets
 import shutil
@@ -117,6 +118,12 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest test, which would otherwise run alone at the end."""
     items.sort(key=lambda item: item.path.name != "test_schemathesis.py")
+
+
+def pytest_collection_finish() -> None:
+    """Keep garbage collections from searching what was imported and collected, which took a tenth of the time of a test."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
