@@ -27,6 +27,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient
 
 from service import grants
+from service.arrays import register_arrays
 from service.embedded import embedded_server
 from service.migrate import REGISTRY_MIGRATIONS, migrate
 from service.settings import ServiceRole, Settings
@@ -409,6 +410,8 @@ def settings(service_url: str, database_url: str, defaults: Settings, tmp_path: 
 async def connection(database_url: str) -> AsyncIterator[Connection]:
     """Yield a connection to the test's database, to see what the service wrote."""
     connection = await asyncpg.connect(database_url)
+    # As the service does: asyncpg looks up the types of arrays otherwise, which takes longer than most tests' statements.
+    register_arrays(connection)
     try:
         yield connection
     finally:
