@@ -1,4 +1,4 @@
-"""A real PostgreSQL for every test: one server for each run, one migrated template, and a copy of it for each test.
+"""A real PostgreSQL for every test: one server for each run, one migrated template, and an empty copy of it for each test.
 
 With ``TEST_DATABASE_URL`` naming a database with the extension Citus, each test gets a distributed schema in it instead.
 """
