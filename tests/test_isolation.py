@@ -1,0 +1,91 @@
+"""A database that a test left behind is as empty as a new one before the next test uses it."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.conftest import REUSED_BYTES, Server, copy, make_empty
+
+FILL = """
+    INSERT INTO students (given_name, family_name, email) VALUES ('Ada', 'Lovelace', 'ada@campus.example');
+    INSERT INTO courses (code, title) VALUES ('C1', 'Course');
+    INSERT INTO student_courses (student_id, course_id, status, joined_position, joined_at, updated_at)
+    VALUES (1, 1, 'waitlisted', 1, now(), now());
+    INSERT INTO registry.institutions (name, schema_name, display_name, time_zone, state, revision, created_at, changed_at, swept_at)
+    VALUES ('north', 'north', 'North', 'UTC', 'active', 1, now(), now(), now());
+    UPDATE registry.registry SET revision = 7;
+    UPDATE feed SET timeline = 3
+"""
+
+
+def rows(url: str) -> dict[str, Any]:
+    """Return the rows of every table without the epoch, which is random, and the last values of the sequences."""
+    with psycopg.connect(url) as connection:
+        tables = connection.execute(
+            "SELECT oid::regclass::text FROM pg_class WHERE relkind = 'r' AND oid >= 16384"
+        ).fetchall()
+        return {
+            "sequences": connection.execute("SELECT * FROM pg_sequences").fetchall(),
+            **{
+                table: connection.execute(
+                    f"SELECT to_jsonb({table.split('.')[-1]}) - 'epoch' FROM {table}".encode()
+                ).fetchall()
+                for (table,) in tables
+            },
+        }
+
+
+@pytest.fixture
+def copied(server: Server, admin: psycopg.Connection[Any]) -> Iterator[str]:
+    """Yield the name of a copy of the template."""
+    name = copy(server, admin, server.template)
+    yield name
+    admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+def test_an_emptied_database_has_the_rows_of_a_new_one(
+    server: Server, admin: psycopg.Connection[Any], copied: str
+) -> None:
+    new = rows(server.url_of(copied))
+    for _ in range(2):
+        with psycopg.connect(server.url_of(copied)) as connection:
+            connection.execute(FILL)
+        assert rows(server.url_of(copied)) != new
+        assert make_empty(server, admin, copied)
+        assert rows(server.url_of(copied)) == new
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TABLE a ()",
+        "CREATE TEMPORARY TABLE a ()",
+        "DROP INDEX students_email_key",
+        "ALTER TABLE students DISABLE TRIGGER ALL",
+        "GRANT SELECT ON students TO PUBLIC",
+        "TRUNCATE students CASCADE",
+        "DELETE FROM _yoyo_migration",
+        "ANALYZE feed",
+        "SELECT lo_create(0)",
+        "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET work_mem = ''1MB''', current_database()); END $$",
+        "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I CONNECTION LIMIT 0', current_database()); END $$",
+        f"INSERT INTO courses (code, title) SELECT n, 'T' FROM generate_series(1, {REUSED_BYTES} / 50) AS n",
+    ],
+)
+def test_a_database_with_other_changes_is_dropped(
+    server: Server, admin: psycopg.Connection[Any], copied: str, statement: str
+) -> None:
+    with psycopg.connect(server.url_of(copied)) as connection:
+        connection.execute(statement.encode())
+    assert not make_empty(server, admin, copied)
+    assert admin.execute("SELECT FROM pg_database WHERE datname = %s", [copied]).fetchone() is None
+
+
+def test_a_database_in_use_is_dropped(server: Server, admin: psycopg.Connection[Any], copied: str) -> None:
+    connection = psycopg.connect(server.url_of(copied))
+    assert not make_empty(server, admin, copied)
+    with pytest.raises(psycopg.OperationalError):
+        connection.execute("SELECT")
+    connection.close()
