@@ -375,13 +375,16 @@ CROSS JOIN LATERAL (
                         AND waitlisted.course_id = mine.course_id
                 )
             END AS swap_drops,
-            (
-                SELECT array_agg(waitlisted.course_id ORDER BY waitlisted.course_id)
-                FROM waitlisted
-                CROSS JOIN json_array_elements_text(waitlisted.swap_drops) AS dropped (course_id)
-                WHERE waitlisted.student_id = requested.student_id
-                    AND dropped.course_id::bigint = mine.course_id
-            ) AS swap_adds,
+            CASE
+                -- Almost nobody has a swap that waits. The count is made once, and not for each course.
+                WHEN (SELECT count(swap_drops) FROM waitlisted) > 0 THEN (
+                    SELECT array_agg(waitlisted.course_id ORDER BY waitlisted.course_id)
+                    FROM waitlisted
+                    CROSS JOIN json_array_elements_text(waitlisted.swap_drops) AS dropped (course_id)
+                    WHERE waitlisted.student_id = requested.student_id
+                        AND dropped.course_id::bigint = mine.course_id
+                )
+            END AS swap_adds,
             to_char(mine.joined_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS joined_at,
             mine.passed,
             mine.grade,
