@@ -7,6 +7,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import asyncpg
@@ -292,17 +293,18 @@ async def join_waitlist(client: Client, student: int, course: int) -> Answer:
     return await call(client, "POST", f"/students/{student}/enroll", body)
 
 
-async def let_holds_end(connection: Connection, ago: str = "0 seconds") -> None:
+async def let_holds_end(connection: Connection, ago: timedelta = timedelta()) -> None:
     """Move the end of every hold into the past, with the events and rechecks that such holds would have had."""
-    await connection.execute("UPDATE holds SET ends_at = now() - $1::text::interval", ago)
+    ends_at = await connection.fetchval("UPDATE holds SET ends_at = now() - $1::interval RETURNING ends_at", ago)
     await connection.execute(
         """
         UPDATE events
-        SET after = jsonb_set(after::jsonb, '{until}', to_jsonb(holds.ends_at))::json
+        SET after = jsonb_set(after::jsonb, '{until}', to_jsonb($1::timestamptz))::json
         FROM holds
         WHERE events.type = 'hold.placed'
             AND holds.id = (events.after ->> 'hold_id')::bigint
-        """
+        """,
+        ends_at,
     )
     await connection.execute(
         """
