@@ -267,7 +267,9 @@ def database_url(server: Server, request: pytest.FixtureRequest, monkeypatch: py
     if not server.citus:
         yield from clone(server, request.getfixturevalue("admin"), server.template)
         return
-    yield from citus_schema(server, request, monkeypatch)
+    for schema in citus_schema(server, request.session):
+        monkeypatch.setenv("DATABASE_SCHEMA", schema)
+        yield f"{server.url}?{urlencode({'options': f'-csearch_path={schema}'})}"
 
 
 @pytest.fixture
@@ -313,9 +315,9 @@ CITUS_DEFINITION = """
 """A digest of what the migrations made of a schema."""
 
 
-def citus_schema(server: Server, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Yield the URL of a migrated, empty schema, made from the schema of the last test if that test passed."""
-    stash = request.session.stash
+def citus_schema(server: Server, session: pytest.Session) -> Iterator[str]:
+    """Yield the name of a migrated, empty schema, made from the schema of the last test if that test passed."""
+    stash = session.stash
     with server.connect() as connection:
         schema = stash.get(CITUS_SCHEMA, None) or f"{server.run}_{secrets.token_hex(6)}"
         connection.execute("SET citus.enable_schema_based_sharding = on")
@@ -332,10 +334,9 @@ def citus_schema(server: Server, request: pytest.FixtureRequest, monkeypatch: py
             connection.execute(f"CREATE SCHEMA {schema}")
             migrate(server.url, schema=schema, timeout=10.0, role=ServiceRole(server.role))
         made = connection.execute(CITUS_DEFINITION).fetchone()
-        monkeypatch.setenv("DATABASE_SCHEMA", schema)
-        failed = request.session.testsfailed
-        yield f"{server.url}?{urlencode({'options': f'-csearch_path={schema}'})}"
-        if request.session.testsfailed == failed and connection.execute(CITUS_DEFINITION).fetchone() == made:
+        failed = session.testsfailed
+        yield schema
+        if session.testsfailed == failed and connection.execute(CITUS_DEFINITION).fetchone() == made:
             stash[CITUS_SCHEMA] = schema
         else:
             _drop(connection, server, schema)

@@ -528,6 +528,7 @@ async def test_the_receiver_of_the_document_stores_each_event_once(client: Clien
     assert [(position, json.loads(event)) for position, event in stored] == [(item["position"], item) for item in items]
 
 
+@pytest.mark.not_on_citus("the tests would share the registry")
 async def test_each_institution_has_webhooks_of_its_own_and_a_suspended_one_sends_nothing(
     aiohttp_client: AiohttpClient,
     many: Settings,  # noqa: F811
@@ -570,6 +571,7 @@ async def test_each_institution_has_webhooks_of_its_own_and_a_suspended_one_send
     await eventually(is_deleted, "the deletion of a lease that nobody needs")
 
 
+@pytest.mark.not_on_citus("the tests would share the registry")
 async def test_the_webhooks_of_an_adopted_schema_are_delivered(
     aiohttp_client: AiohttpClient,
     settings: Settings,
