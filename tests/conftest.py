@@ -151,6 +151,8 @@ def _started_server() -> Iterator[Server]:
     with ExitStack() as stack:
         url = os.environ.get("TEST_DATABASE_URL")
         if url:
+            # A connection that begins TLS as its test ends would outlive the loop of the test.
+            os.environ.setdefault("PGSSLMODE", "disable")
             server = Server(url, run, strategy="WAL_LOG", citus=_has_citus(url))
         else:
             folder = Path(tempfile.mkdtemp(prefix="enrollment-test-", dir=fast_folder()))

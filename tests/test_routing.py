@@ -422,8 +422,14 @@ async def test_a_constraint_of_a_shard_has_the_meaning_of_its_table(settings: Se
     pool = Pool(settings)
     error = asyncpg.UniqueViolationError()
     error.constraint_name = "api_keys_name_key_102035"
-
     assert isinstance(pool.domain_error(error), ApiKeyNameTaken)
+
+    named = asyncpg.UniqueViolationError('duplicate key value violates unique constraint "api_keys_name_key_102035"')
+    named.detail = "Key (name)=(students_email_key) already exists."
+    assert isinstance(pool.domain_error(named), ApiKeyNameTaken)
+    unknown = asyncpg.UniqueViolationError("duplicate key")
+    unknown.detail = named.detail
+    assert pool.domain_error(unknown) is unknown
 
 
 @pytest.fixture
