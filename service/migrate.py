@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +20,7 @@ from psycopg.conninfo import conninfo_to_dict
 from yoyo import read_migrations
 from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
 from yoyo.connections import DatabaseURI
-from yoyo.migrations import Migration, default_migration_table
+from yoyo.migrations import Migration, default_migration_table, read_sql_migration
 
 from service import clock, grants
 from service.errors import OperatorError
@@ -180,18 +181,20 @@ def migrate_to(
 def _roll_back(backend: "_Backend", schema: str, migrations: list[Migration], *, discard_data: bool) -> None:
     """Roll back migrations in one transaction, in this order."""
     connection: psycopg.Connection[Any] = backend.connection
-    scripts = [Path(each.path).with_suffix(".rollback.sql").read_bytes() for each in migrations]
+    # Each statement is sent alone: Citus sends the whole text of a change of a table to the node that holds it.
+    scripts = [read_sql_migration(str(Path(each.path).with_suffix(".rollback.sql")))[2] for each in migrations]
     with _migration_errors(migrations[-1]), connection.transaction():
         connection.execute(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'")
         before = _columns(connection, schema)
         with connection.transaction(force_rollback=True):
-            for script in scripts:
-                connection.execute(script)
+            for statement in chain.from_iterable(scripts):
+                connection.execute(statement)
             kept = _columns(connection, schema)
         if before - kept and not discard_data:
             _refuse_loss(connection, schema, migrations[-1], before - kept, {table for table, _ in kept})
         for migration, script in zip(migrations, scripts, strict=True):
-            connection.execute(script)
+            for statement in script:
+                connection.execute(statement)
             backend.log_migration(migration, "rollback")
             backend.unmark_one(migration, log=False)
     for migration in migrations:
@@ -346,7 +349,8 @@ def empty_schema(database_url: str, schema: str) -> None:
                     # A wait for a lock while others are held could end in a deadlock with a statement of a running service.
                     connection.execute(sql.SQL("LOCK TABLE {}, {} NOWAIT").format(feed, names))
                     connection.execute(sql.SQL("TRUNCATE {} RESTART IDENTITY").format(names))
-                    connection.execute(sql.SQL("UPDATE {} SET epoch = gen_random_uuid()").format(feed))
+                    # The value is made here, since Citus refuses a random function in an update.
+                    connection.execute(sql.SQL("UPDATE {} SET epoch = %s").format(feed), [uuid.uuid4()])
             except psycopg.errors.LockNotAvailable:
                 if time.monotonic() > deadline:
                     raise

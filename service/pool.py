@@ -464,9 +464,11 @@ class Pool:
     def domain_error(self, error: Exception) -> Exception:
         """Map a driver error to a domain error; return it unchanged if it indicates a bug."""
         if isinstance(error, asyncpg.IntegrityConstraintViolationError):
-            # On Citus, the name ends in the number of the shard.
-            name = re.sub(r"_[0-9]+$", "", getattr(error, "constraint_name", None) or "")
-            meaning = CONSTRAINTS.get(name)
+            # On Citus, only the message names the constraint, and the name ends in the number of the shard.
+            name = getattr(error, "constraint_name", None)
+            names = [name] if name else re.findall(r"\w+", str(error.args[0] if error.args else ""))
+            meanings = [CONSTRAINTS.get(re.sub(r"_[0-9]+$", "", each)) for each in names]
+            meaning = next(filter(None, meanings), None)
             return meaning() if meaning else error  # type: ignore[call-arg]
         # If the driver reports a closed connection, the cause of its error is the reason that the server gave.
         reason = error.__cause__ if isinstance(error.__cause__, asyncpg.PostgresError) else error

@@ -26,7 +26,7 @@ import uvloop
 from aiohttp import web
 from aiohttp.test_utils import TestClient
 
-from service import grants
+from service import clock, grants
 from service.arrays import register_arrays
 from service.embedded import embedded_server
 from service.migrate import REGISTRY_MIGRATIONS, migrate
@@ -192,6 +192,8 @@ def _started_server() -> Iterator[Server]:
     with ExitStack() as stack:
         url = os.environ.get("TEST_DATABASE_URL")
         if url:
+            # A connection that begins TLS as its test ends would outlive the loop of the test.
+            os.environ.setdefault("PGSSLMODE", "disable")
             server = Server(url, run, strategy="WAL_LOG", citus=_has_citus(url))
         else:
             folder = Path(tempfile.mkdtemp(prefix="enrollment-test-", dir=fast_folder()))
@@ -245,25 +247,30 @@ def _drop_abandoned(admin: psycopg.Connection[Any], server: Server) -> None:
 
 def _names(admin: psycopg.Connection[Any], server: Server, prefix: str) -> list[str]:
     find = "SELECT nspname FROM pg_namespace" if server.citus else "SELECT datname FROM pg_database"
-    return [name for (name,) in admin.execute(find).fetchall() if name.startswith(prefix)]
+    # The schema of the test clock begins like those of a run.
+    return [name for (name,) in admin.execute(find).fetchall() if name.startswith(prefix) and name != clock.SCHEMA]
 
 
 def _drop(admin: psycopg.Connection[Any], server: Server, name: str) -> None:
     if server.citus:
-        # As WITH (FORCE) does for a database: a test that failed may have left a session that holds a lock.
-        admin.execute(
-            """
-            SELECT pg_terminate_backend(pid)
-            FROM pg_stat_activity
-            WHERE datname = current_database()
-                AND pid <> pg_backend_pid()
-                AND backend_type = 'client backend'
-                AND application_name NOT LIKE 'citus%'
-            """
-        )
+        _end_sessions(admin)
         admin.execute(f"DROP SCHEMA IF EXISTS {name} CASCADE")
     else:
         admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+def _end_sessions(admin: psycopg.Connection[Any]) -> None:
+    """End all other sessions, as WITH (FORCE) does for a database: a test may have left one that holds a lock."""
+    admin.execute(
+        """
+        SELECT pg_terminate_backend(pid)
+        FROM pg_stat_activity
+        WHERE datname = current_database()
+            AND pid <> pg_backend_pid()
+            AND backend_type = 'client backend'
+            AND application_name NOT LIKE 'citus%'
+        """
+    )
 
 
 def _drop_run(server: Server) -> None:
@@ -321,16 +328,9 @@ def database_url(
         else:
             _drop(admin, server, name)
         return
-    schema = f"{server.run}_{secrets.token_hex(6)}"
-    monkeypatch.setenv("DATABASE_SCHEMA", schema)
-    with server.connect() as connection:
-        connection.execute("SET citus.enable_schema_based_sharding = on")
-        connection.execute(f"CREATE SCHEMA {schema}")
-        migrate(server.url, schema=schema, timeout=10.0, role=ServiceRole(server.role))
-        try:
-            yield f"{server.url}?{urlencode({'options': f'-csearch_path={schema}'})}"
-        finally:
-            _drop(connection, server, schema)
+    for schema in citus_schema(server, request.session):
+        monkeypatch.setenv("DATABASE_SCHEMA", schema)
+        yield f"{server.url}?{urlencode({'options': f'-csearch_path={schema}'})}"
 
 
 @pytest.fixture
@@ -383,6 +383,55 @@ def make_empty(server: Server, admin: psycopg.Connection[Any], name: str) -> boo
                 return True
     _drop(admin, server, name)
     return False
+
+
+CITUS_SCHEMA = pytest.StashKey[str]()
+CITUS_DEFINITION = """
+    SELECT md5(string_agg(part, E'\\n' ORDER BY part))
+    FROM (
+        SELECT concat_ws(' ', attrelid::regclass, attname, attnotnull, format_type(atttypid, atttypmod), attisdropped) AS part
+        FROM pg_attribute INNER JOIN pg_class ON pg_class.oid = attrelid WHERE relnamespace = current_schema()::regnamespace
+        UNION ALL
+        SELECT concat_ws(' ', conrelid::regclass, conname, pg_get_constraintdef(pg_constraint.oid), convalidated)
+        FROM pg_constraint WHERE connamespace = current_schema()::regnamespace
+        UNION ALL
+        SELECT concat_ws(' ', proname, proargtypes, md5(pg_get_functiondef(pg_proc.oid)))
+        FROM pg_proc WHERE pronamespace = current_schema()::regnamespace
+        UNION ALL
+        SELECT concat_ws(' ', tgrelid::regclass, tgname, tgenabled)
+        FROM pg_trigger INNER JOIN pg_class ON pg_class.oid = tgrelid WHERE relnamespace = current_schema()::regnamespace
+        UNION ALL
+        SELECT migration_id FROM _yoyo_migration
+    ) AS parts
+"""
+"""A digest of what the migrations made of a schema."""
+
+
+def citus_schema(server: Server, session: pytest.Session) -> Iterator[str]:
+    """Yield the name of a migrated, empty schema, made from the schema of the last test if that test passed."""
+    stash = session.stash
+    with server.connect() as connection:
+        schema = stash.get(CITUS_SCHEMA, None) or f"{server.run}_{secrets.token_hex(6)}"
+        connection.execute("SET citus.enable_schema_based_sharding = on")
+        connection.execute("SELECT set_config('search_path', %s, false)", [schema])
+        if CITUS_SCHEMA in stash:
+            _end_sessions(connection)
+            tables = connection.execute(
+                "SELECT tablename FROM pg_tables WHERE schemaname = %s AND left(tablename, 1) <> '_'", [schema]
+            ).fetchall()
+            connection.execute(f"TRUNCATE {', '.join(name for (name,) in tables)} RESTART IDENTITY")
+            connection.execute("INSERT INTO feed DEFAULT VALUES")
+            del stash[CITUS_SCHEMA]
+        else:
+            connection.execute(f"CREATE SCHEMA {schema}")
+            migrate(server.url, schema=schema, timeout=10.0, role=ServiceRole(server.role))
+        made = connection.execute(CITUS_DEFINITION).fetchone()
+        failed = session.testsfailed
+        yield schema
+        if session.testsfailed == failed and connection.execute(CITUS_DEFINITION).fetchone() == made:
+            stash[CITUS_SCHEMA] = schema
+        else:
+            _drop(connection, server, schema)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+from datetime import timedelta
 
 import pytest
 
@@ -151,13 +152,13 @@ async def test_a_blocked_student_beside_a_free_seat_is_not_a_fault(
     assert await checked(settings, capsys) == (0, [])
 
 
-@pytest.mark.parametrize(("ago", "status"), [("1 second", 0), ("1 hour", 1)])
+@pytest.mark.parametrize(("ago", "status"), [(timedelta(seconds=1), 0), (timedelta(hours=1), 1)])
 async def test_a_student_made_eligible_by_the_clock_may_wait_for_the_next_sweep_and_no_longer(
     client: Client,
     settings: Settings,
     connection: Connection,
     capsys: pytest.CaptureFixture[str],
-    ago: str,
+    ago: timedelta,
     status: int,
 ) -> None:
     course = await new_course(client, capacity=0)

@@ -9,11 +9,9 @@ from service.registrar.changes import Origin
 from service.registrar.enrollments import Enroll
 from service.settings import Settings
 from sql import Connection
-from sql.enrollments import INSERT_ENROLLMENTS
-from sql.opening import LOAD_OPENING
 from tests.campus import call, course_fields, create, new_student, places, problem, read
 from tests.conftest import Client
-from tests.test_optimistic import counted
+from tests.test_optimistic import counted, statements_of_enroll
 
 TERM = {"code": "2036F", "name": "Fall", "starts_on": "2036-09-01", "ends_on": "2036-12-19"}
 
@@ -286,4 +284,4 @@ async def test_parts_and_meetings_with_dates_cost_no_statement(client: Client, s
 
     print([len(each) for each in counts])
     assert counts[:4] == counts[4:]
-    assert counts[3] == [LOAD_OPENING, INSERT_ENROLLMENTS]
+    assert counts[3] == statements_of_enroll(office)

@@ -90,6 +90,7 @@ async def test_a_pool_with_every_connection_in_use_refuses_callers_and_recovers(
     assert await status_of(client, "/health/ready") == 200
 
 
+@pytest.mark.not_on_citus("the session that waits for the lock is on another node")
 async def test_a_writer_that_does_not_get_the_lock_gives_up_and_writes_nothing(
     settings: Settings, aiohttp_client: AiohttpClient, database_url: str, connection: Connection
 ) -> None:

@@ -176,12 +176,16 @@ async def until_idle(client: Client) -> None:
 
 
 NO_REGISTRY = pytest.mark.not_on_citus("it has no registry")
+NOT_ON_CITUS = {
+    "institutions.md": [NO_REGISTRY],
+    "enrollments.md": [pytest.mark.not_on_citus("each enroll also writes the refusals before it")],
+}
 
 
 @pytest.mark.parametrize(
     "page",
     [
-        pytest.param(page, id=name_of(page), marks=[NO_REGISTRY] if page.name == "institutions.md" else [])
+        pytest.param(page, id=name_of(page), marks=NOT_ON_CITUS.get(page.name, []))
         for page in PAGES
         if "```sh\n" in page.read_text()
     ],

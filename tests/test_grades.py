@@ -9,8 +9,6 @@ from service.registrar.changes import Origin
 from service.registrar.enrollments import Complete, Enroll
 from service.settings import Settings
 from sql import Connection
-from sql.enrollments import INSERT_ENROLLMENTS
-from sql.opening import LOAD_OPENING
 from tests.campus import (
     Answer,
     bare,
@@ -26,7 +24,7 @@ from tests.campus import (
     read,
 )
 from tests.conftest import Client
-from tests.test_optimistic import counted
+from tests.test_optimistic import counted, statements_of_enroll
 from tests.test_registrar import codes, status_of
 
 SCALE = [
@@ -233,7 +231,7 @@ async def test_enrollments_without_a_required_grade_send_no_further_statement(
             sent.clear()
             await office.submit(Complete(origin=Origin("r"), student_id=student, course_id=plain, passed=True))
             counts.append([*sent])
-    assert counts[1] == [LOAD_OPENING, INSERT_ENROLLMENTS]
+    assert counts[1] == statements_of_enroll(office)
     assert not [each for each in counts[0] if "grades" in each], "the scale is not loaded"
     assert (
         len([each for each in counts[4] if "FROM grades" in each])

@@ -22,6 +22,8 @@ from service.settings import ServiceRole
 from tests.conftest import REGISTRY, Server, clone
 from tests.test_migrations import NAMES, Upto, upto
 
+pytestmark = pytest.mark.not_on_citus("the service has no role of its own")
+
 __all__ = ["upto"]
 
 Connection = psycopg.Connection[Any]

@@ -254,6 +254,7 @@ async def test_invalid_requests_and_missing_scopes_are_not_stored(client: Client
     assert await count(connection, "idempotency_keys") == 0
 
 
+@pytest.mark.not_on_citus("distributed tables have no triggers")
 async def test_a_fault_is_not_stored(client: Client, connection: Connection) -> None:
     body = student_fields()
     before = await everything(connection)

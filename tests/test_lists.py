@@ -1,6 +1,7 @@
 """Lists with filters: each combination, the order, the pages, and what can't be combined."""
 
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from itertools import combinations
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -393,8 +394,9 @@ async def test_a_snapshot_of_a_term_takes_one_call_for_each_full_page(client: Cl
     await connection.execute(
         """
         INSERT INTO student_courses (student_id, course_id, status, joined_position, joined_at, updated_at)
-        SELECT students.id, courses.id, 'enrolled', row_number() OVER (), now(), now() FROM students CROSS JOIN courses
-        """
+        SELECT students.id, courses.id, 'enrolled', row_number() OVER (), $1::timestamptz, $1 FROM students CROSS JOIN courses
+        """,
+        datetime.now(UTC),
     )
 
     for query in (f"term_id={term_id}", f"term_id={term_id}&status=enrolled", ""):

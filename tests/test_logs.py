@@ -76,6 +76,7 @@ async def test_a_line_has_the_code_of_a_refusal_and_of_each_of_its_reasons(clien
     assert "codes" not in replayed, "a stored answer is not decided again"
 
 
+@pytest.mark.not_on_citus("it has no registry")
 async def test_a_line_names_the_institution_but_no_name_that_none_has(
     aiohttp_client: AiohttpClient,
     many: Settings,  # noqa: F811

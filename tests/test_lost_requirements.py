@@ -8,13 +8,11 @@ from service.registrar.courses import Cancel
 from service.registrar.enrollments import Complete, Drop, Enroll
 from service.settings import Settings
 from sql import Connection
-from sql.enrollments import INSERT_ENROLLMENTS
 from sql.lost_requirements import LOAD_LOST_REQUIREMENTS
-from sql.opening import LOAD_OPENING
 from tests.campus import Answer, call, drop, enroll, events, join_waitlist, new_course, new_student, places, read, walk
 from tests.conftest import Client
 from tests.test_grades import set_scale
-from tests.test_optimistic import counted
+from tests.test_optimistic import counted, statements_of_enroll
 from tests.test_registrar import codes, grant, status_of
 from tests.test_requirements import FALL, SPRING, complete, term_of
 from tests.test_swaps import swap
@@ -284,7 +282,7 @@ async def test_enrollments_that_need_no_course_in_progress_send_no_further_state
                 [Enroll(origin=Origin("r"), student_id=student, course_ids=(plain, other))]
             )
             assert not isinstance(outcome, Exception)
-        assert sent == [LOAD_OPENING, INSERT_ENROLLMENTS]
+        assert sent == statements_of_enroll(office)
         for change in (
             Drop(origin=Origin("r"), student_id=students[1], course_id=plain),
             Complete(origin=Origin("r"), student_id=students[2], course_id=plain, passed=False),

@@ -194,6 +194,7 @@ async def test_metrics_need_their_scope(client: Client) -> None:
     problem(await call(client, "GET", "/students", headers=bearer(prometheus)), 403, "scope_missing")
 
 
+@pytest.mark.not_on_citus("it has no registry")
 async def test_metrics_of_a_registry_are_for_its_operator(fleet: Client) -> None:  # noqa: F811
     schools = [await new_school(fleet, name) for name in ("north", "south")]
     for school in schools:

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import quote
 
-import psycopg
 import pytest
 import pytest_asyncio
 from aiohttp.test_utils import TestClient, TestServer
@@ -17,7 +16,7 @@ from service.app import BRING_UP, create_app
 from service.oneroster.operations import OPERATIONS
 from service.settings import Settings
 from tests.campus import Answer, call
-from tests.conftest import Client, Server, clone
+from tests.conftest import Client, Server, citus_schema, clone
 from tests.roster import V1P1, V1P2, Roster, ids, new_roster, official_document, show
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -26,10 +25,14 @@ YEAR = re.compile(r"[0-9]{4}")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def served(server: Server, admin: psycopg.Connection[Any]) -> AsyncIterator[tuple[Client, Roster]]:
+async def served(server: Server, request: pytest.FixtureRequest) -> AsyncIterator[tuple[Client, Roster]]:
     """Yield a client of a service with a roster, which these tests only read."""
-    for url in clone(server, admin, server.template):
-        app = create_app(Settings(database_url=url, migrate_on_start=False))
+    if server.citus:
+        places = ((server.url, schema) for schema in citus_schema(server, request.session))
+    else:
+        places = ((url, "public") for url in clone(server, request.getfixturevalue("admin"), server.template))
+    for url, schema in places:
+        app = create_app(Settings(database_url=url, database_schema=schema, migrate_on_start=False))
         async with TestClient(TestServer(app)) as client:
             await app[BRING_UP]
             yield client, await new_roster(client)

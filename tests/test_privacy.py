@@ -355,6 +355,7 @@ def owner(database_url: str) -> Iterator[psycopg.Connection[Any]]:
         yield connection
 
 
+@pytest.mark.not_on_citus("the scans are those of the node that holds the schema")
 def test_an_erasure_reads_the_history_of_the_student_alone(owner: psycopg.Connection[Any]) -> None:
     owner.execute(f"SET search_path TO public, {REGISTRY}")
     owner.execute(FILLED)

@@ -171,6 +171,7 @@ async def campus(client: Client) -> tuple[int, int, int]:
     return await new_student(client), await new_course(client), await new_course(client, capacity=0)
 
 
+@pytest.mark.not_on_citus("every batch takes the lock first")
 async def test_a_refusal_takes_one_statement_and_its_record_comes_behind(
     client: Client, settings: Settings, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,6 +244,7 @@ async def test_refusals_of_a_batch_that_fails_are_kept_once(
     assert await connection.fetchval("SELECT array_agg(request_id) FROM refusals") == ["a"]
 
 
+@pytest.mark.not_on_citus("every batch takes the lock first")
 async def test_while_the_database_is_unavailable_refusals_wait_and_those_above_the_limit_are_counted(
     client: Client,
     settings: Settings,

@@ -11,11 +11,9 @@ from service.registrar.enrollments import Enroll
 from service.settings import Settings
 from sql import Connection
 from sql.courses import LOAD_RESERVED_SEATS, SET_RESERVED_SEATS
-from sql.enrollments import INSERT_ENROLLMENTS
-from sql.opening import LOAD_OPENING
 from tests.campus import Answer, bare, call, create, drop, enroll, new_course, new_student, places, problem, read
 from tests.conftest import Client
-from tests.test_optimistic import counted
+from tests.test_optimistic import counted, statements_of_enroll
 
 PHYSICS, ART = "major:physics", "major:art"
 
@@ -218,7 +216,7 @@ async def test_seats_are_for_everyone_from_until_on(client: Client, connection: 
     ) == [ends_at]
     # Let the hour pass.
     await connection.execute(
-        "UPDATE student_courses SET recheck_at = recheck_at - interval '2 hours' WHERE status = 'waitlisted'"
+        "UPDATE student_courses SET recheck_at = $1 WHERE status = 'waitlisted'", ends_at - timedelta(hours=2)
     )
     text = (ends_at - timedelta(hours=2)).isoformat().replace("+00:00", "Z")
     await connection.execute(
@@ -364,7 +362,7 @@ async def test_a_course_without_reservations_costs_no_statement(client: Client, 
             await office.submit(Enroll(origin=Origin("r"), student_id=first, course_ids=(course,)))
         sent.clear()
         await office.submit(Enroll(origin=Origin("r"), student_id=second, course_ids=(plain,)))
-        assert sent == [LOAD_OPENING, INSERT_ENROLLMENTS]
+        assert sent == statements_of_enroll(office)
         sent.clear()
         await office.submit(Enroll(origin=Origin("r"), student_id=second, course_ids=(kept,)))
         assert sent.count(LOAD_RESERVED_SEATS) == sent.count(SET_RESERVED_SEATS) == 1

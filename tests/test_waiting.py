@@ -1,6 +1,7 @@
 """If a change makes a student eligible, even indirectly, its transaction gives the student the free seat."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -149,7 +150,7 @@ async def test_a_capacity_override_seats_ahead_of_the_waitlist_as_soon_as_no_oth
         case "term":
             await call(client, "PATCH", f"/terms/{term}", {"max_credits": 3})
         case "clock":
-            await let_holds_end(connection, "1 hour")
+            await let_holds_end(connection, timedelta(hours=1))
             status, lines = await checked(settings, capsys)
             assert (status, lines[1:]) == (1, [f"      course_id={wanted}, student_id={student}"])
             async with registrar_of(settings) as registrar:

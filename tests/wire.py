@@ -67,7 +67,7 @@ class Wire:
         assert task is not None
         self._connections[task] = writer
         task.add_done_callback(self._connections.pop)
-        if self._socket:
+        if "host" in self._socket:
             path = f"{self._socket['host'][0]}/.s.PGSQL.{self._socket['port'][0]}"
             opening = asyncio.open_unix_connection(path)
         else:
@@ -125,7 +125,8 @@ async def wired(url: str) -> AsyncIterator[tuple[Wire, str]]:
     parts = urlsplit(url)
     account = parts.netloc.rpartition("@")[0]
     try:
-        yield wire, urlunsplit(parts._replace(netloc=f"{account}@127.0.0.1:{port}", query=""))
+        # Without TLS, in which no text could be found.
+        yield wire, urlunsplit(parts._replace(netloc=f"{account}@127.0.0.1:{port}", query="sslmode=disable"))
     finally:
         server.close()
         await wire.close()
