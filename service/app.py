@@ -93,7 +93,7 @@ from service.web.page import PAGE
 from service.web.problems import write_json
 from service.web.proxies import Proxies
 from service.web.server import PUBLIC_PATH, Limits, Runner
-from service.web.turnstile import CHANGES_PER_TURN, FEED_READS_PER_TURN, READS_PER_TURN, Turnstile
+from service.web.turnstile import CHANGES_PER_TURN, READS_PER_TURN, Turnstile
 from service.webhooks.sender import Sender
 
 logger = logging.getLogger(__name__)
@@ -449,7 +449,6 @@ def set_up(app: web.Application, settings: Settings, *, services_of: ServicesOf,
         (
             Turnstile(READS_PER_TURN, settings.admission_seconds, settings.write_timeout),
             Turnstile(CHANGES_PER_TURN, settings.admission_seconds, settings.write_timeout),
-            Turnstile(FEED_READS_PER_TURN, settings.admission_seconds, settings.write_timeout),
         ),
     )
 

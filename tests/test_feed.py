@@ -36,7 +36,7 @@ from service.registrar.changes import Origin
 from service.registrar.resources import Create
 from service.registrar.students import STUDENT, StudentFields
 from service.settings import Settings
-from service.web.endpoint import DRAINING, EDGE
+from service.web.endpoint import DRAINING
 from sql import Connection
 from sql.feed import LIST_EVENTS, get_epoch, list_events
 from tests.campus import (
@@ -236,20 +236,6 @@ async def test_waiting_ends_as_soon_as_there_is_an_event(client: Client) -> None
     async with asyncio.timeout(LONG_POLL_SECONDS / 2):
         for page in await asyncio.gather(*readers):
             assert [(event["type"], event["student_id"]) for event in page["items"]] == [("student.created", student)]
-
-
-async def test_reads_of_the_feed_begin_by_a_limit_of_their_own(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    reads, changes, of_the_feed = client.app[EDGE].turnstiles
-    begun: list[str] = []
-    for name, turnstile in (("read", reads), ("change", changes), ("feed", of_the_feed)):
-        monkeypatch.setattr(turnstile, "enter", lambda _institution, name=name: begun.append(name))
-
-    await new_course(client)
-    await read(client, "/courses")
-    await read(client, "/events")
-    await read(client, "/events/head")
-
-    assert begun == ["change", "read", "feed", "read"]
 
 
 async def test_a_wait_without_an_event_ends_with_the_cursor_to_continue_from(client: Client) -> None:

@@ -115,8 +115,8 @@ class Edge:
 
     It raises a domain error if there is no such institution, or if it does not serve this call.
     """
-    turnstiles: tuple[Turnstile, Turnstile, Turnstile]
-    """Those of reads, of changes and of reads of the feed: each limits the requests that begin in one turn of the loop."""
+    turnstiles: tuple[Turnstile, Turnstile]
+    """That of reads and that of other requests: each limits the requests that begin in one turn of the loop."""
 
 
 EDGE = web.AppKey("edge", Edge)
@@ -347,7 +347,7 @@ class Endpoint:
             found = edge.authenticate(request.headers)
             caller = self._permitted(request, found if isinstance(found, Caller) else await found, scope)
             services = edge.services_of(caller, self.within, writes)
-            if (turn := edge.turnstiles[2 if self.streams else writes].enter(caller.institution)) is not None:
+            if (turn := edge.turnstiles[writes].enter(caller.institution)) is not None:
                 await turn
             if writes and (admit := services.get(ADMISSION)) is not None:
                 admit()

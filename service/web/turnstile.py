@@ -9,9 +9,6 @@ from service.errors import Unavailable
 READS_PER_TURN: Final = 128
 """The size of a batched read. With 32, a mix of 256 callers had smaller batches and took 5 to 10 % more CPU."""
 
-FEED_READS_PER_TURN: Final = 8
-"""Reads of the feed share no batch. After an event, all readers of the feed ask for the next one within milliseconds."""
-
 CHANGES_PER_TURN: Final = 8
 """A transaction takes about 30 turns, enough for a full batch to form. With 4, callers wait here, not in the queue."""
 
