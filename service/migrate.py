@@ -168,10 +168,10 @@ def migrate_to(
                 f"This version does not know the applied migration {max(unknown)}: run the command with the version that "
                 "applied it."
             )
+        backend.create_schema(distributed=migrations != REGISTRY_MIGRATIONS)
         undone = [migration for migration in backend.to_rollback(shipped) if migration.id > name]
         if undone:
             _roll_back(backend, schema, undone, discard_data=discard_data)
-        backend.create_schema(distributed=migrations != REGISTRY_MIGRATIONS)
         new = [migration for migration in backend.to_apply(shipped) if migration.id <= name]
         for migration in new:
             backend.apply_one(migration)

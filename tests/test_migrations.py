@@ -433,6 +433,11 @@ def test_several_migrations_are_rolled_back_together_or_not_at_all(database_url:
         migrate_to(database_url, "0099_x")
 
 
+def test_a_schema_that_does_not_exist_is_migrated_up_to_a_name(empty_database_url: str) -> None:
+    assert migrate_to(empty_database_url, NAMES[1], schema="nowhere") == (NAMES[:2], [])
+    assert migrate_to(empty_database_url, NAMES[1], schema="nowhere") == ([], [])
+
+
 def test_a_migration_of_a_newer_version_is_only_rolled_back_by_that_version(database_url: str, upto: Upto) -> None:
     with pytest.raises(UnfitDatabase, match="run the command with the version that applied it"):
         migrate_to(database_url, NAMES[0], migrations=upto(NAMES[-2]))
