@@ -31,6 +31,7 @@ from service.registrar.application import (
     Refusal,
     Reservation,
 )
+from service.registrar.catalog import Codes
 from service.registrar.changes import Origin
 from service.registrar.ledger import Ledger
 from service.registrar.meetings import DAYS
@@ -390,3 +391,17 @@ def test_positions_stay_contiguous_whatever_is_undone(kept: list[bool]) -> None:
             ledger.rollback()
     assert [event.position for event in ledger.events] == list(range(42, 42 + sum(kept)))
     assert [row.course_id for row in ledger.courses_of(1)] == [event.position for event in ledger.events]
+
+
+def test_the_catalog_keeps_no_former_code_of_a_course() -> None:
+    codes = Codes()
+    codes.put(1, "A0")
+    for number in range(1, 4):
+        codes.put(1, f"A{number}")
+        codes.put(2, "a3")
+    assert (codes.courses_with("a3"), codes.courses_with("a0")) == ({1, 2}, set())
+    assert codes.know_all({1, 2})
+    assert not codes.know_all({3})
+    codes.remove(1)
+    codes.remove(2)
+    assert codes == Codes()

@@ -21,7 +21,7 @@ class Codes:
     """The keys of the codes of courses, and the courses that have each of them."""
 
     _keys: dict[int, str] = field(default_factory=dict)
-    _ids: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
+    _ids: defaultdict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
 
     def put(self, course_id: int, code: str) -> None:
         """Set the code of a course."""
@@ -33,6 +33,9 @@ class Codes:
         """Remove a course."""
         if (key := self._keys.pop(course_id, None)) is not None:
             self._ids[key].remove(course_id)
+            if not self._ids[key]:
+                # Codes are renamed; without this, each former one would stay for as long as the process runs.
+                del self._ids[key]
 
     def know_all(self, course_ids: Set[int]) -> bool:
         """Return whether the codes of all these courses are known."""
