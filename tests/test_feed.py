@@ -38,7 +38,7 @@ from service.registrar.students import STUDENT, StudentFields
 from service.settings import Settings
 from service.web.endpoint import DRAINING
 from sql import Connection
-from sql.feed import LIST_EVENTS, get_epoch, list_events
+from sql.feed import GET_EPOCH, LIST_EVENTS, get_epoch, list_events
 from tests.campus import (
     busy,
     call,
@@ -387,6 +387,31 @@ async def test_the_poller_chooses_events_for_a_limited_number_of_readers_in_each
         await asyncio.wait(waits)
 
     assert max(chosen) <= EXTRACTS_PER_TURN
+
+
+async def test_a_reader_who_returns_while_others_are_still_answered_waits_without_a_query(
+    settings: Settings, connection: Connection, database_url: str
+) -> None:
+    async with polling(settings, interval=0.01) as (poller, database, cursor):
+
+        async def may_wait_again() -> tuple[int, bool]:
+            extract = await poller.wait(cursor, 100, LONG_POLL_SECONDS)
+            return extract.next.position, poller.is_newest(extract.next)
+
+        def commit_another(query: str) -> None:
+            if query == GET_EPOCH:
+                with psycopg.connect(database_url) as writer:
+                    writer.execute(
+                        """
+                        INSERT INTO events (position, type, occurred_at, request_id)
+                        SELECT 2, 'student.created', clock_timestamp(), 'r' FROM events HAVING count(*) = 1
+                        """
+                    )
+
+        await connection.execute(NEW_EVENTS, 1, 1)
+        database.on_query = commit_another
+        count = 5 * EXTRACTS_PER_TURN
+        assert await asyncio.gather(*[may_wait_again() for _ in range(count)]) == [(2, True)] * count
 
 
 async def test_a_reader_who_returns_with_the_newest_cursor_waits_without_a_query(
