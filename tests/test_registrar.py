@@ -1,6 +1,7 @@
 """The registrar: overrides, waitlists, the sweep, bulk requests, dry runs, terms, and refusals."""
 
 import json
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,6 +13,7 @@ from service.registrar import Registrar
 from service.registrar.changes import Origin
 from service.registrar.courses import Cancel
 from service.registrar.enrollments import Drop, Enroll
+from service.registrar.needs import Needs
 from service.settings import Settings
 from sql import Connection
 from tests.campus import (
@@ -577,3 +579,15 @@ async def test_a_waitlist_can_be_left_under_a_hold_on_drops_and_after_every_dead
     assert [result["outcome"] for result in swapped.body["results"]] == ["dropped", "enrolled"]
     assert sorted(codes(await drop(client, student, seated))) == ["drop_closed", "hold"]
     assert await connection.fetchval("SELECT count(*) FROM overrides WHERE used_at IS NULL") == 1
+
+
+COMMON_NEEDS = {"students", "pairs", "courses", "positions", "definitions", "terms", "codes", "code_sets", "pause"}
+"""What ``load`` itself loads, or what needs no rows."""
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Needs)])
+def test_every_need_beyond_those_of_enrollments_is_loaded(name: str) -> None:
+    assert Needs().are_those_of_enrollments
+    needs = Needs()
+    setattr(needs, name, {1})
+    assert needs.are_those_of_enrollments == (name in COMMON_NEEDS)

@@ -112,6 +112,25 @@ async def load(connection: Connection, ledger: Ledger, needs: Needs) -> None:
     The order matters: waitlists and override holders add students, whose transcripts add the courses for which they are
     waitlisted.
     """
+    if not needs.are_those_of_enrollments:
+        await _load_others(connection, ledger, needs)
+    if new := needs.students - ledger.loaded_students:
+        await _add_students(
+            connection, ledger, new, await enrollments.load_transcripts(connection, sorted(new), ledger.now)
+        )
+    pairs = needs.pairs - ledger.loaded_pairs
+    if unread := sorted([pair for pair in pairs if not ledger.was_never_in(*pair)]):
+        for row in await enrollments.load_enrollments(connection, [*starmap(enrollments.Pair, unread)]):
+            ledger.add_enrollment(row)
+    ledger.loaded_pairs |= pairs
+    if places := ledger.waitlist_places(needs.positions):
+        ledger.add_positions(await waitlist.count_positions(connection, places))
+    await _load_courses(connection, ledger, needs.courses | needs.rosters)
+    await _load_catalog(connection, ledger, needs)
+
+
+async def _load_others(connection: Connection, ledger: Ledger, needs: Needs) -> None:
+    """Load what most batches do not need, and add to ``needs`` what goes with it."""
     await _write(connection, ledger, needs)
     if needs.idempotency_keys:
         for answer in await idempotency_keys.load_idempotency_keys(connection, sorted(needs.idempotency_keys)):
@@ -133,19 +152,6 @@ async def load(connection: Connection, ledger: Ledger, needs: Needs) -> None:
     await _load_lost_requirements(connection, ledger, needs)
     await _load_whole_students(connection, ledger, needs)
     await _load_merged(connection, ledger, needs.merged)
-    if new := needs.students - ledger.loaded_students:
-        await _add_students(
-            connection, ledger, new, await enrollments.load_transcripts(connection, sorted(new), ledger.now)
-        )
-    pairs = needs.pairs - ledger.loaded_pairs
-    if unread := sorted([pair for pair in pairs if not ledger.was_never_in(*pair)]):
-        for row in await enrollments.load_enrollments(connection, [*starmap(enrollments.Pair, unread)]):
-            ledger.add_enrollment(row)
-    ledger.loaded_pairs |= pairs
-    if places := ledger.waitlist_places(needs.positions):
-        ledger.add_positions(await waitlist.count_positions(connection, places))
-    await _load_courses(connection, ledger, needs.courses | needs.rosters)
-    await _load_catalog(connection, ledger, needs)
 
 
 async def _write(connection: Connection, ledger: Ledger, needs: Needs) -> None:

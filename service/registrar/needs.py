@@ -111,6 +111,29 @@ class Needs:
     """Students who do not exist, and may have been merged into others."""
 
     @property
+    def are_those_of_enrollments(self) -> bool:
+        """Whether only students, pairs, positions, courses, and what the catalog holds of these are needed."""
+        return not (
+            self.idempotency_keys
+            or self.ids
+            or self.resources
+            or self.waitlists
+            or self.override_holders
+            or self.rosters
+            or self.holds
+            or self.overrides
+            or self.sourced_ids
+            or self.teaching
+            or self.reserved_seats
+            or self.grade_scale
+            or self.min_grades
+            or self.lost_requirements
+            or self.lost_of_courses
+            or self.merged
+            or self.writes
+        )
+
+    @property
     def writes(self) -> bool:
         """Whether rows are written before the needed ones are loaded."""
         return bool(self.whole or self.partners_of) or self.relaxed is not None or self.erased is not None

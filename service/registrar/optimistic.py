@@ -111,6 +111,6 @@ async def _save(database: Database, connection: Connection, ledger: Ledger) -> N
         raise LockNeeded
     try:
         async with database.committing(connection):
-            await save.save(connection, written)
+            await save.save_enrollments(connection, written)
     except asyncpg.IntegrityConstraintViolationError as error:
         raise LockNeeded from error

@@ -82,7 +82,7 @@ async def save(connection: Connection, written: Written) -> None:
             await grades.add_grades(connection, [NumberedGrade(rank, *each) for rank, each in enumerate(scale.grades)])
     if written.answers:
         await idempotency_keys.add_idempotency_keys(connection, written.answers)
-    await _save_enrollments(connection, written)
+    await save_enrollments(connection, written)
     if written.reserved_seats.saved:
         counters = [(id, json.dumps(taken)) for id, taken in written.reserved_seats.saved.items()]
         await courses.set_reserved_seats(connection, [*starmap(ReservedSeats, counters)])
@@ -148,8 +148,8 @@ async def _save_lost_requirements(connection: Connection, flush: Flush[tuple[int
         await lost_requirements.set_lost_requirements(connection, rows)
 
 
-async def _save_enrollments(connection: Connection, written: Written) -> None:
-    """Write the enrollments, the seat counters and the events."""
+async def save_enrollments(connection: Connection, written: Written) -> None:
+    """Write the enrollments, the seat counters and the events: everything, if ``takes_one_statement``."""
     if written.enrollments.saved or written.enrollments.removed:
         new, changed = _new_and_changed(written.enrollments)
         if changed:
@@ -206,6 +206,7 @@ def takes_one_statement(written: Written) -> bool:
         len(written.events) == len(written.enrollments.saved)
         and not any(written.enrollments.before.values())
         and not written.courses.removed
+        and not written.answers
         and all(_only_seats_changed(written.courses, row) for row in written.courses.saved.values())
         and not any(
             flush.before
@@ -220,7 +221,9 @@ def takes_one_statement(written: Written) -> bool:
                 written.equivalences,
                 written.grade_scales,
                 written.reserved_seats,
+                written.passed_codes,
                 written.lost_requirements,
+                written.merged,
             )
         )
     )
