@@ -1,8 +1,8 @@
 """Transactions on the schema of one institution."""
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from time import perf_counter
 from typing import Final, TypeVar
 from uuid import UUID, uuid4
@@ -154,7 +154,7 @@ class Database:
                     await self._begin(connection)
                     locked = perf_counter()
                     yield connection
-                async with self.committing(connection):
+                with self.committing(connection):
                     await connection.execute("COMMIT")
             finally:
                 ended = perf_counter()
@@ -175,8 +175,8 @@ class Database:
                 yield connection
             await connection.execute("ROLLBACK")
 
-    @asynccontextmanager
-    async def committing(self, connection: Connection) -> AsyncIterator[None]:
+    @contextmanager
+    def committing(self, connection: Connection) -> Iterator[None]:
         """Map the errors of the statement that commits: the last one of a transaction, or the only one.
 
         Raises:

@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from contextlib import suppress
 from contextvars import Context
 from datetime import timedelta
 from typing import Any, TypeVar, cast
@@ -166,21 +166,28 @@ class Registrar:
         return [each or next(made) for each in known]
 
     async def _submit_all(self, changes: Sequence[Change[Answer]]) -> list[Answer | Exception]:
-        async with self._my_turn():
-            try:
-                return cast(list[Answer | Exception], await self._transact(changes))
-            except (Unavailable, OutcomeUnknown):
+        await self._take_turn()
+        try:
+            return cast(list[Answer | Exception], await self._transact_all(changes))
+        finally:
+            self._turn.release()
+
+    async def _transact_all(self, changes: Sequence[Change[object]]) -> list[Outcome]:
+        """Make changes in one transaction; if the database refuses it, make each in its own."""
+        try:
+            return await self._transact(changes)
+        except (Unavailable, OutcomeUnknown):
+            raise
+        except Exception as error:
+            # The pending promotions may have caused the error: drop them, since the sweep finds them again.
+            self._pending = {}
+            if not changes:
                 raise
-            except Exception as error:
-                # The pending promotions may have caused the error: drop them, since the sweep finds them again.
-                self._pending = {}
-                if not changes:
-                    raise
-                if len(changes) == 1:
-                    return [error]
-                RETRIES.add("one_by_one")
-                logger.warning("a batch failed; its changes are made one by one", extra={"error": type(error).__name__})
-            return cast(list[Answer | Exception], await self._transact_each(changes))
+            if len(changes) == 1:
+                return [error]
+            RETRIES.add("one_by_one")
+            logger.warning("a batch failed; its changes are made one by one", extra={"error": type(error).__name__})
+        return await self._transact_each(changes)
 
     async def _transact_each(self, changes: Sequence[Change[object]]) -> list[Outcome]:
         """Make each change in its own transaction, until the database is unavailable or the write timeout passes."""
@@ -226,8 +233,12 @@ class Registrar:
             async with self._database.viewing() as connection:
                 outcomes = await self._preview(connection, changes, may_write=False)
         except WriteNeeded:
-            async with self._my_turn(), self._database.trying() as connection:
-                outcomes = await self._preview(connection, changes, may_write=True)
+            await self._take_turn()
+            try:
+                async with self._database.trying() as connection:
+                    outcomes = await self._preview(connection, changes, may_write=True)
+            finally:
+                self._turn.release()
         return cast(list[Answer | Exception], outcomes)
 
     async def _preview(
@@ -299,20 +310,16 @@ class Registrar:
             self._refusals.lose_all()
             self._log_lost()
 
-    @asynccontextmanager
-    async def _my_turn(self) -> AsyncIterator[None]:
+    async def _take_turn(self) -> None:
+        """Wait until no other transaction of this process writes; the caller releases ``_turn``."""
+        if not self._turn.locked():
+            await self._turn.acquire()
+            return
         try:
-            if self._turn.locked():
-                async with asyncio.timeout(self._write_timeout):
-                    await self._turn.acquire()
-            else:
+            async with asyncio.timeout(self._write_timeout):
                 await self._turn.acquire()
         except TimeoutError as error:
             raise Unavailable("Timed out waiting for the write lock; try again shortly.") from error
-        try:
-            yield
-        finally:
-            self._turn.release()
 
     async def _transact(self, changes: Sequence[Change[object]]) -> list[Outcome]:
         try:

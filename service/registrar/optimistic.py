@@ -110,7 +110,7 @@ async def _save(database: Database, connection: Connection, ledger: Ledger) -> N
     if database.citus or not save.takes_one_statement(written):
         raise LockNeeded
     try:
-        async with database.committing(connection):
+        with database.committing(connection):
             await save.save_enrollments(connection, written)
     except asyncpg.IntegrityConstraintViolationError as error:
         raise LockNeeded from error
