@@ -40,7 +40,7 @@ image: ## build the container image enrollment-service with docker, podman or bu
 psql: $(VENV)/.local ## open psql on the database of make run, whether or not it is running; pass arguments to psql in ARGS
 	@exec $(BIN)/python -m service psql -- $(ARGS)
 
-# Without bytecode, each of the roughly one hundred processes of the suite compiles the same modules again.
+# Without bytecode, each of the processes that the suite starts compiles the same modules again.
 test coverage: export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: test

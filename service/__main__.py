@@ -5,6 +5,7 @@ Each command imports what it needs when it runs: importing the HTTP API takes mo
 
 import argparse
 import asyncio
+import atexit
 import contextlib
 import gc
 import os
@@ -32,6 +33,8 @@ MAX_WORKERS = 64
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return the exit status."""
     given = parse(sys.argv[1:] if arguments is None else arguments)
+    # The last garbage collection would search all that was imported: a fifth of the time of a short command.
+    atexit.register(gc.freeze)
     # Each stop signal raises KeyboardInterrupt, so that the embedded server is stopped rather than orphaned.
     for number in stop_signals():
         signal.signal(number, signal.default_int_handler)

@@ -25,6 +25,7 @@ from service.migrate import shipped
 from service.settings import Settings
 from sql import Connection
 from tests.campus import busy, events, student_fields, until, waiting_writer
+from tests.forks import Forked, start
 from tests.test_http import receive
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,7 +37,7 @@ PATIENCE_SECONDS = 90
 class Running:
     """A process of the service, with the lines written so far."""
 
-    process: asyncio.subprocess.Process
+    process: asyncio.subprocess.Process | Forked
     log: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     url: str = ""
@@ -69,15 +70,23 @@ def environment(**variables: object) -> dict[str, str]:
     return {**os.environ, "PORT": "0", **{name: str(value) for name, value in variables.items()}}
 
 
-async def run(*arguments: str, **variables: object) -> Ended:
-    """Run a command of the service to its end."""
-    process = await asyncio.create_subprocess_exec(
+async def launch(sources: Path, *arguments: str, **variables: object) -> asyncio.subprocess.Process | Forked:
+    """Start the service of a folder with its sources, with pipes for its output."""
+    # Coverage measures a new interpreter, not a fork.
+    if sources == ROOT and sys.platform == "linux" and "COVERAGE_PROCESS_CONFIG" not in os.environ:
+        return await start(arguments, environment(**variables))
+    return await asyncio.create_subprocess_exec(
         *(sys.executable, "-W", "error", "-m", "service", *arguments),
-        cwd=ROOT,
+        cwd=sources,
         env=environment(**variables),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
+
+
+async def run(*arguments: str, **variables: object) -> Ended:
+    """Run a command of the service to its end."""
+    process = await launch(ROOT, *arguments, **variables)
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
             out, err = await process.communicate()
@@ -115,13 +124,7 @@ async def starting(*arguments: str, **variables: object) -> AsyncIterator[Runnin
 
 @asynccontextmanager
 async def _starting(sources: Path, arguments: tuple[str, ...], variables: dict[str, object]) -> AsyncIterator[Running]:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-W", "error", "-m", "service", *arguments),
-        cwd=sources,
-        env=environment(**variables),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
+    process = await launch(sources, *arguments, **variables)
     assert process.stdout is not None
     assert process.stderr is not None
     running = Running(process)
@@ -479,6 +482,32 @@ async def test_every_command_has_help_of_its_own(capsys: pytest.CaptureFixture[s
         if command != "serve":
             assert parsed(*command.split(), "--workers", "2")[0] == 2
     assert parsed("feed")[0] == 2
+
+
+IMPORTS = """
+import ast, inspect, os
+import aiohttp.web, asyncpg, joserfc.jwt, yoyo
+import service.__main__ as program
+
+functions = [node for node in ast.parse(inspect.getsource(program)).body if isinstance(node, ast.FunctionDef)]
+inner = [node for function in functions for node in ast.walk(function)]
+for line in sorted({ast.unparse(node) for node in inner if isinstance(node, ast.ImportFrom)}):
+    if os.fork() == 0:
+        exec(line)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.wait()[1]), line, flush=True)
+"""
+"""Each import of a command, in a fork in which no other command has imported anything."""
+
+
+async def test_each_command_imports_what_it_needs() -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-W", "error", "-c", IMPORTS), cwd=ROOT, stdout=asyncio.subprocess.PIPE
+    )
+    out, _ = await process.communicate()
+    lines = out.decode().splitlines()
+    assert {"0 from service.serving import serve", "0 from service.check import check, check_all"} <= set(lines)
+    assert [line for line in lines if not line.startswith("0 ")] == []
 
 
 async def test_a_full_disk_for_the_output_is_an_error_without_a_traceback(database_url: str) -> None:

@@ -7,17 +7,19 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import replace
 from time import monotonic
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from service.auth import api_keys
 from service.auth.api_keys import ACCESS_PREFIX, PREFIX, TEXT, TOKEN, ApiKeys, Grant
-from service.auth.tokens import ProviderKeys, Tokens
 from service.database import Database
 from service.errors import ApiKeyNameTaken
 from service.settings import Settings
 from service.web.auth import ANYONE, Caller, InvalidClient, Scope, Unauthenticated
 from sql.merged_students import load_merged_students
 from sql.students import find_students_by_external_id
+
+if TYPE_CHECKING:
+    from service.auth.tokens import Tokens
 
 logger = logging.getLogger(__name__)
 
@@ -60,12 +62,15 @@ class Authenticator:
         if not self._off:
             self.background.append(self._note_use)
         if settings.token_issuer is not None and not self._off:
+            # Imported only here: joserfc and cryptography take 10 MB of memory, and a twentieth of the time of a start.
+            from service.auth import tokens
+
             # The settings check that an issuer comes with them.
             assert settings.token_audience is not None
             assert settings.token_keys_url is not None
-            provider = ProviderKeys(settings.token_keys_url)
+            provider = tokens.ProviderKeys(settings.token_keys_url)
             self.background.append(provider.keep_fresh)
-            self._tokens = Tokens(
+            self._tokens = tokens.Tokens(
                 issuer=settings.token_issuer,
                 audience=settings.token_audience,
                 keys=provider,
