@@ -370,7 +370,7 @@ class Registrar:
             # The catalog may hold rows that were read in this transaction, which was rolled back.
             self._catalog.clear()
             raise
-        self._catalog.advance(ledger.flushed_events)
+        self._catalog.advance(ledger.flushed_events, ledger.courses)
         note_events(ledger.flushed_events)
         self._pending = dict(ledger.promotable.items())
         self._refusals.remove(len(buffered))

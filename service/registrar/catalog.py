@@ -1,7 +1,7 @@
 """Cache of the registrar between batches: definitions of courses and terms, which change far less often than seats."""
 
 from collections import defaultdict
-from collections.abc import Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from uuid import UUID
@@ -60,7 +60,7 @@ class Catalog:
 
     If a transaction that holds the write lock finds the same newest event, nothing has changed since: every change
     appends an event, in the order of the commits. The position alone does not prove that: a restore or a failover loses
-    events, and other events take their positions. Seats are never cached.
+    events, and other events take their positions. Seats are loaded by each batch, whatever the catalog has.
     """
 
     time_zone: tzinfo = UTC
@@ -70,7 +70,7 @@ class Catalog:
     occurred_at: datetime | None = None
     request_id: str | None = None
     courses: dict[int, Course] = field(default_factory=dict)
-    """Courses as they were first loaded; their seats are out of date."""
+    """Courses as the last batch that needed them left them; other processes may have changed their seats since."""
     definitions: dict[int, Definition] = field(default_factory=dict)
     codes: Codes = field(default_factory=Codes)
     """The codes of all these courses and definitions."""
@@ -89,14 +89,20 @@ class Catalog:
     grade_scale: GradeScale | None = None
     """The grade scale, which may be empty; None if it is not loaded."""
 
-    def advance(self, events: Sequence[Event]) -> None:
-        """Advance to the last of these events, which follow the position, once they are committed."""
+    def advance(self, events: Sequence[Event], courses: Iterable[Course]) -> None:
+        """Advance to the last of these events, which follow the position, once they are committed.
+
+        ``courses`` are those of the batch: if their next seats are these, nobody has to copy them.
+        """
         for event in events:
             if event.student_id is None:
                 self.forget(event.course_id, event.term_id)
         if events:
             newest = events[-1]
             self.position, self.occurred_at, self.request_id = newest.position, newest.occurred_at, newest.request_id
+        for course in courses:
+            if course.id in self.courses:
+                self.courses[course.id] = course
 
     def is_at(self, head: Head) -> bool:
         """Return whether the catalog is as new as the newest event."""

@@ -336,6 +336,12 @@ class Ledger:
             self.promotable.put(course_id, origin.of_promotions())
             heappush(self._promotable_heap, course_id)
 
+    def is_settled(self) -> bool:
+        """Return whether no work remains."""
+        return not (
+            self.relaxed or self.changed_students or self.doubtful or self.opened or self.promotable or self.paired
+        )
+
     def first_promotable(self) -> int | None:
         """Return the smallest id of the courses marked for promotion, or None if there is none."""
         heap = self._promotable_heap
@@ -501,11 +507,7 @@ class Ledger:
 
     def dependents_in_progress(self, code: str) -> Set[int]:
         """Return the ids of the courses that allow a course with a code to be in progress."""
-        if (
-            not self.catalog.allows_progress
-            and code_key(code) in self.catalog.excluders
-            and not self.requirements.items()
-        ):
+        if not self.catalog.allows_progress and code_key(code) in self.catalog.excluders and not self.requirements:
             return frozenset()
         return self._naming(code, self.catalog.dependents_in_progress, "pre", in_progress=True)
 

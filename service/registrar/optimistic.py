@@ -99,7 +99,7 @@ async def transact(
         if guard.read_definitions and not ledger.events:
             raise LockNeeded
         await _save(database, connection, ledger)
-    catalog.advance(ledger.flushed_events)
+    catalog.advance(ledger.flushed_events, ledger.courses)
     note_events(ledger.flushed_events)
     return outcomes, ledger.refusals
 

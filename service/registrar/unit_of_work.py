@@ -76,6 +76,9 @@ class IdentityMap(Generic[Key, Row]):
     def __contains__(self, key: Key) -> bool:
         return key in self._rows or key in self._loaded
 
+    def __bool__(self) -> bool:
+        return bool(self._rows)
+
     def __iter__(self) -> Iterator[Row]:
         return iter(self._rows.values())
 

@@ -28,6 +28,9 @@ def settle(ledger: Ledger) -> None:
     judged. Then come the students who need seats in several courses together. Each student is committed alone, so that
     ``NotLoaded`` undoes none of the earlier promotions.
     """
+    # As after most changes.
+    if ledger.is_settled():
+        return
     while True:
         if ledger.relaxed:
             raise NotLoaded(Needs(relaxed=ledger.relaxed[0]))
