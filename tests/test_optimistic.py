@@ -11,7 +11,7 @@ from service import registrar
 from service.check import INVARIANTS
 from service.database import Database
 from service.errors import EnrollmentRefused, OutcomeUnknown, UnknownCourse
-from service.registrar import Registrar, optimistic
+from service.registrar import Registrar, load, optimistic, seats
 from service.registrar.changes import Change, Origin
 from service.registrar.courses import COURSE
 from service.registrar.enrollments import Enroll
@@ -20,7 +20,7 @@ from service.registrar.students import STUDENT
 from service.registrar.waitlist import Swept
 from service.settings import Settings
 from sql import Connection
-from sql.courses import LOAD_COURSES, SET_SEATS
+from sql.courses import LOAD_COURSES, SET_SEATS, Course
 from sql.enrollments import ADD_ENROLLMENTS, INSERT_ENROLLMENTS
 from sql.feed import APPEND_EVENTS, LOCK_FEED
 from sql.opening import LOAD_OPENING
@@ -133,6 +133,28 @@ async def test_a_single_enrollment_takes_two_statements_and_a_single_refusal_one
         [refused] = await office.submit_all([Enroll(origin=Origin("r"), student_id=1, course_ids=(FULL,))])
         assert isinstance(refused, EnrollmentRefused)
         assert sent == [LOAD_OPENING]
+
+
+async def test_a_course_is_copied_only_if_another_process_has_changed_its_seats(
+    offices: list[Registrar], connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied: list[int] = []
+    copy = seats.with_counters
+
+    def noted(course: Course, *counters: int) -> Course:
+        copied.append(course.id)
+        return copy(course, *counters)
+
+    monkeypatch.setattr(load, "with_counters", noted)
+    await offices[0].submit_all([enroll(1, LARGE)])
+    await offices[1].submit_all([enroll(2, LARGE)])
+    assert copied == [LARGE]
+    await offices[1].submit_all([enroll(3, LARGE)])
+    await offices[1].submit_all([enroll(4, LARGE)])
+    assert copied == [LARGE]
+    await offices[0].submit_all([enroll(5, LARGE)])
+    assert copied == [LARGE, LARGE]
+    assert await connection.fetchval("SELECT seats_taken FROM courses WHERE id = $1", LARGE) == 5
 
 
 async def test_instructors_and_groups_cost_an_enrollment_no_statement(
