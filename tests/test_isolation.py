@@ -6,7 +6,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.conftest import REUSED_BYTES, Server, copy, make_empty
+from tests.conftest import REUSED_BYTES, Copy, Server, copy, make_empty
 
 FILL = """
     INSERT INTO students (given_name, family_name, email) VALUES ('Ada', 'Lovelace', 'ada@campus.example');
@@ -38,23 +38,23 @@ def rows(url: str) -> dict[str, Any]:
 
 
 @pytest.fixture
-def copied(server: Server, admin: psycopg.Connection[Any]) -> Iterator[str]:
-    """Yield the name of a copy of the template."""
-    name = copy(server, admin, server.template)
-    yield name
-    admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+def copied(server: Server, admin: psycopg.Connection[Any]) -> Iterator[Copy]:
+    """Yield a copy of the template."""
+    database = Copy(copy(server, admin, server.template))
+    yield database
+    database.drop(server, admin)
 
 
 def test_an_emptied_database_has_the_rows_of_a_new_one(
-    server: Server, admin: psycopg.Connection[Any], copied: str
+    server: Server, admin: psycopg.Connection[Any], copied: Copy
 ) -> None:
-    new = rows(server.url_of(copied))
+    new = rows(server.url_of(copied.name))
     for _ in range(2):
-        with psycopg.connect(server.url_of(copied)) as connection:
+        with psycopg.connect(server.url_of(copied.name)) as connection:
             connection.execute(FILL)
-        assert rows(server.url_of(copied)) != new
+        assert rows(server.url_of(copied.name)) != new
         assert make_empty(server, admin, copied)
-        assert rows(server.url_of(copied)) == new
+        assert rows(server.url_of(copied.name)) == new
 
 
 @pytest.mark.parametrize(
@@ -75,16 +75,16 @@ def test_an_emptied_database_has_the_rows_of_a_new_one(
     ],
 )
 def test_a_database_with_other_changes_is_dropped(
-    server: Server, admin: psycopg.Connection[Any], copied: str, statement: str
+    server: Server, admin: psycopg.Connection[Any], copied: Copy, statement: str
 ) -> None:
-    with psycopg.connect(server.url_of(copied)) as connection:
+    with psycopg.connect(server.url_of(copied.name)) as connection:
         connection.execute(statement.encode())
     assert not make_empty(server, admin, copied)
-    assert admin.execute("SELECT FROM pg_database WHERE datname = %s", [copied]).fetchone() is None
+    assert admin.execute("SELECT FROM pg_database WHERE datname = %s", [copied.name]).fetchone() is None
 
 
-def test_a_database_in_use_is_dropped(server: Server, admin: psycopg.Connection[Any], copied: str) -> None:
-    connection = psycopg.connect(server.url_of(copied))
+def test_a_database_in_use_is_dropped(server: Server, admin: psycopg.Connection[Any], copied: Copy) -> None:
+    connection = psycopg.connect(server.url_of(copied.name))
     assert not make_empty(server, admin, copied)
     with pytest.raises(psycopg.OperationalError):
         connection.execute("SELECT")
