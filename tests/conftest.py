@@ -503,12 +503,9 @@ Client = TestClient[web.Request, web.Application]
 async def client(settings: Settings, aiohttp_client: Callable[[web.Application], Awaitable[Client]]) -> Client:
     """Return a client of a service that is ready."""
     # Imported here, so that an error in the service fails only the tests of the service.
-    from service.app import create_app
+    from service.app import BRING_UP, create_app
 
     client = await aiohttp_client(create_app(settings))
     async with asyncio.timeout(10):
-        while True:
-            async with client.get("/health/ready") as response:
-                if response.status == 200:
-                    return client
-            await asyncio.sleep(0.01)
+        await client.app[BRING_UP]
+    return client
