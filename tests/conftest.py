@@ -12,7 +12,7 @@ import signal
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import asyncpg
 import hypothesis
 import psycopg
 import pytest
+import pytest_asyncio
 import uvloop
 from aiohttp import web
 from aiohttp.test_utils import TestClient
@@ -484,10 +485,36 @@ def settings(service_url: str, database_url: str, defaults: Settings, tmp_path: 
     return defaults.model_copy(update={**urls, "spool_dir": tmp_path / "spool"})
 
 
+@pytest.fixture(scope="module")
+def shared_settings(server: Server, defaults: Settings, request: pytest.FixtureRequest) -> Iterator[Settings]:
+    """Yield settings as ``settings``, for a migrated database that the tests of a module share."""
+    if server.citus:
+        for schema in citus_schema(server, request.session):
+            yield defaults.model_copy(update={"database_url": server.url, "database_schema": schema})
+        return
+    for url in clone(server, request.getfixturevalue("admin"), server.template):
+        urls = {"database_url": server.as_service(url), "migration_database_url": url}
+        yield defaults.model_copy(update=urls)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared_connection(shared_settings: Settings) -> AsyncIterator[Connection]:
+    """Yield a connection to the database that the tests of a module share, as its owner."""
+    async with connected(shared_settings.owner_url or "", search_path=shared_settings.database_schema) as connection:
+        yield connection
+
+
 @pytest.fixture
 async def connection(database_url: str) -> AsyncIterator[Connection]:
     """Yield a connection to the test's database, to see what the service wrote."""
-    connection = await asyncpg.connect(database_url)
+    async with connected(database_url) as connection:
+        yield connection
+
+
+@asynccontextmanager
+async def connected(url: str, **session: str) -> AsyncIterator[Connection]:
+    """Yield a connection with these settings of its session."""
+    connection = await asyncpg.connect(url, server_settings=session)
     # As the service does: asyncpg looks up the types of arrays otherwise, which takes longer than most tests' statements.
     register_arrays(connection)
     try:
