@@ -12,7 +12,7 @@ from service.check import INVARIANTS, check, invariants, report
 from service.settings import Settings
 from sql import Connection
 from tests.campus import call, create, drop, enroll, join_waitlist, new_course, new_student
-from tests.conftest import Client
+from tests.conftest import Client, Server
 
 in_one_loop = pytest.mark.asyncio(loop_scope="module")
 
@@ -22,8 +22,9 @@ PAIR = "student_id = {} AND course_id = {}"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def campus(shared_settings: Settings, shared_connection: Connection) -> Connection:
+async def campus(server: Server, shared_settings: Settings, shared_connection: Connection) -> Connection:
     """Return a connection to a database with the campus."""
+    server.own_database()
     app = create_app(shared_settings)
     async with TestClient(TestServer(app)) as client:
         await app[BRING_UP]

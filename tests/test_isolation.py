@@ -100,6 +100,7 @@ service = shared.SERVICE[1]
 
 
 @shared.in_one_loop
+@pytest.mark.not_on_citus("reads every table of the database")
 async def test_a_shared_service_that_was_reset_has_the_rows_of_a_new_one_and_remembers_nothing(
     service: shared.Shared, shared_settings: Settings, shared_connection: Connection
 ) -> None:
@@ -130,6 +131,7 @@ async def test_a_shared_service_with_keys_is_replaced(service: shared.Shared) ->
 
 
 @shared.in_one_loop
+@pytest.mark.not_on_citus("there, the schema is not compared")
 async def test_a_change_of_the_schema_of_a_shared_service_is_an_error(
     service: shared.Shared, shared_connection: Connection
 ) -> None:
