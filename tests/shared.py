@@ -111,9 +111,12 @@ async def _service(server: Server, shared_settings: Settings, shared_connection:
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def _client(service: Shared) -> AsyncIterator[Client]:
-    """Yield a client of the service of the module."""
+async def _client(service: Shared, request: pytest.FixtureRequest) -> AsyncIterator[Client]:
+    """Yield a client of the service of the module; a test that fails leaves none behind."""
+    failed = request.session.testsfailed
     yield await service.reset()
+    if request.session.testsfailed > failed:
+        await service.close()
     assert left_tasks() == [], "a test that shares a service must await or cancel its tasks"
 
 
