@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +21,7 @@ from psycopg.conninfo import conninfo_to_dict
 from yoyo import read_migrations
 from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
 from yoyo.connections import DatabaseURI
-from yoyo.migrations import Migration, default_migration_table, read_sql_migration
+from yoyo.migrations import Migration, MigrationList, default_migration_table, read_sql_migration
 
 from service import clock, grants
 from service.errors import OperatorError
@@ -83,6 +84,16 @@ def shipped() -> list[str]:
     return sorted(path.stem for path in MIGRATIONS.glob("*.sql") if not path.stem.endswith(".rollback"))
 
 
+def _read(folder: Path) -> MigrationList:
+    """Return the migrations of a folder; they are parsed once, which takes as long as to apply them to an institution."""
+    return _parsed(folder, tuple(sorted((each.name, each.stat().st_mtime_ns) for each in folder.glob("*.sql"))))
+
+
+@lru_cache(maxsize=4)
+def _parsed(folder: Path, _versions: tuple[tuple[str, int], ...]) -> MigrationList:
+    return read_migrations(str(folder))
+
+
 def migrate(
     database_url: str,
     *,
@@ -108,7 +119,7 @@ def migrate(
         MigrationFailed: the database refused a migration, or the role of ``database_url`` may not migrate.
     """
     stop = stop or threading.Event()
-    shipped = read_migrations(str(migrations))
+    shipped = _read(migrations)
     names = {str(migration.id) for migration in shipped}
     with _connection_errors():
         with _open(database_url, schema) as connection:
@@ -156,7 +167,7 @@ def migrate_to(
         DatabaseUnavailable, UnfitDatabase: as ``migrate``; or this version does not know an applied migration.
         MigrationFailed: there is no such migration, data would be lost, or the database refused a statement.
     """
-    shipped = read_migrations(str(migrations))
+    shipped = _read(migrations)
     names = {str(migration.id) for migration in shipped}
     if name not in names:
         raise MigrationFailed(f"This version has no migration {name}; its newest one is {max(names)}.")

@@ -17,7 +17,7 @@ from pytest_aiohttp import AiohttpClient
 from yarl import URL
 
 from service.__main__ import parse
-from service.app import create_app, problem_types
+from service.app import BRING_UP, create_app, problem_types
 from service.database import Database
 from service.registrar import Registrar
 from service.settings import Settings
@@ -206,7 +206,8 @@ async def until(condition: Callable[[], Awaitable[object]], what: str) -> None:
 async def served(aiohttp_client: AiohttpClient, settings: Settings) -> Client:
     """Start a service with these settings and return its client once the service is ready."""
     client = await aiohttp_client(create_app(settings))
-    await until_ready(client)
+    async with asyncio.timeout(10):
+        await client.app[BRING_UP]
     return client
 
 

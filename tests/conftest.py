@@ -12,7 +12,7 @@ import signal
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import asyncpg
 import hypothesis
 import psycopg
 import pytest
+import pytest_asyncio
 import uvloop
 from aiohttp import web
 from aiohttp.test_utils import TestClient
@@ -117,6 +118,30 @@ class Server:
         """Skip the test on Citus."""
         if self.citus:
             pytest.skip("needs a database of its own: on Citus each test has a schema of one database")
+
+
+@dataclass(slots=True)
+class Copy:
+    """A copy of the template, with the connection that empties it.
+
+    It stays open during the tests: a new one knows nothing of the catalog, so that it takes ten times as long.
+    """
+
+    name: str
+    connection: psycopg.Connection[Any] | None = None
+
+    def connect(self, server: Server) -> psycopg.Connection[Any]:
+        if self.connection is None or self.connection.closed:
+            self.connection = psycopg.connect(server.url_of(self.name), autocommit=True)
+        return self.connection
+
+    def close(self) -> None:
+        if self.connection is not None:
+            self.connection.close()
+
+    def drop(self, server: Server, admin: psycopg.Connection[Any]) -> None:
+        self.close()
+        _drop(admin, server, self.name)
 
 
 SERVER = pytest.StashKey[Server]()
@@ -305,28 +330,31 @@ def data_dir() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def left_behind() -> list[str]:
-    """Return the database of the last test that passed, which the next test may use again."""
-    return []
+def left_behind() -> Iterator[list[Copy]]:
+    """Yield the database of the last test that passed, which the next test may use again."""
+    databases: list[Copy] = []
+    yield databases
+    for database in databases:
+        database.close()
 
 
 @pytest.fixture
 def database_url(
-    server: Server, left_behind: list[str], request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    server: Server, left_behind: list[Copy], request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[str]:
     """Yield the URL of a migrated, empty database for this test alone."""
     if not server.citus:
         admin = request.getfixturevalue("admin")
         # Emptied only now, when every fixture of the last test has ended.
-        name = left_behind.pop() if left_behind else None
-        if name is None or not make_empty(server, admin, name):
-            name = copy(server, admin, server.template)
+        database = left_behind.pop() if left_behind else None
+        if database is None or not make_empty(server, admin, database):
+            database = Copy(copy(server, admin, server.template))
         failed = request.session.testsfailed
-        yield server.url_of(name)
+        yield server.url_of(database.name)
         if request.session.testsfailed == failed:
-            left_behind.append(name)
+            left_behind.append(database)
         else:
-            _drop(admin, server, name)
+            database.drop(server, admin)
         return
     for schema in citus_schema(server, request.session):
         monkeypatch.setenv("DATABASE_SCHEMA", schema)
@@ -356,32 +384,34 @@ def copy(server: Server, admin: psycopg.Connection[Any], template: str) -> str:
     return name
 
 
-def sessions_ended(admin: psycopg.Connection[Any], name: str) -> bool:
-    """Return whether no session uses a database, after a few milliseconds, in which most end.
+def sessions_ended(admin: psycopg.Connection[Any], name: str, but: int | None = None) -> bool:
+    """Return whether no session, but perhaps one, uses a database, after a few milliseconds, in which most end.
 
     DROP DATABASE looks for sessions only every 100 ms.
     """
     for _ in range(20):
-        if admin.execute("SELECT FROM pg_stat_activity WHERE datname = %s", [name]).fetchone() is None:
+        find = "SELECT FROM pg_stat_activity WHERE datname = %s AND pid IS DISTINCT FROM %s"
+        if admin.execute(find, [name, but]).fetchone() is None:
             return True
         time.sleep(0.002)
     return False
 
 
-def make_empty(server: Server, admin: psycopg.Connection[Any], name: str) -> bool:
-    """Make a copy of the template as empty as a new one, at half the cost; drop it and return False if that is not safe."""
-    if sessions_ended(admin, name):
-        # A test may have made the database unreachable.
-        with suppress(psycopg.Error), psycopg.connect(server.url_of(name)) as connection:
-            is_altered, filled = connection.execute(LEFT_BEHIND).fetchone() or (True, [])
-            if not is_altered:
-                deletions = [f"DELETE FROM {table}" for table in filled]
-                # A replica checks no foreign key. For few rows, TRUNCATE takes twenty times as long.
-                statements = ["SET LOCAL session_replication_role = replica", *deletions, RESTORE]
-                connection.execute("; ".join(statements).encode())
-                connection.commit()
-                return True
-    _drop(admin, server, name)
+def make_empty(server: Server, admin: psycopg.Connection[Any], database: Copy) -> bool:
+    """Make a copy of the template as empty as a new one, at a tenth of the cost; drop it and return False if that is not safe."""
+    # A test may have made the database unreachable, or have ended the session of the connection.
+    with suppress(psycopg.Error):
+        connection = database.connect(server)
+        if sessions_ended(admin, database.name, but=connection.info.backend_pid):
+            with connection.transaction():
+                is_altered, filled = connection.execute(LEFT_BEHIND).fetchone() or (True, [])
+                if not is_altered:
+                    deletions = [f"DELETE FROM {table}" for table in filled]
+                    # A replica checks no foreign key. For few rows, TRUNCATE takes twenty times as long.
+                    statements = ["SET LOCAL session_replication_role = replica", *deletions, RESTORE]
+                    connection.execute("; ".join(statements).encode())
+                    return True
+    database.drop(server, admin)
     return False
 
 
@@ -455,10 +485,36 @@ def settings(service_url: str, database_url: str, defaults: Settings, tmp_path: 
     return defaults.model_copy(update={**urls, "spool_dir": tmp_path / "spool"})
 
 
+@pytest.fixture(scope="module")
+def shared_settings(server: Server, defaults: Settings, request: pytest.FixtureRequest) -> Iterator[Settings]:
+    """Yield settings as ``settings``, for a migrated database that the tests of a module share."""
+    if server.citus:
+        for schema in citus_schema(server, request.session):
+            yield defaults.model_copy(update={"database_url": server.url, "database_schema": schema})
+        return
+    for url in clone(server, request.getfixturevalue("admin"), server.template):
+        urls = {"database_url": server.as_service(url), "migration_database_url": url}
+        yield defaults.model_copy(update=urls)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared_connection(shared_settings: Settings) -> AsyncIterator[Connection]:
+    """Yield a connection to the database that the tests of a module share, as its owner."""
+    async with connected(shared_settings.owner_url or "", search_path=shared_settings.database_schema) as connection:
+        yield connection
+
+
 @pytest.fixture
 async def connection(database_url: str) -> AsyncIterator[Connection]:
     """Yield a connection to the test's database, to see what the service wrote."""
-    connection = await asyncpg.connect(database_url)
+    async with connected(database_url) as connection:
+        yield connection
+
+
+@asynccontextmanager
+async def connected(url: str, **session: str) -> AsyncIterator[Connection]:
+    """Yield a connection with these settings of its session."""
+    connection = await asyncpg.connect(url, server_settings=session)
     # As the service does: asyncpg looks up the types of arrays otherwise, which takes longer than most tests' statements.
     register_arrays(connection)
     try:
@@ -474,12 +530,9 @@ Client = TestClient[web.Request, web.Application]
 async def client(settings: Settings, aiohttp_client: Callable[[web.Application], Awaitable[Client]]) -> Client:
     """Return a client of a service that is ready."""
     # Imported here, so that an error in the service fails only the tests of the service.
-    from service.app import create_app
+    from service.app import BRING_UP, create_app
 
     client = await aiohttp_client(create_app(settings))
     async with asyncio.timeout(10):
-        while True:
-            async with client.get("/health/ready") as response:
-                if response.status == 200:
-                    return client
-            await asyncio.sleep(0.01)
+        await client.app[BRING_UP]
+    return client

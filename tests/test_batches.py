@@ -4,16 +4,18 @@ import asyncio
 import os
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from itertools import permutations
 from typing import Any
 
 import asyncpg
 import pytest
+import pytest_asyncio
 
 from service import registrar
 from service.check import INVARIANTS, invariants
+from service.database import Database
 from service.errors import DomainError, EnrollmentRefused, PromotionsPending, Unavailable
 from service.registrar import load
 from service.registrar.application import Grade, Group, Reservation
@@ -36,6 +38,8 @@ from service.settings import Settings
 from sql import Connection
 from sql.waitlist import is_any_due, load_ended, load_promotable
 from tests.campus import TABLES, empty, opened, registrar_of, waiting_writer
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 SEEDS = int(os.environ.get("HISTORIES", "40"))
 CHANGES = 40
@@ -366,6 +370,13 @@ def normalized(outcome: object) -> str:
     return NEW_ID.sub(r"\1new", TIME.sub("then", text))
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def database(shared_settings: Settings) -> AsyncIterator[Database]:
+    """Yield a database that each test empties: connections that know the statements need a fraction of the time."""
+    async with opened(shared_settings) as database:
+        yield database
+
+
 async def rows_of(connection: Connection, table: str) -> list[str]:
     """Return the rows of a table in order, as JSON. No counters and null are the same number of reserved seats taken."""
     key = {"holds": "hold_id", "overrides": "override_id", "equivalences": "equivalence_id"}.get(table, "id")
@@ -376,6 +387,7 @@ async def rows_of(connection: Connection, table: str) -> list[str]:
 
 async def assert_alike(
     settings: Settings,
+    database: Database,
     connection: Connection,
     caplog: pytest.LogCaptureFixture,
     made: Sequence[Sequence[Change[Any]]],
@@ -394,9 +406,8 @@ async def assert_alike(
             assert list(await find(connection)) == [], invariant
         return outcomes, {table: [normalized(row) for row in await rows_of(connection, table)] for table in TABLES}
 
-    async with opened(settings) as database:
-        alone = await run([[each] for each in changes])
-        together = await run([changes])
+    alone = await run([[each] for each in changes])
+    together = await run([changes])
 
     assert caplog.messages == [], "the database took the batch as a whole"
     for one_by_one, in_a_batch, each in zip(alone[0], together[0], changes, strict=True):
@@ -407,8 +418,9 @@ async def assert_alike(
 
 @pytest.mark.parametrize("seed", range(SEEDS))
 async def test_a_batch_has_the_same_result_as_its_changes_one_by_one(
-    settings: Settings,
-    connection: Connection,
+    shared_settings: Settings,
+    database: Database,
+    shared_connection: Connection,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     seed: int,
@@ -420,12 +432,16 @@ async def test_a_batch_has_the_same_result_as_its_changes_one_by_one(
     page = chance.choice([1, 2, 20])
     monkeypatch.setattr(load, "PAGE_STUDENTS", page)
     monkeypatch.setattr(load, "MAX_PAGE_STUDENTS", 2 * page)
-    await assert_alike(settings, connection, caplog, made, changes)
+    await assert_alike(shared_settings, database, shared_connection, caplog, made, changes)
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
 async def test_promotions_in_many_transactions_have_the_same_result_as_in_one(
-    settings: Settings, connection: Connection, monkeypatch: pytest.MonkeyPatch, seed: int
+    shared_settings: Settings,
+    database: Database,
+    shared_connection: Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    seed: int,
 ) -> None:
     chance = random.Random(seed)
     made = [campus(chance), *[[change(chance)] for _ in range(CHANGES)]]
@@ -435,20 +451,19 @@ async def test_promotions_in_many_transactions_have_the_same_result_as_in_one(
 
     async def run(promotions: int) -> dict[str, list[str]]:
         """Make the changes one by one by two registrars, each after the promotions of the previous one."""
-        await empty(connection)
-        limited = settings.model_copy(update={"promotions_per_transaction": promotions})
+        await empty(shared_connection)
+        limited = shared_settings.model_copy(update={"promotions_per_transaction": promotions})
         async with registrar_of(limited, database) as one, registrar_of(limited, database) as other:
             for number, batch in enumerate(made):
                 office = (one, other)[number % 3 % 2]
                 for outcome in await office.submit_all(batch):
                     assert not isinstance(outcome, PromotionsPending)
-                while await load_promotable(connection, "UTC", 1):
+                while await load_promotable(shared_connection, "UTC", 1):
                     await office.submit_all(())
-        await assert_settled(connection)
-        return {table: [normalized(row) for row in await rows_of(connection, table)] for table in TABLES}
+        await assert_settled(shared_connection)
+        return {table: [normalized(row) for row in await rows_of(shared_connection, table)] for table in TABLES}
 
-    async with opened(settings) as database:
-        assert await run(chance.choice([1, 2, 3])) == await run(1000)
+    assert await run(chance.choice([1, 2, 3])) == await run(1000)
 
 
 async def assert_settled(connection: Connection) -> None:
@@ -508,19 +523,20 @@ def change_of_time(chance: random.Random) -> Change[Any]:
 
 @pytest.mark.parametrize("seed", range(SEEDS))
 async def test_a_sweep_follows_the_clock_after_any_changes(
-    settings: Settings, connection: Connection, monkeypatch: pytest.MonkeyPatch, seed: int
+    shared_settings: Settings,
+    database: Database,
+    shared_connection: Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    seed: int,
 ) -> None:
     chance = random.Random(seed)
     page = chance.choice([1, 2, 20])
     monkeypatch.setattr(load, "PAGE_STUDENTS", page)
     monkeypatch.setattr(load, "MAX_PAGE_STUDENTS", 2 * page)
     promotions = chance.choice([1, 2, 3, 1000])
-    limited = settings.model_copy(update={"promotions_per_transaction": promotions})
-    async with (
-        opened(limited) as database,
-        registrar_of(limited, database) as one,
-        registrar_of(limited, database) as other,
-    ):
+    limited = shared_settings.model_copy(update={"promotions_per_transaction": promotions})
+    await empty(shared_connection)
+    async with registrar_of(limited, database) as one, registrar_of(limited, database) as other:
         await one.submit_all(campus(chance))
         for _ in range(6):
             batch = [
@@ -535,8 +551,8 @@ async def test_a_sweep_follows_the_clock_after_any_changes(
         await asyncio.sleep(0.35)
         await one.sweep()
 
-    await assert_settled(connection)
-    assert await load_ended(connection, "UTC", 1) == []
+    await assert_settled(shared_connection)
+    assert await load_ended(shared_connection, "UTC", 1) == []
 
 
 MANY: list[Change[Any]] = [term(1), term(2), student(1), student(2)]
@@ -701,8 +717,9 @@ CASES: dict[str, tuple[list[Change[Any]], list[Change[Any]]]] = {
 @pytest.mark.parametrize("part", [1, 100])
 @pytest.mark.parametrize("case", CASES)
 async def test_a_case_has_the_same_result_in_a_batch_and_one_by_one(
-    settings: Settings,
-    connection: Connection,
+    shared_settings: Settings,
+    database: Database,
+    shared_connection: Connection,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     case: str,
@@ -710,25 +727,29 @@ async def test_a_case_has_the_same_result_in_a_batch_and_one_by_one(
 ) -> None:
     monkeypatch.setattr(registrar, "CHANGES_PER_WRITE", part)
     made, changes = CASES[case]
-    await assert_alike(settings, connection, caplog, [made], changes)
+    await assert_alike(shared_settings, database, shared_connection, caplog, [made], changes)
 
 
 async def test_the_writes_of_a_lost_transaction_are_not_remembered(
-    settings: Settings, connection: Connection, database_url: str
+    shared_settings: Settings, shared_connection: Connection
 ) -> None:
+    await empty(shared_connection)
     made = [*MANY, course(1, meetings=MEETINGS[1]), course(2, meetings=MEETINGS[2]), course(3)]
     made += [enroll(1, 1), enroll(1, 3)]
-    async with registrar_of(settings) as other:
+    async with registrar_of(shared_settings) as other:
         await other.submit_all(made)
-    blocker = await asyncpg.connect(database_url)
+    schema = {"search_path": shared_settings.database_schema}
+    blocker = await asyncpg.connect(shared_settings.owner_url, server_settings=schema)
     await blocker.execute("BEGIN")
     await blocker.execute("LOCK TABLE overrides IN SHARE MODE")
     # The edit is written at once, to find the students it helps; the enrollment is judged by it; the last change waits.
     changes = [edit(COURSE, 1, meetings="[]"), enroll(1, 2), grant(2, 3, "hold")]
 
-    async with registrar_of(settings) as office:
+    async with registrar_of(shared_settings) as office:
         enrolling = asyncio.create_task(office.submit_all(changes))
-        await connection.execute("SELECT pg_terminate_backend($1::integer)", await waiting_writer(connection))
+        await shared_connection.execute(
+            "SELECT pg_terminate_backend($1::integer)", await waiting_writer(shared_connection)
+        )
         with pytest.raises(Unavailable):
             await enrolling
         await blocker.close()

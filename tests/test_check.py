@@ -10,8 +10,11 @@ import pytest
 from service.check import INVARIANTS, SESSION, check, invariants
 from service.settings import Settings
 from sql import Connection
+from tests import shared
 from tests.campus import call, create, drop, enroll, let_holds_end, new_course, new_student, until
 from tests.conftest import Client
+
+pytestmark, service, client, connection, settings = shared.SERVICE
 
 MONDAY = [{"day": "mon", "start": "09:00", "end": "10:30"}]
 TUESDAY = [{"day": "tue", "start": "09:00", "end": "10:30"}]

@@ -10,9 +10,12 @@ from multidict import CIMultiDictProxy
 from yarl import URL
 
 from service.web.negotiation import BYTES_IN_LOOP, COMPRESSED_BYTES
+from tests import shared
 from tests.campus import new_course, new_student
 from tests.conftest import Client
 from tests.test_auth import bearer, new_key
+
+pytestmark, service, client, connection, settings = shared.SERVICE
 
 GZIP = {"Accept-Encoding": "gzip"}
 

@@ -10,12 +10,15 @@ from service.registrar.changes import Origin
 from service.registrar.enrollments import Drop
 from service.settings import Settings
 from sql.requirements import LOAD_REQUIREMENTS
+from tests import shared
 from tests.campus import Answer, bare, call, drop, enroll, join_waitlist, new_course, new_student, problem, read
 from tests.conftest import Client
 from tests.test_optimistic import counted
 from tests.test_registrar import codes, grant, status_of
 from tests.test_requirements import FALL, SPRING, complete, term_of
 from tests.test_swaps import swap
+
+pytestmark, service, client, connection, settings = shared.SERVICE
 
 
 async def require_any(client: Client, course: int, *any_of: str) -> None:

@@ -7,6 +7,7 @@ from urllib.parse import quote
 import pytest
 
 from sql import Connection
+from tests import shared
 from tests.campus import (
     call,
     course_fields,
@@ -23,6 +24,8 @@ from tests.campus import (
     walk,
 )
 from tests.conftest import Client
+
+pytestmark, service, client, connection, settings = shared.SERVICE
 
 LARGEST = 2**63 - 1
 

@@ -9,9 +9,12 @@ from service.registrar.changes import Origin
 from service.registrar.enrollments import Enroll
 from service.settings import Settings
 from sql import Connection
+from tests import shared
 from tests.campus import call, course_fields, create, new_student, places, problem, read
 from tests.conftest import Client
 from tests.test_optimistic import counted, statements_of_enroll
+
+pytestmark, service, client, connection, settings = shared.SERVICE
 
 TERM = {"code": "2036F", "name": "Fall", "starts_on": "2036-09-01", "ends_on": "2036-12-19"}
 

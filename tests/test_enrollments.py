@@ -7,6 +7,7 @@ from typing import Any
 from service.api.courses import search_courses
 from service.api.enrollments import list_course_students, list_student_courses
 from sql import Connection
+from tests import shared
 from tests.campus import (
     Answer,
     call,
@@ -25,6 +26,8 @@ from tests.campus import (
     walk,
 )
 from tests.conftest import Client
+
+pytestmark, service, client, connection, settings = shared.SERVICE
 
 LARGEST = 2**63 - 1
 TERM = {"code": "F", "name": "Fall", "starts_on": "2030-09-01", "ends_on": "2030-12-20"}

@@ -498,6 +498,8 @@ async def test_a_copied_database_begins_a_new_epoch_and_the_original_keeps_its_o
     cursor = (await read(original, "/events/head"))["next"]
     await original.close()
     name = urlsplit(settings.database_url).path.removeprefix("/")
+    # A database in use can't be copied, and the connection that empties it between tests is open.
+    admin.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s", [name])
     admin.execute(f"CREATE DATABASE {name}_copy TEMPLATE {name} STRATEGY {server.strategy}")
     try:
         copy = await served(aiohttp_client, settings.model_copy(update={"database_url": server.url_of(f"{name}_copy")}))

@@ -12,11 +12,14 @@ from service.api.feed import SCANNED_EVENTS, Cursor, Filter, decode
 from service.settings import Settings
 from sql import Connection
 from sql.feed import LIST_EVENTS, get_epoch
+from tests import shared
 from tests.campus import call, new_course, new_student, places, read, until
 from tests.conftest import Client
 from tests.test_docs import every_event
 from tests.test_feed import NEW_EVENTS, polling
 from tests.test_sql import combinations_of
+
+pytestmark, service, client, connection, settings = shared.SERVICE
 
 
 async def history(client: Client) -> tuple[int, int, list[dict[str, Any]]]:

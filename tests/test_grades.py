@@ -9,6 +9,7 @@ from service.registrar.changes import Origin
 from service.registrar.enrollments import Complete, Enroll
 from service.settings import Settings
 from sql import Connection
+from tests import shared
 from tests.campus import (
     Answer,
     bare,
@@ -26,6 +27,8 @@ from tests.campus import (
 from tests.conftest import Client
 from tests.test_optimistic import counted, statements_of_enroll
 from tests.test_registrar import codes, status_of
+
+pytestmark, service, client, connection, settings = shared.SERVICE
 
 SCALE = [
     {"grade": "A", "passes": True},

@@ -20,7 +20,10 @@ from service.registrar.students import STUDENT
 from service.registrar.terms import TERM
 from service.settings import Settings
 from sql import Connection
+from tests import shared
 from tests.campus import TABLES
+
+pytestmark, service, client, connection, settings = shared.SERVICE
 
 ORIGIN = Origin("r")
 CHAIN = 100_000

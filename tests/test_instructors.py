@@ -13,6 +13,7 @@ from service.registrar.instructors import INSTRUCTOR, SetInstructors
 from service.registrar.resources import Create, Delete
 from service.settings import Settings
 from sql import Connection
+from tests import shared
 from tests.campus import (
     Answer,
     call,
@@ -28,6 +29,8 @@ from tests.campus import (
     walk,
 )
 from tests.conftest import Client
+
+pytestmark, service, client, connection, settings = shared.SERVICE
 
 ADA = {"given_name": "Ada", "family_name": "Lovelace", "email": "ada@campus.example", "external_id": "I-1"}
 FIELDS = ["external_id", "sourced_id", "given_name", "family_name", "email"]

@@ -9,8 +9,11 @@ from urllib.parse import quote, urlencode
 import pytest
 
 from sql import Connection
+from tests import shared
 from tests.campus import call, course_fields, create, new_student, places, problem, read, student_fields, walk
 from tests.conftest import Client
+
+pytestmark, service, client, connection, settings = shared.SERVICE
 
 NAMES = [
     ("Zoë", "Müller"),

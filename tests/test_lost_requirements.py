@@ -9,6 +9,7 @@ from service.registrar.enrollments import Complete, Drop, Enroll
 from service.settings import Settings
 from sql import Connection
 from sql.lost_requirements import LOAD_LOST_REQUIREMENTS
+from tests import shared
 from tests.campus import Answer, call, drop, enroll, events, join_waitlist, new_course, new_student, places, read, walk
 from tests.conftest import Client
 from tests.test_grades import set_scale
@@ -16,6 +17,8 @@ from tests.test_optimistic import counted, statements_of_enroll
 from tests.test_registrar import codes, grant, status_of
 from tests.test_requirements import FALL, SPRING, complete, term_of
 from tests.test_swaps import swap
+
+pytestmark, service, client, connection, settings = shared.SERVICE
 
 MARKS = ("enrollment.requirement_lost", "enrollment.requirement_met")
 

@@ -14,6 +14,7 @@ from service.registrar.enrollments import Enroll
 from service.registrar.merge import Merge
 from service.settings import Settings
 from sql import Connection
+from tests import shared
 from tests.campus import (
     Answer,
     call,
@@ -36,6 +37,8 @@ from tests.conftest import Client
 from tests.provider import Provider, provider, with_issuer
 from tests.test_auth import bearer
 from tests.test_registrar import AHEAD, PAST, TERM, grant, hold, status_of
+
+pytestmark, service, client, connection, settings = shared.SERVICE
 
 STATUSES = ["completed", "failed", "enrolled", "waitlisted", "withdrawn", "dropped"]
 
@@ -353,6 +356,7 @@ async def test_an_erasure_covers_the_duplicates(client: Client, connection: Conn
     await assert_whole(connection)
 
 
+@pytest.mark.asyncio(loop_scope="function")
 async def test_a_token_of_a_duplicate_learns_into_whom_it_was_merged(
     aiohttp_client: AiohttpClient, settings: Settings
 ) -> None:

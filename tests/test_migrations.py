@@ -237,8 +237,11 @@ def rows(connection: Connection, columns: dict[str, list[str]] | None = None) ->
 
 
 def columns_of(connection: Connection) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {table: [] for table in tables(connection)}
-    for kind, table, name, _ in catalog(connection):
+    objects = catalog(connection)
+    found: dict[str, list[str]] = {
+        name: [] for kind, name, relkind, _ in objects if (kind, relkind) == ("relation", "r")
+    }
+    for kind, table, name, _ in objects:
         if kind == "column":
             found[table].append(name)
     return found

@@ -16,7 +16,7 @@ from service.app import BRING_UP, create_app
 from service.oneroster.operations import OPERATIONS
 from service.settings import Settings
 from tests.campus import Answer, call
-from tests.conftest import Client, Server, citus_schema, clone
+from tests.conftest import Client
 from tests.roster import V1P1, V1P2, Roster, ids, new_roster, official_document, show
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -25,17 +25,12 @@ YEAR = re.compile(r"[0-9]{4}")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def served(server: Server, request: pytest.FixtureRequest) -> AsyncIterator[tuple[Client, Roster]]:
+async def served(shared_settings: Settings) -> AsyncIterator[tuple[Client, Roster]]:
     """Yield a client of a service with a roster, which these tests only read."""
-    if server.citus:
-        places = ((server.url, schema) for schema in citus_schema(server, request.session))
-    else:
-        places = ((url, "public") for url in clone(server, request.getfixturevalue("admin"), server.template))
-    for url, schema in places:
-        app = create_app(Settings(database_url=url, database_schema=schema, migrate_on_start=False))
-        async with TestClient(TestServer(app)) as client:
-            await app[BRING_UP]
-            yield client, await new_roster(client)
+    app = create_app(shared_settings)
+    async with TestClient(TestServer(app)) as client:
+        await app[BRING_UP]
+        yield client, await new_roster(client)
 
 
 def shown(number: int) -> str:

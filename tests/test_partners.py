@@ -13,6 +13,7 @@ from service.registrar.resources import Edit
 from service.settings import Settings
 from sql import Connection
 from sql.waitlist import LOAD_PARTNER_PLACES
+from tests import shared
 from tests.campus import bare, call, drop, enroll, events, join_waitlist, new_course, new_student, read
 from tests.conftest import Client
 from tests.test_corequisites import require_any, statuses
@@ -20,6 +21,8 @@ from tests.test_growth import STUDENTS, Cost, cost, office_of
 from tests.test_optimistic import counted
 from tests.test_registrar import grant
 from tests.test_swaps import swap
+
+pytestmark, service, client, connection, settings = shared.SERVICE
 
 
 async def pair(client: Client, *, mutual: bool = True, **fields: object) -> tuple[int, int, int]:

@@ -11,6 +11,7 @@ from service.registrar.enrollments import Complete, Enroll
 from service.registrar.resources import Edit
 from service.settings import Settings
 from sql import Connection
+from tests import shared
 from tests.campus import (
     Answer,
     bare,
@@ -29,6 +30,8 @@ from tests.campus import (
 from tests.conftest import Client
 from tests.test_registrar import TERM, codes, status_of
 from tests.test_waiting import require
+
+pytestmark, service, client, connection, settings = shared.SERVICE
 
 
 async def term_of(client: Client, code: str, starts_on: str, ends_on: str) -> int:

@@ -11,9 +11,12 @@ from service.registrar.enrollments import Enroll
 from service.settings import Settings
 from sql import Connection
 from sql.courses import LOAD_RESERVED_SEATS, SET_RESERVED_SEATS
+from tests import shared
 from tests.campus import Answer, bare, call, create, drop, enroll, new_course, new_student, places, problem, read
 from tests.conftest import Client
 from tests.test_optimistic import counted, statements_of_enroll
+
+pytestmark, service, client, connection, settings = shared.SERVICE
 
 PHYSICS, ART = "major:physics", "major:art"
 

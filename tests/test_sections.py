@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from tests import shared
 from tests.campus import (
     Answer,
     bare,
@@ -19,6 +20,8 @@ from tests.campus import (
     read,
 )
 from tests.conftest import Client
+
+pytestmark, service, client, connection, settings = shared.SERVICE
 
 TERM = {"code": "2036F", "name": "Fall", "starts_on": "2036-09-01", "ends_on": "2036-12-18"}
 

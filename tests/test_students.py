@@ -8,6 +8,7 @@ from uuid import UUID
 import pytest
 
 from sql import Connection
+from tests import shared
 from tests.campus import (
     Answer,
     call,
@@ -24,6 +25,8 @@ from tests.campus import (
     walk,
 )
 from tests.conftest import Client
+
+pytestmark, service, client, connection, settings = shared.SERVICE
 
 LINES_OF_TEXT = [
     *("X", "é", "李", "O'Brien-Smith Jr.", " Ada", "Ada ", "x" * 200, "🎓", "\u00a0x", '"', "\\", "<b>"),

@@ -7,9 +7,12 @@ import pytest
 from service.check import check
 from service.settings import Settings
 from sql import Connection
+from tests import shared
 from tests.campus import Answer, call, create, drop, enroll, events, new_course, new_student, read
 from tests.conftest import Client
 from tests.test_registrar import PAST, TERM, codes, grant, status_of
+
+pytestmark, service, client, connection, settings = shared.SERVICE
 
 
 async def swap(client: Client, student: int, drops: list[int], adds: list[int], on_full: str = "fail") -> Answer:

@@ -4,6 +4,7 @@ import pytest
 
 from service.check import INVARIANTS
 from sql import Connection
+from tests import shared
 from tests.campus import (
     Answer,
     call,
@@ -22,6 +23,8 @@ from tests.campus import (
 from tests.conftest import Client
 from tests.test_auth import bearer, new_key
 from tests.test_registrar import AHEAD, PAST, TERM, hold, status_of
+
+pytestmark, service, client, connection, settings = shared.SERVICE
 
 LATE = {**TERM, "drop_until": PAST, "withdraw_until": AHEAD}
 CLOSED = {**TERM, "drop_until": PAST, "withdraw_until": PAST}

@@ -16,6 +16,7 @@ from service.registrar.resources import Edit
 from service.registrar.waitlist import Sweep, Swept
 from service.settings import Settings
 from sql import Connection
+from tests import shared
 from tests.campus import (
     call,
     create,
@@ -33,6 +34,8 @@ from tests.campus import (
 from tests.conftest import Client
 from tests.test_check import checked
 from tests.test_registrar import TERM, grant, hold, status_of
+
+pytestmark, service, client, connection, settings = shared.SERVICE
 
 AT = [{"day": "mon", "start": "09:00", "end": "10:00"}]
 

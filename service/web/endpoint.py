@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from random import getrandbits
 from types import ModuleType, NoneType, UnionType
 from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -211,7 +211,7 @@ class Written(Generic[Answer]):
         return self.json if isinstance(self.json, bytes) else self.json.encode()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Endpoint:
     """A handler with everything that ``@endpoint`` derives from its signature."""
 
@@ -613,18 +613,26 @@ def endpoints_of(*modules: ModuleType) -> list[Endpoint]:
 
 def register(app: web.Application, endpoints: Iterable[Endpoint]) -> None:
     """Add the routes of endpoints, and answer every other path and method with a problem."""
+    for resource in _resources(tuple(endpoints), tracing.active):
+        app.router.register_resource(resource)
+
+
+@lru_cache(maxsize=8)
+def _resources(endpoints: tuple[Endpoint, ...], traces: tracing.Tracing | None) -> tuple[web.AbstractResource, ...]:
+    """Return the routes of endpoints, which all applications share: they take most of the time that one takes to make."""
+    router = web.UrlDispatcher()
     for item in endpoints:
         # Without a pattern, a parameter of aiohttp does not match braces, even if they are percent-encoded.
         path = re.sub(r"{(\w+)}", r"{\1:[^/]+}", item.path)
-        app.router.add_route(item.method, path, _traced(item), expect_handler=_expect)
+        router.add_route(item.method, path, _traced(item, traces), expect_handler=_expect)
         if item.method == "GET":
-            app.router.add_route("HEAD", path, _traced(item), expect_handler=_expect)
-    app.router.add_route("*", "/{tail:.*}", _traced(unrouted), expect_handler=_expect)
+            router.add_route("HEAD", path, _traced(item, traces), expect_handler=_expect)
+    router.add_route("*", "/{tail:.*}", _traced(unrouted, traces), expect_handler=_expect)
+    return tuple(router.resources())
 
 
-def _traced(item: Endpoint) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+def _traced(item: Endpoint, traces: tracing.Tracing | None) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     """Return the handler of an endpoint, which makes a span for each request if traces are on."""
-    traces = tracing.active
     if traces is None:
         return item.__call__
 
