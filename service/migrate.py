@@ -85,7 +85,7 @@ def shipped() -> list[str]:
 
 
 def _read(folder: Path) -> MigrationList:
-    """Return the migrations of a folder; they are parsed once, which takes as long as to apply them to an institution."""
+    """Return the migrations of a folder. They are parsed once: parsing takes as long as applying them to an institution."""
     return _parsed(folder, tuple(sorted((each.name, each.stat().st_mtime_ns) for each in folder.glob("*.sql"))))
 
 

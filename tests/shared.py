@@ -1,8 +1,8 @@
 """A service that the tests of a module share, for modules of many short tests.
 
-To start a service and to let its new connections plan their statements takes most of the time of such a test. A module
-shares one by ``pytestmark, service, client, connection, settings = shared.SERVICE``. Before each test it is reset, as a running
-service is by ``python -m service reset``: its tables are empty, ids begin at 1, and its feed has a new epoch.
+Starting a service and planning its statements takes most of the time of such a test. A module shares one by
+``pytestmark, service, client, connection, settings = shared.SERVICE``. Before each test it is reset, as a running service
+is by ``python -m service reset``: its tables are empty, ids begin at 1, and its feed has a new epoch.
 """
 
 import asyncio

@@ -92,7 +92,7 @@ class Catalog:
     def advance(self, events: Sequence[Event], courses: Iterable[Course]) -> None:
         """Advance to the last of these events, which follow the position, once they are committed.
 
-        ``courses`` are those of the batch: if their next seats are these, nobody has to copy them.
+        ``courses`` are those of the batch. The next batch copies only those whose seats have changed since.
         """
         for event in events:
             if event.student_id is None:

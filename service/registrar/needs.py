@@ -112,7 +112,7 @@ class Needs:
 
     @property
     def are_those_of_enrollments(self) -> bool:
-        """Whether only students, pairs, positions, courses, and what the catalog holds of these are needed."""
+        """Whether only students, pairs, positions, courses and the contents of the catalog are needed."""
         return not (
             self.idempotency_keys
             or self.ids

@@ -28,7 +28,7 @@ def settle(ledger: Ledger) -> None:
     judged. Then come the students who need seats in several courses together. Each student is committed alone, so that
     ``NotLoaded`` undoes none of the earlier promotions.
     """
-    # As after most changes.
+    # Most changes leave no work.
     if ledger.is_settled():
         return
     while True:

@@ -619,7 +619,7 @@ def register(app: web.Application, endpoints: Iterable[Endpoint]) -> None:
 
 @lru_cache(maxsize=8)
 def _resources(endpoints: tuple[Endpoint, ...], traces: tracing.Tracing | None) -> tuple[web.AbstractResource, ...]:
-    """Return the routes of endpoints, which all applications share: they take most of the time that one takes to make."""
+    """Return the routes of endpoints, which all applications share: making them takes most of the time of making one."""
     router = web.UrlDispatcher()
     for item in endpoints:
         # Without a pattern, a parameter of aiohttp does not match braces, even if they are percent-encoded.
