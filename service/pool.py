@@ -346,8 +346,11 @@ class Pool:
         try:
             return await handed
         except BaseException:
-            if handed.done() and not handed.cancelled() and (connection := handed.result()) is not None:
-                await self._release(pool, connection, lane)
+            if handed.done() and not handed.cancelled():
+                if (connection := handed.result()) is None:
+                    self._wake(lane)
+                else:
+                    await self._release(pool, connection, lane)
             raise
 
     async def _take(self, pool: "asyncpg.Pool[asyncpg.Record]", lane: Lane) -> "Lent | None":
@@ -395,24 +398,24 @@ class Pool:
 
     async def _release(self, pool: "asyncpg.Pool[asyncpg.Record]", connection: "Lent", lane: Lane) -> None:
         """Hand a connection to the next call of its lane, or keep it idle, or return it to a call of another lane."""
-        if connection.switches > MAX_SWITCHES or pool is not self._pool:
-            connection.terminate()
-            await self._return(pool, connection)
+        is_spent = connection.switches > MAX_SWITCHES or pool is not self._pool
+        while lane.waiting and not is_spent and not self._queued:
+            handed = lane.waiting.popleft()
+            if not handed.done():
+                handed.set_result(connection)
+                return
+        try:
+            if is_spent:
+                connection.terminate()
+                await self._return(pool, connection)
+            elif self._queued and self._out >= self._settings.pool_size and not self._idle:
+                # Perhaps a call waits in asyncpg's pool.
+                await self._return(pool, connection)
+            else:
+                self._idle[connection] = lane
+                lane.idle.append(connection)
+        finally:
             self._leave(lane)
-            return
-        if not self._queued:
-            while lane.waiting:
-                handed = lane.waiting.popleft()
-                if not handed.done():
-                    handed.set_result(connection)
-                    return
-        if self._queued and self._out >= self._settings.pool_size and not self._idle:
-            # Perhaps a call waits in asyncpg's pool.
-            await self._return(pool, connection)
-        else:
-            self._idle[connection] = lane
-            lane.idle.append(connection)
-        self._leave(lane)
 
     async def _return(self, pool: "asyncpg.Pool[asyncpg.Record]", connection: "Lent") -> None:
         """Return a connection to asyncpg's pool."""
@@ -444,7 +447,8 @@ class Pool:
         """Replace all other connections, which may be dead too; new ones may reach the server."""
         await pool.expire_connections()
         for connection in self._idle:
-            connection.terminate()
+            if not is_closed(connection):
+                connection.terminate()
 
     def _recover(self, pool: "asyncpg.Pool[asyncpg.Record]", connection: "Lent") -> None:
         """Return a connection to asyncpg's pool in the background, after a statement on it timed out.

@@ -12,6 +12,7 @@ from service.errors import Unavailable
 from service.pool import Pool
 from service.settings import Settings
 from sql import Connection
+from tests.campus import until
 
 SCHEMAS = [f"school_{number}" for number in range(7)]
 
@@ -98,14 +99,14 @@ async def test_no_call_ever_reads_another_schema(pool: Pool) -> None:
                 outcomes["failed"] += 1
             except TimeoutError:
                 outcomes["cancelled"] += 1
-            except Unavailable:
-                outcomes["refused"] += 1
 
     await asyncio.gather(*(caller() for _ in range(12)))
 
-    print(outcomes)
     assert outcomes["read"] > 100
     assert outcomes["failed"] > 10
+    assert pool.usage()[0] == 0
+    assert [lane for lane in pool._lanes.values() if lane.lent] == []
+    assert {share._value for share in pool._shares.values()} == {2}
 
 
 async def test_a_connection_whose_schema_could_not_be_prepared_is_closed(pool: Pool) -> None:
@@ -133,3 +134,26 @@ async def test_reads_leave_a_connection_to_changes_and_changes_one_to_reads(sett
                 await owner_of(pool, SCHEMAS[1], for_changes=for_changes)
         assert (await owner_of(pool, SCHEMAS[2], for_changes=for_changes))[0] == SCHEMAS[2]
     await pool.close()
+
+
+async def test_calls_that_time_out_together_give_their_connections_back(settings: Settings) -> None:
+    pool = Pool(settings.model_copy(update={"pool_size": 4, "command_timeout": 0.3}))
+    await pool.open()
+
+    async def sleep(seconds: float) -> None:
+        async with pool.lend("public", unprepared) as connection:
+            await connection.execute(f"SELECT pg_sleep({seconds})")
+
+    async def nothing_is_lent() -> bool:
+        return pool.usage()[0] == 0
+
+    try:
+        await asyncio.gather(*(sleep(0.1) for _ in range(3)))
+        assert pool.usage() == (0, 3, 0)
+        failures = await asyncio.gather(sleep(3), sleep(3), return_exceptions=True)
+        assert [str(failure) for failure in failures] == ["The database did not answer in time."] * 2
+        await until(nothing_is_lent, "the connections to be given back")
+        await sleep(0)  # shows that the database answers again
+        await asyncio.gather(*(sleep(0.1) for _ in range(3)))
+    finally:
+        await pool.close()
