@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from service.__main__ import main
 from service.api.keys import DATABASE
 from service.interchange.importer import Importer, Options
 from service.interchange.table import ENCODINGS, read_records
@@ -23,6 +22,7 @@ from sql import imports as sql
 from tests.campus import Answer, call, problem, registrar_of
 from tests.conftest import Client
 from tests.test_auth import new_key
+from tests.test_process import Ended, run
 
 PLAIN = {
     "terms.csv": "code,name,starts_on,ends_on\n2026F,Fall 2026,2026-09-01,2099-12-18\n",
@@ -501,27 +501,29 @@ async def test_old_imports_are_deleted_with_their_rows(
     assert [await connection.fetchval(f"SELECT count(*) FROM {name}") for name in ("imports", "import_rows")] == [0, 0]
 
 
-def test_the_command_shows_a_plan_and_reports_rows_that_can_be_mended(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    monkeypatch.setenv("DATABASE_URL", settings.database_url or "")
+async def test_the_command_shows_a_plan_and_reports_rows_that_can_be_mended(database_url: str, tmp_path: Path) -> None:
     folder, report = tmp_path / "files", tmp_path / "report"
     folder.mkdir()
     for name, text in {**PLAIN, "students.csv": PLAIN["students.csv"] + "S-4,Eve,,nowhere,\n"}.items():
         (folder / name).write_text(text)
-    command = ["import", str(folder), "--report", str(report)]
 
-    assert main(["import", str(tmp_path / "nothing")]) == 1
-    assert main([*command, "--encoding", "nonsense"]) == 1
-    assert main([*command, "--yes", "--strict"]) == 1
-    assert "strict: 1 rows are refused" in capsys.readouterr().err
-    assert main([*command, "--dry-run"]) == 0
-    shown = capsys.readouterr().out
-    assert "students                           3           0           0           0           1" in shown
-    assert "refused: not_an_email: 1" in shown
+    async def command(*arguments: object) -> Ended:
+        return await run(*map(str, arguments), DATABASE_URL=database_url)
 
-    assert main([*command, "--yes"]) == 3
-    assert "11 added, 0 changed, 0 dropped, 0 unchanged, 1 refused" in capsys.readouterr().out
+    first = ("import", folder, "--report", report)
+    assert (await command("import", tmp_path / "nothing")).status == 1
+    assert (await command(*first, "--encoding", "nonsense")).status == 1
+    strict = await command(*first, "--yes", "--strict")
+    assert strict.status == 1
+    assert "strict: 1 rows are refused" in strict.err
+    planned = await command(*first, "--dry-run")
+    assert planned.status == 0
+    assert "students                           3           0           0           0           1" in planned.out
+    assert "refused: not_an_email: 1" in planned.out
+
+    applied = await command(*first, "--yes")
+    assert applied.status == 3
+    assert "11 added, 0 changed, 0 dropped, 0 unchanged, 1 refused" in applied.out
     [mended] = report.iterdir()
     text = mended.read_text()
     assert (
@@ -529,8 +531,11 @@ def test_the_command_shows_a_plan_and_reports_rows_that_can_be_mended(
         == "external_id,given_name,family_name,email,groups,error_line,error_column,error_code,error"
     )
     mended.write_text(text.replace("nowhere", "eve@campus.example"))
-    assert main(["import", str(report), "--yes"]) == 0
-    assert "1 added" in capsys.readouterr().out
-    assert main(["export", str(tmp_path / "all.zip"), "--format", "plain"]) == 0
-    assert main(["export", str(tmp_path / "all.zip"), "--format", "plain"]) == 1
-    assert "exists" in capsys.readouterr().err
+    again = await command("import", report, "--yes")
+    assert again.status == 0
+    assert "1 added" in again.out
+    export = ("export", tmp_path / "all.zip", "--format", "plain")
+    assert (await command(*export)).status == 0
+    refused = await command(*export)
+    assert refused.status == 1
+    assert "exists" in refused.err
