@@ -1,12 +1,15 @@
 """Enrollments: taking seats, dropping them, and listing them by student and by course."""
 
+import asyncio
 import json
 from datetime import datetime
 from typing import Any
 
 from service.api.courses import search_courses
+from service.api.enrollment_types import ALL_STATUSES
 from service.api.enrollments import list_course_students, list_student_courses
 from sql import Connection
+from sql.enrollments import CoursesAsked, list_courses_of_students, list_courses_of_students_not_waiting
 from tests import shared
 from tests.campus import (
     Answer,
@@ -198,6 +201,36 @@ async def test_json_written_by_the_database_equals_json_written_by_the_models(cl
         page = endpoint.answer.validate_json(json.dumps(body), strict=True)
         assert json.loads(endpoint.answer.dump_json(page)) == body, path
     assert (await read(client, f"/students/{ada}/courses"))["items"][0]["course"]["title"] == awkward
+
+
+async def test_the_courses_of_a_student_who_waits_nowhere_are_listed_as_those_of_one_who_waits(
+    client: Client, connection: Connection
+) -> None:
+    external = {"title": "Ünïcode", "credits": 4.5, "external_id": "X-1"}
+    courses = [await new_course(client, **external), *[await new_course(client) for _ in range(4)]]
+    full, student, waiting = await full_course(client), await new_student(client), await new_student(client)
+    for each in (student, waiting):
+        await enroll(client, each, *courses)
+        await call(client, "POST", f"/students/{each}/courses/{courses[1]}/complete", {"passed": True, "grade": "A"})
+        await drop(client, each, courses[2])
+    await join_waitlist(client, waiting, full)
+    asked = [
+        CoursesAsked(each, statuses, after, limit)
+        for each in (student, waiting, LARGEST)
+        for statuses in ("enrolled", "enrolled waitlisted", "completed dropped", " ".join(ALL_STATUSES))
+        for after in (0, courses[2])
+        for limit in (1, 2, 100)
+    ]
+
+    pages = await list_courses_of_students_not_waiting(connection, asked)
+
+    expected = await list_courses_of_students(connection, asked)
+    assert pages == [page for page in expected if asked[page.number - 1].student_id != waiting]
+    assert sum(page.items is not None for page in pages) > 20
+    assert sum(page.next_after is not None for page in pages) > 5
+    paths = [f"/students/{each}/courses" for each in (waiting, student)]
+    lists = [await read(client, path) for path in paths]
+    assert await asyncio.gather(*(read(client, path) for path in paths * 5)) == lists * 5
 
 
 async def test_retrieve_course_students(client: Client) -> None:

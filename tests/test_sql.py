@@ -687,6 +687,11 @@ INDEXES = {
         "student_courses_waitlist_idx",
         "student_courses_waitlisted_idx",
     },
+    "LIST_COURSES_OF_STUDENTS_NOT_WAITING": {
+        "student_courses_pkey",
+        "courses_pkey",
+        "student_courses_waitlisted_idx",
+    },
     "LIST_STUDENTS_OF_COURSES": {"student_courses_course_id_idx", "students_pkey"},
     "LIST_ENROLLMENTS": {"student_courses_pkey", "students_pkey", "courses_pkey"},
     "LIST_ENROLLMENTS_OF_COURSES": {

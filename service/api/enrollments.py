@@ -236,7 +236,11 @@ async def read_student_course(call: Call, student_id: IdInPath, course_id: IdInP
 
 async def find_courses(connection: Connection, asked: list[CoursesAsked]) -> dict[CoursesAsked, JsonPage]:
     """Load pages of students' courses. A student who does not exist has no page."""
-    found = {asked[page.number - 1]: page for page in await sql.list_courses_of_students(connection, asked)}
+    pages = await sql.list_courses_of_students_not_waiting(connection, asked)
+    found = {asked[page.number - 1]: page for page in pages}
+    if waiting := [each for each in asked if each not in found]:
+        pages = await sql.list_courses_of_students(connection, waiting)
+        found |= {waiting[page.number - 1]: page for page in pages}
     if empty := [each for each, page in found.items() if page.items is None]:
         existing = {student.id for student in await load_students(connection, [each.student_id for each in empty])}
         for each in empty:
