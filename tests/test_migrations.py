@@ -639,19 +639,17 @@ def test_an_index_is_built_concurrently_while_another_process_waits_its_turn(
     )
 
 
-def test_a_wait_for_another_process_ends_at_its_timeout(
-    empty_database_url: str, database: Connection, folder: Path
-) -> None:
+def test_a_wait_for_another_process_ends_at_its_timeout(database_url: str, migrated: Connection, folder: Path) -> None:
     add(folder, "9999_slow", "SELECT pg_sleep(60);")
-    process = start(empty_database_url, folder)
+    process = start(database_url, folder)
     try:
-        wait_for(lambda: sleeps(database))
+        wait_for(lambda: sleeps(migrated))
         with pytest.raises(DatabaseUnavailable, match="Another process"):
-            migrate(empty_database_url, migrations=folder, timeout=0.3)
+            migrate(database_url, migrations=folder, timeout=0.3)
         stop = threading.Event()
         threading.Timer(0.3, stop.set).start()
         with pytest.raises(DatabaseUnavailable, match="stopped"):
-            migrate(empty_database_url, migrations=folder, timeout=60.0, stop=stop)
+            migrate(database_url, migrations=folder, timeout=60.0, stop=stop)
     finally:
         process.kill()
         process.communicate(timeout=10)
@@ -682,21 +680,17 @@ def test_a_schema_of_an_unreleased_version_is_refused(database_url: str, migrate
     assert catalog(migrated) == before
 
 
-def test_a_schema_of_a_newer_version_is_not_refused(
-    empty_database_url: str, database: Connection, folder: Path
-) -> None:
+def test_a_schema_of_a_newer_version_is_not_refused(database_url: str, migrated: Connection, folder: Path) -> None:
     add(folder, "9999_next", "CREATE TABLE extra (id bigint);")
-    migrate(empty_database_url, migrations=folder)
-    assert migrate(empty_database_url) == []
+    migrate(database_url, migrations=folder)
+    assert migrate(database_url) == []
 
 
-def test_a_limit_for_requests_does_not_end_a_migration(
-    empty_database_url: str, database: Connection, folder: Path
-) -> None:
-    name = sql.Identifier(database.info.dbname)
-    database.execute(sql.SQL("ALTER DATABASE {} SET statement_timeout = '200ms'").format(name))
+def test_a_limit_for_requests_does_not_end_a_migration(database_url: str, migrated: Connection, folder: Path) -> None:
+    name = sql.Identifier(migrated.info.dbname)
+    migrated.execute(sql.SQL("ALTER DATABASE {} SET statement_timeout = '200ms'").format(name))
     add(folder, "9999_slow", "SELECT pg_sleep(0.4);")
-    assert migrate(empty_database_url, migrations=folder)[-1] == "9999_slow"
+    assert migrate(database_url, migrations=folder)[-1] == "9999_slow"
 
 
 def test_an_account_without_a_name_can_migrate(empty_database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
