@@ -960,8 +960,10 @@ class Model:
         """Give seats in several courses to the first student who is waitlisted for all of them and needs all of them."""
         for student in self.waitlist(course):
             chosen = self.together(student, [course])
+            if not chosen:
+                continue
             was = deepcopy((self.states, self.overrides, self.clock))
-            if chosen and all(self._seat_next(student, chosen[number:]) for number in range(len(chosen))):
+            if all(self._seat_next(student, chosen[number:]) for number in range(len(chosen))):
                 return True
             self.states, self.overrides, self.clock = was
         return False

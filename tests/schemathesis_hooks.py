@@ -4,6 +4,7 @@ import functools
 import gc
 from typing import Any, Final
 
+import requests
 import schemathesis
 from hypothesis.strategies._internal import regex
 
@@ -12,6 +13,9 @@ regex.regex_strategy = functools.cache(regex.regex_strategy)
 # It keeps most of what it makes: to search this for garbage took a tenth of the time.
 gc.freeze()
 gc.set_threshold(10_000)
+# A server on this machine needs no proxy and no .netrc, for which requests searches the environment before each call.
+requests.sessions.get_environ_proxies = lambda *_arguments, **_options: {}  # type: ignore[attr-defined]
+requests.sessions.get_netrc_auth = lambda *_arguments, **_options: None  # type: ignore[attr-defined]
 
 ACCEPTED: Final = frozenset({200, 201, 202, 204, 206, 304})
 REFUSED: Final = frozenset({404, 409, 410, 412})

@@ -309,10 +309,10 @@ class Ladder:
         self._reached: str | None = None
         self._folder: Path | None = None
 
-    def climb(self, name: str, folder: Path, *, filled: str | None) -> tuple[str, Connection]:
+    def climb(self, name: str, *, filled: str | None) -> tuple[str, Connection]:
         """Return the URL and a connection of a database with the rows of the migrations up to ``filled``.
 
-        ``folder`` holds the migrations of ``name`` up to that one. A step down, or one to other migrations, begins anew.
+        These are migrations of the folder of ``name``. A step down, or one to another folder, begins anew.
         """
         below = names_up_to(self._reached)
         if self._folder != FOLDER_OF[name] or below != names_up_to(filled)[: len(below)]:
@@ -320,7 +320,8 @@ class Ladder:
             self._folder = FOLDER_OF[name]
             self.url = self._open.enter_context(contextmanager(clone)(self._server, self._admin, "template0"))
             self.database = self._open.enter_context(psycopg.connect(self.url, autocommit=True))
-        migrate(self.url, migrations=folder)
+        if filled is not None:
+            migrate_to(self.url, filled, migrations=FOLDER_OF[name])
         fill(self.database, filled, above=self._reached)
         self._reached = filled
         return self.url, self.database
@@ -452,26 +453,28 @@ def test_a_second_run_applies_nothing(empty_database_url: str) -> None:
 
 
 @pytest.mark.parametrize("name", FOLDER_OF)
-def test_each_step_over_existing_rows_keeps_every_row_up_and_down(name: str, ladder: Ladder, upto: Upto) -> None:
-    below, this = previous(name), upto(name)
-    url, database = ladder.climb(name, upto(below), filled=below)
-    columns_before, catalog_before, rows_before = columns_of(database), catalog(database), rows(database)
+def test_each_step_over_existing_rows_keeps_every_row_up_and_down(name: str, ladder: Ladder) -> None:
+    # In the one folder, whose files are parsed once for all steps.
+    below, folder = previous(name), FOLDER_OF[name]
+    url, database = ladder.climb(name, filled=below)
+    columns_before, catalog_before = columns_of(database), catalog(database)
+    rows_before = rows(database, columns_before)
 
-    assert migrate(url, migrations=this) == [name]
+    assert migrate_to(url, name, migrations=folder) == ([name], [])
     catalog_after = catalog(database)
     assert rows(database, columns_before) == rows_before
 
     if below is None:
-        assert roll_back(url, this, count=1) == [name]
+        assert roll_back(url, folder, count=1) == [name]
     else:
-        assert migrate_to(url, below, migrations=this) == ([], [name])
+        assert migrate_to(url, below, migrations=folder) == ([], [name])
     assert catalog(database) == catalog_before
-    assert rows(database) == rows_before
+    assert rows(database, columns_before) == rows_before
 
-    assert migrate(url, migrations=this) == [name]
+    assert migrate_to(url, name, migrations=folder) == ([name], [])
     assert catalog(database) == catalog_after
 
-    ladder.climb(name, this, filled=name)
+    ladder.climb(name, filled=name)
     for table, columns in columns_of(database).items():
         filled = database.execute(
             sql.SQL("SELECT {} FROM {}").format(
@@ -636,19 +639,17 @@ def test_an_index_is_built_concurrently_while_another_process_waits_its_turn(
     )
 
 
-def test_a_wait_for_another_process_ends_at_its_timeout(
-    empty_database_url: str, database: Connection, folder: Path
-) -> None:
+def test_a_wait_for_another_process_ends_at_its_timeout(database_url: str, migrated: Connection, folder: Path) -> None:
     add(folder, "9999_slow", "SELECT pg_sleep(60);")
-    process = start(empty_database_url, folder)
+    process = start(database_url, folder)
     try:
-        wait_for(lambda: sleeps(database))
+        wait_for(lambda: sleeps(migrated))
         with pytest.raises(DatabaseUnavailable, match="Another process"):
-            migrate(empty_database_url, migrations=folder, timeout=0.3)
+            migrate(database_url, migrations=folder, timeout=0.3)
         stop = threading.Event()
         threading.Timer(0.3, stop.set).start()
         with pytest.raises(DatabaseUnavailable, match="stopped"):
-            migrate(empty_database_url, migrations=folder, timeout=60.0, stop=stop)
+            migrate(database_url, migrations=folder, timeout=60.0, stop=stop)
     finally:
         process.kill()
         process.communicate(timeout=10)
@@ -679,21 +680,17 @@ def test_a_schema_of_an_unreleased_version_is_refused(database_url: str, migrate
     assert catalog(migrated) == before
 
 
-def test_a_schema_of_a_newer_version_is_not_refused(
-    empty_database_url: str, database: Connection, folder: Path
-) -> None:
+def test_a_schema_of_a_newer_version_is_not_refused(database_url: str, migrated: Connection, folder: Path) -> None:
     add(folder, "9999_next", "CREATE TABLE extra (id bigint);")
-    migrate(empty_database_url, migrations=folder)
-    assert migrate(empty_database_url) == []
+    migrate(database_url, migrations=folder)
+    assert migrate(database_url) == []
 
 
-def test_a_limit_for_requests_does_not_end_a_migration(
-    empty_database_url: str, database: Connection, folder: Path
-) -> None:
-    name = sql.Identifier(database.info.dbname)
-    database.execute(sql.SQL("ALTER DATABASE {} SET statement_timeout = '200ms'").format(name))
+def test_a_limit_for_requests_does_not_end_a_migration(database_url: str, migrated: Connection, folder: Path) -> None:
+    name = sql.Identifier(migrated.info.dbname)
+    migrated.execute(sql.SQL("ALTER DATABASE {} SET statement_timeout = '200ms'").format(name))
     add(folder, "9999_slow", "SELECT pg_sleep(0.4);")
-    assert migrate(empty_database_url, migrations=folder)[-1] == "9999_slow"
+    assert migrate(database_url, migrations=folder)[-1] == "9999_slow"
 
 
 def test_an_account_without_a_name_can_migrate(empty_database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

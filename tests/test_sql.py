@@ -8,19 +8,20 @@ import pkgutil
 import re
 import types
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import fields, is_dataclass
 from datetime import date, datetime, timedelta
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import asyncpg
+import psycopg
 import pytest
 
 import sql
-from service.database import Database
 from service.errors import CONSTRAINTS
 from service.settings import Settings
 from service.web.paging import SCANNED_ROWS
@@ -30,7 +31,8 @@ from sql.enrollments import Enrollment
 from sql.feed import Event
 from sql.idempotency_keys import delete_idempotency_keys
 from sql.students import Student
-from tests.conftest import REGISTRY
+from tests.campus import opened
+from tests.conftest import REGISTRY, Server, clone
 from tests.oneroster_plans import Plans
 
 FOLDER = Path(inspect.getfile(sql)).parent
@@ -804,26 +806,46 @@ async def connection(database_url: str) -> AsyncIterator[Connection]:
     await connection.close()
 
 
-@pytest.fixture
-async def session(settings: Settings, database_url: str) -> AsyncIterator[Connection]:
+@asynccontextmanager
+async def session_of(settings: Settings, database_url: str) -> AsyncIterator[Connection]:
     """Yield a session with the settings of the service, which affect the plans, and the role of the owner."""
-    database = Database(settings.model_copy(update={"database_url": database_url}))
-    await database.open()
-    async with database.reading() as connection:
+    owner = settings.model_copy(update={"database_url": database_url})
+    async with opened(owner) as database, database.reading() as connection:
         await connection.execute(f"SET search_path TO public, {REGISTRY}")
         yield connection
-    await database.close()
 
 
-async def fill(session: Connection) -> None:
-    """Fill the tables, for which a busy machine needs more time than the service has for a statement."""
-    await session.execute("SET statement_timeout = 0")
-    await session.execute(FILLED, timeout=60.0)
+@pytest.fixture
+async def session(settings: Settings, database_url: str) -> AsyncIterator[Connection]:
+    """Yield a session in an empty database."""
+    async with session_of(settings, database_url) as session:
+        yield session
+
+
+@pytest.fixture(scope="module")
+def filled(server: Server, admin: psycopg.Connection[Any]) -> Iterator[str]:
+    """Yield the name of a filled database, of which each test gets a copy: to fill one takes two seconds."""
+    for url in clone(server, admin, server.template):
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(f"SET search_path TO public, {REGISTRY}")
+            connection.execute(FILLED)
+        yield urlsplit(url).path[1:]
+
+
+@pytest.fixture
+async def filled_session(
+    settings: Settings, server: Server, admin: psycopg.Connection[Any], filled: str
+) -> AsyncIterator[Connection]:
+    """Yield a session in a filled database, where a busy machine may need more time than the service has for a statement."""
+    with contextmanager(clone)(server, admin, filled) as url:
+        async with session_of(settings, url) as session:
+            await session.execute("SET statement_timeout = 0")
+            yield session
 
 
 @pytest.mark.not_on_citus("the plans are those of the node that holds the schema")
-async def test_every_statement_of_a_request_uses_an_index(session: Connection) -> None:
-    await fill(session)
+async def test_every_statement_of_a_request_uses_an_index(filled_session: Connection) -> None:
+    session = filled_session
     await session.execute("VACUUM student_courses")
     requested = (
         {name for name in STATEMENTS if not name.startswith("FIND_") or name in INDEXES} - WIDE - PLANNED_PER_CALL
@@ -882,8 +904,8 @@ def combinations_of(filters: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 @pytest.mark.not_on_citus("the plans are those of the node that holds the schema")
-async def test_every_combination_of_filters_visits_few_rows(session: Connection) -> None:
-    await fill(session)
+async def test_every_combination_of_filters_visits_few_rows(filled_session: Connection) -> None:
+    session = filled_session
     await session.execute("VACUUM student_courses, courses, students")
     limit, scanned = 50, SCANNED_ROWS
     found = {
@@ -934,8 +956,8 @@ async def test_every_combination_of_filters_visits_few_rows(session: Connection)
 
 
 @pytest.mark.not_on_citus("the plans are those of the node that holds the schema")
-async def test_every_combination_of_filters_of_the_feed_visits_few_events(session: Connection) -> None:
-    await fill(session)
+async def test_every_combination_of_filters_of_the_feed_visits_few_events(filled_session: Connection) -> None:
+    session = filled_session
     await session.execute("VACUUM events, courses, students")
     limit, scanned = 50, 2000
     for after in (0, 10_000, 20_000):
