@@ -8,6 +8,7 @@ import asyncio
 import atexit
 import gc
 import importlib
+import io
 import json
 import os
 import pkgutil
@@ -36,8 +37,8 @@ class Forked:
     """A process of the service, with the interface of ``asyncio.subprocess.Process``."""
 
     pid: int
-    stdout: asyncio.StreamReader
-    stderr: asyncio.StreamReader
+    stdout: asyncio.StreamReader | None
+    stderr: asyncio.StreamReader | None
     _status: asyncio.Task[bytes]
 
     @property
@@ -48,6 +49,8 @@ class Forked:
         return int(await asyncio.shield(self._status))
 
     async def communicate(self) -> tuple[bytes, bytes]:
+        assert self.stdout is not None
+        assert self.stderr is not None
         out, err, _ = await asyncio.gather(self.stdout.read(), self.stderr.read(), self.wait())
         return out, err
 
@@ -64,17 +67,20 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
 
-async def start(arguments: Sequence[str], environment: Mapping[str, str]) -> Forked:
-    """Start the service with pipes for its standard output and error."""
+async def start(arguments: Sequence[str], environment: Mapping[str, str], terminal: int | None = None) -> Forked:
+    """Start the service with pipes for its standard output and error, or on a terminal, in a session of its own."""
     ignored = [number for number in signal.valid_signals() if signal.getsignal(number) == signal.SIG_IGN]
-    request = json.dumps({"arguments": arguments, "environment": dict(environment), "ignored": ignored})
-    pipes = [os.pipe() for _ in ("stdout", "stderr", "status")]
+    own = {"arguments": arguments, "environment": dict(environment), "ignored": ignored}
+    request = json.dumps({**own, "leads": terminal is not None})
+    pipes = [os.pipe() for _ in (["stdout", "stderr", "status"] if terminal is None else ["status"])]
+    standard = [0] if terminal is None else [terminal] * 3
     try:
-        socket.send_fds(_server(), [request.encode()], [0, *[theirs for _, theirs in pipes]])
+        socket.send_fds(_server(), [request.encode()], [*standard, *[theirs for _, theirs in pipes]])
     finally:
         for _, theirs in pipes:
             os.close(theirs)
-    stdout, stderr, status = [await _reader(ours) for ours, _ in pipes]
+    *outputs, status = [await _reader(ours) for ours, _ in pipes]
+    stdout, stderr = outputs or (None, None)
     async with asyncio.timeout(IMPORT_SECONDS):
         pid = await status.readline()
     assert pid, "the process that forks has ended; its error is on standard error"
@@ -147,7 +153,9 @@ def keep(request: bytes, descriptors: list[int]) -> None:
     os._exit(0)
 
 
-def be_service(standard: list[int], arguments: list[str], environment: dict[str, str], ignored: list[int]) -> None:
+def be_service(
+    standard: list[int], arguments: list[str], environment: dict[str, str], ignored: list[int], *, leads: bool
+) -> None:
     """Run the service as ``python -m service`` does."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in ignored:
@@ -155,6 +163,11 @@ def be_service(standard: list[int], arguments: list[str], environment: dict[str,
     for number, descriptor in enumerate(standard):
         os.dup2(descriptor, number)
         os.close(descriptor)
+    if leads:
+        os.setsid()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Python looks only as it starts whether it is on a terminal.
+        sys.stdout.reconfigure(line_buffering=sys.stdout.isatty())
     os.environ.clear()
     os.environ.update(environment)
     sys.argv[1:] = arguments

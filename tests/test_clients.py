@@ -5,6 +5,7 @@ import hashlib
 import json
 import shutil
 import sys
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +21,8 @@ FILES: Final = Path(__file__).with_name("clients")
 NODE_MODULES: Final = FILES / "node_modules"
 TYPES: Final = Path(__file__).parents[1] / ".mypy_cache" / "client"
 """The types of the libraries that the generated client imports."""
+LOCKS: Final = (FILES / "package-lock.json", Path(__file__).parents[1] / "requirements" / "dev.txt")
+"""The versions of all linters and generators."""
 needs_npm = pytest.mark.skipif(not NODE_MODULES.exists(), reason="needs npm: run make clients first")
 
 CALLS: Final = "MATH101 enrolled\nstudent.created 8\nenrollment.enrolled enrolled\nstudent_not_found\n"
@@ -45,24 +48,56 @@ async def document(client: Client, tmp_path: Path) -> Path:
     return path
 
 
-async def test_a_python_client_is_typed_and_makes_the_first_calls(client: Client, document: Path) -> None:
-    folder = document.parent
-    config = folder / "config.json"
-    # The generator knows fewer types of files than the document.
-    files = dict.fromkeys(("application/zip", "text/csv"), "application/octet-stream")
-    config.write_text(json.dumps({"post_hooks": [], "content_type_overrides": files}))
-    package = folder / "enrollment_client"
-    warnings = await run(
-        *(sys.executable, "-m", "openapi_python_client", "generate", "--path", document, "--config", config),
-        *("--output-path", package, "--meta", "none", "--fail-on-warning"),
-        cwd=folder,
-    )
-    assert "arning" not in warnings
-    shutil.copy(FILES / "first_call.py", folder)
-    await run(
-        *(sys.executable, "-m", "mypy", "--strict", "--cache-dir", TYPES, package, "first_call.py"),
-        cwd=folder,
-    )
+Work = Callable[[Path], Awaitable[object]]
+
+
+async def once(name: str, sources: Sequence[Path], work: Work, cache: pytest.Cache) -> Path:
+    """Do this work in a folder of its own, and return the folder; an earlier run may have done it with the same files.
+
+    Linters and generators take seconds, and depend on these files alone.
+    """
+    read = hashlib.sha256()
+    for path in (Path(__file__), *LOCKS, *sources):
+        read.update(hashlib.sha256(path.read_bytes()).digest())
+    folder = cache.mkdir(f"clients_{name}")
+    if cache.get(f"clients/{name}", None) != read.hexdigest():
+        # Work that fails leaves a folder that is not for the files of the last time either.
+        cache.set(f"clients/{name}", None)
+        shutil.rmtree(folder)
+        folder.mkdir()
+        await work(folder)
+        cache.set(f"clients/{name}", read.hexdigest())
+    return folder
+
+
+@pytest.fixture
+def cache(request: pytest.FixtureRequest) -> pytest.Cache:
+    assert request.config.cache is not None
+    return request.config.cache
+
+
+async def test_a_python_client_is_typed_and_makes_the_first_calls(
+    client: Client, document: Path, cache: pytest.Cache
+) -> None:
+    async def build(folder: Path) -> None:
+        config = folder / "config.json"
+        # The generator knows fewer types of files than the document.
+        files = dict.fromkeys(("application/zip", "text/csv"), "application/octet-stream")
+        config.write_text(json.dumps({"post_hooks": [], "content_type_overrides": files}))
+        package = folder / "enrollment_client"
+        warnings = await run(
+            *(sys.executable, "-m", "openapi_python_client", "generate", "--path", document, "--config", config),
+            *("--output-path", package, "--meta", "none", "--fail-on-warning"),
+            cwd=folder,
+        )
+        assert "arning" not in warnings
+        shutil.copy(FILES / "first_call.py", folder)
+        await run(
+            *(sys.executable, "-m", "mypy", "--strict", "--cache-dir", TYPES, package, "first_call.py"),
+            cwd=folder,
+        )
+
+    folder = await once("python", [document, FILES / "first_call.py"], build, cache)
     assert await run(sys.executable, "first_call.py", str(client.make_url("/")).rstrip("/"), cwd=folder) == CALLS
 
 
@@ -75,28 +110,28 @@ async def test_a_python_client_is_typed_and_makes_the_first_calls(client: Client
     ],
 )
 async def test_a_linter_finds_nothing(
-    document: Path, linter: str, options: list[str], config: str, request: pytest.FixtureRequest
+    document: Path, linter: str, options: list[str], config: str, cache: pytest.Cache
 ) -> None:
-    # A linter takes seconds, and depends on these files alone: what it found nothing in is not searched again.
-    read = hashlib.sha256()
-    for path in (document, FILES / config, FILES / "package-lock.json"):
-        read.update(hashlib.sha256(path.read_bytes()).digest())
-    cache = request.config.cache
-    assert cache is not None
-    if cache.get(f"clients/{linter}", None) == read.hexdigest():
-        return
-    await run(NODE_MODULES / ".bin" / linter, *options, FILES / config, document, cwd=FILES)
-    cache.set(f"clients/{linter}", read.hexdigest())
+    async def lint(_folder: Path) -> None:
+        await run(NODE_MODULES / ".bin" / linter, *options, FILES / config, document, cwd=FILES)
+
+    await once(linter, [document, FILES / config], lint, cache)
 
 
 @needs_npm
-async def test_a_typescript_client_is_typed_and_makes_the_first_calls(client: Client, document: Path) -> None:
-    folder = document.parent
-    for name in ("package.json", "tsconfig.json", "first_call.ts"):
-        shutil.copy(FILES / name, folder)
-    (folder / "node_modules").symlink_to(NODE_MODULES)
-    await run(NODE_MODULES / ".bin/openapi-typescript", document, "-o", "schema.ts", cwd=folder)
-    await run(NODE_MODULES / ".bin/tsc", "-p", "tsconfig.json", cwd=folder)
+async def test_a_typescript_client_is_typed_and_makes_the_first_calls(
+    client: Client, document: Path, cache: pytest.Cache
+) -> None:
+    sources = [FILES / name for name in ("package.json", "tsconfig.json", "first_call.ts")]
+
+    async def build(folder: Path) -> None:
+        for source in sources:
+            shutil.copy(source, folder)
+        (folder / "node_modules").symlink_to(NODE_MODULES)
+        await run(NODE_MODULES / ".bin/openapi-typescript", document, "-o", "schema.ts", cwd=folder)
+        await run(NODE_MODULES / ".bin/tsc", "-p", "tsconfig.json", cwd=folder)
+
+    folder = await once("typescript", [document, *sources], build, cache)
     assert await run("node", "first_call.js", str(client.make_url("/")).rstrip("/"), cwd=folder) == CALLS
 
 

@@ -1,7 +1,6 @@
 """The console: how it is served, and what a clerk does with it in a real browser that can reach only the service."""
 
 import re
-import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -22,13 +21,14 @@ from service.settings import Settings
 from tests.campus import call, create, enroll, new_course, new_student, problem, served, until
 from tests.conftest import Client, Server, clone
 from tests.test_auth import bearer
+from tests.test_docs_page import CHROMIUM, WITHOUT_POPUPS
 
-CHROMIUM: Final = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS: Final = (
     "--no-sandbox",
     "--disable-gpu",
     "--disable-background-networking",
     "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.*",
+    WITHOUT_POPUPS,
 )
 PATIENCE_MILLISECONDS: Final = 30_000
 """A limit for steps that take a browser less than two seconds on an idle machine."""

@@ -4,23 +4,29 @@ import asyncio
 import itertools
 import json
 import shutil
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
 import pytest
+import pytest_asyncio
 
 from service import __version__
+from tests import shared
 from tests.conftest import Client
 
 CHROMIUM: Final = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+in_one_loop, service, client, connection, settings = shared.SERVICE
+pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="needs chromium"), in_one_loop]
 
 PATIENCE: Final = 30.0
 """A limit for steps that take a browser less than two seconds on an idle machine."""
+
+WITHOUT_POPUPS: Final = "--disable-features=WebUIOmniboxPopup,WebUIOmniboxAimPopup"
+"""Each window loads two pages for suggestions below its address bar, which takes more time than most pages of a test."""
 
 FLAGS: Final = (
     "--headless",
@@ -33,6 +39,7 @@ FLAGS: Final = (
     "--disable-sync",
     "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.*",
     "--remote-debugging-port=0",
+    WITHOUT_POPUPS,
 )
 
 TEXT: Final = """
@@ -49,6 +56,9 @@ FORM: Final = """document.querySelector("rapi-doc").shadowRoot
 SWAP: Final = """document.querySelector("rapi-doc").shadowRoot
     .querySelector('[id="post-/students/-student_id-/swap"]')"""
 """The part of the page about a swap."""
+LAST: Final = """document.querySelector("rapi-doc").shadowRoot
+    .querySelector('[id="get-/problems/-code-"] api-request').shadowRoot.textContent"""
+"""The form of the last operation, which is there once the page is complete."""
 MENU: Final = "[...document.querySelectorAll('.menu a')]"
 """The links of the menu for small screens."""
 
@@ -65,15 +75,6 @@ class Tab:
         self.complaints: list[str] = []
         self._socket = socket
         self._numbers = itertools.count(1)
-        self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
-
-    async def listen(self) -> None:
-        async for message in self._socket:
-            received = json.loads(message.data)
-            if "id" in received:
-                self._answers.pop(received["id"]).set_result(received)
-            else:
-                self._note(received["method"], received["params"])
 
     def _note(self, event: str, params: dict[str, Any]) -> None:
         if event == "Network.requestWillBeSent":
@@ -85,10 +86,10 @@ class Tab:
 
     async def call(self, method: str, **params: object) -> dict[str, Any]:
         number = next(self._numbers)
-        self._answers[number] = asyncio.get_running_loop().create_future()
         await self._socket.send_json({"id": number, "method": method, "params": params})
         async with asyncio.timeout(PATIENCE):
-            answer = await self._answers[number]
+            while (answer := await self._socket.receive_json()).get("id") != number:
+                self._note(answer["method"], answer["params"])
         assert "error" not in answer, answer
         result: dict[str, Any] = answer["result"]
         return result
@@ -111,8 +112,8 @@ class Tab:
 
 
 @asynccontextmanager
-async def opened(url: str, folder: Path, width: int, height: int = 900) -> AsyncIterator[Tab]:
-    """Open a page in a new browser with a window of this size."""
+async def started(folder: Path) -> AsyncIterator[aiohttp.ClientSession]:
+    """Start a browser, and yield a session that opens and closes its tabs."""
     assert CHROMIUM is not None
     process = await asyncio.create_subprocess_exec(
         *(CHROMIUM, *FLAGS, f"--user-data-dir={folder}", "about:blank"),
@@ -121,30 +122,33 @@ async def opened(url: str, folder: Path, width: int, height: int = 900) -> Async
     )
     try:
         port = await debugging_port(folder / "DevToolsActivePort")
-        async with (
-            aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session,
-            session.get("/json/list") as response,
-        ):
-            [target] = [target for target in await response.json() if target["type"] == "page"]
-            async with session.ws_connect(target["webSocketDebuggerUrl"], max_msg_size=0) as socket:
-                tab = Tab(socket)
-                listening = asyncio.create_task(tab.listen())
-                for domain in ("Page", "Runtime", "Network", "Log"):
-                    await tab.call(f"{domain}.enable")
-                await tab.call(
-                    "Emulation.setDeviceMetricsOverride",
-                    width=width,
-                    height=height,
-                    deviceScaleFactor=1,
-                    mobile=width < 600,
-                )
-                await tab.call("Page.navigate", url=url)
-                yield tab
-        await listening
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as browser:
+            yield browser
     finally:
         with suppress(ProcessLookupError):
             process.terminate()
         await process.wait()
+
+
+@asynccontextmanager
+async def opened(browser: aiohttp.ClientSession, url: str, width: int, height: int = 900) -> AsyncIterator[Tab]:
+    """Open a page in a new tab of this size."""
+    async with browser.put("/json/new?about:blank") as response:
+        target = await response.json()
+    async with browser.ws_connect(target["webSocketDebuggerUrl"], max_msg_size=0) as socket:
+        tab = Tab(socket)
+        for domain in ("Page", "Runtime", "Network", "Log"):
+            await tab.call(f"{domain}.enable")
+        await tab.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=width < 600,
+        )
+        await tab.call("Page.navigate", url=url)
+        yield tab
+    await browser.get(f"/json/close/{target['id']}")
 
 
 async def debugging_port(file: Path) -> int:
@@ -155,16 +159,38 @@ async def debugging_port(file: Path) -> int:
             await asyncio.sleep(0.05)
 
 
+Loading = Callable[[Client, int], Awaitable[Tab]]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def loading(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Loading]:
+    """Yield a function that loads the API page of a service with a width, and once only while nothing happened in it."""
+    loaded: dict[tuple[str, int], tuple[Tab, int]] = {}
+    async with AsyncExitStack() as stack:
+        browser = await stack.enter_async_context(started(tmp_path_factory.mktemp("chromium")))
+
+        async def load(client: Client, width: int) -> Tab:
+            url = str(client.make_url("/docs"))
+            tab, requests = loaded.get((url, width), (None, 0))
+            if tab is None or tab.complaints or len(tab.requests) != requests:
+                tab = await stack.enter_async_context(opened(browser, url, width))
+                await tab.until(LAST)
+                loaded[url, width] = tab, len(tab.requests)
+            await tab.call("Page.bringToFront")
+            return tab
+
+        yield load
+
+
 @pytest.mark.parametrize("width", [1280, 400])
 async def test_the_page_shows_every_operation_and_contacts_no_other_host(
-    client: Client, tmp_path: Path, width: int
+    client: Client, loading: Loading, width: int
 ) -> None:
     document = await (await client.get("/openapi.json")).json()
-    async with opened(str(client.make_url("/docs")), tmp_path, width) as tab:
-        await tab.until(f"{TEXT}.includes('/problems/{{code}}')")
-        text = await tab.evaluate(TEXT)
-        # Nothing is wider than the screen.
-        assert await tab.evaluate("document.documentElement.scrollWidth") <= width
+    tab = await loading(client, width)
+    text = await tab.evaluate(TEXT)
+    # Nothing is wider than the screen.
+    assert await tab.evaluate("document.documentElement.scrollWidth") <= width
 
     assert f"{document['info']['title']} {__version__}" in text
     for path, methods in document["paths"].items():
@@ -177,21 +203,20 @@ async def test_the_page_shows_every_operation_and_contacts_no_other_host(
 
 
 async def test_a_small_screen_has_a_searchable_menu_that_leads_to_each_operation(
-    client: Client, tmp_path: Path
+    client: Client, loading: Loading
 ) -> None:
-    async with opened(str(client.make_url("/docs")), tmp_path, 400) as tab:
-        await tab.until(f"{TEXT}.includes('/problems/{{code}}')")
-        await tab.evaluate("document.querySelector('.menu summary').click()")
-        links = await tab.evaluate(f"{MENU}.length")
-        await tab.evaluate(
-            "(() => { const field = document.querySelector('.menu input'); field.value = 'swap';"
-            " field.dispatchEvent(new Event('input')) })()"
-        )
-        found = await tab.evaluate(f"{MENU}.filter(link => link.offsetHeight).map(link => link.textContent)")
-        await tab.evaluate(f"{MENU}.find(link => link.offsetHeight).click()")
-        below = await tab.until(f"(top => 0 < top && top < 200 && top)({SWAP}.getBoundingClientRect().top)")
-        menu = await tab.evaluate("document.querySelector('.menu').getBoundingClientRect().bottom")
-        closed = await tab.evaluate("!document.querySelector('.menu').open")
+    tab = await loading(client, 400)
+    await tab.evaluate("document.querySelector('.menu summary').click()")
+    links = await tab.evaluate(f"{MENU}.length")
+    await tab.evaluate(
+        "(() => { const field = document.querySelector('.menu input'); field.value = 'swap';"
+        " field.dispatchEvent(new Event('input')) })()"
+    )
+    found = await tab.evaluate(f"{MENU}.filter(link => link.offsetHeight).map(link => link.textContent)")
+    await tab.evaluate(f"{MENU}.find(link => link.offsetHeight).click()")
+    below = await tab.until(f"(top => 0 < top && top < 200 && top)({SWAP}.getBoundingClientRect().top)")
+    menu = await tab.evaluate("document.querySelector('.menu').getBoundingClientRect().bottom")
+    closed = await tab.evaluate("!document.querySelector('.menu').open")
     document = await (await client.get("/openapi.json")).json()
     assert links == sum(len(methods) for methods in document["paths"].values())
     first, second = found
@@ -202,15 +227,14 @@ async def test_a_small_screen_has_a_searchable_menu_that_leads_to_each_operation
     assert tab.complaints == []
 
 
-async def test_operations_that_cannot_be_undone_have_no_ids_filled_in(client: Client, tmp_path: Path) -> None:
-    async with opened(str(client.make_url("/docs")), tmp_path, 1280) as tab:
-        await tab.until(f"{TEXT}.includes('/problems/{{code}}')")
-        fields = (
-            "Object.fromEntries([...document.querySelector('rapi-doc').shadowRoot.querySelectorAll('[part~=section-operation]')]"
-            ".map(each => [each.id, [...each.querySelector('api-request').shadowRoot"
-            ".querySelectorAll('[data-ptype=path]')].map(field => field.value).join()]))"
-        )
-        filled = await tab.evaluate(fields)
+async def test_operations_that_cannot_be_undone_have_no_ids_filled_in(client: Client, loading: Loading) -> None:
+    tab = await loading(client, 1280)
+    fields = (
+        "Object.fromEntries([...document.querySelector('rapi-doc').shadowRoot.querySelectorAll('[part~=section-operation]')]"
+        ".map(each => [each.id, [...each.querySelector('api-request').shadowRoot"
+        ".querySelectorAll('[data-ptype=path]')].map(field => field.value).join()]))"
+    )
+    filled = await tab.evaluate(fields)
     assert filled["get-/students/-student_id-"] == "1"
     assert filled["post-/students/-student_id-/enroll"] == "1"
     final = {id for id in filled if id.startswith("delete-") or id.endswith(("/cancel", "/complete", "/swap"))}
@@ -218,12 +242,12 @@ async def test_operations_that_cannot_be_undone_have_no_ids_filled_in(client: Cl
     assert {filled[id].strip(",") for id in final} == {""}
 
 
-async def test_a_call_from_the_page_reaches_the_service(client: Client, tmp_path: Path) -> None:
-    async with opened(str(client.make_url("/docs")), tmp_path, 1280) as tab:
-        await tab.until(f"{FORM}.textContent.includes('ada@campus.example')")
-        await tab.evaluate(f"{FORM}.querySelector('[part~=btn-try]').click()")
-        await tab.until(f"{FORM}.textContent.includes('Response Status')")
-        text = await tab.evaluate(f"{FORM}.textContent")
+async def test_a_call_from_the_page_reaches_the_service(client: Client, loading: Loading) -> None:
+    tab = await loading(client, 1280)
+    await tab.until(f"{FORM}.textContent.includes('ada@campus.example')")
+    await tab.evaluate(f"{FORM}.querySelector('[part~=btn-try]').click()")
+    await tab.until(f"{FORM}.textContent.includes('Response Status')")
+    text = await tab.evaluate(f"{FORM}.textContent")
     assert "201" in text
     assert "ada@campus.example" in text
     assert tab.complaints == []

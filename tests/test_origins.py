@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from service.settings import Settings
 from sql import Connection
 from tests.campus import Answer, events, problem
-from tests.test_docs_page import CHROMIUM, opened
+from tests.test_docs_page import CHROMIUM, opened, started
 from tests.test_http import served_for_real, talk
 
 PORTAL = "https://portal.campus.example"
@@ -214,7 +214,7 @@ async def test_a_foreign_page_in_a_browser_cannot_cancel_a_course(
 ) -> None:
     async with served_for_real(settings) as address, foreign_page(host) as page:
         await create_course(address)
-        async with opened(page, tmp_path, 800) as tab:
+        async with started(tmp_path) as browser, opened(browser, page, 800) as tab:
             await tab.until("document.readyState == 'complete' && location.href != 'about:blank'")
             await tab.evaluate(CANCEL.format(port=address[1]))
             await tab.until("document.title == 'sent'")
@@ -228,7 +228,8 @@ async def test_an_allowed_page_in_a_browser_edits_a_course_and_reads_its_etag(
     async with (
         foreign_page() as page,
         served_for_real(settings.model_copy(update={"cors_origins": (page,)})) as address,
-        opened(page, tmp_path, 800) as tab,
+        started(tmp_path) as browser,
+        opened(browser, page, 800) as tab,
     ):
         await create_course(address)
         await tab.until("document.readyState == 'complete' && location.href != 'about:blank'")

@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,23 +70,27 @@ def environment(**variables: object) -> dict[str, str]:
     return {**os.environ, "PORT": "0", **{name: str(value) for name, value in variables.items()}}
 
 
-async def launch(sources: Path, *arguments: str, **variables: object) -> asyncio.subprocess.Process | Forked:
-    """Start the service of a folder with its sources, with pipes for its output."""
+async def launch(
+    sources: Path, arguments: Sequence[str], variables: Mapping[str, object], terminal: int | None = None
+) -> asyncio.subprocess.Process | Forked:
+    """Start the service of a folder with its sources, with pipes for its output or on a terminal."""
     # Coverage measures a new interpreter, not a fork.
     if sources == ROOT and sys.platform == "linux" and "COVERAGE_PROCESS_CONFIG" not in os.environ:
-        return await start(arguments, environment(**variables))
+        return await start(arguments, environment(**variables), terminal)
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-W", "error", "-m", "service", *arguments),
         cwd=sources,
         env=environment(**variables),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
+        stdin=terminal,
+        stdout=asyncio.subprocess.PIPE if terminal is None else terminal,
+        stderr=asyncio.subprocess.PIPE if terminal is None else terminal,
+        start_new_session=terminal is not None,
     )
 
 
 async def run(*arguments: str, **variables: object) -> Ended:
     """Run a command of the service to its end."""
-    process = await launch(ROOT, *arguments, **variables)
+    process = await launch(ROOT, arguments, variables)
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
             out, err = await process.communicate()
@@ -124,7 +128,7 @@ async def starting(*arguments: str, **variables: object) -> AsyncIterator[Runnin
 
 @asynccontextmanager
 async def _starting(sources: Path, arguments: tuple[str, ...], variables: dict[str, object]) -> AsyncIterator[Running]:
-    process = await launch(sources, *arguments, **variables)
+    process = await launch(sources, arguments, variables)
     assert process.stdout is not None
     assert process.stderr is not None
     running = Running(process)

@@ -7,7 +7,6 @@ import pty
 import re
 import shlex
 import signal
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from service import __version__
-from tests.test_process import PATIENCE_SECONDS, ROOT, environment, run
+from tests.forks import Forked
+from tests.test_process import PATIENCE_SECONDS, ROOT, launch, run
 
 REQUEST = re.compile(r"^\d\d:\d\d:\d\d INFO    GET /courses 200  [0-9.]+ ms  request_id=\w+$", re.MULTILINE)
 
@@ -25,7 +25,7 @@ REQUEST = re.compile(r"^\d\d:\d\d:\d\d INFO    GET /courses 200  [0-9.]+ ms  req
 class Terminal:
     """A process on a terminal of its own, and the text on the terminal."""
 
-    process: asyncio.subprocess.Process
+    process: asyncio.subprocess.Process | Forked
     shown: str = ""
 
     async def shows(self, pattern: str) -> re.Match[str]:
@@ -44,15 +44,7 @@ class Terminal:
 async def on_terminal(*arguments: str, **variables: object) -> AsyncIterator[Terminal]:
     """Run the service on a terminal."""
     ours, theirs = pty.openpty()
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-W", "error", "-m", "service", *arguments),
-        cwd=ROOT,
-        env=environment(**variables),
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        start_new_session=True,
-    )
+    process = await launch(ROOT, arguments, variables, terminal=theirs)
     os.close(theirs)
     terminal = Terminal(process)
     loop = asyncio.get_running_loop()
