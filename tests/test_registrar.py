@@ -31,6 +31,7 @@ from tests.campus import (
     let_holds_end,
     new_course,
     new_student,
+    new_students,
     problem,
     read,
     registrar_of,
@@ -317,7 +318,7 @@ async def test_a_bulk_request_has_an_outcome_for_each_item_and_its_statements_do
     client: Client, settings: Settings
 ) -> None:
     course, small = await new_course(client), await new_course(client, capacity=1)
-    students = [await new_student(client) for _ in range(200)]
+    students = await new_students(client, 200)
     skipped_courses = []
     for _ in range(20):
         # A free seat with a blocked waitlisted student: the waitlist is judged before any newcomer.
@@ -379,7 +380,7 @@ async def test_a_fault_in_one_item_of_a_bulk_request_does_not_hide_the_outcomes_
 
 
 async def test_an_item_that_the_database_refuses_fails_alone(client: Client, connection: Connection) -> None:
-    students = [await new_student(client) for _ in range(MANY)]
+    students = await new_students(client, MANY)
     course, refused = await new_course(client), students[MANY // 2]
     await connection.execute(f"ALTER TABLE student_courses ADD CONSTRAINT not_them CHECK (student_id <> {refused})")
     items = [{"student_id": student, "course_ids": [course]} for student in students]
