@@ -141,8 +141,11 @@ def _settings(client: Client, shared_settings: Settings) -> Settings:
 
 
 @pytest.fixture
-def _database_url(settings: Settings) -> str:
+def _database_url(server: Server, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> str:
     """Return the URL of the database of the module, as its owner, once that is reset."""
+    if server.citus:
+        monkeypatch.setenv("DATABASE_SCHEMA", settings.database_schema)
+        return server.url_in(settings.database_schema)
     return settings.owner_url or ""
 
 

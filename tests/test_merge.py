@@ -39,6 +39,7 @@ from tests.test_auth import bearer
 from tests.test_registrar import AHEAD, PAST, TERM, grant, hold, status_of
 
 pytestmark, service, client, connection, settings = shared.SERVICE
+aiohttp_client = shared.AIOHTTP_CLIENT
 
 STATUSES = ["completed", "failed", "enrolled", "waitlisted", "withdrawn", "dropped"]
 
