@@ -357,7 +357,6 @@ async def test_an_erasure_covers_the_duplicates(client: Client, connection: Conn
     await assert_whole(connection)
 
 
-@pytest.mark.asyncio(loop_scope="function")
 async def test_a_token_of_a_duplicate_learns_into_whom_it_was_merged(
     aiohttp_client: AiohttpClient, settings: Settings
 ) -> None:
