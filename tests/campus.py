@@ -125,6 +125,14 @@ async def new_student(client: Client, **fields: object) -> int:
     return id
 
 
+async def new_students(client: Client, count: int) -> list[int]:
+    """Create many students with one call, each with a new external id, and return their ids."""
+    items = [student_fields(external_id=f"many-{next(numbers)}") for _ in range(count)]
+    answer = await call(client, "PUT", "/students", {"items": items})
+    assert [item["outcome"] for item in answer.body["items"]] == ["created"] * count, answer
+    return [item["id"] for item in answer.body["items"]]
+
+
 async def new_course(client: Client, **fields: object) -> int:
     """Create a course and return its id."""
     id: int = (await create(client, "/courses", course_fields(**fields)))["id"]

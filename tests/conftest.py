@@ -111,6 +111,10 @@ class Server:
         parts = urlsplit(url)
         return urlunsplit(parts._replace(netloc=f"{self.role}:{self.run}@{parts.netloc.rpartition('@')[2]}"))
 
+    def url_in(self, schema: str) -> str:
+        """Return the URL of a schema on Citus."""
+        return f"{self.url}?{urlencode({'options': f'-csearch_path={schema}'})}"
+
     def connect(self) -> psycopg.Connection[Any]:
         return psycopg.connect(self.url, autocommit=True)
 
@@ -358,7 +362,7 @@ def database_url(
         return
     for schema in citus_schema(server, request.session):
         monkeypatch.setenv("DATABASE_SCHEMA", schema)
-        yield f"{server.url}?{urlencode({'options': f'-csearch_path={schema}'})}"
+        yield server.url_in(schema)
 
 
 @pytest.fixture

@@ -6,15 +6,17 @@ is by ``python -m service reset``: its tables are empty, ids begin at 1, and its
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 import pytest_asyncio
+from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from service.api.keys import REGISTRAR
+from service.api.keys import AUTHENTICATOR, REGISTRAR
 from service.app import BRING_UP, create_app
 from service.migrate import empty_schema
 from service.settings import Settings
@@ -66,7 +68,7 @@ class Shared:
                     await self._client.app[REGISTRAR].submit_all(())
             if await self._connection.fetchval("SELECT EXISTS (SELECT FROM api_keys)"):
                 # The service would know the keys, or that there are some, for a while.
-                await self.close()
+                self._client.app[AUTHENTICATOR].forget(None)
         await self._empty()
         if self._client is None:
             self._client = TestClient(TestServer(create_app(self._settings)))
@@ -138,5 +140,24 @@ def _settings(client: Client, shared_settings: Settings) -> Settings:
     return shared_settings
 
 
+@pytest.fixture
+def _database_url(server: Server, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return the URL of the database of the module, as its owner, once that is reset."""
+    if server.citus:
+        monkeypatch.setenv("DATABASE_SCHEMA", settings.database_schema)
+        return server.url_in(settings.database_schema)
+    return settings.owner_url or ""
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def _aiohttp_client() -> AsyncIterator[Callable[[web.Application], Awaitable[Client]]]:
+    """Yield what starts another service for a test, in the loop of the module."""
+    async with AsyncExitStack() as stack:
+        yield lambda app: stack.enter_async_context(TestClient(TestServer(app)))
+
+
 in_one_loop: Final = pytest.mark.asyncio(loop_scope="module")
 SERVICE: Final = (in_one_loop, _service, _client, _connection, _settings)
+DATABASE_URL: Final = _database_url
+AIOHTTP_CLIENT: Final = _aiohttp_client
+"""For tests that need these too, in place of the fixtures ``database_url`` and ``aiohttp_client``."""

@@ -5,6 +5,7 @@ import logging
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from pytest_aiohttp import AiohttpClient
 
 from service.api.keys import AUTHENTICATOR
@@ -17,10 +18,14 @@ from service.web.auth import SCOPES
 from service.web.endpoint import Endpoint
 from sql import Connection
 from sql.api_keys import list_api_keys
+from tests import shared
 from tests.campus import call, command, events, new_course, new_student, problem, served, student_fields
 from tests.conftest import Client
 from tests.provider import Provider, provider, with_issuer
 from tests.test_process import run
+
+pytestmark, service, client, connection, settings = shared.SERVICE
+database_url, aiohttp_client = shared.DATABASE_URL, shared.AIOHTTP_CLIENT
 
 ALSO_NEEDED = {("POST", "/imports"): "enroll", ("POST", "/imports/{import_id}/confirm"): "enroll"}
 """The scopes that operations need besides their own."""
@@ -199,7 +204,7 @@ async def test_events_name_the_key_and_for_whom_it_acts(client: Client, connecti
     assert (event["actor"], event["on_behalf_of"]) == ("portal", "Dean Zoë")
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def issuer() -> Any:
     async with provider() as running:
         yield running
@@ -314,7 +319,7 @@ async def test_the_use_of_a_key_is_noted(
 
 
 async def test_the_command_line_manages_keys(
-    client: Client, settings: Settings, capsys: pytest.CaptureFixture[str]
+    client: Client, settings: Settings, database_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def keys(*arguments: str) -> str:
         return await command(settings, capsys, "keys", *arguments)
@@ -325,7 +330,7 @@ async def test_the_command_line_manages_keys(
 
     ended = await run(
         *("keys", "create", "--name", "portal", "--scope", "read", "--expires", "2036-01-01"),
-        DATABASE_URL=settings.database_url,
+        DATABASE_URL=database_url,
     )
     assert ended.status == 0, ended
     first, second = key_in(ended.out), key_in(await keys("rotate", "1", "--overlap", "0"))
@@ -338,7 +343,7 @@ async def test_the_command_line_manages_keys(
     for wrong in (("revoke", "99"), ("rotate", "1"), ("create", "--name", "portal", "--scope", "read")):
         with pytest.raises(DomainError):
             await keys(*wrong)
-    ended = await run("keys", "revoke", "99", DATABASE_URL=settings.database_url)
+    ended = await run("keys", "revoke", "99", DATABASE_URL=database_url)
     assert (ended.status, ended.out) == (1, "")
     assert ended.err.startswith("error: ")
     assert "Traceback" not in ended.err

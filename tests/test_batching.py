@@ -47,6 +47,7 @@ from tests.campus import (
     join_waitlist,
     new_course,
     new_student,
+    new_students,
     problem,
     registrar_of,
     served,
@@ -467,7 +468,7 @@ async def test_many_callers_share_a_transaction_and_a_bad_request_fails_alone(
     client: Client, connection: Connection, database_url: str
 ) -> None:
     course = await new_course(client, capacity=1000)
-    students = [await new_student(client) for _ in range(40)]
+    students = await new_students(client, 40)
     closed = await new_course(client, capacity=0)
     async with busy(database_url):
         first = asyncio.create_task(enroll(client, students[0], course))
@@ -494,7 +495,7 @@ async def test_without_batching_every_change_has_a_transaction_of_its_own(
 ) -> None:
     client = await served(aiohttp_client, settings.model_copy(update={"batching": False}))
     course = await new_course(client, capacity=1000)
-    students = [await new_student(client) for _ in range(10)]
+    students = await new_students(client, 10)
     await asyncio.gather(*(enroll(client, student, course) for student in students))
     transactions = "SELECT count(DISTINCT xmin::text) FROM student_courses WHERE course_id = $1"
     assert await connection.fetchval(transactions, course) == 10

@@ -12,6 +12,7 @@ from service.registrar.resources import Replace
 from service.settings import Settings
 from sql import Connection
 from sql.courses import MATCH_COURSES, Course
+from tests import shared
 from tests.campus import (
     Answer,
     busy,
@@ -32,6 +33,9 @@ from tests.campus import (
 from tests.conftest import Client
 from tests.test_auth import bearer, new_key
 from tests.test_optimistic import counted
+
+pytestmark, service, client, connection, settings = shared.SERVICE
+database_url = shared.DATABASE_URL
 
 ORIGIN = Origin("r")
 MONDAY = {"day": "mon", "start": "09:00", "end": "10:00"}
@@ -407,3 +411,4 @@ async def test_an_item_that_the_database_refuses_fails_alone(
 
     assert (first, broken["code"], last) == ("created", "internal_error", "created")
     assert [record.levelname for record in caplog.records] == ["WARNING", "ERROR"]
+    await connection.execute(f"ALTER TABLE {path[1:]} DROP CONSTRAINT not_it")

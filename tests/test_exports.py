@@ -11,16 +11,19 @@ import pytest
 
 from service.settings import Settings
 from sql import Connection
+from tests import shared
 from tests.campus import call, create, problem
 from tests.conftest import Client
 from tests.test_imports import PLAIN, apply, plan
 
+pytestmark, service, client, connection, settings = shared.SERVICE
+
 Files = dict[str, list[list[str]]]
 
 
-@pytest.fixture
-def settings(settings: Settings) -> Settings:
-    return settings.model_copy(update={"import_pause": 0.0})
+@pytest.fixture(scope="module")
+def shared_settings(shared_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return shared_settings.model_copy(update={"import_pause": 0.0, "spool_dir": tmp_path_factory.mktemp("spool")})
 
 
 async def export(client: Client, **body: object) -> tuple[dict[str, Any], bytes]:

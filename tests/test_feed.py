@@ -4,7 +4,7 @@ import asyncio
 import json
 import random
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
@@ -40,6 +40,7 @@ from service.settings import Settings
 from service.web.endpoint import DRAINING
 from sql import Connection
 from sql.feed import GET_EPOCH, LIST_EVENTS, get_epoch, list_events
+from tests import shared
 from tests.campus import (
     busy,
     call,
@@ -56,8 +57,11 @@ from tests.campus import (
     until,
     walk,
 )
-from tests.conftest import Client, Server
+from tests.conftest import Client, Server, clone
 from tests.test_process import run
+
+pytestmark, service, client, connection, settings = shared.SERVICE
+database_url, aiohttp_client = shared.DATABASE_URL, shared.AIOHTTP_CLIENT
 
 
 class Hesitant(Database):
@@ -160,6 +164,7 @@ async def test_every_reader_sees_every_position_once_and_in_order_whatever_the_w
     seen += [row[0] for row in await connection.fetch(follow, seen[-1])]
     await slow.close()
     assert await connection.fetchval("SELECT count(*) FROM unlocked") == 2
+    await connection.execute("DROP TABLE unlocked")
     assert seen == [2], "the control loses a row, or else the proof above proves nothing"
 
 
@@ -246,7 +251,8 @@ async def test_a_wait_without_an_event_ends_with_the_cursor_to_continue_from(cli
     assert await read(client, f"/events?wait=1&after={head}") == {"items": [], "next": head}
 
 
-async def test_waiting_ends_when_the_service_shuts_down(client: Client) -> None:
+async def test_waiting_ends_when_the_service_shuts_down(aiohttp_client: AiohttpClient, settings: Settings) -> None:
+    client = await served(aiohttp_client, settings)
     reader = asyncio.create_task(read(client, f"/events?wait={LONG_POLL_SECONDS}"))
     await waiting(client, 1)
 
@@ -490,7 +496,7 @@ def expired(answer: Any) -> None:
     assert [(error["code"], error["parameter"]) for error in body["errors"]] == [("cursor_expired", "after")]
 
 
-def test_feed_without_renew_is_reported_clearly(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_feed_without_renew_is_reported_clearly(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in (("feed",), ("serve", "renew"), ("feed", "rewind")):
         with pytest.raises(SystemExit) as ended:
             parse(arguments)
@@ -501,25 +507,25 @@ def test_feed_without_renew_is_reported_clearly(capsys: pytest.CaptureFixture[st
 async def test_a_copied_database_begins_a_new_epoch_and_the_original_keeps_its_own(
     settings: Settings, aiohttp_client: AiohttpClient, server: Server, admin: psycopg.Connection[Any]
 ) -> None:
-    assert settings.database_url is not None
-    original = await served(aiohttp_client, settings)
-    await new_student(original)
-    cursor = (await read(original, "/events/head"))["next"]
-    await original.close()
-    name = urlsplit(settings.database_url).path.removeprefix("/")
-    # A database in use can't be copied, and the connection that empties it between tests is open.
-    admin.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s", [name])
-    admin.execute(f"CREATE DATABASE {name}_copy TEMPLATE {name} STRATEGY {server.strategy}")
-    try:
-        copy = await served(aiohttp_client, settings.model_copy(update={"database_url": server.url_of(f"{name}_copy")}))
-        expired(await call(copy, "GET", f"/events?after={cursor}"))
-        assert [event["position"] for event in (await read(copy, "/events"))["items"]] == [1]
-        await copy.close()
-    finally:
-        admin.execute(f"DROP DATABASE {name}_copy WITH (FORCE)")
+    copied = contextmanager(clone)
+    with copied(server, admin, server.template) as url:
+        settings = settings.model_copy(update={"database_url": url})
+        original = await served(aiohttp_client, settings)
+        await new_student(original)
+        cursor = (await read(original, "/events/head"))["next"]
+        await original.close()
+        name = urlsplit(url).path.removeprefix("/")
+        # A database in use can't be copied.
+        admin.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s", [name])
+        with copied(server, admin, name) as url_of_copy:
+            copy = await served(aiohttp_client, settings.model_copy(update={"database_url": url_of_copy}))
+            expired(await call(copy, "GET", f"/events?after={cursor}"))
+            assert [event["position"] for event in (await read(copy, "/events"))["items"]] == [1]
+            await copy.close()
 
-    again = await served(aiohttp_client, settings)
-    assert (await read(again, f"/events?after={cursor}"))["items"] == []
+        again = await served(aiohttp_client, settings)
+        assert (await read(again, f"/events?after={cursor}"))["items"] == []
+        await again.close()
 
 
 async def test_a_cursor_from_the_future_or_with_another_digest_has_expired(client: Client) -> None:

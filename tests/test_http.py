@@ -27,6 +27,7 @@ from service.settings import Settings
 from service.web.access import RequestLine, log_request
 from service.web.server import Limits, Runner
 from sql import Connection
+from tests import shared
 from tests.campus import (
     PROBLEM_JSON,
     Answer,
@@ -48,6 +49,9 @@ from tests.campus import (
     waiting_writer,
 )
 from tests.conftest import Client
+
+pytestmark, service, client, connection, settings = shared.SERVICE
+database_url, aiohttp_client = shared.DATABASE_URL, shared.AIOHTTP_CLIENT
 
 
 @asynccontextmanager
@@ -451,14 +455,13 @@ async def test_a_caller_who_disconnects_during_the_body_is_not_a_fault(
 
 
 async def test_a_change_is_finished_even_if_its_caller_has_disconnected(
-    settings: Settings, connection: Connection, caplog: pytest.LogCaptureFixture
+    settings: Settings, connection: Connection, database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     body = json.dumps(student_fields()).encode()
-    assert settings.database_url is not None
 
     async with served_for_real(settings) as (host, port):
-        async with busy(settings.database_url):
+        async with busy(database_url):
             _, writer = await asyncio.open_connection(host, port)
             writer.write(
                 b"POST /students HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"

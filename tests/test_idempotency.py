@@ -24,6 +24,7 @@ from sql.idempotency_keys import (
     LOAD_IDEMPOTENCY_KEYS,
     CallersKey,
 )
+from tests import shared
 from tests.campus import (
     Answer,
     busy,
@@ -49,6 +50,9 @@ from tests.test_auth import bearer, new_key
 from tests.test_database_failure import FAIL_AT_COMMIT
 from tests.test_optimistic import counted
 from tests.wire import Cut, wired
+
+pytestmark, service, client, connection, settings = shared.SERVICE
+database_url, aiohttp_client = shared.DATABASE_URL, shared.AIOHTTP_CLIENT
 
 KEY: Final = {"Idempotency-Key": "k-1"}
 HOLD: Final = {"reason": "Fees", "blocks": ["enroll"]}
@@ -181,20 +185,13 @@ async def test_a_repeat_of_any_post_gets_the_first_answer_and_changes_nothing(
 
 
 @pytest.mark.parametrize("operation", POSTS)
-async def test_the_answer_with_a_key_is_that_without_one(
-    client: Client, aiohttp_client: AiohttpClient, settings: Settings, empty_database_url: str, operation: str
-) -> None:
-    other = await served(
-        aiohttp_client,
-        settings.model_copy(
-            update={"database_url": empty_database_url, "migration_database_url": None, "migrate_on_start": True}
-        ),
-    )
+async def test_the_answer_with_a_key_is_that_without_one(service: shared.Shared, operation: str) -> None:
     path, body, _ = POSTS[operation]
     answers = []
-    for service, headers in ((client, {}), (other, KEY)):
-        await small_campus(service)
-        answers.append(await call(service, "POST", path, body, headers={"X-Request-Id": "same", **headers}))
+    for headers in ({}, KEY):
+        client = await service.reset()
+        await small_campus(client)
+        answers.append(await call(client, "POST", path, body, headers={"X-Request-Id": "same", **headers}))
 
     without, with_key = answers
     assert with_key.status == without.status

@@ -19,10 +19,13 @@ from service.interchange.worker import WORKER
 from service.settings import Settings
 from sql import Connection
 from sql import imports as sql
+from tests import shared
 from tests.campus import Answer, call, problem, registrar_of
 from tests.conftest import Client
 from tests.test_auth import new_key
 from tests.test_process import Ended, run
+
+pytestmark, service, client, connection, settings = shared.SERVICE
 
 PLAIN = {
     "terms.csv": "code,name,starts_on,ends_on\n2026F,Fall 2026,2026-09-01,2099-12-18\n",
@@ -39,9 +42,11 @@ PLAIN = {
 }
 
 
-@pytest.fixture
-def settings(settings: Settings) -> Settings:
-    return settings.model_copy(update={"import_pause": 0.0, "import_upload": 100_000})
+@pytest.fixture(scope="module")
+def shared_settings(shared_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return shared_settings.model_copy(
+        update={"import_pause": 0.0, "import_upload": 100_000, "spool_dir": tmp_path_factory.mktemp("spool")}
+    )
 
 
 def zipped(files: Mapping[str, str | bytes]) -> bytes:
@@ -196,7 +201,7 @@ async def test_rules_refuse_rows_unless_they_are_recorded(client: Client) -> Non
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_a_file_in_any_encoding_is_read(encoding: str) -> None:
+async def test_a_file_in_any_encoding_is_read(encoding: str) -> None:
     text = 'external_id,given_name\r\nS-1,"Li\nAda"\r\nS-2,Bob\r\n'
     records = [*read_records(io.BytesIO(text.encode(encoding)), "students.csv", encoding)]
     assert [(each.line, each.cells) for each in records] == [

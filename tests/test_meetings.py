@@ -15,8 +15,11 @@ from hypothesis import strategies as st
 from service.check import check
 from service.registrar.meetings import ALWAYS, DAYS, Dates, conflict, week_of
 from service.settings import Settings
+from tests import shared
 from tests.campus import Answer, call, course_fields, create, new_student, places, problem, read
 from tests.conftest import Client
+
+pytestmark, service, client, connection, settings = shared.SERVICE
 
 TERM = {"code": "2036F", "name": "Fall", "starts_on": "2036-09-01", "ends_on": "2036-12-19"}
 """Monday 1 September 2036 until Friday 19 December."""
@@ -73,7 +76,7 @@ def half_hours_of(meeting: dict[str, Any], dates: Dates) -> Iterator[tuple[date,
 
 @given(timetables(), timetables())
 @hypothesis.settings(max_examples=300)
-def test_courses_conflict_exactly_if_they_share_an_instant_on_a_date(
+async def test_courses_conflict_exactly_if_they_share_an_instant_on_a_date(
     one: tuple[list[dict[str, Any]], Dates], other: tuple[list[dict[str, Any]], Dates]
 ) -> None:
     taken = [

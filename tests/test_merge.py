@@ -39,6 +39,7 @@ from tests.test_auth import bearer
 from tests.test_registrar import AHEAD, PAST, TERM, grant, hold, status_of
 
 pytestmark, service, client, connection, settings = shared.SERVICE
+aiohttp_client = shared.AIOHTTP_CLIENT
 
 STATUSES = ["completed", "failed", "enrolled", "waitlisted", "withdrawn", "dropped"]
 
@@ -356,7 +357,6 @@ async def test_an_erasure_covers_the_duplicates(client: Client, connection: Conn
     await assert_whole(connection)
 
 
-@pytest.mark.asyncio(loop_scope="function")
 async def test_a_token_of_a_duplicate_learns_into_whom_it_was_merged(
     aiohttp_client: AiohttpClient, settings: Settings
 ) -> None:

@@ -5,13 +5,17 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 import pytest
+import pytest_asyncio
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from service import __version__
 from service.app import problem_types
 from service.registrar.rules import SENTENCES
+from tests import shared
 from tests.conftest import Client
+
+pytestmark, service, client, connection, settings = shared.SERVICE
 
 PAGE: Final = {
     *(("GET", "/docs"), ("GET", "/docs/rapidoc-min.js"), ("GET", "/metrics")),
@@ -20,7 +24,7 @@ PAGE: Final = {
 """Paths that are not part of the API: the pages for browsers, and the metrics."""
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def document(client: Client) -> dict[str, Any]:
     response = await client.get("/openapi.json")
     assert response.status == 200
@@ -50,13 +54,13 @@ def nodes(value: Any) -> Iterator[dict[str, Any]]:
             yield from nodes(member)
 
 
-def test_the_document_is_valid_openapi_3_1(document: dict[str, Any]) -> None:
+async def test_the_document_is_valid_openapi_3_1(document: dict[str, Any]) -> None:
     assert document["openapi"].startswith("3.1.")
     assert document["info"]["version"] == __version__
     OpenAPIV31SpecValidator(document).validate()
 
 
-def test_the_document_has_every_route_and_no_other(
+async def test_the_document_has_every_route_and_no_other(
     client: Client, operations: dict[tuple[str, str], dict[str, Any]]
 ) -> None:
     routes = {
@@ -69,7 +73,7 @@ def test_the_document_has_every_route_and_no_other(
     assert set(operations) == own - PAGE
 
 
-def test_every_operation_is_described_in_full(
+async def test_every_operation_is_described_in_full(
     document: dict[str, Any], operations: dict[tuple[str, str], dict[str, Any]]
 ) -> None:
     names = [operation["operationId"] for operation in operations.values()]
@@ -98,7 +102,7 @@ DOWNLOADS = {("GET", "/imports/{import_id}/errors"), ("GET", "/exports/{export_i
 """The operations that return a file."""
 
 
-def test_every_response_is_described_with_its_body(
+async def test_every_response_is_described_with_its_body(
     document: dict[str, Any], operations: dict[tuple[str, str], dict[str, Any]]
 ) -> None:
     for name, operation in operations.items():
@@ -130,25 +134,27 @@ def test_every_response_is_described_with_its_body(
                 assert re.match(r"`[a-z_]+`: [A-Z]", answer["description"])
 
 
-def test_every_write_documents_an_unknown_outcome(operations: dict[tuple[str, str], dict[str, Any]]) -> None:
+async def test_every_write_documents_an_unknown_outcome(operations: dict[tuple[str, str], dict[str, Any]]) -> None:
     for (method, _), operation in operations.items():
         documented = "`outcome_unknown`" in operation["responses"].get("503", {"description": ""})["description"]
         assert documented == (method != "GET"), operation["operationId"]
 
 
-def test_operations_without_the_database_document_no_503(operations: dict[tuple[str, str], dict[str, Any]]) -> None:
+async def test_operations_without_the_database_document_no_503(
+    operations: dict[tuple[str, str], dict[str, Any]],
+) -> None:
     without = {path for (_, path), operation in operations.items() if "503" not in operation["responses"]}
     assert without == {"/", "/health/live", "/openapi.json", "/problems/{code}"}
 
 
-def test_every_operation_refuses_a_compressed_body_that_it_does_not_accept(
+async def test_every_operation_refuses_a_compressed_body_that_it_does_not_accept(
     operations: dict[tuple[str, str], dict[str, Any]],
 ) -> None:
     for name, operation in operations.items():
         assert "unsupported_content_coding" in operation["responses"].get("415", {}).get("description", ""), name
 
 
-def test_the_document_reads_well(document: dict[str, Any]) -> None:
+async def test_the_document_reads_well(document: dict[str, Any]) -> None:
     schemas = document["components"]["schemas"]
     assert all(re.fullmatch("[A-Za-z]+", name) for name in schemas), schemas.keys()
     used = {node["$ref"] for node in nodes(document) if "$ref" in node}
@@ -168,7 +174,7 @@ def test_the_document_reads_well(document: dict[str, Any]) -> None:
             assert description == description.strip() != ""
 
 
-def test_inputs_accept_no_unknown_members_and_responses_require_all_members_that_are_always_present(
+async def test_inputs_accept_no_unknown_members_and_responses_require_all_members_that_are_always_present(
     document: dict[str, Any],
 ) -> None:
     schemas = document["components"]["schemas"]
@@ -187,14 +193,14 @@ def test_inputs_accept_no_unknown_members_and_responses_require_all_members_that
         assert schemas[name]["required"] == list(schemas[name]["properties"]), name
 
 
-def test_every_schema_and_every_member_has_a_description(document: dict[str, Any]) -> None:
+async def test_every_schema_and_every_member_has_a_description(document: dict[str, Any]) -> None:
     for name, schema in document["components"]["schemas"].items():
         assert schema["description"], name
         for member, its in schema.get("properties", {}).items():
             assert "description" in its or "$ref" in its, (name, member)
 
 
-def test_a_member_with_a_default_is_not_required(document: dict[str, Any]) -> None:
+async def test_a_member_with_a_default_is_not_required(document: dict[str, Any]) -> None:
     """openapi-typescript requires a member with a default, so the default is in the description."""
     for node in nodes(document["components"]):
         assert "default" not in node, node
@@ -203,7 +209,7 @@ def test_a_member_with_a_default_is_not_required(document: dict[str, Any]) -> No
     assert members["properties"]["mode"]["description"] == "Default: `atomic`."
 
 
-def test_codes_and_types_are_components_that_list_every_value(document: dict[str, Any]) -> None:
+async def test_codes_and_types_are_components_that_list_every_value(document: dict[str, Any]) -> None:
     schemas = document["components"]["schemas"]
     assert schemas["ProblemCode"]["enum"] == sorted(problem_types())
     assert schemas["RefusalCode"]["enum"] == list(SENTENCES)
@@ -224,7 +230,7 @@ def test_codes_and_types_are_components_that_list_every_value(document: dict[str
     assert not types
 
 
-def test_operations_that_cannot_be_undone_have_no_example_ids(
+async def test_operations_that_cannot_be_undone_have_no_example_ids(
     operations: dict[tuple[str, str], dict[str, Any]],
 ) -> None:
     filled = {
@@ -238,7 +244,7 @@ def test_operations_that_cannot_be_undone_have_no_example_ids(
     assert ("GET", "/students/{student_id}") in filled
 
 
-def test_the_examples_match_their_schemas(document: dict[str, Any]) -> None:
+async def test_the_examples_match_their_schemas(document: dict[str, Any]) -> None:
     contents = [node for node in nodes(document["paths"]) if "example" in node]
     assert contents
     for content in contents:

@@ -7,6 +7,7 @@ from pytest_aiohttp import AiohttpClient
 from service.api.keys import DATABASE
 from service.settings import Settings
 from sql import Connection
+from tests import shared
 from tests.campus import (
     call,
     create,
@@ -20,6 +21,9 @@ from tests.campus import (
     served,
 )
 from tests.conftest import Client
+
+pytestmark, service, client, connection, settings = shared.SERVICE
+aiohttp_client = shared.AIOHTTP_CLIENT
 
 
 async def new_term(client: Client, code: str, starts_on: str, **fields: object) -> int:

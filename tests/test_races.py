@@ -13,7 +13,17 @@ from pytest_aiohttp import AiohttpClient
 from service.check import INVARIANTS
 from service.settings import Settings
 from sql import Connection
-from tests.campus import call, drop, enroll, join_waitlist, new_course, new_student, served, student_fields
+from tests.campus import (
+    call,
+    drop,
+    enroll,
+    join_waitlist,
+    new_course,
+    new_student,
+    new_students,
+    served,
+    student_fields,
+)
 from tests.conftest import Client
 
 Answer = TypeVar("Answer")
@@ -37,10 +47,6 @@ async def client(settings: Settings, aiohttp_client: AiohttpClient) -> Client:
 
 async def at_once(calls: Iterable[Awaitable[Answer]]) -> list[Answer]:
     return await asyncio.gather(*calls)
-
-
-async def students(client: Client, count: int) -> list[int]:
-    return [await new_student(client) for _ in range(count)]
 
 
 async def assert_whole(connection: Connection) -> None:
@@ -87,7 +93,7 @@ TERM = {"code": "F", "name": "Fall", "starts_on": "2030-09-01", "ends_on": "2030
 
 async def test_of_500_students_at_once_exactly_one_gets_the_last_seat(client: Client, connection: Connection) -> None:
     course = await new_course(client, capacity=1)
-    racers = await students(client, 500)
+    racers = await new_students(client, 500)
 
     answers = await at_once(enroll(client, student, course) for student in racers)
 
@@ -104,7 +110,7 @@ async def test_overlapping_courses_in_opposite_orders_do_not_deadlock(
 ) -> None:
     chance = random.Random(seed)
     courses = [await new_course(client, capacity=chance.choice([5, 20, None])) for _ in range(8)]
-    racers = await students(client, 60)
+    racers = await new_students(client, 60)
     wishes = [chance.sample(courses, 5) for _ in racers]
 
     forward = [enroll(client, student, *wish, mode="partial") for student, wish in zip(racers, wishes, strict=True)]
@@ -136,7 +142,7 @@ async def test_enrolling_and_dropping_at_once_never_loses_or_invents_a_seat(
     client: Client, connection: Connection
 ) -> None:
     course = await new_course(client, capacity=3)
-    racers = await students(client, 20)
+    racers = await new_students(client, 20)
     chance = random.Random(4)
 
     async def churn(student: int) -> list[int]:
@@ -191,7 +197,7 @@ async def test_students_can_be_created_changed_and_deleted_while_others_enroll_t
 
 
 async def test_a_course_cannot_be_deleted_while_students_enroll_in_it(client: Client, connection: Connection) -> None:
-    racers = await students(client, 20)
+    racers = await new_students(client, 20)
     for _ in range(5):
         course = await new_course(client, capacity=5)
 
@@ -208,7 +214,7 @@ async def test_a_course_cannot_be_deleted_while_students_enroll_in_it(client: Cl
 
 async def test_lowering_the_capacity_during_a_rush_sells_no_more_seats(client: Client, connection: Connection) -> None:
     course = await new_course(client, capacity=50)
-    racers = await students(client, 100)
+    racers = await new_students(client, 100)
 
     answers, lowered = await asyncio.gather(
         at_once(enroll(client, student, course) for student in racers),
@@ -241,7 +247,7 @@ async def test_of_two_clashing_courses_requested_at_once_each_of_100_students_ge
 ) -> None:
     one = await new_course(client, meetings=[{"day": "mon", "start": "09:00", "end": "10:30"}])
     other = await new_course(client, meetings=[{"day": "mon", "start": "10:00", "end": "11:00"}])
-    racers = await students(client, 100)
+    racers = await new_students(client, 100)
 
     answers = await at_once(enroll(client, student, course) for student in racers for course in (one, other))
 
@@ -258,7 +264,7 @@ async def test_two_requests_at_once_never_exceed_the_credit_limit_together(
     body = {"code": "T", "name": "Term", "starts_on": "2036-09-01", "ends_on": "2036-12-18", "max_credits": 6}
     term = (await call(client, "POST", "/terms", body)).body["id"]
     courses = [await new_course(client, term_id=term, credits=4) for _ in range(2)]
-    racers = await students(client, 50)
+    racers = await new_students(client, 50)
 
     answers = await at_once(enroll(client, student, course) for student in racers for course in courses)
 
@@ -276,11 +282,11 @@ async def test_a_seat_dropped_while_others_enroll_goes_to_the_first_on_the_waitl
 ) -> None:
     for _ in range(5):
         course = await new_course(client, capacity=1)
-        holder, *waitlist = await students(client, 4)
+        holder, *waitlist = await new_students(client, 4)
         await enroll(client, holder, course)
         for student in waitlist:
             assert (await join_waitlist(client, student, course)).status == 201
-        newcomers = await students(client, 20)
+        newcomers = await new_students(client, 20)
 
         dropped, answers = await asyncio.gather(
             drop(client, holder, course), at_once(enroll(client, student, course) for student in newcomers)
@@ -298,7 +304,7 @@ async def test_a_seat_dropped_while_others_enroll_goes_to_the_first_on_the_waitl
 
 async def test_seats_dropped_at_once_go_to_the_waitlist_in_order(client: Client, connection: Connection) -> None:
     course = await new_course(client, capacity=10)
-    holders, waitlist = await students(client, 10), await students(client, 15)
+    holders, waitlist = await new_students(client, 10), await new_students(client, 15)
     for student in holders:
         await enroll(client, student, course)
     for student in waitlist:
@@ -327,7 +333,7 @@ async def test_two_students_who_swap_full_courses_at_once_neither_deadlock_nor_l
 
     for _ in range(10):
         one, other = await new_course(client, capacity=1), await new_course(client, capacity=1)
-        first, second = await students(client, 2)
+        first, second = await new_students(client, 2)
         await enroll(client, first, one)
         await enroll(client, second, other)
 
@@ -349,7 +355,7 @@ async def test_two_students_who_swap_full_courses_at_once_neither_deadlock_nor_l
 
 async def test_a_course_cancelled_during_a_rush_ends_with_nobody_in_it(client: Client, connection: Connection) -> None:
     course = await new_course(client, capacity=20)
-    racers = await students(client, 80)
+    racers = await new_students(client, 80)
 
     answers, cancelled = await asyncio.gather(
         at_once(join_waitlist(client, student, course) for student in racers),

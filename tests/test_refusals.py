@@ -15,6 +15,7 @@ from service.registrar.refusals import RefusalBuffer
 from service.settings import Settings
 from sql import Connection
 from sql.refusals import ADD_REFUSALS, DELETE_REFUSALS, NewRefusal
+from tests import shared
 from tests.campus import (
     bare,
     call,
@@ -35,13 +36,11 @@ from tests.campus import (
 from tests.conftest import Client
 from tests.test_optimistic import counted
 
+pytestmark, service, client, connection, settings = shared.SERVICE
+aiohttp_client = shared.AIOHTTP_CLIENT
+
 FULL: Final = {"code": "course_full", "capacity": 0, "seats_taken": 0}
 HOLD: Final = {"reason": "Canary owes fees", "blocks": ["enroll", "drop"]}
-
-
-@pytest.fixture
-async def client(settings: Settings, aiohttp_client: AiohttpClient) -> Client:
-    return await served(aiohttp_client, settings)
 
 
 async def kept(client: Client, of: str, count: int) -> list[dict[str, Any]]:
@@ -242,6 +241,7 @@ async def test_refusals_of_a_batch_that_fails_are_kept_once(
         outcomes = await office.submit_all(changes)
         assert [isinstance(outcome, Exception) for outcome in outcomes] == [True, True, False]
     assert await connection.fetchval("SELECT array_agg(request_id) FROM refusals") == ["a"]
+    await connection.execute("ALTER TABLE student_courses DROP CONSTRAINT fails")
 
 
 @pytest.mark.not_on_citus("every batch takes the lock first")
@@ -274,7 +274,7 @@ async def test_while_the_database_is_unavailable_refusals_wait_and_those_above_t
     assert sum(lost) == 3
 
 
-def test_a_buffer_never_holds_more_than_its_limit() -> None:
+async def test_a_buffer_never_holds_more_than_its_limit() -> None:
     row = NewRefusal(1, 1, "enroll", "[]", None, None, "r", datetime.now(UTC))
     buffer = RefusalBuffer(5)
     for request_id in "abcdefg":

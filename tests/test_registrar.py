@@ -16,6 +16,7 @@ from service.registrar.enrollments import Drop, Enroll
 from service.registrar.needs import Needs
 from service.settings import Settings
 from sql import Connection
+from tests import shared
 from tests.campus import (
     Answer,
     busy,
@@ -30,11 +31,15 @@ from tests.campus import (
     let_holds_end,
     new_course,
     new_student,
+    new_students,
     problem,
     read,
     registrar_of,
 )
 from tests.conftest import Client
+
+pytestmark, service, client, connection, settings = shared.SERVICE
+database_url = shared.DATABASE_URL
 
 TERM = {"code": "2026F", "name": "Fall", "starts_on": "2036-09-01", "ends_on": "2036-12-18"}
 MONDAY = {"day": "mon", "start": "09:00", "end": "10:00"}
@@ -313,7 +318,7 @@ async def test_a_bulk_request_has_an_outcome_for_each_item_and_its_statements_do
     client: Client, settings: Settings
 ) -> None:
     course, small = await new_course(client), await new_course(client, capacity=1)
-    students = [await new_student(client) for _ in range(200)]
+    students = await new_students(client, 200)
     skipped_courses = []
     for _ in range(20):
         # A free seat with a blocked waitlisted student: the waitlist is judged before any newcomer.
@@ -375,7 +380,7 @@ async def test_a_fault_in_one_item_of_a_bulk_request_does_not_hide_the_outcomes_
 
 
 async def test_an_item_that_the_database_refuses_fails_alone(client: Client, connection: Connection) -> None:
-    students = [await new_student(client) for _ in range(MANY)]
+    students = await new_students(client, MANY)
     course, refused = await new_course(client), students[MANY // 2]
     await connection.execute(f"ALTER TABLE student_courses ADD CONSTRAINT not_them CHECK (student_id <> {refused})")
     items = [{"student_id": student, "course_ids": [course]} for student in students]
@@ -388,6 +393,7 @@ async def test_an_item_that_the_database_refuses_fails_alone(client: Client, con
     assert alone["status"] == 500
     assert (await read(client, f"/courses/{course}"))["seats_taken"] == MANY - 1
     assert await connection.fetchval("SELECT count(*) FROM student_courses") == MANY - 1
+    await connection.execute("ALTER TABLE student_courses DROP CONSTRAINT not_them")
 
 
 async def test_a_waitlisted_student_is_judged_by_the_courses_they_have_after_the_batch_changed_them(
@@ -586,7 +592,7 @@ COMMON_NEEDS = {"students", "pairs", "courses", "positions", "definitions", "ter
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(Needs)])
-def test_every_need_beyond_those_of_enrollments_is_loaded(name: str) -> None:
+async def test_every_need_beyond_those_of_enrollments_is_loaded(name: str) -> None:
     assert Needs().are_those_of_enrollments
     needs = Needs()
     setattr(needs, name, {1})

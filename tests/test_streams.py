@@ -27,11 +27,15 @@ from service.web.endpoint import DRAINING
 from service.web.server import Runner
 from sql import Connection
 from sql.feed import LIST_EVENTS
+from tests import shared
 from tests.campus import call, new_course, new_student, places, problem, read, served, until
 from tests.conftest import Client
 from tests.test_auth import bearer, new_key
 from tests.test_feed import NEW_EVENTS, Counted
 from tests.test_process import run
+
+pytestmark, service, client, connection, settings = shared.SERVICE
+database_url, aiohttp_client = shared.DATABASE_URL, shared.AIOHTTP_CLIENT
 
 STREAM = {"Accept": "text/event-stream"}
 PATIENCE_SECONDS = 20
