@@ -502,6 +502,7 @@ def key_of(round: int) -> dict[str, str]:
     return {"Idempotency-Key": f"round-{round}"}
 
 
+@pytest.mark.not_on_citus("the sessions that wait for the lock are on another node")
 async def test_another_process_waits_for_the_change_and_returns_its_answer(
     client: Client, aiohttp_client: AiohttpClient, settings: Settings, connection: Connection, database_url: str
 ) -> None:
@@ -513,8 +514,11 @@ async def test_another_process_waits_for_the_change_and_returns_its_answer(
             SELECT count(*) FROM pg_stat_activity
             WHERE datname = current_database() AND application_name = 'enrollment-service' AND wait_event_type = 'Lock'
         """
-        while await connection.fetchval(waiting) < 2:
-            await asyncio.sleep(0.01)
+
+        async def both_wait() -> bool:
+            return bool(await connection.fetchval(waiting) == 2)
+
+        await until(both_wait, "both processes to wait for the lock")
     first, second = sorted(await asyncio.gather(*requests), key=lambda answer: "Idempotent-Replayed" in answer.headers)
     assert first.status == 201
     assert replayed(second, first)
