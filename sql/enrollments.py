@@ -357,7 +357,7 @@ async def list_courses_of_students_not_waiting(
 ) -> list[JsonPage]:
     """Return the pages of ``list_courses_of_students``, but none for a student who has a waitlist place.
 
-    Most students have none, and without positions the statement takes an eighth less.
+    Most students have none, and without positions the statement takes an eighth less time.
     """
     rows = await connection.fetch(LIST_COURSES_OF_STUDENTS_NOT_WAITING, *columns(requested))
     return [JsonPage._make(row) for row in rows]
