@@ -58,7 +58,7 @@ async def find_applied_migrations(connection: Connection) -> list[str]:
 CONFIGURE: Final = """
 SELECT
 FROM unnest($1::text[], $2::text[]) AS settings (name, value)
-CROSS JOIN LATERAL set_config(name, value, false)
+WHERE set_config(name, value, false) IS NULL
 """
 
 
@@ -69,14 +69,14 @@ async def configure(connection: Connection, names: list[str], values: list[str])
 
 SET_SEARCH_PATH: Final = """
 SELECT
-FROM set_config(
+WHERE set_config(
     'search_path',
     (
         SELECT string_agg(quote_ident(schema), ', ' ORDER BY number)
         FROM unnest($1::text[]) WITH ORDINALITY AS path (schema, number)
     ),
     false
-)
+) IS NULL
 """
 
 

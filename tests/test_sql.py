@@ -30,6 +30,7 @@ from sql.courses import Course
 from sql.enrollments import Enrollment
 from sql.feed import Event
 from sql.idempotency_keys import delete_idempotency_keys
+from sql.server import CONFIGURE, SET_SEARCH_PATH
 from sql.students import Student
 from tests.campus import opened
 from tests.conftest import REGISTRY, Server, clone
@@ -991,6 +992,21 @@ async def test_answers_are_found_by_the_index_after_a_night_that_emptied_their_t
     [scan] = [node for node in nodes(json.loads(text)[0]["Plan"]) if "Relation Name" in node]
     assert (scan["Node Type"], scan.get("Index Name")) == ("Index Scan", "idempotency_keys_pkey"), text
     assert scan["Index Cond"] == "((caller = requested.caller) AND (key = requested.key))"
+
+
+async def test_statements_without_columns_return_no_rows(connection: Connection) -> None:
+    """The driver writes past the end of a row without columns when it frees it."""
+    without = [name for name, (statement, _) in STATEMENTS.items() if re.match(r"\s*SELECT\s+(FROM|WHERE)\b", statement)]
+    # In a query that also begins a transaction, the driver makes no rows.
+    assert without == ["LOCK_FEED", "CONFIGURE", "SET_SEARCH_PATH"]
+
+    transaction = connection.transaction()
+    await transaction.start()
+    assert await connection.fetch(CONFIGURE, ["lock_timeout", "jit"], ["7s", "off"]) == []
+    assert await connection.fetchval("SHOW lock_timeout") == "7s"
+    assert await connection.fetch(SET_SEARCH_PATH, ["one", "two words"]) == []
+    assert await connection.fetchval("SHOW search_path") == 'one, "two words"'
+    await transaction.rollback()
 
 
 @pytest.mark.not_on_citus("INSERT_ENROLLMENTS is not used there")
