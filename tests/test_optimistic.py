@@ -12,6 +12,7 @@ from service.check import INVARIANTS
 from service.database import Database
 from service.errors import EnrollmentRefused, OutcomeUnknown, UnknownCourse
 from service.registrar import Registrar, load, optimistic, seats
+from service.registrar.catalog import AHEAD
 from service.registrar.changes import Change, Origin
 from service.registrar.courses import COURSE
 from service.registrar.enrollments import Enroll
@@ -189,6 +190,7 @@ async def test_a_course_that_the_process_does_not_know_is_loaded_without_the_loc
     offices: list[Registrar], settings: Settings
 ) -> None:
     async with counted(settings) as (office, sent):
+        office._catalog.ahead = 0
         # The first batch of a process takes the lock.
         await office.submit_all([enroll(9, OTHER)])
         sent.clear()
@@ -201,6 +203,43 @@ async def test_a_course_that_the_process_does_not_know_is_loaded_without_the_loc
         assert LOCK_FEED in sent
 
 
+async def test_courses_near_a_missing_one_are_read_ahead(offices: list[Registrar], settings: Settings) -> None:
+    await offices[0].submit_all([course(id) for id in range(OTHER + 1, 3 * AHEAD)])
+    async with counted(settings) as (office, sent):
+        await office.submit_all([enroll(9, LARGE)])
+
+        async def statements(course_id: int) -> list[str]:
+            sent.clear()
+            [seated] = await office.submit_all([enroll(1, course_id)])
+            assert not isinstance(seated, Exception)
+            return sent
+
+        for id in (OTHER, 10, AHEAD - 1):
+            assert await statements(id) == [LOAD_OPENING, INSERT_ENROLLMENTS]
+        assert await statements(2 * AHEAD) == [LOAD_OPENING, LOAD_COURSES, LOAD_REQUIREMENTS, INSERT_ENROLLMENTS]
+        assert await statements(3 * AHEAD - 1) == [LOAD_OPENING, INSERT_ENROLLMENTS]
+        assert set(office._catalog.courses) == {*range(1, AHEAD), *range(2 * AHEAD, 3 * AHEAD)}
+
+        # An edit may name any code: the catalog forgets who names which, and reads it again a block at a time.
+        await office.submit_all([edit(COURSE, 20, title="Another one")])
+        assert await statements(20) == [LOAD_OPENING, LOAD_COURSES, LOAD_REQUIREMENTS, INSERT_ENROLLMENTS]
+        assert await statements(21) == [LOAD_OPENING, INSERT_ENROLLMENTS]
+        assert await statements(2 * AHEAD + 1) == [LOAD_OPENING, LOAD_REQUIREMENTS, INSERT_ENROLLMENTS]
+        assert await statements(2 * AHEAD + 2) == [LOAD_OPENING, INSERT_ENROLLMENTS]
+
+
+async def test_no_more_courses_are_read_ahead_if_many_are_missing(offices: list[Registrar], settings: Settings) -> None:
+    await offices[0].submit_all([course(id) for id in range(OTHER + 1, 4 * AHEAD)])
+    async with counted(settings) as (office, _):
+        wanted = {LARGE, 2 * AHEAD, 3 * AHEAD}
+        await office.submit_all([enroll(1, id) for id in wanted])
+        known = {*office._catalog.courses}
+        assert known > wanted
+        assert len({id // AHEAD for id in known - wanted}) == 1
+        await office.preview_all([enroll(1, AHEAD)])
+        assert {*office._catalog.courses} == known
+
+
 @pytest.mark.parametrize(
     "change", [edit(COURSE, OTHER, capacity=0), Delete(origin=Origin("r"), resource=COURSE, id=OTHER)]
 )
@@ -208,6 +247,7 @@ async def test_a_course_that_changes_after_its_seats_are_loaded_is_judged_by_its
     offices: list[Registrar], settings: Settings, connection: Connection, change: Change[Any]
 ) -> None:
     async with counted(settings) as (office, _):
+        office._catalog.ahead = 0
         await office.submit_all([enroll(9, LARGE)])
         fetch = optimistic.SingleRead.fetch
 

@@ -366,8 +366,8 @@ async def test_a_fault_in_one_item_of_a_bulk_request_does_not_hide_the_outcomes_
         await new_course(client),
     ]
     student, other = await new_student(client), await new_student(client)
-    await enroll(client, student, held)
     await connection.execute("""UPDATE courses SET meetings = '[{"day": "someday"}]' WHERE id = $1""", broken)
+    await enroll(client, student, held)
     items = [{"student_id": student, "course_ids": [broken]}, {"student_id": other, "course_ids": [sound]}]
 
     answer = await call(client, "POST", "/enrollments", {"items": items}, headers={"X-Request-Id": "r-1"})

@@ -996,7 +996,9 @@ async def test_answers_are_found_by_the_index_after_a_night_that_emptied_their_t
 
 async def test_statements_without_columns_return_no_rows(connection: Connection) -> None:
     """The driver writes past the end of a row without columns when it frees it."""
-    without = [name for name, (statement, _) in STATEMENTS.items() if re.match(r"\s*SELECT\s+(FROM|WHERE)\b", statement)]
+    without = [
+        name for name, (statement, _) in STATEMENTS.items() if re.match(r"\s*SELECT\s+(FROM|WHERE)\b", statement)
+    ]
     # In a query that also begins a transaction, the driver makes no rows.
     assert without == ["LOCK_FEED", "CONFIGURE", "SET_SEARCH_PATH"]
 

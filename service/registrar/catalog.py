@@ -1,9 +1,10 @@
 """Cache of the registrar between batches: definitions of courses and terms, which change far less often than seats."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
+from itertools import chain, islice
 from uuid import UUID
 
 from service.registrar.application import CodeSets, Course, Definition, GradeScale, Group, Term, code_key
@@ -11,6 +12,10 @@ from sql.feed import Edit, Event, Head
 
 MAX_COURSES = 50_000
 """Cache limit, about 20 MB. Beyond it the catalog is cleared."""
+
+AHEAD = 128
+"""Most courses that are read ahead with missing ones. They cost about a millisecond, and save a lone caller two round trips
+for each of them later."""
 
 MAX_EDITS = 1_000
 """Most edits by other processes that are followed one by one. After more edits the catalog is cleared."""
@@ -65,6 +70,8 @@ class Catalog:
 
     time_zone: tzinfo = UTC
     """The time zone of the institution, in which the days of terms begin and end."""
+    ahead: int = 0
+    """Most courses to read ahead, if the catalog is kept for other batches."""
     epoch: UUID | None = None
     position: int = 0
     occurred_at: datetime | None = None
@@ -88,6 +95,11 @@ class Catalog:
     """All sets of equivalent codes; None if they are not loaded."""
     grade_scale: GradeScale | None = None
     """The grade scale, which may be empty; None if it is not loaded."""
+
+    def near(self, ids: Iterable[int]) -> Iterator[int]:
+        """Yield the ids to read ahead: those near the ids of missing courses. Some may be known, or belong to no course."""
+        blocks = dict.fromkeys(id // AHEAD for id in ids)
+        return islice(chain.from_iterable(range(block * AHEAD, (block + 1) * AHEAD) for block in blocks), self.ahead)
 
     def advance(self, events: Sequence[Event], courses: Iterable[Course]) -> None:
         """Advance to the last of these events, which follow the position, once they are committed.

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby, starmap
 from typing import Any
 
-from service.registrar.application import CodeSets, GradeScale, Group, code_key
+from service.registrar.application import CodeSets, Course, GradeScale, Group, code_key
 from service.registrar.catalog import MAX_EDITS, Catalog
 from service.registrar.changes import Change
 from service.registrar.ledger import Ledger, PartnerPlaces, named_keys
@@ -352,7 +352,8 @@ async def _add_courses(connection: Connection, ledger: Ledger, ids: set[int], se
     """Add courses from the catalog, with their current seats."""
     cached = ledger.catalog.courses
     if unknown := [each.course_id for each in seats if each.course_id not in cached]:
-        for course in await courses.load_courses(connection, unknown):
+        near = ledger.catalog.near(unknown)
+        for course in await courses.load_courses(connection, [*{*unknown, *near} - cached.keys()]):
             cached[course.id] = course
             ledger.catalog.codes.put(course.id, course.code)
     for course_id, seats_taken, waitlisted in seats:
@@ -396,28 +397,42 @@ async def _load_catalog(connection: Connection, ledger: Ledger, needs: Needs) ->
 async def _load_requirements(connection: Connection, ledger: Ledger, more_codes: set[str]) -> None:
     """Load the missing requirements of courses, and those that name the codes of the courses or ``more_codes``."""
     catalog = ledger.catalog
-    unread = {course.id for course in ledger.courses if course.id not in catalog.requirements}
-    named = [*more_codes, *[course.code for course in ledger.courses]]
+    unread, codes = _missing_requirements(ledger, ledger.courses, more_codes)
+    if not unread and not codes:
+        return
+    near = catalog.near(course.id for course in ledger.courses if course.id in unread or code_key(course.code) in codes)
+    known = filter(None, map(catalog.courses.get, near))
+    unread, codes = _missing_requirements(ledger, [*ledger.courses, *known], more_codes)
+    required = await requirements.load_requirements(connection, sorted(unread), [*codes.values()])
+    catalog.requirements.update(dict.fromkeys(unread, ()))
+    catalog.excluders.update(dict.fromkeys(codes, frozenset()))
+    catalog.dependents.update(dict.fromkeys(codes, frozenset()))
+    catalog.dependents_in_progress.update(dict.fromkeys(codes, frozenset()))
+    for course_id, rows in groupby(required, lambda row: row.course_id):
+        groups = groups_of(rows)
+        if course_id in unread:
+            catalog.requirements[course_id] = groups
+        for key in named_keys(groups, "anti") & codes.keys():
+            catalog.excluders[key] |= {course_id}
+        for key in named_keys(groups, "co") & codes.keys():
+            catalog.dependents[key] |= {course_id}
+        for key in named_keys(groups, "pre", in_progress=True) & codes.keys():
+            catalog.dependents_in_progress[key] |= {course_id}
+            catalog.allows_progress = True
+
+
+def _missing_requirements(
+    ledger: Ledger, wanted: Iterable[Course], more_codes: Iterable[str]
+) -> tuple[set[int], dict[str, str]]:
+    """Return the ids of courses whose requirements are not in the catalog, and the codes, by key, of which the catalog does
+    not know who names them.
+    """
+    catalog = ledger.catalog
+    unread = {course.id for course in wanted if course.id not in catalog.requirements}
+    named = [*more_codes, *[course.code for course in wanted]]
     if named and (code_sets := ledger.code_sets).sets:
         named = [each for code in named for each in code_sets.equivalents(code)]
-    codes = {key: code for code in named if (key := code_key(code)) not in catalog.excluders}
-    if unread or codes:
-        required = await requirements.load_requirements(connection, sorted(unread), [*codes.values()])
-        catalog.requirements.update(dict.fromkeys(unread, ()))
-        catalog.excluders.update(dict.fromkeys(codes, frozenset()))
-        catalog.dependents.update(dict.fromkeys(codes, frozenset()))
-        catalog.dependents_in_progress.update(dict.fromkeys(codes, frozenset()))
-        for course_id, rows in groupby(required, lambda row: row.course_id):
-            groups = groups_of(rows)
-            if course_id in unread:
-                catalog.requirements[course_id] = groups
-            for key in named_keys(groups, "anti") & codes.keys():
-                catalog.excluders[key] |= {course_id}
-            for key in named_keys(groups, "co") & codes.keys():
-                catalog.dependents[key] |= {course_id}
-            for key in named_keys(groups, "pre", in_progress=True) & codes.keys():
-                catalog.dependents_in_progress[key] |= {course_id}
-                catalog.allows_progress = True
+    return unread, {key: code for code in named if (key := code_key(code)) not in catalog.excluders}
 
 
 def groups_of(rows: Iterable[Requirement]) -> tuple[Group, ...]:
