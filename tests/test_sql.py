@@ -6,6 +6,7 @@ import inspect
 import json
 import pkgutil
 import re
+import sys
 import types
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -275,6 +276,29 @@ async def test_the_parameters_and_columns_of_every_statement_match_its_function(
         else:
             [(column, type_name)] = columns
             assert type_name in TYPES[row], f"{name}: {column}"
+
+
+async def test_the_driver_asks_no_abstract_class_about_the_elements_of_an_array(connection: Connection) -> None:
+    asked = []
+
+    def note(frame: types.FrameType, kind: str, _: object) -> None:
+        if kind == "call" and frame.f_code.co_name == "__instancecheck__":
+            asked.append(frame)
+
+    statement = await connection.prepare("SELECT $1::bigint[] AS ids, $2::text[] AS names, $3::json[] AS members")
+    for build in (list, tuple):
+        sent: tuple[Sequence[object], ...] = (build(range(100)), build(["a", None]), build(["{}"]))
+        sys.setprofile(note)
+        try:
+            row = await statement.fetchrow(*sent)
+        finally:
+            sys.setprofile(None)
+        assert row is not None
+        assert [build(column) for column in row] == [*sent]
+    assert not asked
+    for refused in ("text", 1, {1: 2}):
+        with pytest.raises(asyncpg.DataError, match="a sized iterable container expected"):
+            await statement.fetch(refused, [], [])
 
 
 def test_arrays_are_written_in_the_order_of_the_fields() -> None:

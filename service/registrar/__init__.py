@@ -120,7 +120,7 @@ class Registrar:
         Raises, when awaited:
             DomainError: the change is refused and nothing is written, or the database is unavailable.
         """
-        return cast(Coroutine[Any, Any, Answer], self._coalescer.submit(change, change.origin.disconnected))
+        return cast("Coroutine[Any, Any, Answer]", self._coalescer.submit(change, change.origin.disconnected))
 
     async def submit_once(self, once: Once) -> Answered:
         """Make a change unless its key was sent before, and return its answer, which is stored with the change.
@@ -168,7 +168,7 @@ class Registrar:
     async def _submit_all(self, changes: Sequence[Change[Answer]]) -> list[Answer | Exception]:
         await self._take_turn()
         try:
-            return cast(list[Answer | Exception], await self._transact_all(changes))
+            return cast("list[Answer | Exception]", await self._transact_all(changes))
         finally:
             self._turn.release()
 
@@ -239,7 +239,7 @@ class Registrar:
                     outcomes = await self._preview(connection, changes, may_write=True)
             finally:
                 self._turn.release()
-        return cast(list[Answer | Exception], outcomes)
+        return cast("list[Answer | Exception]", outcomes)
 
     async def _preview(
         self, connection: Connection, changes: Sequence[Change[object]], *, may_write: bool

@@ -98,7 +98,7 @@ class Enroll(Change[tuple[Result, ...]]):
         """Return all courses of a refused request, or the refused courses in mode partial."""
         if self.mode == "atomic" or isinstance(outcome, Exception):
             return _refused(self.student_id, outcome, {"enroll": self.course_ids})
-        results = cast(tuple[Result, ...], outcome)
+        results = cast("tuple[Result, ...]", outcome)
         return [
             RefusedCourse(
                 self.student_id, result.course_id, "enroll", [(each.code, each.params) for each in result.refusals]
