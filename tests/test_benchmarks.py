@@ -138,6 +138,17 @@ def test_ratios_are_taken_within_a_round_before_the_median() -> None:
     ]
 
 
+def test_with_few_callers_the_median_of_the_starts_of_each_server_counts() -> None:
+    its = book(
+        *[measured("few callers: enroll", OURS.name, value, 1) for value in (900, 400, 600)],
+        *[measured("few callers: enroll", EXPRESS.name, value, 1) for value in (800, 300, 500)],
+        measured("few callers: enroll", SQLALCHEMY.name, 100, 1),
+        measured("few callers: enroll", OURS.name, 1000, 4),
+    )
+    [line] = [line for line in report.reach_table(its).splitlines() if "best peer" in line]
+    assert line.split(" | ")[:2] == ["| enroll, 1 caller: ours / best peer", "1.20"]
+
+
 def test_lower_is_better_for_latency_and_for_growth() -> None:
     its = book(
         measured("idle", OURS.name, 1, 1, p50=1.05),

@@ -52,6 +52,11 @@ class Round:
         """Return the best throughput of any of the servers, or None without measurements."""
         return max((each.throughput for each in self.find(scenario, *servers, connections=connections)), default=None)
 
+    def typical_throughput(self, scenario: str, server: str, connections: int) -> float | None:
+        """Return the median of the throughput over the starts of a server, or None without measurements."""
+        found = [each.throughput for each in self.find(scenario, server, connections=connections)]
+        return median(found) if found else None
+
     def p50(self, scenario: str, server: str) -> float | None:
         """Return the median of the median latencies, or None without measurements."""
         found = [each.p50 for each in self.find(scenario, server)]
@@ -89,10 +94,12 @@ def _idle(its: Round) -> float | None:
 
 
 def _few(scenario: str, connections: int) -> Callable[[Round], float | None]:
-    return lambda its: divide(
-        its.throughput(scenario, OURS.name, connections=connections),
-        its.throughput(scenario, *PEERS, connections=connections),
-    )
+    def ratio(its: Round) -> float | None:
+        peers = [its.typical_throughput(scenario, peer, connections) for peer in PEERS]
+        best = max((throughput for throughput in peers if throughput is not None), default=None)
+        return divide(its.typical_throughput(scenario, OURS.name, connections), best)
+
+    return ratio
 
 
 def _few_cpu(scenario: str, connections: int) -> Callable[[Round], float | None]:

@@ -97,8 +97,10 @@ def scenarios(largest: int) -> dict[str, list[Case]]:
             *(Case(peer, RUSH, _rush(256), writes=True) for peer in ALL_PEERS),
         ],
         "few": [
-            Case(server, IDLE, (Load(name, script, FEW),), writes=name == FEW_ENROLL)
+            Case(server, IDLE, (Load(name, script, connections),), writes=name == FEW_ENROLL)
             for name, script in ((FEW_ENROLL, "enroll"), (FEW_READ, "student_courses"))
+            # With one caller, a process is faster or slower from its start: each server has three starts, interleaved.
+            for connections in (FEW, FEW[:1], FEW[:1])
             for server in (OURS, *ALL_PEERS)
         ],
         "idle": [
