@@ -228,6 +228,39 @@ async def test_courses_near_a_missing_one_are_read_ahead(offices: list[Registrar
         assert await statements(2 * AHEAD + 2) == [LOAD_OPENING, INSERT_ENROLLMENTS]
 
 
+async def test_a_course_that_changes_while_it_is_read_ahead_is_judged_by_its_new_state(
+    offices: list[Registrar], settings: Settings, connection: Connection
+) -> None:
+    await offices[0].submit_all([course(id) for id in range(OTHER + 1, AHEAD + 3)])
+    async with counted(settings) as (office, sent):
+        await office.submit_all([enroll(9, LARGE)])
+        fetch = optimistic.SingleRead.fetch
+
+        async def overtaken(guard: optimistic.SingleRead, query: str, *args: object) -> Any:
+            rows = await fetch(guard, query, *args)
+            if query in {LOAD_OPENING, LOAD_COURSES}:
+                changed = AHEAD + 1 if query == LOAD_OPENING else AHEAD + 2
+                [made] = await offices[0].submit_all([edit(COURSE, changed, capacity=0)])
+                assert not isinstance(made, Exception)
+            return rows
+
+        sent.clear()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(optimistic.SingleRead, "fetch", overtaken)
+            await office.submit_all([enroll(1, AHEAD)])
+        assert LOAD_COURSES in sent
+        assert LOCK_FEED in sent
+        for id in (AHEAD + 1, AHEAD + 2):
+            await office.submit_all([enroll(1, id)])
+    assert await statuses(connection) == [
+        (1, AHEAD, "enrolled"),
+        (1, AHEAD + 1, "waitlisted"),
+        (1, AHEAD + 2, "waitlisted"),
+        (9, LARGE, "enrolled"),
+    ]
+    await assert_whole(connection)
+
+
 async def test_no_more_courses_are_read_ahead_if_many_are_missing(offices: list[Registrar], settings: Settings) -> None:
     await offices[0].submit_all([course(id) for id in range(OTHER + 1, 4 * AHEAD)])
     async with counted(settings) as (office, _):
