@@ -63,7 +63,10 @@ WHERE set_config(name, value, false) IS NULL
 
 
 async def configure(connection: Connection, names: list[str], values: list[str]) -> None:
-    """Set settings of this session. A pooler may not pass on those that a client names when it connects."""
+    """Set settings of this session. A pooler may not pass on those that a client names when it connects.
+
+    The statement returns no row: a row without columns would corrupt memory (docs/traps.md).
+    """
     await connection.execute(CONFIGURE, names, values)
 
 
@@ -81,7 +84,7 @@ WHERE set_config(
 
 
 async def set_search_path(connection: Connection, schemas: list[str]) -> None:
-    """Make these schemas, in this order, the ones that statements of this session refer to."""
+    """Make these schemas, in this order, the ones that statements of this session refer to; it returns no row, as above."""
     await connection.execute(SET_SEARCH_PATH, schemas)
 
 

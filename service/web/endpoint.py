@@ -293,7 +293,7 @@ class Endpoint:
             response[CODES] = (InternalError.code,)
         if hdrs.ACCEPT_ENCODING in request.headers and isinstance(response, web.Response) and not self.has_secrets:
             await compress(request, response)
-        # In the next turn of the event loop, when the response is on its way.
+        # The next turn of the event loop counts and logs the request, when the response is on its way.
         seconds = time.perf_counter() - started
         asyncio.get_running_loop().call_soon(self._note, request, response, request_id, seconds, edge)
         return response
