@@ -6,8 +6,8 @@ from asyncpg.protocol import protocol
 
 from sql import Connection
 
-# The driver asks two abstract base classes whether each array, and each of its elements, is iterable. That was a
-# twentieth of the work of an enroll. All arrays of the statements are lists or tuples, and all elements are scalars.
+# The driver asks abstract base classes whether each array, and each of its elements, is iterable and no mapping. That was
+# a twentieth of the work of an enroll. All arrays of the statements are lists or tuples, and all elements are scalars.
 protocol.IterableABC = protocol.SizedABC = (list, tuple)  # type: ignore[attr-defined] # not in the stubs
 protocol.MappingABC = dict  # type: ignore[attr-defined]
 

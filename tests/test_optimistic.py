@@ -190,7 +190,7 @@ async def test_a_course_that_the_process_does_not_know_is_loaded_without_the_loc
     offices: list[Registrar], settings: Settings
 ) -> None:
     async with counted(settings) as (office, sent):
-        office._catalog.ahead = 0
+        office._catalog.reads_ahead = False
         # The first batch of a process takes the lock.
         await office.submit_all([enroll(9, OTHER)])
         sent.clear()
@@ -280,7 +280,7 @@ async def test_a_course_that_changes_after_its_seats_are_loaded_is_judged_by_its
     offices: list[Registrar], settings: Settings, connection: Connection, change: Change[Any]
 ) -> None:
     async with counted(settings) as (office, _):
-        office._catalog.ahead = 0
+        office._catalog.reads_ahead = False
         await office.submit_all([enroll(9, LARGE)])
         fetch = optimistic.SingleRead.fetch
 

@@ -15,7 +15,7 @@ from service.database import Database
 from service.errors import DomainError, IdempotencyKeyInUse, OutcomeUnknown, Unavailable
 from service.metrics import REFUSALS, RETRIES, note_events
 from service.registrar import load, optimistic, save
-from service.registrar.catalog import AHEAD, Catalog
+from service.registrar.catalog import Catalog
 from service.registrar.changes import Change, Origin, Outcome, Result
 from service.registrar.decide import decide
 from service.registrar.idempotency import FIRST_SERVER_ERROR, Answered, Once
@@ -84,7 +84,7 @@ class Registrar:
         self._promotions = settings.promotions_per_transaction
         self._turn = asyncio.Lock()
         self._time_zone = settings.time_zone
-        self._catalog = Catalog(settings.zone, ahead=AHEAD)
+        self._catalog = Catalog(settings.zone, reads_ahead=True)
         self._pending: dict[int, Origin] = {}
         """Courses whose promotions the last transaction left undone, with the origins of the changes behind them."""
         self._continuation: asyncio.Task[None] | None = None

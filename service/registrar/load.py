@@ -400,9 +400,9 @@ async def _load_requirements(connection: Connection, ledger: Ledger, more_codes:
     unread, codes = _missing_requirements(ledger, ledger.courses, more_codes)
     if not unread and not codes:
         return
-    # Read those of the courses that were read ahead too.
-    near = catalog.near(course.id for course in ledger.courses if course.id in unread or code_key(course.code) in codes)
-    known = filter(None, map(catalog.courses.get, near))
+    # Those of the courses that were read ahead are read with them.
+    missing = [course.id for course in ledger.courses if course.id in unread or code_key(course.code) in codes]
+    known = filter(None, map(catalog.courses.get, catalog.near(missing)))
     unread, codes = _missing_requirements(ledger, [*ledger.courses, *known], more_codes)
     required = await requirements.load_requirements(connection, sorted(unread), [*codes.values()])
     catalog.requirements.update(dict.fromkeys(unread, ()))
