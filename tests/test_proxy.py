@@ -1,5 +1,6 @@
 """A reverse proxy that offers the service below a path: nginx, with the settings of ``ops/nginx.conf``."""
 
+import asyncio
 import json
 import os
 import shutil
@@ -59,7 +60,7 @@ async def test_links_and_the_api_page_work_below_a_path(
                 try:
                     return await session.get(base + path, allow_redirects=False, headers=options)
                 except aiohttp.ClientConnectorError:
-                    pass  # It starts.
+                    await asyncio.sleep(0.1)  # It starts.
             raise AssertionError("nginx does not start")
 
         index = await (await get("/enrollment/")).json()
